@@ -1,0 +1,67 @@
+"""network + preconditioning + output = D(params, x_t, t) -> (x0, eps)."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from diffdistill.arrays import Image, Key, Label, Params, Time
+from diffdistill.diffusion.precondition import Identity, Precondition
+from diffdistill.diffusion.prediction import (
+  Denoise,
+  Prediction,
+  output_channels,
+  to_prediction,
+)
+from diffdistill.diffusion.process import GaussianProcess, expand_like
+from diffdistill.networks.network import Network
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Denoiser:
+  """A denoiser without its weights; teacher and student share one.
+
+  Args:
+    network: the architecture.
+    process: gives x_t its meaning.
+    output: what the network predicts: x0, eps, v, velocity, score or both.
+    precondition: scales the network's input and output.
+  """
+
+  network: Network
+  process: GaussianProcess
+  output: str = "x0"
+  precondition: Precondition = dataclasses.field(default_factory=Identity)
+
+  def __post_init__(self):
+    output_channels(self.output, 1)
+
+  def __call__(
+    self,
+    params: Params,
+    x_t: Image,
+    t: Time,
+    label: Label | None = None,
+    *,
+    s: Time | None = None,
+    key: Key | None = None,
+  ) -> Prediction:
+    """The clean image and the noise in x_t, never clipped, in float32.
+
+    A key turns dropout on; s is the time aimed at, for networks that take it.
+    """
+    scaling = self.precondition.scaling(self.process.schedule, t)
+    c_skip, c_out, c_in = (
+      expand_like(c, x_t) for c in (scaling.c_skip, scaling.c_out, scaling.c_in)
+    )
+    raw = self.network.apply(
+      params, c_in * x_t, scaling.c_noise, label, s=s, key=key
+    ).astype(jnp.float32)
+    skip = c_skip * x_t
+    if self.output == "both":
+      skip = jnp.concatenate([skip, skip], axis=-1)
+    alpha, sigma = self.process.coefficients(t, x_t)
+    return to_prediction(self.output, skip + c_out * raw, x_t, alpha, sigma)
+
+  def bind(self, params: Params, label: Label | None = None) -> Denoise:
+    """This denoiser as a function of (x_t, t) alone."""
+    return lambda x_t, t: self(params, x_t, t, label)

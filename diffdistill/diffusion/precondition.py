@@ -1,0 +1,89 @@
+"""How a raw network F becomes a denoiser:
+
+  out = c_skip x_t + c_out F(c_in x_t, c_noise)
+
+Identity leaves everything alone and only says in which unit the network reads
+the noise level. EDM is Karras et al. 2022, Table 1; its out is x0.
+"""
+
+import abc
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffdistill.diffusion.schedule import Schedule
+from diffdistill.diffusion.weighting import SIGMA_DATA
+
+NOISE_UNITS = ("angle", "time", "index")
+
+
+class Scaling(NamedTuple):
+  """The four coefficients at one time per example, each of shape b."""
+
+  c_skip: Float[Array, " b"]
+  c_out: Float[Array, " b"]
+  c_in: Float[Array, " b"]
+  c_noise: Float[Array, " b"]
+
+
+class Precondition(abc.ABC):
+  """The scaling of a network's input and output."""
+
+  @abc.abstractmethod
+  def scaling(self, schedule: Schedule, t: Float[Array, " b"]) -> Scaling:
+    """The coefficients at time t."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Identity(Precondition):
+  """The network sees x_t and its output is taken as it is.
+
+  Args:
+    noise: what the network reads as the noise level. "angle": 2/pi angle(t),
+      which is arctan(exp(-logsnr/2)) / (pi/2), the embedding of Salimans & Ho
+      2022's code; "time": t itself; "index": t - 1/num_steps for a schedule
+      of discrete steps, which times 1000 is DDPM's index (from 0).
+    num_steps: of the discrete schedule, for "index".
+  """
+
+  noise: str = "angle"
+  num_steps: int = 1000
+
+  def __post_init__(self):
+    if self.noise not in NOISE_UNITS:
+      raise ValueError(
+        f"noise is {self.noise!r}; pass one of {', '.join(NOISE_UNITS)}"
+      )
+
+  def scaling(self, schedule: Schedule, t: Float[Array, " b"]) -> Scaling:
+    one = jnp.ones_like(t)
+    noise = {
+      "angle": lambda: schedule.angle(t) * (2 / jnp.pi),
+      "time": lambda: t,
+      "index": lambda: t - 1 / self.num_steps,
+    }[self.noise]()
+    return Scaling(c_skip=0 * one, c_out=one, c_in=one, c_noise=noise)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EDMPrecondition(Precondition):
+  """Karras et al. 2022, Table 1, for any schedule through x_t / alpha.
+
+  Unlike the paper, c_noise is log(sigma)/4 divided by 1000, because our time
+  embeddings multiply by 1000.
+  """
+
+  sigma_data: float = SIGMA_DATA
+
+  def scaling(self, schedule: Schedule, t: Float[Array, " b"]) -> Scaling:
+    alpha = schedule.alpha(t)
+    sigma = schedule.sigma(t) / alpha
+    total = sigma**2 + self.sigma_data**2
+    return Scaling(
+      c_skip=self.sigma_data**2 / total / alpha,
+      c_out=sigma * self.sigma_data / jnp.sqrt(total),
+      c_in=1 / jnp.sqrt(total) / alpha,
+      c_noise=jnp.log(sigma) / 4 / 1000,
+    )

@@ -1,0 +1,88 @@
+"""The Gaussian process that a schedule defines, forwards and one step back.
+
+  (1)  x_t = alpha_t x0 + sigma_t eps
+  (2)  DDIM:  x_s = alpha_s x0 + sigma_s eps, which for unit-length
+       (alpha, sigma) is the rotation x_s = cos(d) x_t - sin(d) v by
+       d = angle(t) - angle(s), with v = alpha_t eps - sigma_t x0
+  (3)  q(x_s | x_t, x0) is normal, with r = SNR(t) / SNR(s):
+       mean = r (alpha_s / alpha_t) x_t + (1 - r) alpha_s x0
+       variance between (1 - r) sigma_s^2 and (1 - r) sigma_t^2
+
+Sources: Song et al. 2021 (DDIM), Eq. 12; Salimans & Ho 2022, Eqs. 4, 5, 8.
+
+**The last step.** A step to s = 0 returns x0 itself, in (2) and in (3), as
+the released code of Salimans & Ho does: data is where sampling ends, though
+sigma(0) is not exactly zero. The rule lives here and nowhere else, so the
+samplers and the progressive target agree by construction.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffdistill.arrays import Image, Key, Time
+from diffdistill.diffusion.prediction import Prediction
+from diffdistill.diffusion.schedule import Schedule
+
+
+def expand_like(t: Time, x: Image) -> Float[Array, "b 1 1 1"]:
+  """A value per example, ready to multiply images."""
+  return t.reshape((-1,) + (1,) * (x.ndim - 1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GaussianProcess:
+  """x_t given x0, and the ways from t to an earlier s."""
+
+  schedule: Schedule
+
+  def coefficients(self, t: Time, x: Image) -> tuple[Array, Array]:
+    """(alpha, sigma) at t, ready to multiply x."""
+    alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+    return expand_like(alpha, x), expand_like(sigma, x)
+
+  def diffuse(self, x0: Image, eps: Image, t: Time) -> Image:
+    """Equation (1)."""
+    alpha, sigma = self.coefficients(t, x0)
+    return alpha * x0 + sigma * eps
+
+  def prior(self, key: Key, shape: tuple[int, int, int, int]) -> Image:
+    """Noise to start sampling from: N(0, sigma(1)^2)."""
+    return self.scale_noise(jax.random.normal(key, shape))
+
+  def scale_noise(self, eps: Image) -> Image:
+    """Unit noise to noise of the prior's standard deviation sigma(1)."""
+    return eps * self.schedule.sigma(jnp.ones(()))
+
+  def ddim(self, x_t: Image, prediction: Prediction, t: Time, s: Time) -> Image:
+    """Equation (2), deterministic; x0 itself where s = 0."""
+    alpha_t, sigma_t = self.coefficients(t, x_t)
+    alpha_s, sigma_s = self.coefficients(s, x_t)
+    length_t = jnp.hypot(alpha_t, sigma_t)
+    length_s = jnp.hypot(alpha_s, sigma_s)
+    v = (alpha_t * prediction.eps - sigma_t * prediction.x0) / length_t
+    d = expand_like(self.schedule.rotation(t, s), x_t)
+    x_s = length_s * (jnp.cos(d) * x_t / length_t - jnp.sin(d) * v)
+    return jnp.where(expand_like(s, x_t) > 0, x_s, prediction.x0)
+
+  def posterior(
+    self, x_t: Image, x0: Image, t: Time, s: Time, noise: float = 0.0
+  ) -> tuple[Image, Float[Array, "b 1 1 1"]]:
+    """(mean, standard deviation) of equation (3); (x0, 0) where s = 0.
+
+    `noise` interpolates the logarithm of the variance: 0 is the lower bound
+    ("small", the true posterior), 1 the upper ("large"); Salimans & Ho 2022,
+    Eq. 5.
+    """
+    alpha_t, sigma_t = self.coefficients(t, x_t)
+    alpha_s, sigma_s = self.coefficients(s, x_t)
+    difference = self.schedule.logsnr(t) - self.schedule.logsnr(s)
+    one_minus_r = expand_like(-jnp.expm1(difference), x_t)
+    # r alpha_s / alpha_t, written so that nothing overflows as alpha_t -> 0.
+    from_x_t = (alpha_t / alpha_s) * (sigma_s / sigma_t) ** 2
+    mean = from_x_t * x_t + one_minus_r * alpha_s * x0
+    std = jnp.sqrt(one_minus_r) * sigma_s ** (1 - noise) * sigma_t**noise
+    last = expand_like(s, x_t) <= 0
+    return jnp.where(last, x0, mean), jnp.where(last, 0.0, std)

@@ -1,0 +1,246 @@
+"""Noise schedules: alpha(t) and sigma(t) of x_t = alpha x0 + sigma eps.
+
+  (1)  logsnr(t) = log(alpha^2 / sigma^2), strictly decreasing in t
+  (2)  angle(t)  = arctan(sigma / alpha), strictly increasing in t
+  (3)  rotation(t, s) = angle(t) - angle(s), without cancellation
+
+Every schedule has finite ends: alpha(1) > 0 and sigma(0) > 0, so that no
+conversion between predictions divides by zero. Time is in [0, 1], t = 0 is
+data. All is computed elementwise, in the dtype of t (float32 in practice).
+"""
+
+import abc
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Floats = Float[Array, "..."]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule(abc.ABC):
+  """The noise level as a function of time."""
+
+  @abc.abstractmethod
+  def alpha(self, t: Floats) -> Floats:
+    """The factor of the clean image."""
+
+  @abc.abstractmethod
+  def sigma(self, t: Floats) -> Floats:
+    """The factor of the noise."""
+
+  @abc.abstractmethod
+  def time(self, logsnr: Floats) -> Floats:
+    """The time at which logsnr(t) = logsnr, clipped to [0, 1]."""
+
+  def logsnr(self, t: Floats) -> Floats:
+    """Equation (1)."""
+    return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
+
+  def angle(self, t: Floats) -> Floats:
+    """Equation (2), in (0, pi/2)."""
+    return jnp.arctan2(self.sigma(t), self.alpha(t))
+
+  def rotation(self, t: Floats, s: Floats) -> Floats:
+    """Equation (3): the angle from s to t, positive for s < t."""
+    alpha_t, sigma_t = self.alpha(t), self.sigma(t)
+    alpha_s, sigma_s = self.alpha(s), self.sigma(s)
+    return jnp.arctan2(
+      sigma_t * alpha_s - alpha_t * sigma_s,
+      alpha_t * alpha_s + sigma_t * sigma_s,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cosine(Schedule):
+  """alpha = cos(angle), with the angle linear in time and logSNR clipped.
+
+  angle(t) = a t + b with logsnr(0) = logsnr_max and logsnr(1) = logsnr_min:
+  Salimans & Ho 2022, section 4, with the ends of their released code.
+  """
+
+  logsnr_min: float = -20.0
+  logsnr_max: float = 20.0
+
+  def __post_init__(self):
+    _require_increasing(self, "logsnr_min", "logsnr_max")
+
+  @property
+  def _start(self) -> float:
+    return math.atan(math.exp(-0.5 * self.logsnr_max))
+
+  @property
+  def _end(self) -> float:
+    """What is left between angle(1) and pi/2."""
+    return math.atan(math.exp(0.5 * self.logsnr_min))
+
+  @property
+  def _slope(self) -> float:
+    return math.pi / 2 - self._end - self._start
+
+  def alpha(self, t: Floats) -> Floats:
+    # sin(pi/2 - angle): exact to rounding where cos(angle) would cancel.
+    return jnp.sin(self._slope * (1 - t) + self._end)
+
+  def sigma(self, t: Floats) -> Floats:
+    return jnp.sin(self._slope * t + self._start)
+
+  def time(self, logsnr: Floats) -> Floats:
+    angle = jnp.arctan(jnp.exp(-0.5 * logsnr))
+    return jnp.clip((angle - self._start) / self._slope, 0.0, 1.0)
+
+  def rotation(self, t: Floats, s: Floats) -> Floats:
+    return self._slope * (t - s)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearBeta(Schedule):
+  """The variance-preserving schedule of DDPM: beta linear over its steps.
+
+  t = i / num_steps is DDPM's index i - 1: alpha^2 = prod_{j < i} (1 - beta_j)
+  (Ho et al. 2020, Eq. 4 and section 4). Between the steps log alpha^2 is
+  linear. Times below `t_min` are read as t_min, so that sigma(0) > 0.
+  """
+
+  num_steps: int = 1000
+  beta_min: float = 1e-4
+  beta_max: float = 0.02
+  t_min: float = 1e-5
+
+  def __post_init__(self):
+    _require_increasing(self, "beta_min", "beta_max")
+    if self.num_steps < 2:
+      raise ValueError(f"num_steps is {self.num_steps}; pass 2 or more")
+
+  def _table(self) -> np.ndarray:
+    """log alpha^2 at t = i / num_steps, i = 0 .. num_steps."""
+    beta = np.linspace(self.beta_min, self.beta_max, self.num_steps)
+    return np.concatenate([[0.0], np.cumsum(np.log1p(-beta))])
+
+  def _log_alpha2(self, t: Floats) -> Floats:
+    grid = jnp.linspace(0, 1, self.num_steps + 1, dtype=t.dtype)
+    table = jnp.asarray(self._table(), t.dtype)
+    return jnp.interp(jnp.clip(t, self.t_min, 1.0), grid, table)
+
+  def alpha(self, t: Floats) -> Floats:
+    return jnp.exp(0.5 * self._log_alpha2(t))
+
+  def sigma(self, t: Floats) -> Floats:
+    return jnp.sqrt(-jnp.expm1(self._log_alpha2(t)))
+
+  def time(self, logsnr: Floats) -> Floats:
+    grid = jnp.linspace(0, 1, self.num_steps + 1, dtype=logsnr.dtype)
+    table = jnp.asarray(self._table(), logsnr.dtype)
+    # interp wants increasing abscissae: the table decreases with t.
+    return jnp.interp(jax.nn.log_sigmoid(logsnr), table[::-1], grid[::-1])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EDM(Schedule):
+  """Variance exploding: alpha = 1 and sigma on the curve of Karras et al.
+
+  sigma(t)^(1/rho) is linear in t between sigma_min and sigma_max (Karras et
+  al. 2022, Eq. 5), so that a uniform grid of t is their sampling grid.
+  """
+
+  sigma_min: float = 0.002
+  sigma_max: float = 80.0
+  rho: float = 7.0
+
+  def __post_init__(self):
+    _require_increasing(self, "sigma_min", "sigma_max")
+    if self.sigma_min <= 0:
+      raise ValueError(f"sigma_min is {self.sigma_min}; pass more than 0")
+
+  @property
+  def _ends(self) -> tuple[float, float]:
+    return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+
+  def alpha(self, t: Floats) -> Floats:
+    return jnp.ones_like(t)
+
+  def sigma(self, t: Floats) -> Floats:
+    low, high = self._ends
+    return (low + t * (high - low)) ** self.rho
+
+  def time(self, logsnr: Floats) -> Floats:
+    low, high = self._ends
+    root = jnp.exp(-0.5 * logsnr / self.rho)
+    return jnp.clip((root - low) / (high - low), 0.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RectifiedFlow(Schedule):
+  """The straight line alpha = 1 - t, sigma = t (Liu et al. 2022, Eq. 1).
+
+  Times are read as clipped to [margin, 1 - margin], so that the logSNR is
+  finite at both ends.
+  """
+
+  margin: float = 1e-5
+
+  def __post_init__(self):
+    if not 0 < self.margin < 0.5:
+      raise ValueError(f"margin is {self.margin}; pass a value in (0, 0.5)")
+
+  def alpha(self, t: Floats) -> Floats:
+    return jnp.clip(1 - t, self.margin, 1 - self.margin)
+
+  def sigma(self, t: Floats) -> Floats:
+    return jnp.clip(t, self.margin, 1 - self.margin)
+
+  def time(self, logsnr: Floats) -> Floats:
+    return jax.nn.sigmoid(-0.5 * logsnr)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shifted(Schedule):
+  """A variance-preserving schedule moved to noise of another resolution.
+
+  logsnr(t) = base.logsnr(t) + 2 log(base_size / image_size): Hoogeboom et al.
+  2023 (simple diffusion), Eq. 8; more noise for larger images.
+  """
+
+  base: Schedule
+  image_size: int
+  base_size: int = 64
+
+  def __post_init__(self):
+    if isinstance(self.base, EDM | RectifiedFlow):
+      raise ValueError(
+        f"only a variance-preserving schedule can be shifted, not"
+        f" {type(self.base).__name__}; pass Cosine or LinearBeta"
+      )
+    if min(self.image_size, self.base_size) < 1:
+      raise ValueError(
+        f"image_size is {self.image_size} and base_size {self.base_size};"
+        " pass positive sizes"
+      )
+
+  @property
+  def shift(self) -> float:
+    return 2 * math.log(self.base_size / self.image_size)
+
+  def logsnr(self, t: Floats) -> Floats:
+    return self.base.logsnr(t) + self.shift
+
+  def alpha(self, t: Floats) -> Floats:
+    return jnp.sqrt(jax.nn.sigmoid(self.logsnr(t)))
+
+  def sigma(self, t: Floats) -> Floats:
+    return jnp.sqrt(jax.nn.sigmoid(-self.logsnr(t)))
+
+  def time(self, logsnr: Floats) -> Floats:
+    return self.base.time(logsnr - self.shift)
+
+
+def _require_increasing(schedule: Schedule, low: str, high: str) -> None:
+  low_value, high_value = getattr(schedule, low), getattr(schedule, high)
+  if not low_value < high_value:
+    raise ValueError(
+      f"{low} is {low_value} and {high} is {high_value}; pass {low} < {high}"
+    )

@@ -1,0 +1,67 @@
+"""How training draws t, and how samplers lay a grid of t.
+
+A grid of num_steps steps visits grid(num_steps) > ... > grid(1) > grid(0) = 0.
+num_steps may be traced, so that one executable serves every number of steps.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from diffdistill.arrays import Key, Scalar, Time
+from diffdistill.diffusion.schedule import Schedule
+
+GRIDS = ("uniform", "quadratic", "karras")
+KARRAS_RHO = 7.0  # Karras et al. 2022, Table 1
+KARRAS_SIGMAS = (0.002, 80.0)  # Karras et al. 2022, Table 1
+
+
+def draw_continuous(key: Key, batch_size: int) -> Time:
+  """t ~ U[0, 1): Salimans & Ho 2022, Algorithm 1."""
+  return jax.random.uniform(key, (batch_size,))
+
+
+def draw_discrete(
+  key: Key, batch_size: int, num_steps: int | Int[Array, ""]
+) -> Time:
+  """t = i / num_steps with i ~ U{1, ..., num_steps}: the end t = 1 included.
+
+  Salimans & Ho 2022, Algorithm 2.
+  """
+  i = jax.random.randint(key, (batch_size,), 1, num_steps + 1)
+  return i / jnp.asarray(num_steps, jnp.float32)
+
+
+def grid_time(
+  grid: str,
+  schedule: Schedule,
+  i: int | Int[Array, ""],
+  num_steps: int | Int[Array, ""],
+) -> Scalar:
+  """The time that has i of num_steps steps still to go; 0 for i = 0.
+
+  "uniform": i / N (Salimans & Ho 2022); "quadratic": (i / N)^2 (Song et al.
+  2021, DDIM, appendix D.2); "karras": sigma/alpha on the curve of Karras et
+  al. 2022, Eq. 5, between 0.002 and 80 (or the schedule's ends).
+
+  Raises:
+    ValueError: for an unknown grid.
+  """
+  part = jnp.asarray(i, jnp.float32) / jnp.asarray(num_steps, jnp.float32)
+  if grid == "uniform":
+    return part
+  if grid == "quadratic":
+    return part**2
+  if grid != "karras":
+    raise ValueError(f"grid is {grid!r}; pass one of {', '.join(GRIDS)}")
+  low, high = (sigma ** (1 / KARRAS_RHO) for sigma in KARRAS_SIGMAS)
+  # One step alone starts at the noisy end.
+  u = jnp.where(num_steps > 1, (i - 1) / jnp.maximum(num_steps - 1, 1), 1.0)
+  sigma = (low + jnp.maximum(u, 0.0) * (high - low)) ** KARRAS_RHO
+  t = schedule.time(-2 * jnp.log(sigma))
+  return jnp.where(i > 0, t, 0.0)
+
+
+def per_example(t: Float[Array, ""], x: Float[Array, "b h w c"]) -> Time:
+  """One time for a whole batch."""
+  return jnp.broadcast_to(t, (x.shape[0],))

@@ -1,0 +1,79 @@
+"""What a network is to the rest of the house: an architecture, no weights.
+
+Teacher, student and auxiliary share one `Network` and differ in `Params`.
+"""
+
+import dataclasses
+from typing import Protocol
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from diffdistill.arrays import Image, Key, Label, Params, Time
+
+
+class Network(Protocol):
+  """An architecture that maps a noisy image and its noise level to an output.
+
+  `t` is whatever scalar the preconditioning hands over, normally in [0, 1];
+  `label` is None for an unconditional network; `s` is the time aimed at, for
+  networks that take it; `key` is given exactly when dropout is on.
+  """
+
+  def init(self, key: Key) -> Params: ...
+
+  def apply(
+    self,
+    params: Params,
+    x: Image,
+    t: Time,
+    label: Label | None = None,
+    *,
+    s: Time | None = None,
+    key: Key | None = None,
+  ) -> Image: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinenNetwork:
+  """A `Network` from a Linen module called as `module(x, t, label, train)`.
+
+  Args:
+    module: takes x of shape `b h w c`, t of shape `b`, labels of shape `b` or
+      None, and `train: bool` (dropout on).
+    image_shape: (h, w, c) of the input.
+    num_classes: 0 for an unconditional network.
+  """
+
+  module: nn.Module
+  image_shape: tuple[int, int, int]
+  num_classes: int = 0
+
+  def init(self, key: Key) -> Params:
+    x = jnp.zeros((1, *self.image_shape))
+    label = jnp.zeros((1,), jnp.int32) if self.num_classes else None
+    return self.module.init(key, x, jnp.zeros((1,)), label, False)["params"]
+
+  def apply(
+    self,
+    params: Params,
+    x: Image,
+    t: Time,
+    label: Label | None = None,
+    *,
+    s: Time | None = None,
+    key: Key | None = None,
+  ) -> Image:
+    if s is not None:
+      raise ValueError(
+        f"{type(self.module).__name__} takes no target time s; pass s=None"
+      )
+    if (label is None) != (self.num_classes == 0):
+      raise ValueError(
+        f"a network with num_classes={self.num_classes} needs"
+        f" {'labels' if self.num_classes else 'no label'}"
+      )
+    rngs = None if key is None else {"dropout": key}
+    return self.module.apply(
+      {"params": params}, x, t, label, key is not None, rngs=rngs
+    )

@@ -1,0 +1,72 @@
+"""The classifier whose features judge (and later teach) the students."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from diffdistill.arrays import Batch, Key, Metrics, Params, Scalar
+from diffdistill.objectives.objective import Classifier, Hparams, summed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classification:
+  """Cross-entropy on clean, labelled images.
+
+  Args:
+    classifier: what is trained.
+    label_smoothing: in [0, 1).
+    noise: standard deviation of Gaussian noise added to the images, an
+      augmentation; 0 for none.
+    dropout: whether the network has dropout to switch on.
+  """
+
+  classifier: Classifier
+  label_smoothing: float = 0.0
+  noise: float = 0.0
+  dropout: bool = False
+
+  trains: ClassVar[tuple[str, ...]] = ("classifier",)
+  needs: ClassVar[tuple[str, ...]] = ()
+  consumes: ClassVar[str] = "images"
+
+  def __post_init__(self):
+    if not 0 <= self.label_smoothing < 1:
+      raise ValueError(
+        f"label_smoothing is {self.label_smoothing}; pass a value in [0, 1)"
+      )
+
+  def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
+    return {"classifier": self.classifier.init(key)}
+
+  def turn(self, step: int) -> tuple[str, ...]:
+    return self.trains
+
+  def loss(
+    self,
+    name: str,
+    params: Mapping[str, Params],
+    frozen: Mapping[str, Params],
+    batch: Batch,
+    key: Key,
+    hparams: Hparams,
+  ) -> tuple[Scalar, Metrics]:
+    x0, label = batch["image"], batch["label"]
+    key_noise, key_dropout = jax.random.split(key)
+    x0 = x0 + self.noise * jax.random.normal(key_noise, x0.shape)
+    logits = self.classifier.apply(
+      params[name], x0, key=key_dropout if self.dropout else None
+    ).logits
+    target = optax.smooth_labels(
+      jax.nn.one_hot(label, logits.shape[-1]), self.label_smoothing
+    )
+    loss = optax.softmax_cross_entropy(logits, target)
+    correct = (jnp.argmax(logits, axis=-1) == label).astype(jnp.float32)
+    metrics = {
+      "classifier/loss": summed(loss),
+      "classifier/accuracy": summed(correct),
+    }
+    return jnp.mean(loss), metrics

@@ -1,0 +1,83 @@
+"""Pre-training: the denoising loss that makes a teacher.
+
+  L = E_t,eps [ w(logsnr(t)) ||x0 - D(x_t, t)||^2 ],  x_t = alpha x0 + sigma eps
+
+Salimans & Ho 2022, Algorithm 1; in discrete time, Ho et al. 2020, Eq. 14 for
+output eps and weighting snr.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from diffdistill.arrays import Batch, Key, Metrics, Params, Scalar
+from diffdistill.denoiser import Denoiser
+from diffdistill.diffusion.timesteps import draw_continuous, draw_discrete
+from diffdistill.diffusion.weighting import weight
+from diffdistill.objectives.objective import Hparams, summed, weighted_loss
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Denoising:
+  """The teacher's own training.
+
+  Args:
+    denoiser: what is trained.
+    weighting: a name of `diffusion.weighting`.
+    discrete_steps: 0 for continuous time, else t = i / discrete_steps.
+    dropout: whether the network has dropout to switch on.
+  """
+
+  denoiser: Denoiser
+  weighting: str = "truncated_snr"
+  discrete_steps: int = 0
+  dropout: bool = False
+
+  trains: ClassVar[tuple[str, ...]] = ("teacher",)
+  needs: ClassVar[tuple[str, ...]] = ()
+  consumes: ClassVar[str] = "images"
+
+  def __post_init__(self):
+    weight(self.weighting, jnp.zeros(1))
+    if self.discrete_steps < 0:
+      raise ValueError(
+        f"discrete_steps is {self.discrete_steps}; pass 0 for continuous time"
+      )
+
+  def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
+    return {"teacher": self.denoiser.network.init(key)}
+
+  def turn(self, step: int) -> tuple[str, ...]:
+    return self.trains
+
+  def loss(
+    self,
+    name: str,
+    params: Mapping[str, Params],
+    frozen: Mapping[str, Params],
+    batch: Batch,
+    key: Key,
+    hparams: Hparams,
+  ) -> tuple[Scalar, Metrics]:
+    x0 = batch["image"]
+    key_t, key_eps, key_dropout = jax.random.split(key, 3)
+    if self.discrete_steps:
+      t = draw_discrete(key_t, x0.shape[0], self.discrete_steps)
+    else:
+      t = draw_continuous(key_t, x0.shape[0])
+    process = self.denoiser.process
+    x_t = process.diffuse(x0, jax.random.normal(key_eps, x0.shape), t)
+    prediction = self.denoiser(
+      params[name],
+      x_t,
+      t,
+      batch.get("label"),
+      key=key_dropout if self.dropout else None,
+    )
+    w = weight(self.weighting, process.schedule.logsnr(t))
+    loss, mse = weighted_loss(x0, prediction.x0, w)
+    metrics = {"teacher/loss": summed(loss), "teacher/x0_mse": summed(mse)}
+    return jnp.mean(loss), metrics

@@ -1,0 +1,116 @@
+"""Progressive distillation: a student that does two teacher steps in one.
+
+Salimans & Ho 2022, Algorithm 2, in our names (theirs on the right):
+
+  x_t, t, mid, s             z_t, t, t' = t - 0.5/N, t'' = t - 1/N
+  x1, x2                     the teacher's x at z_t and at z_t'
+  num_steps                  N, the student's steps
+
+  (1)  t = i / N, i ~ U{1, ..., N}: the end t = 1 is in the grid
+  (2)  x_mid = ddim(x_t, x1, t -> mid); x_s = ddim(x_mid, x2, mid -> s)
+  (3)  the target is the x0 whose single DDIM step t -> s lands on x_s:
+       x0_target = x1 + w (x2 - x1)
+       w = [sin(mid - s) / sin(mid)] / [sin(t - s) / sin(t)], in angles
+
+(3) is their quotient (x_s - (sigma_s/sigma_t) x_t) / (alpha_s - (sigma_s/
+sigma_t) alpha_t) solved for the teacher's predictions: a convex combination,
+which does not cancel in float32. At the last step (s = 0) the sampler returns
+x0 itself, so w = 1 there. Neither model is clipped, the student starts as the
+teacher, and nothing has dropout.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffdistill.arrays import Batch, Image, Key, Metrics, Params, Scalar, Time
+from diffdistill.denoiser import Denoiser
+from diffdistill.diffusion.prediction import Denoise
+from diffdistill.diffusion.process import GaussianProcess, expand_like
+from diffdistill.diffusion.timesteps import draw_discrete
+from diffdistill.diffusion.weighting import weight
+from diffdistill.objectives.objective import Hparams, summed, weighted_loss
+
+
+def second_weight(
+  process: GaussianProcess, t: Time, mid: Time, s: Time
+) -> Float[Array, " b"]:
+  """w of equation (3), in [0, 1]: the share of the second prediction."""
+  schedule = process.schedule
+  fine = jnp.sin(schedule.rotation(mid, s)) / jnp.sin(schedule.angle(mid))
+  coarse = jnp.sin(schedule.rotation(t, s)) / jnp.sin(schedule.angle(t))
+  return jnp.where(s > 0, fine / coarse, 1.0)
+
+
+def two_step_target(
+  process: GaussianProcess,
+  denoise: Denoise,
+  x_t: Image,
+  t: Time,
+  mid: Time,
+  s: Time,
+) -> Image:
+  """Equations (2) and (3): the x0 that stands for two steps of `denoise`."""
+  first = denoise(x_t, t)
+  x_mid = process.ddim(x_t, first, t, mid)
+  x1, x2 = first.x0, denoise(x_mid, mid).x0
+  w = expand_like(second_weight(process, t, mid, s), x_t)
+  return x1 + w * (x2 - x1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Progressive:
+  """One round of halving; hparams["num_steps"] says which.
+
+  Args:
+    denoiser: the architecture of teacher and student.
+    weighting: a name of `diffusion.weighting`, at logsnr(t).
+  """
+
+  denoiser: Denoiser
+  weighting: str = "truncated_snr"
+
+  trains: ClassVar[tuple[str, ...]] = ("student",)
+  needs: ClassVar[tuple[str, ...]] = ("teacher",)
+  consumes: ClassVar[str] = "images"
+
+  def __post_init__(self):
+    weight(self.weighting, jnp.zeros(1))
+
+  def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
+    return {"student": jax.tree.map(jnp.copy, frozen["teacher"])}
+
+  def turn(self, step: int) -> tuple[str, ...]:
+    return self.trains
+
+  def loss(
+    self,
+    name: str,
+    params: Mapping[str, Params],
+    frozen: Mapping[str, Params],
+    batch: Batch,
+    key: Key,
+    hparams: Hparams,
+  ) -> tuple[Scalar, Metrics]:
+    x0, label = batch["image"], batch.get("label")
+    process = self.denoiser.process
+    key_t, key_eps = jax.random.split(key)
+    num_steps = hparams["num_steps"]
+    t = draw_discrete(key_t, x0.shape[0], num_steps)
+    # Whole numbers of half steps, so that the last s is exactly 0.
+    half_steps = jnp.round(t * (2 * num_steps))
+    mid, s = ((half_steps - k) / (2 * num_steps) for k in (1, 2))
+    x_t = process.diffuse(x0, jax.random.normal(key_eps, x0.shape), t)
+    teacher = self.denoiser.bind(frozen["teacher"], label)
+    target = jax.lax.stop_gradient(
+      two_step_target(process, teacher, x_t, t, mid, s)
+    )
+    student = self.denoiser(params[name], x_t, t, label)
+    w = weight(self.weighting, process.schedule.logsnr(t))
+    loss, mse = weighted_loss(target, student.x0, w)
+    metrics = {"student/loss": summed(loss), "student/x0_mse": summed(mse)}
+    return jnp.mean(loss), metrics

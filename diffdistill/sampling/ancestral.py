@@ -1,0 +1,40 @@
+"""Ancestral sampling: x_s ~ q(x_s | x_t, x0 = D(x_t)) (Ho et al. 2020)."""
+
+import dataclasses
+
+import jax
+from jaxtyping import Array, Int
+
+from diffdistill.arrays import Image, Key, Time
+from diffdistill.diffusion.prediction import Denoise
+from diffdistill.sampling.sampler import Sampler
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ancestral(Sampler):
+  """Draws from the posterior around the predicted x0; the last step is x0.
+
+  Args:
+    noise: log-interpolation of the variance between its lower bound (0,
+      "small") and its upper (1, "large"): Salimans & Ho 2022, Eq. 5.
+  """
+
+  noise: float = 0.0
+
+  def __post_init__(self):
+    super().__post_init__()
+    if not 0 <= self.noise <= 1:
+      raise ValueError(f"noise is {self.noise}; pass a value in [0, 1]")
+
+  def step(
+    self,
+    denoise: Denoise,
+    x_t: Image,
+    t: Time,
+    s: Time,
+    key: Key,
+    num_steps: Int[Array, ""],
+  ) -> Image:
+    x0 = self.predict(denoise, x_t, t).x0
+    mean, std = self.process.posterior(x_t, x0, t, s, self.noise)
+    return mean + std * jax.random.normal(key, x_t.shape)

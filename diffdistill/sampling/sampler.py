@@ -1,0 +1,79 @@
+"""What every sampler is: a loop over falling times around one step."""
+
+import abc
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from diffdistill.arrays import Image, Key, Time
+from diffdistill.diffusion.prediction import Denoise, Prediction, clip
+from diffdistill.diffusion.process import GaussianProcess
+from diffdistill.diffusion.timesteps import GRIDS, grid_time, per_example
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampler(abc.ABC):
+  """From noise to image in `num_steps` steps of the grid.
+
+  Args:
+    process: the process to run backwards.
+    grid: uniform, quadratic or karras.
+    clip: whether x0 is clipped to [-1, 1] in every step (eps follows), and in
+      the image returned.
+  """
+
+  process: GaussianProcess
+  grid: str = "uniform"
+  clip: bool = True
+
+  def __post_init__(self):
+    if self.grid not in GRIDS:
+      raise ValueError(f"grid is {self.grid!r}; pass one of {', '.join(GRIDS)}")
+
+  @abc.abstractmethod
+  def step(
+    self,
+    denoise: Denoise,
+    x_t: Image,
+    t: Time,
+    s: Time,
+    key: Key,
+    num_steps: Int[Array, ""],
+  ) -> Image:
+    """x_s from x_t; the clean image where s = 0."""
+
+  def predict(self, denoise: Denoise, x_t: Image, t: Time) -> Prediction:
+    """The denoiser's prediction, clipped when this sampler clips."""
+    prediction = denoise(x_t, t)
+    if not self.clip:
+      return prediction
+    return clip(prediction, x_t, *self.process.coefficients(t, x_t))
+
+  def __call__(
+    self,
+    denoise: Denoise,
+    x: Image,
+    key: Key,
+    num_steps: int | Int[Array, ""],
+  ) -> Image:
+    """The image that noise x at the grid's first time becomes.
+
+    `num_steps` may be traced: one executable serves every number of steps.
+    `key` is read by stochastic samplers only.
+    """
+    num_steps = jnp.asarray(num_steps, jnp.int32)
+
+    def body(done: Int[Array, ""], x_t: Image) -> Image:
+      i = num_steps - done
+      t, s = (
+        per_example(
+          grid_time(self.grid, self.process.schedule, j, num_steps), x
+        )
+        for j in (i, i - 1)
+      )
+      key_step = jax.random.fold_in(key, done)
+      return self.step(denoise, x_t, t, s, key_step, num_steps)
+
+    return jax.lax.fori_loop(0, num_steps, body, x)
