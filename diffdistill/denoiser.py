@@ -25,12 +25,14 @@ class Denoiser:
     process: gives x_t its meaning.
     output: what the network predicts: x0, eps, v, velocity, score or both.
     precondition: scales the network's input and output.
+    conditional: whether the network is told the labels of a batch.
   """
 
   network: Network
   process: GaussianProcess
   output: str = "x0"
   precondition: Precondition = dataclasses.field(default_factory=Identity)
+  conditional: bool = False
 
   def __post_init__(self):
     output_channels(self.output, 1)
@@ -49,6 +51,7 @@ class Denoiser:
 
     A key turns dropout on; s is the time aimed at, for networks that take it.
     """
+    label = label if self.conditional else None
     scaling = self.precondition.scaling(self.process.schedule, t)
     c_skip, c_out, c_in = (
       expand_like(c, x_t) for c in (scaling.c_skip, scaling.c_out, scaling.c_in)

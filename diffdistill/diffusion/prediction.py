@@ -66,7 +66,7 @@ def _row(output: str, alpha: Array, sigma: Array) -> tuple[Array, Array]:
 
 def to_prediction(
   output: str,
-  out: Image,
+  out: Float[Array, "b h w out"],
   x_t: Image,
   alpha: Float[Array, "b 1 1 1"],
   sigma: Float[Array, "b 1 1 1"],
@@ -81,6 +81,9 @@ def to_prediction(
     x0_out, eps_out = jnp.split(out, 2, axis=-1)
     x0 = sigma**2 * x0_out + alpha * (x_t - sigma * eps_out)
     return from_x0(x0 / (alpha**2 + sigma**2), x_t, alpha, sigma)
+  if output == "x0":
+    # Not through the 2x2 system: a constant output must be a constant x0.
+    return from_x0(out, x_t, alpha, sigma)
   a, b = _row(output, alpha, sigma)
   determinant = alpha * b - sigma * a
   return Prediction(

@@ -144,7 +144,8 @@ class EDM(Schedule):
   """Variance exploding: alpha = 1 and sigma on the curve of Karras et al.
 
   sigma(t)^(1/rho) is linear in t between sigma_min and sigma_max (Karras et
-  al. 2022, Eq. 5), so that a uniform grid of t is their sampling grid.
+  al. 2022, Eq. 5), so that N uniform steps of t visit their N + 1 levels,
+  less the last: they step from sigma(1 / N) to 0. "karras" is their N.
   """
 
   sigma_min: float = 0.002

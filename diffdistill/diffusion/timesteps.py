@@ -14,6 +14,7 @@ from diffdistill.diffusion.schedule import Schedule
 GRIDS = ("uniform", "quadratic", "karras")
 KARRAS_RHO = 7.0  # Karras et al. 2022, Table 1
 KARRAS_SIGMAS = (0.002, 80.0)  # Karras et al. 2022, Table 1
+KARRAS_T_MIN = 1e-6  # of no consequence to sigma, but not 0
 
 
 def draw_continuous(key: Key, batch_size: int) -> Time:
@@ -58,7 +59,8 @@ def grid_time(
   # One step alone starts at the noisy end.
   u = jnp.where(num_steps > 1, (i - 1) / jnp.maximum(num_steps - 1, 1), 1.0)
   sigma = (low + jnp.maximum(u, 0.0) * (high - low)) ** KARRAS_RHO
-  t = schedule.time(-2 * jnp.log(sigma))
+  # Never 0 before the end: a step to exactly 0 is the last, to x0.
+  t = jnp.maximum(schedule.time(-2 * jnp.log(sigma)), KARRAS_T_MIN)
   return jnp.where(i > 0, t, 0.0)
 
 

@@ -4,14 +4,19 @@ Teacher, student and auxiliary share one `Network` and differ in `Params`.
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, cast, runtime_checkable
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from diffdistill.arrays import Image, Key, Label, Params, Time
 
+# Of the input's height and width; it may have more channels ("both").
+Output = Float[Array, "b h w out"]
 
+
+@runtime_checkable
 class Network(Protocol):
   """An architecture that maps a noisy image and its noise level to an output.
 
@@ -31,7 +36,7 @@ class Network(Protocol):
     *,
     s: Time | None = None,
     key: Key | None = None,
-  ) -> Image: ...
+  ) -> Output: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,14 @@ class LinenNetwork:
   image_shape: tuple[int, int, int]
   num_classes: int = 0
 
+  def __post_init__(self):
+    expected = getattr(self.module, "num_classes", self.num_classes)
+    if expected != self.num_classes:
+      raise ValueError(
+        f"num_classes is {self.num_classes} but the module's is {expected};"
+        " pass the same to both"
+      )
+
   def init(self, key: Key) -> Params:
     x = jnp.zeros((1, *self.image_shape))
     label = jnp.zeros((1,), jnp.int32) if self.num_classes else None
@@ -63,7 +76,7 @@ class LinenNetwork:
     *,
     s: Time | None = None,
     key: Key | None = None,
-  ) -> Image:
+  ) -> Output:
     if s is not None:
       raise ValueError(
         f"{type(self.module).__name__} takes no target time s; pass s=None"
@@ -74,6 +87,8 @@ class LinenNetwork:
         f" {'labels' if self.num_classes else 'no label'}"
       )
     rngs = None if key is None else {"dropout": key}
-    return self.module.apply(
+    output = self.module.apply(
       {"params": params}, x, t, label, key is not None, rngs=rngs
     )
+    # Linen's apply is typed for mutable collections too; there are none here.
+    return cast(Array, output)

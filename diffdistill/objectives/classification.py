@@ -21,17 +21,16 @@ class Classification:
     label_smoothing: in [0, 1).
     noise: standard deviation of Gaussian noise added to the images, an
       augmentation; 0 for none.
-    dropout: whether the network has dropout to switch on.
   """
 
   classifier: Classifier
   label_smoothing: float = 0.0
   noise: float = 0.0
-  dropout: bool = False
 
   trains: ClassVar[tuple[str, ...]] = ("classifier",)
   needs: ClassVar[tuple[str, ...]] = ()
   consumes: ClassVar[str] = "images"
+  sampler: ClassVar[None] = None
 
   def __post_init__(self):
     if not 0 <= self.label_smoothing < 1:
@@ -57,9 +56,7 @@ class Classification:
     x0, label = batch["image"], batch["label"]
     key_noise, key_dropout = jax.random.split(key)
     x0 = x0 + self.noise * jax.random.normal(key_noise, x0.shape)
-    logits = self.classifier.apply(
-      params[name], x0, key=key_dropout if self.dropout else None
-    ).logits
+    logits = self.classifier.apply(params[name], x0, key=key_dropout).logits
     target = optax.smooth_labels(
       jax.nn.one_hot(label, logits.shape[-1]), self.label_smoothing
     )

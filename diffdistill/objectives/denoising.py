@@ -18,6 +18,7 @@ from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.timesteps import draw_continuous, draw_discrete
 from diffdistill.diffusion.weighting import weight
 from diffdistill.objectives.objective import Hparams, summed, weighted_loss
+from diffdistill.sampling.sampler import Sampler
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,13 +29,13 @@ class Denoising:
     denoiser: what is trained.
     weighting: a name of `diffusion.weighting`.
     discrete_steps: 0 for continuous time, else t = i / discrete_steps.
-    dropout: whether the network has dropout to switch on.
+    sampler: how the teacher is meant to be used.
   """
 
   denoiser: Denoiser
+  sampler: Sampler
   weighting: str = "truncated_snr"
   discrete_steps: int = 0
-  dropout: bool = False
 
   trains: ClassVar[tuple[str, ...]] = ("teacher",)
   needs: ClassVar[tuple[str, ...]] = ()
@@ -75,7 +76,7 @@ class Denoising:
       x_t,
       t,
       batch.get("label"),
-      key=key_dropout if self.dropout else None,
+      key=key_dropout,
     )
     w = weight(self.weighting, process.schedule.logsnr(t))
     loss, mse = weighted_loss(x0, prediction.x0, w)

@@ -1,18 +1,20 @@
 """What a paper is to the trainer: which trees it trains, and on what loss."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffdistill.arrays import Batch, Image, Key, Metrics, Params, Scalar
+from diffdistill.sampling.sampler import Sampler
 
 # Traced scalars by name: what changes between rounds and updates without a new
 # compilation. "num_steps": the student's, int32; "step": updates done, int32.
 Hparams = Mapping[str, Array]
 
 
+@runtime_checkable
 class Classifier(Protocol):
   """An image classifier without its weights, images in [-1, 1]."""
 
@@ -23,17 +25,22 @@ class Classifier(Protocol):
     ...
 
 
+@runtime_checkable
 class Objective(Protocol):
   """What one paper minimises.
 
   trains: names of the trained trees; the first is the stage's product.
   needs: names of the frozen trees.
   consumes: "images" or "pairs".
+  sampler: how the product is meant to be used; None where it makes no images.
   """
 
   trains: tuple[str, ...]
   needs: tuple[str, ...]
   consumes: str
+
+  @property
+  def sampler(self) -> Sampler | None: ...
 
   def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
     """The trained trees before the first update."""

@@ -34,6 +34,8 @@ from diffdistill.diffusion.process import GaussianProcess, expand_like
 from diffdistill.diffusion.timesteps import draw_discrete
 from diffdistill.diffusion.weighting import weight
 from diffdistill.objectives.objective import Hparams, summed, weighted_loss
+from diffdistill.sampling.ddim import DDIM
+from diffdistill.sampling.sampler import Sampler
 
 
 def second_weight(
@@ -68,10 +70,12 @@ class Progressive:
 
   Args:
     denoiser: the architecture of teacher and student.
+    sampler: how the student is meant to be used: DDIM on a uniform grid.
     weighting: a name of `diffusion.weighting`, at logsnr(t).
   """
 
   denoiser: Denoiser
+  sampler: Sampler
   weighting: str = "truncated_snr"
 
   trains: ClassVar[tuple[str, ...]] = ("student",)
@@ -80,6 +84,12 @@ class Progressive:
 
   def __post_init__(self):
     weight(self.weighting, jnp.zeros(1))
+    if not isinstance(self.sampler, DDIM) or self.sampler.grid != "uniform":
+      raise ValueError(
+        f"a progressive student is made for ddim on a uniform grid, not"
+        f" {type(self.sampler).__name__} on {self.sampler.grid}; pass"
+        " sampler.kind=ddim and sampler.grid=uniform"
+      )
 
   def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
     return {"student": jax.tree.map(jnp.copy, frozen["teacher"])}

@@ -1,0 +1,1 @@
+"""The recipes: one file per data set, `recipes.py` for what papers share."""

@@ -1,0 +1,154 @@
+"""batch(step): the shuffled batches of a source as a function of the step.
+
+Nothing positional is stored: a run resumes by asking for the step it is at.
+Grain shuffles, repeats and batches *indices*; the images of a batch are taken
+in one call, so a batch costs what its images cost.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import cast
+
+import grain
+import numpy as np
+
+from diffdistill.data.sources import Examples, Indices, Source
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pipeline:
+  """Endless batches, each process seeing its rows of the global batch.
+
+  The global batch of a step depends on (source, batch_size, seed, flip, step)
+  and on nothing else: with any number of processes their rows, put together in
+  the order of process_index, are the same bit for bit. Every epoch visits each
+  image once, in an order of its own; batches may straddle epochs.
+
+  Args:
+    source: of the images; checked here.
+    batch_size: of the global batch; may exceed the source.
+    seed: in [0, 2**32).
+    flip: mirror each image left to right with probability 1/2.
+    labels: whether batches hold labels.
+    process_index: this process.
+    process_count: of how many.
+    num_threads: that prepare batches ahead in `iterate`; 0 for none.
+    prefetch: how many batches `iterate` keeps ready.
+
+  Raises:
+    ValueError: a field out of range or an empty source; what the source's
+      `check()` raises.
+  """
+
+  source: Source
+  batch_size: int
+  seed: int
+  flip: bool = False
+  labels: bool = True
+  process_index: int = 0
+  process_count: int = 1
+  num_threads: int = 2
+  prefetch: int = 4
+
+  def __post_init__(self):
+    _check_batch_size(self.batch_size)
+    if not 0 <= self.process_index < self.process_count:
+      raise ValueError(
+        f"process_index is {self.process_index} of {self.process_count}"
+        " processes; pass 0 to process_count - 1"
+      )
+    if self.batch_size % self.process_count:
+      raise ValueError(
+        f"batch_size {self.batch_size} is not divisible by process_count"
+        f" {self.process_count}; pass a multiple of it"
+      )
+    if not 0 <= self.seed < 2**32:
+      raise ValueError(f"seed is {self.seed}; pass 0 to 2**32 - 1")
+    if self.num_threads < 0 or self.prefetch < 0:
+      raise ValueError(
+        f"num_threads is {self.num_threads} and prefetch {self.prefetch}; pass"
+        " 0 or more"
+      )
+    _check_source(self.source)
+
+  def batch(self, step: int) -> Examples:
+    """This process's rows of the global batch of `step`.
+
+    Returns:
+      "image": float32 in [-1, 1], shape `b h w c` with b = batch_size /
+      process_count; "label" (if asked for): int32, shape `b`.
+    """
+    _check_step(step)
+    # Grain's type allows for gaps in a data set; there are none in this one.
+    return cast(Examples, self._batches[step])
+
+  def iterate(self, start: int) -> Iterator[Examples]:
+    """batch(start), batch(start + 1), ..., prepared ahead by threads."""
+    _check_step(start)
+    options = grain.ReadOptions(
+      num_threads=self.num_threads, prefetch_buffer_size=self.prefetch
+    )
+    return iter(self._batches[start:].to_iter_dataset(options))
+
+  @functools.cached_property
+  def _batches(self) -> grain.MapDataset:
+    indices = grain.MapDataset.range(len(self.source)).seed(self.seed)
+    batches = indices.shuffle().repeat().batch(self.batch_size)
+    return batches.random_map(self._rows)
+
+  def _rows(self, indices: Indices, generator: np.random.Generator) -> Examples:
+    """This process's examples, of the global batch's indices."""
+    size = self.batch_size // self.process_count
+    rows = slice(self.process_index * size, (self.process_index + 1) * size)
+    batch = _scale(self.source.take(indices[rows]))
+    if self.flip:
+      # Drawn for the global batch, so that no process count can change it.
+      flipped = (generator.random(self.batch_size) < 0.5)[rows]
+      batch["image"][flipped] = batch["image"][flipped, :, ::-1]
+    if not self.labels:
+      del batch["label"]
+    return batch
+
+
+def once(source: Source, batch_size: int) -> Iterator[Examples]:
+  """Every example exactly once, in order, for reference statistics.
+
+  Yields what `Pipeline.batch` returns, neither shuffled nor flipped; the last
+  batch may be short.
+
+  Raises:
+    ValueError: batch_size below 1 or an empty source; what the source's
+      `check()` raises. All before the first batch.
+  """
+  _check_batch_size(batch_size)
+  _check_source(source)
+  starts = range(0, len(source), batch_size)
+  return (
+    _scale(source.take(np.arange(i, min(i + batch_size, len(source)))))
+    for i in starts
+  )
+
+
+def _scale(examples: Examples) -> Examples:
+  """Images of [0, 255] in [-1, 1], as new arrays."""
+  image = examples["image"].astype(np.float32)
+  image /= 127.5
+  image -= 1
+  return {"image": image, "label": examples["label"]}
+
+
+def _check_batch_size(batch_size: int) -> None:
+  if batch_size < 1:
+    raise ValueError(f"batch_size is {batch_size}; pass 1 or more")
+
+
+def _check_step(step: int) -> None:
+  if step < 0:
+    raise ValueError(f"step is {step}; pass 0 or more")
+
+
+def _check_source(source: Source) -> None:
+  source.check()
+  if not len(source):
+    raise ValueError(f"{source} is empty; pass a source with images")

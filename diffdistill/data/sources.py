@@ -1,0 +1,268 @@
+"""Sources of labelled images by index, and those that fit in memory.
+
+Fields are checked at construction. Data is read on first use, so a config can
+be built where its data is not; `check()` reads what it takes to know that the
+data is usable, and `Pipeline` and `once` call it at their construction.
+"""
+
+import abc
+import dataclasses
+import functools
+import gzip
+import importlib
+import math
+import zipfile
+import zlib
+
+import numpy as np
+from etils import epath
+from jaxtyping import Int, Shaped
+
+# Before Python 3.12, typing's isinstance evaluates the properties of an
+# instance, and these properties read files.
+from typing_extensions import Protocol, runtime_checkable
+
+from diffdistill.data.resize import check_fit, fit
+
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
+
+Indices = Int[np.ndarray, " n"]
+Images = Shaped[np.ndarray, "n h w c"]
+Labels = Int[np.ndarray, " n"]
+# "image": shape `n h w c`, uint8 or float32, in [0, 255];
+# "label": shape `n`, int32, in [0, num_classes).
+Examples = dict[str, np.ndarray]
+
+
+@runtime_checkable
+class Source(Protocol):
+  """Random access to the labelled images of one split."""
+
+  def check(self) -> None:
+    """Raises ValueError or FileNotFoundError where the data is unusable."""
+
+  def __len__(self) -> int: ...
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(h, w, c)."""
+    ...
+
+  @property
+  def num_classes(self) -> int: ...
+
+  def take(self, indices: Indices) -> Examples:
+    """The images and labels at `indices`, in that order."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InMemory(abc.ABC):
+  """A source whose images are held as they were stored; resized when taken.
+
+  Args:
+    split: "train" or "test".
+    image_size: of the square images taken; None leaves them as they are.
+    resize: "area" or "bilinear" (antialiased).
+    crop: "center" (the centre square) or "none" (stretch).
+  """
+
+  split: str
+  image_size: int | None = None
+  resize: str = "area"
+  crop: str = "center"
+
+  def __post_init__(self):
+    if self.split not in ("train", "test"):
+      raise ValueError(f"split is {self.split!r}; pass 'train' or 'test'")
+    check_fit(self.image_size, self.resize, self.crop)
+
+  def check(self) -> None:
+    """Reads everything; errors are those of the class."""
+    _ = self._arrays
+
+  def __len__(self) -> int:
+    return len(self._arrays[0])
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    height, width, channels = self._arrays[0].shape[1:]
+    if self.image_size is None:
+      return height, width, channels
+    return self.image_size, self.image_size, channels
+
+  @property
+  def num_classes(self) -> int:
+    """One more than the largest label of this split."""
+    return int(self._arrays[1].max(initial=-1)) + 1
+
+  def take(self, indices: Indices) -> Examples:
+    """The images and labels at `indices`, in that order."""
+    images, labels = self._arrays
+    taken = images[indices]
+    if self.image_size is not None:
+      size, resize, crop = self.image_size, self.resize, self.crop
+      out = np.empty((len(taken), *self.image_shape), np.float32)
+      for i, image in enumerate(taken):
+        out[i] = fit(image, size, resize, crop)
+      taken = out
+    return {"image": taken, "label": labels[indices]}
+
+  @functools.cached_property
+  def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
+    return self._read()
+
+  @abc.abstractmethod
+  def _read(self) -> tuple[Images, Labels]:
+    """All images (uint8) and all labels (int32)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Digits(InMemory):
+  """Scikit-learn's 1797 handwritten digits, 8x8 grey; nothing to download.
+
+  The set has no official split: every sixth image (300) is for testing.
+  """
+
+  def _read(self) -> tuple[Images, Labels]:
+    try:
+      # By name, so that only those who ask for digits pay for the import.
+      datasets = importlib.import_module("sklearn.datasets")
+    except ImportError as error:
+      raise ValueError(
+        "the digits are part of scikit-learn, which is not installed; run"
+        " `pip install scikit-learn`"
+      ) from error
+    digits = datasets.load_digits()
+    # The scan has 17 levels, 0 to 16.
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    test = np.arange(len(images)) % 6 == 0
+    chosen = test if self.split == "test" else ~test
+    return images[chosen], digits.target[chosen].astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Idx(InMemory):
+  """The files of MNIST and its family, plain or gzipped.
+
+  Args:
+    path: the folder of train-images-idx3-ubyte[.gz] and its three companions.
+
+  Errors, from `check()` on: FileNotFoundError for a missing file, ValueError
+  for one that is truncated or something else.
+  """
+
+  path: str
+
+  def _read(self) -> tuple[Images, Labels]:
+    stem = {"train": "train", "test": "t10k"}[self.split]
+    images = self._array(f"{stem}-images-idx3-ubyte", 3)
+    labels = self._array(f"{stem}-labels-idx1-ubyte", 1)
+    if len(images) != len(labels):
+      raise ValueError(
+        f"{self.path} holds {len(images)} {self.split} images and"
+        f" {len(labels)} labels; download the files again"
+      )
+    return images[..., None], labels.astype(np.int32)
+
+  def _array(self, name: str, rank: int) -> np.ndarray:
+    """Parses zero, zero, type, rank; big-endian sizes; then the bytes."""
+    file = self._find(name)
+    data = file.read_bytes()
+    if file.suffix == ".gz":
+      try:
+        data = gzip.decompress(data)
+      except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(
+          f"{file} is not a complete gzip file; download it again"
+        ) from error
+    start = 4 + 4 * rank
+    # 8: the type is unsigned byte.
+    if len(data) < start or data[:4] != bytes((0, 0, 8, rank)):
+      raise ValueError(
+        f"{file} is not an IDX file of bytes in {rank} dimensions: it starts"
+        f" with {data[:4].hex() or 'nothing'}; download it again"
+      )
+    shape = tuple(int(n) for n in np.frombuffer(data, ">u4", rank, 4))
+    if len(data) - start != math.prod(shape):
+      raise ValueError(
+        f"{file} holds {len(data) - start} bytes after its header, which"
+        f" announces {math.prod(shape)}; download it again"
+      )
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+  def _find(self, name: str) -> epath.Path:
+    plain = epath.Path(self.path) / name
+    for file in (plain, plain.parent / f"{name}.gz"):
+      if file.exists():
+        return file
+    raise FileNotFoundError(
+      f"{plain}[.gz] does not exist; pass the folder of the MNIST or"
+      " Fashion-MNIST files (Debian: `apt install dataset-fashion-mnist`, then"
+      " path=/usr/share/datasets/fashion-mnist)"
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Npz(InMemory):
+  """Images and labels from a NumPy archive.
+
+  Args:
+    path: of the file; "{split}" in it stands for the split.
+    image_key: its images, uint8 of shape `n h w c`.
+    label_key: its labels, integers from 0 of shape `n`.
+
+  Errors, from `check()` on: FileNotFoundError for a missing file, ValueError
+  for one whose arrays are missing or not as above.
+  """
+
+  path: str
+  image_key: str = "image"
+  label_key: str = "label"
+
+  def _read(self) -> tuple[Images, Labels]:
+    file = epath.Path(self.path.replace("{split}", self.split))
+    if not file.exists():
+      raise FileNotFoundError(
+        f"{file} does not exist; pass the path of an .npz file"
+      )
+    try:
+      with file.open("rb") as opened:
+        archive = np.load(opened, allow_pickle=False)
+        # A lone .npy comes back as an array: it has no members.
+        names = () if isinstance(archive, np.ndarray) else archive.files
+        found = {
+          key: archive[key]
+          for key in (self.image_key, self.label_key)
+          if key in names
+        }
+    except (OSError, EOFError, ValueError, *_ZIP_ERRORS) as error:
+      raise ValueError(
+        f"{file} is not a readable .npz of plain arrays; write it with"
+        f" np.savez(path, {self.image_key}=..., {self.label_key}=...)"
+      ) from error
+    for key in (self.image_key, self.label_key):
+      if key not in found:
+        raise ValueError(
+          f"{file} holds {', '.join(names) or 'no named array'} but no {key};"
+          " pass image_key and label_key"
+        )
+    images, labels = found[self.image_key], found[self.label_key]
+    if images.dtype != np.uint8 or images.ndim != 4:
+      raise ValueError(
+        f"{self.image_key} in {file} is {images.dtype} of shape"
+        f" {images.shape}; store uint8 of shape (n, h, w, c)"
+      )
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+      raise ValueError(
+        f"{self.label_key} in {file} is {labels.dtype} of shape"
+        f" {labels.shape}; store integers of shape {images.shape[:1]}"
+      )
+    limit = np.iinfo(np.int32).max
+    wrong = labels[(labels < 0) | (labels >= limit)]
+    if wrong.size:
+      raise ValueError(
+        f"{self.label_key} in {file} holds {wrong[0]}; number the classes"
+        " from 0"
+      )
+    return images, labels.astype(np.int32)

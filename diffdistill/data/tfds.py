@@ -1,0 +1,97 @@
+"""TensorFlow Datasets, read without TensorFlow."""
+
+import dataclasses
+import functools
+import importlib
+from typing import Any
+
+import numpy as np
+
+from diffdistill.data.streamed import Decoded, Streamed, one_line
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tfds(Streamed):
+  """A TensorFlow Datasets data set prepared as array_record; no TensorFlow.
+
+  Its examples need an "image"; without a "label" all are of one class, 0.
+  Nothing is downloaded: every process of a run would start to.
+
+  Args:
+    name: as TensorFlow Datasets knows it, such as "cifar10" or
+      "imagenet2012:5.*.*".
+    split: any of its splits or slices, such as "validation" or "train[:300]".
+    data_dir: where it is prepared; None for the default of the library.
+
+  Errors, from `check()` on: ValueError where the library is not installed, the
+  data set not prepared in this format, or images vary in shape and image_size
+  is None.
+  """
+
+  name: str
+  data_dir: str | None = None
+
+  def check(self) -> None:
+    """Opens the data set; no example is read."""
+    _ = self.image_shape
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    shape = self._features["image"].shape
+    if self.image_size is not None:
+      shape = (self.image_size, self.image_size, shape[-1])
+    if None in shape:
+      raise ValueError(
+        f"images of {self.name} have no fixed shape ({shape}); pass"
+        " image_size, such as 64"
+      )
+    height, width, channels = shape
+    return height, width, channels
+
+  @property
+  def num_classes(self) -> int:
+    features = self._features
+    return features["label"].num_classes if "label" in features else 1
+
+  @property
+  def _features(self) -> Any:
+    features = self._source.dataset_info.features
+    if "image" not in features:
+      raise ValueError(
+        f"examples of {self.name} hold {', '.join(features)} but no image;"
+        " pass the name of a data set of images"
+      )
+    return features
+
+  @functools.cached_property
+  def _source(self) -> Any:
+    try:
+      # By name: the library takes seconds to import and is an extra.
+      tfds = importlib.import_module("tensorflow_datasets")
+    except ImportError as error:
+      raise ValueError(
+        f"{self.name} needs tensorflow-datasets, which is not installed; run"
+        " `pip install diffdistill[tfds]`"
+      ) from error
+    try:
+      return tfds.data_source(
+        self.name, split=self.split, data_dir=self.data_dir, download=False
+      )
+    # Of no common class: NotImplementedError for a data set prepared as
+    # TFRecord, AssertionError for one not prepared, ValueError for a split.
+    except Exception as error:
+      where = "" if self.data_dir is None else f", data_dir={self.data_dir!r}"
+      raise ValueError(
+        f"cannot open split {self.split} of {self.name} as array_record"
+        f" ({one_line(error)}); prepare it once with: builder ="
+        f' tfds.builder({self.name!r}, file_format="array_record"{where});'
+        " builder.download_and_prepare()"
+      ) from error
+
+  def _decode(self, index: int) -> Decoded:
+    # Not source[index]: some of its versions log an error for each such call.
+    (example,) = self._source.__getitems__([index])
+    return np.asarray(example["image"]), int(example.get("label", 0))

@@ -1,0 +1,176 @@
+"""Every model of a run against the data and the teacher, step by step."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from diffdistill.arrays import Params
+from diffdistill.evaluation import grids
+from diffdistill.evaluation.evaluator import Generator, judge
+from diffdistill.evaluation.features import FeatureFn, Reference
+from diffdistill.evaluation.frechet import Moments, frechet_distance
+from diffdistill.evaluation.teacher_gap import teacher_gap
+from diffdistill.files import write_atomically
+
+SHEET_COLUMNS = 12
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """How a comparison is made.
+
+  Args:
+    num_images: judged per row.
+    num_steps: of the teacher's sampler, one row each; a student is judged at
+      the steps it was made for where they are among these. The teacher's
+      images at the most steps are what students are compared with.
+    batch_size: images generated at a time.
+    seed: of the noise.
+    gap_images: pairs compared for the teacher gap, at most num_images.
+  """
+
+  num_images: int = 2000
+  num_steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+  batch_size: int = 500
+  seed: int = 0
+  gap_images: int = 500
+
+  def __post_init__(self):
+    # Frechet moments and the neighbours of precision want more than a few.
+    for name, least in (
+      ("num_images", 20),
+      ("batch_size", 1),
+      ("gap_images", 1),
+      ("seed", 0),
+    ):
+      if getattr(self, name) < least:
+        raise ValueError(
+          f"{name} is {getattr(self, name)}; pass {least} or more"
+        )
+    if not self.num_steps or min(self.num_steps) < 1:
+      raise ValueError(
+        f"num_steps is {self.num_steps}; pass one or more positive numbers"
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contestant:
+  """A model to judge.
+
+  Args:
+    name: of its round.
+    num_steps: the numbers of steps to judge it at.
+    generator: its sampler.
+    load: gives its weights, when its turn comes.
+  """
+
+  name: str
+  num_steps: tuple[int, ...]
+  generator: Generator
+  load: Callable[[], Params]
+
+
+def compare(
+  teacher: Contestant,
+  students: Sequence[Contestant],
+  features: FeatureFn,
+  reference: Reference,
+  metric: str,
+  settings: Settings,
+  say: Callable[[str], None],
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+  """One row per model and number of steps, and images from the same noise.
+
+  Args:
+    teacher: judged first; its images at the most steps are the measure of
+      the students' gap.
+    students: judged in order.
+    features: the metric's feature network.
+    reference: of the data, by the same network.
+    metric: the name of the distance, such as FD-classifier.
+    settings: see there.
+    say: told each row as it is done.
+
+  Returns:
+    (rows, images by row name for a sheet)
+  """
+  rows, images = [], {}
+  most = max(teacher.num_steps)
+  gap_images = min(settings.gap_images, settings.num_images)
+  target: list[np.ndarray] = []
+  for contestant in (teacher, *students):
+    params = contestant.load()
+    generate = contestant.generator.batches
+    for num_steps in sorted(contestant.num_steps, reverse=True):
+      start = time.monotonic()
+      batches = list(
+        map(
+          np.asarray,
+          generate(params, settings.seed, settings.num_images, num_steps),
+        )
+      )
+      seconds = time.monotonic() - start
+      judged = judge(batches, features, reference)
+      shown = _head(batches, gap_images)
+      if contestant is teacher and num_steps == most:
+        target = [shown]
+      gap = teacher_gap([shown], target)
+      row = {
+        "model": contestant.name,
+        "steps": num_steps,
+        metric: judged["frechet_distance"],
+        "inception_score": judged["inception_score"],
+        "precision": judged["precision"],
+        "recall": judged["recall"],
+        "teacher_gap": gap.relative,
+        "images_per_second": settings.num_images / seconds,
+      }
+      rows.append(row)
+      images[f"{contestant.name} {num_steps}"] = shown[:SHEET_COLUMNS]
+      distance = f"{metric} {row[metric]:.3f}"
+      say(f"{contestant.name:<12} {num_steps:>4} steps  {distance}")
+  return rows, images
+
+
+def distance_of_halves(reference: Reference) -> float:
+  """The distance between two random halves of the data: what is noise."""
+  half = len(reference.pooled) // 2
+  empty = Moments.empty(reference.pooled.shape[1])
+  return frechet_distance(
+    empty.update(reference.pooled[:half]),
+    empty.update(reference.pooled[half : 2 * half]),
+  )
+
+
+def write_comparison(
+  workdir: epath.Path,
+  summary: dict[str, Any],
+  rows: Sequence[dict[str, Any]],
+  images: dict[str, np.ndarray],
+  metric: str,
+) -> None:
+  """evaluation.json, evaluation.png (the curves) and samples/compared.png.
+
+  Students of one family are one curve, each at its own steps.
+  """
+  write_atomically(
+    workdir / "evaluation.json",
+    json.dumps({**summary, "rows": list(rows)}, indent=2) + "\n",
+  )
+  curves: dict[str, list[tuple[int, float]]] = {}
+  for row in rows:
+    family = row["model"].split("/")[0]
+    curves.setdefault(family, []).append((row["steps"], row[metric]))
+  grids.curve(curves, f"{metric} (lower is better)", workdir / "evaluation.png")
+  path = workdir / "samples" / "compared.png"
+  grids.save_png(grids.labelled_rows(images), path)
+
+
+def _head(batches: Sequence[np.ndarray], count: int) -> np.ndarray:
+  """The first `count` images of a list of batches."""
+  return np.concatenate(batches)[:count]

@@ -1,0 +1,214 @@
+"""Images from a model, on a mesh, and what the metrics say of them."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from diffdistill.arrays import Image, Key, Label, Params
+from diffdistill.evaluation.features import (
+  FeatureFn,
+  Reference,
+  RowSample,
+  round_up,
+)
+from diffdistill.evaluation.frechet import (
+  Moments,
+  frechet_distance,
+  inception_score,
+  precision_recall,
+)
+from diffdistill.evaluation.quantise import ImageStream, from_uint8, to_uint8
+
+# (params, noise of unit variance, label, key, traced num_steps) -> images in
+# [-1, 1]. The samplers scale the noise to their prior.
+Sample = Callable[[Params, Image, Label | None, Key, Array], Image]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generator:
+  """A model's image number i, for any i, batch size and mesh.
+
+  The noise of image i depends on (seed, i) only, so a deterministic sampler
+  draws the same image whatever the batch size or mesh, and teacher and student
+  with one seed start from the same noise. A stochastic sampler's own key is
+  per batch: its images change with `batch_size`, not with the mesh.
+
+  Compiled once per generator: a new `num_steps`, seed or tree of weights (of
+  the same shapes) does not compile again.
+
+  Args:
+    sample: see `Sample`.
+    image_shape: (h, w, c).
+    num_classes: image i is of class i % num_classes; 0 for unconditional.
+    label: the class of every image instead; in [0, num_classes).
+    mesh: each batch is split over all of its axes, which must be Auto.
+    batch_size: images per batch on all devices together, rounded up to a
+      multiple of the number of devices; the field holds the rounded value.
+  """
+
+  sample: Sample
+  image_shape: tuple[int, int, int]
+  num_classes: int = 0
+  label: int | None = None
+  mesh: Mesh
+  batch_size: int
+
+  def __post_init__(self):
+    if any(kind != AxisType.Auto for kind in self.mesh.axis_types):
+      raise ValueError(
+        f"mesh axes must be Auto, got {self.mesh.axis_types}; pass axis_types="
+        "(AxisType.Auto,) * n to jax.make_mesh"
+      )
+    if self.num_classes < 0:
+      raise ValueError(
+        f"num_classes must be >= 0 (0: unconditional), got {self.num_classes}"
+      )
+    if self.label is not None and not 0 <= self.label < self.num_classes:
+      raise ValueError(
+        f"label is {self.label}, but this model has {self.num_classes} classes;"
+        f" pass a label from 0 to {self.num_classes - 1}"
+        if self.num_classes
+        else f"label is {self.label}, but this model has no classes; pass none"
+      )
+    rounded = round_up(self.batch_size, self.mesh)
+    object.__setattr__(self, "batch_size", rounded)
+
+  def noise(self, seed: int, start: int) -> Image:
+    """Unit Gaussian noise of images start, ..., start + batch_size - 1."""
+    return self._draw(*self._scalars(seed, start))[0]
+
+  def labels(self, start: int) -> Label | None:
+    """The classes of images start, ..., start + batch_size - 1."""
+    return self._draw(*self._scalars(0, start))[1]
+
+  def batches(
+    self, params: Params, seed: int, num_images: int, num_steps: int
+  ) -> Iterator[Image]:
+    """Images 0, ..., num_images - 1 in [-1, 1], batch by batch; the last cut.
+
+    Args:
+      params: weights, in any sharding on the devices of `mesh`.
+      seed: in [0, 2^32).
+      num_images: how many in all.
+      num_steps: the sampler's; traced.
+    """
+    for name, value in (("num_images", num_images), ("num_steps", num_steps)):
+      if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return self._batches(params, seed, num_images, num_steps)
+
+  def _batches(self, params, seed, num_images, num_steps):
+    for start in range(0, num_images, self.batch_size):
+      noise, labels, key = self._draw(*self._scalars(seed, start))
+      (steps,) = self._scalars(num_steps)
+      images = self._run(params, noise, labels, key, steps)
+      rows = min(self.batch_size, num_images - start)
+      if rows < self.batch_size:
+        images = jax.lax.slice_in_dim(images, 0, rows)
+      yield images
+
+  def _scalars(self, *values: int) -> tuple[Array, ...]:
+    """Whole numbers on the mesh, put there explicitly (transfer guards)."""
+    for value in values:
+      if not 0 <= value < 2**32:
+        raise ValueError(
+          f"seed and image numbers must be in [0, 2^32), got {value}"
+        )
+    everywhere = NamedSharding(self.mesh, PartitionSpec())
+    return tuple(
+      jax.device_put(np.asarray(value, np.uint32), everywhere)
+      for value in values
+    )
+
+  @functools.cached_property
+  def _by_row(self) -> NamedSharding:
+    return NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+
+  @functools.cached_property
+  def _draw(self):
+    """(seed, start) -> (noise, labels, the sampler's key), compiled."""
+
+    def draw(seed, start):
+      key_noise, key_sample = jax.random.split(jax.random.key(seed))
+      index = start + jnp.arange(self.batch_size, dtype=jnp.uint32)
+      noise = jax.vmap(
+        lambda i: jax.random.normal(
+          jax.random.fold_in(key_noise, i), self.image_shape, jnp.float32
+        )
+      )(index)
+      labels = None
+      if self.num_classes:
+        labels = (index % self.num_classes).astype(jnp.int32)
+        if self.label is not None:
+          labels = jnp.full_like(labels, self.label)
+      return noise, labels, jax.random.fold_in(key_sample, start)
+
+    everywhere = NamedSharding(self.mesh, PartitionSpec())
+    labels = self._by_row if self.num_classes else None
+    return jax.jit(draw, out_shardings=(self._by_row, labels, everywhere))
+
+  @functools.cached_property
+  def _run(self):
+    def run(params, noise, labels, key, num_steps):
+      steps = num_steps.astype(jnp.int32)
+      return self.sample(params, noise, labels, key, steps)
+
+    return jax.jit(run, out_shardings=self._by_row)
+
+
+def judge(
+  images: ImageStream,
+  features: FeatureFn,
+  reference: Reference,
+  *,
+  splits: int = 10,
+  k: int = 3,
+) -> dict[str, float]:
+  """The metrics of generated images against a data set.
+
+  Images are rounded to bytes and back first, as the reference's were. Moments
+  are streamed in float64. Precision and recall use equally many real and
+  generated images, as many as both sides kept.
+
+  Args:
+    images: generated images in [-1, 1], batch by batch.
+    features: the feature network that made `reference`.
+    reference: from `reference_statistics`.
+    splits: of the inception score.
+    k: neighbours of precision and recall.
+
+  Returns:
+    `frechet_distance` (the caller names it after the feature network: FID for
+    Inception, FD-<classifier> for a classifier trained here),
+    `inception_score`, `inception_score_std`, `precision`, `recall`,
+    `num_images`.
+  """
+  moments = Moments.empty(len(reference.moments.mean))
+  kept = RowSample(len(reference.pooled))
+  probabilities = []
+  for batch in images:
+    out = features(from_uint8(to_uint8(batch)))
+    moments = moments.update(out.pooled)
+    kept.update(out.pooled)
+    probabilities.append(out.probabilities)
+  if not probabilities:
+    raise ValueError("cannot judge 0 images; generate some")
+  count = min(len(kept.rows), len(reference.pooled))
+  precision, recall = precision_recall(
+    reference.pooled[:count], kept.rows[:count], k
+  )
+  score, deviation = inception_score(np.concatenate(probabilities), splits)
+  return {
+    "frechet_distance": frechet_distance(reference.moments, moments),
+    "inception_score": score,
+    "inception_score_std": deviation,
+    "precision": precision,
+    "recall": recall,
+    "num_images": float(moments.count),
+  }

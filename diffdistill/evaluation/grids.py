@@ -1,0 +1,194 @@
+"""What people look at: sheets of samples, curves over steps, tables."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from etils import epath
+from jaxtyping import Array, UInt8
+from PIL import Image as PillowImage
+from PIL import ImageDraw, ImageFont
+
+from diffdistill.evaluation.quantise import AnyImages, to_uint8
+from diffdistill.files import write_atomically
+
+# Pixels: white between images, and the side below which images are enlarged.
+_GAP = 2
+_VISIBLE = 48
+
+
+def sheet(
+  images: AnyImages, columns: int | None = None, scale: int | None = None
+) -> PillowImage.Image:
+  """Images in [-1, 1] side by side, row by row, on white.
+
+  Args:
+    images: of shape `b h w c`, grey (c = 1) or RGB (c = 3).
+    columns: images per row; by default as square as possible.
+    scale: pixels per pixel (nearest); by default enough that the shorter side
+      of an image is at least 48.
+  """
+  pixels = _enlarged(images, scale)
+  if columns is None:
+    columns = math.ceil(math.sqrt(len(pixels)))
+  if columns < 1:
+    raise ValueError(f"columns must be at least 1, got {columns}")
+  return _as_pillow(_tiled(pixels, min(columns, len(pixels))))
+
+
+def labelled_rows(rows: Mapping[str, Array | np.ndarray]) -> PillowImage.Image:
+  """One row of images per model, its name at the left.
+
+  Args:
+    rows: name -> images of shape `b h w c`, all of one shape; images in a
+      column are meant to come from the same noise.
+  """
+  shapes = {images.shape for images in rows.values()}
+  if len(shapes) != 1:
+    raise ValueError(
+      f"rows must hold images of one shape, got {sorted(shapes)}; generate as"
+      " many for each name"
+    )
+  names = list(rows)
+  columns = shapes.pop()[0]
+  strips = [_tiled(_enlarged(rows[name], None), columns) for name in names]
+  # Neighbouring rows share their gap.
+  body = np.concatenate([strip[_GAP:] for strip in strips])
+  picture = _as_pillow(
+    np.concatenate([np.full_like(strips[0][:_GAP], 255), body])
+  )
+  font = ImageFont.load_default()
+  boxes = [font.getbbox(name) for name in names]
+  margin = math.ceil(max(box[2] for box in boxes)) + 4 * _GAP
+  whole = PillowImage.new(
+    picture.mode, (margin + picture.width, picture.height), "white"
+  )
+  whole.paste(picture, (margin, 0))
+  draw = ImageDraw.Draw(whole)
+  step = len(strips[0]) - _GAP
+  for index, (name, box) in enumerate(zip(names, boxes, strict=True)):
+    top = _GAP + index * step + (step - _GAP - box[3]) // 2
+    draw.text((2 * _GAP, top), name, fill="black", font=font)
+  return whole
+
+
+def save_png(image: PillowImage.Image, path: epath.PathLike) -> None:
+  """Writes a PNG, whole or not at all; `path` may be in a bucket."""
+  data = io.BytesIO()
+  image.save(data, "PNG", optimize=True)
+  write_atomically(path, data.getvalue())
+
+
+def curve(
+  curves: Mapping[str, Sequence[tuple[int, float]]],
+  ylabel: str,
+  path: epath.PathLike,
+) -> None:
+  """Draws a quality measure against sampler steps, both axes logarithmic.
+
+  Args:
+    curves: name -> (num_steps, value) pairs in any order. Values that a
+      logarithmic axis cannot show (not finite, or <= 0) are left out.
+    ylabel: the measure's name, with which direction is better.
+    path: of the PNG, written whole or not at all.
+  """
+  if not curves:
+    raise ValueError("a plot needs at least one curve, got none")
+  # Here because matplotlib takes a second to import. Agg without pyplot needs
+  # no display and leaves the user's backend alone.
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+  from matplotlib.ticker import NullFormatter, NullLocator
+
+  figure = Figure(figsize=(6, 4), layout="constrained")
+  axes = figure.add_subplot(xscale="log", yscale="log")
+  steps = sorted({steps for points in curves.values() for steps, _ in points})
+  for name, points in curves.items():
+    shown = [p for p in sorted(points) if math.isfinite(p[1]) and p[1] > 0]
+    axes.plot([p[0] for p in shown], [p[1] for p in shown], "o-", label=name)
+  axes.set_xticks(steps, [str(s) for s in steps])
+  axes.xaxis.set_minor_locator(NullLocator())
+  axes.xaxis.set_minor_formatter(NullFormatter())
+  axes.set_xlabel("sampler steps")
+  axes.set_ylabel(ylabel)
+  axes.grid(alpha=0.3)
+  axes.legend()
+  data = io.BytesIO()
+  FigureCanvasAgg(figure).print_png(data)
+  write_atomically(path, data.getvalue())
+
+
+def table(
+  rows: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None
+) -> str:
+  """Rows as aligned plain text under a header, numbers to the right.
+
+  Args:
+    rows: column -> value; floats are shown with 4 digits, None and missing
+      values as "-".
+    columns: which and in what order; by default all, as first met.
+  """
+  if columns is None:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+  values = [[row.get(name) for name in columns] for row in rows]
+  cells = [list(columns), *([_cell(v) for v in line] for line in values)]
+  widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+  right = [
+    all(isinstance(v, int | float | None) for v in column)
+    for column in zip(*values, strict=True)
+  ] or [False] * len(columns)
+  lines = []
+  for line in cells:
+    padded = [
+      cell.rjust(width) if numeric else cell.ljust(width)
+      for cell, width, numeric in zip(line, widths, right, strict=True)
+    ]
+    lines.append("  ".join(padded).rstrip())
+  lines.insert(1, "  ".join("-" * width for width in widths))
+  return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+  if value is None:
+    return "-"
+  return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _enlarged(
+  images: AnyImages, scale: int | None
+) -> UInt8[np.ndarray, "b h2 w2 c"]:
+  """Bytes, each pixel repeated `scale` times both ways."""
+  count, height, width, channels = images.shape
+  if channels not in (1, 3) or min(count, height, width) < 1:
+    raise ValueError(
+      f"can draw grey or RGB images of shape (b, h, w, 1 or 3), got"
+      f" {tuple(images.shape)}"
+    )
+  if scale is None:
+    scale = math.ceil(_VISIBLE / min(height, width))
+  if scale < 1:
+    raise ValueError(f"scale must be at least 1, got {scale}")
+  return to_uint8(images).repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+def _tiled(
+  pixels: UInt8[np.ndarray, "b h w c"], columns: int
+) -> UInt8[np.ndarray, "H W c"]:
+  """The images in a grid with white gaps around each."""
+  count, height, width, channels = pixels.shape
+  rows = math.ceil(count / columns)
+  shape = (rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP)
+  canvas = np.full((*shape, channels), 255, np.uint8)
+  for index, image in enumerate(pixels):
+    row, column = divmod(index, columns)
+    top = _GAP + row * (height + _GAP)
+    left = _GAP + column * (width + _GAP)
+    canvas[top : top + height, left : left + width] = image
+  return canvas
+
+
+def _as_pillow(pixels: UInt8[np.ndarray, "H W c"]) -> PillowImage.Image:
+  return PillowImage.fromarray(
+    pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
+  )

@@ -1,0 +1,53 @@
+"""The one rule by which images become bytes, and bytes images.
+
+Rounding, not truncation: uint8 = round(127.5 (x + 1)), clipped to 0..255, ties
+to even. The two rules shift every pixel by half a level on average, enough to
+move a Frechet distance, so real and generated images both pass through here
+before any metric sees them.
+"""
+
+from collections.abc import Iterable
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Array, Float, UInt8
+
+from diffdistill.arrays import Image
+
+# Images on the device or already on the host, in [-1, 1].
+AnyImages = Image | Float[np.ndarray, "b h w c"]
+# Batches of such images. Without shapes: the last batch may be shorter.
+ImageStream = Iterable[Array | np.ndarray]
+
+
+def to_host(images: AnyImages) -> np.ndarray:
+  """The whole batch on this host, whichever processes hold its rows."""
+  if isinstance(images, np.ndarray):
+    return images
+  if images.is_fully_addressable or images.is_fully_replicated:
+    return jax.device_get(images)
+  return multihost_utils.process_allgather(images, tiled=True)
+
+
+def to_uint8(images: AnyImages) -> UInt8[np.ndarray, "b h w c"]:
+  """Images in [-1, 1] as bytes, rounded to nearest; outside is clipped.
+
+  Raises:
+    ValueError: an image holds NaN or infinity.
+  """
+  values = to_host(images).astype(np.float64)
+  if not np.isfinite(values).all():
+    bad = np.count_nonzero(~np.isfinite(values).all(axis=(1, 2, 3)))
+    raise ValueError(
+      f"{bad} of {len(values)} images hold NaN or infinity: the model has"
+      " diverged; use an earlier checkpoint or a lower learning rate"
+    )
+  return np.clip(np.rint((values + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def from_uint8(
+  images: UInt8[np.ndarray, "b h w c"],
+) -> Float[np.ndarray, "b h w c"]:
+  """Bytes as float32 images in [-1, 1]; `to_uint8` undoes it exactly."""
+  return (images.astype(np.float64) / 127.5 - 1).astype(np.float32)

@@ -1,0 +1,20 @@
+"""Files that are written whole or not at all."""
+
+from etils import epath
+
+
+def write_atomically(path: epath.PathLike, data: str | bytes) -> None:
+  """Writes beside the target, then renames: no reader meets half a file.
+
+  Args:
+    path: of the file, local or in a bucket; its folder is made.
+    data: text, or bytes.
+  """
+  path = epath.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  beside = path.with_name(f".{path.name}.partial")
+  if isinstance(data, str):
+    beside.write_text(data)
+  else:
+    beside.write_bytes(data)
+  beside.replace(path)

@@ -1,0 +1,13 @@
+"""The architectures, and the only room that imports Flax's Linen.
+
+A config names one of the modules in these tables and gives its fields; the
+module is sealed into a `Network` (`LinenNetwork`) or a `Classifier`
+(`LinenClassifier`), which is all that other rooms see.
+"""
+
+from diffdistill.networks.classifier import ResNet
+from diffdistill.networks.mlp import MLP
+from diffdistill.networks.unet import UNet
+
+NETWORKS = {"unet": UNet, "mlp": MLP}
+CLASSIFIERS = {"resnet": ResNet}

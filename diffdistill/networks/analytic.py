@@ -1,0 +1,109 @@
+"""The exact denoiser of a Gaussian mixture: truth for everything else.
+
+With x0 ~ sum_k pi_k N(m_k, s_k^2) in d dimensions and x_t = alpha x0 + sigma
+eps, Bayes' rule gives, with V_k = alpha^2 s_k^2 + sigma^2,
+
+  (1)  r_k(x)  = softmax_k( log pi_k - d/2 log V_k - |x - alpha m_k|^2 / 2 V_k )
+  (2)  E_k(x)  = m_k + (alpha s_k^2 / V_k) (x - alpha m_k)
+  (3)  E[x0 | x_t = x] = sum_k r_k(x) E_k(x)
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffdistill.arrays import Image, Key, Label, Params, Time
+
+
+@runtime_checkable
+class Coefficients(Protocol):
+  """What is needed of a noise schedule: elementwise alpha(t) and sigma(t)."""
+
+  def alpha(self, t: Float[Array, "..."]) -> Float[Array, "..."]: ...
+
+  def sigma(self, t: Float[Array, "..."]) -> Float[Array, "..."]: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GaussianMixture:
+  """A `Network` that outputs the true E[x0 | x_t] of a mixture, equation (3).
+
+  Its parameters are the mixture: {"means": (k, h, w, c), "std": (k,),
+  "logits": (k,)}, log pi up to a constant; a std of zero is a point mass. It
+  reads t itself and outputs x0: give it to a Denoiser whose output is "x0"
+  and whose precondition hands over the time (`Identity(noise="time")`).
+
+  Args:
+    schedule: gives t its meaning.
+    image_shape: (h, w, c) of the means that `init` draws.
+    num_components: how many it draws.
+    std: their standard deviation.
+  """
+
+  schedule: Coefficients
+  image_shape: tuple[int, int, int] = (1, 1, 2)
+  num_components: int = 4
+  std: float = 0.1
+
+  def __post_init__(self):
+    if self.num_components < 1:
+      raise ValueError(
+        f"num_components is {self.num_components}; pass 1 or more"
+      )
+    if self.std < 0:
+      raise ValueError(f"std is {self.std}; pass 0 or more")
+
+  def init(self, key: Key) -> Params:
+    """Equally likely components, means uniform in [-1, 1]."""
+    shape = (self.num_components, *self.image_shape)
+    return {
+      "means": jax.random.uniform(key, shape, minval=-1.0, maxval=1.0),
+      "std": jnp.full((self.num_components,), self.std),
+      "logits": jnp.zeros((self.num_components,)),
+    }
+
+  def apply(
+    self,
+    params: Params,
+    x: Image,
+    t: Time,
+    label: Label | None = None,
+    *,
+    s: Time | None = None,
+    key: Key | None = None,
+  ) -> Image:
+    """Equation (3); a key changes nothing, there is no dropout."""
+    if label is not None or s is not None:
+      raise ValueError(
+        "a Gaussian mixture takes neither label nor target time; pass"
+        " label=None and s=None"
+      )
+    # Axes: b for images, k for components, then the image's three.
+    means = params["means"][None]
+    alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+    # A sum of squares: nothing cancels at either end of time.
+    variance = (alpha[:, None] * params["std"][None]) ** 2 + sigma[:, None] ** 2
+    gain = alpha[:, None] * params["std"][None] ** 2 / variance
+    difference = x[:, None] - alpha[:, None, None, None, None] * means
+    distance = jnp.sum(difference**2, axis=(2, 3, 4))
+    dim = x[0].size
+    weight = jax.nn.softmax(
+      params["logits"][None]
+      - 0.5 * dim * jnp.log(variance)
+      - 0.5 * distance / variance,
+      axis=1,
+    )
+    expectation = means + gain[:, :, None, None, None] * difference
+    return jnp.sum(weight[:, :, None, None, None] * expectation, axis=1)
+
+  def sample(self, params: Mapping[str, Array], key: Key, n: int) -> Image:
+    """n draws of x0."""
+    key_component, key_eps = jax.random.split(key)
+    k = jax.random.categorical(key_component, params["logits"], shape=(n,))
+    means = params["means"][k]
+    eps = jax.random.normal(key_eps, means.shape, means.dtype)
+    return means + params["std"][k][:, None, None, None] * eps

@@ -1,0 +1,152 @@
+"""Classifiers: pooled features and logits of an image.
+
+They judge students (their features stand in for Inception's) and, in
+classifier-based feature distillation, teach them.
+"""
+
+import dataclasses
+from typing import NamedTuple, cast
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from diffdistill.arrays import Image, Key, Params
+from diffdistill.networks.layers import DTYPES, Map, Norm, conv, require
+
+
+class Classification(NamedTuple):
+  """What a classifier says of each image, float32.
+
+  logits are before the softmax; features are pooled over the image, and the
+  logits are linear in them.
+  """
+
+  logits: Float[Array, "b k"]
+  features: Float[Array, "b f"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinenClassifier:
+  """A classifier without its weights, from a Linen `module(x, train)`.
+
+  Args:
+    module: takes x of shape `b h w c` and `train: bool` (dropout on), gives a
+      `Classification`.
+    image_shape: (h, w, c) of the input.
+  """
+
+  module: nn.Module
+  image_shape: tuple[int, int, int]
+
+  def init(self, key: Key) -> Params:
+    x = jnp.zeros((1, *self.image_shape))
+    return self.module.init(key, x, False)["params"]
+
+  def apply(
+    self, params: Params, x: Image, *, key: Key | None = None
+  ) -> Classification:
+    if x.shape[1:] != self.image_shape:
+      raise ValueError(
+        f"images have shape {x.shape[1:]}, but this classifier is for"
+        f" {self.image_shape}; resize them or pass its own"
+      )
+    rngs = None if key is None else {"dropout": key}
+    output = self.module.apply(
+      {"params": params}, x, key is not None, rngs=rngs
+    )
+    # Linen's apply is typed for mutable collections too; there are none here.
+    return cast(Classification, output)
+
+
+class PreactivationBlock(nn.Module, kw_only=True):
+  """norm, swish, conv, norm, swish, conv; plus the input (He et al. 2016b)."""
+
+  features: int
+  stride: int = 1
+  groups: int = 32
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Map) -> Float[Array, "b H W C"]:
+    norm1, norm2 = (
+      Norm(groups=self.groups, dtype=self.dtype, name=name)
+      for name in ("norm1", "norm2")
+    )
+    h = nn.swish(norm1(x))
+    skip = x
+    if self.stride != 1 or x.shape[-1] != self.features:
+      skip = nn.Dense(self.features, dtype=self.dtype, name="skip")(
+        h[:, :: self.stride, :: self.stride]
+      )
+    h = conv(self.features, stride=self.stride, dtype=self.dtype, name="conv1")(
+      h
+    )
+    h = conv(self.features, dtype=self.dtype, name="conv2")(nn.swish(norm2(h)))
+    return skip + h
+
+
+class ResNet(nn.Module, kw_only=True):
+  """A residual network of pre-activation blocks, for images from 8x8 to 64x64.
+
+  Unlike ResNets of the literature it has GroupNorm in place of BatchNorm: no
+  running averages, so parameters are all its state, an image's result does
+  not depend on its batch, and training and evaluation differ by dropout only.
+  Swish in place of ReLU keeps its gradient smooth in the image.
+
+  Args:
+    channels: at the first level.
+    multipliers: of the channels, one per level; each level halves the image.
+    num_blocks: per level.
+    num_classes: the logits.
+    dropout: on the features, when `train`; in [0, 1).
+    groups: of the norms, see `layers.num_groups`.
+    dtype: "float32" or "bfloat16", of the convolutions.
+  """
+
+  channels: int
+  multipliers: tuple[int, ...]
+  num_blocks: int
+  num_classes: int
+  dropout: float = 0.0
+  groups: int = 32
+  dtype: str = "float32"
+
+  def __post_init__(self):
+    super().__post_init__()
+    require(
+      self.dtype in DTYPES,
+      f"dtype is {self.dtype!r}; pass one of {', '.join(DTYPES)}",
+    )
+    require(
+      len(self.multipliers) > 0 and min(self.multipliers) > 0,
+      f"multipliers is {self.multipliers}; pass one or more positive numbers",
+    )
+    for name in ("channels", "num_blocks", "num_classes", "groups"):
+      value = getattr(self, name)
+      require(value > 0, f"{name} is {value}; pass 1 or more")
+    require(
+      0 <= self.dropout < 1,
+      f"dropout is {self.dropout}; pass a value in [0, 1)",
+    )
+
+  @nn.compact
+  def __call__(self, x: Image, train: bool) -> Classification:
+    """Logits and features of images in [-1, 1]."""
+    dtype = jnp.dtype(self.dtype)
+    h = conv(self.channels, dtype=dtype, name="conv_in")(x)
+    for level, multiplier in enumerate(self.multipliers):
+      for index in range(self.num_blocks):
+        h = PreactivationBlock(
+          features=multiplier * self.channels,
+          stride=2 if level > 0 and index == 0 else 1,
+          groups=self.groups,
+          dtype=dtype,
+          name=f"level_{level}_block_{index}",
+        )(h)
+    h = nn.swish(Norm(groups=self.groups, name="norm_out")(h))
+    features = jnp.mean(h, axis=(1, 2))
+    h = nn.Dropout(self.dropout)(features, deterministic=not train)
+    logits = nn.Dense(self.num_classes, name="logits")(h)
+    return Classification(logits=logits, features=features)

@@ -1,0 +1,199 @@
+"""The parts that architectures share: embeddings, norms, attention, resampling.
+
+Parameters are always float32; `dtype` is what a layer computes and returns.
+Whatever the dtype, embeddings, normalisation statistics and the softmax of
+attention are float32: they are cheap, and where bfloat16 does harm.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from diffdistill.arrays import Label, Time
+
+Map = Float[Array, "b h w c"]
+Vector = Float[Array, "b e"]
+
+# Of the normalisations, under the square root: the default of Flax, and what
+# the released weights of Salimans & Ho 2022 and of Ho et al. 2020 expect.
+EPSILON = 1e-6
+DTYPES = ("float32", "bfloat16")
+
+
+def require(condition: bool, message: str) -> None:
+  """Raises ValueError(message) unless the condition holds."""
+  if not condition:
+    raise ValueError(message)
+
+
+def sinusoid(t: Time, dim: int) -> Vector:
+  """concat(sin, cos) of 1000 t f_j with f_j = exp(-ln(1e4) j / (dim/2 - 1)).
+
+  Ho et al. 2020 (code); the factor 1000 turns t in [0, 1] into their index.
+  """
+  half = dim // 2
+  frequency = jnp.exp(-math.log(1e4) * jnp.arange(half) / (half - 1))
+  angle = 1000 * t.astype(jnp.float32)[:, None] * frequency[None, :]
+  return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+class Embedding(nn.Module, kw_only=True):
+  """Noise level and class as one float32 vector.
+
+  sinusoid -> Dense -> swish -> Dense, plus Dense(one-hot label). A label
+  outside [0, num_classes), such as -1, is "no class": an all-zero one-hot.
+
+  Args:
+    dim: of the sinusoid; even, 4 or more.
+    embed_dim: of the result.
+    num_classes: 0 for none.
+  """
+
+  dim: int
+  embed_dim: int
+  num_classes: int = 0
+
+  @nn.compact
+  def __call__(self, t: Time, label: Label | None) -> Vector:
+    require(
+      (label is None) == (self.num_classes == 0),
+      f"label is {'None' if label is None else 'given'} but num_classes is"
+      f" {self.num_classes}; pass labels exactly when num_classes > 0",
+    )
+    embed = nn.Dense(self.embed_dim, name="dense1")(sinusoid(t, self.dim))
+    embed = nn.Dense(self.embed_dim, name="dense2")(nn.swish(embed))
+    if label is not None:
+      one_hot = jax.nn.one_hot(label, self.num_classes)
+      embed = embed + nn.Dense(self.embed_dim, name="label")(one_hot)
+    return embed
+
+
+def num_groups(groups: int, channels: int) -> int:
+  """The groups used where `groups` were asked for.
+
+  The largest divisor of the channels that is at most `groups` and leaves two
+  or more channels to a group, since one alone would forget its mean. So 32
+  stays 32 for 64, 96, 128, ... channels: the papers' networks are unchanged.
+  """
+  limit = max(1, min(groups, channels // 2))
+  return next(n for n in range(limit, 0, -1) if channels % n == 0)
+
+
+class Norm(nn.Module, kw_only=True):
+  """GroupNorm with as many groups as `num_groups` allows.
+
+  Given an embedding, also scaled and shifted by it: the adaptive norm, FiLM,
+  h = norm(x) (1 + scale) + shift with (scale, shift) = Dense(swish(embed)).
+  """
+
+  groups: int = 32
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Map, embed: Vector | None = None) -> Map:
+    channels = x.shape[-1]
+    h = nn.GroupNorm(
+      num_groups(self.groups, channels), epsilon=EPSILON, name="norm"
+    )(x)
+    if embed is not None:
+      film = nn.Dense(2 * channels, dtype=self.dtype, name="film")
+      scale, shift = jnp.split(film(nn.swish(embed))[:, None, None, :], 2, -1)
+      h = h * (1 + scale) + shift
+    return h.astype(self.dtype)
+
+
+def conv(
+  features: int,
+  *,
+  name: str,
+  dtype: DTypeLike = jnp.float32,
+  stride: int = 1,
+  zero: bool = False,
+) -> nn.Conv:
+  """A 3x3 convolution; `zero` starts its kernel at zero."""
+  return nn.Conv(
+    features,
+    (3, 3),
+    strides=stride,
+    dtype=dtype,
+    kernel_init=_init(zero),
+    name=name,
+  )
+
+
+class Attention(nn.Module, kw_only=True):
+  """Residual self-attention over all positions; the identity at first.
+
+  Args:
+    num_heads: heads, unless head_dim says how wide each is.
+  """
+
+  num_heads: int = 1
+  head_dim: int | None = None
+  groups: int = 32
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Map) -> Map:
+    batch, height, width, channels = x.shape
+    name = "num_heads" if self.head_dim is None else "head_dim"
+    divisor = self.num_heads if self.head_dim is None else self.head_dim
+    require(
+      divisor > 0 and channels % divisor == 0,
+      f"{name} is {divisor}, but attention has {channels} channels; pass a"
+      " divisor",
+    )
+    heads = divisor if self.head_dim is None else channels // divisor
+    h = Norm(groups=self.groups, dtype=self.dtype, name="norm")(x)
+    h = h.reshape(batch, height * width, channels)
+    # One product for the three: the kernel has shape (c, 3, heads, c / heads).
+    qkv = nn.DenseGeneral(
+      (3, heads, channels // heads), dtype=self.dtype, name="qkv"
+    )(h)
+    h = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+    h = nn.Dense(
+      channels, dtype=self.dtype, kernel_init=_init(True), name="out"
+    )(h.reshape(batch, height * width, channels))
+    return x + h.reshape(x.shape)
+
+
+def upsample(x: Map) -> Float[Array, "b 2*h 2*w c"]:
+  """Every pixel four times: nearest neighbour."""
+  b, h, w, c = x.shape
+  x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))
+  return x.reshape(b, 2 * h, 2 * w, c)
+
+
+def downsample(x: Map) -> Float[Array, "b h//2 w//2 c"]:
+  """The means of 2x2 blocks; height and width are even."""
+  b, h, w, c = x.shape
+  return jnp.mean(x.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
+
+
+class StridedDown(nn.Module, kw_only=True):
+  """Half the resolution by a convolution of stride 2 (Ho et al. 2020)."""
+
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Map) -> Float[Array, "b h//2 w//2 c"]:
+    return conv(x.shape[-1], stride=2, dtype=self.dtype, name="conv")(x)
+
+
+class NearestUp(nn.Module, kw_only=True):
+  """Twice the resolution: nearest neighbour, then a convolution."""
+
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Map) -> Float[Array, "b 2*h 2*w c"]:
+    return conv(x.shape[-1], dtype=self.dtype, name="conv")(upsample(x))
+
+
+def _init(zero: bool):
+  zeros, default = nn.initializers.zeros, nn.initializers.lecun_normal()
+  return zeros if zero else default

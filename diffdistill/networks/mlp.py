@@ -1,0 +1,61 @@
+"""A multilayer perceptron for toys of a few dimensions."""
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from diffdistill.arrays import Image, Label, Time
+from diffdistill.networks.layers import Embedding, require
+
+
+class MLP(nn.Module, kw_only=True):
+  """A smooth function of a small image and its noise level.
+
+  `depth` layers of swish(Dense(h) + Dense(embed)) on the flattened image; the
+  last layer starts at zero, and so does the output.
+
+  Args:
+    width: of the layers and of the sinusoid; even, 4 or more.
+    depth: hidden layers.
+    out_channels: of the output, whose height and width are the input's.
+    num_classes: 0 for unconditional.
+  """
+
+  width: int
+  depth: int
+  out_channels: int
+  num_classes: int = 0
+
+  def __post_init__(self):
+    super().__post_init__()
+    require(
+      self.width >= 4 and self.width % 2 == 0,
+      f"width is {self.width}; pass an even number, 4 or more",
+    )
+    for name in ("depth", "out_channels"):
+      value = getattr(self, name)
+      require(value > 0, f"{name} is {value}; pass 1 or more")
+
+  @nn.compact
+  def __call__(
+    self, x: Image, t: Time, label: Label | None, train: bool
+  ) -> Float[Array, "b h w out"]:
+    """The raw output, float32; `train` changes nothing: there is no dropout."""
+    embed = nn.swish(
+      Embedding(
+        dim=self.width,
+        embed_dim=self.width,
+        num_classes=self.num_classes,
+        name="embed",
+      )(t, label)
+    )
+    batch, height, width, _ = x.shape
+    h = x.reshape(batch, -1)
+    for index in range(self.depth):
+      h = nn.Dense(self.width, name=f"dense_{index}")(h)
+      h = nn.swish(h + nn.Dense(self.width, name=f"embed_{index}")(embed))
+    h = nn.Dense(
+      height * width * self.out_channels,
+      kernel_init=nn.initializers.zeros,
+      name="out",
+    )(h)
+    return h.reshape(batch, height, width, self.out_channels)

@@ -1,0 +1,240 @@
+"""The U-Net of DDPM, improved DDPM and ADM, in two styles.
+
+  style    noise level enters by      resampling
+  "film"   scale and shift of norms   a residual block (BigGAN)
+  "ddpm"   addition after conv1       strided conv down, nearest + conv up
+
+"film" is the network of Salimans & Ho 2022 (released code), "ddpm" that of Ho
+et al. 2020 and Song et al. 2021 (DDIM), hence of papers that start from their
+weights. Unlike Ho et al., the initial weights are LeCun-normal and the last
+layers exactly zero in both styles, so the initial output is exactly zero.
+
+Names of parameters: conv_in, embed, down_I_block_J, down_I_attention_J,
+down_I_resample, middle_block_1, middle_attention, middle_block_2, up_I_*
+likewise, norm_out, conv_out; I is the level, 0 the finest.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from diffdistill.arrays import Image, Label, Time
+from diffdistill.networks.layers import (
+  DTYPES,
+  Attention,
+  Embedding,
+  Map,
+  NearestUp,
+  Norm,
+  StridedDown,
+  Vector,
+  conv,
+  downsample,
+  require,
+  upsample,
+)
+
+STYLES = ("film", "ddpm")
+RESAMPLE = {"down": downsample, "up": upsample, None: lambda x: x}
+
+
+class ResBlock(nn.Module, kw_only=True):
+  """norm, swish, conv, norm, swish, dropout, conv; plus the input.
+
+  Args:
+    features: channels of the result; the input's if None.
+    resample: "down" or "up" before the first convolution and on the skip.
+    style: how the embedding enters, see above.
+  """
+
+  features: int | None = None
+  resample: str | None = None
+  style: str = "film"
+  dropout: float = 0.0
+  groups: int = 32
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Map, embed: Vector, train: bool
+  ) -> Float[Array, "b H W C"]:
+    features = self.features or x.shape[-1]
+    resample = RESAMPLE[self.resample]
+    norm1, norm2 = (
+      Norm(groups=self.groups, dtype=self.dtype, name=name)
+      for name in ("norm1", "norm2")
+    )
+    h = resample(nn.swish(norm1(x)))
+    h = conv(features, dtype=self.dtype, name="conv1")(h)
+    if self.style == "film":
+      h = norm2(h, embed)
+    else:
+      add = nn.Dense(features, dtype=self.dtype, name="embed")
+      h = norm2(h + add(nn.swish(embed))[:, None, None, :])
+    h = nn.Dropout(self.dropout)(nn.swish(h), deterministic=not train)
+    h = conv(features, dtype=self.dtype, zero=True, name="conv2")(h)
+    skip = resample(x)
+    if skip.shape[-1] != features:
+      skip = nn.Dense(features, dtype=self.dtype, name="skip")(skip)
+    return skip + h
+
+
+class UNet(nn.Module, kw_only=True):
+  """A U-Net over x_t and its noise level; square or rectangular images.
+
+  Args:
+    channels: at the finest level, and of the sinusoid; even, 4 or more.
+    multipliers: of the channels, one per level; each level halves the image.
+    num_blocks: residual blocks per level going down; one more going up.
+    attention: the image heights at which blocks are followed by attention;
+      the middle always has it.
+    num_heads: of attention; ignored where head_dim is given.
+    head_dim: channels of one head.
+    embed_dim: of the embedded noise level and class; None for 4 * channels.
+    dropout: in [0, 1), on when `train`.
+    style: "film" or "ddpm", see above.
+    remat: recompute each block in the backward pass, for memory.
+    dtype: "float32" or "bfloat16", of the computation. Parameters, norms'
+      statistics, softmax, the embedding and the last convolution are float32
+      whatever it is, and so is the output.
+    groups: of the norms; fewer where the channels do not allow it, see
+      `layers.num_groups`.
+    out_channels: of the output.
+    num_classes: 0 for unconditional.
+
+  Raises:
+    ValueError: for values out of these ranges; when called, for an image that
+      the levels do not divide or an attention height that does not occur.
+  """
+
+  channels: int
+  multipliers: tuple[int, ...]
+  num_blocks: int
+  out_channels: int
+  attention: tuple[int, ...] = ()
+  num_heads: int = 1
+  head_dim: int | None = None
+  embed_dim: int | None = None
+  dropout: float = 0.0
+  style: str = "film"
+  remat: bool = False
+  dtype: str = "float32"
+  groups: int = 32
+  num_classes: int = 0
+
+  def __post_init__(self):
+    super().__post_init__()
+    for name, known in (("style", STYLES), ("dtype", DTYPES)):
+      value = getattr(self, name)
+      require(
+        value in known, f"{name} is {value!r}; pass one of {', '.join(known)}"
+      )
+    require(
+      self.channels >= 4 and self.channels % 2 == 0,
+      f"channels is {self.channels}; pass an even number, 4 or more",
+    )
+    require(
+      len(self.multipliers) > 0 and min(self.multipliers) > 0,
+      f"multipliers is {self.multipliers}; pass one or more positive numbers",
+    )
+    for name in ("num_blocks", "out_channels", "groups"):
+      value = getattr(self, name)
+      require(value > 0, f"{name} is {value}; pass 1 or more")
+    require(
+      0 <= self.dropout < 1,
+      f"dropout is {self.dropout}; pass a value in [0, 1)",
+    )
+
+  @nn.compact
+  def __call__(
+    self, x: Image, t: Time, label: Label | None, train: bool
+  ) -> Float[Array, "b h w out"]:
+    """The network's raw output, float32; t is the noise level in [0, 1]."""
+    self._check(x)
+    embed = Embedding(
+      dim=self.channels,
+      embed_dim=self.embed_dim or 4 * self.channels,
+      num_classes=self.num_classes,
+      name="embed",
+    )(t, label)
+    dtype = jnp.dtype(self.dtype)
+    # `train` is the third argument after self, and a Python value.
+    remat_block = nn.remat(ResBlock, static_argnums=(3,))
+    block_type = remat_block if self.remat else ResBlock
+    attention_type = nn.remat(Attention) if self.remat else Attention
+
+    def block(h, name, features=None, resample=None):
+      return block_type(
+        features=features,
+        resample=resample,
+        style=self.style,
+        dropout=self.dropout,
+        groups=self.groups,
+        dtype=dtype,
+        name=name,
+      )(h, embed, train)
+
+    def attend(h, name):
+      return attention_type(
+        num_heads=self.num_heads,
+        head_dim=self.head_dim,
+        groups=self.groups,
+        dtype=dtype,
+        name=name,
+      )(h)
+
+    def stage(h, name, index, features):
+      h = block(h, f"{name}_block_{index}", features=features)
+      if h.shape[1] in self.attention:
+        h = attend(h, f"{name}_attention_{index}")
+      return h
+
+    def resample(h, way, name):
+      if self.style == "film":
+        return block(h, name, resample=way)
+      layer = StridedDown if way == "down" else NearestUp
+      return layer(dtype=dtype, name=name)(h)
+
+    last = len(self.multipliers) - 1
+    h = conv(self.channels, dtype=dtype, name="conv_in")(x)
+    skips = [h]
+    for level, multiplier in enumerate(self.multipliers):
+      for index in range(self.num_blocks):
+        h = stage(h, f"down_{level}", index, multiplier * self.channels)
+        skips.append(h)
+      if level != last:
+        h = resample(h, "down", f"down_{level}_resample")
+        skips.append(h)
+
+    h = block(h, "middle_block_1")
+    h = attend(h, "middle_attention")
+    h = block(h, "middle_block_2")
+
+    for level, multiplier in reversed(list(enumerate(self.multipliers))):
+      for index in range(self.num_blocks + 1):
+        h = jnp.concatenate([h, skips.pop()], axis=-1)
+        h = stage(h, f"up_{level}", index, multiplier * self.channels)
+      if level != 0:
+        h = resample(h, "up", f"up_{level}_resample")
+
+    # Float32 from here on: rounding to bfloat16 would be noise in the output.
+    h = nn.swish(Norm(groups=self.groups, name="norm_out")(h))
+    return conv(self.out_channels, zero=True, name="conv_out")(h)
+
+  def _check(self, x: Image) -> None:
+    height, width = x.shape[1:3]
+    levels = len(self.multipliers)
+    divisor = 2 ** (levels - 1)
+    require(
+      height % divisor == 0 and width % divisor == 0,
+      f"images of {height}x{width} do not halve {levels - 1} times for the"
+      f" {levels} multipliers; pass sizes divisible by {divisor}",
+    )
+    heights = [height // 2**level for level in range(levels)]
+    absent = [size for size in self.attention if size not in heights]
+    require(
+      not absent,
+      f"attention at {absent} never occurs in images of height {height}; pass"
+      f" some of {heights}",
+    )

@@ -1,0 +1,117 @@
+"""Checkpoints and final results on disk, through Orbax v1.
+
+The only file that names Orbax. Every write is atomic: Orbax writes beside the
+place and renames. A round's directory holds `checkpoints/<step>/` while it
+runs and `final/` when it is done.
+"""
+
+import dataclasses
+from typing import Any
+
+from absl import logging
+from etils import epath
+from jax.sharding import Mesh
+from orbax.checkpoint import v1 as ocp
+
+from diffdistill.arrays import Params
+from diffdistill.training.state import TrainState, with_shardings
+
+
+class Checkpoints:
+  """The running checkpoints of one round, newest kept.
+
+  Args:
+    round_dir: the round's directory.
+    keep: how many to keep; with two or more, a newest one that a crash broke
+      leaves one to go on from.
+  """
+
+  def __init__(self, round_dir: epath.Path, keep: int = 2):
+    self._directory = round_dir / "checkpoints"
+    self._checkpointer = ocp.training.Checkpointer(
+      self._directory,
+      preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+      cleanup_tmp_directories=True,
+    )
+
+  def save(self, state: TrainState, step: int) -> None:
+    """Saves in the background; waits for the save before it."""
+    self._checkpointer.save_async(
+      step, _as_tree(state), force=True, overwrite=True
+    )
+
+  def restore(self, abstract: TrainState) -> TrainState | None:
+    """The newest readable state, or None where there is no checkpoint.
+
+    Args:
+      abstract: shapes, dtypes and shardings to restore to.
+
+    Raises:
+      ValueError: where there are checkpoints and none can be read.
+    """
+    steps = sorted(
+      (c.step for c in self._checkpointer.checkpoints), reverse=True
+    )
+    for step in steps:
+      try:
+        tree = self._checkpointer.load(step, _as_tree(abstract))
+      except Exception as error:
+        # Orbax and its storage raise many kinds for a damaged file.
+        logging.warning(
+          "skipped the unreadable checkpoint %s (%s)",
+          self._directory / str(step),
+          _first_line(error),
+        )
+        continue
+      return TrainState(**tree)
+    if steps:
+      raise ValueError(
+        f"none of the checkpoints {steps} in {self._directory} can be read;"
+        " restore one of them, or remove that folder to start the round anew"
+      )
+    return None
+
+  def close(self) -> None:
+    """Waits for what is being saved."""
+    self._checkpointer.close()
+
+  def delete(self) -> None:
+    """Removes all: the round's final result has been written."""
+    self.close()
+    self._directory.rmtree(missing_ok=True)
+
+
+def has_final(round_dir: epath.Path) -> bool:
+  """Whether the round is done."""
+  return (round_dir / "final").exists()
+
+
+def save_final(round_dir: epath.Path, state: TrainState) -> None:
+  """Writes the products of a round: a tree's average where it has one."""
+  products = {**state.params, **state.ema}
+  ocp.save_checkpointables(round_dir / "final", products, overwrite=True)
+
+
+def load_final(round_dir: epath.Path, name: str, mesh: Mesh) -> Params:
+  """The product called `name` of a finished round, sharded over the mesh.
+
+  Raises:
+    ValueError: where the round is not finished.
+  """
+  if not has_final(round_dir):
+    raise ValueError(
+      f"{round_dir} has no final result; train until that round is finished"
+    )
+  path = round_dir / "final"
+  stored = ocp.checkpointables_metadata(path).metadata[name]
+  return ocp.load(path, with_shardings(stored, mesh), checkpointable_name=name)
+
+
+def _as_tree(state: TrainState) -> dict[str, Any]:
+  """A plain dict: what is on disk does not depend on our class."""
+  return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+
+
+def _first_line(error: Exception) -> str:
+  lines = str(error).strip().splitlines() or [""]
+  return f"{type(error).__name__}: {lines[0][:200]}"

@@ -1,0 +1,25 @@
+"""The exponential moving average of a trained tree."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from diffdistill.arrays import Params
+
+
+def ema_update(
+  ema: Params, params: Params, decay: float, step: Int[Array, ""]
+) -> Params:
+  """ema + (1 - d) (params - ema), d = min(decay, (1 + step) / (10 + step)).
+
+  The ramp forgets the first weights quickly, so that short runs are not
+  averages of their beginning.
+
+  Args:
+    ema: the average so far.
+    params: the weights after update number `step` (from 0).
+    decay: in [0, 1).
+    step: a traced int32 scalar.
+  """
+  d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+  return jax.tree.map(lambda e, p: e + (1 - d) * (p - e), ema, params)

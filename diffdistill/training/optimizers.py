@@ -1,0 +1,82 @@
+"""The optimizer of one trained tree, and its learning rate over a round.
+
+The learning rate is a traced scalar that multiplies the update at the end, so
+that every round, whatever its length, runs the same executable.
+"""
+
+import dataclasses
+import math
+
+import optax
+
+DECAYS = ("constant", "linear", "cosine")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+  """Adam with decoupled weight decay, clipping, EMA and accumulation.
+
+  Args:
+    learning_rate: the peak.
+    warmup: updates of linear warm-up from 0.
+    decay: what follows until the round ends: constant, linear or cosine (both
+      to 0).
+    b1, b2, eps: of Adam (Kingma & Ba 2015).
+    weight_decay: decoupled, times the learning rate (AdamW).
+    clip: global norm of the gradient, after the mean over all devices; 0 for
+      none.
+    ema_decay: of the exponential moving average of the weights; 0 for none.
+    accumulate: parts that the batch is cut into, one after the other.
+  """
+
+  learning_rate: float
+  warmup: int = 0
+  decay: str = "constant"
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  weight_decay: float = 0.0
+  clip: float = 1.0
+  ema_decay: float = 0.0
+  accumulate: int = 1
+
+  def __post_init__(self):
+    if self.decay not in DECAYS:
+      raise ValueError(
+        f"decay is {self.decay!r}; pass one of {', '.join(DECAYS)}"
+      )
+    for name in ("learning_rate", "warmup", "weight_decay", "clip"):
+      if getattr(self, name) < 0:
+        raise ValueError(f"{name} is {getattr(self, name)}; pass 0 or more")
+    if not 0 <= self.ema_decay < 1:
+      raise ValueError(
+        f"ema_decay is {self.ema_decay}; pass a value in [0, 1), 0 for no EMA"
+      )
+    if self.accumulate < 1:
+      raise ValueError(f"accumulate is {self.accumulate}; pass 1 or more")
+
+  def transformation(self) -> optax.GradientTransformation:
+    """The chain without its learning rate; non-finite gradients are skipped.
+
+    The skips are counted in the state: `notfinite_count` in a row,
+    `total_notfinite` in all.
+    """
+    chain = optax.chain(
+      optax.clip_by_global_norm(self.clip) if self.clip else optax.identity(),
+      optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps),
+      optax.add_decayed_weights(self.weight_decay),
+    )
+    # Never apply one, however many come: the trainer stops the run instead.
+    return optax.apply_if_finite(chain, max_consecutive_errors=2**31 - 1)
+
+  def rate(self, step: int, num_updates: int) -> float:
+    """The learning rate of update `step` (from 0) of a round of num_updates."""
+    if step < self.warmup:
+      return self.learning_rate * (step + 1) / self.warmup
+    part = (step - self.warmup) / max(num_updates - self.warmup, 1)
+    factor = {
+      "constant": 1.0,
+      "linear": 1.0 - part,
+      "cosine": 0.5 * (1 + math.cos(math.pi * part)),
+    }[self.decay]
+    return self.learning_rate * factor

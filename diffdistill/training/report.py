@@ -1,0 +1,166 @@
+"""What a run says of itself: metrics.jsonl, a progress line, TensorBoard."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+from diffdistill.arrays import Metrics
+from diffdistill.files import write_atomically
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Report:
+  """The reports of one run; only the first process writes.
+
+  Args:
+    workdir: holds `metrics.jsonl` (one record a report) and, where clu and
+      TensorFlow can be imported, TensorBoard's event files.
+    total_images: that the whole run sees, for the share done.
+  """
+
+  def __init__(self, workdir: epath.Path, total_images: int):
+    self._active = jax.process_index() == 0
+    self._path = workdir / "metrics.jsonl"
+    self._writer = _tensorboard(workdir) if self._active else None
+    self._total_images = total_images
+    self._last_line = 0.0
+
+  def start_round(self, name: str, step: int) -> None:
+    """Forgets what was recorded of this round beyond `step`.
+
+    A killed run reported updates that its newest checkpoint does not hold;
+    they are about to be made, and reported, again.
+    """
+    if not self._active or not self._path.exists():
+      return
+    lines = self._path.read_text().splitlines()
+    kept = [line for line in lines if not _is_after(line, name, step)]
+    if kept != lines:
+      write_atomically(self._path, "".join(f"{line}\n" for line in kept))
+
+  def write(self, name: str, step: int, values: Mapping[str, Any]) -> None:
+    """Appends one record: a round's name, its step and its values."""
+    if not self._active:
+      return
+    record = {"round": name, "step": step, **values}
+    with self._path.open("a") as file:
+      file.write(json.dumps(record) + "\n")
+    if self._writer is not None:
+      scalars = {k: v for k, v in values.items() if isinstance(v, int | float)}
+      self._writer.write_scalars(
+        step, {f"{name}/{k}": v for k, v in scalars.items()}
+      )
+
+  def progress(
+    self, name: str, step: int, num_updates: int, speed: float, left: int
+  ) -> None:
+    """One line: where the run is, how fast, and how long it still takes.
+
+    Args:
+      name: of the round.
+      step: updates done.
+      num_updates: of the round.
+      speed: images a second.
+      left: images that the whole run has still to see.
+    """
+    now = time.monotonic()
+    terminal = sys.stderr.isatty()
+    done = step == num_updates
+    due = terminal or done or now - self._last_line >= SECONDS_BETWEEN_LINES
+    if not self._active or not due:
+      return
+    self._last_line = now
+    share = 100 * (1 - left / max(self._total_images, 1))
+    line = (
+      f"{name:<16} {step:>7}/{num_updates}  {speed:>8.0f} images/s"
+      f"  {duration(left / max(speed, 1e-9)):>8} left  {share:3.0f} %"
+    )
+    end = "\r" if terminal and not done else "\n"
+    print(line, end=end, file=sys.stderr, flush=True)
+
+  def say(self, message: str) -> None:
+    """A line for the person who waits."""
+    if self._active:
+      print(message, file=sys.stderr, flush=True)
+
+  def close(self) -> None:
+    if self._writer is not None:
+      self._writer.close()
+
+
+class Meter:
+  """Metrics and speed of one round since its last report."""
+
+  def __init__(self, batch_size: int):
+    self._batch_size = batch_size
+    self._records: list[Metrics] = []
+    self._updates = 0
+    self._start = 0.0
+
+  def add(self, metrics: Metrics) -> None:
+    """Keeps the metrics of one update, on the device."""
+    if not self._start:
+      # The first update compiles: it counts for the means, not for the speed.
+      jax.block_until_ready(metrics)
+      self._start = time.monotonic()
+    else:
+      self._updates += 1
+    self._records.append(metrics)
+
+  def read(self) -> tuple[dict[str, float], float]:
+    """Fetches (means, images a second), and starts afresh."""
+    values = means(jax.device_get(self._records))
+    now = time.monotonic()
+    speed = self._updates * self._batch_size / max(now - self._start, 1e-9)
+    self._records, self._updates, self._start = [], 0, now
+    return values, speed
+
+
+def means(records: list[Metrics]) -> dict[str, float]:
+  """The means of fetched (sum, count) metrics over some updates.
+
+  `.../skipped` and `.../skipped_in_a_row` are running counts: the last value is
+  what is reported.
+  """
+  result: dict[str, float] = {}
+  for name in {key for record in records for key in record}:
+    pairs = [record[name] for record in records if name in record]
+    if name.endswith(("/skipped", "/skipped_in_a_row")):
+      result[name] = float(pairs[-1][0])
+    else:
+      total = sum(float(count) for _, count in pairs)
+      result[name] = sum(float(value) for value, _ in pairs) / total
+  return dict(sorted(result.items()))
+
+
+def duration(seconds: float) -> str:
+  """Seconds in words as short as 2h05m, 3m20s or 7s."""
+  minutes, rest = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f"{hours}h{minutes:02d}m"
+  return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+def _is_after(line: str, name: str, step: int) -> bool:
+  try:
+    record = json.loads(line)
+  except json.JSONDecodeError:
+    return True  # cut off in the middle of a write
+  return record["round"] == name and record["step"] > step
+
+
+def _tensorboard(workdir: epath.Path):
+  """clu's writer of event files, or None where it cannot be imported."""
+  with contextlib.suppress(ImportError):
+    from clu import metric_writers
+
+    return metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+  return None

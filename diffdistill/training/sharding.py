@@ -1,0 +1,79 @@
+"""The mesh, and where each array lives on it.
+
+Batches are split over both axes, data and fsdp; parameters over fsdp alone,
+by shape: the largest axis that fsdp divides. Networks carry no annotation.
+"""
+
+import math
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from diffdistill.arrays import Batch
+
+AXES = ("data", "fsdp")
+# Smaller arrays are cheaper to keep whole on every device than to gather.
+MIN_SIZE_TO_SPLIT = 2**16
+
+
+def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+  """A data x fsdp mesh over all devices; one size may be -1 (the rest).
+
+  Raises:
+    ValueError: where the sizes do not multiply to the number of devices.
+  """
+  total = jax.device_count()
+  sizes = [data, fsdp]
+  if -1 in sizes:
+    known = math.prod(size for size in sizes if size != -1)
+    sizes[sizes.index(-1)] = total // known if known > 0 else 0
+  if min(sizes) < 1 or math.prod(sizes) != total:
+    raise ValueError(
+      f"mesh is data={data}, fsdp={fsdp}, but there are {total} devices; pass"
+      " sizes whose product is that, or -1 for one of them"
+    )
+  return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The same value on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Rows over every device."""
+  return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def tree_shardings(shapes, mesh: Mesh):
+  """The sharding of each array in a tree of parameters or state, by shape.
+
+  Args:
+    shapes: a tree of anything with a `shape`.
+    mesh: from `make_mesh`.
+
+  Returns:
+    A tree of NamedSharding of the same structure.
+  """
+  size = mesh.shape["fsdp"]
+
+  def rule(leaf) -> NamedSharding:
+    axes = [i for i, n in enumerate(leaf.shape) if n % size == 0]
+    if size == 1 or not axes or math.prod(leaf.shape) < MIN_SIZE_TO_SPLIT:
+      return replicated(mesh)
+    largest = max(axes, key=lambda i: leaf.shape[i])
+    spec = [None] * len(leaf.shape)
+    spec[largest] = "fsdp"
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+  return jax.tree.map(rule, shapes)
+
+
+def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
+  """This process's rows, as global arrays over the mesh."""
+  sharding = batch_sharding(mesh)
+  return {
+    name: jax.make_array_from_process_local_data(sharding, rows)
+    for name, rows in batch.items()
+  }

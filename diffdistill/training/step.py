@@ -1,0 +1,128 @@
+"""update(state, frozen, batch, key, hparams): where trained trees are
+differentiated, and nowhere else."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from diffdistill.arrays import Batch, Key, Metrics, Params, Scalar
+from diffdistill.objectives.objective import Hparams, Objective
+from diffdistill.training.ema import ema_update
+from diffdistill.training.optimizers import Optimizer
+from diffdistill.training.sharding import replicated
+from diffdistill.training.state import TrainState
+
+Update = Callable[
+  [TrainState, Mapping[str, Params], Batch, Key, Hparams],
+  tuple[TrainState, Metrics],
+]
+
+
+def make_update(
+  objective: Objective,
+  name: str,
+  optimizer: Optimizer,
+  shardings: TrainState,
+  mesh: Mesh,
+) -> Update:
+  """The jitted update of the tree `name`; the state is donated.
+
+  The gradient is that of the mean over the global batch, so clipping comes
+  after the all-reduce. `hparams` are traced scalars ("num_steps",
+  "learning_rate", "step"); `key` is the round's, folded with step and name.
+
+  Args:
+    objective: whose loss is differentiated in params[name] alone.
+    name: one of objective.trains.
+    optimizer: its optimizer.
+    shardings: a TrainState of shardings, for the state that comes out.
+    mesh: where metrics are replicated.
+  """
+  transformation = optimizer.transformation()
+  name_index = objective.trains.index(name)
+
+  def update(
+    state: TrainState,
+    frozen: Mapping[str, Params],
+    batch: Batch,
+    key: Key,
+    hparams: Hparams,
+  ) -> tuple[TrainState, Metrics]:
+    key = jax.random.fold_in(jax.random.fold_in(key, state.step), name_index)
+
+    def loss(tree: Params, rows: Batch, key: Key) -> tuple[Scalar, Metrics]:
+      params = {**state.params, name: tree}
+      return objective.loss(name, params, frozen, rows, key, hparams)
+
+    grads, metrics = _gradient(
+      loss, state.params[name], batch, key, optimizer.accumulate
+    )
+    direction, opt_state = transformation.update(
+      grads, state.opt_state[name], state.params[name]
+    )
+    rate = hparams["learning_rate"]
+    params = jax.tree.map(
+      lambda p, d: p - rate * d, state.params[name], direction
+    )
+    ema = state.ema
+    if optimizer.ema_decay:
+      average = ema_update(ema[name], params, optimizer.ema_decay, state.step)
+      ema = {**ema, name: average}
+    one = jnp.ones(())
+    metrics |= {
+      f"{name}/grad_norm": (optax.tree.norm(grads), one),
+      f"{name}/skipped_in_a_row": (opt_state.notfinite_count, one),
+      f"{name}/skipped": (opt_state.total_notfinite, one),
+    }
+    state = TrainState(
+      step=state.step + 1,
+      params={**state.params, name: params},
+      opt_state={**state.opt_state, name: opt_state},
+      ema=ema,
+    )
+    return state, metrics
+
+  return jax.jit(
+    update,
+    donate_argnums=0,
+    out_shardings=(shardings, replicated(mesh)),
+  )
+
+
+def _gradient(
+  loss: Callable[[Params, Batch, Key], tuple[Scalar, Metrics]],
+  tree: Params,
+  batch: Batch,
+  key: Key,
+  parts: int,
+) -> tuple[Params, Metrics]:
+  """The mean gradient and summed metrics over `parts` slices of the batch.
+
+  Slice i takes every parts-th row from i on, so that each stays spread over
+  all devices.
+  """
+  gradient = jax.grad(loss, has_aux=True)
+  if parts == 1:
+    return gradient(tree, batch, key)
+  slices = jax.tree.map(
+    lambda rows: jnp.moveaxis(
+      rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:]), 1, 0
+    ),
+    dict(batch),
+  )
+
+  def add(total, part):
+    rows, i = part
+    new = gradient(tree, rows, jax.random.fold_in(key, i))
+    return jax.tree.map(jnp.add, total, new), None
+
+  first = jax.tree.map(lambda rows: rows[0], slices)
+  zeros = jax.tree.map(
+    lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+    jax.eval_shape(gradient, tree, first, key),
+  )
+  (grads, metrics), _ = jax.lax.scan(add, zeros, (slices, jnp.arange(parts)))
+  return jax.tree.map(lambda g: g / parts, grads), metrics

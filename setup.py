@@ -1,0 +1,42 @@
+"""Package metadata; tool settings are in pyproject.toml."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+
+setup(
+  name="diffdistill",
+  version="0.1.0",
+  description="Few-step students of diffusion teachers, in JAX",
+  long_description=(ROOT / "README.md").read_text(),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  python_requires=">=3.11",
+  packages=[
+    *find_packages(include=["diffdistill", "diffdistill.*"]),
+    "configs",
+  ],
+  install_requires=[
+    "absl-py>=2.1",
+    "etils[epath]>=1.9",
+    "flax>=0.12",
+    "grain>=0.2.18",
+    "jax>=0.10",
+    "jaxtyping>=0.3.11",
+    "matplotlib>=3.9",
+    "ml_collections>=1.1",
+    "numpy>=2.0",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12,<0.13",
+    "pillow>=11",
+    "scikit-learn>=1.5",
+    "scipy>=1.13",
+  ],
+  extras_require={
+    "tensorboard": ["clu>=0.0.12", "tensorflow-cpu", "tensorboard"],
+    "tfds": ["tensorflow-datasets", "array-record"],
+  },
+  entry_points={"console_scripts": ["diffdistill = diffdistill.cli:main"]},
+)
