@@ -33,6 +33,7 @@ setup(
     "pillow>=11",
     "scikit-learn>=1.5",
     "scipy>=1.13",
+    "typing_extensions>=4.12",
   ],
   extras_require={
     "tensorboard": ["clu>=0.0.12", "tensorflow-cpu", "tensorboard"],

@@ -24,12 +24,15 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
   config.model = {
     "network": {
       "kind": "unet",
-      "channels": 16,
-      "multipliers": (1, 2),
-      "num_blocks": 1,
+      "channels": 32,
+      "multipliers": (1,),
+      "num_blocks": 2,
+      "patch": 2,
+      "attention": (),
+      "style": "film",
     },
     "schedule": {"kind": "cosine"},
-    "output": "x0",
+    "output": "v",
   }
   config.sampler = {"kind": "ddim"}
   config.classifier = {
@@ -66,5 +69,9 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
       "end_steps": 1,
     },
   }
-  config.evaluation = {"num_images": 2000, "batch_size": 500}
+  config.evaluation = {
+    "num_images": 2000,
+    "num_steps": (1, 2, 4, 8, 16, 32, 64, 128),
+    "batch_size": 500,
+  }
   return config

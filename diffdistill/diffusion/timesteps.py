@@ -6,7 +6,7 @@ num_steps may be traced, so that one executable serves every number of steps.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from diffdistill.arrays import Key, Scalar, Time
 from diffdistill.diffusion.schedule import Schedule
@@ -30,7 +30,22 @@ def draw_discrete(
   Salimans & Ho 2022, Algorithm 2.
   """
   i = jax.random.randint(key, (batch_size,), 1, num_steps + 1)
-  return i / jnp.asarray(num_steps, jnp.float32)
+  return fraction(i, num_steps)
+
+
+def fraction(
+  i: int | Shaped[Array, "..."], num_steps: int | Int[Array, ""]
+) -> Float[Array, "..."]:
+  """i / num_steps for whole i <= num_steps, rounded alike wherever it is used.
+
+  So that training and sampling see the same times to the bit, and 1 for
+  i = num_steps.
+  """
+  i = jnp.asarray(i, jnp.float32)
+  # XLA divides an array by a scalar as a product with the reciprocal, which is
+  # off in the last place unless num_steps is a power of two. The maximum is
+  # num_steps too, but not a scalar.
+  return i / jnp.maximum(i, num_steps)
 
 
 def grid_time(
@@ -48,7 +63,7 @@ def grid_time(
   Raises:
     ValueError: for an unknown grid.
   """
-  part = jnp.asarray(i, jnp.float32) / jnp.asarray(num_steps, jnp.float32)
+  part = fraction(i, num_steps)
   if grid == "uniform":
     return part
   if grid == "quadratic":

@@ -174,6 +174,27 @@ def downsample(x: Map) -> Float[Array, "b h//2 w//2 c"]:
   return jnp.mean(x.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
 
 
+def fold(x: Map, patch: int) -> Float[Array, "b H W C"]:
+  """Every patch x patch block of pixels as one pixel of more channels."""
+  b, h, w, c = x.shape
+  require(
+    h % patch == 0 and w % patch == 0,
+    f"images of {h}x{w} do not divide into patches of {patch}; pass a patch"
+    " that divides both sides",
+  )
+  x = x.reshape(b, h // patch, patch, w // patch, patch, c)
+  x = x.transpose(0, 1, 3, 2, 4, 5)
+  return x.reshape(b, h // patch, w // patch, patch * patch * c)
+
+
+def unfold(x: Map, patch: int) -> Float[Array, "b H W C"]:
+  """The inverse of `fold`."""
+  b, h, w, c = x.shape
+  x = x.reshape(b, h, w, patch, patch, c // patch**2)
+  x = x.transpose(0, 1, 3, 2, 4, 5)
+  return x.reshape(b, h * patch, w * patch, c // patch**2)
+
+
 class StridedDown(nn.Module, kw_only=True):
   """Half the resolution by a convolution of stride 2 (Ho et al. 2020)."""
 

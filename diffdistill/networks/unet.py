@@ -31,7 +31,9 @@ from diffdistill.networks.layers import (
   Vector,
   conv,
   downsample,
+  fold,
   require,
+  unfold,
   upsample,
 )
 
@@ -87,6 +89,10 @@ class UNet(nn.Module, kw_only=True):
     channels: at the finest level, and of the sinusoid; even, 4 or more.
     multipliers: of the channels, one per level; each level halves the image.
     num_blocks: residual blocks per level going down; one more going up.
+    patch: side of the pixel blocks folded into channels before the first
+      convolution and unfolded after the last (Hoogeboom et al. 2023, simple
+      diffusion, section 3.3); levels, attention and divisibility then count
+      in patches. 1 for none.
     attention: the image heights at which blocks are followed by attention;
       the middle always has it.
     num_heads: of attention; ignored where head_dim is given.
@@ -112,6 +118,7 @@ class UNet(nn.Module, kw_only=True):
   multipliers: tuple[int, ...]
   num_blocks: int
   out_channels: int
+  patch: int = 1
   attention: tuple[int, ...] = ()
   num_heads: int = 1
   head_dim: int | None = None
@@ -138,7 +145,7 @@ class UNet(nn.Module, kw_only=True):
       len(self.multipliers) > 0 and min(self.multipliers) > 0,
       f"multipliers is {self.multipliers}; pass one or more positive numbers",
     )
-    for name in ("num_blocks", "out_channels", "groups"):
+    for name in ("num_blocks", "out_channels", "patch", "groups"):
       value = getattr(self, name)
       require(value > 0, f"{name} is {value}; pass 1 or more")
     require(
@@ -151,6 +158,7 @@ class UNet(nn.Module, kw_only=True):
     self, x: Image, t: Time, label: Label | None, train: bool
   ) -> Float[Array, "b h w out"]:
     """The network's raw output, float32; t is the noise level in [0, 1]."""
+    x = fold(x, self.patch)
     self._check(x)
     embed = Embedding(
       dim=self.channels,
@@ -220,7 +228,8 @@ class UNet(nn.Module, kw_only=True):
 
     # Float32 from here on: rounding to bfloat16 would be noise in the output.
     h = nn.swish(Norm(groups=self.groups, name="norm_out")(h))
-    return conv(self.out_channels, zero=True, name="conv_out")(h)
+    channels = self.out_channels * self.patch**2
+    return unfold(conv(channels, zero=True, name="conv_out")(h), self.patch)
 
   def _check(self, x: Image) -> None:
     height, width = x.shape[1:3]

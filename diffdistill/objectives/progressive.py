@@ -31,7 +31,7 @@ from diffdistill.arrays import Batch, Image, Key, Metrics, Params, Scalar, Time
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.prediction import Denoise
 from diffdistill.diffusion.process import GaussianProcess, expand_like
-from diffdistill.diffusion.timesteps import draw_discrete
+from diffdistill.diffusion.timesteps import draw_discrete, fraction
 from diffdistill.diffusion.weighting import weight
 from diffdistill.objectives.objective import Hparams, summed, weighted_loss
 from diffdistill.sampling.ddim import DDIM
@@ -113,7 +113,7 @@ class Progressive:
     t = draw_discrete(key_t, x0.shape[0], num_steps)
     # Whole numbers of half steps, so that the last s is exactly 0.
     half_steps = jnp.round(t * (2 * num_steps))
-    mid, s = ((half_steps - k) / (2 * num_steps) for k in (1, 2))
+    mid, s = (fraction(half_steps - k, 2 * num_steps) for k in (1, 2))
     x_t = process.diffuse(x0, jax.random.normal(key_eps, x0.shape), t)
     teacher = self.denoiser.bind(frozen["teacher"], label)
     target = jax.lax.stop_gradient(

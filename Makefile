@@ -1,0 +1,39 @@
+# The two commands of a newcomer are `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Small networks on a CPU compile longer than they gain from full optimisation.
+export XLA_FLAGS ?= --xla_backend_optimization_level=1
+
+.PHONY: demo test check format clean
+
+demo: $(VENV)/installed  ## Train, distil and judge on the embedded digits.
+	$(BIN)/diffdistill train --config=configs/digits.py:progressive --workdir=runs/digits
+	$(BIN)/diffdistill evaluate --workdir=runs/digits
+
+test: $(VENV)/installed-dev  ## All tests.
+	$(BIN)/python -m pytest -n 2
+
+check: $(VENV)/installed-dev  ## Format, lint, types, doors.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyrefly check
+	$(BIN)/python -m pytest -q tests/doors_test.py
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .cache build *.egg-info
+
+$(VENV)/installed: requirements.txt setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@

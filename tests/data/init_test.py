@@ -1,0 +1,30 @@
+"""The table of sources, and what importing it costs."""
+
+import dataclasses
+import subprocess
+import sys
+
+from diffdistill.data import SOURCES
+
+
+def test_every_source_is_a_frozen_dataclass_with_a_split():
+  assert list(SOURCES) == ["digits", "idx", "folder", "npz", "tfds"]
+  for source in SOURCES.values():
+    fields = {field.name: field for field in dataclasses.fields(source)}
+    assert "split" in fields
+    assert all(field.kw_only for field in fields.values())
+    assert source.__dataclass_params__.frozen
+    for method in ("check", "take", "image_shape", "num_classes", "__len__"):
+      assert hasattr(source, method)
+
+
+def test_importing_imports_no_heavy_library():
+  heavy = {"tensorflow", "tensorflow_datasets", "sklearn"}
+  code = (
+    "import sys, diffdistill.data;"
+    f" sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=False
+  )
+  assert (done.returncode, done.stderr.strip()) == (0, "")

@@ -1,0 +1,217 @@
+"""batch(step) is a function of (seed, step), on any number of processes."""
+
+import dataclasses
+import itertools
+import time
+
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+
+from diffdistill.data.pipeline import Pipeline, once
+from diffdistill.data.streamed import Folder
+
+SIZE = 10
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Numbered:
+  """Image i is i on its left and 255 - i on its right; its label is i."""
+
+  size: int = SIZE
+  image_shape = (2, 2, 1)
+  dtype: type = np.uint8
+
+  def check(self):
+    pass
+
+  def __len__(self):
+    return self.size
+
+  @property
+  def num_classes(self):
+    return self.size
+
+  def take(self, indices):
+    left = np.broadcast_to(indices[:, None, None], (len(indices), 2, 1))
+    image = np.concatenate([left, 255 - left], axis=2)[..., None]
+    return {
+      "image": image.astype(self.dtype),
+      "label": indices.astype(np.int32),
+    }
+
+
+def _pipeline(**fields) -> Pipeline:
+  defaults = {"source": Numbered(), "batch_size": 4, "seed": 3}
+  return Pipeline(**(defaults | fields))
+
+
+def _equal(one, other) -> None:
+  assert one.keys() == other.keys()
+  for name in one:
+    np.testing.assert_array_equal(one[name], other[name], strict=True)
+
+
+def _labels(pipeline: Pipeline, steps: range) -> list[int]:
+  return [int(i) for step in steps for i in pipeline.batch(step)["label"]]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_images_and_labels_are_the_sources_in_range(dtype):
+  batch = _pipeline(source=Numbered(dtype=dtype)).batch(0)
+  image, label = batch["image"], batch["label"]
+  assert (image.shape, image.dtype) == ((4, 2, 2, 1), np.float32)
+  assert (label.shape, label.dtype) == ((4,), np.int32)
+  expected = label / 127.5 - 1
+  np.testing.assert_allclose(image[:, 1, 0, 0], expected, atol=1e-6)
+  np.testing.assert_allclose(image[:, 0, 1, 0], -expected, atol=1e-6)
+
+
+def test_black_is_minus_one_and_white_is_one_exactly():
+  (batch,) = once(Numbered(size=1), 1)
+  np.testing.assert_array_equal(batch["image"][0, 0, :, 0], [-1, 1])
+
+
+def test_a_batch_depends_on_seed_and_step_only():
+  pipeline = _pipeline(flip=True)
+  backwards = [pipeline.batch(step) for step in (7, 2, 0)]
+  for step, batch in zip((7, 2, 0), backwards, strict=True):
+    _equal(batch, _pipeline(flip=True).batch(step))
+  assert _labels(_pipeline(), range(5)) != _labels(_pipeline(seed=4), range(5))
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_rows_of_processes_make_the_same_global_batch(count):
+  pipelines = [
+    _pipeline(batch_size=8, flip=True, process_index=i, process_count=count)
+    for i in range(count)
+  ]
+  whole = _pipeline(batch_size=8, flip=True)
+  for step in (0, 1, 5):
+    parts = [pipeline.batch(step) for pipeline in pipelines]
+    assert all(len(part["label"]) == 8 // count for part in parts)
+    joined = {
+      name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+    }
+    _equal(joined, whole.batch(step))
+
+
+def test_each_epoch_visits_everything_once_in_its_own_order():
+  # 4 does not divide 10: batches straddle epochs.
+  labels = _labels(_pipeline(), range(10))
+  epochs = [tuple(labels[i : i + SIZE]) for i in range(0, 40, SIZE)]
+  for epoch in epochs:
+    assert sorted(epoch) == list(range(SIZE))
+  assert len(set(epochs)) == 4
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_batch_may_exceed_the_source(size):
+  pipeline = _pipeline(source=Numbered(size=size), batch_size=8)
+  labels = _labels(pipeline, range(3))
+  assert np.bincount(labels).tolist() == [24 // size] * size
+
+
+def test_about_half_are_flipped_as_a_whole():
+  source = Numbered(size=100)
+  pipeline = _pipeline(source=source, batch_size=500, flip=True)
+  batch = pipeline.batch(0)
+  straight = source.take(batch["label"])["image"] / np.float32(127.5) - 1
+  same = np.isclose(batch["image"], straight).all(axis=(1, 2, 3))
+  mirrored = np.isclose(batch["image"][:, :, ::-1], straight)
+  assert (same ^ mirrored.all(axis=(1, 2, 3))).all()
+  # Four standard deviations of 500 fair coins.
+  assert abs(same.mean() - 0.5) < 4 * 0.5 / 500**0.5
+  again = pipeline.batch(1)
+  straight = source.take(again["label"])["image"] / np.float32(127.5) - 1
+  same_again = np.isclose(again["image"], straight).all(axis=(1, 2, 3))
+  assert (same != same_again).any()
+
+
+def test_flips_leave_the_order_alone():
+  assert _labels(_pipeline(flip=True), range(5)) == _labels(
+    _pipeline(), range(5)
+  )
+
+
+def test_labels_may_be_left_out():
+  batch = _pipeline(labels=False, flip=True).batch(2)
+  assert list(batch) == ["image"]
+  np.testing.assert_array_equal(
+    batch["image"], _pipeline(flip=True).batch(2)["image"]
+  )
+
+
+@pytest.mark.parametrize("start", [0, 3, 10**9])
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_iterate_is_batch_from_any_start(start, num_threads):
+  pipeline = _pipeline(flip=True, num_threads=num_threads)
+  batches = itertools.islice(pipeline.iterate(start), 6)
+  for step, batch in enumerate(batches, start):
+    _equal(batch, pipeline.batch(step))
+
+
+def test_iterate_starts_anywhere_at_once():
+  started = time.monotonic()
+  next(_pipeline().iterate(10**12))
+  # A pass over the skipped steps would take days, not seconds.
+  assert time.monotonic() - started < 10
+
+
+def test_once_is_everything_in_order():
+  batches = list(once(Numbered(), 4))
+  assert [len(batch["label"]) for batch in batches] == [4, 4, 2]
+  labels = np.concatenate([batch["label"] for batch in batches])
+  assert labels.tolist() == list(range(SIZE))
+  assert batches[2]["image"].shape == (2, 2, 2, 1)
+  image = np.concatenate([batch["image"] for batch in batches])
+  np.testing.assert_allclose(image[:, 0, 0, 0], labels / 127.5 - 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("fields", "words"),
+  [
+    ({"batch_size": 0}, "batch_size is 0; pass 1 or more"),
+    ({"batch_size": 6, "process_count": 4}, "6 is not divisible by .* 4"),
+    ({"process_index": 2, "process_count": 2}, "process_index is 2 of 2"),
+    ({"process_index": -1}, "process_index is -1"),
+    ({"seed": -1}, "seed is -1"),
+    ({"seed": 2**32}, "seed is 4294967296"),
+    ({"num_threads": -1}, "num_threads is -1"),
+    ({"source": Numbered(size=0)}, "Numbered.* is empty"),
+  ],
+)
+def test_fields_are_refused_at_construction(fields, words):
+  with pytest.raises(ValueError, match=words) as refusal:
+    _pipeline(**fields)
+  assert "\n" not in str(refusal.value)
+
+
+def test_other_refusals(tmp_path):
+  with pytest.raises(ValueError, match="step is -1; pass 0"):
+    _pipeline().batch(-1)
+  with pytest.raises(ValueError, match="step is -1; pass 0"):
+    _pipeline().iterate(-1)
+  with pytest.raises(ValueError, match="batch_size is 0"):
+    once(Numbered(), 0)
+  with pytest.raises(ValueError, match="is empty"):
+    once(Numbered(size=0), 1)
+  missing = Folder(path=str(tmp_path / "no"), split="train", image_size=4)
+  with pytest.raises(FileNotFoundError, match="does not exist"):
+    _pipeline(source=missing)
+  with pytest.raises(FileNotFoundError, match="does not exist"):
+    once(missing, 4)
+
+
+def test_a_corrupt_image_stays_one_line(tmp_path):
+  (tmp_path / "x").mkdir()
+  PillowImage.new("RGB", (8, 8)).save(tmp_path / "x" / "a.png")
+  (tmp_path / "x" / "b.png").write_bytes(b"broken")
+  source = Folder(path=str(tmp_path), split="train", image_size=4)
+  pipeline = _pipeline(source=source)
+  for act in (lambda: pipeline.batch(0), lambda: next(pipeline.iterate(0))):
+    with pytest.raises(
+      ValueError, match=r"b\.png cannot be decoded"
+    ) as refusal:
+      act()
+    assert "\n" not in str(refusal.value)

@@ -1,0 +1,208 @@
+"""Sources in memory: what they hold, and how they refuse."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+from diffdistill.data.sources import Digits, Idx, Npz
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (7, 4, 6)).astype(np.uint8)
+LABELS = np.array([2, 0, 1, 2, 1, 0, 2], np.uint8)
+
+
+def _idx(array: np.ndarray) -> bytes:
+  header = bytes((0, 0, 8, array.ndim))
+  return header + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+@pytest.fixture
+def mnist(tmp_path):
+  """A folder of MNIST's kind: plain training files, gzipped test files."""
+  (tmp_path / "train-images-idx3-ubyte").write_bytes(_idx(IMAGES))
+  (tmp_path / "train-labels-idx1-ubyte").write_bytes(_idx(LABELS))
+  for name, array in (("images-idx3", IMAGES[:3]), ("labels-idx1", LABELS[:3])):
+    path = tmp_path / f"t10k-{name}-ubyte.gz"
+    path.write_bytes(gzip.compress(_idx(array)))
+  return tmp_path
+
+
+@pytest.fixture
+def npz(tmp_path):
+  """Writes arrays to an archive, returns its path."""
+
+  def write(**arrays) -> str:
+    path = tmp_path / "set.npz"
+    np.savez(path, **arrays)
+    return str(path)
+
+  return write
+
+
+def _refused(source, *words: str, error: type[Exception] = ValueError) -> None:
+  with pytest.raises(error) as refusal:
+    source.check()
+  message = str(refusal.value)
+  assert "\n" not in message
+  for word in words:
+    assert word in message
+
+
+def test_digits_split_all_of_the_set():
+  train, test = Digits(split="train"), Digits(split="test")
+  assert (len(train), len(test)) == (1497, 300)
+  assert train.image_shape == test.image_shape == (8, 8, 1)
+  assert train.num_classes == test.num_classes == 10
+  # The set's first image is the test's first, its second the training's.
+  first = train.take(np.array([0]))
+  assert first["label"].tolist() == [1]
+  assert test.take(np.array([0]))["label"].tolist() == [0]
+  # Levels 0 to 16 become bytes, the ends exactly.
+  everything = train.take(np.arange(len(train)))["image"]
+  assert everything.dtype == np.uint8
+  assert set(np.unique(everything)) == {round(v * 255 / 16) for v in range(17)}
+
+
+def test_digits_resize():
+  source = Digits(split="test", image_size=4)
+  image = source.take(np.array([5, 3]))["image"]
+  assert source.image_shape == image.shape[1:] == (4, 4, 1)
+  assert image.dtype == np.float32
+  whole = Digits(split="test").take(np.array([5, 3]))["image"]
+  blocks = whole.reshape(2, 4, 2, 4, 2, 1).mean(axis=(2, 4))
+  np.testing.assert_allclose(image, blocks, rtol=1e-6)
+
+
+def test_idx_reads_plain_and_gzipped(mnist):
+  for split, count in (("train", 7), ("test", 3)):
+    source = Idx(path=str(mnist), split=split)
+    assert len(source) == count
+    assert source.image_shape == (4, 6, 1)
+    assert source.num_classes == 3
+    taken = source.take(np.array([2, 0, 2]))
+    np.testing.assert_array_equal(
+      taken["image"], IMAGES[[2, 0, 2]][..., None], strict=True
+    )
+    np.testing.assert_array_equal(
+      taken["label"], LABELS[[2, 0, 2]].astype(np.int32), strict=True
+    )
+
+
+def test_idx_missing(tmp_path):
+  source = Idx(path=str(tmp_path / "no"), split="test")
+  _refused(
+    source,
+    str(tmp_path / "no" / "t10k-images-idx3-ubyte"),
+    "dataset-fashion-mnist",
+    error=FileNotFoundError,
+  )
+
+
+@pytest.mark.parametrize("kept", [0, 3, 10, 20, -1])
+def test_idx_truncated(mnist, kept):
+  file = mnist / "train-images-idx3-ubyte"
+  file.write_bytes(file.read_bytes()[:kept])
+  _refused(Idx(path=str(mnist), split="train"), str(file), "download it again")
+
+
+def test_idx_too_long(mnist):
+  file = mnist / "train-labels-idx1-ubyte"
+  file.write_bytes(file.read_bytes() + b"\0")
+  _refused(Idx(path=str(mnist), split="train"), str(file), "holds 8 bytes", "7")
+
+
+@pytest.mark.parametrize("kept", [0, 5, 40, -1])
+def test_idx_truncated_gzip(mnist, kept):
+  file = mnist / "t10k-images-idx3-ubyte.gz"
+  file.write_bytes(file.read_bytes()[:kept])
+  _refused(Idx(path=str(mnist), split="test"), str(file), "download it again")
+
+
+def test_idx_of_another_kind(mnist):
+  file = mnist / "train-images-idx3-ubyte"
+  file.write_bytes(_idx(LABELS))
+  _refused(
+    Idx(path=str(mnist), split="train"), str(file), "3 dimensions", "00000801"
+  )
+
+
+def test_idx_with_labels_missing(mnist):
+  (mnist / "train-labels-idx1-ubyte").write_bytes(_idx(LABELS[:6]))
+  _refused(Idx(path=str(mnist), split="train"), str(mnist), "7 train", "6")
+
+
+def test_npz_reads_its_keys_and_split(npz):
+  path = npz(x=IMAGES[..., None], y=LABELS.astype(np.int64))
+  path = path.replace("set", "{split}")
+  for split in ("train", "test"):
+    source = Npz(path=path, split=split, image_key="x", label_key="y")
+    _refused(source, f"{split}.npz does not exist", error=FileNotFoundError)
+  np.savez(path.replace("{split}", "test"), x=IMAGES[..., None], y=LABELS)
+  source = Npz(path=path, split="test", image_key="x", label_key="y")
+  assert (len(source), source.num_classes) == (7, 3)
+  assert source.image_shape == (4, 6, 1)
+  taken = source.take(np.array([6, 1]))
+  np.testing.assert_array_equal(taken["image"], IMAGES[[6, 1]][..., None])
+  assert taken["label"].dtype == np.int32
+  assert taken["label"].tolist() == [2, 0]
+
+
+@pytest.mark.parametrize(
+  ("arrays", "words"),
+  [
+    ({"image": IMAGES[..., None]}, ("holds image but no label", "label_key")),
+    (
+      {"image": IMAGES, "label": LABELS},
+      ("uint8 of shape (7, 4, 6)", "(n, h, w, c)"),
+    ),
+    (
+      {"image": IMAGES[..., None] / 255, "label": LABELS},
+      ("float64 of shape (7, 4, 6, 1)", "store uint8"),
+    ),
+    (
+      {"image": IMAGES[..., None], "label": LABELS[:6]},
+      ("label", "(6,)", "(7,)"),
+    ),
+    (
+      {"image": IMAGES[..., None], "label": LABELS * 0.5},
+      ("label", "float64", "store integers"),
+    ),
+    (
+      {"image": IMAGES[..., None], "label": LABELS.astype(np.int32) - 1},
+      ("holds -1", "from 0"),
+    ),
+    (
+      {"image": IMAGES[..., None], "label": LABELS.astype(object)},
+      ("plain arrays", "np.savez"),
+    ),
+  ],
+)
+def test_npz_refuses_wrong_arrays(npz, arrays, words):
+  path = npz(**arrays)
+  _refused(Npz(path=path, split="train"), path, *words)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip file", b"PK\3\4 broken"])
+def test_npz_refuses_other_files(tmp_path, content):
+  path = tmp_path / "set.npz"
+  path.write_bytes(content)
+  _refused(Npz(path=str(path), split="train"), str(path), "np.savez")
+
+
+def test_npz_refuses_a_lone_array(tmp_path):
+  path = tmp_path / "set.npy"
+  np.save(path, IMAGES)
+  _refused(Npz(path=str(path), split="train"), str(path), "no named array")
+
+
+@pytest.mark.parametrize(
+  ("fields", "words"),
+  [
+    ({"split": "val"}, "split is 'val'; pass 'train' or 'test'"),
+    ({"split": "train", "image_size": 0}, "image_size is 0"),
+    ({"split": "train", "resize": "cubic"}, "resize is 'cubic'"),
+  ],
+)
+def test_fields_are_refused_at_construction(fields, words):
+  with pytest.raises(ValueError, match=words):
+    Digits(**fields)

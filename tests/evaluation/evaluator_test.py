@@ -1,0 +1,238 @@
+"""The same images for any batch size and mesh, and their metrics."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffdistill.evaluation.evaluator import Generator, judge
+from diffdistill.evaluation.features import (
+  classifier_features,
+  reference_statistics,
+)
+from diffdistill.evaluation.quantise import to_host
+
+Auto = jax.sharding.AxisType.Auto
+
+
+def make_mesh(*shape):
+  names = ("data", "fsdp")[: len(shape)]
+  devices = jax.devices()[: int(np.prod(shape))]
+  return jax.make_mesh(
+    shape, names, axis_types=(Auto,) * len(shape), devices=devices
+  )
+
+
+def damped(params, x, label, key, num_steps):
+  """A loop over traced steps; labels shift the result."""
+  del key
+  x = jax.lax.fori_loop(0, num_steps, lambda _, x: params * x, x)
+  if label is None:
+    return x
+  return x + label.astype(jnp.float32)[:, None, None, None]
+
+
+def noisy(params, x, label, key, num_steps):
+  del params, label, num_steps
+  return x + jax.random.normal(key, x.shape)
+
+
+def make(sample=damped, mesh=None, batch_size=8, num_classes=3):
+  return Generator(
+    sample=sample,
+    image_shape=(2, 3, 1),
+    num_classes=num_classes,
+    mesh=mesh or make_mesh(1),
+    batch_size=batch_size,
+  )
+
+
+def collect(generator, *, num_images=13, num_steps=2, seed=5, params=0.5):
+  params = jnp.asarray(params)
+  batches = generator.batches(params, seed, num_images, num_steps)
+  return np.concatenate([to_host(images) for images in batches])
+
+
+@pytest.mark.parametrize(
+  ("shape", "batch_size"), [((1,), 4), ((2,), 6), ((8,), 16), ((4, 2), 8)]
+)
+def test_image_i_is_the_same_for_any_batch_size_and_mesh(shape, batch_size):
+  expected = collect(make(batch_size=13))
+  images = collect(make(mesh=make_mesh(*shape), batch_size=batch_size))
+  assert images.shape == (13, 2, 3, 1)
+  np.testing.assert_allclose(images, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_stochastic_sampler_is_the_same_on_any_mesh_but_new_each_batch():
+  first = collect(make(noisy))
+  np.testing.assert_allclose(
+    collect(make(noisy, make_mesh(8))), first, rtol=1e-6, atol=1e-7
+  )
+  extra = first - collect(make(num_classes=0), params=1.0)
+  assert len(np.unique(extra)) == extra.size
+
+
+def test_noise_is_unit_gaussian_by_seed_and_image():
+  generator = make(batch_size=2048)
+  noise = to_host(generator.noise(3, 0))
+  assert abs(noise.mean()) < 5 / np.sqrt(noise.size)
+  assert abs(noise.std() - 1) < 5 / np.sqrt(2 * noise.size)
+  assert len(np.unique(noise[:, 0, 0, 0])) == 2048
+  np.testing.assert_array_equal(
+    to_host(generator.noise(3, 100))[:50], noise[100:150]
+  )
+  assert np.abs(to_host(generator.noise(4, 0)) - noise).min() > 0
+
+
+def test_batches_start_from_that_noise_and_those_labels():
+  generator = make(batch_size=4)
+  images = collect(generator, num_images=6, num_steps=3, params=0.5)
+  noise = np.concatenate([to_host(generator.noise(5, s)) for s in (0, 4)])
+  labels = np.arange(6, dtype=np.float32) % 3
+  expected = noise[:6] / 8 + labels[:, None, None, None]
+  np.testing.assert_allclose(images, expected, rtol=1e-6)
+  np.testing.assert_array_equal(np.asarray(generator.labels(4)), [1, 2, 0, 1])
+  assert generator.labels(4).dtype == jnp.int32
+  assert make(num_classes=0).labels(0) is None
+
+
+def test_one_compilation_for_all_steps_seeds_and_weights():
+  traces = []
+
+  def counted(params, x, label, key, num_steps):
+    traces.append(num_steps)
+    return damped(params, x, label, key, num_steps)
+
+  generator = make(counted, make_mesh(8), batch_size=8)
+  for steps in (1, 2, 8):
+    collect(generator, num_steps=steps, seed=steps, params=1 / steps)
+  assert len(traces) == 1
+
+
+def test_batches_lie_over_all_axes_and_weights_stay_as_they_are():
+  mesh = make_mesh(4, 2)
+  spec = jax.sharding.PartitionSpec("fsdp")
+  params = jax.device_put(
+    jnp.full((6, 1), 0.5), jax.sharding.NamedSharding(mesh, spec)
+  )
+
+  def project(params, x, label, key, num_steps):
+    del label, key, num_steps
+    return (x.reshape(-1, 6) @ params)[:, :, None, None]
+
+  generator = make(project, mesh, batch_size=8)
+  (images,) = generator.batches(params, 0, 8, 1)
+  assert {s.data.shape for s in images.addressable_shards} == {(1, 1, 1, 1)}
+  assert params.sharding.spec == spec
+  expected = to_host(generator.noise(0, 0)).sum(axis=(1, 2, 3)) / 2
+  np.testing.assert_allclose(to_host(images).ravel(), expected, rtol=1e-5)
+
+
+def test_generating_works_where_implicit_transfers_are_forbidden():
+  mesh = make_mesh(4, 2)
+  params = jnp.asarray(0.5)
+  params = jax.device_put(
+    params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  )
+  generator = make(mesh=mesh)
+  with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
+    images = [to_host(x) for x in generator.batches(params, 1, 9, 2)]
+  assert [len(x) for x in images] == [8, 1]
+
+
+def test_batch_size_is_rounded_up_to_the_devices():
+  assert make(mesh=make_mesh(8), batch_size=9).batch_size == 16
+  assert make(mesh=make_mesh(1), batch_size=9).batch_size == 9
+
+
+def test_mistakes_are_refused_in_one_line():
+  explicit = jax.make_mesh(
+    (1,),
+    ("data",),
+    axis_types=(jax.sharding.AxisType.Explicit,),
+    devices=jax.devices()[:1],
+  )
+  with pytest.raises(ValueError, match="axes must be Auto"):
+    make(mesh=explicit)
+  with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    make(batch_size=0)
+  with pytest.raises(ValueError, match="num_classes must be >= 0"):
+    make(num_classes=-1)
+  with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):
+    make().batches(jnp.ones(()), 0, 1, 0)
+  with pytest.raises(ValueError, match="num_images must be at least 1, got 0"):
+    make().batches(jnp.ones(()), 0, 0, 1)
+  with pytest.raises(ValueError, match="got -1"):
+    make().noise(-1, 0)
+
+
+class Classification(NamedTuple):
+  logits: jax.Array
+  features: jax.Array
+
+
+class Linear:
+  def apply(self, params, x):
+    features = x.reshape(x.shape[0], -1) @ params
+    return Classification(logits=100 * features[:, :2], features=features)
+
+
+def judged(shift, count=20_000):
+  """Metrics of N(shift, 0.1^2) pixels against N(0, 0.2^2), and the truth."""
+  rng = np.random.default_rng(0)
+  params = rng.normal(size=(4, 3)).astype(np.float32)
+  real = 0.2 * rng.normal(size=(count, 2, 2, 1)).astype(np.float32)
+  fake = 0.1 * rng.normal(size=(count, 2, 2, 1)).astype(np.float32) + shift
+  fake = fake.astype(np.float32)
+  features = classifier_features(
+    Linear(), jnp.asarray(params), make_mesh(8), batch_size=4096
+  )
+  reference = reference_statistics([real], features, max_features=200)
+  metrics = judge(iter(np.split(fake, [count // 3])), features, reference)
+  # C_b = C_a / 4, which commute: Tr (C_a C_b)^(1/2) = Tr C_a / 2.
+  variance = (0.2 - 0.1) ** 2 * np.trace(params.T @ params)
+  gap = shift * params.sum(axis=0)
+  return metrics, gap @ gap + variance
+
+
+def test_judge_of_gaussians_through_a_linear_network_is_the_closed_form():
+  for shift in (0.0, 0.3):
+    metrics, expected = judged(shift)
+    # 20 000 samples know a variance to 1 %.
+    assert metrics["frechet_distance"] == pytest.approx(expected, rel=0.03)
+    assert metrics["num_images"] == 20_000
+    assert 1 < metrics["inception_score"] <= 2
+  assert set(metrics) == {
+    "frechet_distance", "inception_score", "inception_score_std",
+    "precision", "recall", "num_images",
+  }  # fmt: skip
+
+
+def test_narrow_images_are_precise_and_incomplete():
+  metrics, _ = judged(0.0, count=1000)
+  assert metrics["precision"] > 0.95
+  assert metrics["recall"] < metrics["precision"] - 0.25
+  assert {type(value) for value in metrics.values()} == {float}
+
+
+def test_differences_below_a_byte_and_outside_the_range_are_not_judged():
+  features = classifier_features(
+    Linear(), jnp.asarray(np.eye(4, 3), jnp.float32), make_mesh(1)
+  )
+  levels = np.random.default_rng(0).integers(0, 2, (50, 2, 2, 1)) * 2.0 - 1
+  reference = reference_statistics([levels.astype(np.float32)], features)
+  for scale, same in ((1.5, True), (0.997, True), (0.99, False)):
+    images = (scale * levels).astype(np.float32)
+    distance = judge([images], features, reference)["frechet_distance"]
+    assert (distance < 1e-12) == same
+
+
+def test_judging_nothing_is_refused():
+  features = classifier_features(Linear(), jnp.ones((4, 3)), make_mesh(1))
+  reference = reference_statistics(
+    [np.random.default_rng(0).uniform(-1, 1, (9, 2, 2, 1))], features
+  )
+  with pytest.raises(ValueError, match="cannot judge 0 images"):
+    judge([], features, reference)

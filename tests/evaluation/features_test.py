@@ -1,0 +1,140 @@
+"""Feature functions and the reference of a data set."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffdistill.evaluation.features import (
+  RowSample,
+  classifier_features,
+  reference_statistics,
+)
+from diffdistill.evaluation.quantise import from_uint8, to_uint8
+
+
+class Classification(NamedTuple):
+  logits: jax.Array
+  features: jax.Array
+
+
+class Linear:
+  """Features and logits linear in the pixels; counts its traces."""
+
+  def __init__(self):
+    self.traces = 0
+
+  def apply(self, params, x):
+    self.traces += 1
+    features = x.reshape(x.shape[0], -1) @ params
+    return Classification(logits=features[:, :2], features=features)
+
+
+def make_mesh(count):
+  return jax.make_mesh(
+    (count,),
+    ("data",),
+    axis_types=(jax.sharding.AxisType.Auto,),
+    devices=jax.devices()[:count],
+  )
+
+
+def random_images(count):
+  rng = np.random.default_rng(0)
+  return rng.uniform(-1, 1, (count, 2, 2, 1)).astype(np.float32)
+
+
+def weights():
+  return jnp.asarray(np.random.default_rng(1).normal(size=(4, 3)), jnp.float32)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_features_are_those_of_the_network_for_any_number_of_images(devices):
+  network, params = Linear(), weights()
+  features = classifier_features(
+    network, params, make_mesh(devices), batch_size=5
+  )
+  for count in (1, 5, 8, 19):
+    images = random_images(count)
+    out = features(images)
+    pooled = images.reshape(count, 4) @ np.asarray(params)
+    np.testing.assert_allclose(out.pooled, pooled, rtol=1e-5, atol=1e-6)
+    odds = np.exp(pooled[:, :2])
+    np.testing.assert_allclose(
+      out.probabilities, odds / odds.sum(axis=1, keepdims=True), rtol=1e-5
+    )
+  # Short batches are padded, long ones cut: one shape, one compilation.
+  assert network.traces == 1
+
+
+def test_the_matmul_is_at_highest_precision():
+  class Recorder(Linear):
+    def apply(self, params, x):
+      self.precision = jax.config.jax_default_matmul_precision
+      return super().apply(params, x)
+
+  network = Recorder()
+  classifier_features(network, weights(), make_mesh(1))(random_images(1))
+  assert network.precision == "highest"
+
+
+def test_features_run_where_implicit_transfers_are_forbidden():
+  mesh = make_mesh(8)
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  params = jax.device_put(weights(), everywhere)
+  features = classifier_features(Linear(), params, mesh)
+  with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
+    assert features(random_images(3)).pooled.shape == (3, 3)
+
+
+def test_no_images_have_no_features():
+  features = classifier_features(Linear(), weights(), make_mesh(1))
+  with pytest.raises(ValueError, match="0 images"):
+    features(random_images(0))
+
+
+def test_reference_is_of_images_rounded_to_bytes():
+  features = classifier_features(Linear(), weights(), make_mesh(1))
+  images = random_images(10)
+  reference = reference_statistics([images[:6], images[6:]], features)
+  pooled = features(from_uint8(to_uint8(images))).pooled
+  assert reference.moments.count == 10
+  np.testing.assert_allclose(
+    reference.moments.cov, np.cov(pooled.astype(np.float64), rowvar=False)
+  )
+  np.testing.assert_allclose(
+    np.sort(reference.pooled, axis=0), np.sort(pooled, axis=0)
+  )
+  unrounded = features(images).pooled
+  assert np.abs(reference.moments.mean - unrounded.mean(axis=0)).max() > 1e-6
+
+
+def test_reference_of_nothing_is_refused():
+  features = classifier_features(Linear(), weights(), make_mesh(1))
+  with pytest.raises(ValueError, match="no batch"):
+    reference_statistics([], features)
+
+
+def test_rows_kept_do_not_depend_on_batches_and_are_spread():
+  stream = np.arange(1000.0)[:, None]
+  whole, pieces = RowSample(100), RowSample(100)
+  whole.update(stream)
+  for part in np.split(stream, [1, 50, 333]):
+    pieces.update(part)
+  np.testing.assert_array_equal(whole.rows, pieces.rows)
+  assert len(np.unique(whole.rows)) == 100
+  # A uniform sample of 100 (and its first 50) has a mean of 500 +- 5 std.
+  assert abs(whole.rows.mean() - 500) < 5 * 289 / 10
+  assert abs(whole.rows[:50].mean() - 500) < 5 * 289 / 7
+
+
+def test_all_rows_are_kept_where_there_is_room():
+  kept = RowSample(10)
+  kept.update(np.arange(4.0)[:, None])
+  np.testing.assert_array_equal(np.sort(kept.rows[:, 0]), np.arange(4))
+  with pytest.raises(ValueError, match="no images"):
+    _ = RowSample(1).rows
+  with pytest.raises(ValueError, match=">= 1, got 0"):
+    RowSample(0)

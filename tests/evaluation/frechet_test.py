@@ -1,0 +1,186 @@
+"""Distances against closed forms computed another way."""
+
+import hypothesis
+import numpy as np
+import pytest
+import scipy.linalg
+from hypothesis import strategies as st
+
+from diffdistill.evaluation.frechet import (
+  Moments,
+  frechet_distance,
+  inception_score,
+  precision_recall,
+)
+
+
+def gaussian(mean, cov):
+  """Moments whose `mean` and `cov` are exactly these."""
+  count = 11
+  return Moments(
+    count=count,
+    mean=np.asarray(mean, np.float64),
+    scatter=np.asarray(cov, np.float64) * (count - 1),
+  )
+
+
+def random_cov(rng, dim, rank):
+  root = rng.normal(size=(dim, rank))
+  return root @ root.T
+
+
+def test_diagonal_gaussians_have_the_sum_of_squares_of_std_gaps():
+  std_a, std_b = np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 0.5])
+  a = gaussian([0, 1, 2], np.diag(std_a**2))
+  b = gaussian([1, 1, 0], np.diag(std_b**2))
+  expected = 5 + ((std_a - std_b) ** 2).sum()
+  assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-12)
+
+
+def test_full_rank_gaussians_agree_with_sqrtm():
+  rng = np.random.default_rng(1)
+  cov_a, cov_b = random_cov(rng, 5, 9), random_cov(rng, 5, 9)
+  mean_a, mean_b = rng.normal(size=(2, 5))
+  root = np.real(scipy.linalg.sqrtm(cov_a @ cov_b))
+  expected = ((mean_a - mean_b) ** 2).sum()
+  expected += np.trace(cov_a + cov_b - 2 * root)
+  a, b = gaussian(mean_a, cov_a), gaussian(mean_b, cov_b)
+  assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+  assert frechet_distance(b, a) == pytest.approx(expected, rel=1e-9)
+
+
+def test_low_rank_gaussians_keep_full_accuracy():
+  # Rank one each: Tr (C_a C_b)^(1/2) = |u . v|.
+  rng = np.random.default_rng(2)
+  u, v = rng.normal(size=(2, 40))
+  a = gaussian(np.zeros(40), np.outer(u, u))
+  b = gaussian(np.zeros(40), np.outer(v, v))
+  expected = u @ u + v @ v - 2 * abs(u @ v)
+  assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
+  assert frechet_distance(a, a) < 1e-10
+
+
+def test_a_set_is_at_distance_zero_from_itself():
+  rows = np.random.default_rng(3).normal(size=(6, 20)) + 100
+  moments = Moments.empty(20).update(rows)
+  assert 0 <= frechet_distance(moments, moments) < 1e-10
+
+
+def test_sets_that_cannot_be_compared_are_refused():
+  two, three = gaussian(np.zeros(2), np.eye(2)), gaussian(np.ones(3), np.eye(3))
+  with pytest.raises(ValueError, match="2 features with 3"):
+    frechet_distance(two, three)
+  with pytest.raises(ValueError, match="at least 2 vectors, got 1"):
+    frechet_distance(Moments.empty(2).update(np.ones((1, 2))), two)
+  with pytest.raises(ValueError, match="NaN or infinite"):
+    frechet_distance(gaussian([0, 0], [[np.nan, 0], [0, 1]]), two)
+
+
+@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.given(
+  cuts=st.lists(st.integers(0, 30), max_size=6),
+  meet=st.integers(0, 30),
+  offset=st.sampled_from([0.0, 1e4]),
+)
+def test_moments_do_not_depend_on_how_a_stream_is_cut(cuts, meet, offset):
+  rows = np.random.default_rng(4).normal(size=(30, 3)) + offset
+  streamed = Moments.empty(3)
+  for part in np.split(rows, sorted(cuts)):
+    streamed = streamed.update(part)
+  merged = Moments.empty(3).update(rows[:meet])
+  merged = merged.merge(Moments.empty(3).update(rows[meet:]))
+  for moments in (streamed, merged):
+    assert moments.count == 30
+    np.testing.assert_allclose(moments.mean, rows.mean(axis=0), rtol=1e-12)
+    # 1e-9: an offset of 1e4 leaves 12 of float64's 16 digits to the rows.
+    np.testing.assert_allclose(
+      moments.cov, np.cov(rows, rowvar=False), rtol=1e-9, atol=1e-9
+    )
+
+
+def test_moments_of_float32_are_kept_in_float64():
+  rows = np.full((1000, 1), 0.1, np.float32) + np.float32(1e3)
+  moments = Moments.empty(1).update(rows)
+  assert moments.mean.dtype == np.float64
+  np.testing.assert_allclose(moments.mean, rows[0], rtol=1e-14)
+
+
+def test_inception_score_of_known_predictions():
+  assert inception_score(np.full((20, 4), 0.25)) == (1.0, 0.0)
+  sure = np.eye(4)[np.arange(40) % 4]
+  assert inception_score(sure, splits=10) == pytest.approx((4, 0))
+  # Two halves, one class each: no diversity within a split.
+  assert inception_score(np.sort(sure, axis=0), splits=1)[0] > 1
+  halves = np.repeat(np.eye(2), 10, axis=0)
+  assert inception_score(halves, splits=2) == pytest.approx((1, 0))
+  assert inception_score(halves, splits=1) == pytest.approx((2, 0))
+
+
+def test_inception_score_is_the_exponential_of_mutual_information():
+  p = np.array([[0.9, 0.1], [0.3, 0.7]])
+  marginal = np.array([0.6, 0.4])
+  divergence = np.mean([(row * np.log(row / marginal)).sum() for row in p])
+  score, deviation = inception_score(p, splits=1)
+  assert score == pytest.approx(np.exp(divergence))
+  assert deviation == 0
+
+
+def test_inception_score_needs_an_image_a_split():
+  with pytest.raises(ValueError, match=r"10 splits .* got 9"):
+    inception_score(np.full((9, 2), 0.5))
+
+
+def clusters(rng, centres, each=40):
+  rows = [rng.normal(size=(each, 2)) * 0.1 + centre for centre in centres]
+  return np.concatenate(rows)
+
+
+def test_identical_sets_are_precise_and_complete():
+  rows = np.random.default_rng(5).normal(size=(50, 3)) + 1e3
+  assert precision_recall(rows, rows) == (1, 1)
+  # A point repeated has a ball of radius 0, which holds its copies.
+  few = np.random.default_rng(9).normal(size=(20, 333))
+  ours, theirs = few.repeat(7, axis=0), few.repeat(5, axis=0)
+  assert precision_recall(ours, theirs) == (1, 1)
+
+
+def test_disjoint_sets_are_neither():
+  rows = np.random.default_rng(6).normal(size=(50, 3))
+  assert precision_recall(rows, rows + 100) == (0, 0)
+
+
+def test_a_dropped_mode_costs_recall_and_not_precision():
+  rng = np.random.default_rng(7)
+  centres = np.array([[0.0, 0.0], [10.0, 0.0]])
+  real = clusters(rng, centres)
+  precision, recall = precision_recall(real, clusters(rng, centres[:1], 80))
+  assert precision > 0.85
+  assert 0.35 < recall <= 0.5
+  # And the other way round: an invented mode costs precision alone.
+  swapped = precision_recall(clusters(rng, centres[:1], 80), real)
+  assert swapped[0] <= 0.5
+  assert swapped[1] > 0.85
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e7])
+def test_radii_and_chunks_against_brute_force(monkeypatch, offset):
+  rng = np.random.default_rng(8)
+  real = rng.normal(size=(23, 2)) + offset
+  generated = rng.normal(size=(19, 2)) + 0.5 + offset
+
+  def share(points, centres, k):
+    gaps = np.linalg.norm(centres[:, None] - centres[None, :], axis=-1)
+    radii = np.sort(gaps, axis=1)[:, k]  # Column 0 is the point itself.
+    gaps = np.linalg.norm(points[:, None] - centres[None, :], axis=-1)
+    return (gaps <= radii[None, :]).any(axis=1).mean()
+
+  expected = (share(generated, real, 2), share(real, generated, 2))
+  assert precision_recall(real, generated, k=2) == pytest.approx(expected)
+  monkeypatch.setattr("diffdistill.evaluation.frechet._CHUNK", 7)
+  assert precision_recall(real, generated, k=2) == pytest.approx(expected)
+
+
+def test_too_few_points_for_a_ball_are_refused():
+  rows = np.zeros((3, 2))
+  with pytest.raises(ValueError, match=r"k=3 .* got 3 real and 3 generated"):
+    precision_recall(rows, rows)

@@ -1,0 +1,138 @@
+"""Sheets, curves and tables as files and text."""
+
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from diffdistill.evaluation import grids
+
+
+def ramp(count, size=8, channels=1):
+  """Image i is of level 2 i / count - 1 throughout."""
+  levels = (2 * np.arange(count) / count - 1).astype(np.float32)
+  levels = levels[:, None, None, None]
+  return np.broadcast_to(levels, (count, size, size, channels))
+
+
+def test_a_sheet_shows_each_image_once_in_reading_order():
+  picture = np.asarray(grids.sheet(ramp(5), columns=3, scale=2))
+  side, gap = 16, 2
+  assert picture.shape == (2 * side + 3 * gap, 3 * side + 4 * gap)
+  for i in range(5):
+    row, column = divmod(i, 3)
+    top, left = gap + row * (side + gap), gap + column * (side + gap)
+    cell = picture[top : top + side, left : left + side]
+    assert np.unique(cell).tolist() == [round(255 * i / 5)]
+  # The empty cell and the gaps are white.
+  assert np.unique(picture[-side - gap :, -side - gap :]).tolist() == [255]
+  assert np.unique(picture[:gap]).tolist() == [255]
+
+
+def test_tiny_images_are_enlarged_and_large_ones_are_not():
+  assert grids.sheet(ramp(1, size=8)).size == (48 + 4, 48 + 4)
+  assert grids.sheet(ramp(1, size=64)).size == (64 + 4, 64 + 4)
+  assert grids.sheet(ramp(9)).size == (3 * 50 + 2, 3 * 50 + 2)
+  assert grids.sheet(ramp(2, channels=3)).mode == "RGB"
+
+
+def test_enlarging_is_nearest():
+  images = np.array([[-1.0, 1.0], [1.0, -1.0]]).reshape(1, 2, 2, 1)
+  inside = np.asarray(grids.sheet(images, scale=3))[2:-2, 2:-2]
+  expected = np.kron([[0, 255], [255, 0]], np.ones((3, 3)))
+  np.testing.assert_array_equal(inside, expected)
+
+
+def test_rows_carry_their_names_at_the_left():
+  rows = {"teacher": ramp(3), "a student of 4 steps": -ramp(3)}
+  picture = np.asarray(grids.labelled_rows(rows))
+  body = 3 * 50 + 2
+  margin = picture.shape[1] - body
+  assert picture.shape[0] == 2 * 50 + 2
+  names = picture[:, :margin]
+  assert (names[:51] < 128).any()
+  assert (names[51:] < 128).any()
+  # The longer name fills its margin without touching the images.
+  assert (names[:, -2:] == 255).all()
+  assert (names[51:, margin - 20 :] < 128).any()
+  assert picture[10, margin + 10] == 0
+  assert picture[60, margin + 10] == 255
+
+
+def test_rows_of_different_shapes_are_refused():
+  with pytest.raises(ValueError, match="one shape"):
+    grids.labelled_rows({"a": ramp(3), "b": ramp(2)})
+  with pytest.raises(ValueError, match="one shape"):
+    grids.labelled_rows({})
+
+
+def test_what_is_not_an_image_is_refused():
+  with pytest.raises(ValueError, match=r"got \(2, 1, 1, 2\)"):
+    grids.sheet(np.zeros((2, 1, 1, 2)))
+  with pytest.raises(ValueError, match="columns must be at least 1, got 0"):
+    grids.sheet(ramp(2), columns=0)
+  with pytest.raises(ValueError, match="scale must be at least 1, got 0"):
+    grids.sheet(ramp(2), scale=0)
+
+
+def test_a_png_is_whole_small_and_replaces_the_old_one(tmp_path):
+  path = tmp_path / "deep" / "sheet.png"
+  noise = np.random.default_rng(0).uniform(-1, 1, (64, 32, 32, 3))
+  grids.save_png(grids.sheet(ramp(4)), path)
+  picture = grids.sheet(noise)
+  grids.save_png(picture, path)
+  # Noise is the worst case: 64 colour images of 32 x 32.
+  assert path.stat().st_size < 300_000
+  with Image.open(path) as read:
+    np.testing.assert_array_equal(np.asarray(read), np.asarray(picture))
+  assert [p.name for p in path.parent.iterdir()] == ["sheet.png"]
+
+
+def test_a_failed_write_leaves_the_old_png(tmp_path, monkeypatch):
+  path = tmp_path / "sheet.png"
+  grids.save_png(grids.sheet(ramp(4)), path)
+  before = path.read_bytes()
+
+  def torn(self, data):
+    with self.open("wb") as file:
+      file.write(data[:10])
+    raise OSError("disk full")
+
+  monkeypatch.setattr(type(epath.Path(path)), "write_bytes", torn)
+  with pytest.raises(OSError, match="disk full"):
+    grids.save_png(grids.sheet(ramp(9)), path)
+  assert path.read_bytes() == before
+
+
+def test_a_curve_is_a_png_even_with_values_a_log_axis_cannot_show(tmp_path):
+  path = tmp_path / "curve.png"
+  curves = {
+    "teacher": [(8, 3.0), (1, 90.0), (2, float("nan"))],
+    "student": [(1, 5.0), (2, 0.0)],
+  }
+  grids.curve(curves, "FD-digits (lower is better)", path)
+  with Image.open(path) as read:
+    assert read.format == "PNG"
+    read.load()
+    assert len(np.unique(np.asarray(read))) > 10
+  grids.curve({"one point": [(4, 1.0)]}, "FD", tmp_path / "one.png")
+  assert (tmp_path / "one.png").stat().st_size < 300_000
+  with pytest.raises(ValueError, match="at least one curve"):
+    grids.curve({}, "FD", path)
+
+
+def test_a_table_is_aligned():
+  rows = [
+    {"model": "teacher", "steps": 1024, "FD": 2.34567},
+    {"model": "halve/004", "steps": 4, "FD": None},
+  ]
+  assert grids.table(rows) == "\n".join(
+    [
+      "model      steps     FD",
+      "---------  -----  -----",
+      "teacher     1024  2.346",
+      "halve/004      4      -",
+    ]
+  )
+  assert grids.table(rows, ["steps"]).splitlines()[0] == "steps"
+  assert grids.table([], ["a", "b"]) == "a  b\n-  -"

@@ -1,0 +1,112 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffdistill.networks import CLASSIFIERS
+from diffdistill.networks.classifier import LinenClassifier, ResNet
+
+# The networks are tiny: compiling is what takes the time.
+jit = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
+
+
+def classifier(size=8, **fields):
+  fields = {"channels": 4, "multipliers": (1, 2), "num_blocks": 1} | fields
+  return LinenClassifier(
+    module=ResNet(num_classes=3, **fields), image_shape=(size, size, 1)
+  )
+
+
+def images(size, batch=2):
+  return jax.random.uniform(
+    jax.random.key(1), (batch, size, size, 1), minval=-1, maxval=1
+  )
+
+
+@pytest.mark.parametrize("size", [8, 28, 64])
+def test_shapes_from_small_to_large(size):
+  net = classifier(size, multipliers=(1, 2, 4, 4))
+  params = jax.eval_shape(net.init, jax.random.key(0))
+  output = jax.eval_shape(net.apply, params, images(size))
+  assert output.logits.shape == (2, 3)
+  assert output.features.shape == (2, 16)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits_are_linear_in_the_float32_features(dtype):
+  net = classifier(dtype=dtype)
+  params = jit(net.init)(jax.random.key(0))
+  logits, features = jit(net.apply)(params, images(8))
+  assert features.dtype == logits.dtype == jnp.float32
+  # The bias starts at zero.
+  expected = features @ params["logits"]["kernel"]
+  np.testing.assert_allclose(logits, expected, atol=1e-5)
+  assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {
+    jnp.dtype("float32")
+  }
+  # Two different images have different features.
+  assert jnp.max(jnp.abs(features[0] - features[1])) > 1e-3
+
+
+def test_an_image_does_not_depend_on_its_batch():
+  net = classifier()
+  params = jit(net.init)(jax.random.key(0))
+  x = images(8, batch=4)
+  np.testing.assert_allclose(
+    jit(net.apply)(params, x).features[:1],
+    jit(net.apply)(params, x[:1]).features,
+    atol=1e-5,
+  )
+
+
+def test_a_key_turns_dropout_on_between_features_and_logits():
+  net = classifier(dropout=0.5)
+  params = jit(net.init)(jax.random.key(0))
+  apply = jit(net.apply)
+  off = apply(params, images(8))
+  on = apply(params, images(8), key=jax.random.key(2))
+  # Compiled without and with dropout: equal to rounding.
+  np.testing.assert_allclose(on.features, off.features, atol=1e-5)
+  assert jnp.max(jnp.abs(on.logits - off.logits)) > 1e-3
+
+
+def test_every_parameter_and_pixel_matters():
+  net = classifier()
+  params = jit(net.init)(jax.random.key(0))
+
+  def total(params, x):
+    return jnp.sum(jnp.sin(net.apply(params, x).logits))
+
+  grads = jit(jax.grad(total, argnums=(0, 1)))(params, images(8))
+  for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+    assert jnp.any(grad != 0), jax.tree_util.keystr(path)
+  assert jnp.all(grads[1] != 0)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"dtype": "half"}, "dtype is 'half'; pass one of"),
+    ({"num_blocks": 0}, "num_blocks is 0"),
+    ({"multipliers": (1, 0)}, "multipliers is"),
+    ({"dropout": -0.1}, r"dropout is -0\.1"),
+  ],
+)
+def test_refusals(fields, message):
+  with pytest.raises(ValueError, match=message):
+    classifier(**fields)
+
+
+def test_wrong_image_shape_is_refused():
+  net = classifier(8)
+  params = jax.eval_shape(net.init, jax.random.key(0))
+  with pytest.raises(ValueError, match=r"but this classifier is for \(8, 8"):
+    jax.eval_shape(net.apply, params, images(16))
+
+
+def test_table():
+  assert CLASSIFIERS["resnet"] is ResNet
