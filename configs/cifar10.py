@@ -1,6 +1,7 @@
 """CIFAR-10, 32x32, unconditional, as Salimans & Ho 2022 distilled it.
 
-  diffdistill train --config=configs/cifar10.py:progressive --workdir=runs/cifar10
+  diffdistill train --workdir=runs/cifar10 \\
+    --config=configs/cifar10.py:progressive
 
 Hardware: the paper used 8 TPUv4 chips. Published FID at 1/2/4/8 steps: 9.12,
 4.51, 3.00, 2.57 (its Table 2); not measured by us. The data is a folder of PNG

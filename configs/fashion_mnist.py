@@ -1,7 +1,8 @@
 """Fashion-MNIST, 28x28: clothes, on two CPU cores in about an hour.
 
   sudo apt install dataset-fashion-mnist
-  diffdistill train --config=configs/fashion_mnist.py:progressive --workdir=runs/fashion
+  diffdistill train --workdir=runs/fashion \\
+    --config=configs/fashion_mnist.py:progressive
   diffdistill evaluate --workdir=runs/fashion
 
 Everything is [ours]; what it reaches is in README's results.
@@ -61,7 +62,7 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
     weight_decay=0.0,
     start_steps=32,
   )
-  config.stages.classifier = recipes.classifier_stage(num_updates=1000)
+  config.stages.classifier.num_updates = 1000
   config.stages.classifier.batch_size = 64
   config.stages.teacher.optimizer.warmup = 200
   config.stages.teacher.optimizer.decay = "cosine"

@@ -1,6 +1,7 @@
 """ImageNet at 64x64, class-conditional, as Salimans & Ho 2022 distilled it.
 
-  diffdistill train --config=configs/imagenet64.py:progressive --workdir=runs/imagenet64
+  diffdistill train --workdir=runs/imagenet64 \\
+    --config=configs/imagenet64.py:progressive
 
 Hardware: the paper used 64 TPUv4 chips. FID at 1/2/4/8 steps read off its
 figure 4 (about 1 % error): 16.1, 7.36, 3.88, 2.95; not measured by us. Prepare

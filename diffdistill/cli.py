@@ -1,9 +1,11 @@
-"""The command line: train, sample, evaluate, list. The only file with FLAGS.
+"""The command line; the only file with FLAGS.
 
 Exit status 0; 1 for a refusal, in one line; 2 for bad usage.
 """
 
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -31,6 +33,8 @@ flags.DEFINE_integer("label", None, "The class of all samples.")
 flags.DEFINE_string(
   "out", "samples.png", "Where samples go: a .png sheet or an .npz of bytes."
 )
+flags.DEFINE_string("stage", "teacher", "What benchmark times.")
+flags.DEFINE_integer("num_updates", 50, "Of each of benchmark's turns.")
 flags.DEFINE_bool("multihost", False, "Join a pod's other processes first.")
 
 USAGE = """usage: diffdistill COMMAND [--flag=value ...]
@@ -40,13 +44,16 @@ USAGE = """usage: diffdistill COMMAND [--flag=value ...]
   sample    --workdir=runs/digits [--round=halve/004] [--num_images=64]
             [--num_steps=4] [--seed=0] [--label=3] [--out=grid.png]
   evaluate  --workdir=runs/digits [--num_steps=1,2,4,8] [--num_images=10000]
+  benchmark --config=configs/digits.py:progressive [--stage=teacher]
+            [--num_updates=50]
   list      objectives, networks, data sources, configs and recipes"""
+HELP = ("help", "--help", "-h")
 
 
 def main() -> int:
   """Runs one command; returns the exit status."""
   command, *arguments = sys.argv[1:] or ["help"]
-  if command in ("help", "--help", "-h"):
+  if command in HELP or "--help" in arguments:
     print(USAGE)
     return 0
   if command not in COMMANDS:
@@ -55,16 +62,11 @@ def main() -> int:
     )
   try:
     rest = FLAGS([sys.argv[0], *arguments])[1:]
-  except (
-    flags.Error,
-    AttributeError,
-    KeyError,
-    TypeError,
-    ValueError,
-  ) as error:
-    return _refuse(error, 2)
-  except (OSError, ImportError) as error:
-    return _refuse(error, 2)
+    # A config file that cannot be read says so at its first use.
+    hasattr(FLAGS.config, "items")
+  except Exception as error:
+    # A config file is Python: it can raise anything.
+    return _refuse(_flag_error(error, arguments), 2)
   if rest:
     return _refuse(f"{rest[0]!r} is no flag; pass --name=value", 2)
   try:
@@ -73,6 +75,8 @@ def main() -> int:
     COMMANDS[command]()
   except KeyboardInterrupt:
     return _refuse("interrupted; the same command goes on from here", 130)
+  except UsageError as error:
+    return _refuse(error, 2)
   except Exception as error:
     if not _is_refusal(error):
       raise
@@ -109,6 +113,12 @@ def _evaluate() -> None:
   commands.evaluate(_workdir(), FLAGS.num_images, _whole_numbers("num_steps"))
 
 
+def _benchmark() -> None:
+  from diffdistill import commands
+
+  commands.benchmark(_required("config"), FLAGS.stage, FLAGS.num_updates)
+
+
 def _list() -> None:
   from diffdistill import commands
 
@@ -119,6 +129,7 @@ COMMANDS = {
   "train": _train,
   "sample": _sample,
   "evaluate": _evaluate,
+  "benchmark": _benchmark,
   "list": _list,
 }
 
@@ -129,7 +140,7 @@ class UsageError(Exception):
 
 def _required(name: str):
   value = getattr(FLAGS, name)
-  if value is None:
+  if value is None or value == "":
     raise UsageError(f"--{name} is missing; see diffdistill help")
   return value
 
@@ -149,13 +160,49 @@ def _whole_numbers(name: str) -> tuple[int, ...] | None:
   return tuple(int(v) for v in values)
 
 
+def _flag_error(error: Exception, arguments: Sequence[str]) -> str:
+  """What absl, ml_collections or a config file say, in one plain line."""
+  # One may hold another, and str() would quote the text of a KeyError.
+  while error.args and isinstance(error.args[0], Exception):
+    error = error.args[0]
+  message = str(error.args[0] if isinstance(error, KeyError) else error)
+  lines = message.strip().splitlines() or [""]
+  if isinstance(error, flags.UnrecognizedFlagError):
+    return f"--{error.flagname} is no flag; see diffdistill help"
+  for flag in (argument.split("=")[0] for argument in arguments):
+    if "config." in flag and lines[0].strip("'\"") in flag.split("."):
+      close = re.search(r'Did you mean "(.+?)"', lines[-1])
+      remedy = f"did you mean {close[1]}?" if close else "add it to its file"
+      return f"{flag} is no field of the config; {remedy}"
+  flag, _, problem = lines[0].removeprefix("flag ").partition(": ")
+  for unreadable, remedy in (
+    ("invalid literal for int", "pass a whole number"),
+    ("could not convert string to float", "pass a number"),
+  ):
+    if unreadable in problem:
+      return f"{flag} cannot be read; {remedy}"
+  if problem.startswith("Error whilst parsing config file"):
+    # A traceback follows; its last line is "ValueError: what is wrong".
+    return f"{flag}: {lines[-1].partition(': ')[2]}"
+  if isinstance(error, flags.Error):
+    return message
+  return (
+    f"--config cannot be read ({type(error).__name__}: {lines[-1].strip()});"
+    " pass a file and its recipe, such as configs/digits.py:progressive"
+  )
+
+
 def _is_refusal(error: Exception) -> bool:
   """Whether a person can mend it: the system said no, or our own code did.
 
-  What libraries raise inside our code is a fault, and keeps its traceback.
+  What libraries raise inside our code is a fault, and keeps its traceback; so
+  do the errors that Python raises by itself, such as a TypeError.
   """
-  if isinstance(error, OSError | UsageError):
+  if isinstance(error, OSError):
     return True
+  own = type(error).__module__.startswith(__package__)
+  if not own and not isinstance(error, ValueError):
+    return False
   innermost: TracebackType | None = error.__traceback__
   while innermost is not None and innermost.tb_next is not None:
     innermost = innermost.tb_next
@@ -167,5 +214,10 @@ def _is_refusal(error: Exception) -> bool:
 
 def _refuse(error: Exception | str, status: int) -> int:
   message = " ".join(str(error).split()) or type(error).__name__
+  if isinstance(error, OSError) and error.filename and error.strerror:
+    message = (
+      f"{error.filename}: {error.strerror}; pass a place that can be read and"
+      " written"
+    )
   print(f"diffdistill: {message}", file=sys.stderr)
   return status

@@ -4,8 +4,8 @@ import dataclasses
 import functools
 import importlib
 import io
+import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from etils import epath
 
 from diffdistill import experiment
 from diffdistill.arrays import Params
+from diffdistill.benchmark import benchmark as measure
 from diffdistill.data import SOURCES
 from diffdistill.data.pipeline import once
 from diffdistill.evaluation import grids
 from diffdistill.evaluation.comparison import (
   Contestant,
+  Settings,
   compare,
   distance_of_halves,
   write_comparison,
@@ -42,13 +44,13 @@ from diffdistill.training.curriculum import Round, Stage
 from diffdistill.training.trainer import Trainer
 
 SHEET_IMAGES = 64
+TURNS = 5
 
 
 def train(config: Any, workdir: epath.Path) -> None:
   """Trains every round of the recipe that is not finished yet."""
   run = experiment.build(config)
   run.source.check()
-  run.claim(workdir)
 
   @functools.cache
   def generator(sampler: Sampler) -> Generator:
@@ -65,7 +67,7 @@ def train(config: Any, workdir: epath.Path) -> None:
     path = workdir / "samples" / f"{round_.name.replace('/', '_')}.png"
     grids.save_png(grids.sheet(next(images)), path)
 
-  Trainer(
+  trainer = Trainer(
     stages=run.stages,
     workdir=workdir,
     seed=run.seed,
@@ -73,7 +75,10 @@ def train(config: Any, workdir: epath.Path) -> None:
     mesh=run.mesh,
     cadence=run.cadence,
     observe=observe,
-  ).run()
+  )
+  # Last, so that no refusal leaves a workdir behind.
+  run.claim(workdir)
+  trainer.run()
 
 
 def sample(
@@ -104,25 +109,17 @@ def sample(
       f"out is {str(out)!r}; pass a name that ends in .png or .npz"
     )
   run = experiment.build(experiment.stored_config(workdir))
-  models = {
-    name: (stage, round_)
-    for name, (stage, round_) in run.rounds.items()
-    if stage.objective.sampler is not None
-    and checkpoint.has_final(workdir / name)
-  }
-  if not models:
-    raise ValueError(f"{workdir} has no finished model yet; train first")
+  models = _finished_models(run, workdir)
   name = round_name or list(models)[-1]
   if name not in models:
     raise ValueError(
       f"round is {name!r}, which is not finished or does not exist; pass one of"
       f" {', '.join(models)}"
     )
-  stage, round_ = models[name]
+  sampler, round_ = models[name]
   steps = num_steps or round_.num_steps or max(run.evaluation.num_steps)
-  generator = run.generator(
-    stage.objective.sampler, min(run.evaluation.batch_size, num_images), label
-  )
+  batch_size = min(run.evaluation.batch_size, num_images)
+  generator = run.generator(sampler, batch_size, label)
   batches = generator.batches(
     run.product(workdir, name), seed, num_images, steps
   )
@@ -137,7 +134,7 @@ def sample(
 
 
 def evaluate(
-  workdir: epath.Path, num_images: int | None, num_steps: Sequence[int] | None
+  workdir: epath.Path, num_images: int | None, num_steps: tuple[int, ...] | None
 ) -> None:
   """Judges the teacher and every finished student; writes and prints it.
 
@@ -152,10 +149,11 @@ def evaluate(
     ValueError: where the run has no classifier or no teacher to judge by.
   """
   run = experiment.build(experiment.stored_config(workdir))
-  given = {"num_images": num_images, "num_steps": num_steps}
-  settings = dataclasses.replace(
-    run.evaluation, **{k: v for k, v in given.items() if v is not None}
-  )
+  settings = run.evaluation
+  if num_images is not None:
+    settings = dataclasses.replace(settings, num_images=num_images)
+  if num_steps is not None:
+    settings = dataclasses.replace(settings, num_steps=num_steps)
   judges = [s for s in run.stages if s.objective.trains[0] == "classifier"]
   if not judges or run.classifier is None:
     raise ValueError(
@@ -173,6 +171,7 @@ def evaluate(
   reference = reference_statistics(
     (batch["image"] for batch in once(run.source, batch_size)), features
   )
+  accuracy = _accuracy(run, features, batch_size)
   rows, images = compare(
     teacher, contestants[1:], features, reference, metric, settings, _say
   )
@@ -182,7 +181,7 @@ def evaluate(
     "num_images": settings.num_images,
     "seed": settings.seed,
     "rounding": "to the nearest byte",
-    "classifier_test_accuracy": _accuracy(run, features, batch_size),
+    "classifier_test_accuracy": accuracy,
     f"{metric} of two halves of the data": distance_of_halves(reference),
     "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
   }
@@ -192,6 +191,13 @@ def evaluate(
     print(
       f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"
     )
+
+
+def benchmark(config: Any, stage: str, num_updates: int) -> None:
+  """Prints, as JSON, how fast a stage trains and its share of the bare step."""
+  run = experiment.build(config)
+  run.source.check()
+  print(json.dumps(measure(run, stage, num_updates, TURNS), indent=2))
 
 
 def list_all() -> None:
@@ -216,34 +222,47 @@ def list_all() -> None:
       print(f"  configs/{path.name}:{name:<14} {description}")
 
 
-def _contestants(
-  run: Experiment, workdir: epath.Path, settings: experiment.Settings
-) -> list[Contestant]:
-  """The teacher and the finished students, in the order of the recipe."""
-  result, generators = [], {}
+def _finished_models(
+  run: Experiment, workdir: epath.Path
+) -> dict[str, tuple[Sampler, Round]]:
+  """The finished rounds that make images, in the order of the recipe."""
+  result = {}
   for name, (stage, round_) in run.rounds.items():
     sampler = stage.objective.sampler
     if sampler is None:
       continue
+    if checkpoint.has_final(workdir / name):
+      result[name] = (sampler, round_)
+    else:
+      _say(f"{name} is not finished; it is left out")
+  if not result:
+    raise ValueError(f"{workdir} has no finished model yet; train first")
+  return result
+
+
+def _contestants(
+  run: Experiment, workdir: epath.Path, settings: Settings
+) -> list[Contestant]:
+  """The teacher, then the students made for one of the numbers of steps."""
+
+  @functools.cache
+  def generator(sampler: Sampler) -> Generator:
+    return run.generator(sampler, settings.batch_size)
+
+  result = []
+  for name, (sampler, round_) in _finished_models(run, workdir).items():
     steps = settings.num_steps
     if round_.num_steps:
       steps = tuple(n for n in steps if n == round_.num_steps)
-    if not checkpoint.has_final(workdir / name):
-      _say(f"{name} is not finished; it is left out")
-      continue
-    if sampler not in generators:
-      generators[sampler] = run.generator(sampler, settings.batch_size)
     if steps:
       result.append(
         Contestant(
           name=name,
           num_steps=steps,
-          generator=generators[sampler],
-          load=lambda name=name: run.product(workdir, name),
+          generator=generator(sampler),
+          load=functools.partial(run.product, workdir, name),
         )
       )
-  if not result:
-    raise ValueError(f"{workdir} has no finished teacher to judge; train first")
   return result
 
 
@@ -251,11 +270,8 @@ def _accuracy(
   run: Experiment, features: FeatureFn, batch_size: int
 ) -> float | None:
   """The classifier's on the test split; None where there is none."""
-  try:
-    test = dataclasses.replace(run.source, split="test")
-    test.check()
-  except (ValueError, FileNotFoundError) as error:
-    _say(f"no test split to measure the classifier on ({error})")
+  test = run.source.held_out()
+  if test is None:
     return None
   right = [
     features(batch["image"]).probabilities.argmax(axis=-1) == batch["label"]

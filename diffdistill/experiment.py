@@ -9,7 +9,7 @@ import difflib
 import functools
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -143,12 +143,11 @@ class Experiment:
     """
     path = workdir / "config.json"
     if not path.exists():
-      workdir.mkdir(parents=True, exist_ok=True)
       write_atomically(path, json.dumps(self.config, indent=2) + "\n")
       return
     theirs, ours = (
       dict(_flat({k: v for k, v in c.items() if k not in FREE_TO_CHANGE}))
-      for c in (json.loads(path.read_text()), self.config)
+      for c in (stored_config(workdir), self.config)
     )
     for key in sorted(theirs.keys() | ours.keys()):
       if theirs.get(key) != ours.get(key):
@@ -163,7 +162,7 @@ def stored_config(workdir: epath.Path) -> Fields:
   """The config that a workdir was made with.
 
   Raises:
-    ValueError: where no run has begun there.
+    ValueError: where no run has begun there, or its config is damaged.
   """
   path = workdir / "config.json"
   if not path.exists():
@@ -171,7 +170,12 @@ def stored_config(workdir: epath.Path) -> Fields:
       f"{workdir} holds no run (it has no config.json); pass the --workdir of"
       " a training"
     )
-  return json.loads(path.read_text())
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(
+      f"{path} is damaged ({error}); restore it, or pass a new --workdir"
+    ) from error
 
 
 def build(config: Mapping[str, Any]) -> Experiment:
@@ -185,12 +189,17 @@ def build(config: Mapping[str, Any]) -> Experiment:
       range; one line, with the field's path.
   """
   fields = _plain(config)
+  if not isinstance(fields, dict):
+    raise ValueError(f"the config is {fields!r}; return a ConfigDict of fields")
   _refuse_unknown("", fields, SECTIONS)
   data = _section(fields, "data")
-  conditional = data.pop("conditional", False)
-  flip = data.pop("flip", False)
-  source = _choose("data.source", SOURCES, _section(data, "source", "data."))
   _refuse_unknown("data.", data, ("source", "conditional", "flip"))
+  conditional = _value(data, "conditional", False, path="data.")
+  flip = _value(data, "flip", False, path="data.")
+  seed = _value(fields, "seed", 0)
+  if not 0 <= seed < 2**32:
+    raise ValueError(f"seed is {seed}; pass 0 to 2**32 - 1")
+  source = _choose("data.source", SOURCES, _section(data, "source", "data."))
   model = _section(fields, "model")
   denoiser = _denoiser(model, source, source.num_classes if conditional else 0)
   sampler = _choose(
@@ -199,26 +208,48 @@ def build(config: Mapping[str, Any]) -> Experiment:
     _section(fields, "sampler"),
     process=denoiser.process,
   )
-  classifier = _classifier(fields.get("classifier"), source)
-  stages = _section(fields, "stages")
-  run = fields.get("run", ())
+  classifier = None
+  if "classifier" in fields:
+    classifier = _classifier(_section(fields, "classifier"), source)
+  given = {"denoiser": denoiser, "sampler": sampler, "classifier": classifier}
+  stages = tuple(
+    _stage(name, stage, given) for name, stage in _run(fields).items()
+  )
+  curriculum(stages)
+  return Experiment(
+    config=json.loads(json.dumps(fields)),
+    seed=seed,
+    stages=stages,
+    source=source,
+    flip=flip,
+    denoiser=denoiser,
+    classifier=classifier,
+    mesh=_mesh(_section(fields, "mesh")),
+    cadence=_make("cadence", Cadence, _section(fields, "cadence")),
+    evaluation=_make("evaluation", Settings, _section(fields, "evaluation")),
+  )
+
+
+def _run(fields: Fields) -> dict[str, Fields]:
+  """The stages that `run` names, by name and in order."""
+  stages, run = _section(fields, "stages"), fields.get("run", ())
+  if not run or not isinstance(run, tuple):
+    raise ValueError(
+      f"run is {run!r}; pass a tuple of stages, of {', '.join(stages)}"
+    )
   for name in run:
     if name not in stages:
       raise ValueError(
         f"run names the stage {name!r}; pass some of {', '.join(stages)}"
       )
-  given = {"denoiser": denoiser, "sampler": sampler, "classifier": classifier}
-  return Experiment(
-    config=json.loads(json.dumps(fields)),
-    seed=fields.get("seed", 0),
-    stages=tuple(_stage(name, stages[name], given) for name in run),
-    source=source,
-    flip=flip,
-    denoiser=denoiser,
-    classifier=classifier,
-    mesh=make_mesh(**_section(fields, "mesh")),
-    cadence=_make("cadence", Cadence, _section(fields, "cadence")),
-    evaluation=_make("evaluation", Settings, _section(fields, "evaluation")),
+  return {name: _section(stages, name, "stages.") for name in run}
+
+
+def _mesh(fields: Fields) -> Mesh:
+  _refuse_unknown("mesh.", fields, ("data", "fsdp"))
+  return make_mesh(
+    data=_value(fields, "data", -1, path="mesh."),
+    fsdp=_value(fields, "fsdp", 1, path="mesh."),
   )
 
 
@@ -226,7 +257,7 @@ def _denoiser(model: Fields, source: Source, num_classes: int) -> Denoiser:
   _refuse_unknown(
     "model.", model, ("network", "schedule", "output", "precondition")
   )
-  output = model.get("output", "x0")
+  output = _value(model, "output", "x0", path="model.")
   channels = source.image_shape[-1]
   module = _choose(
     "model.network",
@@ -236,7 +267,8 @@ def _denoiser(model: Fields, source: Source, num_classes: int) -> Denoiser:
     num_classes=num_classes,
   )
   schedule = _section(model, "schedule", "model.")
-  precondition = model.get("precondition", {"kind": "identity"})
+  model = {"precondition": {"kind": "identity"}, **model}
+  precondition = _section(model, "precondition", "model.")
   return Denoiser(
     network=LinenNetwork(
       module=module, image_shape=source.image_shape, num_classes=num_classes
@@ -259,11 +291,7 @@ def _schedule(fields: Fields, source: Source) -> Schedule:
   )
 
 
-def _classifier(
-  fields: Fields | None, source: Source
-) -> LinenClassifier | None:
-  if fields is None:
-    return None
+def _classifier(fields: Fields, source: Source) -> LinenClassifier:
   module = _choose(
     "classifier", CLASSIFIERS, fields, num_classes=source.num_classes
   )
@@ -328,23 +356,46 @@ def _make(path: str, cls: type, fields: Fields, **given: Any) -> Any:
   try:
     return cls(**fields, **given)
   except (ValueError, TypeError) as error:
-    raise ValueError(f"{path}: {error}") from error
+    # A stage's refusals say their path themselves.
+    message = str(error)
+    where = "" if message.startswith(path) else f"{path}: "
+    raise ValueError(f"{where}{message}") from error
+
+
+def _value(fields: Fields, name: str, default: Any, path: str = "") -> Any:
+  """A plain field, of its default's type."""
+  value = fields.get(name, default)
+  _check_type(f"{path}{name}", value, type(default))
+  return value
 
 
 def _check_type(path: str, value: Any, hint: Any) -> None:
-  accepted = typing.get_args(hint) if _is_union(hint) else (hint,)
-  kinds = [typing.get_origin(kind) or kind for kind in accepted]
-  fits = any(
-    isinstance(value, (int, float) if kind is float else kind)
-    and isinstance(value, bool) == (kind is bool)
-    for kind in kinds
-    if isinstance(kind, type)
-  )
-  if not fits:
-    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+  if not _fits(value, hint):
+    accepted = typing.get_args(hint) if _is_union(hint) else (hint,)
+    names = " or ".join(
+      str(kind) if typing.get_origin(kind) else kind.__name__
+      for kind in accepted
+    )
     raise ValueError(
       f"{path} is {value!r} of type {type(value).__name__}; pass {names}"
     )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+  if _is_union(hint):
+    return any(_fits(value, kind) for kind in typing.get_args(hint))
+  kind, of = typing.get_origin(hint) or hint, typing.get_args(hint)
+  if not isinstance(kind, type):
+    return False
+  if not isinstance(value, (int, float) if kind is float else kind):
+    return False
+  if isinstance(value, bool) != (kind is bool):
+    return False
+  if kind is tuple and of:  # tuple[int, ...]
+    return all(_fits(item, of[0]) for item in value)
+  if of and isinstance(value, Mapping):
+    return all(_fits(item, of[1]) for item in value.values())
+  return True
 
 
 def _is_union(hint: Any) -> bool:
@@ -379,7 +430,7 @@ def _plain(value: Any) -> Any:
   return value
 
 
-def _flat(fields: Fields, path: str = "") -> typing.Iterator[tuple[str, Any]]:
+def _flat(fields: Fields, path: str = "") -> Iterator[tuple[str, Any]]:
   for name, value in fields.items():
     if isinstance(value, dict):
       yield from _flat(value, f"{path}{name}.")

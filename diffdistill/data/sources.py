@@ -55,6 +55,10 @@ class Source(Protocol):
     """The images and labels at `indices`, in that order."""
     ...
 
+  def held_out(self) -> "Source | None":
+    """The test split of the same data; None where it has none of its own."""
+    ...
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InMemory(abc.ABC):
@@ -107,6 +111,9 @@ class InMemory(abc.ABC):
         out[i] = fit(image, size, resize, crop)
       taken = out
     return {"image": taken, "label": labels[indices]}
+
+  def held_out(self) -> Source | None:
+    return dataclasses.replace(self, split="test")
 
   @functools.cached_property
   def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
@@ -219,6 +226,9 @@ class Npz(InMemory):
   path: str
   image_key: str = "image"
   label_key: str = "label"
+
+  def held_out(self) -> Source | None:
+    return super().held_out() if "{split}" in self.path else None
 
   def _read(self) -> tuple[Images, Labels]:
     file = epath.Path(self.path.replace("{split}", self.split))

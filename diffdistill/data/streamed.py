@@ -12,7 +12,7 @@ from jaxtyping import Shaped
 from PIL import Image as PillowImage
 
 from diffdistill.data.resize import check_fit, fit
-from diffdistill.data.sources import Examples, Indices
+from diffdistill.data.sources import Examples, Indices, Source
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -43,6 +43,10 @@ class Streamed(abc.ABC):
     if self.num_threads < 1:
       raise ValueError(f"num_threads is {self.num_threads}; pass 1 or more")
     check_fit(self.image_size, self.resize, self.crop)
+
+  def held_out(self) -> Source | None:
+    """The split named "test"."""
+    return dataclasses.replace(self, split="test")
 
   def take(self, indices: Indices) -> Examples:
     """The images and labels at `indices`, in that order.
@@ -136,6 +140,10 @@ class Folder(Streamed):
   @property
   def num_classes(self) -> int:
     return len(self._listing[0])
+
+  def held_out(self) -> Source | None:
+    test = epath.Path(self.path) / "test"
+    return super().held_out() if test.is_dir() else None
 
   @property
   def class_names(self) -> tuple[str, ...]:

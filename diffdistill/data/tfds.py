@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from diffdistill.data.sources import Source
 from diffdistill.data.streamed import Decoded, Streamed, one_line
 
 
@@ -55,6 +56,14 @@ class Tfds(Streamed):
   def num_classes(self) -> int:
     features = self._features
     return features["label"].num_classes if "label" in features else 1
+
+  def held_out(self) -> Source | None:
+    test = dataclasses.replace(self, split="test")
+    try:
+      test.check()
+    except ValueError:
+      return None
+    return test
 
   @property
   def _features(self) -> Any:

@@ -106,7 +106,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     raise ValueError(
       "features are NaN or infinite; check the feature network's weights"
     )
-  roots = scipy.linalg.svdvals(_factor(cov_a).T @ _factor(cov_b)).sum()
+  roots = np.sum(scipy.linalg.svdvals(_factor(cov_a).T @ _factor(cov_b)))
   gap = a.mean - b.mean
   distance = gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * roots
   # Rounding can leave -1e-15 where the two sides are equal.

@@ -27,7 +27,7 @@ class Checkpoints:
   """
 
   def __init__(self, round_dir: epath.Path, keep: int = 2):
-    self._directory = round_dir / "checkpoints"
+    self._directory = _absolute(round_dir) / "checkpoints"
     self._checkpointer = ocp.training.Checkpointer(
       self._directory,
       preservation_policy=ocp.training.preservation_policies.LatestN(keep),
@@ -54,7 +54,7 @@ class Checkpoints:
     )
     for step in steps:
       try:
-        tree = self._checkpointer.load(step, _as_tree(abstract))
+        tree: Any = self._checkpointer.load(step, _as_tree(abstract))
       except Exception as error:
         # Orbax and its storage raise many kinds for a damaged file.
         logging.warning(
@@ -89,7 +89,9 @@ def has_final(round_dir: epath.Path) -> bool:
 def save_final(round_dir: epath.Path, state: TrainState) -> None:
   """Writes the products of a round: a tree's average where it has one."""
   products = {**state.params, **state.ema}
-  ocp.save_checkpointables(round_dir / "final", products, overwrite=True)
+  ocp.save_checkpointables(
+    _absolute(round_dir) / "final", products, overwrite=True
+  )
 
 
 def load_final(round_dir: epath.Path, name: str, mesh: Mesh) -> Params:
@@ -102,12 +104,17 @@ def load_final(round_dir: epath.Path, name: str, mesh: Mesh) -> Params:
     raise ValueError(
       f"{round_dir} has no final result; train until that round is finished"
     )
-  path = round_dir / "final"
+  path = _absolute(round_dir) / "final"
   stored = ocp.checkpointables_metadata(path).metadata[name]
   return ocp.load(path, with_shardings(stored, mesh), checkpointable_name=name)
 
 
-def _as_tree(state: TrainState) -> dict[str, Any]:
+def _absolute(path: epath.Path) -> epath.Path:
+  """The same place, as Orbax wants it; a bucket's path is absolute."""
+  return path if path.is_absolute() else path.resolve()
+
+
+def _as_tree(state: TrainState) -> Any:
   """A plain dict: what is on disk does not depend on our class."""
   return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
 

@@ -40,10 +40,14 @@ class Report:
     """
     if not self._active or not self._path.exists():
       return
-    lines = self._path.read_text().splitlines()
-    kept = [line for line in lines if not _is_after(line, name, step)]
-    if kept != lines:
-      write_atomically(self._path, "".join(f"{line}\n" for line in kept))
+    text = self._path.read_text()
+    kept = "".join(
+      f"{line}\n"
+      for line in text.splitlines()
+      if not _is_after(line, name, step)
+    )
+    if kept != text:
+      write_atomically(self._path, kept)
 
   def write(self, name: str, step: int, values: Mapping[str, Any]) -> None:
     """Appends one record: a round's name, its step and its values."""
@@ -78,9 +82,11 @@ class Report:
       return
     self._last_line = now
     share = 100 * (1 - left / max(self._total_images, 1))
+    # A report of the first update alone knows no speed: that update compiles.
+    time_left = duration(left / speed) if speed else "?"
     line = (
       f"{name:<16} {step:>7}/{num_updates}  {speed:>8.0f} images/s"
-      f"  {duration(left / max(speed, 1e-9)):>8} left  {share:3.0f} %"
+      f"  {time_left:>8} left  {share:3.0f} %"
     )
     end = "\r" if terminal and not done else "\n"
     print(line, end=end, file=sys.stderr, flush=True)

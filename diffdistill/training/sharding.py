@@ -63,8 +63,7 @@ def tree_shardings(shapes, mesh: Mesh):
     if size == 1 or not axes or math.prod(leaf.shape) < MIN_SIZE_TO_SPLIT:
       return replicated(mesh)
     largest = max(axes, key=lambda i: leaf.shape[i])
-    spec = [None] * len(leaf.shape)
-    spec[largest] = "fsdp"
+    spec = ["fsdp" if i == largest else None for i in range(len(leaf.shape))]
     return NamedSharding(mesh, PartitionSpec(*spec))
 
   return jax.tree.map(rule, shapes)

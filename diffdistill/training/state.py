@@ -1,12 +1,12 @@
 """What a round carries from update to update, and nothing random."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
 
 from diffdistill.arrays import Key, Params
 from diffdistill.objectives.objective import Objective
@@ -18,11 +18,12 @@ from diffdistill.training.sharding import tree_shardings
 class TrainState:
   """The trained trees of a round, by name.
 
-  step: updates done. params, opt_state: one entry a trained name. ema: the
-  same names where the optimizer keeps an average, else empty.
+  step: updates done, int32. params, opt_state: one entry a trained name. ema:
+  the same names where the optimizer keeps an average, else empty. Their
+  shapes, or their shardings, make a TrainState too.
   """
 
-  step: Int[Array, ""]
+  step: Any
   params: dict[str, Params]
   opt_state: dict[str, Params]
   ema: dict[str, Params]

@@ -2,6 +2,7 @@
 differentiated, and nowhere else."""
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -60,9 +61,10 @@ def make_update(
     grads, metrics = _gradient(
       loss, state.params[name], batch, key, optimizer.accumulate
     )
-    direction, opt_state = transformation.update(
+    direction, new = transformation.update(
       grads, state.opt_state[name], state.params[name]
     )
+    opt_state = cast(optax.ApplyIfFiniteState, new)
     rate = hparams["learning_rate"]
     params = jax.tree.map(
       lambda p, d: p - rate * d, state.params[name], direction
@@ -70,6 +72,12 @@ def make_update(
     ema = state.ema
     if optimizer.ema_decay:
       average = ema_update(ema[name], params, optimizer.ema_decay, state.step)
+      # A skipped update leaves the average where it was.
+      average = jax.tree.map(
+        lambda new, old: jnp.where(opt_state.last_finite, new, old),
+        average,
+        ema[name],
+      )
       ema = {**ema, name: average}
     one = jnp.ones(())
     metrics |= {

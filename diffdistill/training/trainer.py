@@ -1,5 +1,6 @@
 """The loop: every round of every stage, resumed where it was left."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -97,6 +98,15 @@ class Trainer:
   cadence: Cadence
   observe: Observe
 
+  def __post_init__(self):
+    for stage in self.stages:
+      if stage.batch_size % self.mesh.size:
+        raise ValueError(
+          f"stages.{stage.name}.batch_size is {stage.batch_size}, which the"
+          f" {self.mesh.size} devices do not divide; pass a multiple of"
+          f" {self.mesh.size}"
+        )
+
   def run(self) -> None:
     """Trains every round that has no final result, in order.
 
@@ -113,7 +123,13 @@ class Trainer:
         if stage.name not in stage_functions:
           stage_functions[stage.name] = self.compile(stage, frozen, report)
         functions = stage_functions[stage.name]
-        self._train(stage, round_, functions, frozen, report, left)
+        # Closed whatever happens: what is being saved is worth having.
+        with contextlib.closing(
+          checkpoint.Checkpoints(self.workdir / round_.name, self.cadence.keep)
+        ) as checkpoints:
+          self._train(
+            stage, round_, functions, frozen, checkpoints, report, left
+          )
       left -= stage.batch_size * round_.num_updates
     report.close()
 
@@ -155,15 +171,14 @@ class Trainer:
     round_: Round,
     functions: StageFunctions,
     frozen: Mapping[str, Params],
+    checkpoints: checkpoint.Checkpoints,
     report: Report,
     left: int,
   ) -> None:
     """One round, from its newest checkpoint or its beginning to its end."""
-    round_dir = self.workdir / round_.name
     key = self._on_device(
       jax.random.fold_in(jax.random.key(self.seed), round_.code)
     )
-    checkpoints = checkpoint.Checkpoints(round_dir, self.cadence.keep)
     state = checkpoints.restore(functions.abstract)
     first = int(state.step) if state is not None else 0
     if state is None:
@@ -207,7 +222,7 @@ class Trainer:
         report.write(round_.name, done, values)
         todo = left - done * stage.batch_size
         report.progress(round_.name, done, round_.num_updates, speed, todo)
-    checkpoint.save_final(round_dir, state)
+    checkpoint.save_final(self.workdir / round_.name, state)
     checkpoints.delete()
 
   def _due(self, every: int, step: int) -> bool:

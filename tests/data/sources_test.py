@@ -206,3 +206,12 @@ def test_npz_refuses_a_lone_array(tmp_path):
 def test_fields_are_refused_at_construction(fields, words):
   with pytest.raises(ValueError, match=words):
     Digits(**fields)
+
+
+def test_held_out_is_the_test_split_where_there_is_one(tmp_path):
+  train = Digits(split="train")
+  test = train.held_out()
+  assert len(train) + len(test) == 1797
+  assert Npz(path=str(tmp_path / "all.npz"), split="train").held_out() is None
+  pair = Npz(path=str(tmp_path / "{split}.npz"), split="train")
+  assert pair.held_out().split == "test"

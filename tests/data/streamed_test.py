@@ -149,3 +149,10 @@ def test_deep_images_are_refused(tmp_path):
 )
 def test_fields_are_refused_at_construction(tmp_path, fields, words):
   _refused(lambda: _source(tmp_path, **fields), words)
+
+
+def test_a_folder_without_splits_holds_nothing_out(tmp_path):
+  folder = Folder(path=str(tmp_path), split="train", image_size=8)
+  assert folder.held_out() is None
+  (tmp_path / "test").mkdir()
+  assert folder.held_out().split == "test"

@@ -1,0 +1,143 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffdistill.denoiser import Denoiser
+from diffdistill.diffusion.precondition import EDMPrecondition, Identity
+from diffdistill.diffusion.prediction import (
+  OUTPUTS,
+  from_prediction,
+  from_x0,
+)
+from diffdistill.diffusion.process import GaussianProcess
+from diffdistill.diffusion.schedule import EDM, Cosine, RectifiedFlow
+from diffdistill.networks.analytic import GaussianMixture
+
+MIXTURE = {
+  "means": jnp.array([[0.5, 0.3], [-0.6, 0.1]]).reshape(2, 1, 1, 2),
+  "std": jnp.array([0.3, 0.2]),
+  "logits": jnp.array([0.0, 0.7]),
+}
+T = jnp.array([0.1, 0.4, 0.6, 0.9])
+X = jnp.array([[0.3, -0.2], [1.0, 0.4], [-0.7, 0.1], [0.2, 1.5]]).reshape(
+  4, 1, 1, 2
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spoken:
+  """The exact denoiser of a mixture, said in another output."""
+
+  schedule: Cosine
+  output: str
+
+  def init(self, key):
+    return MIXTURE
+
+  def apply(self, params, x, t, label=None, *, s=None, key=None):
+    x0 = GaussianMixture(schedule=self.schedule).apply(params, x, t)
+    coefficients = GaussianProcess(schedule=self.schedule).coefficients(t, x)
+    prediction = from_x0(x0, x, *coefficients)
+    if self.output == "both":
+      return jnp.concatenate(prediction, axis=-1)
+    return from_prediction(self.output, prediction, *coefficients)
+
+
+@dataclasses.dataclass(frozen=True)
+class Listener:
+  """Outputs its input in bfloat16 and writes down its arguments."""
+
+  heard: list
+
+  def init(self, key):
+    return {}
+
+  def apply(self, params, x, t, label=None, *, s=None, key=None):
+    self.heard.append({"x": x, "t": t, "label": label, "s": s, "key": key})
+    return x.astype(jnp.bfloat16)
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), EDM(), RectifiedFlow()])
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_every_output_makes_the_same_prediction(schedule, output):
+  denoiser = Denoiser(
+    network=Spoken(schedule, output),
+    process=GaussianProcess(schedule=schedule),
+    output=output,
+    precondition=Identity(noise="time"),
+  )
+  expected = GaussianMixture(schedule=schedule).apply(MIXTURE, X, T)
+  actual = denoiser(MIXTURE, X, T)
+  # eps at sigma(0.1) = 0.01 of EDM magnifies rounding a hundredfold.
+  np.testing.assert_allclose(actual.x0, expected, atol=2e-5)
+  alpha, sigma = denoiser.process.coefficients(T, X)
+  line = alpha * actual.x0 + sigma * actual.eps
+  np.testing.assert_allclose(line, X, atol=1e-5)
+  bound = denoiser.bind(MIXTURE)(X, T)
+  np.testing.assert_array_equal(bound.x0, actual.x0)
+
+
+def test_preconditioning_scales_input_and_output():
+  heard, process = [], GaussianProcess(schedule=EDM())
+  denoiser = Denoiser(
+    network=Listener(heard), process=process, precondition=EDMPrecondition()
+  )
+  actual = denoiser({}, X, T)
+  c_skip, c_out, c_in, c_noise = (
+    np.asarray(c)[:, None, None, None]
+    for c in EDMPrecondition().scaling(EDM(), T)
+  )
+  np.testing.assert_allclose(heard[0]["x"], c_in * X, rtol=1e-6)
+  np.testing.assert_allclose(heard[0]["t"], c_noise.ravel(), rtol=1e-6)
+  raw = np.asarray((c_in * X).astype(jnp.bfloat16), np.float32)
+  np.testing.assert_allclose(
+    actual.x0, c_skip * X + c_out * raw, rtol=1e-5, atol=1e-7
+  )
+
+
+def test_all_is_float32_whatever_the_network_computes_in():
+  process = GaussianProcess(schedule=Cosine())
+  actual = Denoiser(network=Listener([]), process=process)({}, X, T)
+  assert actual.x0.dtype == jnp.float32
+  assert actual.eps.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_what_the_network_is_told(conditional):
+  heard, key = [], jax.random.key(3)
+  denoiser = Denoiser(
+    network=Listener(heard),
+    process=GaussianProcess(schedule=Cosine()),
+    conditional=conditional,
+  )
+  label, s = jnp.array([0, 1, 2, 3]), T / 2
+  denoiser({}, X, T, label, s=s, key=key)
+  denoiser.bind({}, label)(X, T)
+  told, sampled = heard
+  np.testing.assert_array_equal(told["s"], s)
+  assert told["key"] is key
+  assert sampled["key"] is None
+  assert sampled["s"] is None
+  for call in heard:
+    if conditional:
+      np.testing.assert_array_equal(call["label"], label)
+    else:
+      assert call["label"] is None
+
+
+def test_nothing_is_clipped():
+  process = GaussianProcess(schedule=Cosine())
+  actual = Denoiser(network=Listener([]), process=process)({}, 8 * X, T)
+  assert float(jnp.abs(actual.x0).max()) == pytest.approx(12, rel=0.01)
+
+
+def test_refusals():
+  with pytest.raises(ValueError, match="output is 'noise'; pass one of x0"):
+    Denoiser(
+      network=Listener([]),
+      process=GaussianProcess(schedule=Cosine()),
+      output="noise",
+    )

@@ -1,0 +1,140 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffdistill.diffusion.schedule import (
+  EDM,
+  Cosine,
+  LinearBeta,
+  RectifiedFlow,
+  Shifted,
+)
+from diffdistill.diffusion.timesteps import (
+  GRIDS,
+  draw_continuous,
+  draw_discrete,
+  fraction,
+  grid_time,
+  per_example,
+)
+
+SCHEDULES = {
+  "cosine": Cosine(),
+  "linear": LinearBeta(),
+  "edm": EDM(),
+  "flow": RectifiedFlow(),
+  "shifted": Shifted(base=Cosine(), image_size=256),
+}
+
+
+@functools.cache
+def compiled(grid, name):
+  """grid_time of i = 0 .. 99 for any number of steps, which is traced."""
+  one = functools.partial(grid_time, grid, SCHEDULES[name])
+  times = jax.jit(jax.vmap(one, in_axes=(0, None)))
+  return lambda num_steps: times(np.arange(100), num_steps)
+
+
+def levels(grid, name, num_steps):
+  """The grid from its first step's time down to 0."""
+  return np.asarray(compiled(grid, name)(num_steps))[num_steps::-1]
+
+
+def test_discrete_times_are_uniform_and_include_the_end():
+  num_steps, n = 10, 20_000
+  t = draw_discrete(jax.random.key(0), n, num_steps)
+  i, count = np.unique(np.round(np.asarray(t) * num_steps), return_counts=True)
+  np.testing.assert_array_equal(i, np.arange(1, num_steps + 1))
+  # chi-squared of 9 degrees of freedom: 27.9 is its 99.9 % quantile.
+  expected = n / num_steps
+  assert ((count - expected) ** 2 / expected).sum() < 27.9
+  assert t.max() == 1.0
+
+
+def test_discrete_times_are_the_uniform_grid_to_the_bit():
+  draw = jax.jit(draw_discrete, static_argnums=1)
+  for num_steps in (1, 3, 5, 49, 98):
+    t = np.unique(draw(jax.random.key(1), 1024, np.int32(num_steps)))[::-1]
+    np.testing.assert_array_equal(
+      t, levels("uniform", "cosine", num_steps)[:-1]
+    )
+    # 49 (1 / 49) is less than 1 in float32.
+    assert t[0] == 1
+
+
+def test_fractions_are_correctly_rounded_under_jit():
+  traced = jax.jit(fraction)
+  i = np.arange(101, dtype=np.int32)
+  for num_steps in (100, 101, 127):
+    expected = i.astype(np.float32) / np.float32(num_steps)
+    np.testing.assert_array_equal(
+      traced(i[: num_steps + 1], np.int32(num_steps)), expected
+    )
+    np.testing.assert_array_equal(
+      fraction(7, num_steps), np.float32(7) / np.float32(num_steps)
+    )
+
+
+def test_continuous_times_fill_the_unit_interval():
+  t = draw_continuous(jax.random.key(2), 4096)
+  assert t.shape == (4096,)
+  assert 0 <= t.min() < 0.01
+  assert 0.99 < t.max() < 1
+  assert t.mean() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_every_grid_falls_to_exactly_zero(grid, name):
+  for num_steps in (1, 2, 18):
+    t = levels(grid, name, num_steps)
+    assert t[-1] == 0
+    assert np.all(np.diff(t) < 0)
+    # A step to 0 is the last: no level before the end may be 0.
+    assert t[-2] > 0
+    if grid != "karras":
+      assert t[0] == 1
+
+
+def test_quadratic_is_the_square_of_uniform():
+  np.testing.assert_allclose(
+    levels("quadratic", "cosine", 10),
+    (np.arange(10, -1, -1) / 10) ** 2,
+    rtol=1e-6,
+  )
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_karras_is_their_formula(name):
+  """Karras et al. 2022, Eq. 5, of sigma / alpha: N levels, then zero."""
+  schedule, num_steps = SCHEDULES[name], 18
+  i = np.arange(num_steps)
+  high, low = 80 ** (1 / 7), 0.002 ** (1 / 7)
+  expected = (high + i / (num_steps - 1) * (low - high)) ** 7
+  t = jnp.asarray(levels("karras", name, num_steps)[:-1])
+  tau = np.asarray(schedule.sigma(t)) / np.asarray(schedule.alpha(t))
+  # float32 time near either end of a variance-preserving schedule.
+  np.testing.assert_allclose(tau, expected, rtol=1e-3)
+  # One step alone starts at the noisy end.
+  np.testing.assert_allclose(levels("karras", name, 1)[0], t[0], rtol=1e-6)
+
+
+def test_karras_visits_the_least_noise_of_an_edm_schedule():
+  """Not 0 instead of it, which would be a last step before the last."""
+  t = levels("karras", "edm", 18)
+  sigma = EDM().sigma(jnp.asarray(t[-2:]))
+  assert t[-2] > 0
+  np.testing.assert_allclose(sigma, 0.002, rtol=1e-4)
+
+
+def test_unknown_grids_are_refused():
+  with pytest.raises(ValueError, match="grid is 'cosine'; pass one of uniform"):
+    grid_time("cosine", Cosine(), 1, 2)
+
+
+def test_per_example_repeats_one_time():
+  t = per_example(jnp.float32(0.3), jnp.zeros((4, 2, 2, 1)))
+  np.testing.assert_array_equal(t, np.full(4, 0.3, np.float32))

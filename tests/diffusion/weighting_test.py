@@ -1,0 +1,74 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffdistill.diffusion.prediction import from_prediction, from_x0
+from diffdistill.diffusion.process import GaussianProcess
+from diffdistill.diffusion.schedule import EDM, Cosine, RectifiedFlow
+from diffdistill.diffusion.weighting import weight
+
+values = st.lists(st.floats(-2, 2, width=32), min_size=8, max_size=8).map(
+  lambda v: jnp.asarray(v, jnp.float32).reshape(4, 1, 1, 2)
+)
+times = st.lists(st.floats(0.1, 0.9), min_size=4, max_size=4).map(
+  lambda t: jnp.asarray(t, jnp.float32)
+)
+
+
+def mse(a, b):
+  return jnp.mean((a - b) ** 2, axis=(1, 2, 3))
+
+
+def errors(schedule, truth, guess, x_t, t):
+  """The mean squared error per example of x0, eps and v."""
+  alpha, sigma = GaussianProcess(schedule=schedule).coefficients(t, x_t)
+  p, q = (from_x0(x0, x_t, alpha, sigma) for x0 in (truth, guess))
+  return {
+    output: mse(*(from_prediction(output, x, alpha, sigma) for x in (p, q)))
+    for output in ("x0", "eps", "v")
+  }
+
+
+@settings(deadline=None, max_examples=20)
+@given(truth=values, guess=values, x_t=values, t=times)
+def test_weightings_are_errors_of_other_outputs(truth, guess, x_t, t):
+  """Salimans & Ho 2022, section 4: per example, after averaging pixels."""
+  schedule = Cosine()
+  error = errors(schedule, truth, guess, x_t, t)
+  logsnr = schedule.logsnr(t)
+  expected = {
+    "constant": error["x0"],
+    "snr": error["eps"],
+    "truncated_snr": jnp.maximum(error["x0"], error["eps"]),
+    "snr_plus_one": error["v"],
+  }
+  for name, value in expected.items():
+    actual = weight(name, logsnr) * error["x0"]
+    # eps carries the rounding of x_t / sigma, hence the absolute part.
+    np.testing.assert_allclose(
+      actual, value, rtol=1e-4, atol=1e-4, err_msg=name
+    )
+
+
+@pytest.mark.parametrize("schedule", [EDM(), RectifiedFlow()])
+def test_snr_is_the_eps_error_of_every_schedule(schedule):
+  t = jnp.array([0.3, 0.5, 0.9])
+  truth, guess = jnp.full((3, 1, 1, 2), 0.3), jnp.full((3, 1, 1, 2), -0.4)
+  error = errors(schedule, truth, guess, 2 * truth, t)
+  actual = weight("snr", schedule.logsnr(t)) * error["x0"]
+  np.testing.assert_allclose(actual, error["eps"], rtol=1e-3)
+
+
+def test_edm_is_the_weight_of_karras():
+  """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2."""
+  sigma = np.array([0.002, 0.1, 1.0, 80.0])
+  actual = weight("edm", jnp.asarray(-2 * np.log(sigma), jnp.float32))
+  expected = (sigma**2 + 0.25) / (0.5 * sigma) ** 2
+  np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_unknown_names_are_refused():
+  with pytest.raises(ValueError, match="weighting is 'trunc'; pass one of"):
+    weight("trunc", jnp.zeros(1))

@@ -1,0 +1,213 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from diffdistill.denoiser import Denoiser
+from diffdistill.diffusion.precondition import Identity
+from diffdistill.diffusion.process import GaussianProcess
+from diffdistill.diffusion.schedule import EDM, Cosine, LinearBeta
+from diffdistill.networks.analytic import GaussianMixture
+from diffdistill.networks.mlp import MLP
+from diffdistill.networks.network import LinenNetwork
+from diffdistill.objectives.denoising import Denoising
+from diffdistill.sampling.ddim import DDIM
+
+MIXTURE = {
+  "means": jnp.array([[0.5, 0.3], [-0.6, 0.1]]).reshape(2, 1, 1, 2),
+  "std": jnp.array([0.3, 0.2]),
+  "logits": jnp.array([0.0, 0.7]),
+}
+
+
+def objective(network, schedule=Cosine(), conditional=False, **fields):  # noqa: B008
+  process = GaussianProcess(schedule=schedule)
+  denoiser = Denoiser(
+    network=network,
+    process=process,
+    precondition=Identity(noise="time"),
+    conditional=conditional,
+  )
+  return Denoising(denoiser=denoiser, sampler=DDIM(process=process), **fields)
+
+
+def exact(schedule=Cosine(), **fields):  # noqa: B008
+  return objective(GaussianMixture(schedule=schedule), schedule, **fields)
+
+
+def loss_of(goal, params, batch, key):
+  return goal.loss("teacher", {"teacher": params}, {}, batch, key, {})
+
+
+def images(n, key):
+  return GaussianMixture(schedule=Cosine()).sample(MIXTURE, key, n)
+
+
+@dataclasses.dataclass(frozen=True)
+class Listener:
+  """A network that outputs zero and writes down what it is asked."""
+
+  heard: list
+
+  def init(self, key):
+    return {}
+
+  def apply(self, params, x, t, label=None, *, s=None, key=None):
+    self.heard.append({"x": x, "t": t, "label": label, "key": key})
+    return params * x
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), EDM()])
+@pytest.mark.parametrize("weighting", ["truncated_snr", "constant"])
+def test_the_exact_denoiser_is_best(schedule, weighting):
+  goal = exact(schedule, weighting=weighting)
+
+  @jax.jit
+  def loss(params):
+    key_data, key = jax.random.split(jax.random.key(0))
+    return loss_of(goal, params, {"image": images(8192, key_data)}, key)[0]
+
+  best = loss(MIXTURE)
+  for change in (
+    {"means": MIXTURE["means"] + 0.1},
+    {"means": MIXTURE["means"] * 0.8},
+    {"std": MIXTURE["std"] * 1.3},
+    {"std": MIXTURE["std"] * 0.75},
+    {"logits": jnp.array([0.7, 0.0])},
+  ):
+    assert loss(MIXTURE | change) > best
+
+
+def test_the_gradient_at_the_exact_denoiser_has_zero_mean():
+  goal = exact(weighting="constant")
+
+  @jax.jit
+  def gradients(params):
+    def one(key):
+      key_data, key = jax.random.split(key)
+      batch = {"image": images(512, key_data)}
+      return jax.grad(lambda p: loss_of(goal, p, batch, key)[0])(params)
+
+    return jax.vmap(one)(jax.random.split(jax.random.key(1), 64))
+
+  def scores(params):
+    """Means over 64 batches in units of their standard errors."""
+    return np.concatenate(
+      [
+        np.ravel(np.mean(g, 0) / (np.std(g, 0) / 8))
+        for g in map(np.asarray, jax.tree.leaves(gradients(params)))
+      ]
+    )
+
+  # Eight numbers of about unit variance.
+  assert np.abs(scores(MIXTURE)).max() < 3.5
+  assert np.abs(scores(MIXTURE | {"std": jnp.array([0.4, 0.3])})).max() > 10
+
+
+def test_a_zero_network_has_the_mean_square_of_the_data():
+  mlp = LinenNetwork(
+    module=MLP(width=8, depth=1, out_channels=2), image_shape=(1, 1, 2)
+  )
+  goal = objective(mlp)
+  x0 = images(256, jax.random.key(1))
+
+  @jax.jit
+  def metrics(key):
+    params = goal.init(key, {})
+    assert set(params) == {"teacher"}
+    return loss_of(goal, params["teacher"], {"image": x0}, key)[1]
+
+  total, count = metrics(jax.random.key(0))["teacher/x0_mse"]
+  assert float(count) == 256
+  expected = np.mean(np.square(x0))
+  assert float(total / count) == pytest.approx(expected, rel=1e-6)
+
+
+def test_dropout_is_on_and_differs_between_updates():
+  heard = []
+  goal = objective(Listener(heard))
+  batch = {"image": jnp.ones((2, 1, 1, 1))}
+  for seed in (0, 1):
+    loss_of(goal, jnp.zeros(()), batch, jax.random.key(seed))
+  one, other = (jax.random.key_data(call["key"]) for call in heard)
+  assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_labels_reach_a_conditional_network_only(conditional):
+  heard = []
+  goal = objective(Listener(heard), conditional=conditional)
+  label = jnp.array([3, 1])
+  batch = {"image": jnp.ones((2, 1, 1, 1)), "label": label}
+  loss_of(goal, jnp.zeros(()), batch, jax.random.key(0))
+  if conditional:
+    np.testing.assert_array_equal(heard[0]["label"], label)
+  else:
+    assert heard[0]["label"] is None
+
+
+def test_x_t_is_the_data_diffused_to_its_time():
+  heard, schedule = [], LinearBeta()
+  goal = objective(Listener(heard), schedule, discrete_steps=1000)
+  x0 = jnp.full((4096, 1, 1, 1), 0.5)
+  loss_of(goal, jnp.zeros(()), {"image": x0}, jax.random.key(0))
+  x, t = heard[0]["x"], heard[0]["t"]
+  i = np.round(1000 * np.asarray(t))
+  np.testing.assert_array_equal(t, i / np.float32(1000))
+  assert t.min() >= 0.001
+  eps = (x.ravel() - 0.5 * schedule.alpha(t)) / schedule.sigma(t)
+  # Four standard errors; and independent of the time.
+  assert float(eps.mean()) == pytest.approx(0, abs=4 / 64)
+  assert float(eps.std()) == pytest.approx(1, abs=4 / 90)
+  assert np.corrcoef(eps, t)[0, 1] == pytest.approx(0, abs=4 / 64)
+
+
+def test_snr_weighting_is_the_noise_prediction_loss_of_ddpm():
+  """Ho et al. 2020, Eq. 14: mean of ||eps - eps_hat||^2."""
+  schedule, heard = LinearBeta(), []
+  process = GaussianProcess(schedule=schedule)
+  goal = Denoising(
+    denoiser=Denoiser(
+      network=Listener(heard),
+      process=process,
+      output="eps",
+      precondition=Identity(noise="time"),
+    ),
+    sampler=DDIM(process=process),
+    weighting="snr",
+    discrete_steps=100,
+  )
+  x0 = images(256, jax.random.key(0))
+  loss, _ = loss_of(goal, jnp.float32(0.3), {"image": x0}, jax.random.key(1))
+  x, t = heard[0]["x"], heard[0]["t"]
+  alpha, sigma = process.coefficients(t, x)
+  eps = (x - alpha * x0) / sigma
+  expected = np.mean(np.square(eps - 0.3 * x))
+  assert float(loss) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_same_loss_on_any_number_of_devices():
+  goal, x0 = exact(), np.asarray(images(64, jax.random.key(2)))
+  params, losses = MIXTURE | {"std": jnp.array([0.5, 0.4])}, []
+  for n in (1, 2, 8):
+    mesh = jax.make_mesh(
+      (n,), ("data",), (AxisType.Auto,), devices=jax.devices()[:n]
+    )
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    run = jax.jit(
+      lambda p, x0, key: loss_of(goal, p, {"image": x0}, key)[0],
+      in_shardings=(everywhere, rows, everywhere),
+    )
+    losses.append(float(run(params, x0, jax.random.key(5))))
+  np.testing.assert_allclose(losses, losses[0], rtol=1e-6)
+
+
+def test_refusals():
+  with pytest.raises(ValueError, match="weighting is 'x'"):
+    exact(weighting="x")
+  with pytest.raises(ValueError, match="discrete_steps is -1"):
+    exact(discrete_steps=-1)

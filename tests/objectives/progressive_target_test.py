@@ -1,0 +1,210 @@
+"""The target of progressive distillation, against float64 and other forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffdistill.denoiser import Denoiser
+from diffdistill.diffusion.precondition import Identity
+from diffdistill.diffusion.prediction import from_x0
+from diffdistill.diffusion.process import GaussianProcess
+from diffdistill.diffusion.schedule import (
+  EDM,
+  Cosine,
+  LinearBeta,
+  RectifiedFlow,
+  Shifted,
+)
+from diffdistill.networks.analytic import GaussianMixture
+from diffdistill.objectives.progressive import second_weight, two_step_target
+
+SCHEDULES = {
+  "cosine": Cosine(),
+  "linear": LinearBeta(),
+  "edm": EDM(),
+  "flow": RectifiedFlow(),
+  "shifted": Shifted(base=Cosine(), image_size=128),
+}
+every_schedule = pytest.mark.parametrize("name", SCHEDULES)
+DIM = 64
+
+
+def cosine(t):
+  """The angle of the cosine schedule in float64."""
+  start = np.arctan(np.exp(-10.0))
+  return start + (np.pi / 2 - 2 * start) * np.asarray(t, np.float64)
+
+
+def grid(num_steps):
+  """(t, mid, s) of each of the student's steps."""
+  i = np.arange(1, num_steps + 1)
+  return tuple((2 * i - k) / (2 * num_steps) for k in range(3))
+
+
+def draws(num_steps):
+  """x_t and two predictions per step, values of float32."""
+  rng = np.random.default_rng(num_steps)
+  return rng.normal(size=(3, num_steps, DIM)).astype(np.float32)
+
+
+def textbook(x_t, x1, x2, angles, dtype=np.float64):
+  """(x_s - (sigma_s/sigma_t) x_t) / (alpha_s - (sigma_s/sigma_t) alpha_t).
+
+  Salimans & Ho 2022, Algorithm 2, line by line in the given precision; also
+  x_s.
+  """
+  a = [np.cos(angle).astype(dtype)[:, None] for angle in angles]
+  b = [np.sin(angle).astype(dtype)[:, None] for angle in angles]
+  x_t, x1, x2 = (x.astype(dtype) for x in (x_t, x1, x2))
+  x_mid = a[1] * x1 + b[1] / b[0] * (x_t - a[0] * x1)
+  x_s = a[2] * x2 + b[2] / b[1] * (x_mid - a[1] * x2)
+  ratio = b[2] / b[0]
+  return (x_s - ratio * x_t) / (a[2] - ratio * a[0]), x_s
+
+
+def weights(angles):
+  """(w1, w2) of the convex combination, each by its own formula."""
+  t, mid, s = angles
+  w1 = np.sin(s) / np.sin(mid) * np.sin(t - mid) / np.sin(t - s)
+  w2 = np.sin(mid - s) / np.sin(mid) / (np.sin(t - s) / np.sin(t))
+  return w1, w2
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 64, 1024, 4096])
+def test_three_forms_agree_in_float64(num_steps):
+  x_t, x1, x2 = draws(num_steps).astype(np.float64)
+  angles = [cosine(t) for t in grid(num_steps)]
+  quotient, x_s = textbook(x_t, x1, x2, angles)
+  w1, w2 = weights(angles)
+  np.testing.assert_allclose(w1 + w2, 1, atol=1e-11)
+  convex = w1[:, None] * x1 + w2[:, None] * x2
+  d, t = (angles[0] - angles[2])[:, None], angles[0][:, None]
+  v = (np.cos(d) * x_t - x_s) / np.sin(d)
+  from_v = np.cos(t) * x_t - np.sin(t) * v
+  np.testing.assert_allclose(quotient, convex, atol=1e-11)
+  np.testing.assert_allclose(from_v, convex, atol=1e-11)
+
+
+def ours(num_steps, draws):
+  """two_step_target with x1 at the first time and x2 at the second."""
+  process = GaussianProcess(schedule=Cosine())
+
+  @jax.jit
+  def target(x_t, x1, x2, t, mid, s):
+    answers = iter((x1, x2))
+
+    def denoise(x, t):
+      return from_x0(next(answers), x, *process.coefficients(t, x))
+
+    return two_step_target(process, denoise, x_t, t, mid, s)
+
+  images = (x.reshape(-1, 1, 1, DIM) for x in draws)
+  times = (t.astype(np.float32) for t in grid(num_steps))
+  return target(*images, *times).reshape(-1, DIM)
+
+
+@pytest.mark.parametrize(
+  ("num_steps", "textbook_error"), [(64, 2e-5), (1024, 3.9e-4), (4096, 1.5e-3)]
+)
+def test_float32_is_exact_where_the_textbook_is_not(num_steps, textbook_error):
+  """Why the target is a convex combination: the quotient cancels."""
+  data = draws(num_steps)
+  angles = [cosine(t) for t in grid(num_steps)]
+  expected, _ = textbook(*data, angles)
+  expected[0] = data[2][0]  # s = 0: the teacher's last prediction
+  bad, _ = textbook(*data, angles, np.float32)
+  # The first row is another target; the rest is rounding alone.
+  bad_error = np.abs(bad - expected)[1:].max()
+  assert textbook_error / 4 < bad_error < 4 * textbook_error
+  # 3 units in the last place of x1 + w (x2 - x1), which reaches 4.
+  np.testing.assert_allclose(ours(num_steps, data), expected, atol=1.5e-6)
+
+
+@pytest.mark.parametrize(
+  ("num_steps", "inverted"),
+  [(1, 0.99995), (4, 0.9999), (64, 0.998), (1024, 0.972), (4096, 0.904)],
+)
+def test_the_last_step_is_the_second_prediction(num_steps, inverted):
+  """Exact inversion of the finite end is less; the sampler returns x0."""
+  times = [t[:1] for t in grid(num_steps)]
+  _, w2 = weights([cosine(t) for t in times])
+  # As many digits as the number has.
+  assert w2[0] == pytest.approx(inverted, abs=6e-4 if num_steps > 9 else 2e-5)
+  times = [jnp.asarray(t, jnp.float32) for t in times]
+  for schedule in SCHEDULES.values():
+    w = second_weight(GaussianProcess(schedule=schedule), *times)
+    assert float(w[0]) == 1.0
+
+
+@every_schedule
+def test_weight_lies_between_the_predictions(name):
+  process = GaussianProcess(schedule=SCHEDULES[name])
+  for num_steps in (1, 4, 256):
+    times = (
+      np.pad(t, (0, 256 - num_steps), mode="edge") for t in grid(num_steps)
+    )
+    w = second_weight(process, *(jnp.asarray(t, jnp.float32) for t in times))
+    w = np.asarray(w)
+    assert w.min() > 0
+    assert w.max() <= 1
+    if num_steps == 256:
+      assert w[-1] < 0.6  # nearly equal shares, far from the end
+
+
+@every_schedule
+def test_one_ddim_step_to_the_target_lands_on_two(name):
+  """Of the exact denoiser of a mixture, at every step of the grid."""
+  schedule = SCHEDULES[name]
+  process = GaussianProcess(schedule=schedule)
+  denoise = Denoiser(
+    network=GaussianMixture(schedule=schedule),
+    process=process,
+    precondition=Identity(noise="time"),
+  ).bind(
+    {
+      "means": jnp.array([[0.5, 0.3], [-0.6, 0.1]]).reshape(2, 1, 1, 2),
+      "std": jnp.array([0.3, 0.2]),
+      "logits": jnp.array([0.0, 0.7]),
+    }
+  )
+
+  @jax.jit
+  def two_and_one(x0, eps, t, mid, s):
+    x_t = process.diffuse(x0, eps, t)
+    x_mid = process.ddim(x_t, denoise(x_t, t), t, mid)
+    x_s = process.ddim(x_mid, denoise(x_mid, mid), mid, s)
+    target = two_step_target(process, denoise, x_t, t, mid, s)
+    student = from_x0(target, x_t, *process.coefficients(t, x_t))
+    return x_s, process.ddim(x_t, student, t, s), process.coefficients(s, x_t)
+
+  x0, eps = np.random.default_rng(0).normal(size=(2, 64, 1, 1, 2))
+  x0, eps = x0.astype(np.float32), eps.astype(np.float32)
+  for num_steps in (1, 4, 64, 1024):
+    # Sixty-four of the steps, the first and the last among them.
+    rows = np.linspace(0, num_steps - 1, 64).round().astype(int)
+    times = (u[rows].astype(np.float32) for u in grid(num_steps))
+    two, one, (_, sigma) = two_and_one(x0, eps, *times)
+    # In units of the noise where it is above 1 (EDM).
+    scale = np.maximum(1, np.asarray(sigma))
+    np.testing.assert_allclose(one / scale, two / scale, atol=1e-5)
+
+
+@every_schedule
+def test_a_point_mass_is_its_own_target_to_the_bit(name):
+  schedule = SCHEDULES[name]
+  process = GaussianProcess(schedule=schedule)
+  point = jnp.array([0.37, -0.81]).reshape(1, 1, 1, 2)
+  denoise = Denoiser(
+    network=GaussianMixture(schedule=schedule),
+    process=process,
+    precondition=Identity(noise="time"),
+  ).bind({"means": point, "std": jnp.zeros(1), "logits": jnp.zeros(1)})
+  target = jax.jit(
+    lambda x, t, mid, s: two_step_target(process, denoise, x, t, mid, s)
+  )
+  x_t = np.random.default_rng(0).normal(size=(4096, 1, 1, 2))
+  for num_steps in (1, 3, 64, 1024, 4096):
+    times = (np.resize(t, 4096).astype(np.float32) for t in grid(num_steps))
+    actual = target(x_t.astype(np.float32), *times)
+    np.testing.assert_array_equal(actual, np.resize(point, actual.shape))

@@ -1,0 +1,199 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from diffdistill.denoiser import Denoiser
+from diffdistill.diffusion.precondition import Identity
+from diffdistill.diffusion.process import GaussianProcess
+from diffdistill.diffusion.schedule import (
+  EDM,
+  Cosine,
+  LinearBeta,
+  RectifiedFlow,
+  Shifted,
+)
+from diffdistill.networks.analytic import GaussianMixture
+from diffdistill.objectives import progressive
+from diffdistill.objectives.progressive import Progressive
+from diffdistill.sampling.ancestral import Ancestral
+from diffdistill.sampling.ddim import DDIM
+
+SCHEDULES = {
+  "cosine": Cosine(),
+  "linear": LinearBeta(),
+  "edm": EDM(),
+  "flow": RectifiedFlow(),
+  "shifted": Shifted(base=Cosine(), image_size=128),
+}
+MIXTURE = {
+  "means": jnp.array([[0.5, 0.3], [-0.6, 0.1]]).reshape(2, 1, 1, 2),
+  "std": jnp.array([0.3, 0.2]),
+  "logits": jnp.array([0.0, 0.7]),
+}
+
+
+def objective(network, schedule, **fields):
+  process = GaussianProcess(schedule=schedule)
+  fields = {"precondition": Identity(noise="time")} | fields
+  return Progressive(
+    denoiser=Denoiser(network=network, process=process, **fields),
+    sampler=DDIM(process=process),
+  )
+
+
+def exact(schedule):
+  return objective(GaussianMixture(schedule=schedule), schedule)
+
+
+def loss_of(goal, student, teacher, x0, key, num_steps):
+  return goal.loss(
+    "student",
+    {"student": student},
+    {"teacher": teacher},
+    {"image": x0},
+    key,
+    {"num_steps": jnp.asarray(num_steps, jnp.int32)},
+  )
+
+
+def data(n, seed=0):
+  network = GaussianMixture(schedule=Cosine())
+  return network.sample(MIXTURE, jax.random.key(seed), n)
+
+
+@dataclasses.dataclass(frozen=True)
+class Listener:
+  """A network that outputs zero and writes down what it is asked."""
+
+  heard: list
+
+  def init(self, key):
+    return {}
+
+  def apply(self, params, x, t, label=None, *, s=None, key=None):
+    self.heard.append({"t": t, "label": label, "s": s, "key": key})
+    return params * x
+
+
+def test_times_are_the_sampler_s_to_the_bit(monkeypatch):
+  heard, ends = [], []
+  goal = objective(Listener(heard), Cosine())
+  weigh = progressive.second_weight
+
+  def second_weight(process, t, mid, s):
+    ends.append(s)
+    return weigh(process, t, mid, s)
+
+  monkeypatch.setattr(progressive, "second_weight", second_weight)
+
+  @jax.jit
+  def times(key, num_steps):
+    heard.clear()
+    ends.clear()
+    one, x0 = jnp.ones(()), jnp.zeros((2048, 1, 1, 1))
+    loss_of(goal, one, one, x0, key, num_steps)
+    # The teacher twice, then the student.
+    return [call["t"] for call in heard], ends[0]
+
+  for num_steps in (*(2**k for k in range(14)), 3, 5, 49, 100):
+    (t, mid, student), s = jax.tree.map(
+      np.asarray, times(jax.random.key(num_steps), num_steps)
+    )
+    np.testing.assert_array_equal(t, student)
+    i, n = np.round(t * num_steps), np.float32(num_steps)
+    assert i.min() >= 1
+    assert i.max() <= num_steps
+    # Correctly rounded quotients: the student's grid, the teacher's between.
+    np.testing.assert_array_equal(t, i / n)
+    np.testing.assert_array_equal(s, (i - 1) / n)
+    np.testing.assert_array_equal(mid, (2 * i - 1) / (2 * n))
+    np.testing.assert_array_equal(s == 0, i == 1)
+    if num_steps <= 100:
+      assert np.any(t == 1)
+      assert np.any(s == 0)
+
+
+def test_models_get_labels_but_no_key_and_no_end():
+  heard = []
+  goal = objective(Listener(heard), Cosine(), conditional=True)
+  label, one = jnp.array([3, 1]), jnp.ones(())
+  batch = {"image": jnp.zeros((2, 1, 1, 1)), "label": label}
+  goal.loss(
+    "student",
+    {"student": one},
+    {"teacher": one},
+    batch,
+    jax.random.key(0),
+    {"num_steps": jnp.int32(4)},
+  )
+  assert len(heard) == 3
+  for call in heard:
+    np.testing.assert_array_equal(call["label"], label)
+    assert call["key"] is None
+    assert call["s"] is None
+
+
+def test_metrics_are_sums_of_the_loss():
+  student = MIXTURE | {"std": jnp.array([0.5, 0.4])}
+
+  @jax.jit
+  def both(key):
+    args = (student, MIXTURE, data(64), key, 4)
+    truncated = exact(Cosine())
+    constant = dataclasses.replace(truncated, weighting="constant")
+    return loss_of(truncated, *args), loss_of(constant, *args)
+
+  (loss, metrics), (plain, _) = both(jax.random.key(4))
+  total, count = metrics["student/loss"]
+  assert float(count) == 64
+  assert float(total / count) == pytest.approx(float(loss), rel=1e-6)
+  total, count = metrics["student/x0_mse"]
+  assert float(total / count) == pytest.approx(float(plain), rel=1e-6)
+  assert plain < loss
+
+
+def test_the_student_starts_as_a_copy_of_the_teacher():
+  params = exact(Cosine()).init(jax.random.key(0), {"teacher": MIXTURE})
+  assert set(params) == {"student"}
+  for name, value in params["student"].items():
+    np.testing.assert_array_equal(value, MIXTURE[name])
+    # Another buffer: the student's will be donated.
+    assert value is not MIXTURE[name]
+    assert (
+      value.unsafe_buffer_pointer() != MIXTURE[name].unsafe_buffer_pointer()
+    )
+
+
+def test_same_loss_on_any_number_of_devices():
+  goal, x0 = exact(Cosine()), np.asarray(data(64))
+  student = MIXTURE | {"std": jnp.array([0.5, 0.4])}
+  losses = []
+  for n in (1, 2, 8):
+    mesh = jax.make_mesh(
+      (n,), ("data",), (AxisType.Auto,), devices=jax.devices()[:n]
+    )
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    run = jax.jit(
+      lambda *args: loss_of(goal, *args, jnp.int32(4))[0],
+      in_shardings=(everywhere, everywhere, rows, everywhere),
+    )
+    losses.append(float(run(student, MIXTURE, x0, jax.random.key(5))))
+  np.testing.assert_allclose(losses, losses[0], rtol=1e-6)
+
+
+def test_refusals():
+  process = GaussianProcess(schedule=Cosine())
+  denoiser = exact(Cosine()).denoiser
+  with pytest.raises(ValueError, match="weighting is 'x'"):
+    Progressive(denoiser=denoiser, sampler=DDIM(process=process), weighting="x")
+  for sampler in (
+    Ancestral(process=process),
+    DDIM(process=process, grid="karras"),
+  ):
+    with pytest.raises(ValueError, match="made for ddim on a uniform grid"):
+      Progressive(denoiser=denoiser, sampler=sampler)

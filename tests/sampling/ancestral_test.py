@@ -1,0 +1,99 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffdistill.sampling.ancestral import Ancestral
+
+
+def recursion(toy, num_steps, noise):
+  """Mean and deviation of the samples of one Gaussian, in float64.
+
+  Every step is linear in x_t and adds Gaussian noise: Salimans & Ho 2022,
+  Eqs. 4 and 5, with x0 the exact posterior mean.
+  """
+  m, v = toy.means[0, 0], toy.std[0] ** 2
+  mean, variance = 0.0, toy.coefficients(1.0)[1] ** 2
+  for i in range(num_steps, 0, -1):
+    alpha, sigma = toy.coefficients(i / num_steps)
+    gain = alpha * v / (alpha**2 * v + sigma**2)
+    # x0 = offset + gain x_t
+    offset = m - gain * alpha * m
+    if i == 1:
+      return offset + gain * mean, np.sqrt(gain**2 * variance)
+    alpha_s, sigma_s = toy.coefficients((i - 1) / num_steps)
+    r = (alpha * sigma_s / (sigma * alpha_s)) ** 2
+    small, large = (1 - r) * sigma_s**2, (1 - r) * sigma**2
+    slope = r * alpha_s / alpha + (1 - r) * alpha_s * gain
+    mean = slope * mean + (1 - r) * alpha_s * offset
+    variance = slope**2 * variance + small ** (1 - noise) * large**noise
+
+
+def samples(toy, noise, n, seed=0):
+  """A function of the number of steps, compiled once."""
+  sampler = Ancestral(process=toy.process, clip=False, noise=noise)
+
+  @jax.jit
+  def sample(num_steps):
+    key_x, key = jax.random.split(jax.random.key(seed))
+    x = toy.process.prior(key_x, (n, 1, 1, 1))
+    return sampler(toy.denoise, x, key, num_steps)
+
+  return sample
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.4, 1.0])
+def test_moments_follow_the_linear_recursion(toys, noise):
+  toy, n = toys("cosine"), 20_000
+  sample = samples(toy, noise, n)
+  for num_steps in (2, 8):
+    x = np.asarray(sample(num_steps), np.float64)
+    mean, std = recursion(toy, num_steps, noise)
+    # Four standard errors of a mean and of a deviation.
+    assert x.mean() == pytest.approx(mean, abs=4 * std / n**0.5)
+    assert x.std() == pytest.approx(std, abs=4 * std / (2 * n) ** 0.5)
+
+
+@pytest.mark.parametrize("name", ["edm", "flow", "linear"])
+def test_moments_on_other_schedules(toys, name):
+  toy, n = toys(name), 20_000
+  x = np.asarray(samples(toy, 0.0, n)(8), np.float64)
+  mean, std = recursion(toy, 8, 0.0)
+  assert x.mean() == pytest.approx(mean, abs=4 * std / n**0.5)
+  assert x.std() == pytest.approx(std, abs=4 * std / (2 * n) ** 0.5)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_many_steps_reach_the_data(toys, noise):
+  toy, n = toys("cosine"), 10_000
+  sample = samples(toy, noise, n)
+  mean, std = toy.means[0, 0], toy.std[0]
+  error = [abs(np.std(sample(k)) - std) for k in (8, 128)]
+  # From below with the small variance, from above with the large: 1 / steps.
+  assert error[1] < error[0] / 5
+  assert error[1] < 0.015
+  assert np.mean(sample(128)) == pytest.approx(mean, abs=4 * std / n**0.5)
+
+
+def test_a_step_draws_from_the_posterior(toys):
+  toy, n = toys("cosine"), 20_000
+  t, s = jnp.full(n, 0.7), jnp.full(n, 0.5)
+  x_t = jnp.full((n, 1, 1, 1), 0.9)
+  sampler = Ancestral(process=toy.process, clip=False, noise=0.3)
+
+  @jax.jit
+  def both(key):
+    x0 = toy.denoise(x_t, t).x0
+    moments = toy.process.posterior(x_t, x0, t, s, 0.3)
+    return sampler.step(toy.denoise, x_t, t, s, key, jnp.int32(4)), moments
+
+  x_s, moments = both(jax.random.key(0))
+  mean, std = (float(v[0, 0, 0, 0]) for v in moments)
+  assert float(x_s.mean()) == pytest.approx(mean, abs=4 * std / n**0.5)
+  assert float(x_s.std()) == pytest.approx(std, rel=4 / (2 * n) ** 0.5)
+
+
+@pytest.mark.parametrize("noise", [-0.1, 1.5])
+def test_refusals(toys, noise):
+  with pytest.raises(ValueError, match=f"noise is {noise}; pass a value in"):
+    Ancestral(process=toys("cosine").process, noise=noise)

@@ -1,0 +1,132 @@
+"""Exact denoisers and exact probability-flow maps to measure samplers by."""
+
+import dataclasses
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffdistill.denoiser import Denoiser
+from diffdistill.diffusion.precondition import Identity
+from diffdistill.diffusion.prediction import Denoise
+from diffdistill.diffusion.process import GaussianProcess
+from diffdistill.diffusion.schedule import (
+  EDM,
+  Cosine,
+  LinearBeta,
+  RectifiedFlow,
+  Shifted,
+)
+from diffdistill.networks.analytic import GaussianMixture
+
+SCHEDULES = {
+  "cosine": Cosine(),
+  "linear": LinearBeta(),
+  "edm": EDM(),
+  "flow": RectifiedFlow(),
+  "shifted": Shifted(base=Cosine(), image_size=128),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+  """A mixture of Gaussians of d dimensions, its process and its denoiser."""
+
+  process: GaussianProcess
+  means: np.ndarray  # (k, d)
+  std: np.ndarray  # (k,)
+  logits: np.ndarray  # (k,)
+
+  @property
+  def denoise(self) -> Denoise:
+    schedule = self.process.schedule
+    denoiser = Denoiser(
+      network=GaussianMixture(schedule=schedule),
+      process=self.process,
+      precondition=Identity(noise="time"),
+    )
+    params = {
+      "means": jnp.asarray(self.means[:, None, None], jnp.float32),
+      "std": jnp.asarray(self.std, jnp.float32),
+      "logits": jnp.asarray(self.logits, jnp.float32),
+    }
+    return denoiser.bind(params)
+
+  def coefficients(self, t):
+    """(alpha, sigma) as float64."""
+    schedule, t = self.process.schedule, jnp.float32(t)
+    return float(schedule.alpha(t)), float(schedule.sigma(t))
+
+  def noise(self, t, z):
+    """A typical x_t of shape (n, 1, 1, d) for standard normal z of (n, d)."""
+    alpha, sigma = self.coefficients(t)
+    x = alpha * self.means.mean(0) + sigma * z
+    return jnp.asarray(x[:, None, None], jnp.float32)
+
+  def flow(self, x, t):
+    """The end at t = 0 of the probability flow through x at t, (n, d).
+
+    For one Gaussian a formula, otherwise Runge-Kutta in float64: for y =
+    x / |(alpha, sigma)|, dy/dangle = cos(angle) eps - sin(angle) x0.
+    """
+    x = np.asarray(x, np.float64)[:, 0, 0]
+    alpha, sigma = self.coefficients(t)
+    if len(self.means) == 1:
+      m, v = self.means[0], self.std[0] ** 2
+      return m + (x - alpha * m) * np.sqrt(v / (alpha**2 * v + sigma**2))
+
+    def slope(y, angle):
+      x0 = self.clean(y, np.cos(angle), np.sin(angle))
+      return (np.cos(angle) * y - x0) / np.sin(angle)
+
+    y, last = x / np.hypot(alpha, sigma), 1e-4
+    angles = np.linspace(np.arctan2(sigma, alpha), last, 2001)
+    for angle, following in itertools.pairwise(angles):
+      h = following - angle
+      k1 = slope(y, angle)
+      k2 = slope(y + h / 2 * k1, angle + h / 2)
+      k3 = slope(y + h / 2 * k2, angle + h / 2)
+      k4 = slope(y + h * k3, following)
+      y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    return self.clean(y, np.cos(last), np.sin(last))
+
+  def clean(self, x, alpha, sigma):
+    """E[x0 | x_t = x] in float64, by Bayes' rule."""
+    variance = alpha**2 * self.std**2 + sigma**2
+    difference = x[:, None] - alpha * self.means
+    log_weight = (
+      self.logits
+      - 0.5 * x.shape[-1] * np.log(variance)
+      - 0.5 * (difference**2).sum(-1) / variance
+    )
+    weight = np.exp(log_weight - log_weight.max(1, keepdims=True))
+    weight /= weight.sum(1, keepdims=True)
+    gain = (alpha * self.std**2 / variance)[:, None]
+    return (weight[..., None] * (self.means + gain * difference)).sum(1)
+
+
+@pytest.fixture
+def toys():
+  """toys(schedule's name, "gaussian" or "mixture")."""
+
+  def make(name: str, data: str = "gaussian") -> Toy:
+    process = GaussianProcess(schedule=SCHEDULES[name])
+    if data == "gaussian":
+      means, std, logits = [[0.4]], [0.3], [0.0]
+    else:
+      means = [[0.5, 0.3], [-0.6, 0.1], [0.1, -0.5]]
+      std, logits = [0.3, 0.4, 0.35], [0.0, 0.5, -0.3]
+    return Toy(process, *(np.array(v) for v in (means, std, logits)))
+
+  return make
+
+
+@pytest.fixture
+def order():
+  """The rate at which errors fall with a number of steps that doubles."""
+
+  def fit(errors: list[float]) -> float:
+    return -np.polyfit(np.arange(len(errors)), np.log2(errors), 1)[0]
+
+  return fit

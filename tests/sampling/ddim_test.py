@@ -1,0 +1,69 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffdistill.diffusion.prediction import from_x0
+from diffdistill.sampling.ddim import DDIM
+
+Z = np.random.default_rng(0).normal(size=(16, 2))
+STEPS = (16, 32, 64, 128)
+
+
+def errors(toy, sampler, z):
+  """The largest error of the samples for each number of steps."""
+  sample = jax.jit(
+    lambda x, num_steps: sampler(toy.denoise, x, jax.random.key(0), num_steps)
+  )
+  x = toy.noise(1.0, z)
+  truth = toy.flow(x, 1.0)
+  return [np.abs(sample(x, n)[:, 0, 0] - truth).max() for n in STEPS]
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "edm", "flow", "shifted"])
+def test_first_order_for_one_gaussian(toys, order, name):
+  toy = toys(name)
+  error = errors(toy, DDIM(process=toy.process, clip=False), Z[:, :1])
+  # 0.92 to 0.99 as measured: LinearBeta is coarse at its noisy end.
+  assert 0.88 < order(error) < 1.1
+  assert error[-1] < 0.03
+
+
+@pytest.mark.parametrize("name", ["cosine", "edm", "flow"])
+def test_first_order_for_a_mixture(toys, order, name):
+  toy = toys(name, "mixture")
+  error = errors(toy, DDIM(process=toy.process, clip=False), Z)
+  assert 0.85 < order(error) < 1.15
+  assert error[-1] < 0.03
+
+
+@pytest.mark.parametrize("grid", ["quadratic", "karras"])
+def test_other_grids_reach_the_same_end(toys, order, grid):
+  toy = toys("cosine")
+  sampler = DDIM(process=toy.process, grid=grid, clip=False)
+  error = errors(toy, sampler, Z[:, :1])
+  assert 0.9 < order(error) < 1.1
+  assert error[-1] < 0.03
+
+
+@pytest.mark.parametrize("name", ["cosine", "edm", "flow"])
+def test_a_point_mass_is_reached_by_any_number_of_steps(toys, name):
+  toy = toys(name)
+  x0 = jnp.full((3, 1, 1, 1), 0.3)
+  sampler = DDIM(process=toy.process)
+
+  def denoise(x_t, t):
+    return from_x0(x0, x_t, *toy.process.coefficients(t, x_t))
+
+  for num_steps in (1, 2, 7):
+    x = sampler(denoise, 2 * x0, jax.random.key(0), num_steps)
+    np.testing.assert_array_equal(x, x0)
+
+
+def test_the_key_is_not_read(toys):
+  toy, x = toys("cosine"), jnp.ones((2, 1, 1, 1))
+  sampler = DDIM(process=toy.process)
+  one, other = (
+    sampler(toy.denoise, x, jax.random.key(seed), 3) for seed in (0, 1)
+  )
+  np.testing.assert_array_equal(one, other)

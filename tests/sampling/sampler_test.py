@@ -1,0 +1,86 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffdistill.diffusion.prediction import from_x0
+from diffdistill.sampling import SAMPLERS
+from diffdistill.sampling.ddim import DDIM
+from diffdistill.sampling.sampler import Sampler
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Diary(Sampler):
+  """Writes (t, s) of every step into the image, first step first."""
+
+  def step(self, denoise, x_t, t, s, key, num_steps):
+    x_t = jnp.roll(x_t, -1, axis=2)
+    return x_t.at[:, 0, -1].set(jnp.stack([t, s], axis=-1))
+
+
+def never(x_t, t):
+  raise AssertionError("the diary calls no denoiser")
+
+
+@pytest.mark.parametrize("num_steps", [1, 3, 5, 100, 4096])
+def test_uniform_times_are_quotients_to_the_bit(toys, num_steps):
+  """i / N in float32: what the losses draw is where samplers go."""
+  sampler = Diary(process=toys("cosine").process)
+  x = jnp.zeros((1, 1, num_steps, 2))
+  key = jax.random.key(0)
+  sample = jax.jit(lambda x, n: sampler(never, x, key, n))
+  times = np.asarray(sample(x, num_steps))[0, 0]
+  i = np.arange(num_steps, -1, -1, dtype=np.float32)
+  expected = i / np.float32(num_steps)
+  np.testing.assert_array_equal(times[:, 0], expected[:-1])
+  np.testing.assert_array_equal(times[:, 1], expected[1:])
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_one_compilation_serves_every_number_of_steps(toys, kind):
+  toy, traces = toys("cosine", "mixture"), []
+  sampler = SAMPLERS[kind](process=toy.process)
+
+  @jax.jit
+  def sample(x, key, num_steps):
+    traces.append(kind)
+    return sampler(toy.denoise, x, key, num_steps)
+
+  x = jax.random.normal(jax.random.key(0), (4, 1, 1, 2))
+  key = jax.random.key(1)
+  results = [np.asarray(sample(x, key, jnp.int32(n))) for n in (1, 2, 5, 64)]
+  assert len(traces) == 1
+  for result in results:
+    assert np.all(np.isfinite(result))
+    assert np.abs(result).max() <= 1
+  # And num_steps is obeyed, by all that have steps.
+  same = np.array_equal(results[1], results[2])
+  assert same == (kind == "one_step")
+  eager = sampler(toy.denoise, x, key, 2)
+  np.testing.assert_allclose(eager, results[1], atol=1e-5)
+
+
+def test_clipping_bounds_every_step_and_eps_follows(toys):
+  process = toys("cosine").process
+  alpha_s, sigma_s = toys("cosine").coefficients(0.25)
+  alpha_t, sigma_t = toys("cosine").coefficients(0.5)
+
+  def denoise(x_t, t):
+    x0 = jnp.full_like(x_t, 3.0)
+    return from_x0(x0, x_t, *process.coefficients(t, x_t))
+
+  x, t, s = jnp.full((1, 1, 1, 1), 0.4), jnp.full(1, 0.5), jnp.full(1, 0.25)
+  for clip, x0 in ((True, 1.0), (False, 3.0)):
+    sampler = DDIM(process=process, clip=clip)
+    x_s = sampler.step(denoise, x, t, s, jax.random.key(0), jnp.int32(4))
+    expected = alpha_s * x0 + sigma_s * (0.4 - alpha_t * x0) / sigma_t
+    assert float(x_s[0, 0, 0, 0]) == pytest.approx(expected, abs=1e-5)
+    end = sampler(denoise, x, jax.random.key(0), 4)
+    assert float(end[0, 0, 0, 0]) == x0
+
+
+def test_refusals(toys):
+  with pytest.raises(ValueError, match="grid is 'linear'; pass one of uniform"):
+    DDIM(process=toys("cosine").process, grid="linear")

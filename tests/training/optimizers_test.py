@@ -1,0 +1,198 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffdistill.training.optimizers import Optimizer
+from diffdistill.training.sharding import (
+  replicated,
+  shard_batch,
+  tree_shardings,
+)
+from diffdistill.training.state import create_state
+from diffdistill.training.step import make_update
+
+
+def rates(num_updates, **fields):
+  optimizer = Optimizer(learning_rate=0.8, **fields)
+  return [optimizer.rate(step, num_updates) for step in range(num_updates)]
+
+
+def test_a_constant_rate_after_warm_up():
+  np.testing.assert_allclose(rates(6, warmup=4), [0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
+
+
+def test_linear_decay_ends_one_step_before_zero():
+  expected = [0.4, 0.8, 0.8, 0.6, 0.4, 0.2]
+  np.testing.assert_allclose(rates(6, warmup=2, decay="linear"), expected)
+
+
+def test_cosine_decay():
+  actual = rates(9, warmup=1, decay="cosine")
+  np.testing.assert_allclose(actual[1], 0.8)
+  np.testing.assert_allclose(actual[5], 0.4)
+  np.testing.assert_allclose(actual[8], 0.4 * (1 + np.cos(np.pi * 7 / 8)))
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+def test_decay_reaches_zero_with_the_round(decay):
+  optimizer = Optimizer(learning_rate=0.8, warmup=3, decay=decay)
+  assert optimizer.rate(50, 50) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_round_shorter_than_its_warm_up_only_warms_up():
+  np.testing.assert_allclose(
+    rates(3, warmup=8, decay="cosine"), [0.1, 0.2, 0.3]
+  )
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"decay": "step"}, "decay is 'step'; pass one of constant, linear"),
+    ({"learning_rate": -1.0}, "learning_rate is -1.0; pass 0 or more"),
+    ({"warmup": -1}, "warmup is -1; pass 0"),
+    ({"weight_decay": -0.1}, "weight_decay is -0.1; pass 0"),
+    ({"clip": -1.0}, "clip is -1.0; pass 0"),
+    ({"ema_decay": 1.0}, r"ema_decay is 1.0; pass a value in \[0, 1\)"),
+    ({"ema_decay": -0.1}, "ema_decay is -0.1"),
+    ({"accumulate": 0}, "accumulate is 0; pass 1"),
+  ],
+)
+def test_refuses_values_out_of_range(fields, message):
+  with pytest.raises(ValueError, match=message):
+    Optimizer(**{"learning_rate": 0.1, **fields})
+
+
+def test_weight_decay_is_decoupled_from_the_gradient():
+  params = {"w": jnp.array([1.0, -2.0, 3.0])}
+  grads = {"w": jnp.array([0.3, 0.2, -0.5])}
+
+  def direction(weight_decay, grads=grads):
+    chain = Optimizer(
+      learning_rate=9.0, weight_decay=weight_decay
+    ).transformation()
+    return chain.update(grads, chain.init(params), params)[0]["w"]
+
+  difference = direction(0.25) - direction(0.0)
+  np.testing.assert_allclose(difference, 0.25 * params["w"], rtol=1e-5)
+  zero = direction(0.25, {"w": jnp.zeros(3)})
+  np.testing.assert_allclose(zero, 0.25 * params["w"], rtol=1e-6)
+
+
+class Setting:
+  """One update of LeastSquares on a mesh, and what it should give."""
+
+  def __init__(self, least_squares, mesh, **fields):
+    self.objective = least_squares()
+    self.optimizer = Optimizer(learning_rate=0.1, **fields)
+    self.mesh = mesh
+    key = jax.random.key(0)
+    self.frozen = {"teacher": {"w": jax.random.normal(key, (6, 6))}}
+    state = create_state(self.objective, self.optimizer, key, self.frozen)
+    shardings = tree_shardings(state, mesh)
+    self.state = jax.device_put(state, shardings)
+    self.update = make_update(
+      self.objective, "student", self.optimizer, shardings, mesh
+    )
+
+  def __call__(self, state, image):
+    place = replicated(self.mesh)
+    batch = shard_batch({"image": image}, self.mesh)
+    frozen, key, hparams = jax.device_put(
+      (
+        self.frozen,
+        jax.random.key(1),
+        {"learning_rate": np.float32(0.1), "step": np.int32(0)},
+      ),
+      place,
+    )
+    return self.update(state, frozen, batch, key, hparams)
+
+
+def images(seed=0):
+  """Rows of very different size, so that parts of a batch clip differently."""
+  random = np.random.default_rng(seed)
+  scale = np.array([0.1, 5, 0.1, 0.1, 0.1, 0.1, 0.1, 9])[:, None, None, None]
+  return (scale * random.normal(size=(8, 1, 2, 3))).astype(np.float32)
+
+
+# eps = 1 keeps the size of the gradient in Adam's direction.
+@pytest.mark.parametrize("devices", [1, 8])
+def test_clips_the_mean_gradient_of_all_devices(
+  least_squares, mesh_of, devices
+):
+  setting = Setting(least_squares, mesh_of(devices), clip=0.5, eps=1.0)
+  before = jax.device_get(setting.state.params)
+
+  def gradient(rows):
+    return jax.grad(
+      lambda w: setting.objective.loss(
+        "student",
+        {**before, "student": {"w": w}},
+        setting.frozen,
+        {"image": rows},
+        jax.random.key(0),
+        {},
+      )[0]
+    )(jnp.asarray(before["student"]["w"]))
+
+  def clipped(g):
+    return g / max(np.linalg.norm(g) / 0.5, 1)
+
+  def moved(g):  # the first step of Adam
+    return before["student"]["w"] - 0.1 * g / (np.abs(g) + 1.0)
+
+  rows = images()
+  expected = moved(clipped(gradient(rows)))
+  per_device = np.mean([clipped(gradient(row[None])) for row in rows], axis=0)
+  assert np.abs(moved(per_device) - expected).max() > 1e-3
+  state, metrics = setting(setting.state, rows)
+  # Of a step of 0.1 at most, Adam's correction is off by 1e-5.
+  np.testing.assert_allclose(
+    state.params["student"]["w"], expected, rtol=1e-6, atol=1e-6
+  )
+  np.testing.assert_allclose(
+    metrics["student/grad_norm"][0], np.linalg.norm(gradient(rows)), rtol=1e-5
+  )
+
+
+def test_skips_and_counts_gradients_that_are_not_finite(least_squares, mesh_of):
+  setting = Setting(least_squares, mesh_of(1), ema_decay=0.9, weight_decay=0.1)
+  bad = images()
+  bad[3, 0, 1, 2] = np.nan
+  state, counts = setting.state, []
+  # The average and the weights differ after the first update.
+  for rows in (images(1), bad, bad, images(2), bad):
+    before = jax.device_get(state)
+    state, metrics = setting(state, rows)
+    after = jax.device_get(state)
+    unchanged = not np.isfinite(rows).all()
+    for name in ("params", "ema"):
+      old, new = (getattr(s, name)["student"]["w"] for s in (before, after))
+      assert np.array_equal(old, new) == unchanged, name
+    assert after.step == before.step + 1
+    counts.append(
+      tuple(
+        int(metrics[f"student/{name}"][0])
+        for name in ("skipped", "skipped_in_a_row")
+      )
+    )
+  assert counts == [(0, 0), (1, 1), (2, 2), (2, 0), (3, 1)]
+
+
+def test_no_clipping_at_zero():
+  params = {"w": jnp.zeros(2)}
+  grads = {"w": jnp.array([30.0, -40.0])}
+  chain = Optimizer(learning_rate=1.0, clip=0.0, eps=1.0).transformation()
+  direction, _ = chain.update(grads, chain.init(params), params)
+  # Adam's correction, 1 - 0.999 in float32, is off by 1e-5.
+  np.testing.assert_allclose(direction["w"], [30 / 31, -40 / 41], rtol=2e-5)
+
+
+def test_optimizers_compare_by_value():
+  assert Optimizer(learning_rate=0.1) == Optimizer(learning_rate=0.1)
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    Optimizer(learning_rate=0.1).clip = 2.0

@@ -1,0 +1,186 @@
+import jax
+import numpy as np
+import pytest
+
+from diffdistill import experiment
+from diffdistill.training.optimizers import Optimizer
+from diffdistill.training.sharding import (
+  replicated,
+  shard_batch,
+  tree_shardings,
+)
+from diffdistill.training.state import create_state
+from diffdistill.training.step import make_update
+
+
+def start(objective, optimizer, frozen, mesh):
+  """(state, updates by name, frozen) on a mesh."""
+  state = create_state(objective, optimizer, jax.random.key(0), frozen)
+  shardings = tree_shardings(state, mesh)
+  updates = {
+    name: make_update(objective, name, optimizer, shardings, mesh)
+    for name in objective.trains
+  }
+  frozen = jax.device_put(frozen, tree_shardings(frozen, mesh))
+  return jax.device_put(state, shardings), updates, frozen
+
+
+def arguments(rows, mesh, num_steps=0, learning_rate=0.1):
+  """(batch, key, hparams) on a mesh."""
+  key, hparams = jax.device_put(
+    (
+      jax.random.key(1),
+      {
+        "num_steps": np.int32(num_steps),
+        "learning_rate": np.float32(learning_rate),
+        "step": np.int32(0),
+      },
+    ),
+    replicated(mesh),
+  )
+  return shard_batch(rows, mesh), key, hparams
+
+
+def rows(size=8, shape=(1, 2, 3)):
+  random = np.random.default_rng(0)
+  return {
+    "image": random.uniform(-1, 1, (size, *shape)).astype(np.float32),
+    "label": (np.arange(size) % 3).astype(np.int32),
+  }
+
+
+def teacher(size=6):
+  return {"teacher": {"w": jax.random.normal(jax.random.key(5), (size, size))}}
+
+
+def equal(a, b):
+  return all(
+    jax.tree.leaves(jax.tree.map(lambda x, y: np.array_equal(x, y), a, b))
+  )
+
+
+@pytest.mark.parametrize("name", ["student", "auxiliary"])
+def test_only_the_named_tree_changes(least_squares, mesh_of, name):
+  optimizer = Optimizer(learning_rate=0.1, ema_decay=0.9)
+  mesh = mesh_of(2)
+  state, updates, frozen = start(least_squares(), optimizer, teacher(), mesh)
+  before, frozen_before = jax.device_get((state, frozen))
+  new, _ = updates[name](state, frozen, *arguments(rows(), mesh))
+  after = jax.device_get(new)
+  (other,) = {"student", "auxiliary"} - {name}
+  for part in ("params", "opt_state", "ema"):
+    old, now = getattr(before, part), getattr(after, part)
+    assert set(now) == {"student", "auxiliary"}
+    assert equal(old[other], now[other]), part
+    assert not equal(old[name], now[name]), part
+  assert equal(frozen_before, jax.device_get(frozen))
+  assert after.step == 1
+
+
+def test_state_is_donated_and_frozen_trees_are_not(least_squares, mesh_of):
+  mesh = mesh_of(1)
+  state, updates, frozen = start(
+    least_squares(), Optimizer(learning_rate=0.1), teacher(), mesh
+  )
+  batch, key, hparams = arguments(rows(), mesh)
+  updates["student"](state, frozen, batch, key, hparams)
+  assert state.params["student"]["w"].is_deleted()
+  assert all(
+    leaf.is_deleted()
+    for leaf in jax.tree.leaves(state.opt_state["student"])
+    if leaf.ndim  # An input that no output depends on cannot be donated.
+  )
+  for leaf in jax.tree.leaves((frozen, batch, hparams)):
+    assert not leaf.is_deleted()
+
+
+def test_keys_differ_by_step_and_by_name(least_squares, mesh_of):
+  mesh = mesh_of(1)
+  state, updates, frozen = start(
+    least_squares(), Optimizer(learning_rate=0.0), teacher(), mesh
+  )
+  draws = []
+  for name in ("student", "auxiliary", "student", "auxiliary"):
+    state, metrics = updates[name](state, frozen, *arguments(rows(), mesh))
+    draws.append(float(metrics[f"{name}/draw"][0]))
+  state = state.replace(step=jax.device_put(np.int32(0), replicated(mesh)))
+  _, metrics = updates["student"](state, frozen, *arguments(rows(), mesh))
+  assert len(set(draws)) == 4
+  assert float(metrics["student/draw"][0]) == draws[0]
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_accumulation_gives_the_gradient_of_the_whole_batch(
+  least_squares, mesh_of, devices
+):
+  mesh = mesh_of(devices)
+  results = []
+  for accumulate in (1, 4):
+    optimizer = Optimizer(
+      learning_rate=0.1, eps=1.0, clip=0.0, accumulate=accumulate
+    )
+    state, updates, frozen = start(least_squares(), optimizer, teacher(), mesh)
+    state, metrics = updates["student"](
+      state, frozen, *arguments(rows(16), mesh)
+    )
+    results.append((state.params["student"]["w"], metrics))
+  (whole, whole_metrics), (parts, part_metrics) = results
+  np.testing.assert_allclose(whole, parts, rtol=1e-5, atol=1e-6)
+  for name in ("student/loss", "student/grad_norm"):
+    for total, part in zip(
+      whole_metrics[name], part_metrics[name], strict=True
+    ):
+      np.testing.assert_allclose(total, part, rtol=1e-5, err_msg=name)
+  # Of the batch, and of no part of it.
+  assert float(part_metrics["student/loss"][1]) == 16
+  assert float(part_metrics["student/draw"][1]) == 4
+
+
+@pytest.fixture(scope="module")
+def progressive(tiny_config):
+  """(objective, its frozen teacher) of the tiny run, far from zero."""
+  built = experiment.build(tiny_config)
+  objective = built.stages[1].objective
+  params = built.denoiser.network.init(jax.random.key(2))
+  leaves, structure = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(3), len(leaves))
+  # The last layer starts at zero: such a teacher has nothing to teach.
+  leaves = [
+    leaf + 0.3 * jax.random.normal(key, leaf.shape)
+    for leaf, key in zip(leaves, keys, strict=True)
+  ]
+  return objective, {"teacher": jax.tree.unflatten(structure, leaves)}
+
+
+def first_update(progressive, mesh, accumulate=1):
+  objective, frozen = progressive
+  optimizer = Optimizer(learning_rate=0.1, eps=1.0, accumulate=accumulate)
+  state, updates, frozen = start(objective, optimizer, frozen, mesh)
+  state, metrics = updates["student"](
+    state, frozen, *arguments(rows(16, (2, 2, 1)), mesh, num_steps=4)
+  )
+  return jax.device_get((metrics, state.params))
+
+
+@pytest.fixture(scope="module")
+def on_one_device(progressive, mesh_of):
+  return first_update(progressive, mesh_of(1))
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(2, 1), (8, 1), (1, 8), (2, 4)])
+def test_the_mesh_changes_no_result(
+  progressive, on_one_device, mesh_of, monkeypatch, data, fsdp
+):
+  # So that even this network is split over fsdp.
+  monkeypatch.setattr("diffdistill.training.sharding.MIN_SIZE_TO_SPLIT", 1)
+  expected, params = on_one_device
+  actual, new_params = first_update(progressive, mesh_of(data, fsdp))
+  assert expected["student/loss"][0] > 1e-3
+  for name, (total, count) in expected.items():
+    np.testing.assert_allclose(actual[name][0], total, rtol=1e-6, err_msg=name)
+    assert actual[name][1] == count
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+    new_params,
+    params,
+  )
