@@ -44,7 +44,7 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
       "dropout": 0.0,
     },
     "schedule": {"kind": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0},
-    "output": "v",
+    "output": "v",  # see digits.py
   }
   config.classifier = {
     "kind": "resnet",

@@ -5,7 +5,11 @@ import dataclasses
 import jax.numpy as jnp
 
 from diffdistill.arrays import Image, Key, Label, Params, Time
-from diffdistill.diffusion.precondition import Identity, Precondition
+from diffdistill.diffusion.precondition import (
+  EDMPrecondition,
+  Identity,
+  Precondition,
+)
 from diffdistill.diffusion.prediction import (
   Denoise,
   Prediction,
@@ -36,6 +40,11 @@ class Denoiser:
 
   def __post_init__(self):
     output_channels(self.output, 1)
+    if isinstance(self.precondition, EDMPrecondition) and self.output != "x0":
+      raise ValueError(
+        f"output is {self.output!r}, but EDM's preconditioning makes x0 of the"
+        " raw output; pass output=x0"
+      )
 
   def __call__(
     self,

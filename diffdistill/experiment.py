@@ -117,7 +117,7 @@ class Experiment:
       key: Key,
       num_steps: Int[Array, ""],
     ) -> Image:
-      x = self.denoiser.process.scale_noise(noise)
+      x = sampler.start(noise, num_steps)
       return sampler(self.denoiser.bind(params, label), x, key, num_steps)
 
     return Generator(

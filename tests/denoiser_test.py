@@ -141,3 +141,13 @@ def test_refusals():
       process=GaussianProcess(schedule=Cosine()),
       output="noise",
     )
+
+
+def test_edm_preconditioning_makes_x0_only():
+  with pytest.raises(ValueError, match="pass output=x0"):
+    Denoiser(
+      network=Listener([]),
+      process=GaussianProcess(schedule=EDM()),
+      output="v",
+      precondition=EDMPrecondition(),
+    )

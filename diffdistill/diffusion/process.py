@@ -18,11 +18,10 @@ samplers and the progressive target agree by construction.
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffdistill.arrays import Image, Key, Time
+from diffdistill.arrays import Image, Time
 from diffdistill.diffusion.prediction import Prediction
 from diffdistill.diffusion.schedule import Schedule
 
@@ -47,14 +46,6 @@ class GaussianProcess:
     """Equation (1)."""
     alpha, sigma = self.coefficients(t, x0)
     return alpha * x0 + sigma * eps
-
-  def prior(self, key: Key, shape: tuple[int, int, int, int]) -> Image:
-    """Noise to start sampling from: N(0, sigma(1)^2)."""
-    return self.scale_noise(jax.random.normal(key, shape))
-
-  def scale_noise(self, eps: Image) -> Image:
-    """Unit noise to noise of the prior's standard deviation sigma(1)."""
-    return eps * self.schedule.sigma(jnp.ones(()))
 
   def ddim(self, x_t: Image, prediction: Prediction, t: Time, s: Time) -> Image:
     """Equation (2), deterministic; x0 itself where s = 0."""

@@ -2,7 +2,8 @@
 
   (1)  logsnr(t) = log(alpha^2 / sigma^2), strictly decreasing in t
   (2)  angle(t)  = arctan(sigma / alpha), strictly increasing in t
-  (3)  rotation(t, s) = angle(t) - angle(s), without cancellation
+  (3)  rotation(t, s) = angle(t) - angle(s), exact to rounding for Cosine,
+       whose small steps would cancel
 
 Every schedule has finite ends: alpha(1) > 0 and sigma(0) > 0, so that no
 conversion between predictions divides by zero. Time is in [0, 1], t = 0 is

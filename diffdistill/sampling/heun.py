@@ -25,6 +25,7 @@ class Heun(Sampler):
   Args:
     churn, churn_min, churn_max, churn_noise: S_churn, S_min, S_max (of
       sigma/alpha) and S_noise of Algorithm 2; churn = 0 is deterministic.
+      Unlike the paper, the raised noise level ends at the schedule's highest.
   """
 
   grid: str = "karras"

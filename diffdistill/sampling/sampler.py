@@ -51,6 +51,12 @@ class Sampler(abc.ABC):
       return prediction
     return clip(prediction, x_t, *self.process.coefficients(t, x_t))
 
+  def start(self, noise: Image, num_steps: int | Int[Array, ""]) -> Image:
+    """Unit noise as the grid's first time has it: times sigma there."""
+    schedule = self.process.schedule
+    first = grid_time(self.grid, schedule, num_steps, num_steps)
+    return noise * schedule.sigma(first)
+
   def __call__(
     self,
     denoise: Denoise,
@@ -58,7 +64,7 @@ class Sampler(abc.ABC):
     key: Key,
     num_steps: int | Int[Array, ""],
   ) -> Image:
-    """The image that noise x at the grid's first time becomes.
+    """The image that noise x, from `start`, becomes.
 
     `num_steps` may be traced: one executable serves every number of steps.
     `key` is read by stochastic samplers only.

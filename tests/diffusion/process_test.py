@@ -210,15 +210,3 @@ def test_chained_posterior_samples():
   # Four standard errors of 1e5 samples.
   assert float(x.mean()) == pytest.approx(0.6467, abs=0.005)
   assert float(x.std()) == pytest.approx(0.3827, abs=0.0035)
-
-
-@pytest.mark.parametrize(("name", "std"), [("cosine", 1.0), ("edm", 80.0)])
-def test_prior_has_the_noise_of_the_first_time(name, std):
-  process = process_of(name)
-  x = process.prior(jax.random.key(4), (512, 2, 2, 3))
-  assert x.shape == (512, 2, 2, 3)
-  assert float(x.std()) == pytest.approx(std, rel=0.03)
-  eps = jnp.ones((1, 1, 1, 1))
-  assert float(process.scale_noise(eps)[0, 0, 0, 0]) == pytest.approx(
-    std, rel=1e-5
-  )

@@ -85,7 +85,8 @@ def test_one_step_does_what_the_teacher_does_in_sixteen():
 
   @jax.jit
   def sample(params, num_steps):
-    x = process.prior(jax.random.key(5), (2048, 1, 1, 2))
+    noise = jax.random.normal(jax.random.key(5), (2048, 1, 1, 2))
+    x = sampler.start(noise, num_steps)
     return sampler(denoiser.bind(params), x, jax.random.key(0), num_steps)
 
   first = teacher = network.init(jax.random.key(0))

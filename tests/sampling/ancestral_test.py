@@ -36,7 +36,7 @@ def samples(toy, noise, n, seed=0):
   @jax.jit
   def sample(num_steps):
     key_x, key = jax.random.split(jax.random.key(seed))
-    x = toy.process.prior(key_x, (n, 1, 1, 1))
+    x = sampler.start(jax.random.normal(key_x, (n, 1, 1, 1)), num_steps)
     return sampler(toy.denoise, x, key, num_steps)
 
   return sample

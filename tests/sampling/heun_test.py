@@ -65,7 +65,7 @@ def test_churn_keeps_the_marginal(toys, name, churn_min):
     process=toy.process, clip=False, churn=20.0, churn_min=churn_min
   )
   key_x, key = jax.random.split(jax.random.key(1))
-  x = toy.process.prior(key_x, (n, 1, 1, 1))
+  x = sampler.start(jax.random.normal(key_x, (n, 1, 1, 1)), num_steps)
   sample = jax.jit(lambda x, key: sampler(toy.denoise, x, key, num_steps))
   samples = np.asarray(sample(x, key))
   mean, std = toy.means[0, 0], toy.std[0]

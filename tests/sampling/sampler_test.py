@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffdistill.diffusion.prediction import from_x0
+from diffdistill.diffusion.timesteps import grid_time
 from diffdistill.sampling import SAMPLERS
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.sampling.sampler import Sampler
@@ -84,3 +85,16 @@ def test_clipping_bounds_every_step_and_eps_follows(toys):
 def test_refusals(toys):
   with pytest.raises(ValueError, match="grid is 'linear'; pass one of uniform"):
     DDIM(process=toys("cosine").process, grid="linear")
+
+
+@pytest.mark.parametrize("grid", ["uniform", "quadratic", "karras"])
+@pytest.mark.parametrize("name", ["cosine", "edm", "flow"])
+def test_start_has_the_noise_of_the_first_time(toys, name, grid):
+  """What makes the flow right on Karras' grid, which begins below t = 1."""
+  process = toys(name).process
+  sampler = Diary(process=process, grid=grid)
+  first = grid_time(grid, process.schedule, 5, 5)
+  start = sampler.start(jnp.ones((1, 1, 1, 1)), 5)
+  assert float(start[0, 0, 0, 0]) == float(process.schedule.sigma(first))
+  if (name, grid) == ("flow", "karras"):
+    assert float(first) == pytest.approx(80 / 81, rel=1e-5)
