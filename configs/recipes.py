@@ -25,11 +25,12 @@ def progressive(
 
   Deviations: ours clips the gradient after the mean over devices, where the
   released code clips on each device before it; ours anneals the learning rate
-  as the paper says, which the released code leaves to its caller.
+  as the paper says, which the released code leaves to its caller; our EMA of
+  the teacher has a ramp, see training/ema.py.
 
   Args:
     config: whose stages are set.
-    teacher_updates: of the teacher; the paper states none.
+    teacher_updates: of the teacher; the paper's main text states none.
     teacher_rate, student_rate: Adam's learning rates [code].
     batch_size: of both [code].
     weight_decay: of the teacher; none for students [code].
@@ -76,7 +77,7 @@ def progressive(
       "batch_size": batch_size,
       "frozen": {"teacher": "teacher"},
       "start_steps": start_steps,
-      "end_steps": 1,
+      "end_steps": 1,  # [paper, section 5.2]
     },
   }
 

@@ -29,11 +29,7 @@ class Turns:
   def __init__(self, run: Experiment, stage: Stage, functions: StageFunctions):
     key = jax.random.key(run.seed)
     batch = run.batches(stage.batch_size, run.seed).batch(0)
-    hparams = {
-      "num_steps": np.int32(0),
-      "learning_rate": np.float32(0),
-      "step": np.int32(0),
-    }
+    hparams = {"num_steps": np.int32(0), "learning_rate": np.float32(0)}
     self._update = functions.updates[stage.objective.trains[0]]
     self._state = functions.init(key, {})
     self._inputs = (

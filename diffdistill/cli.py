@@ -74,7 +74,9 @@ def main() -> int:
       jax.distributed.initialize()
     COMMANDS[command]()
   except KeyboardInterrupt:
-    return _refuse("interrupted; the same command goes on from here", 130)
+    return _refuse(
+      "interrupted; the same command goes on from the newest checkpoint", 130
+    )
   except UsageError as error:
     return _refuse(error, 2)
   except Exception as error:
@@ -200,7 +202,7 @@ def _is_refusal(error: Exception) -> bool:
   """
   if isinstance(error, OSError):
     return True
-  own = type(error).__module__.startswith(__package__)
+  own = type(error).__module__.startswith("diffdistill.")
   if not own and not isinstance(error, ValueError):
     return False
   innermost: TracebackType | None = error.__traceback__

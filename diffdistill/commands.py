@@ -42,6 +42,7 @@ from diffdistill.sampling.sampler import Sampler
 from diffdistill.training import checkpoint
 from diffdistill.training.curriculum import Round, Stage
 from diffdistill.training.trainer import Trainer
+from diffdistill.workdir import claim
 
 SHEET_IMAGES = 64
 TURNS = 5
@@ -77,7 +78,7 @@ def train(config: Any, workdir: epath.Path) -> None:
     observe=observe,
   )
   # Last, so that no refusal leaves a workdir behind.
-  run.claim(workdir)
+  claim(workdir, run.config)
   trainer.run()
 
 
@@ -108,7 +109,7 @@ def sample(
     raise ValueError(
       f"out is {str(out)!r}; pass a name that ends in .png or .npz"
     )
-  run = experiment.build(experiment.stored_config(workdir))
+  run = experiment.reopen(workdir)
   models = _finished_models(run, workdir)
   name = round_name or list(models)[-1]
   if name not in models:
@@ -148,7 +149,7 @@ def evaluate(
   Raises:
     ValueError: where the run has no classifier or no teacher to judge by.
   """
-  run = experiment.build(experiment.stored_config(workdir))
+  run = experiment.reopen(workdir)
   settings = run.evaluation
   if num_images is not None:
     settings = dataclasses.replace(settings, num_images=num_images)
@@ -168,10 +169,10 @@ def evaluate(
   features = classifier_features(
     run.classifier, params, run.mesh, batch_size=batch_size
   )
+  accuracy = _accuracy(run, features, batch_size)
   reference = reference_statistics(
     (batch["image"] for batch in once(run.source, batch_size)), features
   )
-  accuracy = _accuracy(run, features, batch_size)
   rows, images = compare(
     teacher, contestants[1:], features, reference, metric, settings, _say
   )
@@ -182,7 +183,9 @@ def evaluate(
     "seed": settings.seed,
     "rounding": "to the nearest byte",
     "classifier_test_accuracy": accuracy,
-    f"{metric} of two halves of the data": distance_of_halves(reference),
+    f"{metric} of two samples of {len(reference.pooled) // 2} real images": (
+      distance_of_halves(reference)
+    ),
     "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
   }
   write_comparison(workdir, summary, rows, images, metric)
@@ -247,7 +250,8 @@ def _contestants(
 
   @functools.cache
   def generator(sampler: Sampler) -> Generator:
-    return run.generator(sampler, settings.batch_size)
+    size = min(settings.batch_size, settings.num_images)
+    return run.generator(sampler, size)
 
   result = []
   for name, (sampler, round_) in _finished_models(run, workdir).items():
@@ -271,6 +275,12 @@ def _accuracy(
 ) -> float | None:
   """The classifier's on the test split; None where there is none."""
   test = run.source.held_out()
+  try:
+    if test is not None:
+      test.check()
+  except (ValueError, FileNotFoundError) as error:
+    _say(f"the classifier's accuracy is not measured: {error}")
+    return None
   if test is None:
     return None
   right = [

@@ -44,10 +44,6 @@ class Streamed(abc.ABC):
       raise ValueError(f"num_threads is {self.num_threads}; pass 1 or more")
     check_fit(self.image_size, self.resize, self.crop)
 
-  def held_out(self) -> Source | None:
-    """The split named "test"."""
-    return dataclasses.replace(self, split="test")
-
   def take(self, indices: Indices) -> Examples:
     """The images and labels at `indices`, in that order.
 
@@ -143,7 +139,11 @@ class Folder(Streamed):
 
   def held_out(self) -> Source | None:
     test = epath.Path(self.path) / "test"
-    return super().held_out() if test.is_dir() else None
+    if not test.is_dir():
+      return None
+    other = dataclasses.replace(self, split="test")
+    # Labels are numbered by the class names: other names, other labels.
+    return other if other.class_names == self.class_names else None
 
   @property
   def class_names(self) -> tuple[str, ...]:

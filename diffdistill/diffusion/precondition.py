@@ -56,6 +56,8 @@ class Identity(Precondition):
       raise ValueError(
         f"noise is {self.noise!r}; pass one of {', '.join(NOISE_UNITS)}"
       )
+    if self.num_steps < 1:
+      raise ValueError(f"num_steps is {self.num_steps}; pass 1 or more")
 
   def scaling(self, schedule: Schedule, t: Float[Array, " b"]) -> Scaling:
     one = jnp.ones_like(t)

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from diffdistill.evaluation import grids
 from diffdistill.evaluation.evaluator import Generator, judge
 from diffdistill.evaluation.features import FeatureFn, Reference
 from diffdistill.evaluation.frechet import Moments, frechet_distance
+from diffdistill.evaluation.quantise import to_host
 from diffdistill.evaluation.teacher_gap import teacher_gap
 from diffdistill.files import write_atomically
 
@@ -52,6 +53,8 @@ class Settings:
         raise ValueError(
           f"{name} is {getattr(self, name)}; pass {least} or more"
         )
+    if self.seed >= 2**32:
+      raise ValueError(f"seed is {self.seed}; pass less than 2**32")
     if not self.num_steps or min(self.num_steps) < 1:
       raise ValueError(
         f"num_steps is {self.num_steps}; pass one or more positive numbers"
@@ -102,24 +105,15 @@ def compare(
   rows, images = [], {}
   most = max(teacher.num_steps)
   gap_images = min(settings.gap_images, settings.num_images)
-  target: list[np.ndarray] = []
+  target = np.zeros(0)
   for contestant in (teacher, *students):
     params = contestant.load()
-    generate = contestant.generator.batches
     for num_steps in sorted(contestant.num_steps, reverse=True):
-      start = time.monotonic()
-      batches = list(
-        map(
-          np.asarray,
-          generate(params, settings.seed, settings.num_images, num_steps),
-        )
-      )
-      seconds = time.monotonic() - start
-      judged = judge(batches, features, reference)
-      shown = _head(batches, gap_images)
+      stream = Timed(contestant.generator, params, num_steps, settings)
+      judged = judge(stream, features, reference)
+      shown = np.concatenate(stream.first)[:gap_images]
       if contestant is teacher and num_steps == most:
-        target = [shown]
-      gap = teacher_gap([shown], target)
+        target = shown
       row = {
         "model": contestant.name,
         "steps": num_steps,
@@ -127,14 +121,49 @@ def compare(
         "inception_score": judged["inception_score"],
         "precision": judged["precision"],
         "recall": judged["recall"],
-        "teacher_gap": gap.relative,
-        "images_per_second": settings.num_images / seconds,
+        "teacher_gap": teacher_gap([shown], [target]).relative,
+        "images_per_second": settings.num_images / stream.seconds,
       }
       rows.append(row)
-      images[f"{contestant.name} {num_steps}"] = shown[:SHEET_COLUMNS]
+      images[f"{contestant.name} {num_steps}"] = shown[:SHEET_COLUMNS].copy()
       distance = f"{metric} {row[metric]:.3f}"
       say(f"{contestant.name:<12} {num_steps:>4} steps  {distance}")
   return rows, images
+
+
+class Timed:
+  """The images of one row, timed, of which only the first are kept.
+
+  Args:
+    generator, params, num_steps: the model.
+    settings: how many images, and how many to keep.
+  """
+
+  def __init__(
+    self,
+    generator: Generator,
+    params: Params,
+    num_steps: int,
+    settings: Settings,
+  ):
+    self.seconds = 0.0
+    self.first: list[np.ndarray] = []
+    self._keep = settings.gap_images
+    self._batches = generator.batches(
+      params, settings.seed, settings.num_images, num_steps
+    )
+    # Compiled before the clock starts; the images are thrown away.
+    next(generator.batches(params, settings.seed, 1, 1))
+
+  def __iter__(self) -> Iterator[np.ndarray]:
+    start = time.monotonic()
+    for batch in self._batches:
+      images = to_host(batch)
+      self.seconds += time.monotonic() - start
+      if sum(map(len, self.first)) < self._keep:
+        self.first.append(images)
+      yield images
+      start = time.monotonic()
 
 
 def distance_of_halves(reference: Reference) -> float:
@@ -169,8 +198,3 @@ def write_comparison(
   grids.curve(curves, f"{metric} (lower is better)", workdir / "evaluation.png")
   path = workdir / "samples" / "compared.png"
   grids.save_png(grids.labelled_rows(images), path)
-
-
-def _head(batches: Sequence[np.ndarray], count: int) -> np.ndarray:
-  """The first `count` images of a list of batches."""
-  return np.concatenate(batches)[:count]

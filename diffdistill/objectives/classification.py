@@ -14,7 +14,7 @@ from diffdistill.objectives.objective import Classifier, Hparams, summed
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classification:
-  """Cross-entropy on clean, labelled images.
+  """Cross-entropy on labelled images: makes the judge of a run.
 
   Args:
     classifier: what is trained.
@@ -29,7 +29,7 @@ class Classification:
 
   trains: ClassVar[tuple[str, ...]] = ("classifier",)
   needs: ClassVar[tuple[str, ...]] = ()
-  consumes: ClassVar[str] = "images"
+  halves: ClassVar[bool] = False
   sampler: ClassVar[None] = None
 
   def __post_init__(self):
@@ -37,6 +37,8 @@ class Classification:
       raise ValueError(
         f"label_smoothing is {self.label_smoothing}; pass a value in [0, 1)"
       )
+    if self.noise < 0:
+      raise ValueError(f"noise is {self.noise}; pass 0 or more")
 
   def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
     return {"classifier": self.classifier.init(key)}

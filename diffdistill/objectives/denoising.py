@@ -23,7 +23,7 @@ from diffdistill.sampling.sampler import Sampler
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Denoising:
-  """The teacher's own training.
+  """Pre-training of a teacher (Salimans & Ho 2022, Algorithm 1).
 
   Args:
     denoiser: what is trained.
@@ -39,7 +39,7 @@ class Denoising:
 
   trains: ClassVar[tuple[str, ...]] = ("teacher",)
   needs: ClassVar[tuple[str, ...]] = ()
-  consumes: ClassVar[str] = "images"
+  halves: ClassVar[bool] = False
 
   def __post_init__(self):
     weight(self.weighting, jnp.zeros(1))

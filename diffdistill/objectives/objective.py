@@ -10,7 +10,7 @@ from diffdistill.arrays import Batch, Image, Key, Metrics, Params, Scalar
 from diffdistill.sampling.sampler import Sampler
 
 # Traced scalars by name: what changes between rounds and updates without a new
-# compilation. "num_steps": the student's, int32; "step": updates done, int32.
+# compilation: "num_steps", the student's (int32), and "learning_rate".
 Hparams = Mapping[str, Array]
 
 
@@ -31,13 +31,13 @@ class Objective(Protocol):
 
   trains: names of the trained trees; the first is the stage's product.
   needs: names of the frozen trees.
-  consumes: "images" or "pairs".
+  halves: whether a stage is rounds of half the steps each.
   sampler: how the product is meant to be used; None where it makes no images.
   """
 
   trains: tuple[str, ...]
   needs: tuple[str, ...]
-  consumes: str
+  halves: bool
 
   @property
   def sampler(self) -> Sampler | None: ...

@@ -66,7 +66,9 @@ def two_step_target(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Progressive:
-  """One round of halving; hparams["num_steps"] says which.
+  """Progressive distillation (Salimans & Ho 2022, Algorithm 2).
+
+  One object serves every round; hparams["num_steps"] says which it is.
 
   Args:
     denoiser: the architecture of teacher and student.
@@ -80,7 +82,7 @@ class Progressive:
 
   trains: ClassVar[tuple[str, ...]] = ("student",)
   needs: ClassVar[tuple[str, ...]] = ("teacher",)
-  consumes: ClassVar[str] = "images"
+  halves: ClassVar[bool] = True
 
   def __post_init__(self):
     weight(self.weighting, jnp.zeros(1))

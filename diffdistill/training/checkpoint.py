@@ -8,6 +8,7 @@ runs and `final/` when it is done.
 import dataclasses
 from typing import Any
 
+import jax
 from absl import logging
 from etils import epath
 from jax.sharding import Mesh
@@ -27,10 +28,12 @@ class Checkpoints:
   """
 
   def __init__(self, round_dir: epath.Path, keep: int = 2):
+    # Typed as any: Orbax's own policies do not match its protocol of policies.
+    policy: Any = ocp.training.preservation_policies.LatestN(keep)
     self._directory = _absolute(round_dir) / "checkpoints"
     self._checkpointer = ocp.training.Checkpointer(
       self._directory,
-      preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+      preservation_policy=policy,
       cleanup_tmp_directories=True,
     )
 
@@ -75,10 +78,11 @@ class Checkpoints:
     """Waits for what is being saved."""
     self._checkpointer.close()
 
-  def delete(self) -> None:
-    """Removes all: the round's final result has been written."""
-    self.close()
-    self._directory.rmtree(missing_ok=True)
+
+def discard(round_dir: epath.Path) -> None:
+  """Removes the running checkpoints of a round that is done."""
+  if jax.process_index() == 0:
+    (round_dir / "checkpoints").rmtree(missing_ok=True)
 
 
 def has_final(round_dir: epath.Path) -> bool:
@@ -105,8 +109,16 @@ def load_final(round_dir: epath.Path, name: str, mesh: Mesh) -> Params:
       f"{round_dir} has no final result; train until that round is finished"
     )
   path = _absolute(round_dir) / "final"
-  stored = ocp.checkpointables_metadata(path).metadata[name]
-  return ocp.load(path, with_shardings(stored, mesh), checkpointable_name=name)
+  try:
+    stored = ocp.checkpointables_metadata(path).metadata[name]
+    shapes = with_shardings(stored, mesh)
+    return ocp.load(path, shapes, checkpointable_name=name)
+  except Exception as error:
+    # As in `restore`: many kinds for a damaged file.
+    raise ValueError(
+      f"{path} cannot be read ({_first_line(error)}); restore it, or remove it"
+      " to train that round again"
+    ) from error
 
 
 def _absolute(path: epath.Path) -> epath.Path:

@@ -80,8 +80,17 @@ class Stage:
         f"stages.{self.name}.frozen names {sorted(self.frozen)}; its objective"
         f" needs exactly {sorted(self.objective.needs)}"
       )
-    if self.start_steps:
+    if self.long_rounds < 0:
+      raise ValueError(
+        f"stages.{self.name}.long_rounds is {self.long_rounds}; pass 0 or more"
+      )
+    if self.objective.halves:
       self._check_halving()
+    elif self.start_steps:
+      raise ValueError(
+        f"stages.{self.name}.start_steps is {self.start_steps}, but its"
+        " objective has no rounds; remove it"
+      )
 
   def _check_halving(self):
     ratio, rest = divmod(self.start_steps, max(self.end_steps, 1))
@@ -137,8 +146,16 @@ class Stage:
 def curriculum(stages: tuple[Stage, ...]) -> tuple[tuple[Stage, Round], ...]:
   """Every round of a run, in order, each with its stage."""
   last_round: dict[str, str] = {}
+  makes_images: dict[str, bool] = {}
   result = []
   for stage in stages:
+    for name, source in stage.frozen.items():
+      if makes_images.get(source, True) != (name != "classifier"):
+        raise ValueError(
+          f"stages.{stage.name}.frozen takes its {name} from {source!r}, which"
+          " makes something else; name another stage"
+        )
+    makes_images[stage.name] = stage.objective.sampler is not None
     rounds = stage.rounds(last_round)
     result.extend((stage, round_) for round_ in rounds)
     last_round[stage.name] = rounds[-1].name

@@ -12,8 +12,9 @@ def ema_update(
 ) -> Params:
   """ema + (1 - d) (params - ema), d = min(decay, (1 + step) / (10 + step)).
 
-  The ramp forgets the first weights quickly, so that short runs are not
-  averages of their beginning.
+  Unlike the papers, which use a constant decay, the ramp forgets the first
+  weights quickly, so that short runs are not averages of their beginning; after
+  10 / (1 - decay) updates it is the constant.
 
   Args:
     ema: the average so far.

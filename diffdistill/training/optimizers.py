@@ -45,9 +45,14 @@ class Optimizer:
       raise ValueError(
         f"decay is {self.decay!r}; pass one of {', '.join(DECAYS)}"
       )
-    for name in ("learning_rate", "warmup", "weight_decay", "clip"):
-      if getattr(self, name) < 0:
+    for name in ("learning_rate", "warmup", "eps", "weight_decay", "clip"):
+      if not 0 <= getattr(self, name) < math.inf:
         raise ValueError(f"{name} is {getattr(self, name)}; pass 0 or more")
+    for name in ("b1", "b2"):
+      if not 0 <= getattr(self, name) < 1:
+        raise ValueError(
+          f"{name} is {getattr(self, name)}; pass a value in [0, 1)"
+        )
     if not 0 <= self.ema_decay < 1:
       raise ValueError(
         f"ema_decay is {self.ema_decay}; pass a value in [0, 1), 0 for no EMA"

@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -53,6 +53,11 @@ class Report:
     """Appends one record: a round's name, its step and its values."""
     if not self._active:
       return
+    # NaN is no JSON.
+    values = {
+      key: None if isinstance(value, float) and value != value else value
+      for key, value in values.items()
+    }
     record = {"round": name, "step": step, **values}
     with self._path.open("a") as file:
       file.write(json.dumps(record) + "\n")
@@ -129,7 +134,9 @@ class Meter:
     return values, speed
 
 
-def means(records: list[Metrics]) -> dict[str, float]:
+def means(
+  records: Sequence[Mapping[str, tuple[Any, Any]]],
+) -> dict[str, float]:
   """The means of fetched (sum, count) metrics over some updates.
 
   `.../skipped` and `.../skipped_in_a_row` are running counts: the last value is

@@ -33,7 +33,7 @@ def make_update(
 
   The gradient is that of the mean over the global batch, so clipping comes
   after the all-reduce. `hparams` are traced scalars ("num_steps",
-  "learning_rate", "step"); `key` is the round's, folded with step and name.
+  "learning_rate"); `key` is the round's, folded with step and name.
 
   Args:
     objective: whose loss is differentiated in params[name] alone.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
@@ -118,18 +119,21 @@ class Trainer:
     report = Report(self.workdir, left)
     stage_functions: dict[str, StageFunctions] = {}
     for stage, round_ in rounds:
-      if not checkpoint.has_final(self.workdir / round_.name):
+      round_dir = self.workdir / round_.name
+      if not checkpoint.has_final(round_dir):
         frozen = self._frozen(round_)
         if stage.name not in stage_functions:
           stage_functions[stage.name] = self.compile(stage, frozen, report)
         functions = stage_functions[stage.name]
         # Closed whatever happens: what is being saved is worth having.
         with contextlib.closing(
-          checkpoint.Checkpoints(self.workdir / round_.name, self.cadence.keep)
+          checkpoint.Checkpoints(round_dir, self.cadence.keep)
         ) as checkpoints:
           self._train(
             stage, round_, functions, frozen, checkpoints, report, left
           )
+      # Here, and not in _train: a crash may come right after the final result.
+      checkpoint.discard(round_dir)
       left -= stage.batch_size * round_.num_updates
     report.close()
 
@@ -192,14 +196,9 @@ class Trainer:
     meter = Meter(stage.batch_size)
     # This order is law: evaluate the old state, save it, fetch the batch,
     # update each name in turn, count, report.
-    for step in range(first, round_.num_updates + 1):
-      last = step == round_.num_updates
-      if last or (step > first and self._due(self.cadence.observe, step)):
-        product = stage.objective.trains[0]
-        trees = state.ema or state.params
-        self.observe(stage, round_, trees[product], step)
-      if last:
-        break
+    for step in range(first, round_.num_updates):
+      if step > first and self._due(self.cadence.observe, step):
+        self._show(stage, round_, state)
       if step > first and self._due(self.cadence.checkpoint, step):
         checkpoints.save(state, step)
       batch = shard_batch(next(batches), self.mesh)
@@ -222,8 +221,15 @@ class Trainer:
         report.write(round_.name, done, values)
         todo = left - done * stage.batch_size
         report.progress(round_.name, done, round_.num_updates, speed, todo)
+    self._stop_if_all_skipped(round_, state)
+    # Saved before it is shown: a picture that fails loses no work.
     checkpoint.save_final(self.workdir / round_.name, state)
-    checkpoints.delete()
+    self._show(stage, round_, state)
+
+  def _show(self, stage: Stage, round_: Round, state: TrainState) -> None:
+    """Shows the observer the product so far: the average where there is one."""
+    product = {**state.params, **state.ema}[stage.objective.trains[0]]
+    self.observe(stage, round_, product, int(state.step))
 
   def _due(self, every: int, step: int) -> bool:
     return bool(every) and step % every == 0
@@ -234,7 +240,6 @@ class Trainer:
       {
         "num_steps": np.int32(round_.num_steps),
         "learning_rate": np.float32(rate),
-        "step": np.int32(step),
       }
     )
 
@@ -251,5 +256,23 @@ class Trainer:
         raise TrainingStoppedError(
           f"{round_.name} stopped at update {step}: the last {value:.0f}"
           " updates had gradients that are not finite; lower the learning rate"
-          " or raise the warm-up, then run the same command in a new workdir"
+          " or raise the warm-up, then run the command in a new workdir, or in"
+          f" this one without its folder {round_.stage}"
+        )
+
+  def _stop_if_all_skipped(self, round_: Round, state: TrainState) -> None:
+    """No round ends as it began, or with weights that are not numbers."""
+    for name, opt_state in state.opt_state.items():
+      skipped = int(opt_state.total_notfinite)
+      finite = all(
+        bool(jnp.isfinite(leaf).all())
+        for leaf in jax.tree.leaves(state.params[name])
+      )
+      if skipped == round_.num_updates or not finite:
+        state_of = "finite" if finite else "not finite"
+        raise TrainingStoppedError(
+          f"{round_.name} made no usable {name}: {skipped} of"
+          f" {round_.num_updates} gradients were not finite and its weights are"
+          f" {state_of}; lower the learning rate, then run the command in a new"
+          f" workdir, or in this one without its folder {round_.stage}"
         )

@@ -151,8 +151,14 @@ def test_fields_are_refused_at_construction(tmp_path, fields, words):
   _refused(lambda: _source(tmp_path, **fields), words)
 
 
-def test_a_folder_without_splits_holds_nothing_out(tmp_path):
+def test_a_folder_holds_out_a_test_split_of_the_same_classes(tmp_path):
+  flat = Folder(path=str(tmp_path), split="train", image_size=8)
+  assert flat.held_out() is None
+  for name in ("train/a", "train/b", "test/a"):
+    (tmp_path / name).mkdir(parents=True)
+    PillowImage.new("L", (8, 8)).save(tmp_path / name / "0.png")
+  assert flat.held_out() is None
+  (tmp_path / "test/b").mkdir()
+  PillowImage.new("L", (8, 8)).save(tmp_path / "test/b/0.png")
   folder = Folder(path=str(tmp_path), split="train", image_size=8)
-  assert folder.held_out() is None
-  (tmp_path / "test").mkdir()
   assert folder.held_out().split == "test"

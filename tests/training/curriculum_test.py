@@ -12,7 +12,7 @@ def stage(least_squares):
     fields = {"num_updates": 10, "batch_size": 8, **fields}
     return Stage(
       name=name,
-      objective=least_squares(),
+      objective=least_squares(halves="start_steps" in fields),
       optimizer=fields.pop("optimizer", OPTIMIZER),
       frozen={"teacher": frozen},
       **fields,
@@ -71,7 +71,7 @@ def test_a_stage_may_start_from_the_last_round_of_another(stage):
 
 
 def test_a_stage_may_not_come_before_what_it_is_frozen_from(stage):
-  with pytest.raises(ValueError, match="the earlier ones are none$"):
+  with pytest.raises(ValueError, match=r"the earlier ones are none$"):
     curriculum((stage(frozen="halve", start_steps=4),))
 
 
@@ -118,3 +118,17 @@ def test_codes_are_distinct_and_do_not_change(stage):
   assert dict(zip(names(rounds), codes, strict=True))["halve/004"] == (
     2139373561
   )
+
+
+def test_only_an_objective_of_rounds_has_steps(least_squares):
+  fields = {
+    "name": "teacher",
+    "optimizer": OPTIMIZER,
+    "num_updates": 1,
+    "batch_size": 8,
+    "frozen": {"teacher": "teacher"},
+  }
+  with pytest.raises(ValueError, match="has no rounds; remove it"):
+    Stage(objective=least_squares(), start_steps=8, **fields)
+  with pytest.raises(ValueError, match="start_steps=0 to end_steps=1"):
+    Stage(objective=least_squares(halves=True), **fields)

@@ -1,0 +1,116 @@
+"""Plain fields into dataclasses, refusing what does not fit.
+
+Every refusal is one line with the field's path, its value and what to pass.
+"""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Collection, Mapping
+from typing import Any
+
+Fields = dict[str, Any]
+
+
+def choose(
+  path: str, table: Mapping[str, type], fields: Fields, **given: Any
+) -> Any:
+  """An object of the class that fields["kind"] names in the table."""
+  fields = dict(fields)
+  kind = fields.pop("kind", None)
+  if not isinstance(kind, str) or kind not in table:
+    raise ValueError(f"{path}.kind is {kind!r}; pass one of {', '.join(table)}")
+  return make(path, table[kind], fields, **given)
+
+
+def make(path: str, cls: type, fields: Fields, **given: Any) -> Any:
+  """An object of a dataclass, from config fields and what is given by code."""
+  known = {
+    f.name: f for f in dataclasses.fields(cls) if f.init and f.name not in given
+  }
+  if "parent" in known:
+    # A Linen module's own two fields are no settings.
+    del known["parent"], known["name"]
+  refuse_unknown(f"{path}.", fields, known)
+  for name, field in known.items():
+    required = field.default is field.default_factory is dataclasses.MISSING
+    if required and name not in fields:
+      raise ValueError(f"{path}.{name} is missing; pass a value")
+  hints = typing.get_type_hints(cls)
+  for name, value in fields.items():
+    _check_type(f"{path}.{name}", value, hints[name])
+  try:
+    return cls(**fields, **given)
+  except (ValueError, TypeError) as error:
+    # A stage's refusals say their path themselves.
+    message = str(error)
+    where = "" if message.startswith(path) else f"{path}: "
+    raise ValueError(f"{where}{message}") from error
+
+
+def read(fields: Fields, name: str, default: Any, path: str = "") -> Any:
+  """A plain field, of its default's type."""
+  value = fields.get(name, default)
+  _check_type(f"{path}{name}", value, type(default))
+  return value
+
+
+def _check_type(path: str, value: Any, hint: Any) -> None:
+  if not _fits(value, hint):
+    accepted = typing.get_args(hint) if _is_union(hint) else (hint,)
+    names = " or ".join(
+      str(kind) if typing.get_origin(kind) else kind.__name__
+      for kind in accepted
+    )
+    raise ValueError(
+      f"{path} is {value!r} of type {type(value).__name__}; pass {names}"
+    )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+  if _is_union(hint):
+    return any(_fits(value, kind) for kind in typing.get_args(hint))
+  kind, of = typing.get_origin(hint) or hint, typing.get_args(hint)
+  if not isinstance(kind, type):
+    return False
+  if not isinstance(value, (int, float) if kind is float else kind):
+    return False
+  if isinstance(value, bool) != (kind is bool):
+    return False
+  if isinstance(value, tuple) and of:  # tuple[int, ...]
+    return all(_fits(item, of[0]) for item in value)
+  if of and isinstance(value, Mapping):
+    return all(_fits(item, of[1]) for item in value.values())
+  return True
+
+
+def _is_union(hint: Any) -> bool:
+  return typing.get_origin(hint) in (typing.Union, type(int | str))
+
+
+def refuse_unknown(path: str, fields: Fields, known: Collection[str]) -> None:
+  for name in fields:
+    if name not in known:
+      close = difflib.get_close_matches(name, known, n=1)
+      remedy = f"did you mean {close[0]}?" if close else "remove it, or pass"
+      if not close:
+        remedy += f" one of {', '.join(sorted(known))}"
+      raise ValueError(f"{path}{name} is no field; {remedy}")
+
+
+def section(fields: Fields, name: str, path: str = "") -> Fields:
+  section = fields.get(name, {})
+  if not isinstance(section, dict):
+    raise ValueError(
+      f"{path}{name} is {section!r}; pass a section with fields of its own"
+    )
+  return dict(section)
+
+
+def plain(value: Any) -> Any:
+  """Nested dicts, and tuples for lists, of a ConfigDict or stored JSON."""
+  if hasattr(value, "items"):
+    return {name: plain(item) for name, item in value.items()}
+  if isinstance(value, list | tuple):
+    return tuple(plain(item) for item in value)
+  return value

@@ -1,0 +1,181 @@
+"""Which room may import which, and which library only one room may name."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parent.parent / "diffdistill"
+
+# A room, or a file of the package itself, and the rooms it may import from.
+DOORS = {
+  "__init__": (),
+  "arrays": (),
+  "files": (),
+  "config_fields": (),
+  "workdir": ("config_fields", "files"),
+  "diffusion": ("arrays",),
+  "networks": ("arrays",),
+  "data": ("arrays",),
+  "denoiser": ("arrays", "diffusion", "networks"),
+  "sampling": ("arrays", "diffusion"),
+  "objectives": ("arrays", "diffusion", "denoiser", "sampling"),
+  "evaluation": ("arrays", "files", "sampling"),
+  "training": (
+    "arrays",
+    "data",
+    "denoiser",
+    "diffusion",
+    "files",
+    "objectives.objective",  # the protocol, never a paper
+  ),
+  "experiment": (
+    "arrays",
+    "config_fields",
+    "data",
+    "denoiser",
+    "diffusion",
+    "evaluation",
+    "files",
+    "networks",
+    "objectives",
+    "sampling",
+    "training",
+    "workdir",
+  ),
+  "benchmark": ("arrays", "experiment", "training"),
+  "commands": (
+    "arrays",
+    "benchmark",
+    "data",
+    "evaluation",
+    "experiment",
+    "files",
+    "networks",
+    "objectives",
+    "sampling",
+    "training",
+    "workdir",
+  ),
+  "cli": ("commands",),
+  "__main__": ("cli",),
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path):
+  return str(path.relative_to(PACKAGE))
+
+
+def room_of(path):
+  return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(node, inside=False):
+  """(the name of what is imported, whether inside a function) of a file."""
+  if isinstance(node, ast.Import):
+    yield from ((alias.name, inside) for alias in node.names)
+  elif isinstance(node, ast.ImportFrom):
+    assert node.level == 0, "relative imports hide where they lead"
+    yield from ((f"{node.module}.{a.name}", inside) for a in node.names)
+  inside = inside or isinstance(node, ast.FunctionDef)
+  for child in ast.iter_child_nodes(node):
+    yield from imports(child, inside)
+
+
+def parsed(path):
+  return ast.parse(path.read_text())
+
+
+def test_every_room_has_its_door():
+  assert {room_of(path) for path in FILES} == set(DOORS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_go_through_doors(path):
+  room = room_of(path)
+  for name, _ in imports(parsed(path)):
+    if name == "diffdistill" or name.startswith("diffdistill."):
+      target = name.removeprefix("diffdistill.")
+      allowed = (room, *DOORS[room])
+      assert any(f"{target}.".startswith(f"{a}.") for a in allowed), (
+        f"{name_of(path)} imports {name}; {room} may import {allowed}"
+      )
+
+
+@pytest.mark.parametrize(
+  ("library", "places"),
+  [
+    ("flax.linen", ("networks/",)),
+    ("orbax", ("training/checkpoint.py",)),
+    ("ml_collections", ("cli.py",)),
+    ("absl.flags", ("cli.py",)),
+    ("clu", ("training/report.py",)),
+    ("tensorflow", ()),
+    ("tensorflow_datasets", ()),
+    ("grain", ("data/",)),
+    ("optax", ("training/", "objectives/")),
+    ("jax.sharding", ("training/", "evaluation/", "experiment.py")),
+    ("jax.experimental.pjit", ()),
+  ],
+)
+def test_a_library_stays_in_its_room(library, places):
+  homes = [
+    name_of(path)
+    for path in FILES
+    for name, _ in imports(parsed(path))
+    if f"{name}.".startswith(f"{library}.")
+  ]
+  assert all(home.startswith(places) for home in homes), homes
+  # A rule for a library that nobody uses any more should go.
+  assert bool(homes) == bool(places)
+
+
+@pytest.mark.parametrize("library", ["clu", "tensorflow_datasets", "sklearn"])
+def test_what_is_slow_or_optional_is_imported_when_needed(library):
+  for path in FILES:
+    for name, inside in imports(parsed(path)):
+      assert inside or name.split(".")[0] != library, name_of(path)
+
+
+def texts(path):
+  """Every name and every string that is no docstring in a file."""
+  for node in ast.walk(parsed(path)):
+    if isinstance(node, ast.Name):
+      yield node.id
+    elif isinstance(node, ast.Attribute):
+      yield node.attr
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+      yield node.value
+
+
+@pytest.mark.parametrize(
+  ("text", "places"),
+  [
+    ("FLAGS", ("cli.py",)),
+    ("ConfigDict", ()),
+    # By name, inside a function.
+    ("tensorflow_datasets", ("data/tfds.py",)),
+    ("pmap", ()),
+    ("value_and_grad", ()),
+    ("print", ("cli.py", "commands.py", "training/report.py")),
+  ],
+)
+def test_a_word_stays_in_its_room(text, places):
+  homes = [name_of(path) for path in FILES if text in texts(path)]
+  assert all(home in places for home in homes), homes
+
+
+def test_the_commands_do_not_wait_for_tensorflow():
+  code = """
+import sys
+import diffdistill.cli, diffdistill.commands
+slow = {"tensorflow", "tensorflow_datasets", "clu", "sklearn", "torch"}
+print(sorted(slow & set(sys.modules)))
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=True
+  )
+  assert done.stdout.strip() == "[]"

@@ -1,0 +1,278 @@
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import logging
+from etils import epath
+
+from diffdistill.training import checkpoint
+from diffdistill.training.optimizers import Optimizer
+from diffdistill.training.sharding import tree_shardings
+from diffdistill.training.state import create_state, with_shardings
+
+FROZEN = {"teacher": {"w": jnp.zeros((8, 8))}}
+
+
+@pytest.fixture(autouse=True)
+def _small_arrays_are_split(monkeypatch):
+  monkeypatch.setattr("diffdistill.training.sharding.MIN_SIZE_TO_SPLIT", 1)
+
+
+@pytest.fixture
+def state_on(least_squares):
+  """A state full of distinct numbers on a mesh, and what describes it."""
+
+  def make(mesh, seed=0, ema_decay=0.9):
+    optimizer = Optimizer(learning_rate=0.1, ema_decay=ema_decay)
+    state = create_state(
+      least_squares(size=8), optimizer, jax.random.key(seed), FROZEN
+    )
+    numbers = iter(range(1, 1000))
+    state = jax.tree.map(lambda leaf: leaf + next(numbers) + seed, state)
+    state = jax.device_put(state, tree_shardings(state, mesh))
+    return state, with_shardings(state, mesh)
+
+  return make
+
+
+@pytest.fixture
+def round_dir(tmp_path):
+  return epath.Path(tmp_path / "halve" / "004")
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+  seen = []
+  monkeypatch.setattr(
+    logging, "warning", lambda text, *args: seen.append(text % args)
+  )
+  # Orbax has warnings of its own.
+  return lambda: [line for line in seen if line.startswith("skipped")]
+
+
+def save(round_dir, states, keep=2):
+  checkpoints = checkpoint.Checkpoints(round_dir, keep)
+  for step, state in states.items():
+    checkpoints.save(state, step)
+  checkpoints.close()
+
+
+def restore(round_dir, abstract):
+  checkpoints = checkpoint.Checkpoints(round_dir)
+  try:
+    return checkpoints.restore(abstract)
+  finally:
+    checkpoints.close()
+
+
+def assert_same(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_all_of_the_state_comes_back(state_on, mesh_of, round_dir):
+  state, abstract = state_on(mesh_of(2, 4))
+  save(round_dir, {5: state})
+  restored = restore(round_dir, abstract)
+  assert_same(restored, state)
+  for old, new in zip(
+    jax.tree.leaves(state), jax.tree.leaves(restored), strict=True
+  ):
+    assert (old.sharding, old.dtype) == (new.sharding, new.dtype)
+
+
+def test_what_was_saved_is_not_what_the_buffers_became(
+  state_on, mesh_of, round_dir
+):
+  state, abstract = state_on(mesh_of(1))
+  expected = jax.device_get(state)
+  checkpoints = checkpoint.Checkpoints(round_dir)
+  checkpoints.save(state, 5)
+  # As the next update does: it is handed the buffers, and writes into them.
+  overwrite = jax.jit(
+    lambda s: jax.tree.map(jnp.zeros_like, s), donate_argnums=0
+  )
+  overwrite(state)
+  checkpoints.close()
+  assert_same(restore(round_dir, abstract), expected)
+
+
+def test_another_mesh_restores_the_same_numbers(state_on, mesh_of, round_dir):
+  state, _ = state_on(mesh_of(1, 8))
+  _, abstract = state_on(mesh_of(2, 2))
+  save(round_dir, {5: state})
+  restored = restore(round_dir, abstract)
+  assert_same(restored, state)
+  assert restored.params["student"]["w"].sharding.mesh == mesh_of(2, 2)
+
+
+def test_the_newest_are_kept_and_the_newest_is_used(
+  state_on, mesh_of, round_dir
+):
+  states = {step: state_on(mesh_of(1), step)[0] for step in (5, 10, 15)}
+  save(round_dir, states)
+  kept = {path.name for path in (round_dir / "checkpoints").iterdir()}
+  assert kept == {"10", "15"}
+  restored = restore(round_dir, state_on(mesh_of(1))[1])
+  assert_same(restored, states[15])
+
+
+def test_no_checkpoint_is_no_state(state_on, mesh_of, round_dir):
+  assert restore(round_dir, state_on(mesh_of(1))[1]) is None
+
+
+def files(folder):
+  return sorted(
+    (path for path in folder.glob("**/*") if path.is_file()),
+    key=lambda path: path.stat().st_size,
+  )
+
+
+def cut_in_half(folder):
+  largest = files(folder)[-1]
+  largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
+def flip_a_byte(folder):
+  largest = files(folder)[-1]
+  data = bytearray(largest.read_bytes())
+  data[len(data) // 2] ^= 255
+  largest.write_bytes(bytes(data))
+
+
+def empty_the_largest(folder):
+  files(folder)[-1].write_bytes(b"")
+
+
+def empty_everything(folder):
+  for path in files(folder):
+    path.write_bytes(b"")
+
+
+def remove_metadata(folder):
+  for path in files(folder):
+    if "METADATA" in path.name.upper():
+      path.unlink()
+
+
+def remove_the_arrays(folder):
+  for path in folder.iterdir():
+    if path.is_dir():
+      shutil.rmtree(path)
+
+
+DAMAGES = (
+  cut_in_half,
+  flip_a_byte,
+  empty_the_largest,
+  empty_everything,
+  remove_metadata,
+  remove_the_arrays,
+)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_broken_newest_checkpoint_leaves_the_one_before(
+  state_on, mesh_of, round_dir, tmp_path, warnings, damage
+):
+  states = {step: state_on(mesh_of(1), step)[0] for step in (5, 10)}
+  save(round_dir, states)
+  damage(tmp_path / "halve" / "004" / "checkpoints" / "10")
+  restored = restore(round_dir, state_on(mesh_of(1))[1])
+  assert_same(restored, states[5])
+  (warning,) = warnings()
+  assert f"skipped the unreadable checkpoint {round_dir}" in warning
+  assert "\n" not in warning
+
+
+def test_a_broken_newest_checkpoint_is_overwritten(
+  state_on, mesh_of, round_dir, tmp_path, warnings
+):
+  states = {step: state_on(mesh_of(1), step)[0] for step in (5, 10)}
+  abstract = state_on(mesh_of(1))[1]
+  save(round_dir, states)
+  cut_in_half(tmp_path / "halve" / "004" / "checkpoints" / "10")
+  checkpoints = checkpoint.Checkpoints(round_dir)
+  assert_same(checkpoints.restore(abstract), states[5])
+  checkpoints.save(states[10], 10)
+  checkpoints.close()
+  assert_same(restore(round_dir, abstract), states[10])
+
+
+def test_all_broken_is_refused_in_one_line(
+  state_on, mesh_of, round_dir, tmp_path, warnings
+):
+  save(round_dir, {step: state_on(mesh_of(1), step)[0] for step in (5, 10)})
+  for step in ("5", "10"):
+    cut_in_half(tmp_path / "halve" / "004" / "checkpoints" / step)
+  with pytest.raises(
+    ValueError, match=r"none of the checkpoints \[10, 5\]"
+  ) as e:
+    restore(round_dir, state_on(mesh_of(1))[1])
+  assert "\n" not in str(e.value)
+  assert "remove that folder" in str(e.value)
+  assert len(warnings()) == 2
+
+
+def test_what_a_killed_save_left_is_ignored(
+  state_on, mesh_of, round_dir, tmp_path
+):
+  state, abstract = state_on(mesh_of(1))
+  save(round_dir, {5: state})
+  folder = tmp_path / "halve" / "004"
+  left = folder / "checkpoints" / "10.orbax-checkpoint-tmp"
+  shutil.copytree(folder / "checkpoints" / "5", left)
+  shutil.copytree(
+    folder / "checkpoints" / "5", folder / "final.orbax-checkpoint-tmp"
+  )
+  assert not checkpoint.has_final(round_dir)
+  assert_same(restore(round_dir, abstract), state)
+  checkpoint.save_final(round_dir, state)
+  assert checkpoint.has_final(round_dir)
+  product = checkpoint.load_final(round_dir, "student", mesh_of(1))
+  assert_same(product, state.ema["student"])
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_final_results_are_averages_where_there_are(
+  state_on, mesh_of, round_dir, ema_decay
+):
+  state, _ = state_on(mesh_of(8), ema_decay=ema_decay)
+  checkpoint.save_final(round_dir, state)
+  mesh = mesh_of(1, 4)
+  trees = state.ema if ema_decay else state.params
+  for name in ("student", "auxiliary"):
+    product = checkpoint.load_final(round_dir, name, mesh)
+    assert_same(product, trees[name])
+    assert product["w"].sharding == tree_shardings(product, mesh)["w"]
+  if ema_decay:
+    assert not np.array_equal(product["w"], state.params["auxiliary"]["w"])
+
+
+def test_an_unfinished_round_has_no_final_result(state_on, mesh_of, round_dir):
+  save(round_dir, {5: state_on(mesh_of(1))[0]})
+  with pytest.raises(ValueError, match="004 has no final result; train until"):
+    checkpoint.load_final(round_dir, "student", mesh_of(1))
+
+
+def test_relative_folders_are_as_good(state_on, mesh_of, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  state, abstract = state_on(mesh_of(1))
+  relative = epath.Path("runs/a/teacher")
+  save(relative, {5: state})
+  assert_same(restore(relative, abstract), state)
+  checkpoint.save_final(relative, state)
+  product = checkpoint.load_final(relative, "student", mesh_of(1))
+  assert_same(product, state.ema["student"])
+
+
+def test_deleting_leaves_the_final_result(state_on, mesh_of, round_dir):
+  state, _ = state_on(mesh_of(1))
+  checkpoints = checkpoint.Checkpoints(round_dir)
+  checkpoints.save(state, 5)
+  checkpoint.save_final(round_dir, state)
+  checkpoints.close()
+  checkpoint.discard(round_dir)
+  assert [path.name for path in round_dir.iterdir()] == ["final"]

@@ -1,0 +1,101 @@
+"""Runs a config in child processes that are killed; killed_test.py's script.
+
+  python killed_run.py CONFIG.json WORKDIR CACHE [SEED]
+
+Without a seed the run is left in peace. With one, children are killed by
+SIGKILL at ten moments spread over the run, and the last is left to finish.
+Prints how many updates were recorded at each kill.
+
+One process imports everything and forks a child for each attempt: a child has
+a JAX of its own, since none was started before, and no import to wait for.
+"""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import sys
+import time
+import traceback
+
+import jax
+from etils import epath
+
+from diffdistill import experiment
+from diffdistill.training.trainer import Trainer
+
+KILLS = 10
+
+
+def train(config: dict, workdir: str, cache: str) -> None:
+  """The whole run, from wherever it was left."""
+  jax.config.update("jax_compilation_cache_dir", cache)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+  run = experiment.build(config)
+  Trainer(
+    stages=run.stages,
+    workdir=epath.Path(workdir),
+    seed=run.seed,
+    batches=run.batches,
+    mesh=run.mesh,
+    cadence=run.cadence,
+    observe=lambda *_: None,
+  ).run()
+
+
+def fork(*arguments) -> int:
+  """The process id of a child that trains and exits."""
+  child = os.fork()
+  if child:
+    return child
+  status = 1
+  try:
+    train(*arguments)
+    status = 0
+  except Exception:
+    traceback.print_exc()
+  finally:
+    os._exit(status)
+
+
+def updates_recorded(workdir: str) -> int:
+  """How far a run with a record of each update is."""
+  path = pathlib.Path(workdir) / "metrics.jsonl"
+  return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def kill_after(child: int, workdir: str, updates: int, delay: float) -> int:
+  """Kills at `updates` and `delay` seconds; how many were recorded by then."""
+  while updates_recorded(workdir) < updates:
+    if os.waitpid(child, os.WNOHANG) != (0, 0):
+      raise RuntimeError("the run ended before it could be killed")
+    time.sleep(0.002)
+  time.sleep(delay)
+  os.kill(child, signal.SIGKILL)
+  os.waitpid(child, 0)
+  return updates_recorded(workdir)
+
+
+def main(config: str, workdir: str, cache: str, seed: str = "") -> None:
+  fields = json.loads(pathlib.Path(config).read_text())
+  stages = fields["stages"]
+  length = stages["teacher"]["num_updates"]
+  every = fields["cadence"]["checkpoint"]
+  total = 4 * length
+  if seed:
+    draw = random.Random(int(seed))
+    # The ends of rounds, a checkpoint being written, and anywhere else.
+    moments = {length, 2 * length, length + every, 3 * length + 2 * every}
+    others = sorted(set(range(1, total)) - moments)
+    moments |= set(draw.sample(others, KILLS - len(moments)))
+    for updates in sorted(moments):
+      child = fork(fields, workdir, cache)
+      delay = draw.choice((0, draw.uniform(0, 0.05)))
+      print(kill_after(child, workdir, updates, delay), flush=True)
+  _, status = os.waitpid(fork(fields, workdir, cache), 0)
+  sys.exit(status != 0)
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])

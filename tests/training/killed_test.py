@@ -1,0 +1,78 @@
+"""A run killed by SIGKILL ten times makes the same weights, to the bit."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from diffdistill.training import checkpoint
+
+SCRIPT = pathlib.Path(__file__).parent / "killed_run.py"
+ROOT = SCRIPT.parent.parent.parent
+ROUNDS = ("teacher", "halve/004", "halve/002", "halve/001")
+
+
+@pytest.mark.slow
+def test_kills_leave_no_trace(tiny_config, tmp_path, mesh_of):
+  # A record of each update tells the script how far a run is.
+  config = {**tiny_config, "cadence": {"log": 1, "checkpoint": 5}}
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(config))
+
+  def run(workdir, *seed):
+    (tmp_path / workdir).mkdir()
+    # One device and no hook: what a user runs.
+    return subprocess.run(
+      [
+        sys.executable,
+        str(SCRIPT),
+        str(path),
+        str(tmp_path / workdir),
+        str(tmp_path / "cache"),
+        *seed,
+      ],
+      env={**os.environ, "PYTHONPATH": str(ROOT)},
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+
+  for done in (run("peace"), run("killed", "7")):
+    assert done.returncode == 0, done.stderr
+  kills = [int(line) for line in done.stdout.split()]
+  assert len(kills) == 10
+  # They were spread over the run, and came while it trained.
+  assert kills[0] < 36
+  assert kills[-1] > 54
+  for name in ROUNDS:
+    expected, actual = (
+      checkpoint.load_final(
+        epath.Path(tmp_path / workdir / name),
+        "teacher" if name == "teacher" else "student",
+        mesh_of(1),
+      )
+      for workdir in ("peace", "killed")
+    )
+    assert jax.tree.structure(expected) == jax.tree.structure(actual)
+    for a, b in zip(
+      jax.tree.leaves(expected), jax.tree.leaves(actual), strict=True
+    ):
+      assert np.array_equal(a, b), name
+  records = [
+    [
+      (record["round"], record["step"])
+      for record in map(json.loads, lines.splitlines())
+    ]
+    for lines in (
+      (tmp_path / workdir / "metrics.jsonl").read_text()
+      for workdir in ("peace", "killed")
+    )
+  ]
+  assert records[0] == records[1]
+  assert len(set(records[0])) == len(records[0]) == 4 * 18

@@ -1,0 +1,212 @@
+import json
+import sys
+import types
+
+import jax.numpy as jnp
+import pytest
+from etils import epath
+
+from diffdistill.training import report
+from diffdistill.training.report import Meter, Report, duration, means
+
+
+@pytest.fixture(autouse=True)
+def no_clu(monkeypatch):
+  """None in sys.modules makes an import fail."""
+  monkeypatch.setitem(sys.modules, "clu", None)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  """time.monotonic(), moved by hand."""
+
+  class Clock:
+    now = 1000.0
+
+    def monotonic(self):
+      return self.now
+
+  clock = Clock()
+  monkeypatch.setattr(report, "time", clock)
+  return clock
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  return epath.Path(tmp_path)
+
+
+def pair(total, count):
+  return jnp.float32(total), jnp.float32(count)
+
+
+def records(workdir):
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def test_means_weigh_by_count_and_counts_are_the_last():
+  updates = [
+    {"a/loss": pair(6, 3), "a/skipped": pair(1, 1)},
+    {"b/loss": pair(5, 1)},
+    {"a/loss": pair(4, 1), "a/skipped": pair(2, 1)},
+    {"a/skipped_in_a_row": pair(3, 1)},
+    {"a/skipped_in_a_row": pair(0, 1)},
+  ]
+  assert means(updates) == {
+    "a/loss": 2.5,
+    "a/skipped": 2.0,
+    "a/skipped_in_a_row": 0.0,
+    "b/loss": 5.0,
+  }
+  assert means([]) == {}
+
+
+@pytest.mark.parametrize(
+  ("seconds", "words"),
+  [
+    (0.0, "0s"),
+    (7.4, "7s"),
+    (59.6, "1m00s"),
+    (200.0, "3m20s"),
+    (3599.7, "1h00m"),
+    (7500.0, "2h05m"),
+    (360000.0, "100h00m"),
+  ],
+)
+def test_durations_are_short(seconds, words):
+  assert duration(seconds) == words
+
+
+def test_speed_leaves_out_the_compilation(clock):
+  meter = Meter(batch_size=10)
+  clock.now += 60
+  meter.add({"a/loss": pair(2, 1)})
+  clock.now += 1
+  meter.add({"a/loss": pair(4, 1)})
+  clock.now += 1
+  values, speed = meter.read()
+  assert (values, speed) == ({"a/loss": 3.0}, 5.0)
+  clock.now += 2
+  for _ in range(4):
+    meter.add({"a/loss": pair(1, 1)})
+  assert meter.read() == ({"a/loss": 1.0}, 20.0)
+
+
+def test_records_are_lines_of_json(workdir):
+  log = Report(workdir, 100)
+  log.write("halve/004", 10, {"student/loss": 0.5, "images": 80})
+  log.write("halve/004", 20, {"student/loss": 0.25, "images": 160})
+  log.close()
+  assert records(workdir) == [
+    {"round": "halve/004", "step": 10, "student/loss": 0.5, "images": 80},
+    {"round": "halve/004", "step": 20, "student/loss": 0.25, "images": 160},
+  ]
+
+
+def test_a_round_that_goes_on_forgets_what_is_made_again(workdir):
+  log = Report(workdir, 100)
+  for name in ("teacher", "halve/004"):
+    for step in (10, 20, 30):
+      log.write(name, step, {})
+  log.start_round("halve/004", 20)
+  log.write("halve/004", 30, {"again": True})
+  steps = [(r["round"], r["step"], r.get("again")) for r in records(workdir)]
+  assert steps == [
+    *(("teacher", step, None) for step in (10, 20, 30)),
+    *(("halve/004", step, None) for step in (10, 20)),
+    ("halve/004", 30, True),
+  ]
+
+
+@pytest.mark.parametrize("cut", [1, 5, 40])
+def test_a_line_that_was_cut_off_is_dropped(workdir, cut):
+  log = Report(workdir, 100)
+  log.write("teacher", 10, {"teacher/loss": 0.5})
+  log.write("teacher", 20, {"teacher/loss": 0.25})
+  path = workdir / "metrics.jsonl"
+  path.write_text(path.read_text()[:-cut])
+  log.start_round("teacher", 20)
+  log.write("teacher", 30, {"teacher/loss": 0.125})
+  # All but the line's end: the record is whole, and the next has its own line.
+  expected = [10, 20, 30] if cut == 1 else [10, 30]
+  assert [record["step"] for record in records(workdir)] == expected
+
+
+def test_a_new_run_has_nothing_to_forget(workdir):
+  Report(workdir, 100).start_round("teacher", 0)
+  assert not (workdir / "metrics.jsonl").exists()
+
+
+def test_the_progress_line(workdir, clock, capsys):
+  log = Report(workdir, 1000)
+  log.progress("halve/004", 20, 50, 12.5, 600)
+  line = capsys.readouterr().err
+  assert " ".join(line.split()) == ("halve/004 20/50 12 images/s 48s left 40 %")
+  assert line.endswith("\n")
+  # Not on a terminal: at most one line in half a minute, and the last one.
+  clock.now += 29
+  log.progress("halve/004", 30, 50, 12.5, 500)
+  assert capsys.readouterr().err == ""
+  clock.now += 2
+  log.progress("halve/004", 40, 50, 12.5, 400)
+  log.progress("halve/004", 50, 50, 12.5, 0)
+  lines = capsys.readouterr().err.splitlines()
+  assert [line.split()[1] for line in lines] == ["40/50", "50/50"]
+  assert lines[-1].split()[-4:] == ["0s", "left", "100", "%"]
+
+
+def test_a_terminal_has_one_line_for_a_round(
+  workdir, clock, capsys, monkeypatch
+):
+  monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+  log = Report(workdir, 1000)
+  for step in (10, 20, 30):
+    log.progress("teacher", step, 30, 12.5, 1000 - 10 * step)
+  text = capsys.readouterr().err
+  assert text.count("\r") == 2
+  assert text.endswith("%\n")
+
+
+def test_no_speed_is_no_forecast(workdir, capsys):
+  Report(workdir, 1000).progress("teacher", 1, 50, 0.0, 600)
+  assert capsys.readouterr().err.split()[-4:] == ["?", "left", "40", "%"]
+
+
+def test_only_the_first_process_writes(workdir, capsys, monkeypatch):
+  monkeypatch.setattr("jax.process_index", lambda: 1)
+  log = Report(workdir, 100)
+  log.start_round("teacher", 0)
+  log.write("teacher", 10, {"a": 1.0})
+  log.progress("teacher", 10, 10, 1.0, 0)
+  log.say("hello")
+  log.close()
+  assert capsys.readouterr().err == ""
+  assert list(workdir.iterdir()) == []
+
+
+def test_tensorboard_gets_the_scalars(workdir, monkeypatch):
+  calls = []
+
+  class SummaryWriter:
+    def __init__(self, folder):
+      calls.append(folder)
+
+    def write_scalars(self, step, scalars):
+      calls.append((step, scalars))
+
+    def close(self):
+      calls.append("closed")
+
+  clu = types.ModuleType("clu")
+  clu.metric_writers = types.SimpleNamespace(SummaryWriter=SummaryWriter)
+  monkeypatch.setitem(sys.modules, "clu", clu)
+  log = Report(workdir, 100)
+  log.write("halve/004", 10, {"student/loss": 0.5, "images": 80, "note": "x"})
+  log.close()
+  assert calls == [
+    str(workdir / "tensorboard"),
+    (10, {"halve/004/student/loss": 0.5, "halve/004/images": 80}),
+    "closed",
+  ]
+  assert len(records(workdir)) == 1
