@@ -3,6 +3,7 @@
 The rooms, each importing only from those before it:
 
   arrays       names of what flows
+  files        files that are written whole or not at all
   diffusion    the mathematics: schedules, processes, predictions, weightings
   networks     the architectures, sealed behind `Network`
   denoiser     network + process = D(params, x_t, t) -> Prediction(x0, eps)
@@ -11,8 +12,10 @@ The rooms, each importing only from those before it:
   data         batch(step), a pure function of (seed, step)
   training     the loop, its state, its checkpoints, its reports
   evaluation   distances, sample sheets, curves
-  experiment   config -> Experiment
-  cli          the commands
+  experiment   config -> Experiment, with config_fields and workdir
+  benchmark    a stage's loop against its bare compiled update
+  commands     what each command does
+  cli          flags and refusals
 """
 
 __version__ = "0.1.0"

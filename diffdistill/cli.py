@@ -69,6 +69,10 @@ def main() -> int:
     return _refuse(_flag_error(error, arguments), 2)
   if rest:
     return _refuse(f"{rest[0]!r} is no flag; pass --name=value", 2)
+  for name in {name for names in READS.values() for name in names}:
+    if FLAGS[name].present and name not in READS[command]:
+      reads = ", ".join(f"--{name}" for name in READS[command]) or "no flag"
+      return _refuse(f"{command} does not read --{name}; pass {reads}", 2)
   try:
     if FLAGS.multihost:
       jax.distributed.initialize()
@@ -133,6 +137,22 @@ COMMANDS = {
   "evaluate": _evaluate,
   "benchmark": _benchmark,
   "list": _list,
+}
+# The flags that each command reads; another one is refused, not ignored.
+READS = {
+  "train": ("config", "workdir", "multihost"),
+  "sample": (
+    "workdir",
+    "round",
+    "num_images",
+    "num_steps",
+    "seed",
+    "label",
+    "out",
+  ),
+  "evaluate": ("workdir", "num_images", "num_steps"),
+  "benchmark": ("config", "stage", "num_updates"),
+  "list": (),
 }
 
 

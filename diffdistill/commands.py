@@ -109,6 +109,8 @@ def sample(
     raise ValueError(
       f"out is {str(out)!r}; pass a name that ends in .png or .npz"
     )
+  if num_images < 1:
+    raise ValueError(f"num_images is {num_images}; pass 1 or more")
   run = experiment.reopen(workdir)
   models = _finished_models(run, workdir)
   name = round_name or list(models)[-1]

@@ -142,24 +142,19 @@ def test_a_recipe_builds_as_it_is(name, recipe, with_random_data):
   built = experiment.build(config)
   # The papers' batches divide over the chips that people have.
   assert all(stage.batch_size % 8 == 0 for stage in built.stages)
-  shapes = jax.eval_shape(
-    built.denoiser.network.init,
-    jax.ShapeDtypeStruct((), jax.random.key(0).dtype),
-  )
-  millions = sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6
   said = re.search(r"of ([\d.]+)M", MODULES[name].RECIPES[recipe])
   if said:
+    shapes = jax.eval_shape(built.denoiser.network.init, jax.random.key(0))
+    millions = sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6
     assert f"{millions:.1f}" == said[1]
 
 
 # A config's other recipes differ in data or in numbers, not in shapes.
-@pytest.mark.parametrize(
-  ("name", "recipe"), [(n, next(iter(m.RECIPES))) for n, m in MODULES.items()]
-)
-def test_a_shrunken_recipe_has_consistent_shapes(
-  name, recipe, with_random_data, mesh_of
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"digits"}))
+def test_a_shrunken_config_has_consistent_shapes(
+  name, with_random_data, mesh_of
 ):
-  config, size = shrunken(MODULES[name].get_config(recipe))
+  config, size = shrunken(MODULES[name].get_config())
   with_random_data(config, size)
   built = build_on_one_device(config, mesh_of)
   key = jax.random.key(0)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
+from jaxtyping import Array
 
 from diffdistill.arrays import Key, Params
 from diffdistill.data.pipeline import Pipeline
@@ -264,10 +265,7 @@ class Trainer:
     """No round ends as it began, or with weights that are not numbers."""
     for name, opt_state in state.opt_state.items():
       skipped = int(opt_state.total_notfinite)
-      finite = all(
-        bool(jnp.isfinite(leaf).all())
-        for leaf in jax.tree.leaves(state.params[name])
-      )
+      finite = bool(_all_finite(state.params[name]))
       if skipped == round_.num_updates or not finite:
         state_of = "finite" if finite else "not finite"
         raise TrainingStoppedError(
@@ -276,3 +274,10 @@ class Trainer:
           f" {state_of}; lower the learning rate, then run the command in a new"
           f" workdir, or in this one without its folder {round_.stage}"
         )
+
+
+@jax.jit
+def _all_finite(tree: Params) -> Array:
+  """Whether every number of a tree is finite; one small executable."""
+  leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
+  return jnp.stack(leaves).all()
