@@ -75,7 +75,7 @@ def main() -> int:
       return _refuse(f"{command} does not read --{name}; pass {reads}", 2)
   try:
     if FLAGS.multihost:
-      jax.distributed.initialize()
+      _join()
     COMMANDS[command]()
   except KeyboardInterrupt:
     return _refuse(
@@ -88,6 +88,16 @@ def main() -> int:
       raise
     return _refuse(error, 1)
   return 0
+
+
+def _join() -> None:
+  """Joins the processes that a cluster started with this one."""
+  try:
+    jax.distributed.initialize()
+  except ValueError as error:
+    raise UsageError(
+      f"--multihost finds no cluster ({error}); leave it out on one host"
+    ) from error
 
 
 def _train() -> None:

@@ -21,5 +21,7 @@ def test_loop_and_bare_update_take_turns(run):
 
 
 def test_a_stage_that_needs_weights_is_refused(run):
-  with pytest.raises(ValueError, match="stage is 'halve'; pass one .* teacher"):
+  with pytest.raises(
+    ValueError, match=r"stage is 'halve'; pass one .* teacher"
+  ):
     benchmark(run, "halve", num_updates=3, turns=2)
