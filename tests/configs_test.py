@@ -155,6 +155,7 @@ def test_a_shrunken_config_has_consistent_shapes(
   name, with_random_data, mesh_of
 ):
   config, size = shrunken(MODULES[name].get_config())
+  config.run = ("teacher", "halve")
   with_random_data(config, size)
   built = build_on_one_device(config, mesh_of)
   key = jax.random.key(0)
@@ -181,11 +182,18 @@ def test_the_newcomer_s_recipe_takes_a_step(with_random_data, mesh_of):
   built = build_on_one_device(config, mesh_of)
   place = replicated(built.mesh)
   key, inputs = jax.device_put((jax.random.key(0), hparams()), place)
+  random = np.random.default_rng(0)
 
   def take(stage, frozen, batch):
     init, update_for = start_and_update(stage, built.mesh)
-    state = jax.jit(init)(key, frozen)
-    before = jax.device_get(state.params)
+    # Random weights: to compile `init` would take as long as all the rest.
+    shapes = jax.eval_shape(init, key, frozen)
+    state = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+    params = jax.tree.map(
+      lambda s: random.normal(scale=0.1, size=s.shape).astype(s.dtype),
+      shapes.params,
+    )
+    state, before = state.replace(params=params), params
     return (*update_for(state)(state, frozen, batch, key, inputs), before)
 
   for stage, (state, metrics, before) in steps(built, take):

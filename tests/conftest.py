@@ -2,6 +2,8 @@
 
 import copy
 import os
+import re
+import sys
 
 # Tests compile far more than they run: the least optimised code is fastest.
 os.environ["XLA_FLAGS"] = " ".join(
@@ -11,6 +13,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from jax.sharding import AxisType, Mesh
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -95,3 +98,101 @@ def edited(tiny_config):
     return config
 
   return edit
+
+
+@pytest.fixture(scope="session")
+def config_file(tiny_config, tmp_path_factory):
+  """A config file of a classifier, a teacher and one student: 2 updates each.
+
+  Its recipes are the mistakes that a config file can make.
+  """
+  classifier_stage = {
+    "objective": {"kind": "classification"},
+    "optimizer": {"learning_rate": 1e-3},
+    "num_updates": 2,
+    "batch_size": 8,
+  }
+  path = tmp_path_factory.mktemp("configs") / "tiny.py"
+  stages = {
+    name: {**stage, "num_updates": 2}
+    for name, stage in tiny_config["stages"].items()
+  }
+  stages["halve"]["start_steps"] = 2
+  fields = {
+    **tiny_config,
+    "run": ("classifier", "teacher", "halve"),
+    "classifier": {
+      "kind": "resnet",
+      "channels": 4,
+      "multipliers": (1,),
+      "num_blocks": 1,
+    },
+    "stages": {**stages, "classifier": classifier_stage},
+    "evaluation": {"num_images": 24, "batch_size": 8, "num_steps": (1, 2)},
+  }
+  path.write_text(f"""
+from ml_collections import ConfigDict
+
+RECIPES = ("plain", "misspelt", "crash")
+
+def get_config(recipe="plain"):
+  config = ConfigDict({fields!r})
+  if recipe not in RECIPES:
+    raise ValueError(f"recipe is {{recipe!r}}; pass one of {{RECIPES}}")
+  if recipe == "misspelt":
+    config.stages.halve.num_update = 3
+  if recipe == "crash":
+    config.nothing.nothing = 3
+  return config
+""")
+  return path
+
+
+@pytest.fixture(scope="session")
+def run_cli():
+  """Runs a command as if it were the first of its process; its status."""
+  from diffdistill import cli
+
+  def run(*arguments):
+    with flagsaver.flagsaver(), pytest.MonkeyPatch.context() as patch:
+      patch.setattr(sys, "argv", ["diffdistill", *map(str, arguments)])
+      try:
+        return cli.main()
+      finally:
+        cli.FLAGS.unparse_flags()
+
+  return run
+
+
+@pytest.fixture
+def refuse(run_cli, capsys):
+  """Runs a command that must be refused in one line, which it returns."""
+
+  def run(status, *arguments):
+    assert run_cli(*arguments) == status
+    printed = capsys.readouterr()
+    *progress, line = printed.err.splitlines()
+    assert all(re.fullmatch(r"\w+: .* parameters .*", p) for p in progress)
+    assert line.startswith("diffdistill: ")
+    assert "Traceback" not in line
+    return line.removeprefix("diffdistill: ")
+
+  return run
+
+
+@pytest.fixture(scope="session")
+def finished_run(config_file, run_cli, tmp_path_factory):
+  """The workdir of a run of the config file."""
+  workdir = tmp_path_factory.mktemp("runs") / "tiny"
+  assert (
+    run_cli("train", f"--config={config_file}", f"--workdir={workdir}") == 0
+  )
+  return workdir
+
+
+@pytest.fixture
+def train(config_file, tmp_path):
+  """The arguments of a training; its workdir must not come into being."""
+  workdir = tmp_path / "runs" / "new"
+  yield ("train", f"--config={config_file}", f"--workdir={workdir}")
+  assert not workdir.exists()
