@@ -40,6 +40,9 @@ class Numbered:
       "label": indices.astype(np.int32),
     }
 
+  def held_out(self):
+    return None
+
 
 def _pipeline(**fields) -> Pipeline:
   defaults = {"source": Numbered(), "batch_size": 4, "seed": 3}

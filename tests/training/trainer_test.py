@@ -197,7 +197,7 @@ def test_a_finished_run_is_left_as_it_is(finished, run):
 # Updates between crashes: at the beginning, in the middle and at the end of
 # rounds, before and after a checkpoint (every 5th), twice at the same place.
 def test_an_interrupted_run_makes_the_same_weights(finished, run, tmp_path):
-  for life in (3, 6, 11, 4, 17, 18, 19, 0, 7):
+  for life in (3, 6, 11, 4, 17, 18, 19, 0, 2):
     with pytest.raises(CrashError):
       run.train(tmp_path, batches=Crashing(run.built.batches, life))
   run.train(tmp_path)
