@@ -32,7 +32,7 @@ from diffdistill.evaluation.features import (
   classifier_features,
   reference_statistics,
 )
-from diffdistill.evaluation.quantise import to_uint8
+from diffdistill.evaluation.quantise import from_uint8, to_uint8
 from diffdistill.experiment import Experiment
 from diffdistill.files import write_atomically
 from diffdistill.networks import CLASSIFIERS, NETWORKS
@@ -132,7 +132,7 @@ def sample(
     np.savez_compressed(data, images=images)
     write_atomically(out, data.getvalue())
   else:
-    grids.save_png(grids.sheet(images / np.float32(127.5) - 1), out)
+    grids.save_png(grids.sheet(from_uint8(images)), out)
   print(f"{num_images} images of {name} in {steps} steps: {out}")
 
 
@@ -277,13 +277,12 @@ def _accuracy(
 ) -> float | None:
   """The classifier's on the test split; None where there is none."""
   test = run.source.held_out()
+  if test is None:
+    return None
   try:
-    if test is not None:
-      test.check()
+    test.check()
   except (ValueError, FileNotFoundError) as error:
     _say(f"the classifier's accuracy is not measured: {error}")
-    return None
-  if test is None:
     return None
   right = [
     features(batch["image"]).probabilities.argmax(axis=-1) == batch["label"]
