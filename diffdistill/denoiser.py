@@ -3,8 +3,10 @@
 import dataclasses
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from diffdistill.arrays import Image, Key, Label, Params, Time
+from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.precondition import (
   EDMPrecondition,
   Identity,
@@ -30,6 +32,8 @@ class Denoiser:
     output: what the network predicts: x0, eps, v, velocity, score or both.
     precondition: scales the network's input and output.
     conditional: whether the network is told the labels of a batch.
+    null_label: the class that stands for no label, which a teacher trained with
+      label dropout knows; None where there is none and nothing can be guided.
   """
 
   network: Network
@@ -37,6 +41,7 @@ class Denoiser:
   output: str = "x0"
   precondition: Precondition = dataclasses.field(default_factory=Identity)
   conditional: bool = False
+  null_label: int | None = None
 
   def __post_init__(self):
     output_channels(self.output, 1)
@@ -74,6 +79,50 @@ class Denoiser:
     alpha, sigma = self.process.coefficients(t, x_t)
     return to_prediction(self.output, skip + c_out * raw, x_t, alpha, sigma)
 
-  def bind(self, params: Params, label: Label | None = None) -> Denoise:
-    """This denoiser as a function of (x_t, t) alone."""
-    return lambda x_t, t: self(params, x_t, t, label)
+  def bind(
+    self,
+    params: Params,
+    label: Label | None = None,
+    guidance: Guidance | None = None,
+    *,
+    scale: float | Float[Array, ""] = 1.0,
+    key: Key | None = None,
+  ) -> Denoise:
+    """This denoiser as a function of (x_t, t) alone.
+
+    Args:
+      params: its weights.
+      label: of each image.
+      guidance: how it is guided; None or a weight of 0 costs nothing.
+      scale: of the guidance's weight; may be traced.
+      key: turns dropout on; every call draws the same.
+
+    Raises:
+      ValueError: for guidance of a model that knows no null label.
+    """
+
+    def told(x_t: Image, t: Time) -> Prediction:
+      return self(params, x_t, t, label, key=key)
+
+    if guidance is None or guidance.weight == 0:
+      return told
+    null = self.check_guidance(guidance)
+
+    def untold(x_t: Image, t: Time) -> Prediction:
+      return self(params, x_t, t, jnp.full(t.shape, null), key=key)
+
+    return guidance(told, untold, scale)
+
+  def check_guidance(self, guidance: Guidance) -> int:
+    """The label that stands for none.
+
+    Raises:
+      ValueError: where this model knows none.
+    """
+    if self.null_label is None:
+      raise ValueError(
+        f"guidance weight is {guidance.weight}, but the teacher was not trained"
+        " without its labels; pass data.conditional=True and a"
+        " model.label_dropout above 0, or a weight of 0"
+      )
+    return self.null_label

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from diffdistill.arrays import Batch, Key, Metrics, Params, Scalar
-from diffdistill.objectives.objective import Classifier, Hparams, summed
+from diffdistill.objectives.objective import Classifier, Hparams, Passes, summed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,8 @@ class Classification:
 
   trains: ClassVar[tuple[str, ...]] = ("classifier",)
   needs: ClassVar[tuple[str, ...]] = ()
-  halves: ClassVar[bool] = False
+  consumes: ClassVar[str] = "images"
+  rounds: ClassVar[str] = "one"
   sampler: ClassVar[None] = None
 
   def __post_init__(self):
@@ -45,6 +46,9 @@ class Classification:
 
   def turn(self, step: int) -> tuple[str, ...]:
     return self.trains
+
+  def passes(self, name: str, guided: bool = False) -> Passes:
+    return Passes(classifier_gradient=1)
 
   def loss(
     self,

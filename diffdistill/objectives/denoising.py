@@ -17,7 +17,12 @@ from diffdistill.arrays import Batch, Key, Metrics, Params, Scalar
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.timesteps import draw_continuous, draw_discrete
 from diffdistill.diffusion.weighting import weight
-from diffdistill.objectives.objective import Hparams, summed, weighted_loss
+from diffdistill.objectives.objective import (
+  Hparams,
+  Passes,
+  summed,
+  weighted_loss,
+)
 from diffdistill.sampling.sampler import Sampler
 
 
@@ -29,6 +34,8 @@ class Denoising:
     denoiser: what is trained.
     weighting: a name of `diffusion.weighting`.
     discrete_steps: 0 for continuous time, else t = i / discrete_steps.
+    label_dropout: how often a label is hidden, so that the teacher can be
+      guided; in [0, 1), 0 for a denoiser without a null label.
     sampler: how the teacher is meant to be used.
   """
 
@@ -36,10 +43,12 @@ class Denoising:
   sampler: Sampler
   weighting: str = "truncated_snr"
   discrete_steps: int = 0
+  label_dropout: float = 0.0
 
   trains: ClassVar[tuple[str, ...]] = ("teacher",)
   needs: ClassVar[tuple[str, ...]] = ()
-  halves: ClassVar[bool] = False
+  consumes: ClassVar[str] = "images"
+  rounds: ClassVar[str] = "one"
 
   def __post_init__(self):
     weight(self.weighting, jnp.zeros(1))
@@ -47,12 +56,24 @@ class Denoising:
       raise ValueError(
         f"discrete_steps is {self.discrete_steps}; pass 0 for continuous time"
       )
+    if not 0 <= self.label_dropout < 1:
+      raise ValueError(
+        f"label_dropout is {self.label_dropout}; pass a value in [0, 1)"
+      )
+    if (self.label_dropout > 0) != (self.denoiser.null_label is not None):
+      raise ValueError(
+        f"label_dropout is {self.label_dropout}, but the denoiser's null label"
+        f" is {self.denoiser.null_label}; pass both or neither"
+      )
 
   def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
     return {"teacher": self.denoiser.network.init(key)}
 
   def turn(self, step: int) -> tuple[str, ...]:
     return self.trains
+
+  def passes(self, name: str, guided: bool = False) -> Passes:
+    return Passes(gradient=1)
 
   def loss(
     self,
@@ -63,8 +84,11 @@ class Denoising:
     key: Key,
     hparams: Hparams,
   ) -> tuple[Scalar, Metrics]:
-    x0 = batch["image"]
-    key_t, key_eps, key_dropout = jax.random.split(key, 3)
+    x0, label = batch["image"], batch.get("label")
+    key_t, key_eps, key_label, key_dropout = jax.random.split(key, 4)
+    if self.label_dropout:
+      hidden = jax.random.bernoulli(key_label, self.label_dropout, label.shape)
+      label = jnp.where(hidden, self.denoiser.null_label, label)
     if self.discrete_steps:
       t = draw_discrete(key_t, x0.shape[0], self.discrete_steps)
     else:
@@ -75,7 +99,7 @@ class Denoising:
       params[name],
       x_t,
       t,
-      batch.get("label"),
+      label,
       key=key_dropout,
     )
     w = weight(self.weighting, process.schedule.logsnr(t))

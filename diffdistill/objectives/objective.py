@@ -1,17 +1,54 @@
 """What a paper is to the trainer: which trees it trains, and on what loss."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffdistill.arrays import Batch, Image, Key, Metrics, Params, Scalar
+from diffdistill.arrays import (
+  Batch,
+  Image,
+  Key,
+  Label,
+  Metrics,
+  Params,
+  Scalar,
+)
+from diffdistill.denoiser import Denoiser
+from diffdistill.diffusion.guidance import Guidance
+from diffdistill.diffusion.prediction import Denoise
 from diffdistill.sampling.sampler import Sampler
 
 # Traced scalars by name: what changes between rounds and updates without a new
-# compilation: "num_steps", the student's (int32), and "learning_rate".
+# compilation: "num_steps", the student's (int32), "learning_rate", and
+# "guided", 1 where the teacher is guided and 0 where it is itself a student.
 Hparams = Mapping[str, Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Passes:
+  """Network passes that one example of a batch costs in one update.
+
+  Args:
+    forward: of the denoiser.
+    gradient: of the denoiser, forward and backward to its weights.
+    tangent: of the denoiser, forward with a derivative along its weights.
+    classifier: forward passes of a classifier.
+    classifier_gradient: of a classifier, forward and backward.
+  """
+
+  forward: int | float = 0
+  gradient: int | float = 0
+  tangent: int | float = 0
+  classifier: int | float = 0
+  classifier_gradient: int | float = 0
+
+  @property
+  def units(self) -> int | float:
+    """In forward passes of the denoiser: a gradient is 3, a tangent 2."""
+    return self.forward + 3 * self.gradient + 2 * self.tangent
 
 
 @runtime_checkable
@@ -31,13 +68,21 @@ class Objective(Protocol):
 
   trains: names of the trained trees; the first is the stage's product.
   needs: names of the frozen trees.
-  halves: whether a stage is rounds of half the steps each.
+  consumes: "images", a batch of "image" and "label", or "pairs", one that has
+    the teacher's images and the "noise" they came from.
+  rounds: what a stage is: "one" training of something that has no number of
+    steps, "one_step" of a student of one step, "halving" rounds of half the
+    steps each, every teacher the student before it, or "each" of some numbers
+    of steps by itself.
   sampler: how the product is meant to be used; None where it makes no images.
   """
 
   trains: tuple[str, ...]
-  needs: tuple[str, ...]
-  halves: bool
+  consumes: str
+  rounds: str
+
+  @property
+  def needs(self) -> tuple[str, ...]: ...
 
   @property
   def sampler(self) -> Sampler | None: ...
@@ -48,6 +93,15 @@ class Objective(Protocol):
 
   def turn(self, step: int) -> tuple[str, ...]:
     """Whose update comes at this step (decided on the host)."""
+    ...
+
+  def passes(self, name: str, guided: bool = False) -> Passes:
+    """What one example of an update of the tree `name` costs.
+
+    Args:
+      name: of `trains`.
+      guided: whether the teacher of the round is one to be guided.
+    """
     ...
 
   def loss(
@@ -61,6 +115,23 @@ class Objective(Protocol):
   ) -> tuple[Scalar, Metrics]:
     """The mean loss over the batch, to differentiate in params[name] alone."""
     ...
+
+
+def bind_teacher(
+  denoiser: Denoiser,
+  params: Params,
+  label: Label | None,
+  guidance: Guidance,
+  hparams: Hparams,
+  key: Key | None = None,
+) -> Denoise:
+  """The frozen teacher of a round, guided unless it is itself a student.
+
+  A student of a guided teacher has its guidance in its weights already.
+  """
+  return denoiser.bind(
+    params, label, guidance, scale=hparams["guided"], key=key
+  )
 
 
 def weighted_loss(

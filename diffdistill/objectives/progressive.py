@@ -29,11 +29,18 @@ from jaxtyping import Array, Float
 
 from diffdistill.arrays import Batch, Image, Key, Metrics, Params, Scalar, Time
 from diffdistill.denoiser import Denoiser
+from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.prediction import Denoise
 from diffdistill.diffusion.process import GaussianProcess, expand_like
 from diffdistill.diffusion.timesteps import draw_discrete, fraction
 from diffdistill.diffusion.weighting import weight
-from diffdistill.objectives.objective import Hparams, summed, weighted_loss
+from diffdistill.objectives.objective import (
+  Hparams,
+  Passes,
+  bind_teacher,
+  summed,
+  weighted_loss,
+)
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.sampling.sampler import Sampler
 
@@ -74,15 +81,20 @@ class Progressive:
     denoiser: the architecture of teacher and student.
     sampler: how the student is meant to be used: DDIM on a uniform grid.
     weighting: a name of `diffusion.weighting`, at logsnr(t).
+    guidance: of the first round's teacher; students are not guided. (Meng et
+      al. 2023 distil a guided teacher into one student first; here the first
+      halving does.)
   """
 
   denoiser: Denoiser
   sampler: Sampler
   weighting: str = "truncated_snr"
+  guidance: Guidance = dataclasses.field(default_factory=Guidance)
 
   trains: ClassVar[tuple[str, ...]] = ("student",)
   needs: ClassVar[tuple[str, ...]] = ("teacher",)
-  halves: ClassVar[bool] = True
+  consumes: ClassVar[str] = "images"
+  rounds: ClassVar[str] = "halving"
 
   def __post_init__(self):
     weight(self.weighting, jnp.zeros(1))
@@ -98,6 +110,9 @@ class Progressive:
 
   def turn(self, step: int) -> tuple[str, ...]:
     return self.trains
+
+  def passes(self, name: str, guided: bool = False) -> Passes:
+    return Passes(forward=2 * self.guidance.passes(guided), gradient=1)
 
   def loss(
     self,
@@ -117,7 +132,9 @@ class Progressive:
     half_steps = jnp.round(t * (2 * num_steps))
     mid, s = (fraction(half_steps - k, 2 * num_steps) for k in (1, 2))
     x_t = process.diffuse(x0, jax.random.normal(key_eps, x0.shape), t)
-    teacher = self.denoiser.bind(frozen["teacher"], label)
+    teacher = bind_teacher(
+      self.denoiser, frozen["teacher"], label, self.guidance, hparams
+    )
     target = jax.lax.stop_gradient(
       two_step_target(process, teacher, x_t, t, mid, s)
     )

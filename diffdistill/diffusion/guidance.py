@@ -1,0 +1,80 @@
+"""Classifier-free guidance of a denoiser (Ho & Salimans 2022, Eq. 6).
+
+  (1)  x0_guided = x0_cond + w (x0_cond - x0_uncond)
+
+w = 0 is the conditional model as it is. eps, v and every other output are
+linear in x0 at a given x_t, so (1) holds for each of them alike. Outside an
+interval of times w is 0 (Kynkaanniemi et al. 2024, Eq. 4, there in noise
+levels): guidance at the noisiest times costs diversity, at the cleanest it does
+nothing.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffdistill.arrays import Image, Time
+from diffdistill.diffusion.prediction import Denoise, Prediction
+from diffdistill.diffusion.process import expand_like
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Guidance:
+  """How strongly, and when, a model is guided.
+
+  Unlike the convention where 1 is unguided, a weight of 0 is.
+
+  Args:
+    weight: w of equation (1); 0 for none.
+    interval: the times (low, high) in [0, 1], both included, where it acts.
+  """
+
+  weight: float = 0.0
+  interval: tuple[float, ...] = (0.0, 1.0)
+
+  def __post_init__(self):
+    if not 0 <= self.weight < float("inf"):
+      raise ValueError(
+        f"guidance weight is {self.weight}; pass 0 (none) or more"
+      )
+    if len(self.interval) != 2 or not (
+      0 <= self.interval[0] < self.interval[1] <= 1
+    ):
+      raise ValueError(
+        f"guidance interval is {self.interval}; pass times (low, high) with"
+        " 0 <= low < high <= 1"
+      )
+
+  def passes(self, guided: bool) -> int:
+    """Network passes of one call: 2 where a model is guided."""
+    return 2 if guided and self.weight > 0 else 1
+
+  def __call__(
+    self,
+    conditional: Denoise,
+    unconditional: Denoise,
+    scale: float | Float[Array, ""] = 1.0,
+  ) -> Denoise:
+    """Equation (1) as one denoiser.
+
+    Args:
+      conditional, unconditional: the same model, told and not told its labels.
+      scale: multiplies the weight; may be traced. Where it is 0, the
+        unconditional model is not run.
+    """
+    low, high = self.interval
+
+    def denoise(x_t: Image, t: Time) -> Prediction:
+      told = conditional(x_t, t)
+
+      def guided() -> Prediction:
+        untold = unconditional(x_t, t)
+        inside = (low <= t) & (t <= high)
+        w = expand_like(jnp.where(inside, self.weight * scale, 0.0), x_t)
+        return jax.tree.map(lambda c, u: c + w * (c - u), told, untold)
+
+      return jax.lax.cond(jnp.asarray(scale) != 0, guided, lambda: told)
+
+    return denoise
