@@ -7,7 +7,8 @@ module is sealed into a `Network` (`LinenNetwork`) or a `Classifier`
 
 from diffdistill.networks.classifier import ResNet
 from diffdistill.networks.mlp import MLP
+from diffdistill.networks.resnet import TorchResNet
 from diffdistill.networks.unet import UNet
 
 NETWORKS = {"unet": UNet, "mlp": MLP}
-CLASSIFIERS = {"resnet": ResNet}
+CLASSIFIERS = {"resnet": ResNet, "torch_resnet": TorchResNet}

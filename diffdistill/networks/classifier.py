@@ -8,6 +8,7 @@ import dataclasses
 from typing import NamedTuple, cast
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -27,21 +28,67 @@ class Classification(NamedTuple):
   features: Float[Array, "b f"]
 
 
+# What a classifier was trained on, by name: (mean, standard deviation) of each
+# channel of images in [0, 1]. "signed" is [-1, 1], as images are here.
+NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+  "signed": ((0.5,), (0.5,)),
+  # What most public CIFAR-10 classifiers were trained on (kuangliu/pytorch-
+  # cifar). The deviations are means of each image's own; those of all pixels
+  # together would be 0.247, 0.2435, 0.2616.
+  "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+  # Of torchvision's ImageNet classifiers.
+  "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LinenClassifier:
   """A classifier without its weights, from a Linen `module(x, train)`.
 
+  It takes images in [-1, 1] and gives them to its module as the module knows
+  them: normalised, then resized.
+
   Args:
     module: takes x of shape `b h w c` and `train: bool` (dropout on), gives a
       `Classification`.
-    image_shape: (h, w, c) of the input.
+    image_shape: (h, w, c) of the images.
+    normalisation: of the module's input, a name of `NORMALISATIONS`.
+    resize: sides of the module's input; 0 for the image's own. Bilinear;
+      unlike the reference of Sun et al. 2023, without aligned corners.
   """
 
   module: nn.Module
   image_shape: tuple[int, int, int]
+  normalisation: str = "signed"
+  resize: int = 0
+
+  def __post_init__(self):
+    require(
+      self.normalisation in NORMALISATIONS,
+      f"normalisation is {self.normalisation!r}; pass one of"
+      f" {', '.join(NORMALISATIONS)}",
+    )
+    mean, _ = NORMALISATIONS[self.normalisation]
+    require(
+      len(mean) in (1, self.image_shape[-1]),
+      f"normalisation is {self.normalisation!r}, of {len(mean)} channels, but"
+      f" images have {self.image_shape[-1]}; pass signed or other images",
+    )
+    require(
+      self.resize >= 0, f"resize is {self.resize}; pass a size, or 0 for none"
+    )
+
+  @property
+  def unnormalised(self) -> "LinenClassifier":
+    """The same, but its module sees images as they are, in [-1, 1].
+
+    Wrong for a module that was trained otherwise: what the reference of Sun et
+    al. 2023 does.
+    """
+    return dataclasses.replace(self, normalisation="signed")
 
   def init(self, key: Key) -> Params:
-    x = jnp.zeros((1, *self.image_shape))
+    x = self._prepare(jnp.zeros((1, *self.image_shape)))
     return self.module.init(key, x, False)["params"]
 
   def apply(
@@ -54,10 +101,22 @@ class LinenClassifier:
       )
     rngs = None if key is None else {"dropout": key}
     output = self.module.apply(
-      {"params": params}, x, key is not None, rngs=rngs
+      {"params": params}, self._prepare(x), key is not None, rngs=rngs
     )
     # Linen's apply is typed for mutable collections too; there are none here.
     return cast(Classification, output)
+
+  def _prepare(self, x: Image) -> Float[Array, "b H W c"]:
+    """What the module sees of images in [-1, 1]."""
+    # In [-1, 1] a mean m is 2 m - 1 and a deviation d is 2 d; for "signed"
+    # these are 0 and 1, and x stays what it is to the bit.
+    mean, std = map(jnp.asarray, NORMALISATIONS[self.normalisation])
+    x = (x - (2 * mean - 1)[None, None, None]) / (2 * std)[None, None, None]
+    if self.resize:
+      batch, _, _, channels = x.shape
+      shape = (batch, self.resize, self.resize, channels)
+      x = jax.image.resize(x, shape, "bilinear")
+    return x
 
 
 class PreactivationBlock(nn.Module, kw_only=True):

@@ -1,12 +1,17 @@
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diffdistill.networks import CLASSIFIERS
-from diffdistill.networks.classifier import LinenClassifier, ResNet
+from diffdistill.networks.classifier import (
+  Classification,
+  LinenClassifier,
+  ResNet,
+)
 
 # The networks are tiny: compiling is what takes the time.
 jit = functools.partial(
@@ -110,3 +115,70 @@ def test_wrong_image_shape_is_refused():
 
 def test_table():
   assert CLASSIFIERS["resnet"] is ResNet
+
+
+class Fed(nn.Module):
+  """A module whose features are what it is fed."""
+
+  @nn.compact
+  def __call__(self, x, train):
+    features = x.reshape(x.shape[0], -1)
+    return Classification(logits=features, features=features)
+
+
+def fed(x, **fields):
+  net = LinenClassifier(module=Fed(), image_shape=x.shape[1:], **fields)
+  return net.apply({}, x).features
+
+
+@pytest.mark.parametrize(
+  ("name", "mean", "std"),
+  [
+    ("cifar10", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    ("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+  ],
+)
+def test_the_module_is_fed_normalised_images(name, mean, std):
+  x = jax.random.uniform(jax.random.key(0), (2, 1, 1, 3), minval=-1.0)
+  expected = ((np.asarray(x).reshape(2, 3) + 1) / 2 - mean) / std
+  np.testing.assert_allclose(fed(x, normalisation=name), expected, rtol=1e-5)
+  # As they are, to the bit.
+  np.testing.assert_array_equal(fed(x), x.reshape(2, 3))
+  raw = LinenClassifier(
+    module=Fed(), image_shape=(1, 1, 3), normalisation=name
+  ).unnormalised
+  np.testing.assert_array_equal(raw.apply({}, x).features, x.reshape(2, 3))
+
+
+def test_the_module_is_fed_resized_images():
+  x = jnp.array([[0.0, 1.0], [0.0, 1.0]]).reshape(1, 2, 2, 1)
+  larger = fed(x, resize=4).reshape(4, 4)
+  # Pixel centres, not corners, are where the values are.
+  expected = np.broadcast_to([0.0, 0.25, 0.75, 1.0], (4, 4))
+  np.testing.assert_allclose(larger, expected, atol=1e-6)
+  # Dense layers are as large as the images that they will see.
+  net = LinenClassifier(module=MLPHead(), image_shape=(2, 2, 1), resize=4)
+  params = net.init(jax.random.key(0))
+  assert params["head"]["kernel"].shape == (16, 3)
+  assert net.apply(params, x).logits.shape == (1, 3)
+
+
+class MLPHead(nn.Module):
+  @nn.compact
+  def __call__(self, x, train):
+    features = x.reshape(x.shape[0], -1)
+    logits = nn.Dense(3, name="head")(features)
+    return Classification(logits=logits, features=features)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"normalisation": "x"}, "is 'x'; pass one of signed, cifar10, imagenet"),
+    ({"normalisation": "cifar10"}, "of 3 channels, but images have 1; pass"),
+    ({"resize": -1}, "resize is -1; pass a size, or 0"),
+  ],
+)
+def test_inputs_that_do_not_fit_are_refused(fields, message):
+  with pytest.raises(ValueError, match=message):
+    fed(jnp.zeros((1, 2, 2, 1)), **fields)

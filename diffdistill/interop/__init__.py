@@ -1,0 +1,1 @@
+"""Weights that others trained, from their files into our trees."""

@@ -1,0 +1,185 @@
+"""A frozen ResNet classifier from the file of a torch state dict.
+
+Names are torchvision's: conv1.weight, bn1.running_mean, layer1.0.conv1.weight,
+layer1.0.downsample.0.weight, fc.bias. BatchNorm at inference is folded into
+
+  (1)  scale = gamma / sqrt(var + 1e-5), bias = beta - mean scale
+
+A pickle can run any program, so nothing is unpickled but by torch itself with
+weights_only=True, which makes tensors and plain containers alone.
+"""
+
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+
+from diffdistill.arrays import Params
+from diffdistill.networks.classifier import LinenClassifier
+from diffdistill.networks.resnet import TorchResNet
+
+BATCHNORM_EPSILON = 1e-5  # torch's default, which these networks keep
+# Where training scripts put the state dict in what they save.
+WRAPPERS = ("state_dict", "net")
+
+Tensors = dict[str, np.ndarray]
+# The tensor of a name, checked to have a shape.
+Take = Callable[[str, tuple[int, ...]], Float[np.ndarray, "..."]]
+
+
+def load_resnet(path: epath.PathLike, classifier: LinenClassifier) -> Params:
+  """The weights of a `TorchResNet`, as numpy arrays, from torch's.
+
+  Args:
+    path: .safetensors; or .pt or .pth, where torch is installed.
+    classifier: whose weights they become; it has the depth, stem and classes
+      of the file. Nothing in the file says how its images were normalised:
+      that is classifier.normalisation.
+
+  Raises:
+    ValueError: for a file that is missing, damaged or more than tensors, and
+      for a tensor that is missing, left over, of another shape or not finite;
+      one line that names it.
+  """
+  module = classifier.module
+  if not isinstance(module, TorchResNet):
+    raise ValueError(
+      f"the classifier is a {type(module).__name__}; pass"
+      " classifier.kind=torch_resnet for weights of torchvision's names"
+    )
+  path = epath.Path(path)
+  tensors = _torchvision_names(path, _read(path))
+
+  def take(name: str, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
+    if name not in tensors:
+      raise ValueError(
+        f"{path} has no tensor {name}, which a ResNet of depth {module.depth}"
+        " has; pass the depth of the file"
+      )
+    tensor = tensors.pop(name)
+    if tensor.shape != shape:
+      raise ValueError(
+        f"{path}: {name} has shape {tensor.shape}, but this classifier's is"
+        f" {shape}; pass the depth, stem, channels and classes of the file"
+      )
+    if not np.all(np.isfinite(tensor)):
+      raise ValueError(
+        f"{path}: {name} is not finite; pass a file of trained weights"
+      )
+    return tensor.astype(np.float64)
+
+  shapes = jax.eval_shape(classifier.init, jax.random.key(0))
+  params = _fill(shapes, "", take)
+  if tensors:
+    raise ValueError(
+      f"{path}: the tensor {min(tensors)} is none of a ResNet of depth"
+      f" {module.depth}; pass the depth of the file, or remove it"
+    )
+  return jax.tree.map(lambda x: np.ascontiguousarray(x, np.float32), params)
+
+
+def _fill(shapes: Mapping[str, Any], name: str, take: Take) -> Params:
+  """The tree of a layer and those below it, from torch's layer `name`."""
+  if "scale" in shapes:
+    shape = shapes["scale"].shape
+    gamma, beta, mean, var = (
+      take(f"{name}.{part}", shape)
+      for part in ("weight", "bias", "running_mean", "running_var")
+    )
+    scale = gamma / np.sqrt(var + BATCHNORM_EPSILON)
+    return {"scale": scale, "bias": beta - mean * scale}
+  if "kernel" in shapes:
+    # Ours is (height, width, in, out) or (in, out); torch's has out, in first.
+    *sides, inputs, outputs = shapes["kernel"].shape
+    weight = take(f"{name}.weight", (outputs, inputs, *sides))
+    layer = {"kernel": np.moveaxis(weight, (1, 0), (-2, -1))}
+    if "bias" in shapes:
+      layer["bias"] = take(f"{name}.bias", (outputs,))
+    return layer
+  return {
+    child: _fill(shapes[child], f"{name}.{_torch_name(child)}".strip("."), take)
+    for child in shapes
+  }
+
+
+def _torch_name(child: str) -> str:
+  """layer1_0 -> layer1.0, downsample_conv -> downsample.0, its norm -> .1."""
+  return child.replace("_conv", ".0").replace("_bn", ".1").replace("_", ".")
+
+
+def _torchvision_names(path: epath.Path, tensors: Tensors) -> Tensors:
+  """The tensors that matter at inference, by torchvision's names."""
+  renamed = {}
+  for name, tensor in tensors.items():
+    # What DataParallel puts before every name.
+    new = name.removeprefix("module.").replace(".shortcut.", ".downsample.")
+    # Most ResNets for CIFAR-10 call their last layer so.
+    new = "fc." + new[len("linear.") :] if new.startswith("linear.") else new
+    if new in renamed:
+      raise ValueError(f"{path} has {new} under two names; remove one")
+    if not new.endswith(".num_batches_tracked"):
+      renamed[new] = tensor
+  return renamed
+
+
+def _read(path: epath.Path) -> Tensors:
+  if path.suffix not in (".safetensors", ".pt", ".pth"):
+    raise ValueError(
+      f"{path} is no file of weights that can be read; pass one that ends in"
+      " .safetensors, .pt or .pth"
+    )
+  if not path.is_file():
+    raise ValueError(f"there is no file {path}; pass one of a ResNet's weights")
+  data = path.read_bytes()
+  if path.suffix == ".safetensors":
+    return _read_safetensors(path, data)
+  return _read_torch(path, data)
+
+
+def _read_safetensors(path: epath.Path, data: bytes) -> Tensors:
+  try:
+    return load_safetensors(data)
+  except SafetensorError as error:
+    raise ValueError(
+      f"{path} is damaged or no safetensors file; fetch or convert it again"
+    ) from error
+  except KeyError as error:
+    raise ValueError(
+      f"{path} has tensors of type {error.args[0]}; save them as float32"
+    ) from error
+
+
+def _read_torch(path: epath.Path, data: bytes) -> Tensors:
+  try:
+    import torch
+  except ImportError as error:
+    raise ValueError(
+      f"{path} is read with torch, which is not installed; convert it to"
+      " .safetensors where it is, or pip install torch"
+    ) from error
+  try:
+    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+  # A damaged or hostile file ends in any of a dozen errors.
+  except Exception as error:
+    raise ValueError(
+      f"{path} is damaged or holds more than tensors, and nothing else is"
+      " unpickled; save model.state_dict(), or convert it to .safetensors"
+    ) from error
+  for wrapper in WRAPPERS:
+    if isinstance(state, dict) and wrapper in state:
+      state = state[wrapper]
+  if not isinstance(state, dict) or not all(
+    isinstance(tensor, torch.Tensor) for tensor in state.values()
+  ):
+    raise ValueError(
+      f"{path} holds no state dict of tensors; save model.state_dict()"
+    )
+  return {
+    str(name): tensor.detach().float().numpy() for name, tensor in state.items()
+  }

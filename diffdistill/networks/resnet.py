@@ -1,0 +1,143 @@
+"""The residual classifiers of the literature, for weights that others trained.
+
+He et al. 2016a in torchvision's form: the stride of a bottleneck is on its 3x3
+convolution, and every strided layer pads both sides alike, where Flax's "SAME"
+would pad the far side only.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffdistill.arrays import Image
+from diffdistill.networks.classifier import Classification
+from diffdistill.networks.layers import Map, require
+
+# Blocks per level (He et al. 2016a, Table 1), and whether they are bottlenecks.
+DEPTHS = {
+  18: ((2, 2, 2, 2), False),
+  34: ((3, 4, 6, 3), False),
+  50: ((3, 4, 6, 3), True),
+  101: ((3, 4, 23, 3), True),
+  152: ((3, 8, 36, 3), True),
+}
+STEMS = ("imagenet", "cifar")
+EXPANSION = 4  # of a bottleneck's output
+
+
+def convolution(
+  features: int, size: int, *, name: str, stride: int = 1
+) -> nn.Conv:
+  """A size x size convolution without bias, padded by half its size."""
+  return nn.Conv(
+    features,
+    (size, size),
+    strides=stride,
+    padding=size // 2,
+    use_bias=False,
+    kernel_init=nn.initializers.he_normal(),
+    name=name,
+  )
+
+
+class FixedNorm(nn.Module):
+  """BatchNorm at inference: a scale and a bias per channel."""
+
+  @nn.compact
+  def __call__(self, x: Map) -> Map:
+    shape = x.shape[-1:]
+    scale = self.param("scale", nn.initializers.ones, shape)
+    bias = self.param("bias", nn.initializers.zeros, shape)
+    return x * scale[None, None, None] + bias[None, None, None]
+
+
+class ResidualBlock(nn.Module, kw_only=True):
+  """Two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1; plus the input.
+
+  Args:
+    features: of the convolutions; a bottleneck's last has four times as many.
+    bottleneck: which of the two.
+    stride: of the first 3x3 convolution.
+  """
+
+  features: int
+  bottleneck: bool
+  stride: int = 1
+
+  @nn.compact
+  def __call__(self, x: Map) -> Float[Array, "b H W C"]:
+    if self.bottleneck:
+      layers = (
+        (self.features, 1, 1),
+        (self.features, 3, self.stride),
+        (self.features * EXPANSION, 1, 1),
+      )
+    else:
+      layers = ((self.features, 3, self.stride), (self.features, 3, 1))
+    h = x
+    for i, (features, size, stride) in enumerate(layers, start=1):
+      h = nn.relu(h) if i > 1 else h
+      h = convolution(features, size, stride=stride, name=f"conv{i}")(h)
+      h = FixedNorm(name=f"bn{i}")(h)
+    if x.shape != h.shape:
+      x = convolution(
+        h.shape[-1], 1, stride=self.stride, name="downsample_conv"
+      )(x)
+      x = FixedNorm(name="downsample_bn")(x)
+    return nn.relu(x + h)
+
+
+class TorchResNet(nn.Module, kw_only=True):
+  """ResNet 18 to 152, frozen: its weights come from a file.
+
+  BatchNorm is folded into what it is at inference, so parameters are all its
+  state and `train` changes nothing. That also makes it no network to train
+  from its first weights; `classifier.ResNet` is.
+
+  Args:
+    num_classes: the logits.
+    depth: 18, 34, 50, 101 or 152.
+    stem: "imagenet", a 7x7 convolution of stride 2 and a max-pool of 2; or
+      "cifar", a 3x3 convolution and no pooling.
+    width: channels of the first level, doubled at each of the others.
+  """
+
+  num_classes: int
+  depth: int = 18
+  stem: str = "imagenet"
+  width: int = 64
+
+  def __post_init__(self):
+    super().__post_init__()
+    require(
+      self.depth in DEPTHS,
+      f"depth is {self.depth}; pass one of {', '.join(map(str, DEPTHS))}",
+    )
+    require(
+      self.stem in STEMS,
+      f"stem is {self.stem!r}; pass one of {', '.join(STEMS)}",
+    )
+    for name in ("num_classes", "width"):
+      value = getattr(self, name)
+      require(value > 0, f"{name} is {value}; pass 1 or more")
+
+  @nn.compact
+  def __call__(self, x: Image, train: bool) -> Classification:
+    """Logits and features of images that are normalised as in its training."""
+    size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+    h = convolution(self.width, size, stride=stride, name="conv1")(x)
+    h = nn.relu(FixedNorm(name="bn1")(h))
+    if self.stem == "imagenet":
+      h = nn.max_pool(h, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    num_blocks, bottleneck = DEPTHS[self.depth]
+    for level, number in enumerate(num_blocks):
+      for index in range(number):
+        h = ResidualBlock(
+          features=self.width * 2**level,
+          bottleneck=bottleneck,
+          stride=2 if level > 0 and index == 0 else 1,
+          name=f"layer{level + 1}_{index}",
+        )(h)
+    features = jnp.mean(h, axis=(1, 2))
+    logits = nn.Dense(self.num_classes, name="fc")(features)
+    return Classification(logits=logits, features=features)

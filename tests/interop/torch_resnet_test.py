@@ -1,0 +1,234 @@
+"""Weights of torchvision's names, against torch's own answers."""
+
+import functools
+import json
+import pathlib
+import pickle
+import runpy
+import sys
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from diffdistill.interop.torch_resnet import load_resnet
+from diffdistill.networks.classifier import LinenClassifier, ResNet
+from diffdistill.networks.resnet import TorchResNet
+
+HERE = pathlib.Path(__file__).parent
+MAKER = runpy.run_path(str(HERE / "make_golden_resnet.py"))
+GOLDEN = json.loads(MAKER["GOLDEN"].read_text())
+# The networks are tiny: compiling is what takes the time.
+jit = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
+
+
+def classifier(depth=18, stem="cifar", size=16, channels=3, num_classes=5):
+  module = TorchResNet(
+    depth=depth, stem=stem, width=MAKER["WIDTH"], num_classes=num_classes
+  )
+  return LinenClassifier(module=module, image_shape=(size, size, channels))
+
+
+@pytest.fixture(scope="module")
+def state():
+  return MAKER["weights"](18, "cifar", seed=1)
+
+
+@pytest.fixture
+def saved(tmp_path):
+  """Writes tensors and gives their path."""
+
+  def save(tensors):
+    path = tmp_path / "weights.safetensors"
+    save_file(tensors, path)
+    return path
+
+  return save
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_gives_torch_s_answers(name, saved):
+  case = MAKER["CASES"][name]
+  depth, stem, size, seed = case.values()
+  net = classifier(depth, stem, size)
+  path = saved(MAKER["weights"](depth, stem, seed))
+  x = MAKER["images"](size, seed)
+  logits, features = jit(net.apply)(load_resnet(path, net), x)
+  expected = GOLDEN[name]
+  # The answers are float64's; 53 layers of float32 lie between.
+  near = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
+  near(logits, expected["logits"])
+  near(features[:, :4], expected["features"])
+  near(features.sum(1), expected["features_sum"])
+
+
+def test_parameters_are_those_of_init_and_float32(state, saved):
+  net = classifier()
+  # float16 is a common way to store them.
+  params = load_resnet(
+    saved({k: v.astype(np.float16) for k, v in state.items()}), net
+  )
+  shapes = jax.eval_shape(net.init, jax.random.key(0))
+  assert jax.tree.structure(params) == jax.tree.structure(shapes)
+  for ours, theirs in zip(
+    jax.tree.leaves(params), jax.tree.leaves(shapes), strict=True
+  ):
+    assert ours.shape == theirs.shape
+    assert ours.dtype == np.float32
+
+
+def renamed_like_cifar_repositories(state):
+  """Their names, as saved from several devices."""
+  return {
+    "module."
+    + name.replace("downsample", "shortcut").replace("fc.", "linear."): value
+    for name, value in state.items()
+  }
+
+
+def test_names_of_cifar_repositories_are_understood(state, saved):
+  net = classifier()
+  expected = load_resnet(saved(state), net)
+  renamed = renamed_like_cifar_repositories(state)
+  assert not set(renamed) & set(state)
+  params = load_resnet(saved(renamed), net)
+  jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+def without(name):
+  return lambda state: {k: v for k, v in state.items() if k != name}
+
+
+def replaced(name, value):
+  return lambda state: state | {name: value}
+
+
+@pytest.mark.parametrize(
+  ("change", "fields", "message"),
+  [
+    (without("layer3.1.bn2.running_var"), {}, r"no tensor layer3\.1\.bn2\.run"),
+    (without("layer2.0.downsample.1.bias"), {}, r"no tensor layer2\.0\.downsa"),
+    (replaced("aux.weight", np.ones(1)), {}, r"the tensor aux\.weight is none"),
+    (
+      replaced("bn1.weight", np.ones(3)),
+      {},
+      r"bn1\.weight has shape \(3,\), b",
+    ),
+    (
+      replaced("fc.bias", np.full(5, np.nan, np.float32)),
+      {},
+      r"fc\.bias is not finite",
+    ),
+    (replaced("linear.bias", np.ones(5)), {}, r"fc\.bias under two names"),
+    (dict, {"num_classes": 10}, r"fc\.weight has shape \(5, 128\), but"),
+    (dict, {"channels": 1}, r"conv1\.weight has shape \(16, 3, 3, 3\), but"),
+    (dict, {"stem": "imagenet"}, r"classifier's is \(16, 3, 7, 7\)"),
+    (dict, {"depth": 34}, r"no tensor layer1\.2\.bn1\.weight"),
+    (dict, {"depth": 50}, r"\(5, 128\), but this classifier's is \(5, 512\)"),
+  ],
+)
+def test_tensors_that_do_not_fit_are_named(
+  state, saved, change, fields, message
+):
+  path = saved(change(state))
+  with pytest.raises(ValueError, match=message) as refusal:
+    load_resnet(path, classifier(**fields))
+  assert "\n" not in str(refusal.value)
+  assert str(path) in str(refusal.value)
+
+
+def test_deeper_weights_leave_tensors_over(saved, monkeypatch):
+  monkeypatch.setitem(MAKER["BLOCKS"], 34, (3, 4, 6, 3))
+  path = saved(MAKER["weights"](34, "cifar", seed=1))
+  with pytest.raises(ValueError, match=r"layer1\.2\.bn1\.bias is none of a"):
+    load_resnet(path, classifier())
+
+
+def refused(path, message, net=None):
+  with pytest.raises(ValueError, match=message) as refusal:
+    load_resnet(path, net or classifier())
+  assert "\n" not in str(refusal.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+  refused(tmp_path / "none.safetensors", "there is no file")
+  refused(tmp_path / "weights.pkl", "that ends in .safetensors, .pt or .pth")
+  damaged = tmp_path / "damaged.safetensors"
+  damaged.write_bytes(b"\x08" + bytes(30))
+  refused(damaged, "is damaged or no safetensors file")
+  # One value of a type that numpy has not.
+  header = b'{"x":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+  damaged.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+  refused(damaged, "has tensors of type BF16; save them as float32")
+  module = ResNet(channels=4, multipliers=(1,), num_blocks=1, num_classes=5)
+  refused(
+    damaged,
+    "the classifier is a ResNet; pass classifier.kind=torch_resnet",
+    LinenClassifier(module=module, image_shape=(16, 16, 3)),
+  )
+
+
+class Hostile:
+  """Runs a program when it is unpickled."""
+
+  def __init__(self, path):
+    self.path = path
+
+  def __reduce__(self):
+    return pathlib.Path.touch, (self.path,)
+
+
+@pytest.fixture
+def hostile(tmp_path):
+  """(a file that is a program, the trace that the program leaves)."""
+  path, trace = tmp_path / "hostile.pth", tmp_path / "trace"
+  path.write_bytes(pickle.dumps({"fc.weight": Hostile(trace)}))
+  pickle.loads(path.read_bytes())
+  assert trace.exists()
+  trace.unlink()
+  return path, trace
+
+
+def test_nothing_is_unpickled_without_torch(hostile, monkeypatch):
+  path, trace = hostile
+  # As if it were not installed.
+  monkeypatch.setitem(sys.modules, "torch", None)
+  refused(path, "read with torch, which is not installed; convert it to")
+  assert not trace.exists()
+
+
+def test_no_program_is_unpickled_with_torch(hostile, tmp_path):
+  torch = pytest.importorskip("torch")
+  path, trace = hostile
+  refused(path, "is damaged or holds more than tensors")
+  # The same program in the file format of torch.
+  torch.save({"fc.weight": Hostile(trace)}, path)
+  refused(path, "is damaged or holds more than tensors")
+  assert not trace.exists()
+  empty = tmp_path / "empty.pt"
+  empty.touch()
+  refused(empty, "is damaged or holds more than tensors")
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "net"])
+def test_torch_files_give_the_same(wrapper, state, saved, tmp_path):
+  torch = pytest.importorskip("torch")
+  net, path = classifier(), tmp_path / "weights.pth"
+  tensors = {name: torch.from_numpy(value) for name, value in state.items()}
+  torch.save({wrapper: tensors, "epoch": 3} if wrapper else tensors, path)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    load_resnet(path, net),
+    load_resnet(saved(state), net),
+  )
+
+
+def test_a_torch_file_of_other_things_is_refused(tmp_path):
+  torch = pytest.importorskip("torch")
+  path = tmp_path / "other.pt"
+  for other in (3, [torch.ones(2)], {"epoch": 3}):
+    torch.save(other, path)
+    refused(path, "holds no state dict of tensors")

@@ -1,0 +1,435 @@
+import dataclasses
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from diffdistill.denoiser import Denoiser
+from diffdistill.diffusion.guidance import Guidance
+from diffdistill.diffusion.precondition import Identity
+from diffdistill.diffusion.process import GaussianProcess
+from diffdistill.diffusion.schedule import Cosine
+from diffdistill.networks.classifier import Classification, LinenClassifier
+from diffdistill.objectives.classifier_features import (
+  ClassifierFeatures,
+  diversity,
+  entropy,
+  feature_kl,
+)
+from diffdistill.objectives.progressive import Progressive, two_step_target
+from diffdistill.sampling.ancestral import Ancestral
+from diffdistill.sampling.ddim import DDIM
+
+PROCESS = GaussianProcess(schedule=Cosine())
+RANDOM = np.random.default_rng(0)
+WEIGHTS = {
+  "features": RANDOM.normal(size=(2, 5)).astype(np.float32),
+  "logits": RANDOM.normal(size=(5, 3)).astype(np.float32),
+}
+TEACHER = {"scale": jnp.float32(0.5), "offset": jnp.float32(0.2)}
+STUDENT = {"scale": jnp.float32(0.9), "offset": jnp.float32(-0.1)}
+IMAGES = jnp.asarray(RANDOM.normal(size=(16, 1, 1, 2)), jnp.float32)
+
+
+class Output(NamedTuple):
+  logits: jax.Array
+  features: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+  """Features W x of an image x, and logits V W x."""
+
+  def init(self, key):
+    return WEIGHTS
+
+  def apply(self, params, x, *, key=None):
+    assert key is None
+    features = x.reshape(x.shape[0], -1) @ params["features"]
+    return Output(logits=features @ params["logits"], features=features)
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+  """The least network, and what it was asked."""
+
+  heard: list = dataclasses.field(default_factory=list)
+
+  def init(self, key):
+    return {}
+
+  def apply(self, params, x, t, label=None, *, s=None, key=None):
+    assert s is None
+    assert key is None
+    self.heard.append((x, t, label))
+    return params["scale"] * x + params["offset"]
+
+
+def objective(network=None, **fields):
+  denoiser = Denoiser(
+    network=network or Affine(),
+    process=PROCESS,
+    precondition=Identity(noise="time"),
+  )
+  fields = {
+    "denoiser": denoiser,
+    "classifier": Linear(),
+    "sampler": DDIM(process=PROCESS),
+  } | fields
+  return ClassifierFeatures(**fields)
+
+
+def evaluate(goal, student, teacher, key=0, num_steps=4, **options):
+  """(loss, metrics, gradients, what the network was asked), compiled."""
+  frozen = {"teacher": teacher, "classifier": options.get("weights", WEIGHTS)}
+  batch = {"image": IMAGES} | options.get("batch", {})
+  heard = getattr(goal.denoiser.network, "heard", [])
+
+  def loss(student, frozen, num_steps, guided):
+    heard.clear()
+    loss, metrics = goal.loss(
+      "student",
+      {"student": student},
+      frozen,
+      batch,
+      jax.random.key(key),
+      {"num_steps": num_steps, "guided": guided},
+    )
+    return loss, (metrics, list(heard))
+
+  (loss, (metrics, heard_)), gradients = jax.jit(
+    jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+  )(student, frozen, num_steps, jnp.float32(options.get("guided", 1)))
+  return loss, metrics, gradients, heard_
+
+
+def constant(value):
+  """The weights of a network that always says `value`."""
+  return {"scale": jnp.float32(0.0), "offset": jnp.float32(value)}
+
+
+def softmax(x):
+  e = np.exp(x - x.max(1, keepdims=True))
+  return e / e.sum(1, keepdims=True)
+
+
+def by_hand(goal, heard):
+  """Loss and gradients to scale and offset, of equations (1) to (4)."""
+  (x_t, t, _), (_, mid, _), _ = heard
+  teacher = goal.denoiser.bind(TEACHER)
+  target = two_step_target(PROCESS, teacher, x_t, t, mid, 2 * mid - t)
+  x_t, target = (
+    np.asarray(x, np.float64).reshape(16, 2) for x in (x_t, target)
+  )
+  weight, top = (np.float64(WEIGHTS[name]) for name in ("features", "logits"))
+  student = np.float64(STUDENT["scale"]) * x_t + np.float64(STUDENT["offset"])
+
+  p, q = softmax(target @ weight / goal.temperature), softmax(student @ weight)
+  loss = np.mean(np.sum(p * np.log(p / q), axis=1))
+  to_features = (q - p) / 16
+  # The classes of each image, and of the batch.
+  c = softmax(student @ weight @ top)
+  mean = c.mean(0)
+  unsure = -np.sum(c * np.log(c), axis=1, keepdims=True)
+  even = np.sum(mean * np.log(mean))
+  beta, gamma = goal.dataset_weight, goal.entropy_share
+  loss += beta * (gamma * unsure.mean() + (1 - gamma) * even)
+  log_mean = np.log(mean)[None, :]
+  to_logits = -gamma * c * (np.log(c) + unsure)
+  to_logits += (1 - gamma) * (
+    c * (log_mean - np.sum(c * log_mean, axis=1, keepdims=True))
+  )
+  to_features += beta * to_logits @ top.T / 16
+  to_image = to_features @ weight.T
+  return loss, {"scale": np.sum(to_image * x_t), "offset": np.sum(to_image)}
+
+
+@pytest.mark.parametrize(
+  ("temperature", "dataset_weight", "entropy_share"),
+  [(1.0, 0.0, 0.75), (0.7, 0.0, 0.75), (0.95, 0.5, 0.75), (0.95, 2.0, 0.0)],
+)
+def test_loss_and_gradient_are_those_by_hand(
+  temperature, dataset_weight, entropy_share
+):
+  goal = objective(
+    temperature=temperature,
+    dataset_weight=dataset_weight,
+    entropy_share=entropy_share,
+  )
+  loss, _, (gradient, _), heard = evaluate(goal, STUDENT, TEACHER)
+  expected, expected_gradient = by_hand(goal, heard)
+  assert float(loss) == pytest.approx(expected, rel=1e-5)
+  for name, value in gradient.items():
+    assert abs(expected_gradient[name]) > 1e-2
+    assert float(value) == pytest.approx(expected_gradient[name], rel=1e-5)
+
+
+def test_x_t_and_times_are_those_of_progressive():
+  goal = objective()
+  progressive = Progressive(denoiser=goal.denoiser, sampler=goal.sampler)
+  _, metrics, _, heard = evaluate(goal, STUDENT, TEACHER)
+  _, expected, _, theirs = evaluate(progressive, STUDENT, TEACHER)
+  assert len(heard) == 3
+  jax.tree.map(np.testing.assert_array_equal, heard, theirs)
+  np.testing.assert_allclose(
+    metrics["student/x0_mse"], expected["student/x0_mse"], rtol=1e-6
+  )
+
+
+def at(goal, student, teacher):
+  """Loss and gradients of constants."""
+  loss, _, (gradient, _), _ = evaluate(
+    goal, constant(student), constant(teacher)
+  )
+  return float(loss), {name: float(value) for name, value in gradient.items()}
+
+
+def test_a_student_that_is_its_target_rests_at_temperature_one():
+  goal = objective(temperature=1.0, dataset_weight=0.0)
+  loss, gradient = at(goal, 0.4, 0.4)
+  np.testing.assert_allclose([loss, *gradient.values()], 0, atol=1e-6)
+  # And nowhere near it: up on one side, down on the other.
+  loss, gradient = at(goal, 0.6, 0.4)
+  assert loss > 1e-3
+  assert gradient["offset"] > 1e-2
+  assert at(goal, 0.2, 0.4)[1]["offset"] < -1e-2
+
+
+@pytest.mark.parametrize("temperature", [0.5, 0.95, 1.5])
+def test_linear_features_rest_at_the_target_over_the_temperature(temperature):
+  goal = objective(temperature=temperature, dataset_weight=0.0)
+  loss, gradient = at(goal, 0.4 / temperature, 0.4)
+  np.testing.assert_allclose([loss, *gradient.values()], 0, atol=1e-6)
+  # Below 1 it sharpens: the student at the target is sent away from zero.
+  _, gradient = at(goal, 0.4, 0.4)
+  assert np.sign(gradient["offset"]) == np.sign(temperature - 1)
+  assert abs(gradient["offset"]) > 1e-3
+
+
+def test_a_student_learns_the_target_over_the_temperature():
+  """At t = 1 an affine teacher has a target that is affine in x_t."""
+  goal = objective(temperature=0.8, dataset_weight=0.0)
+  optimizer = optax.adam(0.05)
+
+  @jax.jit
+  def train(student):
+    def update(state, key):
+      student, opt_state = state
+      gradient = jax.grad(
+        lambda p: goal.loss(
+          "student",
+          {"student": p},
+          {"teacher": TEACHER, "classifier": WEIGHTS},
+          {"image": IMAGES},
+          jax.random.key(key),
+          {"num_steps": jnp.int32(1), "guided": jnp.ones(())},
+        )[0]
+      )(student)
+      updates, opt_state = optimizer.update(gradient, opt_state)
+      return (optax.apply_updates(student, updates), opt_state), None
+
+    state = (student, optimizer.init(student))
+    return jax.lax.scan(update, state, jnp.arange(300))[0][0]
+
+  student = train(STUDENT)
+  one, half, zero = jnp.ones(1), jnp.full(1, 0.5), jnp.zeros(1)
+
+  def target(x):
+    x_t = jnp.full((1, 1, 1, 1), x)
+    teacher = goal.denoiser.bind(TEACHER)
+    return float(
+      two_step_target(PROCESS, teacher, x_t, one, half, zero)[0, 0, 0, 0]
+    )
+
+  expected = {"offset": target(0.0), "scale": target(1.0) - target(0.0)}
+  for name, value in student.items():
+    assert float(value) == pytest.approx(expected[name] / 0.8, abs=1e-5)
+
+
+def test_feature_kl_by_hand():
+  target = np.log([[0.5, 0.5, 1e-30], [0.2, 0.3, 0.5]]).astype(np.float32)
+  student = np.log([[0.25, 0.5, 0.25], [0.2, 0.3, 0.5]]).astype(np.float32)
+  kl = feature_kl(jnp.asarray(target), jnp.asarray(student), 1.0)
+  np.testing.assert_allclose(kl, [0.5 * np.log(2), 0], atol=1e-6)
+  # softmax(log p / tau) is p^(1 / tau): the teacher's side alone.
+  kl = feature_kl(jnp.asarray(target[1:]), jnp.asarray(student[1:]), 0.5)
+  sharp = np.array([0.04, 0.09, 0.25]) / 0.38
+  expected = np.sum(sharp * np.log(sharp / [0.2, 0.3, 0.5]))
+  np.testing.assert_allclose(kl, [expected], rtol=1e-5)
+  # Far apart, it is large and no more.
+  far = jnp.array([[1e4, 0.0]])
+  assert feature_kl(far, far[:, ::-1], 1.0) == pytest.approx(1e4)
+  assert np.all(
+    np.isfinite(jax.grad(lambda x: feature_kl(far, x, 1.0)[0])(-far))
+  )
+
+
+@pytest.mark.parametrize(
+  ("logits", "unsure", "even"),
+  [
+    # Sure of every image: of all classes alike, or of one class alone.
+    (1e4 * np.eye(4), 0, -np.log(4)),
+    (1e4 * np.eye(4)[[1, 1, 1, 1]], 0, 0),
+    # Sure of none.
+    (np.zeros((4, 4)), np.log(4), -np.log(4)),
+    (np.log([[0.9, 0.1], [0.6, 0.4]]), None, None),
+  ],
+)
+def test_dataset_terms_by_hand(logits, unsure, even):
+  if unsure is None:
+    unsure = [
+      -0.9 * np.log(0.9) - 0.1 * np.log(0.1),
+      -0.6 * np.log(0.6) - 0.4 * np.log(0.4),
+    ]
+    even = 0.75 * np.log(0.75) + 0.25 * np.log(0.25)
+  logits = jnp.asarray(logits, jnp.float32)
+  expected = np.broadcast_to(unsure, logits.shape[:1])
+  np.testing.assert_allclose(jax.jit(entropy)(logits), expected, atol=1e-6)
+  np.testing.assert_allclose(jax.jit(diversity)(logits), even, atol=1e-6)
+  for term in (diversity, lambda x: jnp.sum(entropy(x))):
+    assert np.all(np.isfinite(jax.jit(jax.grad(term))(logits)))
+
+
+def test_metrics_add_up_to_the_loss():
+  goal = objective(dataset_weight=0.1, entropy_share=0.6)
+  loss, metrics, _, _ = evaluate(goal, STUDENT, TEACHER)
+  assert {float(count) for _, count in metrics.values()} == {16}
+  mean = {name: float(total) / 16 for name, (total, _) in metrics.items()}
+  assert mean["student/loss"] == pytest.approx(float(loss), rel=1e-6)
+  expected = mean["student/feature_kl"] + 0.1 * (
+    0.6 * mean["student/entropy"] + 0.4 * mean["student/diversity"]
+  )
+  assert float(loss) == pytest.approx(expected, rel=1e-6)
+
+
+def test_without_dataset_terms_nobody_asks_for_logits():
+  weights = WEIGHTS | {"logits": np.full((5, 3), np.nan, np.float32)}
+  loss, metrics, _, _ = evaluate(
+    objective(dataset_weight=0.0), STUDENT, TEACHER, weights=weights
+  )
+  assert np.isfinite(loss)
+  assert set(metrics) == {
+    "student/loss",
+    "student/feature_kl",
+    "student/x0_mse",
+  }
+
+
+def test_only_the_student_is_trained():
+  goal = objective()
+  assert goal.needs == ("teacher", "classifier")
+  frozen = {"teacher": TEACHER, "classifier": WEIGHTS}
+  params = goal.init(jax.random.key(0), frozen)
+  assert set(params) == set(goal.turn(0)) == {"student"}
+  jax.tree.map(np.testing.assert_array_equal, params["student"], TEACHER)
+  for name, value in params["student"].items():
+    assert value is not TEACHER[name]
+  _, _, (of_student, of_frozen), _ = evaluate(goal, STUDENT, TEACHER)
+  assert all(np.abs(value) > 1e-6 for value in of_student.values())
+  for value in of_frozen["teacher"].values():
+    np.testing.assert_array_equal(value, 0)
+
+
+class Pixels(nn.Module):
+  """Its features are what it is fed, as fed."""
+
+  @nn.compact
+  def __call__(self, x, train):
+    features = 3 * x.reshape(x.shape[0], -1)
+    return Classification(logits=features, features=features)
+
+
+def test_classifier_input_is_what_its_name_says():
+  """Constants of teacher and student, so the pixels that are fed are known."""
+  classifier = LinenClassifier(
+    module=Pixels(), image_shape=(1, 1, 3), normalisation="cifar10"
+  )
+
+  def loss(name):
+    goal = objective(
+      classifier=classifier,
+      classifier_input=name,
+      temperature=0.5,
+      dataset_weight=0.0,
+    )
+    batch = {"image": jnp.zeros((2, 1, 1, 3))}
+    return evaluate(
+      goal, constant(-0.5), constant(0.5), batch=batch, weights={}
+    )[0]
+
+  def expected(target, student):
+    p, q = softmax(np.array([target]) * 6), softmax(np.array([student]) * 3)
+    return np.sum(p * np.log(p / q))
+
+  mean = np.array([0.4914, 0.4822, 0.4465])
+  std = np.array([0.2023, 0.1994, 0.2010])
+  normalised = expected((0.75 - mean) / std, (0.25 - mean) / std)
+  assert normalised > 1e-2
+  assert float(loss("as_trained")) == pytest.approx(normalised, rel=1e-4)
+  # All channels alike: nothing to tell the two apart.
+  assert float(loss("reference_mismatch")) == pytest.approx(0, abs=1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Echo:
+  """A network that says its label."""
+
+  def init(self, key):
+    return {}
+
+  def apply(self, params, x, t, label=None, *, s=None, key=None):
+    return params + 0 * x + label[:, None, None, None]
+
+
+def test_the_first_teacher_is_guided_and_a_student_is_not():
+  denoiser = dataclasses.replace(
+    objective(Echo()).denoiser, conditional=True, null_label=0
+  )
+  goal = objective(denoiser=denoiser, guidance=Guidance(weight=2.0))
+  batch = {"label": jnp.ones(16, jnp.int32)}
+  for guided, target in ((0, 1), (1, 1 + 2 * (1 - 0))):
+    # The student says 1 - 1 = 0.
+    _, metrics, _, _ = evaluate(
+      goal, jnp.float32(-1), jnp.float32(0), batch=batch, guided=guided
+    )
+    total, count = metrics["student/x0_mse"]
+    assert float(total / count) == pytest.approx(target**2)
+  assert goal.passes("student").forward == 2
+  assert goal.passes("student", guided=True).forward == 4
+  assert goal.passes("student").units == 5
+  assert goal.passes("student").classifier == 1
+  assert goal.passes("student").classifier_gradient == 1
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"temperature": 0.0}, r"temperature is 0\.0; pass a value above 0"),
+    ({"temperature": float("nan")}, "temperature is nan"),
+    ({"dataset_weight": -1.0}, r"dataset_weight is -1\.0; pass 0"),
+    (
+      {"entropy_share": 1.5},
+      r"entropy_share is 1\.5; pass a value in \[0, 1\]",
+    ),
+    ({"classifier_input": "x"}, "input is 'x'; pass one of as_trained, refer"),
+    (
+      {"classifier_input": "reference_mismatch"},
+      "but a Linear does not normalise its images; pass as_trained",
+    ),
+    (
+      {"sampler": Ancestral(process=PROCESS)},
+      "for ddim on a uniform grid, not",
+    ),
+    (
+      {"sampler": DDIM(process=PROCESS, grid="karras")},
+      "for ddim on a uniform grid, not DDIM on karras",
+    ),
+  ],
+)
+def test_refusals(fields, message):
+  with pytest.raises(ValueError, match=message):
+    objective(**fields)
