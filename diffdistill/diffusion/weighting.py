@@ -5,16 +5,20 @@
   snr            SNR                    eps-MSE
   truncated_snr  max(SNR, 1)            max(x0-MSE, eps-MSE)
   snr_plus_one   SNR + 1                v-MSE (variance preserving)
-  edm            SNR + 1 / sigma_data^2 Karras et al. 2022, Table 1
+  edm            SNR + 1 / sigma_data^2  Karras et al. 2022, Table 1
+  clipped_snr    SNR in [0.01, 5]       ours
 
 The first four are Salimans & Ho 2022, section 4. Because eps follows linearly
-from x0, the maximum of the two errors per example is the weight's maximum.
+from x0, the maximum of the two errors per example is the weight's maximum. The
+last is for losses that draw every time up to the ends, where SNR is e^20 or
+e^-20: no time drowns the others and none is forgotten.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 SIGMA_DATA = 0.5  # Karras et al. 2022, Table 1
+SNR_RANGE = (0.01, 5.0)  # ours, of clipped_snr
 
 
 def weight(name: str, logsnr: Float[Array, " b"]) -> Float[Array, " b"]:
@@ -30,6 +34,7 @@ def weight(name: str, logsnr: Float[Array, " b"]) -> Float[Array, " b"]:
     "truncated_snr": jnp.maximum(snr, 1),
     "snr_plus_one": snr + 1,
     "edm": snr + 1 / SIGMA_DATA**2,
+    "clipped_snr": jnp.clip(snr, *SNR_RANGE),
   }
   if name not in weights:
     raise ValueError(f"weighting is {name!r}; pass one of {', '.join(weights)}")

@@ -1,0 +1,418 @@
+"""Moment matching: a student with the conditional means of its teacher.
+
+Salimans, Mensink, Heek & Hoogeboom 2024, in our names (theirs on the right):
+
+  x_t, t                     z_t, t: real data with noise; the student reads it
+  x_s, s                     z_s, s: where the moments are compared
+  x0                         x~ = g_eta(z_t), the student's clean image
+  teacher, auxiliary         g_theta(z_s), g_phi(z_s)
+  num_steps                  k, the student's steps
+  second_moments             v of Lambda = 1 / (sqrt(v) + 1e-8): Adam's, of the
+                             teacher's training, bias-corrected
+
+One draw, for all losses; sg stops the gradient, which flows through x0 alone:
+
+  (1)  0 <= s <= t <= 1, t - s <= 1/k:  continuous, s ~ U[0, 1] and
+       t = min(s + U[0, 1/k], 1);  or grid, t = i/k with i ~ U{1, ..., k} and
+       s = t - U[0, 1/k]
+  (2)  x_t ~ q(x_t | data), x0 = student(x_t, t), x_s ~ q(x_s | x_t, sg x0)
+
+Alternating (Algorithm 2), w = w(logsnr(s)):
+
+  (3)  L(auxiliary) = w { ||sg x0 - auxiliary(x_s)||^2
+                          + ||sg teacher(x_s) - auxiliary(x_s)||^2 }
+  (4)  L(student)   = w x0 . sg[auxiliary(x_s) - teacher(x_s)]
+
+The best auxiliary is the midpoint of E[x0 | x_s] and the teacher, hence
+
+  (5)  w ||E[x0 | x_s] - teacher||^2
+       = E 2 w (x0 - teacher) . (auxiliary - teacher)
+
+which is linear in x0 and so has no bias: the metric "student/moment_gap".
+
+In parameter space (Algorithm 3), with theta the teacher's weights and J the
+derivative of teacher(x_s) by them:
+
+  (6)  m = E grad_theta w ||x0 - teacher(x_s)||^2, zero for real data;
+       minimised is 1/2 m^T Lambda m with a fixed diagonal Lambda
+  (7)  L(student) = w x0 . sg[-2 J Lambda m'] with m' of another half batch
+  (8)  m^T Lambda m' = E w (x0 - teacher) . (-2 J Lambda m'): "moment_gap"
+
+Unlike the paper, squares and products are means over pixels, not sums, as in
+every other objective here. Unlike the paper, t can be drawn on the sampler's
+grid: an auxiliary that sees s but not t constrains a mixture of all t above s,
+and with few steps the mixture can be right where the grid's times are wrong.
+Unlike the paper, whose w is an input, w has a default, "clipped_snr". Nothing
+is clipped but that.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from diffdistill.arrays import (
+  Batch,
+  Image,
+  Key,
+  Metrics,
+  Params,
+  Scalar,
+  Time,
+)
+from diffdistill.denoiser import Denoiser
+from diffdistill.diffusion.guidance import Guidance
+from diffdistill.diffusion.timesteps import draw_continuous, draw_discrete
+from diffdistill.diffusion.weighting import weight
+from diffdistill.objectives.objective import (
+  Hparams,
+  Passes,
+  bind_teacher,
+  summed,
+  weighted_loss,
+)
+from diffdistill.sampling.ancestral import Ancestral
+from diffdistill.sampling.sampler import Sampler
+
+TIMES = ("continuous", "grid")
+PRECONDITIONERS = ("adam", "identity")
+ADAM_EPS = 1e-8  # of 1 / (sqrt(second moment) + eps)
+
+# The teacher's x0 as a function of its weights and of (x_s, s).
+Teacher = Callable[[Params, Image, Time], Image]
+
+
+class Draw(NamedTuple):
+  """Equation (2): the student's image, and where its moments are compared."""
+
+  x0: Image
+  x_s: Image
+  s: Time
+  w: Float[Array, " b"]
+
+
+def draw_times(
+  times: str, key: Key, batch_size: int, num_steps: int | Int[Array, ""]
+) -> tuple[Time, Time]:
+  """(t, s) of equation (1).
+
+  Raises:
+    ValueError: for unknown times.
+  """
+  key_time, key_step = jax.random.split(key)
+  step = jax.random.uniform(key_step, (batch_size,)) / num_steps
+  if times == "continuous":
+    s = draw_continuous(key_time, batch_size)
+    return jnp.minimum(s + step, 1.0), s
+  if times == "grid":
+    t = draw_discrete(key_time, batch_size, num_steps)
+    return t, jnp.maximum(t - step, 0.0)
+  raise ValueError(f"times is {times!r}; pass one of {', '.join(TIMES)}")
+
+
+def draw(
+  denoiser: Denoiser,
+  student: Params,
+  batch: Batch,
+  times: str,
+  weighting: str,
+  num_steps: int | Int[Array, ""],
+  key: Key,
+  dropout: bool,
+) -> Draw:
+  """Equations (1) and (2).
+
+  Args:
+    denoiser, student: the student and its weights.
+    batch: real data, with labels if the denoiser is told them.
+    times, weighting, dropout: as the objective has them.
+    num_steps: of the student; may be traced.
+    key: of everything random.
+  """
+  key_times, key_eps, key_noise, key_dropout = jax.random.split(key, 4)
+  image, process = batch["image"], denoiser.process
+  t, s = draw_times(times, key_times, image.shape[0], num_steps)
+  x_t = process.diffuse(image, jax.random.normal(key_eps, image.shape), t)
+  x0 = denoiser(
+    student,
+    x_t,
+    t,
+    batch.get("label"),
+    key=key_dropout if dropout else None,
+  ).x0
+  mean, std = process.posterior(x_t, jax.lax.stop_gradient(x0), t, s)
+  x_s = mean + std * jax.random.normal(key_noise, image.shape)
+  w = weight(weighting, process.schedule.logsnr(s))
+  return Draw(x0=x0, x_s=x_s, s=s, w=w)
+
+
+def product(a: Image, b: Image) -> Float[Array, " b"]:
+  """a . b per example, a mean over pixels."""
+  return jnp.mean(a * b, axis=(1, 2, 3))
+
+
+def moments(teacher: Teacher, params: Params, drawn: Draw) -> Params:
+  """Equation (6): the gradient in the teacher's weights, over these draws."""
+
+  def loss(params: Params) -> Scalar:
+    x0 = teacher(params, drawn.x_s, drawn.s)
+    return jnp.mean(weighted_loss(drawn.x0, x0, drawn.w)[0])
+
+  return jax.grad(loss)(params)
+
+
+def precondition(gradient: Params, second_moments: Params | None) -> Params:
+  """Lambda m: m over Adam's step scale, or m itself."""
+  if second_moments is None:
+    return gradient
+  return jax.tree.map(
+    lambda m, v: m / (jnp.sqrt(v) + ADAM_EPS), gradient, second_moments
+  )
+
+
+def moment_loss(
+  teacher: Teacher, params: Params, direction: Params, drawn: Draw
+) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+  """Equations (7) and (8) per example: (loss, moment gap).
+
+  Args:
+    teacher, params: the teacher and its weights.
+    direction: Lambda m' of other draws.
+    drawn: whose x0 is differentiated.
+  """
+  x0, along = jax.jvp(
+    lambda params: teacher(params, drawn.x_s, drawn.s), (params,), (direction,)
+  )
+  push = jax.lax.stop_gradient(-2 * along)
+  loss = drawn.w * product(drawn.x0, push)
+  return loss, drawn.w * product(drawn.x0 - x0, push)
+
+
+def check(sampler: Sampler, weighting: str, times: str) -> None:
+  """What both objectives refuse.
+
+  Raises:
+    ValueError: for a sampler, weighting or times that they cannot have.
+  """
+  weight(weighting, jnp.zeros(1))
+  draw_times(times, jax.random.key(0), 1, 1)
+  if not isinstance(sampler, Ancestral) or (
+    sampler.grid,
+    sampler.first_time,
+    sampler.noise,
+  ) != ("uniform", 1, 0):
+    raise ValueError(
+      "a moment-matching student is made for ancestral sampling with noise 0 on"
+      f" a uniform grid from t = 1, not {type(sampler).__name__} with noise"
+      f" {getattr(sampler, 'noise', None)} on {sampler.grid} from"
+      f" {sampler.first_time}; pass sampler.kind=ancestral, noise=0,"
+      " grid=uniform and first_time=1"
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MomentMatching:
+  """Moment matching by turns (Salimans et al. 2024, Algorithm 2).
+
+  The auxiliary learns on even updates, the student on odd ones.
+
+  Args:
+    denoiser: the architecture of teacher, student and auxiliary.
+    sampler: how the student is meant to be used: Ancestral, with noise 0 on a
+      uniform grid.
+    weighting: a name of `diffusion.weighting`, at logsnr(s).
+    times: "continuous" or "grid", equation (1).
+    guidance: of the teacher.
+    dropout: whether the networks are trained with it. The auxiliary and the
+      teacher drop the same units, so that their difference is not noise.
+  """
+
+  denoiser: Denoiser
+  sampler: Sampler
+  weighting: str = "clipped_snr"
+  times: str = "continuous"
+  guidance: Guidance = dataclasses.field(default_factory=Guidance)
+  dropout: bool = False
+
+  trains: ClassVar[tuple[str, ...]] = ("student", "auxiliary")
+  needs: ClassVar[tuple[str, ...]] = ("teacher",)
+  consumes: ClassVar[str] = "images"
+  rounds: ClassVar[str] = "each"
+
+  def __post_init__(self):
+    check(self.sampler, self.weighting, self.times)
+
+  def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
+    return {
+      name: jax.tree.map(jnp.copy, frozen["teacher"]) for name in self.trains
+    }
+
+  def turn(self, step: int) -> tuple[str, ...]:
+    return ("student",) if step % 2 else ("auxiliary",)
+
+  def passes(self, name: str, guided: bool = False) -> Passes:
+    return Passes(forward=1 + self.guidance.passes(guided), gradient=1)
+
+  def loss(
+    self,
+    name: str,
+    params: Mapping[str, Params],
+    frozen: Mapping[str, Params],
+    batch: Batch,
+    key: Key,
+    hparams: Hparams,
+  ) -> tuple[Scalar, Metrics]:
+    label = batch.get("label")
+    key_draw, key_shared = jax.random.split(key)
+    key_shared = key_shared if self.dropout else None
+    drawn = draw(
+      self.denoiser,
+      params["student"],
+      batch,
+      self.times,
+      self.weighting,
+      hparams["num_steps"],
+      key_draw,
+      self.dropout,
+    )
+    teacher = bind_teacher(
+      self.denoiser,
+      frozen["teacher"],
+      label,
+      self.guidance,
+      hparams,
+      key_shared,
+    )(drawn.x_s, drawn.s).x0
+    auxiliary = self.denoiser(
+      params["auxiliary"], drawn.x_s, drawn.s, label, key=key_shared
+    ).x0
+    if name == "auxiliary":
+      to_student, _ = weighted_loss(drawn.x0, auxiliary, drawn.w)
+      to_teacher, _ = weighted_loss(teacher, auxiliary, drawn.w)
+      loss = to_student + to_teacher
+      return jnp.mean(loss), {"auxiliary/loss": summed(loss)}
+    push = jax.lax.stop_gradient(auxiliary - teacher)
+    loss = drawn.w * product(drawn.x0, push)
+    gap = 2 * drawn.w * product(drawn.x0 - teacher, push)
+    metrics = {"student/loss": summed(loss), "student/moment_gap": summed(gap)}
+    return jnp.mean(loss), metrics
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParameterMomentMatching:
+  """Moment matching in parameter space (Salimans et al. 2024, Algorithm 3).
+
+  No auxiliary: the moments are gradients of the teacher's own loss, which
+  vanish on real data. One half of a batch says where to go, the other goes.
+
+  Args:
+    denoiser: the architecture of teacher and student.
+    sampler: how the student is meant to be used: Ancestral, with noise 0 on a
+      uniform grid.
+    weighting: a name of `diffusion.weighting`, at logsnr(s).
+    times: "continuous" or "grid", equation (1).
+    guidance: of the teacher.
+    preconditioner: Lambda: "adam", 1 / (sqrt(v) + 1e-8) with v the teacher's
+      second moments, which must then be among the frozen trees; or "identity".
+    dropout: whether the networks are trained with it.
+  """
+
+  denoiser: Denoiser
+  sampler: Sampler
+  weighting: str = "clipped_snr"
+  times: str = "continuous"
+  guidance: Guidance = dataclasses.field(default_factory=Guidance)
+  preconditioner: str = "adam"
+  dropout: bool = False
+
+  trains: ClassVar[tuple[str, ...]] = ("student",)
+  consumes: ClassVar[str] = "images"
+  rounds: ClassVar[str] = "each"
+
+  def __post_init__(self):
+    check(self.sampler, self.weighting, self.times)
+    if self.preconditioner not in PRECONDITIONERS:
+      raise ValueError(
+        f"preconditioner is {self.preconditioner!r}; pass one of"
+        f" {', '.join(PRECONDITIONERS)}"
+      )
+
+  @property
+  def needs(self) -> tuple[str, ...]:
+    if self.preconditioner == "adam":
+      return ("teacher", "second_moments")
+    return ("teacher",)
+
+  def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
+    return {"student": jax.tree.map(jnp.copy, frozen["teacher"])}
+
+  def turn(self, step: int) -> tuple[str, ...]:
+    return self.trains
+
+  def passes(self, name: str, guided: bool = False) -> Passes:
+    # Each half batch: a student's gradient and a teacher's tangent in one, a
+    # student's forward pass and a teacher's gradient in the other.
+    teacher = 0.5 * self.guidance.passes(guided)
+    return Passes(forward=0.5, gradient=0.5 + teacher, tangent=teacher)
+
+  def loss(
+    self,
+    name: str,
+    params: Mapping[str, Params],
+    frozen: Mapping[str, Params],
+    batch: Batch,
+    key: Key,
+    hparams: Hparams,
+  ) -> tuple[Scalar, Metrics]:
+    batch_size = batch["image"].shape[0]
+    if batch_size % 2:
+      raise ValueError(
+        f"batch size is {batch_size}; pass an even one, whose halves are"
+        " independent draws"
+      )
+    # Every other row, so that each half stays spread over all devices.
+    halves = [{k: v[i::2] for k, v in batch.items()} for i in (0, 1)]
+    key_a, key_b = jax.random.split(key)
+    drawn, teacher = self._half(params[name], halves[0], key_a, hparams)
+    other, other_teacher = self._half(
+      jax.lax.stop_gradient(params[name]), halves[1], key_b, hparams
+    )
+    direction = precondition(
+      moments(other_teacher, frozen["teacher"], other),
+      frozen["second_moments"] if self.preconditioner == "adam" else None,
+    )
+    loss, gap = moment_loss(teacher, frozen["teacher"], direction, drawn)
+    metrics = {"student/loss": summed(loss), "student/moment_gap": summed(gap)}
+    return jnp.mean(loss), metrics
+
+  def _half(
+    self, student: Params, batch: Batch, key: Key, hparams: Hparams
+  ) -> tuple[Draw, Teacher]:
+    """One half's draws, and the teacher of its labels."""
+    key_draw, key_teacher = jax.random.split(key)
+    drawn = draw(
+      self.denoiser,
+      student,
+      batch,
+      self.times,
+      self.weighting,
+      hparams["num_steps"],
+      key_draw,
+      self.dropout,
+    )
+
+    def teacher(params: Params, x_s: Image, s: Time) -> Image:
+      denoise = bind_teacher(
+        self.denoiser,
+        params,
+        batch.get("label"),
+        self.guidance,
+        hparams,
+        key_teacher if self.dropout else None,
+      )
+      return denoise(x_s, s).x0
+
+    return drawn, teacher
