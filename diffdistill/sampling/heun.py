@@ -5,6 +5,7 @@ probability-flow equation is dy/dtau = eps, for every schedule.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,8 @@ class Heun(Sampler):
   churn_min: float = 0.0
   churn_max: float = float("inf")
   churn_noise: float = 1.0
+
+  evaluations: ClassVar[int] = 2
 
   def __post_init__(self):
     super().__post_init__()

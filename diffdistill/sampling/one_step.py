@@ -1,17 +1,39 @@
-"""One step: the network's x0 at t = 1, whatever num_steps says."""
+"""One step: from noise to the clean image, whatever num_steps says.
+
+  (1)  x0:          the image is the network's x0 at t = 1
+  (2)  difference:  the image is x_1 - eps, without the 1/alpha of x0 = (x_1 -
+                    sigma eps) / alpha, which is 157 on the linear schedule
+
+Luhman & Luhman 2021 write (2): x_T - net(x_T, T).
+"""
 
 import dataclasses
 
+import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from diffdistill.arrays import Image, Key, Time
 from diffdistill.diffusion.prediction import Denoise
 from diffdistill.sampling.sampler import Sampler
 
+FORMS = ("x0", "difference")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OneStep(Sampler):
-  """Jumps from t = 1 to the clean image (Luhman & Luhman 2021)."""
+  """Jumps from t = 1 to the clean image (Luhman & Luhman 2021).
+
+  Args:
+    form: x0, equation (1), or difference, equation (2), which is meant for
+      networks whose output is eps.
+  """
+
+  form: str = "x0"
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.form not in FORMS:
+      raise ValueError(f"form is {self.form!r}; pass one of {', '.join(FORMS)}")
 
   def step(
     self,
@@ -22,7 +44,10 @@ class OneStep(Sampler):
     key: Key,
     num_steps: Int[Array, ""],
   ) -> Image:
-    return self.predict(denoise, x_t, t).x0
+    if self.form == "x0":
+      return self.predict(denoise, x_t, t).x0
+    image = x_t - denoise(x_t, t).eps
+    return jnp.clip(image, -1, 1) if self.clip else image
 
   def __call__(
     self,

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffdistill.diffusion.prediction import from_x0
+from diffdistill.diffusion.prediction import from_x0, to_prediction
 from diffdistill.sampling.one_step import OneStep
 
 
@@ -21,6 +21,49 @@ def test_it_is_the_x0_at_the_last_time(toys, num_steps):
   actual = sampler(denoise, x, jax.random.key(1), num_steps)
   # t = 1 to the bit, once.
   np.testing.assert_array_equal(actual, x)
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_the_difference_is_the_input_less_the_noise(toys, clip):
+  """x_T - net(x_T, T): without 1/alpha, and clipped only as an image."""
+  process = toys("linear").process
+
+  def denoise(x_t, t):
+    eps = jnp.sin(x_t) * t[:, None, None, None]
+    return to_prediction("eps", eps, x_t, *process.coefficients(t, x_t))
+
+  x = 3 * jax.random.normal(jax.random.key(0), (4, 1, 1, 2))
+  sampler = OneStep(process=process, clip=clip, form="difference")
+  actual = sampler(denoise, x, jax.random.key(1))
+  expected = x - jnp.sin(x)
+  assert float(jnp.abs(expected).max()) > 1
+  if clip:
+    expected = jnp.clip(expected, -1, 1)
+  np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_forms_differ_by_alpha(toys):
+  process = toys("linear").process
+
+  def denoise(x_t, t):
+    alpha, sigma = process.coefficients(t, x_t)
+    return to_prediction("eps", 0.99 * x_t, x_t, alpha, sigma)
+
+  x = jnp.full((1, 1, 1, 1), 0.5)
+  x0, difference = (
+    OneStep(process=process, clip=False, form=form)(
+      denoise, x, jax.random.key(0)
+    )
+    for form in ("x0", "difference")
+  )
+  # 1 / alpha(1) is 157: what one_step.py says; sigma(1) is 1 - 2e-5.
+  ratio = float(x0[0, 0, 0, 0] / difference[0, 0, 0, 0])
+  assert ratio == pytest.approx(157.4, rel=3e-3)
+
+
+def test_refusals(toys):
+  with pytest.raises(ValueError, match="form is 'eps'; pass one of x0, differ"):
+    OneStep(process=toys("cosine").process, form="eps")
 
 
 def test_the_exact_denoiser_gives_the_mean_of_the_data(toys):

@@ -39,6 +39,40 @@ def test_uniform_times_are_quotients_to_the_bit(toys, num_steps):
   np.testing.assert_array_equal(times[:, 1], expected[1:])
 
 
+@pytest.mark.parametrize(("grid", "power"), [("uniform", 1), ("quadratic", 2)])
+@pytest.mark.parametrize("num_steps", [1, 100])
+def test_a_first_time_shrinks_the_grid(toys, grid, power, num_steps):
+  sampler = Diary(process=toys("linear").process, grid=grid, first_time=0.8)
+  x = jnp.zeros((1, 1, num_steps, 2))
+  times = np.asarray(sampler(never, x, jax.random.key(0), num_steps))[0, 0]
+  expected = 0.8 * (np.arange(num_steps, -1, -1) / num_steps) ** power
+  np.testing.assert_allclose(times[:, 0], expected[:-1], rtol=1e-6)
+  np.testing.assert_allclose(times[:, 1], expected[1:], rtol=1e-6)
+  # To the bit: the last step must be known for what it is.
+  assert times[-1, 1] == 0
+  if (grid, num_steps) == ("quadratic", 100):
+    # The paper's hundred indices of 1000 end at 0 itself: up to 9 lower.
+    paper = np.floor(np.linspace(0, 800**0.5, 100) ** 2)[::-1]
+    assert np.abs(1000 * times[:, 0] - paper).max() < 9
+    assert paper[:3].tolist() == [800, 783, 768]
+
+
+def test_a_first_time_is_where_the_flow_begins(toys):
+  toy = toys("linear")
+  z = np.random.default_rng(0).normal(size=(16, 1))
+  errors = []
+  for num_steps in (32, 128):
+    sampler = DDIM(
+      process=toy.process, grid="quadratic", first_time=0.5, clip=False
+    )
+    x = toy.noise(0.5, z)
+    actual = sampler(toy.denoise, x, jax.random.key(0), num_steps)
+    errors.append(np.abs(actual[:, 0, 0] - toy.flow(x, 0.5)).max())
+  # First order, to the exact end of the flow from t = 0.5.
+  assert errors[1] < errors[0] / 3
+  assert errors[1] < 0.01
+
+
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_one_compilation_serves_every_number_of_steps(toys, kind):
   toy, traces = toys("cosine", "mixture"), []
@@ -85,6 +119,11 @@ def test_clipping_bounds_every_step_and_eps_follows(toys):
 def test_refusals(toys):
   with pytest.raises(ValueError, match="grid is 'linear'; pass one of uniform"):
     DDIM(process=toys("cosine").process, grid="linear")
+  for time in (0.0, -0.5, 1.01, float("nan")):
+    with pytest.raises(ValueError, match=r"first_time is .*; pass a time in"):
+      DDIM(process=toys("cosine").process, first_time=time)
+  with pytest.raises(ValueError, match=r"first_time is 0\.8, but the karras"):
+    DDIM(process=toys("edm").process, grid="karras", first_time=0.8)
 
 
 @pytest.mark.parametrize("grid", ["uniform", "quadratic", "karras"])
@@ -98,3 +137,8 @@ def test_start_has_the_noise_of_the_first_time(toys, name, grid):
   assert float(start[0, 0, 0, 0]) == float(process.schedule.sigma(first))
   if (name, grid) == ("flow", "karras"):
     assert float(first) == pytest.approx(80 / 81, rel=1e-5)
+  if grid != "karras":
+    sampler = Diary(process=process, grid=grid, first_time=0.6)
+    start = sampler.start(jnp.ones((1, 1, 1, 1)), 5)
+    sigma = toys(name).coefficients(0.6)[1]
+    assert float(start[0, 0, 0, 0]) == pytest.approx(sigma, rel=1e-6)

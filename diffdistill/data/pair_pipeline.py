@@ -1,0 +1,165 @@
+"""batch(step) of a store of pairs, as a function of the step.
+
+Where the disk holds P of S training shards, training has a pool of P shards
+that moves over all S:
+
+  visit v    shard_size / batch_size updates on the pairs of one shard
+  epoch e    P visits, to each shard of the pool once
+  pool of e  shards first(e) to first(e) + P - 1, where of E whole epochs
+             first(e) = floor(e (S - P) / (E - 1))
+
+so the batch of a step is known from (seed, step, num_updates), whatever is on
+disk. With P = S every epoch visits all pairs once.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from diffdistill.data.pairs import PairStore, Say
+from diffdistill.data.shards import Arrays
+
+OF_EPOCH, OF_VISIT = 0, 1
+
+
+def _silent(line: str) -> None:
+  """Says nothing."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairPipeline:
+  """Endless batches of pairs, each process seeing its rows of the global batch.
+
+  The global batch of a step depends on (pairs, capacity, batch_size, seed,
+  num_updates, step) and on nothing else. It has the interface of `Pipeline`,
+  but shards that are missing are made when they are needed, and those that
+  left the pool are removed.
+
+  Args:
+    store: of the pairs.
+    batch_size: of the global batch; divides shard_size and held_out.
+    seed: of the order; in [0, 2**32).
+    num_updates: how many batches training takes: over them the pool moves.
+    process_index: this process.
+    process_count: of how many.
+    say: is told of every shard that is made.
+  """
+
+  store: PairStore
+  batch_size: int
+  seed: int
+  num_updates: int
+  process_index: int = 0
+  process_count: int = 1
+  say: Say = _silent
+
+  def __post_init__(self):
+    for name in ("batch_size", "num_updates"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} is {getattr(self, name)}; pass 1 or more")
+    if not 0 <= self.process_index < self.process_count:
+      raise ValueError(
+        f"process_index is {self.process_index} of {self.process_count}"
+        " processes; pass 0 to process_count - 1"
+      )
+    if self.batch_size % self.process_count:
+      raise ValueError(
+        f"batch_size {self.batch_size} is not divisible by process_count"
+        f" {self.process_count}; pass a multiple of it"
+      )
+    for name in ("shard_size", "held_out"):
+      value = getattr(self.store.pairs, name)
+      if value % self.batch_size:
+        raise ValueError(
+          f"{name} is {value}, which batch_size {self.batch_size} does not"
+          " divide; pass a multiple of it"
+        )
+    if not 0 <= self.seed < 2**32:
+      raise ValueError(f"seed is {self.seed}; pass 0 to 2**32 - 1")
+
+  def batch(self, step: int) -> Arrays:
+    """This process's rows of the global batch of `step`.
+
+    Reads a shard for one batch, and makes it where it is missing.
+
+    Returns:
+      "noise": float32 and "image": float32 in [-1, 1], both of shape
+      `b h w c` with b = batch_size / process_count; "label", if the pairs have
+      any: int32, shape `b`.
+    """
+    return next(self.iterate(step))
+
+  def iterate(self, start: int) -> Iterator[Arrays]:
+    """batch(start), batch(start + 1), ..., each shard read once a visit."""
+    if start < 0:
+      raise ValueError(f"step is {start}; pass 0 or more")
+    self.store.claim()
+    return self._batches(start)
+
+  def held_out(self) -> Iterator[Arrays]:
+    """Batches of the held-out pairs, every one once, in order."""
+    self.store.claim()
+    return self._held_out()
+
+  def pool(self, visit: int) -> range:
+    """The shards on disk at a visit."""
+    count = len(self.store.pairs.train_shards)
+    size = self.store.capacity
+    # A last epoch that is not whole keeps the pool of the one before it.
+    epochs = max(self.num_updates // self._visit_length // size, 1)
+    epoch = min(visit // size, epochs - 1)
+    first = epoch * (count - size) // max(epochs - 1, 1)
+    return range(first, first + size)
+
+  def shard(self, visit: int) -> int:
+    """The shard of a visit."""
+    pool = self.pool(visit)
+    epoch, position = divmod(visit, len(pool))
+    return pool[int(self._order(OF_EPOCH, epoch, len(pool))[position])]
+
+  @property
+  def _visit_length(self) -> int:
+    return self.store.pairs.shard_size // self.batch_size
+
+  def _order(self, of: int, number: int, size: int) -> np.ndarray:
+    """A permutation: of an epoch's shards, or of a visit's pairs."""
+    return np.random.default_rng([self.seed, of, number]).permutation(size)
+
+  def _batches(self, start: int) -> Iterator[Arrays]:
+    first, done = divmod(start, self._visit_length)
+    kept = None
+    for visit in itertools.count(first):
+      if self.pool(visit) != kept:
+        kept = self.pool(visit)
+        self.store.keep(kept)
+      yield from self._visit(visit, done)
+      done = 0
+
+  def _visit(self, visit: int, done: int) -> Iterator[Arrays]:
+    """The batches of one visit, `done` of them left out."""
+    shard = self.shard(visit)
+    self.store.make((shard,), self.say)
+    pairs = self.store.read(shard)
+    order = self._order(OF_VISIT, visit, len(pairs["image"]))
+    for i in range(done, self._visit_length):
+      yield self._rows(pairs, order[i * self.batch_size :])
+
+  def _held_out(self) -> Iterator[Arrays]:
+    shards = self.store.pairs.held_out_shards
+    self.store.make(shards, self.say)
+    for shard in shards:
+      pairs = self.store.read(shard)
+      for first in range(0, len(pairs["image"]), self.batch_size):
+        yield self._rows(pairs, np.arange(first, first + self.batch_size))
+
+  def _rows(self, pairs: Arrays, order: np.ndarray) -> Arrays:
+    """This process's rows of the global batch that `order` begins with."""
+    size = self.batch_size // self.process_count
+    rows = order[self.process_index * size :][:size]
+    image = pairs["image"][rows].astype(np.float32) / 127.5 - 1
+    batch = {"noise": pairs["noise"][rows].astype(np.float32), "image": image}
+    if "label" in pairs:
+      batch["label"] = pairs["label"][rows]
+    return batch

@@ -1,0 +1,117 @@
+"""Files of arrays that are whole, or refused in one line.
+
+A shard is an uncompressed .npz: a zip archive, which has a checksum for every
+array and ends with its table of contents, so that one cut short is known
+without reading it.
+"""
+
+import errno
+import io
+import zipfile
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from etils import epath
+
+from diffdistill.files import write_atomically
+
+Arrays = dict[str, np.ndarray]
+
+
+def write_shard(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes the arrays, or nothing.
+
+  Raises:
+    ValueError: where the disk is full.
+  """
+  buffer = io.BytesIO()
+  with zipfile.ZipFile(buffer, "w") as archive:
+    for name, array in arrays.items():
+      # What np.savez does, less its options, which are names like any other.
+      with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array(member, array, allow_pickle=False)
+  try:
+    write_atomically(path, buffer.getvalue())
+  except OSError as error:
+    remove_partial(path.parent)
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+      raise
+    raise ValueError(
+      f"the disk is full: {path} needs {readable(buffer.tell())}; free as much"
+      " or lower the disk budget, and run the command again: what was written"
+      " before is kept"
+    ) from error
+
+
+def read_shard(path: epath.Path, like: Mapping[str, np.ndarray]) -> Arrays:
+  """All arrays of a shard; their checksums are checked on the way.
+
+  Args:
+    path: of the file.
+    like: arrays of the names, types and shapes that it must have.
+
+  Raises:
+    ValueError: where the file is damaged.
+  """
+  with path.open("rb") as file:
+    try:
+      with np.load(file, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    # zipfile raises RuntimeError for a flag or a method that it cannot read,
+    # the file OSError for a place before its beginning.
+    except (
+      EOFError,
+      KeyError,
+      OSError,
+      RuntimeError,
+      ValueError,
+      zipfile.BadZipFile,
+    ) as error:
+      raise _damaged(path) from error
+  if _kinds(arrays) != _kinds(like):
+    raise _damaged(path)
+  return arrays
+
+
+def check_end(path: epath.Path) -> None:
+  """Refuses a shard that is cut short; its arrays are not read.
+
+  Raises:
+    ValueError: where it is.
+  """
+  try:
+    with path.open("rb") as file, zipfile.ZipFile(file):
+      pass
+  except zipfile.BadZipFile as error:
+    raise _damaged(path) from error
+
+
+def remove(path: epath.Path) -> None:
+  """Of several processes, the first removes and the others do nothing."""
+  if jax.process_index() == 0:
+    path.unlink()
+
+
+def remove_partial(directory: epath.Path) -> None:
+  """Removes what is left of a write that was killed or refused."""
+  for path in directory.glob(".*.npz.partial"):
+    remove(path)
+
+
+def readable(num_bytes: int) -> str:
+  """A number of bytes, as people say it."""
+  for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+    if num_bytes >= scale:
+      return f"{num_bytes / scale:.1f} {unit}"
+  return f"{num_bytes} bytes"
+
+
+def _kinds(arrays: Mapping[str, np.ndarray]) -> dict[str, object]:
+  return {name: (array.dtype, array.shape) for name, array in arrays.items()}
+
+
+def _damaged(path: epath.Path) -> ValueError:
+  return ValueError(
+    f"{path} is cut short or damaged; remove it and it is made again"
+  )

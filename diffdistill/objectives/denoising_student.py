@@ -1,0 +1,110 @@
+"""The Denoising Student: one step that does what a whole sampler does.
+
+Luhman & Luhman 2021, in our names (theirs on the right):
+
+  noise, image               X_T, F_teacher(X_T): a pair, made beforehand
+  student                    F_student: one step of the sampler `OneStep`
+
+  (1)  student(noise) = noise - net(noise, T), form "difference", or the
+       network's x0 at t = 1, form "x0"
+  (2)  L = E |student(noise) - image|^p over the pairs: p = 1 for CIFAR-10,
+       p = 2 for CelebA and LSUN
+
+With p = 2, (2) is twice the divergence of two unit Gaussians, around the
+teacher's image and around the student's. Only the pairs are random: no time,
+noise or weight is drawn. Nothing is clipped, the student starts as the teacher,
+and nothing has dropout.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from diffdistill.arrays import Batch, Image, Key, Metrics, Params, Scalar
+from diffdistill.denoiser import Denoiser
+from diffdistill.diffusion.timesteps import per_example
+from diffdistill.objectives.objective import Hparams, Passes, summed
+from diffdistill.sampling.one_step import OneStep
+from diffdistill.sampling.sampler import Sampler
+
+
+def _absolute(x: Image) -> Image:
+  """|x| with no slope at 0, where jnp.abs has a slope of 1."""
+  return x * jnp.sign(x)
+
+
+NORMS = {"l1": _absolute, "l2": jnp.square}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenoisingStudent:
+  """Regression of one step onto a teacher's images (Luhman & Luhman 2021).
+
+  Args:
+    denoiser: the architecture of teacher and student.
+    sampler: how the student is meant to be used: one_step.
+    norm: "l1" or "l2", equation (2). Unlike the paper, a mean over pixels and
+      not a sum, which Adam cannot tell apart but for its epsilon.
+  """
+
+  denoiser: Denoiser
+  sampler: Sampler
+  norm: str = "l2"
+
+  trains: ClassVar[tuple[str, ...]] = ("student",)
+  needs: ClassVar[tuple[str, ...]] = ("teacher",)
+  consumes: ClassVar[str] = "pairs"
+  rounds: ClassVar[str] = "one_step"
+
+  def __post_init__(self):
+    if self.norm not in NORMS:
+      raise ValueError(f"norm is {self.norm!r}; pass one of {', '.join(NORMS)}")
+    if not isinstance(self.sampler, OneStep):
+      raise ValueError(
+        "a denoising student is made for one_step, not"
+        f" {type(self.sampler).__name__}; pass sampler.kind=one_step"
+      )
+    if self.sampler.form == "difference" and self.denoiser.output != "eps":
+      # At t = 1 the eps that such a network implies is the noise it was given.
+      raise ValueError(
+        "sampler.form is 'difference', but the network's output is"
+        f" {self.denoiser.output!r}; pass sampler.form=x0"
+      )
+
+  def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
+    return {"student": jax.tree.map(jnp.copy, frozen["teacher"])}
+
+  def turn(self, step: int) -> tuple[str, ...]:
+    return self.trains
+
+  def passes(self, name: str, guided: bool = False) -> Passes:
+    return Passes(gradient=1)
+
+  def loss(
+    self,
+    name: str,
+    params: Mapping[str, Params],
+    frozen: Mapping[str, Params],
+    batch: Batch,
+    key: Key,
+    hparams: Hparams,
+  ) -> tuple[Scalar, Metrics]:
+    noise, label = batch["noise"], batch.get("label")
+    sampler = dataclasses.replace(self.sampler, clip=False)
+    t, s = (per_example(sampler.time(i, 1), noise) for i in (1, 0))
+    student = sampler.step(
+      self.denoiser.bind(params[name], label),
+      sampler.start(noise, 1),
+      t,
+      s,
+      key,
+      jnp.int32(1),
+    )
+    difference = student - batch["image"]
+    loss = jnp.mean(NORMS[self.norm](difference), axis=(1, 2, 3))
+    mse = jnp.mean(jnp.square(difference), axis=(1, 2, 3))
+    metrics = {"student/loss": summed(loss), "student/x0_mse": summed(mse)}
+    return jnp.mean(loss), metrics

@@ -1,0 +1,42 @@
+"""The way from one noise to another that stays as long as noise is.
+
+With theta the angle between a and b, whole images taken as vectors:
+
+  (1)  slerp(f) = [sin((1 - f) theta) a + sin(f theta) b] / sin(theta)
+
+Luhman & Luhman 2021 show 11 images of a student along such a way.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+# Below it the arc is its chord in float32, and sin(theta) no divisor.
+LEAST_SINE = 1e-4
+
+
+def slerp(
+  a: Float[Array, "h w c"], b: Float[Array, "h w c"], n: int
+) -> Float[Array, "n h w c"]:
+  """Equation (1) at n even fractions f; the first is a, the last b.
+
+  Where a and b are nearly parallel the points are on the straight line; so they
+  are for opposite vectors, which no arc joins more than another.
+
+  Raises:
+    ValueError: for fewer than the two ends.
+  """
+  if n < 2:
+    raise ValueError(f"n is {n}; pass 2 or more")
+  unit_a, unit_b = (v / jnp.linalg.norm(v.ravel()) for v in (a, b))
+  # Not the arccosine, which loses half of its digits near 1 and -1.
+  theta = 2 * jnp.arctan2(
+    jnp.linalg.norm((unit_a - unit_b).ravel()),
+    jnp.linalg.norm((unit_a + unit_b).ravel()),
+  )
+  f = jnp.linspace(0.0, 1.0, n).reshape(n, 1, 1, 1)
+  sine = jnp.sin(theta)
+  straight = sine < LEAST_SINE
+  sine = jnp.where(straight, 1.0, sine)
+  of_a = jnp.where(straight, 1 - f, jnp.sin((1 - f) * theta) / sine)
+  of_b = jnp.where(straight, f, jnp.sin(f * theta) / sine)
+  return of_a * a[None] + of_b * b[None]

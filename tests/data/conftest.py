@@ -1,0 +1,85 @@
+"""Pairs whose number can be read off them, and a count of those drawn."""
+
+import numpy as np
+import pytest
+from etils import epath
+
+from diffdistill.data.pairs import PairSet, PairStore
+
+SHAPE = (2, 2, 1)
+
+
+class Teacher:
+  """Image i has its number's two last digits in base 200; labels are i % 3."""
+
+  def __init__(self, classes=3):
+    self.drawn = []
+    self.classes = classes
+
+  def noise(self, first, count):
+    """Pair i's depends on i only, whatever the count."""
+    rows = [
+      np.random.default_rng(i).normal(size=SHAPE)
+      for i in range(first, first + count)
+    ]
+    return np.array(rows, np.float16).astype(np.float32)
+
+  def draw(self, first, count):
+    self.drawn.append((first, count))
+    number = np.arange(first, first + count)
+    byte = np.stack([number // 200, number % 200] * 2, axis=1)
+    image = (byte.reshape(count, *SHAPE) / 127.5 - 1).astype(np.float32)
+    label = (number % 3).astype(np.int32) if self.classes else None
+    return self.noise(first, count), image, label
+
+
+def numbers(batch):
+  """The numbers of the pairs of a batch."""
+  byte = np.rint((batch["image"].reshape(-1, 4) + 1) * 127.5)
+  return (byte[:, 0] * 200 + byte[:, 1]).astype(int)
+
+
+@pytest.fixture
+def make_store(tmp_path):
+  """A store of 48 pairs in shards of 8, and 12 held out; its teacher."""
+
+  def make(directory="pairs", **fields):
+    teacher = Teacher(fields.get("num_classes", 3))
+    own = {"max_gigabytes", "draw", "draw_size", "noise"}
+    pairs = PairSet(
+      **{
+        "teacher": "abc",
+        "sampler": "DDIM()",
+        "num_steps": 4,
+        "seed": 1,
+        "image_shape": SHAPE,
+        "num_classes": 3,
+        "num_pairs": 48,
+        "held_out": 12,
+        "shard_size": 8,
+      }
+      | {k: v for k, v in fields.items() if k not in own}
+    )
+    store = PairStore(
+      **{
+        "directory": epath.Path(tmp_path / directory),
+        "pairs": pairs,
+        "draw": teacher.draw,
+        "noise": teacher.noise,
+      }
+      | {k: v for k, v in fields.items() if k in own}
+    )
+    return store, teacher
+
+  return make
+
+
+@pytest.fixture
+def numbers_of():
+  return numbers
+
+
+@pytest.fixture
+def files_of():
+  """The names of a store's files, hidden ones too."""
+  return lambda store: sorted(p.name for p in store.directory.iterdir())

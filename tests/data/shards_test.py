@@ -1,0 +1,152 @@
+"""A file of arrays is read as it was written, or refused in one line."""
+
+import errno
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from diffdistill import files
+from diffdistill.data import shards
+
+ARRAYS = {
+  "image": np.arange(12, dtype=np.uint8).reshape(3, 2, 2, 1),
+  # A name that is an option of np.savez.
+  "file": np.linspace(-1, 1, 6).astype(np.float16),
+  "checksum": np.array(7, np.uint32),
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+  return epath.Path(tmp_path / "00001.npz")
+
+
+def equal(one, other):
+  assert list(one) == list(other)
+  for name in one:
+    np.testing.assert_array_equal(one[name], other[name], strict=True)
+
+
+def test_what_is_written_is_read(path):
+  shards.write_shard(path, ARRAYS)
+  equal(shards.read_shard(path, ARRAYS), ARRAYS)
+  shards.check_end(path)
+  assert [p.name for p in path.parent.iterdir()] == [path.name]
+  # The same bytes whenever it is written, and an archive of numpy's.
+  first = path.read_bytes()
+  shards.write_shard(path, ARRAYS)
+  assert path.read_bytes() == first
+  with np.load(path, allow_pickle=False) as archive:
+    equal(dict(archive), ARRAYS)
+
+
+def test_a_file_cut_anywhere_is_refused(path):
+  shards.write_shard(path, ARRAYS)
+  whole = path.read_bytes()
+  for length in range(0, len(whole), 7):
+    path.write_bytes(whole[:length])
+    with pytest.raises(ValueError, match=r"00001\.npz is cut short or dam"):
+      shards.check_end(path)
+    with pytest.raises(ValueError, match=r"00001\.npz is cut short or dam"):
+      shards.read_shard(path, ARRAYS)
+
+
+def test_any_flipped_byte_is_refused_or_of_no_consequence(path):
+  shards.write_shard(path, ARRAYS)
+  whole, refused, others = path.read_bytes(), 0, 0
+  line = f"{path} is cut short or damaged; remove it and it is made again"
+  for place in range(len(whole)):
+    path.write_bytes(
+      whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :]
+    )
+    try:
+      equal(shards.read_shard(path, ARRAYS), ARRAYS)
+    except ValueError as error:
+      refused += line == str(error)
+      others += line != str(error)
+  assert not others
+  # All of the arrays and their headers; the rest are an archive's dates,
+  # versions and attributes.
+  assert refused > 0.7 * len(whole)
+
+
+@pytest.mark.parametrize(
+  "other",
+  [
+    {**ARRAYS, "more": np.zeros(1)},
+    {name: ARRAYS[name] for name in ("image", "file")},
+    {**ARRAYS, "file": np.zeros(6, np.float32)},
+    {**ARRAYS, "file": np.zeros(5, np.float16)},
+  ],
+)
+def test_other_arrays_are_refused(path, other):
+  shards.write_shard(path, other)
+  with pytest.raises(ValueError, match="is cut short or damaged"):
+    shards.read_shard(path, ARRAYS)
+
+
+def test_a_missing_file_is_just_missing(path):
+  with pytest.raises(FileNotFoundError):
+    shards.read_shard(path, ARRAYS)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_full_disk_leaves_what_was_there(path, monkeypatch, code):
+  earlier = path.with_name("00000.npz")
+  shards.write_shard(earlier, ARRAYS)
+  size = len(earlier.read_bytes())
+
+  def fail(path, data):
+    path.with_name(f".{path.name}.partial").write_bytes(data[:10])
+    raise OSError(code, "no")
+
+  monkeypatch.setattr(shards, "write_atomically", fail)
+  kind = OSError if code == errno.EIO else ValueError
+  with pytest.raises(kind) as refusal:
+    shards.write_shard(path, ARRAYS)
+  assert [p.name for p in path.parent.iterdir()] == ["00000.npz"]
+  equal(shards.read_shard(earlier, ARRAYS), ARRAYS)
+  if kind is ValueError:
+    assert str(refusal.value) == (
+      f"the disk is full: {path} needs {size} bytes; free as much or lower the"
+      " disk budget, and run the command again: what was written before is kept"
+    )
+
+
+def test_a_partial_file_is_where_the_writer_leaves_it(path, monkeypatch):
+  """A write killed before its end leaves what `remove_partial` removes."""
+
+  def killed(self, target):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(type(path), "replace", killed)
+  with pytest.raises(KeyboardInterrupt):
+    files.write_atomically(path, b"half")
+  assert len(list(path.parent.iterdir())) == 1
+  shards.remove_partial(path.parent)
+  assert not list(path.parent.iterdir())
+
+
+def test_only_the_first_process_removes(path, monkeypatch):
+  shards.write_shard(path, ARRAYS)
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  shards.remove(path)
+  assert path.exists()
+  monkeypatch.undo()
+  shards.remove(path)
+  assert not path.exists()
+
+
+@pytest.mark.parametrize(
+  ("num_bytes", "said"),
+  [
+    (999, "999 bytes"),
+    (1000, "1.0 kB"),
+    (2_560_000, "2.6 MB"),
+    (9_900_000_000, "9.9 GB"),
+  ],
+)
+def test_bytes_as_people_say_them(num_bytes, said):
+  assert shards.readable(num_bytes) == said

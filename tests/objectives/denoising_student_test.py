@@ -1,0 +1,234 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from diffdistill.denoiser import Denoiser
+from diffdistill.diffusion.precondition import Identity
+from diffdistill.diffusion.process import GaussianProcess
+from diffdistill.diffusion.schedule import (
+  EDM,
+  Cosine,
+  LinearBeta,
+  RectifiedFlow,
+)
+from diffdistill.objectives.denoising_student import DenoisingStudent
+from diffdistill.objectives.objective import Objective
+from diffdistill.sampling.ddim import DDIM
+from diffdistill.sampling.one_step import OneStep
+
+SCHEDULES = {
+  "cosine": Cosine(),
+  "linear": LinearBeta(),
+  "edm": EDM(),
+  "flow": RectifiedFlow(),
+}
+HPARAMS = {"num_steps": jnp.int32(1), "guided": jnp.float32(0)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+  """scale x + shift, at t = 1 only; writes down what it is asked."""
+
+  heard: list = dataclasses.field(default_factory=list)
+
+  def init(self, key):
+    return {"scale": jnp.float32(1.0), "shift": jnp.float32(0.0)}
+
+  def apply(self, params, x, t, label=None, *, s=None, key=None):
+    self.heard.append({"t": t, "label": label, "s": s, "key": key})
+    at_one = jnp.where(t == 1, 1.0, jnp.nan).reshape(-1, 1, 1, 1)
+    return (params["scale"] * x + params["shift"]) * at_one
+
+
+def objective(schedule="cosine", form="x0", norm="l2", network=None, **fields):
+  process = GaussianProcess(schedule=SCHEDULES[schedule])
+  fields = {
+    "network": network or Affine(),
+    "output": "x0" if form == "x0" else "eps",
+    "precondition": Identity(noise="time"),
+  } | fields
+  return DenoisingStudent(
+    denoiser=Denoiser(process=process, **fields),
+    sampler=OneStep(process=process, form=form),
+    norm=norm,
+  )
+
+
+def noise(n=64, seed=0):
+  """As pairs hold it: rounded to float16."""
+  values = np.random.default_rng(seed).normal(size=(n, 1, 2, 3))
+  return jnp.asarray(values.astype(np.float16).astype(np.float32))
+
+
+def loss_of(goal, params, batch, key=0):
+  return goal.loss(
+    "student", {"student": params}, {}, batch, jax.random.key(key), HPARAMS
+  )
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+@pytest.mark.parametrize(
+  ("schedule", "form"),
+  [
+    ("cosine", "x0"),
+    ("linear", "x0"),
+    ("edm", "x0"),
+    ("flow", "x0"),
+    ("linear", "difference"),
+  ],
+)
+def test_the_loss_is_of_what_the_sampler_makes(schedule, form, norm):
+  goal = objective(schedule, form, norm)
+  params = {"scale": jnp.float32(0.7), "shift": jnp.float32(0.2)}
+  batch = {"noise": noise(), "image": jnp.tanh(noise(seed=1))}
+  loss, metrics = loss_of(goal, params, batch)
+  sampler = dataclasses.replace(goal.sampler, clip=False)
+  x = sampler.start(batch["noise"], 1)
+  images = sampler(goal.denoiser.bind(params), x, jax.random.key(9), 1)
+  # Float32 in another order; eps at the noisy end is alpha out / alpha.
+  error = np.asarray(images, np.float64) - np.asarray(batch["image"])
+  plain = np.mean(error**2)
+  expected = plain if norm == "l2" else np.mean(np.abs(error))
+  assert float(loss) == pytest.approx(expected, rel=1e-5)
+  for name, value in (("loss", expected), ("x0_mse", plain)):
+    total, count = metrics[f"student/{name}"]
+    assert float(count) == 64
+    assert float(total) == pytest.approx(64 * value, rel=1e-5)
+  # By the formula: on a unit start, x0 is the output and eps its complement.
+  if schedule in ("cosine", "flow", "linear"):
+    output = 0.7 * batch["noise"] + 0.2
+    by_hand = output if form == "x0" else batch["noise"] - output
+    np.testing.assert_allclose(images, by_hand, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_the_exact_map_is_a_fixed_point(norm):
+  """In the same operations: there is no rounding to have an L1 gradient."""
+  goal = objective("linear", "x0", norm)
+  params = {"scale": jnp.float32(0.7), "shift": jnp.float32(0.2)}
+  x = goal.sampler.start(noise(), 1)
+  batch = {"noise": noise(), "image": params["scale"] * x + params["shift"]}
+  (loss, metrics), gradient = jax.value_and_grad(
+    lambda p: loss_of(goal, p, batch), has_aux=True
+  )(params)
+  assert float(loss) == 0
+  assert float(metrics["student/x0_mse"][0]) == 0
+  assert all(float(leaf) == 0 for leaf in jax.tree.leaves(gradient))
+  # And nowhere beside it.
+  for name in params:
+    beside = params | {name: params[name] + 0.01}
+    assert float(loss_of(goal, beside, batch)[0]) > 1e-5
+
+
+@pytest.mark.parametrize("form", ["x0", "difference"])
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_the_gradient_by_finite_differences(norm, form):
+  goal = objective("linear", form, norm)
+  batch = {"noise": noise(), "image": jnp.tanh(noise(seed=1))}
+
+  def loss(shift):
+    params = {"scale": jnp.float32(0.5), "shift": shift}
+    return loss_of(goal, params, batch)[0]
+
+  for shift in (-2.0, 0.1, 2.0):
+    actual = float(jax.grad(loss)(jnp.float32(shift)))
+    high, low = (float(loss(jnp.float32(shift + d))) for d in (0.02, -0.02))
+    # The kinks of L1 within the step: up to 3 of 100 pixels.
+    assert actual == pytest.approx((high - low) / 0.04, abs=0.03)
+    # Downhill is towards the images, which are within [-1, 1].
+    if abs(shift) == 2:
+      assert np.sign(actual) == np.sign(shift)
+
+
+def test_images_beyond_the_range_still_have_a_gradient():
+  """The sampler clips, training does not."""
+  goal = objective("flow", "x0", "l1")
+  assert goal.sampler.clip
+  batch = {"noise": noise(), "image": jnp.ones((64, 1, 2, 3))}
+
+  def loss(shift):
+    params = {"scale": jnp.float32(0.0), "shift": shift}
+    return loss_of(goal, params, batch)[0]
+
+  value, slope = jax.value_and_grad(loss)(jnp.float32(3.0))
+  assert float(value) == 2
+  assert float(slope) == pytest.approx(1, rel=1e-5)
+
+
+def test_the_student_is_told_its_label_and_nothing_random():
+  network = Affine()
+  goal = objective(network=network, conditional=True)
+  label = jnp.arange(64) % 3
+  batch = {"noise": noise(), "image": noise(seed=1), "label": label}
+  params = network.init(jax.random.key(0))
+  losses = [float(loss_of(goal, params, batch, key)[0]) for key in (0, 1)]
+  assert losses[0] == losses[1]
+  assert len(network.heard) == 2
+  for call in network.heard:
+    np.testing.assert_array_equal(call["t"], np.ones(64))
+    np.testing.assert_array_equal(call["label"], label)
+    assert call["key"] is None
+    assert call["s"] is None
+
+
+def test_the_student_starts_as_a_copy_of_the_teacher():
+  teacher = {"scale": jnp.ones(3), "shift": jnp.zeros(2)}
+  goal = objective()
+  assert isinstance(goal, Objective)
+  params = goal.init(jax.random.key(0), {"teacher": teacher})
+  assert set(params) == {"student"}
+  for name, value in params["student"].items():
+    np.testing.assert_array_equal(value, teacher[name])
+    # Another buffer: the student's will be donated.
+    assert value is not teacher[name]
+    assert (
+      value.unsafe_buffer_pointer() != teacher[name].unsafe_buffer_pointer()
+    )
+
+
+def test_same_loss_on_any_number_of_devices():
+  goal = objective("linear", "difference", "l1")
+  batch = {"noise": noise(), "image": jnp.tanh(noise(seed=1))}
+  params = {"scale": jnp.float32(0.7), "shift": jnp.float32(0.2)}
+  losses = []
+  for n in (1, 2, 8):
+    mesh = jax.make_mesh(
+      (n,), ("data",), (AxisType.Auto,), devices=jax.devices()[:n]
+    )
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    run = jax.jit(
+      lambda params, batch: loss_of(goal, params, batch)[0],
+      in_shardings=(everywhere, rows),
+    )
+    losses.append(float(run(params, batch)))
+  np.testing.assert_allclose(losses, losses[0], rtol=1e-6)
+
+
+def test_what_it_costs_and_needs():
+  goal = objective()
+  assert goal.passes("student").units == 3
+  assert goal.turn(7) == goal.trains == ("student",)
+  assert goal.needs == ("teacher",)
+  assert (goal.consumes, goal.rounds) == ("pairs", "one_step")
+
+
+@pytest.mark.parametrize("output", ["x0", "v", "velocity", "both"])
+def test_a_difference_needs_eps(output):
+  with pytest.raises(ValueError, match=f"'difference', .* is '{output}'; pass"):
+    objective(form="difference", output=output)
+
+
+def test_refusals():
+  with pytest.raises(ValueError, match="norm is 'l3'; pass one of l1, l2"):
+    objective(norm="l3")
+  goal = objective()
+  ddim = DDIM(process=goal.denoiser.process)
+  with pytest.raises(
+    ValueError, match="made for one_step, not DDIM; pass samp"
+  ):
+    dataclasses.replace(goal, sampler=ddim)
