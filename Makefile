@@ -5,11 +5,15 @@ BIN := $(VENV)/bin
 # Small networks on a CPU compile longer than they gain from full optimisation.
 export XLA_FLAGS ?= --xla_backend_optimization_level=1
 
-.PHONY: demo test check format clean
+.PHONY: demo compare test check format clean
 
 demo: $(VENV)/installed  ## Train, distil and judge on the embedded digits.
 	$(BIN)/diffdistill train --config=configs/digits.py:progressive --workdir=runs/digits
 	$(BIN)/diffdistill evaluate --workdir=runs/digits
+
+compare: $(VENV)/installed  ## Every paper from one teacher, in one table.
+	$(BIN)/diffdistill train --config=configs/digits.py:all --workdir=runs/compare
+	$(BIN)/diffdistill evaluate --workdir=runs/compare
 
 test: $(VENV)/installed-dev  ## All tests.
 	$(BIN)/python -m pytest -n 2

@@ -31,6 +31,7 @@ setup(
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12,<0.13",
     "pillow>=11",
+    "safetensors>=0.5",
     "scikit-learn>=1.5",
     "scipy>=1.13",
     "typing_extensions>=4.12",
@@ -38,6 +39,7 @@ setup(
   extras_require={
     "tensorboard": ["clu>=0.0.12", "tensorflow-cpu", "tensorboard"],
     "tfds": ["tensorflow-datasets", "array-record"],
+    "torch": ["torch>=2.6"],
   },
   entry_points={"console_scripts": ["diffdistill = diffdistill.cli:main"]},
 )

@@ -14,6 +14,7 @@ from configs import recipes
 
 RECIPES = {
   "progressive": "Salimans & Ho 2022, 32 -> 1 steps, an hour on 2 CPU cores",
+  "all": "every paper from one teacher, at one budget of network passes",
 }
 
 
@@ -45,6 +46,7 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
     },
     "schedule": {"kind": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0},
     "output": "v",  # see digits.py
+    "label_dropout": 0.0,
   }
   config.classifier = {
     "kind": "resnet",
@@ -53,19 +55,39 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
     "num_blocks": 1,
     "dropout": 0.1,
   }
-  recipes.progressive(
+  recipes.teacher(
     config,
-    teacher_updates=4000,
-    teacher_rate=1e-3,
-    student_rate=5e-4,
+    num_updates=4000,
+    learning_rate=1e-3,
     batch_size=64,
     weight_decay=0.0,
-    start_steps=32,
+    warmup=200,
   )
   config.stages.classifier.num_updates = 1000
   config.stages.classifier.batch_size = 64
-  config.stages.teacher.optimizer.warmup = 200
   config.stages.teacher.optimizer.decay = "cosine"
   config.stages.teacher.optimizer.ema_decay = 0.995
-  config.stages.halve.num_updates = 250
+  recipes.progressive(
+    config,
+    learning_rate=5e-4,
+    batch_size=64,
+    start_steps=32,
+    num_updates=250,
+  )
+  if recipe == "all":
+    recipes.compared(
+      config,
+      learning_rate=5e-4,
+      moments_rate=2e-4,
+      select_every=250,
+      pairs={
+        "num_steps": 16,
+        "num_pairs": 12_800,
+        "held_out": 512,
+        "shard_size": 1280,
+        "batch_size": 256,
+      },
+    )
+    config.stages.expert.num_updates = 1000
+    config.stages.expert.batch_size = 64
   return config

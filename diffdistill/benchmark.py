@@ -1,12 +1,15 @@
-"""How fast a stage trains: the whole loop against its bare compiled update.
+"""How fast a stage trains: the whole loop against its bare compiled update,
+and that against the network passes that its paper needs (ideal.py).
 
-Both run in one process and take turns on the same stage: the loop as `train`
+All run in one process and take turns on the same stage: the loop as `train`
 runs it, with data, logging and checkpoints, and the bare update, called again
 and again on one batch. Their ratio is taken turn by turn, so that a machine
-whose speed drifts is compared with itself.
+whose speed drifts is compared with itself. A stage that needs weights of
+earlier ones is measured without its loop, on random weights.
 """
 
 import dataclasses
+import functools
 import tempfile
 import time
 from typing import Any
@@ -17,9 +20,15 @@ from etils import epath
 
 from diffdistill.arrays import Params
 from diffdistill.experiment import Experiment
-from diffdistill.training.curriculum import Round, Stage
+from diffdistill.ideal import (
+  HPARAMS,
+  first_batch,
+  random_frozen,
+  share_of_ideal,
+)
 from diffdistill.training.report import Report
-from diffdistill.training.sharding import replicated, shard_batch
+from diffdistill.training.sharding import replicated
+from diffdistill.training.stage import Round, Stage
 from diffdistill.training.trainer import StageFunctions, Trainer
 
 
@@ -28,13 +37,12 @@ class Turns:
 
   def __init__(self, run: Experiment, stage: Stage, functions: StageFunctions):
     key = jax.random.key(run.seed)
-    batch = run.batches(stage.batch_size, run.seed).batch(0)
-    hparams = {"num_steps": np.int32(0), "learning_rate": np.float32(0)}
     self._update = functions.updates[stage.objective.trains[0]]
     self._state = functions.init(key, {})
+    place = replicated(run.mesh)
     self._inputs = (
-      shard_batch(batch, run.mesh),
-      *jax.device_put((key, hparams), replicated(run.mesh)),
+      first_batch(run, stage),
+      *jax.device_put((key, HPARAMS), place),
     )
     self._bare(1)
     self._last_step = 0
@@ -66,53 +74,76 @@ class Turns:
 def benchmark(
   run: Experiment, name: str, num_updates: int, turns: int
 ) -> dict[str, Any]:
-  """Times the stage called `name`, logging and saving once a turn or more.
+  """Times the stage called `name`.
 
   Args:
     run: the recipe.
-    name: of a stage that needs no earlier stage's weights.
+    name: of a stage that trains.
     num_updates: of each turn.
     turns: how many are timed.
 
   Raises:
-    ValueError: for a stage that is not there or needs earlier weights.
+    ValueError: for a stage that is not there or trains nothing.
   """
-  free = {s.name: s for s in run.stages if not s.frozen}
-  if name not in free:
-    raise ValueError(
-      f"stage is {name!r}; pass one that needs no earlier stage's weights:"
-      f" {', '.join(free)}"
-    )
-  stage = dataclasses.replace(free[name], num_updates=(turns + 1) * num_updates)
-  cadence = dataclasses.replace(
-    run.cadence,
-    log=min(run.cadence.log, num_updates),
-    checkpoint=min(run.cadence.checkpoint or num_updates, num_updates),
-    observe=num_updates,
-  )
+  trains = {s.name: s for s in run.stages if isinstance(s, Stage)}
+  if name not in trains:
+    raise ValueError(f"stage is {name!r}; pass one of {', '.join(trains)}")
+  stage = trains[name]
   with tempfile.TemporaryDirectory() as folder:
-    trainer = Trainer(
-      stages=(stage,),
-      workdir=epath.Path(folder),
-      seed=run.seed,
-      batches=run.batches,
-      mesh=run.mesh,
-      cadence=cadence,
-      observe=lambda *_: None,
-    )
-    functions = trainer.compile(stage, {}, Report(epath.Path(folder), 0))
-    watched = Turns(run, stage, functions)
-    dataclasses.replace(trainer, observe=watched).run()
+    trainer = _trainer(run, stage, epath.Path(folder), num_updates, turns)
+    report = Report(epath.Path(folder), 0)
+    frozen = random_frozen(run, stage)
+    functions = trainer.compile(stage, frozen, report)
+    result = {
+      "stage": name,
+      "batch_size": stage.batch_size,
+      "devices": run.devices,
+      "turns": turns,
+      "updates_per_turn": num_updates,
+      **share_of_ideal(run, stage, functions, num_updates, turns),
+    }
+    if not stage.frozen:
+      result |= _loop(run, stage, trainer, functions)
+  return result
+
+
+def _trainer(
+  run: Experiment,
+  stage: Stage,
+  workdir: epath.Path,
+  num_updates: int,
+  turns: int,
+) -> Trainer:
+  """A trainer of one stage that logs, saves and shows once a turn or more."""
+  return Trainer(
+    stages=(dataclasses.replace(stage, num_updates=(turns + 1) * num_updates),),
+    workdir=workdir,
+    seed=run.seed,
+    batches=run.batches,
+    pairs=functools.partial(run.pairs, workdir),
+    outside=run.outside,
+    mesh=run.mesh,
+    cadence=dataclasses.replace(
+      run.cadence,
+      log=min(run.cadence.log, num_updates),
+      checkpoint=min(run.cadence.checkpoint or num_updates, num_updates),
+      observe=num_updates,
+    ),
+    observe=lambda *_: None,
+    distance=lambda *_: 0.0,
+  )
+
+
+def _loop(
+  run: Experiment, stage: Stage, trainer: Trainer, functions: StageFunctions
+) -> dict[str, float]:
+  """The whole loop's time, and the bare update's share of it."""
+  watched = Turns(run, stage, functions)
+  dataclasses.replace(trainer, observe=watched).run()
   shares = np.array(watched.bare) / np.array(watched.loop)
   loop = float(np.median(watched.loop))
   return {
-    "stage": name,
-    "batch_size": stage.batch_size,
-    "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
-    "turns": turns,
-    "updates_per_turn": num_updates,
     "loop_seconds_per_update": loop,
-    "bare_seconds_per_update": float(np.median(watched.bare)),
     "images_per_second": stage.batch_size / loop,
     "share_of_bare": float(np.median(shares)),
     "share_of_bare_least": float(shares.min()),

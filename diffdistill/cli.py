@@ -30,6 +30,10 @@ flags.DEFINE_list(
 )
 flags.DEFINE_integer("seed", 0, "Of the noise of samples.")
 flags.DEFINE_integer("label", None, "The class of all samples.")
+flags.DEFINE_float("guidance", None, "The weight of guidance; 0 for none.")
+flags.DEFINE_integer(
+  "interpolate", None, "Images a row, from one noise to another; 11, say."
+)
 flags.DEFINE_string(
   "out", "samples.png", "Where samples go: a .png sheet or an .npz of bytes."
 )
@@ -42,7 +46,8 @@ USAGE = """usage: diffdistill COMMAND [--flag=value ...]
   train     --config=configs/digits.py:progressive --workdir=runs/digits
             [--config.stages.halve.num_updates=200 ...] [--multihost]
   sample    --workdir=runs/digits [--round=halve/004] [--num_images=64]
-            [--num_steps=4] [--seed=0] [--label=3] [--out=grid.png]
+            [--num_steps=4] [--seed=0] [--label=3] [--guidance=1.5]
+            [--interpolate=11] [--out=grid.png]
   evaluate  --workdir=runs/digits [--num_steps=1,2,4,8] [--num_images=10000]
   benchmark --config=configs/digits.py:progressive [--stage=teacher]
             [--num_updates=50]
@@ -119,6 +124,8 @@ def _sample() -> None:
     steps[0] if steps else None,
     FLAGS.seed,
     FLAGS.label,
+    FLAGS.guidance,
+    FLAGS.interpolate,
     epath.Path(FLAGS.out),
   )
 
@@ -158,6 +165,8 @@ READS = {
     "num_steps",
     "seed",
     "label",
+    "guidance",
+    "interpolate",
     "out",
   ),
   "evaluate": ("workdir", "num_images", "num_steps"),

@@ -9,38 +9,32 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from diffdistill import experiment
-from diffdistill.arrays import Params
+from diffdistill.arrays import Image, Params
 from diffdistill.benchmark import benchmark as measure
 from diffdistill.data import SOURCES
-from diffdistill.data.pipeline import once
+from diffdistill.diffusion.guidance import Guidance
 from diffdistill.evaluation import grids
-from diffdistill.evaluation.comparison import (
-  Contestant,
-  Settings,
-  compare,
-  distance_of_halves,
-  write_comparison,
-)
+from diffdistill.evaluation.comparison import compare, write_comparison
 from diffdistill.evaluation.evaluator import Generator
-from diffdistill.evaluation.features import (
-  FeatureFn,
-  classifier_features,
-  reference_statistics,
-)
 from diffdistill.evaluation.quantise import from_uint8, to_uint8
-from diffdistill.experiment import Experiment
 from diffdistill.files import write_atomically
+from diffdistill.judging import (
+  contestants,
+  finished_models,
+  judge_of,
+  scorer,
+)
 from diffdistill.networks import CLASSIFIERS, NETWORKS
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.sampling import SAMPLERS
+from diffdistill.sampling.interpolation import slerp
 from diffdistill.sampling.sampler import Sampler
-from diffdistill.training import checkpoint
-from diffdistill.training.curriculum import Round, Stage
+from diffdistill.training.stage import Round, Stage
 from diffdistill.training.trainer import Trainer
 from diffdistill.workdir import claim
 
@@ -54,16 +48,15 @@ def train(config: Any, workdir: epath.Path) -> None:
   run.source.check()
 
   @functools.cache
-  def generator(sampler: Sampler) -> Generator:
-    return run.generator(sampler, SHEET_IMAGES)
+  def generator(sampler: Sampler, guidance: Guidance | None) -> Generator:
+    return run.generator(sampler, SHEET_IMAGES, guidance=guidance)
 
   def observe(stage: Stage, round_: Round, params: Params, step: int) -> None:
     sampler = stage.objective.sampler
     if sampler is None:
       return
-    num_steps = round_.num_steps or max(run.evaluation.num_steps)
-    images = generator(sampler).batches(
-      params, run.evaluation.seed, SHEET_IMAGES, num_steps
+    images = generator(sampler, run.usual_guidance(round_)).batches(
+      params, run.evaluation.seed, SHEET_IMAGES, run.usual_steps(round_)
     )
     path = workdir / "samples" / f"{round_.name.replace('/', '_')}.png"
     grids.save_png(grids.sheet(next(images)), path)
@@ -73,9 +66,12 @@ def train(config: Any, workdir: epath.Path) -> None:
     workdir=workdir,
     seed=run.seed,
     batches=run.batches,
+    pairs=functools.partial(run.pairs, workdir),
+    outside=run.outside,
     mesh=run.mesh,
     cadence=run.cadence,
     observe=observe,
+    distance=scorer(run, workdir),
   )
   # Last, so that no refusal leaves a workdir behind.
   claim(workdir, run.config)
@@ -89,6 +85,8 @@ def sample(
   num_steps: int | None,
   seed: int,
   label: int | None,
+  guidance: float | None,
+  interpolate: int | None,
   out: epath.Path,
 ) -> None:
   """Images of one model: a .png sheet, or an .npz of bytes under "images".
@@ -96,10 +94,13 @@ def sample(
   Args:
     workdir: of the run.
     round_name: whose; the last finished one by default.
-    num_images: how many.
+    num_images: how many; rows of them, with `interpolate`.
     num_steps: of the sampler; by default those that the student was made for.
     seed: of the noise.
     label: the class of all images; by default they take turns.
+    guidance: the weight; by default the config's for a teacher, 0 for others.
+    interpolate: images a row, from one noise to another (Luhman & Luhman 2021
+      show 11); by default every image has noise of its own.
     out: where to.
 
   Raises:
@@ -112,28 +113,69 @@ def sample(
   if num_images < 1:
     raise ValueError(f"num_images is {num_images}; pass 1 or more")
   run = experiment.reopen(workdir)
-  models = _finished_models(run, workdir)
+  models = finished_models(run, workdir, _say)
   name = round_name or list(models)[-1]
   if name not in models:
     raise ValueError(
       f"round is {name!r}, which is not finished or does not exist; pass one of"
       f" {', '.join(models)}"
     )
-  sampler, round_ = models[name]
-  steps = num_steps or round_.num_steps or max(run.evaluation.num_steps)
-  batch_size = min(run.evaluation.batch_size, num_images)
-  generator = run.generator(sampler, batch_size, label)
-  batches = generator.batches(
-    run.product(workdir, name), seed, num_images, steps
-  )
-  images = np.concatenate([to_uint8(batch) for batch in batches])
+  stage, round_ = models[name]
+  sampler = stage.objective.sampler
+  assert sampler is not None  # it makes images
+  usual = run.usual_guidance(round_)
+  if guidance is not None:
+    usual = dataclasses.replace(run.guidance, weight=guidance)
+  steps = num_steps or run.usual_steps(round_)
+  make = functools.partial(run.generator, sampler, label=label, guidance=usual)
+  params = run.product(workdir, name)
+  if interpolate is not None:
+    ends = make(2 * num_images)
+    ways = make(num_images * interpolate)
+    images = to_uint8(_between(ends, ways, params, seed, interpolate, steps))
+    images = images[: num_images * interpolate]
+  else:
+    generator = make(min(run.evaluation.batch_size, num_images))
+    batches = generator.batches(params, seed, num_images, steps)
+    images = np.concatenate([to_uint8(batch) for batch in batches])
   if out.suffix == ".npz":
     data = io.BytesIO()
     np.savez_compressed(data, images=images)
     write_atomically(out, data.getvalue())
   else:
-    grids.save_png(grids.sheet(from_uint8(images)), out)
-  print(f"{num_images} images of {name} in {steps} steps: {out}")
+    grids.save_png(grids.sheet(from_uint8(images), interpolate), out)
+  print(f"{len(images)} images of {name} in {steps} steps: {out}")
+
+
+def _between(
+  ends: Generator,
+  ways: Generator,
+  params: Params,
+  seed: int,
+  points: int,
+  num_steps: int,
+) -> Image:
+  """Images along the arcs from noise 0 to noise 1, from 2 to 3, and so on.
+
+  Args:
+    ends: draws the ends and their labels.
+    ways: makes the images; row r has one label all along.
+    params: of the model.
+    seed: of the ends.
+    points: images a row.
+    num_steps: of the sampler.
+  """
+  noise, labels = ends.noise(seed, 0), ends.labels(0)
+  last = len(noise) - 1
+  rows = [
+    slerp(noise[min(2 * r, last - 1)], noise[min(2 * r + 1, last)], points)
+    for r in range(-(-ways.batch_size // points))
+  ]
+  along = jnp.concatenate(rows)[: ways.batch_size]
+  if labels is not None:
+    of_row = labels[jnp.arange(len(rows)) % len(labels)]
+    labels = jnp.repeat(of_row, points)[: ways.batch_size]
+  return ways.images_of(params, along, labels, num_steps)
 
 
 def evaluate(
@@ -157,40 +199,25 @@ def evaluate(
     settings = dataclasses.replace(settings, num_images=num_images)
   if num_steps is not None:
     settings = dataclasses.replace(settings, num_steps=num_steps)
-  judges = [s for s in run.stages if s.objective.trains[0] == "classifier"]
-  if not judges or run.classifier is None:
-    raise ValueError(
-      f"the run in {workdir} has no classifier stage, whose features judge"
-      " images; add one to config.run"
-    )
-  metric = f"FD-{judges[0].name}"
-  contestants = _contestants(run, workdir, settings)
-  teacher = contestants[0]
-  params = run.product(workdir, judges[0].name)
-  batch_size = teacher.generator.batch_size
-  features = classifier_features(
-    run.classifier, params, run.mesh, batch_size=batch_size
-  )
-  accuracy = _accuracy(run, features, batch_size)
-  reference = reference_statistics(
-    (batch["image"] for batch in once(run.source, batch_size)), features
-  )
+  teacher, *students = contestants(run, workdir, settings, _say)
+  judge = judge_of(run, workdir)
   rows, images = compare(
-    teacher, contestants[1:], features, reference, metric, settings, _say
+    teacher,
+    students,
+    judge.features,
+    judge.reference,
+    judge.metric,
+    settings,
+    _say,
   )
   summary = {
-    "metric": metric,
-    "reference": f"{len(run.source)} training images",
+    **judge.facts(run, _say),
     "num_images": settings.num_images,
     "seed": settings.seed,
     "rounding": "to the nearest byte",
-    "classifier_test_accuracy": accuracy,
-    f"{metric} of two samples of {len(reference.pooled) // 2} real images": (
-      distance_of_halves(reference)
-    ),
-    "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
+    "devices": run.devices,
   }
-  write_comparison(workdir, summary, rows, images, metric)
+  write_comparison(workdir, summary, rows, images, judge.metric)
   print(grids.table(rows))
   for name, value in summary.items():
     print(
@@ -225,70 +252,6 @@ def list_all() -> None:
     )
     for name, description in recipes.items():
       print(f"  configs/{path.name}:{name:<14} {description}")
-
-
-def _finished_models(
-  run: Experiment, workdir: epath.Path
-) -> dict[str, tuple[Sampler, Round]]:
-  """The finished rounds that make images, in the order of the recipe."""
-  result = {}
-  for name, (stage, round_) in run.rounds.items():
-    sampler = stage.objective.sampler
-    if sampler is None:
-      continue
-    if checkpoint.has_final(workdir / name):
-      result[name] = (sampler, round_)
-    else:
-      _say(f"{name} is not finished; it is left out")
-  if not result:
-    raise ValueError(f"{workdir} has no finished model yet; train first")
-  return result
-
-
-def _contestants(
-  run: Experiment, workdir: epath.Path, settings: Settings
-) -> list[Contestant]:
-  """The teacher, then the students made for one of the numbers of steps."""
-
-  @functools.cache
-  def generator(sampler: Sampler) -> Generator:
-    size = min(settings.batch_size, settings.num_images)
-    return run.generator(sampler, size)
-
-  result = []
-  for name, (sampler, round_) in _finished_models(run, workdir).items():
-    steps = settings.num_steps
-    if round_.num_steps:
-      steps = tuple(n for n in steps if n == round_.num_steps)
-    if steps:
-      result.append(
-        Contestant(
-          name=name,
-          num_steps=steps,
-          generator=generator(sampler),
-          load=functools.partial(run.product, workdir, name),
-        )
-      )
-  return result
-
-
-def _accuracy(
-  run: Experiment, features: FeatureFn, batch_size: int
-) -> float | None:
-  """The classifier's on the test split; None where there is none."""
-  test = run.source.held_out()
-  if test is None:
-    return None
-  try:
-    test.check()
-  except (ValueError, FileNotFoundError) as error:
-    _say(f"the classifier's accuracy is not measured: {error}")
-    return None
-  right = [
-    features(batch["image"]).probabilities.argmax(axis=-1) == batch["label"]
-    for batch in once(test, batch_size)
-  ]
-  return float(np.concatenate(right).mean())
 
 
 def _say(message: str) -> None:

@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
@@ -25,9 +26,11 @@ from diffdistill.config_fields import (
   section,
 )
 from diffdistill.data import SOURCES
+from diffdistill.data.pairs import PairSet, PairStore
 from diffdistill.data.pipeline import Pipeline
 from diffdistill.data.sources import Source
 from diffdistill.denoiser import Denoiser
+from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.precondition import EDMPrecondition, Identity
 from diffdistill.diffusion.prediction import output_channels
 from diffdistill.diffusion.process import GaussianProcess
@@ -41,6 +44,8 @@ from diffdistill.diffusion.schedule import (
 )
 from diffdistill.evaluation.comparison import Settings
 from diffdistill.evaluation.evaluator import Generator
+from diffdistill.evaluation.quantise import to_host
+from diffdistill.interop.torch_resnet import load_resnet
 from diffdistill.networks import CLASSIFIERS, NETWORKS
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.networks.network import LinenNetwork, Network
@@ -48,9 +53,11 @@ from diffdistill.objectives import OBJECTIVES
 from diffdistill.sampling import SAMPLERS
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training import checkpoint
-from diffdistill.training.curriculum import Round, Stage, curriculum
+from diffdistill.training.curriculum import curriculum
+from diffdistill.training.fingerprint import fingerprint
 from diffdistill.training.optimizers import Optimizer
-from diffdistill.training.sharding import make_mesh
+from diffdistill.training.sharding import make_mesh, replicated
+from diffdistill.training.stage import Pairs, Round, Selection, Stage
 from diffdistill.training.trainer import Cadence
 from diffdistill.workdir import stored_config
 
@@ -66,6 +73,7 @@ SECTIONS = (
   "classifier",
   "data",
   "evaluation",
+  "guidance",
   "mesh",
   "model",
   "run",
@@ -81,19 +89,33 @@ class Experiment:
 
   config: Fields
   seed: int
-  stages: tuple[Stage, ...]
+  stages: tuple[Stage | Pairs, ...]
   source: Source
   flip: bool
   denoiser: Denoiser
   classifier: LinenClassifier | None
+  guidance: Guidance
   mesh: Mesh
   cadence: Cadence
   evaluation: Settings
 
   @functools.cached_property
-  def rounds(self) -> dict[str, tuple[Stage, Round]]:
+  def rounds(self) -> dict[str, tuple[Stage | Pairs, Round]]:
     """Every round by name, in order."""
     return {r.name: (stage, r) for stage, r in curriculum(self.stages)}
+
+  @property
+  def devices(self) -> str:
+    """How many of what."""
+    return f"{jax.device_count()} {jax.devices()[0].device_kind}"
+
+  def usual_steps(self, round_: Round) -> int:
+    """Of a student, those it was made for; of a teacher, its best."""
+    return round_.num_steps or max(self.evaluation.num_steps)
+
+  def usual_guidance(self, round_: Round) -> Guidance | None:
+    """A teacher's; a student has its teacher's in its weights."""
+    return None if round_.num_steps else self.guidance
 
   def batches(self, batch_size: int, seed: int) -> Pipeline:
     """This process's rows of the training data."""
@@ -107,9 +129,28 @@ class Experiment:
     )
 
   def generator(
-    self, sampler: Sampler, batch_size: int, label: int | None = None
+    self,
+    sampler: Sampler,
+    batch_size: int,
+    label: int | None = None,
+    guidance: Guidance | None = None,
+    *,
+    rounded: bool = False,
   ) -> Generator:
-    """Images of any weights of this experiment's denoiser."""
+    """Images of any weights of this experiment's denoiser.
+
+    Args:
+      sampler: from noise to image.
+      batch_size: images made at a time.
+      label: the class of all; by default they take turns.
+      guidance: of the model; none by default.
+      rounded: whether the noise is rounded to float16 first, as pairs hold it.
+
+    Raises:
+      ValueError: for guidance of a model that cannot be guided.
+    """
+    if guidance is not None and guidance.weight > 0:
+      self.denoiser.check_guidance(guidance)
 
     def sample(
       params: Params,
@@ -118,8 +159,11 @@ class Experiment:
       key: Key,
       num_steps: Int[Array, ""],
     ) -> Image:
+      if rounded:
+        noise = noise.astype(np.float16).astype(np.float32)
       x = sampler.start(noise, num_steps)
-      return sampler(self.denoiser.bind(params, label), x, key, num_steps)
+      denoise = self.denoiser.bind(params, label, guidance)
+      return sampler(denoise, x, key, num_steps)
 
     return Generator(
       sample=sample,
@@ -130,11 +174,121 @@ class Experiment:
       batch_size=batch_size,
     )
 
-  def product(self, workdir: epath.Path, round_name: str) -> Params:
-    """The weights that a finished round made."""
+  def product(
+    self, workdir: epath.Path, round_name: str, *, last: bool = False
+  ) -> Params:
+    """The weights that a finished round made.
+
+    Args:
+      workdir: of the run.
+      round_name: of the round.
+      last: those at its end, of a round whose product is its best.
+    """
     stage, _ = self.rounds[round_name]
+    assert isinstance(stage, Stage)
     name = stage.objective.trains[0]
+    if last:
+      name = f"last_{name}"
     return checkpoint.load_final(workdir / round_name, name, self.mesh)
+
+  def pairs(
+    self, workdir: epath.Path, stage: Pairs, round_: Round, teacher: Params
+  ) -> PairStore:
+    """The pairs of a stage on disk, and how its teacher makes them."""
+    guidance = stage.guidance if round_.guided else None
+    generator = self.generator(
+      stage.sampler, stage.batch_size, guidance=guidance, rounded=True
+    )
+    classes = generator.num_classes
+
+    def noise(first: int, count: int) -> np.ndarray:
+      """Rounded to what float16 holds."""
+      parts = [
+        to_host(generator.noise(self.seed, start)).astype(np.float16)
+        for start in range(first, first + count, generator.batch_size)
+      ]
+      return np.concatenate(parts)[:count].astype(np.float32)
+
+    def draw(
+      first: int, count: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+      images = np.concatenate(
+        [
+          to_host(batch)
+          for batch in generator.batches(
+            teacher, self.seed, count, stage.num_steps, first
+          )
+        ]
+      )
+      label = np.arange(first, first + count, dtype=np.int32) % max(classes, 1)
+      return noise(first, count), images, label if classes else None
+
+    pairs = PairSet(
+      teacher=fingerprint(teacher),
+      sampler=f"{stage.sampler} {guidance}",
+      num_steps=stage.num_steps,
+      seed=self.seed,
+      image_shape=self.source.image_shape,
+      num_classes=classes,
+      num_pairs=stage.num_pairs,
+      held_out=stage.held_out,
+      shard_size=stage.shard_size,
+      store_noise=stage.store_noise,
+    )
+    return PairStore(
+      directory=(
+        epath.Path(stage.path) if stage.path else workdir / stage.name / "pairs"
+      ),
+      pairs=pairs,
+      max_gigabytes=stage.max_gigabytes,
+      draw=draw,
+      draw_size=generator.batch_size,
+      noise=noise,
+    )
+
+  def outside(self, stage: Stage | Pairs, name: str, source: str) -> Params:
+    """Frozen weights that are not of this run.
+
+    Args:
+      stage: that needs them.
+      name: what they are to it: "teacher", "classifier", ...
+      source: "path:DIR", a finished round of another run, or "imported:FILE".
+
+    Raises:
+      ValueError: where there are none, or they do not fit this run's networks.
+    """
+    kind, _, place = source.partition(":")
+    if kind == "imported":
+      assert isinstance(stage, Stage)
+      params = load_resnet(epath.Path(place), _classifier_of(stage))
+      return jax.device_put(params, replicated(self.mesh))
+    round_dir = epath.Path(place)
+    product = name
+    if name == "teacher" and checkpoint.has_final(round_dir):
+      names = checkpoint.product_names(round_dir)
+      product = "teacher" if "teacher" in names else "student"
+    params = checkpoint.load_final(round_dir, product, self.mesh)
+    network: Any = self.denoiser.network
+    if name == "classifier":
+      assert isinstance(stage, Stage)
+      network = _classifier_of(stage)
+    wanted = jax.eval_shape(network.init, jax.random.key(0))
+    shapes, theirs = (
+      {jax.tree_util.keystr(k): v.shape for k, v in leaves}
+      for leaves in map(jax.tree_util.tree_leaves_with_path, (wanted, params))
+    )
+    for path in sorted(shapes.keys() | theirs.keys()):
+      if shapes.get(path) != theirs.get(path):
+        raise ValueError(
+          f"stages.{stage.name}.frozen.{name} is {source!r}, whose weights do"
+          f" not fit: {path} is {theirs.get(path)} there and"
+          f" {shapes.get(path)} here; pass the config it was made with"
+        )
+    return params
+
+
+def _classifier_of(stage: Stage) -> Any:
+  return getattr(stage.objective, "classifier")  # noqa: B009
 
 
 def reopen(workdir: epath.Path) -> Experiment:
@@ -169,7 +323,15 @@ def build(config: Any) -> Experiment:
     raise ValueError(f"seed is {seed}; pass 0 to 2**32 - 1")
   source = choose("data.source", SOURCES, section(data, "source", "data."))
   model = section(fields, "model")
-  denoiser = _denoiser(model, source, source.num_classes if conditional else 0)
+  label_dropout = read(model, "label_dropout", 0.0, path="model.")
+  if label_dropout and not conditional:
+    raise ValueError(
+      f"model.label_dropout is {label_dropout}, but nothing has labels; pass"
+      " data.conditional=True or a label_dropout of 0"
+    )
+  denoiser = _denoiser(
+    model, source, source.num_classes if conditional else 0, label_dropout > 0
+  )
   sampler = choose(
     "sampler",
     SAMPLERS,
@@ -178,23 +340,33 @@ def build(config: Any) -> Experiment:
   )
   classifier = None
   if "classifier" in fields:
-    classifier = _classifier(section(fields, "classifier"), source)
-  given = {"denoiser": denoiser, "sampler": sampler, "classifier": classifier}
+    classifier = _classifier(
+      "classifier", section(fields, "classifier"), source
+    )
+  guidance = make("guidance", Guidance, section(fields, "guidance"))
+  given = {
+    "denoiser": denoiser,
+    "sampler": sampler,
+    "classifier": classifier,
+    "guidance": guidance,
+    "label_dropout": label_dropout,
+  }
   _trace("model.network", denoiser.network)
   if classifier is not None:
     _trace("classifier", classifier)
-  stages = tuple(
-    _stage(name, stage, given) for name, stage in _run(fields).items()
-  )
-  curriculum(stages)
+  stages = []
+  for name, stage in _run(fields).items():
+    stages.append(_stage(name, stage, given, source, stages))
+  curriculum(tuple(stages))
   return Experiment(
     config=json.loads(json.dumps(fields)),
     seed=seed,
-    stages=stages,
+    stages=tuple(stages),
     source=source,
     flip=flip,
     denoiser=denoiser,
     classifier=classifier,
+    guidance=guidance,
     mesh=_mesh(section(fields, "mesh")),
     cadence=make("cadence", Cadence, section(fields, "cadence")),
     evaluation=make("evaluation", Settings, section(fields, "evaluation")),
@@ -234,10 +406,16 @@ def _mesh(fields: Fields) -> Mesh:
   )
 
 
-def _denoiser(model: Fields, source: Source, num_classes: int) -> Denoiser:
+def _denoiser(
+  model: Fields, source: Source, num_classes: int, null_label: bool
+) -> Denoiser:
+  """A denoiser; its null label comes after the classes of the data."""
   refuse_unknown(
-    "model.", model, ("network", "schedule", "output", "precondition")
+    "model.",
+    model,
+    ("network", "schedule", "output", "precondition", "label_dropout"),
   )
+  known = num_classes + null_label
   output = read(model, "output", "x0", path="model.")
   channels = source.image_shape[-1]
   module = choose(
@@ -245,18 +423,19 @@ def _denoiser(model: Fields, source: Source, num_classes: int) -> Denoiser:
     NETWORKS,
     section(model, "network", "model."),
     out_channels=output_channels(output, channels),
-    num_classes=num_classes,
+    num_classes=known,
   )
   schedule = section(model, "schedule", "model.")
   model = {"precondition": {"kind": "identity"}, **model}
   precondition = section(model, "precondition", "model.")
   return Denoiser(
     network=LinenNetwork(
-      module=module, image_shape=source.image_shape, num_classes=num_classes
+      module=module, image_shape=source.image_shape, num_classes=known
     ),
     process=GaussianProcess(schedule=_schedule(schedule, source)),
     output=output,
     conditional=num_classes > 0,
+    null_label=num_classes if null_label else None,
     precondition=choose("model.precondition", PRECONDITIONS, precondition),
   )
 
@@ -273,24 +452,52 @@ def _schedule(fields: Fields, source: Source) -> Schedule:
   )
 
 
-def _classifier(fields: Fields, source: Source) -> LinenClassifier:
-  module = choose(
-    "classifier", CLASSIFIERS, fields, num_classes=source.num_classes
+def _classifier(path: str, fields: Fields, source: Source) -> LinenClassifier:
+  settings = {
+    name: fields.pop(name)
+    for name in ("normalisation", "resize")
+    if name in fields
+  }
+  module = choose(path, CLASSIFIERS, fields, num_classes=source.num_classes)
+  return make(
+    path,
+    LinenClassifier,
+    settings,
+    module=module,
+    image_shape=source.image_shape,
   )
-  return LinenClassifier(module=module, image_shape=source.image_shape)
 
 
-def _stage(name: str, fields: Fields, given: Fields) -> Stage:
+def _stage(
+  name: str,
+  fields: Fields,
+  given: Fields,
+  source: Source,
+  earlier: list[Stage | Pairs],
+) -> Stage | Pairs:
+  """A stage; its own sampler, guidance or classifier come before the run's."""
   path = f"stages.{name}"
   fields = dict(fields)
+  kind = read(fields, "kind", "training", path=f"{path}.")
+  fields.pop("kind", None)
+  if kind not in ("training", "pairs"):
+    raise ValueError(f"{path}.kind is {kind!r}; pass training or pairs")
+  given = {**given, **_own(path, fields, given, source, earlier)}
+  for part in ("sampler", "guidance", "classifier"):
+    fields.pop(part, None)
+  if given["guidance"].weight > 0:
+    given["denoiser"].check_guidance(given["guidance"])
+  if kind == "pairs":
+    given = {k: given[k] for k in ("sampler", "guidance")}
+    return make(path, Pairs, fields, name=name, **given)
   objective = section(fields, "objective", f"{path}.")
   optimizer = section(fields, "optimizer", f"{path}.")
-  if "sampler" in fields:
-    own = section(fields, "sampler", f"{path}.")
-    process = given["denoiser"].process
-    sampler = choose(f"{path}.sampler", SAMPLERS, own, process=process)
-    given = {**given, "sampler": sampler}
-  for part in ("objective", "optimizer", "sampler"):
+  select = None
+  if "select" in fields:
+    select = make(
+      f"{path}.select", Selection, section(fields, "select", f"{path}.")
+    )
+  for part in ("objective", "optimizer", "select"):
     fields.pop(part, None)
   cls = OBJECTIVES.get(str(objective.get("kind")))
   wanted = {f.name for f in dataclasses.fields(cls)} if cls else set()
@@ -311,4 +518,41 @@ def _stage(name: str, fields: Fields, given: Fields) -> Stage:
       **{k: v for k, v in given.items() if k in wanted},
     ),
     optimizer=make(f"{path}.optimizer", Optimizer, optimizer),
+    select=select,
   )
+
+
+def _own(
+  path: str,
+  fields: Fields,
+  given: Fields,
+  source: Source,
+  earlier: list[Stage | Pairs],
+) -> Fields:
+  """What a stage has of its own, in place of the run's."""
+  own = {}
+  if "sampler" in fields:
+    own["sampler"] = choose(
+      f"{path}.sampler",
+      SAMPLERS,
+      section(fields, "sampler", f"{path}."),
+      process=given["denoiser"].process,
+    )
+  if "guidance" in fields:
+    own["guidance"] = make(
+      f"{path}.guidance", Guidance, section(fields, "guidance", f"{path}.")
+    )
+  if "classifier" in fields:
+    own["classifier"] = _classifier(
+      f"{path}.classifier",
+      section(fields, "classifier", f"{path}."),
+      source,
+    )
+    _trace(f"{path}.classifier", own["classifier"])
+  else:
+    # The classifier that taught itself in an earlier stage is the one it was.
+    frozen = section(fields, "frozen", f"{path}.")
+    for stage in earlier:
+      if isinstance(stage, Stage) and stage.name == frozen.get("classifier"):
+        own["classifier"] = _classifier_of(stage)
+  return own

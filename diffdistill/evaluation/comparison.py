@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,12 +70,16 @@ class Contestant:
     num_steps: the numbers of steps to judge it at.
     generator: its sampler.
     load: gives its weights, when its turn comes.
+    facts: more columns of its rows.
+    shown: whether it is in the pictures too.
   """
 
   name: str
   num_steps: tuple[int, ...]
   generator: Generator
   load: Callable[[], Params]
+  facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  shown: bool = True
 
 
 def compare(
@@ -123,11 +127,21 @@ def compare(
         "recall": judged["recall"],
         "teacher_gap": teacher_gap([shown], [target]).relative,
         "images_per_second": settings.num_images / stream.seconds,
+        **contestant.facts,
       }
       rows.append(row)
-      images[f"{contestant.name} {num_steps}"] = shown[:SHEET_COLUMNS].copy()
+      if contestant.shown:
+        title = f"{contestant.name}, {num_steps} steps"
+        images[title] = shown[:SHEET_COLUMNS].copy()
       distance = f"{metric} {row[metric]:.3f}"
-      say(f"{contestant.name:<12} {num_steps:>4} steps  {distance}")
+      say(f"{contestant.name:<28} {num_steps:>4} steps  {distance}")
+  (slowest,) = (
+    row["images_per_second"]
+    for row in rows
+    if row["model"] == teacher.name and row["steps"] == most
+  )
+  for row in rows:
+    row["speed_up"] = row["images_per_second"] / slowest
   return rows, images
 
 
@@ -185,7 +199,8 @@ def write_comparison(
 ) -> None:
   """evaluation.json, evaluation.png (the curves) and samples/compared.png.
 
-  Students of one family are one curve, each at its own steps.
+  Students of one family are one curve, each at its own steps; rows without
+  images are in neither picture.
   """
   write_atomically(
     workdir / "evaluation.json",
@@ -193,8 +208,9 @@ def write_comparison(
   )
   curves: dict[str, list[tuple[int, float]]] = {}
   for row in rows:
-    family = row["model"].split("/")[0]
-    curves.setdefault(family, []).append((row["steps"], row[metric]))
+    if f"{row['model']}, {row['steps']} steps" in images:
+      family = row["model"].split("/")[0]
+      curves.setdefault(family, []).append((row["steps"], row[metric]))
   grids.curve(curves, f"{metric} (lower is better)", workdir / "evaluation.png")
   path = workdir / "samples" / "compared.png"
   grids.save_png(grids.labelled_rows(images), path)

@@ -88,27 +88,46 @@ class Generator:
     return self._draw(*self._scalars(0, start))[1]
 
   def batches(
-    self, params: Params, seed: int, num_images: int, num_steps: int
+    self,
+    params: Params,
+    seed: int,
+    num_images: int,
+    num_steps: int,
+    first: int = 0,
   ) -> Iterator[Image]:
-    """Images 0, ..., num_images - 1 in [-1, 1], batch by batch; the last cut.
+    """num_images images from `first` on, in [-1, 1], batch by batch.
+
+    The last batch is cut.
 
     Args:
       params: weights, in any sharding on the devices of `mesh`.
       seed: in [0, 2^32).
       num_images: how many in all.
       num_steps: the sampler's; traced.
+      first: the number of the first image.
     """
     for name, value in (("num_images", num_images), ("num_steps", num_steps)):
       if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
-    return self._batches(params, seed, num_images, num_steps)
+    return self._batches(params, seed, num_images, num_steps, first)
 
-  def _batches(self, params, seed, num_images, num_steps):
-    for start in range(0, num_images, self.batch_size):
-      noise, labels, key = self._draw(*self._scalars(seed, start))
+  def images_of(
+    self, params: Params, noise: Image, label: Label | None, num_steps: int
+  ) -> Image:
+    """The images in [-1, 1] of given noise: batch_size rows of unit variance.
+
+    A stochastic sampler's own key is that of seed 0.
+    """
+    noise, label = jax.device_put((noise, label), self._by_row)
+    *_, key = self._draw(*self._scalars(0, 0))
+    return self._run(params, noise, label, key, *self._scalars(num_steps))
+
+  def _batches(self, params, seed, num_images, num_steps, first):
+    for done in range(0, num_images, self.batch_size):
+      noise, labels, key = self._draw(*self._scalars(seed, first + done))
       (steps,) = self._scalars(num_steps)
       images = self._run(params, noise, labels, key, steps)
-      rows = min(self.batch_size, num_images - start)
+      rows = min(self.batch_size, num_images - done)
       if rows < self.batch_size:
         images = jax.lax.slice_in_dim(images, 0, rows)
       yield images
@@ -212,3 +231,13 @@ def judge(
     "recall": recall,
     "num_images": float(moments.count),
   }
+
+
+def distance(
+  images: ImageStream, features: FeatureFn, reference: Reference
+) -> float:
+  """The Frechet distance alone, of `judge`'s metrics."""
+  moments = Moments.empty(len(reference.moments.mean))
+  for batch in images:
+    moments = moments.update(features(from_uint8(to_uint8(batch))).pooled)
+  return frechet_distance(reference.moments, moments)

@@ -86,7 +86,7 @@ class Denoising:
   ) -> tuple[Scalar, Metrics]:
     x0, label = batch["image"], batch.get("label")
     key_t, key_eps, key_label, key_dropout = jax.random.split(key, 4)
-    if self.label_dropout:
+    if label is not None and self.denoiser.null_label is not None:
       hidden = jax.random.bernoulli(key_label, self.label_dropout, label.shape)
       label = jnp.where(hidden, self.denoiser.null_label, label)
     if self.discrete_steps:

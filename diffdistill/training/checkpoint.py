@@ -2,10 +2,13 @@
 
 The only file that names Orbax. Every write is atomic: Orbax writes beside the
 place and renames. A round's directory holds `checkpoints/<step>/` while it
-runs and `final/` when it is done.
+runs, `best/<step>/` where its best weights are kept, and `final/` when it is
+done.
 """
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,6 +18,7 @@ from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from diffdistill.arrays import Params
+from diffdistill.files import write_atomically
 from diffdistill.training.state import TrainState, with_shardings
 
 
@@ -80,9 +84,10 @@ class Checkpoints:
 
 
 def discard(round_dir: epath.Path) -> None:
-  """Removes the running checkpoints of a round that is done."""
+  """Removes what a round that is done needed while it ran."""
   if jax.process_index() == 0:
     (round_dir / "checkpoints").rmtree(missing_ok=True)
+    (round_dir / "best").rmtree(missing_ok=True)
 
 
 def has_final(round_dir: epath.Path) -> bool:
@@ -90,11 +95,10 @@ def has_final(round_dir: epath.Path) -> bool:
   return (round_dir / "final").exists()
 
 
-def save_final(round_dir: epath.Path, state: TrainState) -> None:
-  """Writes the products of a round: a tree's average where it has one."""
-  products = {**state.params, **state.ema}
+def save_final(round_dir: epath.Path, products: Mapping[str, Params]) -> None:
+  """Writes the products of a round, by name."""
   ocp.save_checkpointables(
-    _absolute(round_dir) / "final", products, overwrite=True
+    _absolute(round_dir) / "final", dict(products), overwrite=True
   )
 
 
@@ -102,23 +106,106 @@ def load_final(round_dir: epath.Path, name: str, mesh: Mesh) -> Params:
   """The product called `name` of a finished round, sharded over the mesh.
 
   Raises:
-    ValueError: where the round is not finished.
+    ValueError: where the round is not finished, or has no such product.
   """
   if not has_final(round_dir):
     raise ValueError(
       f"{round_dir} has no final result; train until that round is finished"
     )
+  if name not in product_names(round_dir):
+    raise ValueError(
+      f"{round_dir} holds no {name}, only"
+      f" {', '.join(sorted(product_names(round_dir)))}"
+    )
+  return _load(_absolute(round_dir) / "final", name, mesh)
+
+
+def product_names(round_dir: epath.Path) -> frozenset[str]:
+  """The names of what a finished round made."""
   path = _absolute(round_dir) / "final"
+  try:
+    return frozenset(ocp.checkpointables_metadata(path).metadata)
+  except Exception as error:
+    raise _damaged(path, error) from error
+
+
+def has_last(round_dir: epath.Path) -> bool:
+  """Whether a finished round's product is its best, and its last is kept."""
+  return any(name.startswith("last_") for name in product_names(round_dir))
+
+
+def mark_final(round_dir: epath.Path, words: str) -> None:
+  """Says that a round without weights, of pairs, is done."""
+  write_atomically(round_dir / "final", words + "\n")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Best:
+  """Where a round's best weights are: after `step` updates, with that score."""
+
+  step: int
+  score: float
+
+
+def save_best(
+  round_dir: epath.Path, product: Params, step: int, score: float
+) -> Best | None:
+  """Keeps these weights in place of those kept before; NaN is not kept."""
+  if math.isnan(score):
+    return None
+  folder = _absolute(round_dir) / "best"
+  # The score is in the name: one rename makes both true. The old ones go after.
+  name = _best_name(Best(step=step, score=score))
+  ocp.save_checkpointables(folder / name, {"product": product}, overwrite=True)
+  if jax.process_index() == 0:
+    for old in folder.iterdir():
+      if old.name != name:
+        old.rmtree()
+  return Best(step=step, score=score)
+
+
+def best_of(round_dir: epath.Path) -> Best | None:
+  """The best so far; None where nothing has been kept."""
+  folder = _absolute(round_dir) / "best"
+  if not folder.exists():
+    return None
+  kept = []
+  for path in folder.iterdir():
+    step, _, score = path.name.partition("_")
+    if step.isdigit():
+      # A name that Orbax has not yet renamed begins otherwise or ends longer.
+      try:
+        kept.append(Best(step=int(step), score=float.fromhex(score)))
+      except ValueError:
+        continue
+  return min(kept, key=lambda best: best.score, default=None)
+
+
+def load_best(round_dir: epath.Path, best: Best, mesh: Mesh) -> Params:
+  """The weights kept as the best."""
+  folder = _absolute(round_dir) / "best" / _best_name(best)
+  return _load(folder, "product", mesh)
+
+
+def _best_name(best: Best) -> str:
+  return f"{best.step}_{best.score.hex()}"
+
+
+def _load(path: epath.Path, name: str, mesh: Mesh) -> Params:
   try:
     stored = ocp.checkpointables_metadata(path).metadata[name]
     shapes = with_shardings(stored, mesh)
     return ocp.load(path, shapes, checkpointable_name=name)
   except Exception as error:
-    # As in `restore`: many kinds for a damaged file.
-    raise ValueError(
-      f"{path} cannot be read ({_first_line(error)}); restore it, or remove it"
-      " to train that round again"
-    ) from error
+    raise _damaged(path, error) from error
+
+
+def _damaged(path: epath.Path, error: Exception) -> ValueError:
+  """As in `restore`: storage raises many kinds for a damaged file."""
+  return ValueError(
+    f"{path} cannot be read ({_first_line(error)}); restore it, or remove it"
+    " to train that round again"
+  )
 
 
 def _absolute(path: epath.Path) -> epath.Path:

@@ -1,162 +1,115 @@
-"""Stages and rounds: what is trained, from what, for how long."""
+"""The order of a run: its rounds, and which may use what which has made."""
 
-import dataclasses
-import zlib
 from collections.abc import Mapping
 
-from diffdistill.objectives.objective import Objective
-from diffdistill.training.optimizers import Optimizer
+from diffdistill.training.stage import OUTSIDE, Pairs, Round, Stage
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Round:
-  """One training, with a directory and a final result of its own.
+def curriculum(
+  stages: tuple[Stage | Pairs, ...],
+) -> tuple[tuple[Stage | Pairs, Round], ...]:
+  """Every round of a run, in order, each with its stage.
 
-  Args:
-    name: "teacher", or "halve/016" for the student of 16 steps.
-    stage: the name of its stage.
-    num_updates: its length.
-    num_steps: of the student's sampler; 0 where the stage has no rounds.
-    frozen: for each frozen name, the round whose product it is.
+  Raises:
+    ValueError: where a stage names something that no earlier stage makes, or
+      something of the wrong kind.
   """
+  # Earlier rounds by name; a stage's own name stands for its last.
+  made: dict[str, tuple[Stage | Pairs, Round]] = {}
+  result = []
+  for stage in stages:
+    frozen = {
+      name: _source(stage, name, source, made)
+      for name, source in stage.frozen.items()
+    }
+    teacher = made.get(frozen.get("teacher", ""))
+    guided = teacher is None or teacher[1].num_steps == 0
+    if isinstance(stage, Pairs):
+      rounds = (
+        Round(
+          name=stage.name,
+          stage=stage.name,
+          num_updates=0,
+          num_steps=0,
+          frozen=frozen,
+          guided=guided,
+        ),
+      )
+    else:
+      if stage.pairs:
+        _check_pairs(stage, made)
+      if teacher is not None:
+        _check_teacher(stage, teacher[1])
+      rounds = stage.rounds(frozen, guided)
+    for round_ in rounds:
+      made[round_.name] = made[stage.name] = (stage, round_)
+      result.append((stage, round_))
+  return tuple(result)
 
-  name: str
-  stage: str
-  num_updates: int
-  num_steps: int
-  frozen: Mapping[str, str]
 
-  @property
-  def code(self) -> int:
-    """A number of this round's name, to derive keys and data order from."""
-    return zlib.crc32(self.name.encode()) & 0x7FFFFFFF
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Stage:
-  """One line of a recipe.
-
-  Args:
-    name: of the stage, and of its round or folder of rounds.
-    objective: what is minimised.
-    optimizer: how.
-    num_updates: per round.
-    batch_size: images per update, over all devices.
-    frozen: for each name the objective needs, the stage that made it.
-    start_steps: the teacher's steps before the first halving; 0 for a stage
-      that is one round.
-    end_steps: the last student's steps.
-    long_rounds: rounds to this many student steps or fewer take twice
-      num_updates (Salimans & Ho 2022, section 5.2: the 2-step and 1-step
-      rounds); 0 for none.
-  """
-
-  name: str
-  objective: Objective
-  optimizer: Optimizer
-  num_updates: int
-  batch_size: int
-  frozen: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  start_steps: int = 0
-  end_steps: int = 1
-  long_rounds: int = 2
-
-  def __post_init__(self):
-    for field in ("num_updates", "batch_size"):
-      if getattr(self, field) < 1:
-        raise ValueError(
-          f"stages.{self.name}.{field} is {getattr(self, field)}; pass 1 or"
-          " more"
-        )
-    if self.batch_size % self.optimizer.accumulate:
+def _source(
+  stage: Stage | Pairs,
+  name: str,
+  source: str,
+  made: Mapping[str, tuple[Stage | Pairs, Round]],
+) -> str:
+  """The round, or the place outside the run, that a frozen name comes from."""
+  field = f"stages.{stage.name}.frozen"
+  if source.startswith(OUTSIDE):
+    if source.startswith("imported:") and name != "classifier":
       raise ValueError(
-        f"stages.{self.name}.batch_size is {self.batch_size}, which"
-        f" accumulate={self.optimizer.accumulate} does not divide; pass a"
-        " multiple of it"
+        f"{field} imports its {name} from {source!r}; only a classifier can be"
+        " imported"
       )
-    missing = set(self.objective.needs) ^ set(self.frozen)
-    if missing:
+    return source
+  if source not in made:
+    raise ValueError(
+      f"{field} names {source!r}, which is no earlier stage; the earlier ones"
+      f" are {', '.join(made) or 'none'}"
+    )
+  maker, round_ = made[source]
+  makes_images = (
+    isinstance(maker, Stage) and maker.objective.sampler is not None
+  )
+  if isinstance(maker, Pairs) or makes_images == (name == "classifier"):
+    raise ValueError(
+      f"{field} takes its {name} from {source!r}, which makes something else;"
+      " name another stage"
+    )
+  return round_.name
+
+
+def _check_pairs(
+  stage: Stage, made: Mapping[str, tuple[Stage | Pairs, Round]]
+) -> None:
+  pairs, _ = made.get(stage.pairs, (None, None))
+  if not isinstance(pairs, Pairs):
+    raise ValueError(
+      f"stages.{stage.name}.pairs names {stage.pairs!r}, which is no earlier"
+      " stage of pairs"
+    )
+  for field in ("shard_size", "held_out"):
+    if getattr(pairs, field) % stage.batch_size:
       raise ValueError(
-        f"stages.{self.name}.frozen names {sorted(self.frozen)}; its objective"
-        f" needs exactly {sorted(self.objective.needs)}"
+        f"stages.{pairs.name}.{field} is {getattr(pairs, field)}, which"
+        f" stages.{stage.name}.batch_size={stage.batch_size} does not divide;"
+        " pass a multiple of it"
       )
-    if self.long_rounds < 0:
-      raise ValueError(
-        f"stages.{self.name}.long_rounds is {self.long_rounds}; pass 0 or more"
-      )
-    if self.objective.halves:
-      self._check_halving()
-    elif self.start_steps:
-      raise ValueError(
-        f"stages.{self.name}.start_steps is {self.start_steps}, but its"
-        " objective has no rounds; remove it"
-      )
-
-  def _check_halving(self):
-    ratio, rest = divmod(self.start_steps, max(self.end_steps, 1))
-    if self.end_steps < 1 or rest or ratio < 2 or ratio & (ratio - 1):
-      raise ValueError(
-        f"stages.{self.name} halves from start_steps={self.start_steps} to"
-        f" end_steps={self.end_steps}; pass a start that is the end times 2,"
-        " 4, 8, ..."
-      )
-
-  def rounds(self, last_round: Mapping[str, str]) -> tuple[Round, ...]:
-    """This stage's rounds in order.
-
-    Args:
-      last_round: for each earlier stage, the name of its last round.
-
-    Raises:
-      ValueError: where `frozen` names no earlier stage.
-    """
-    for stage in self.frozen.values():
-      if stage not in last_round:
-        raise ValueError(
-          f"stages.{self.name}.frozen names {stage!r}, which is no earlier"
-          f" stage; the earlier ones are {', '.join(last_round) or 'none'}"
-        )
-    frozen = {n: last_round[stage] for n, stage in self.frozen.items()}
-    if not self.start_steps:
-      return (self._round(self.name, self.num_updates, 0, frozen),)
-    result = []
-    num_steps = self.start_steps
-    while num_steps > self.end_steps:
-      num_steps //= 2
-      doubled = num_steps <= self.long_rounds
-      name = f"{self.name}/{num_steps:03d}"
-      result.append(
-        self._round(name, self.num_updates * (1 + doubled), num_steps, frozen)
-      )
-      frozen = {**frozen, "teacher": name}
-    return tuple(result)
-
-  def _round(
-    self, name: str, num_updates: int, num_steps: int, frozen: dict[str, str]
-  ) -> Round:
-    return Round(
-      name=name,
-      stage=self.name,
-      num_updates=num_updates,
-      num_steps=num_steps,
-      frozen=frozen,
+  if stage.select and stage.select.by == "held_out_loss" and not pairs.held_out:
+    raise ValueError(
+      f"stages.{stage.name}.select.by is 'held_out_loss', but"
+      f" stages.{pairs.name}.held_out is 0; pass {stage.batch_size} or more"
     )
 
 
-def curriculum(stages: tuple[Stage, ...]) -> tuple[tuple[Stage, Round], ...]:
-  """Every round of a run, in order, each with its stage."""
-  last_round: dict[str, str] = {}
-  makes_images: dict[str, bool] = {}
-  result = []
-  for stage in stages:
-    for name, source in stage.frozen.items():
-      if makes_images.get(source, True) != (name != "classifier"):
-        raise ValueError(
-          f"stages.{stage.name}.frozen takes its {name} from {source!r}, which"
-          " makes something else; name another stage"
-        )
-    makes_images[stage.name] = stage.objective.sampler is not None
-    rounds = stage.rounds(last_round)
-    result.extend((stage, round_) for round_ in rounds)
-    last_round[stage.name] = rounds[-1].name
-  return tuple(result)
+def _check_teacher(stage: Stage, teacher: Round) -> None:
+  """A student of k steps can be halved from k only."""
+  if stage.objective.rounds == "halving" and teacher.num_steps not in (
+    0,
+    stage.start_steps,
+  ):
+    raise ValueError(
+      f"stages.{stage.name}.start_steps is {stage.start_steps}, but its teacher"
+      f" {teacher.name} was made for {teacher.num_steps} steps; pass"
+      f" start_steps={teacher.num_steps}"
+    )

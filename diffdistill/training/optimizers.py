@@ -7,7 +7,12 @@ that every round, whatever its length, runs the same executable.
 import dataclasses
 import math
 
+import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Int
+
+from diffdistill.arrays import Params
 
 DECAYS = ("constant", "linear", "cosine")
 
@@ -85,3 +90,31 @@ class Optimizer:
       "cosine": 0.5 * (1 + math.cos(math.pi * part)),
     }[self.decay]
     return self.learning_rate * factor
+
+  def second_moments(self, opt_state: optax.OptState) -> Params:
+    """Adam's running mean of squared gradients, its bias corrected.
+
+    Args:
+      opt_state: of `transformation`.
+
+    Returns:
+      A tree like the trained one.
+    """
+    adam = _adam(opt_state)
+    # 1 - b2^count, and 1 before the first update, where all are zero.
+    count = jnp.asarray(adam.count)
+    seen = jnp.where(count > 0, 1 - self.b2**count, 1.0)
+    return jax.tree.map(lambda nu: nu / seen, adam.nu)
+
+
+def applied(opt_state: optax.OptState) -> Int[Array, ""]:
+  """How many updates were applied, of any `Optimizer`."""
+  return jnp.asarray(_adam(opt_state).count)
+
+
+def _adam(opt_state: optax.OptState) -> optax.ScaleByAdamState:
+  """Adam's own part of an optimizer's state."""
+  states = jax.tree.leaves(
+    opt_state, is_leaf=lambda s: isinstance(s, optax.ScaleByAdamState)
+  )
+  return next(s for s in states if isinstance(s, optax.ScaleByAdamState))

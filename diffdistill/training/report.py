@@ -106,6 +106,23 @@ class Report:
       self._writer.close()
 
 
+def costs(workdir: epath.Path) -> dict[str, tuple[float, float]]:
+  """(denoiser passes, seconds) that each round took, as far as recorded."""
+  path = workdir / "metrics.jsonl"
+  result: dict[str, tuple[float, float]] = {}
+  for line in path.read_text().splitlines() if path.exists() else ():
+    try:
+      record = json.loads(line)
+    except json.JSONDecodeError:
+      continue  # cut off in the middle of a write
+    passes, seconds = result.get(record["round"], (0.0, 0.0))
+    result[record["round"]] = (
+      max(passes, record.get("passes", 0.0)),
+      seconds + record.get("seconds", 0.0),
+    )
+  return result
+
+
 class Meter:
   """Metrics and speed of one round since its last report."""
 
@@ -114,6 +131,7 @@ class Meter:
     self._records: list[Metrics] = []
     self._updates = 0
     self._start = 0.0
+    self._last_read = time.monotonic()
 
   def add(self, metrics: Metrics) -> None:
     """Keeps the metrics of one update, on the device."""
@@ -125,13 +143,18 @@ class Meter:
       self._updates += 1
     self._records.append(metrics)
 
-  def read(self) -> tuple[dict[str, float], float]:
-    """Fetches (means, images a second), and starts afresh."""
+  def read(self) -> tuple[dict[str, float], float, float]:
+    """Fetches (means, images a second, seconds gone by), and starts afresh.
+
+    The seconds hold everything since the last report: compiling, saving and
+    scoring too.
+    """
     values = means(jax.device_get(self._records))
     now = time.monotonic()
     speed = self._updates * self._batch_size / max(now - self._start, 1e-9)
+    seconds, self._last_read = now - self._last_read, now
     self._records, self._updates, self._start = [], 0, now
-    return values, speed
+    return values, speed, round(seconds, 3)
 
 
 def means(

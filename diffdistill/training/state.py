@@ -19,7 +19,7 @@ class TrainState:
   """The trained trees of a round, by name.
 
   step: updates done, int32. params, opt_state: one entry a trained name. ema:
-  the same names where the optimizer keeps an average, else empty. Their
+  the product's entry where the optimizer keeps an average, else empty. Their
   shapes, or their shardings, make a TrainState too.
   """
 
@@ -42,7 +42,11 @@ def create_state(
     step=jnp.zeros((), jnp.int32),
     params=params,
     opt_state={n: transformation.init(p) for n, p in params.items()},
-    ema=jax.tree.map(jnp.copy, params) if optimizer.ema_decay else {},
+    ema={
+      name: jax.tree.map(jnp.copy, params[name])
+      for name in objective.trains[:1]
+      if optimizer.ema_decay
+    },
   )
 
 

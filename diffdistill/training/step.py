@@ -70,7 +70,7 @@ def make_update(
       lambda p, d: p - rate * d, state.params[name], direction
     )
     ema = state.ema
-    if optimizer.ema_decay:
+    if name in ema:
       average = ema_update(ema[name], params, optimizer.ema_decay, state.step)
       # A skipped update leaves the average where it was.
       average = jax.tree.map(
@@ -98,6 +98,26 @@ def make_update(
     donate_argnums=0,
     out_shardings=(shardings, replicated(mesh)),
   )
+
+
+def make_evaluate(objective: Objective, mesh: Mesh) -> Callable[..., Metrics]:
+  """The jitted metrics of the product, with no gradient and no update.
+
+  It takes (params by name, frozen, batch, key, hparams); compiled when first
+  called.
+  """
+
+  def evaluate(
+    params: Mapping[str, Params],
+    frozen: Mapping[str, Params],
+    batch: Batch,
+    key: Key,
+    hparams: Hparams,
+  ) -> Metrics:
+    name = objective.trains[0]
+    return objective.loss(name, params, frozen, batch, key, hparams)[1]
+
+  return jax.jit(evaluate, out_shardings=replicated(mesh))
 
 
 def _gradient(

@@ -2,8 +2,9 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,26 +13,44 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from diffdistill.arrays import Key, Params
-from diffdistill.data.pipeline import Pipeline
+from diffdistill.arrays import Key, Metrics, Params
+from diffdistill.data.pair_pipeline import PairPipeline
+from diffdistill.data.pairs import PairStore
+from diffdistill.data.sources import Examples
 from diffdistill.objectives.objective import Hparams
-from diffdistill.training import checkpoint
-from diffdistill.training.curriculum import Round, Stage, curriculum
+from diffdistill.training import checkpoint, optimizers
+from diffdistill.training.curriculum import curriculum
+from diffdistill.training.passes import pair_passes, round_passes
 from diffdistill.training.report import Meter, Report
+from diffdistill.training.selection import Selector
 from diffdistill.training.sharding import (
   replicated,
   shard_batch,
   tree_shardings,
 )
+from diffdistill.training.stage import OUTSIDE, Pairs, Round, Stage
 from diffdistill.training.state import (
   TrainState,
   create_state,
   with_shardings,
 )
-from diffdistill.training.step import Update, make_update
+from diffdistill.training.step import Update, make_evaluate, make_update
 
+# Of the teacher's gradients; kept with it for papers that weigh by them.
+SECOND_MOMENTS = "second_moments"
 # (stage, round, its product so far, updates done)
 Observe = Callable[[Stage, Round, Params, int], None]
+# (stage, round, its product so far, images to measure on) -> the lower the
+# better
+Distance = Callable[[Stage, Round, Params, int], float]
+
+
+class Data(Protocol):
+  """The batches of a round."""
+
+  def iterate(self, start: int) -> Iterator[Examples]:
+    """The batches of updates start, start + 1, ..."""
+    ...
 
 
 class TrainingStoppedError(Exception):
@@ -75,6 +94,7 @@ class StageFunctions:
 
   init: Callable[..., TrainState]
   updates: Mapping[str, Update]
+  evaluate: Callable[..., Metrics]
   abstract: TrainState
 
 
@@ -87,18 +107,25 @@ class Trainer:
     workdir: where rounds live.
     seed: of everything random.
     batches: the data of a (batch size, seed).
+    pairs: the pairs of a stage and of a teacher, on disk.
+    outside: frozen weights that are not of this run, of a (stage, name,
+      source).
     mesh: from `make_mesh`.
     cadence: how often to log, save and observe.
     observe: shown each round's product, at the cadence and at the end.
+    distance: scores a product, where a stage selects by distance.
   """
 
-  stages: tuple[Stage, ...]
+  stages: tuple[Stage | Pairs, ...]
   workdir: epath.Path
   seed: int
-  batches: Callable[[int, int], Pipeline]
+  batches: Callable[[int, int], Data]
+  pairs: Callable[[Pairs, Round, Params], PairStore]
+  outside: Callable[[Stage | Pairs, str, str], Params]
   mesh: Mesh
   cadence: Cadence
   observe: Observe
+  distance: Distance
 
   def __post_init__(self):
     for stage in self.stages:
@@ -116,26 +143,29 @@ class Trainer:
       TrainingStoppedError: where updates stay non-finite.
     """
     rounds = curriculum(self.stages)
-    left = sum(stage.batch_size * r.num_updates for stage, r in rounds)
+    left = sum(_images(stage, round_) for stage, round_ in rounds)
     report = Report(self.workdir, left)
     stage_functions: dict[str, StageFunctions] = {}
     for stage, round_ in rounds:
       round_dir = self.workdir / round_.name
       if not checkpoint.has_final(round_dir):
-        frozen = self._frozen(round_)
-        if stage.name not in stage_functions:
-          stage_functions[stage.name] = self.compile(stage, frozen, report)
-        functions = stage_functions[stage.name]
-        # Closed whatever happens: what is being saved is worth having.
-        with contextlib.closing(
-          checkpoint.Checkpoints(round_dir, self.cadence.keep)
-        ) as checkpoints:
-          self._train(
-            stage, round_, functions, frozen, checkpoints, report, left
-          )
+        frozen = self._frozen(stage, round_)
+        if isinstance(stage, Pairs):
+          self._make_pairs(stage, round_, frozen["teacher"], report)
+        else:
+          if stage.name not in stage_functions:
+            stage_functions[stage.name] = self.compile(stage, frozen, report)
+          functions = stage_functions[stage.name]
+          # Closed whatever happens: what is being saved is worth having.
+          with contextlib.closing(
+            checkpoint.Checkpoints(round_dir, self.cadence.keep)
+          ) as checkpoints:
+            self._train(
+              stage, round_, functions, frozen, checkpoints, report, left
+            )
       # Here, and not in _train: a crash may come right after the final result.
       checkpoint.discard(round_dir)
-      left -= stage.batch_size * round_.num_updates
+      left -= _images(stage, round_)
     report.close()
 
   def compile(
@@ -158,17 +188,57 @@ class Trainer:
         name: make_update(objective, name, optimizer, shardings, self.mesh)
         for name in objective.trains
       },
+      evaluate=make_evaluate(objective, self.mesh),
       abstract=with_shardings(shapes, self.mesh),
     )
 
-  def _frozen(self, round_: Round) -> dict[str, Params]:
-    product = {stage.name: stage.objective.trains[0] for stage in self.stages}
-    return {
-      name: checkpoint.load_final(
-        self.workdir / source, product[source.split("/")[0]], self.mesh
+  def _frozen(self, stage: Stage | Pairs, round_: Round) -> dict[str, Params]:
+    """The weights that a round is given."""
+    makers = {r.name: s for s, r in curriculum(self.stages)}
+    frozen = {}
+    for name, source in round_.frozen.items():
+      if source.startswith(OUTSIDE):
+        frozen[name] = self.outside(stage, name, source)
+        continue
+      maker = makers[source]
+      assert isinstance(maker, Stage)  # curriculum has seen to it
+      product = name if name == SECOND_MOMENTS else maker.objective.trains[0]
+      frozen[name] = checkpoint.load_final(
+        self.workdir / source, product, self.mesh
       )
-      for name, source in round_.frozen.items()
+    return frozen
+
+  def _make_pairs(
+    self, stage: Pairs, round_: Round, teacher: Params, report: Report
+  ) -> None:
+    """The pairs that fit on disk, but for those that are there already."""
+    store = self.pairs(stage, round_, teacher)
+    report.say(f"{stage.name}: {store.summary()}")
+    start = time.monotonic()
+    store.fill(report.say)
+    values = {
+      "passes": pair_passes(stage, round_),
+      "seconds": round(time.monotonic() - start, 3),
     }
+    report.write(round_.name, stage.num_pairs + stage.held_out, values)
+    checkpoint.mark_final(self.workdir / round_.name, str(store.directory))
+
+  def _data(self, stage: Stage, round_: Round) -> Data:
+    seed = self.seed ^ round_.code
+    if not stage.pairs:
+      return self.batches(stage.batch_size, seed)
+    pairs, made = next(
+      (s, r) for s, r in curriculum(self.stages) if s.name == stage.pairs
+    )
+    assert isinstance(pairs, Pairs)  # curriculum has seen to it
+    return PairPipeline(
+      store=self.pairs(pairs, made, self._frozen(pairs, made)["teacher"]),
+      batch_size=stage.batch_size,
+      seed=seed,
+      num_updates=round_.num_updates,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
 
   def _train(
     self,
@@ -181,6 +251,7 @@ class Trainer:
     left: int,
   ) -> None:
     """One round, from its newest checkpoint or its beginning to its end."""
+    round_dir = self.workdir / round_.name
     key = self._on_device(
       jax.random.fold_in(jax.random.key(self.seed), round_.code)
     )
@@ -192,16 +263,23 @@ class Trainer:
       report.say(f"{round_.name}: goes on from update {first}")
     report.start_round(round_.name, first)
 
-    pipeline = self.batches(stage.batch_size, self.seed ^ round_.code)
-    batches = pipeline.iterate(first)
+    data = self._data(stage, round_)
+    batches = data.iterate(first)
+    selector = self._selector(stage, round_, functions, frozen, data)
     meter = Meter(stage.batch_size)
+    passes = round_passes(stage.objective, round_)
     # This order is law: evaluate the old state, save it, fetch the batch,
     # update each name in turn, count, report.
     for step in range(first, round_.num_updates):
-      if step > first and self._due(self.cadence.observe, step):
-        self._show(stage, round_, state)
-      if step > first and self._due(self.cadence.checkpoint, step):
-        checkpoints.save(state, step)
+      if step > first:
+        if self._due(self.cadence.observe, step):
+          self._show(stage, round_, state)
+        if selector and selector.due(step):
+          self._consider(selector, stage, round_, state, report)
+          if selector.exhausted(step):
+            break
+        if self._due(self.cadence.checkpoint, step):
+          checkpoints.save(state, step)
       batch = shard_batch(next(batches), self.mesh)
       hparams = self._hparams(stage, round_, step)
       with jax.transfer_guard("disallow"):
@@ -212,25 +290,95 @@ class Trainer:
           meter.add(metrics)
       done = step + 1
       if self._due(self.cadence.log, done) or done == round_.num_updates:
-        values, speed = meter.read()
+        values, speed, seconds = meter.read()
         self._stop_if_not_finite(round_, done, values)
         values |= {
           "learning_rate": float(hparams["learning_rate"]),
           "images": done * stage.batch_size,
+          "passes": passes(done) * stage.batch_size,
           "images_per_second": round(speed, 1),
+          "seconds": seconds,
         }
         report.write(round_.name, done, values)
         todo = left - done * stage.batch_size
         report.progress(round_.name, done, round_.num_updates, speed, todo)
     self._stop_if_all_skipped(round_, state)
+    if selector and int(state.step) == round_.num_updates:
+      self._consider(selector, stage, round_, state, report)
+    products = self._products(stage, state, selector)
     # Saved before it is shown: a picture that fails loses no work.
-    checkpoint.save_final(self.workdir / round_.name, state)
+    checkpoint.save_final(round_dir, products)
     self._show(stage, round_, state)
 
+  def _selector(
+    self,
+    stage: Stage,
+    round_: Round,
+    functions: StageFunctions,
+    frozen: Mapping[str, Params],
+    data: Data,
+  ) -> Selector | None:
+    """What keeps the round's best weights, where its stage selects."""
+    if stage.select is None:
+      return None
+    select, name = stage.select, stage.objective.trains[0]
+    hparams = self._hparams(stage, round_, 0)
+    key = self._on_device(jax.random.key(self.seed))
+
+    def held_out_loss(product: Params) -> float:
+      assert isinstance(data, PairPipeline)  # the stage has seen to it
+      totals = [
+        jax.device_get(
+          functions.evaluate(
+            {name: product}, frozen, shard_batch(rows, self.mesh), key, hparams
+          )[f"{name}/loss"]
+        )
+        for rows in data.held_out()
+      ]
+      return float(sum(t for t, _ in totals) / sum(n for _, n in totals))
+
+    def distance(product: Params) -> float:
+      return self.distance(stage, round_, product, select.num_images)
+
+    scores = {"held_out_loss": held_out_loss, "distance": distance}
+    return Selector(
+      select, self.workdir / round_.name, scores[select.by], self.mesh
+    )
+
+  def _consider(
+    self,
+    selector: Selector,
+    stage: Stage,
+    round_: Round,
+    state: TrainState,
+    report: Report,
+  ) -> None:
+    assert stage.select is not None
+    step = int(state.step)
+    score = selector.consider(self._product(stage, state), step)
+    report.write(round_.name, step, {stage.select.by: score})
+
+  def _products(
+    self, stage: Stage, state: TrainState, selector: Selector | None
+  ) -> dict[str, Params]:
+    """What a finished round keeps, by name; the first is what it is for."""
+    name = stage.objective.trains[0]
+    products = {**state.params, name: self._product(stage, state)}
+    best = selector.best() if selector else None
+    if best is not None:
+      products |= {name: best, f"last_{name}": products[name]}
+    if name == "teacher":
+      products[SECOND_MOMENTS] = stage.optimizer.second_moments(
+        state.opt_state[name]
+      )
+    return products
+
+  def _product(self, stage: Stage, state: TrainState) -> Params:
+    """What is trained, so far: its average where there is one."""
+    return {**state.params, **state.ema}[stage.objective.trains[0]]
+
   def _show(self, stage: Stage, round_: Round, state: TrainState) -> None:
-    """Shows the observer the product so far: the average where there is one."""
-    product = {**state.params, **state.ema}[stage.objective.trains[0]]
-    self.observe(stage, round_, product, int(state.step))
+    self.observe(stage, round_, self._product(stage, state), int(state.step))
 
   def _due(self, every: int, step: int) -> bool:
     return bool(every) and step % every == 0
@@ -241,6 +389,7 @@ class Trainer:
       {
         "num_steps": np.int32(round_.num_steps),
         "learning_rate": np.float32(rate),
+        "guided": np.float32(round_.guided),
       }
     )
 
@@ -265,15 +414,23 @@ class Trainer:
     """No round ends as it began, or with weights that are not numbers."""
     for name, opt_state in state.opt_state.items():
       skipped = int(opt_state.total_notfinite)
+      updates = skipped + int(optimizers.applied(opt_state))
       finite = bool(_all_finite(state.params[name]))
-      if skipped == round_.num_updates or not finite:
+      if skipped == updates or not finite:
         state_of = "finite" if finite else "not finite"
         raise TrainingStoppedError(
           f"{round_.name} made no usable {name}: {skipped} of"
-          f" {round_.num_updates} gradients were not finite and its weights are"
+          f" {updates} gradients were not finite and its weights are"
           f" {state_of}; lower the learning rate, then run the command in a new"
           f" workdir, or in this one without its folder {round_.stage}"
         )
+
+
+def _images(stage: Stage | Pairs, round_: Round) -> int:
+  """Images that a round takes from the data."""
+  if isinstance(stage, Pairs):
+    return 0
+  return stage.batch_size * round_.num_updates
 
 
 @jax.jit

@@ -1,0 +1,182 @@
+"""How far an update is from the network passes that its paper needs.
+
+The bare passes (a forward pass, a gradient, a tangent, each compiled by itself
+and called on the update's own batch) are timed in turns with the compiled
+update, so that a machine whose speed drifts is compared with itself.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffdistill.arrays import Batch, Key, Params
+from diffdistill.experiment import Experiment
+from diffdistill.objectives.objective import Objective
+from diffdistill.training.sharding import replicated, shard_batch
+from diffdistill.training.stage import Stage
+from diffdistill.training.trainer import SECOND_MOMENTS, StageFunctions
+
+# Of a guided teacher's student of 4 steps, which does not move.
+HPARAMS = {
+  "num_steps": np.int32(4),
+  "learning_rate": np.float32(0),
+  "guided": np.float32(1),
+}
+
+
+def random_frozen(run: Experiment, stage: Stage) -> dict[str, Params]:
+  """Weights of the right shapes for what a stage needs, with no meaning."""
+  key = jax.random.key(run.seed)
+  objective: Any = stage.objective
+  frozen = {}
+  for name in stage.objective.needs:
+    network: Any = run.denoiser.network
+    if name == "classifier":
+      network = objective.classifier
+    params = network.init(key)
+    if name == SECOND_MOMENTS:
+      params = jax.tree.map(jnp.ones_like, params)
+    frozen[name] = jax.device_put(params, replicated(run.mesh))
+  return frozen
+
+
+def first_batch(run: Experiment, stage: Stage) -> Batch:
+  """One batch of the kind that a stage consumes, on the mesh."""
+  rows = run.batches(stage.batch_size, run.seed).batch(0)
+  if stage.objective.consumes == "pairs":
+    random = np.random.default_rng(run.seed)
+    shape = rows["image"].shape
+    rows["noise"] = random.standard_normal(shape, np.float32)
+  return shard_batch(rows, run.mesh)
+
+
+def share_of_ideal(
+  run: Experiment,
+  stage: Stage,
+  functions: StageFunctions,
+  num_updates: int,
+  turns: int,
+) -> dict[str, float]:
+  """An update's time over that of its bare passes: 1 is the ideal.
+
+  Args:
+    run: the recipe.
+    stage: of it, with students of 4 steps where it asks for a number.
+    functions: compiled for the stage.
+    num_updates: of each turn; whole cycles of an alternating paper.
+    turns: how many are timed.
+  """
+  objective = stage.objective
+  key, hparams = jax.device_put(
+    (jax.random.key(run.seed), HPARAMS), replicated(run.mesh)
+  )
+  frozen, batch = random_frozen(run, stage), first_batch(run, stage)
+  state = functions.init(key, frozen)
+  cycle = [
+    name for i in range(len(objective.trains)) for name in objective.turn(i)
+  ]
+  needed = _needed(objective, cycle)
+  passes = {
+    kind: call
+    for kind, call in _passes(run, objective, batch, key).items()
+    if needed[kind]
+  }
+
+  def update(times: int) -> float:
+    nonlocal state
+    start = time.monotonic()
+    for i in range(times):
+      name = cycle[i % len(cycle)]
+      state, _ = functions.updates[name](state, frozen, batch, key, hparams)
+    jax.block_until_ready(state)
+    return (time.monotonic() - start) / times
+
+  update(len(cycle))  # compiles
+  for call in passes.values():
+    _timed(call, 1)
+  updates, ideals = [], []
+  for _ in range(turns):
+    updates.append(update(num_updates))
+    ideals.append(
+      sum(
+        needed[kind] * _timed(call, num_updates)
+        for kind, call in passes.items()
+      )
+    )
+  ratios = np.array(updates) / np.array(ideals)
+  return {
+    "bare_seconds_per_update": float(np.median(updates)),
+    "passes_seconds_per_update": float(np.median(ideals)),
+    "update_over_passes": float(np.median(ratios)),
+    "update_over_passes_least": float(ratios.min()),
+    "update_over_passes_most": float(ratios.max()),
+  }
+
+
+def _needed(objective: Objective, cycle: list[str]) -> Mapping[str, float]:
+  """The passes of one update and example, by kind: a cycle's mean."""
+  costs = [vars(objective.passes(name, guided=True)) for name in cycle]
+  return {
+    kind: sum(cost[kind] for cost in costs) / len(costs) for kind in costs[0]
+  }
+
+
+def _passes(
+  run: Experiment, objective: Any, batch: Batch, key: Key
+) -> dict[str, Callable[[], Any]]:
+  """The bare passes, by the names of `Passes`, on this batch."""
+  denoiser, x = run.denoiser, batch["image"]
+  t = jnp.full(x.shape[:1], 0.5)
+  params = denoiser.network.init(key)
+  label = batch.get("label")
+
+  def forward(params: Params) -> jax.Array:
+    return denoiser(params, x, t, label).x0
+
+  def scalar(params: Params) -> jax.Array:
+    return jnp.mean(jnp.square(forward(params)))
+
+  calls = {
+    "forward": (forward, params),
+    "gradient": (jax.grad(scalar), params),
+    "tangent": (lambda p: jax.jvp(forward, (p,), (p,)), params),
+  }
+  classifier = getattr(objective, "classifier", None)
+  if classifier is not None:
+    weights = classifier.init(key)
+    trained = "classifier" in objective.trains
+
+    def features(weights: Params, x: jax.Array) -> jax.Array:
+      return jnp.mean(jnp.square(classifier.apply(weights, x).features))
+
+    def classify(weights: Params) -> jax.Array:
+      return features(weights, x)
+
+    calls["classifier"] = (classify, weights)
+    # In the weights where they are trained, else in the image.
+    argument = 0 if trained else 1
+    calls["classifier_gradient"] = (
+      lambda w: jax.grad(features, argument)(w, x),
+      weights,
+    )
+  return {
+    kind: _compiled(function, argument)
+    for kind, (function, argument) in calls.items()
+  }
+
+
+def _compiled(
+  function: Callable[[Params], Any], argument: Params
+) -> Callable[[], Any]:
+  jitted = jax.jit(function)
+  return lambda: jitted(argument)
+
+
+def _timed(call: Callable[[], Any], times: int) -> float:
+  start = time.monotonic()
+  jax.block_until_ready([call() for _ in range(times)])
+  return (time.monotonic() - start) / times

@@ -1,0 +1,214 @@
+"""Who of a run is judged, by what, and at what cost it was trained."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from diffdistill.arrays import Params
+from diffdistill.data.pipeline import once
+from diffdistill.diffusion.guidance import Guidance
+from diffdistill.evaluation.comparison import (
+  Contestant,
+  Settings,
+  distance_of_halves,
+)
+from diffdistill.evaluation.evaluator import Generator, distance
+from diffdistill.evaluation.features import (
+  FeatureFn,
+  Reference,
+  classifier_features,
+  reference_statistics,
+)
+from diffdistill.experiment import Experiment
+from diffdistill.objectives import OBJECTIVES
+from diffdistill.sampling.sampler import Sampler
+from diffdistill.training import checkpoint
+from diffdistill.training.report import costs
+from diffdistill.training.stage import Round, Stage
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judge:
+  """The classifier of a run, and the data as it sees it.
+
+  Args:
+    metric: the name of its distance.
+    features: the feature network.
+    reference: of the training data.
+  """
+
+  metric: str
+  features: FeatureFn
+  reference: Reference
+
+  def facts(
+    self, run: Experiment, say: Callable[[str], None]
+  ) -> dict[str, Any]:
+    """What a reader must know of it."""
+    half = len(self.reference.pooled) // 2
+    return {
+      "metric": self.metric,
+      "reference": f"{len(run.source)} training images",
+      "classifier_test_accuracy": self._accuracy(run, say),
+      f"{self.metric} of two samples of {half} real images": (
+        distance_of_halves(self.reference)
+      ),
+    }
+
+  def _accuracy(
+    self, run: Experiment, say: Callable[[str], None]
+  ) -> float | None:
+    """The classifier's on the test split; None where there is none."""
+    test = run.source.held_out()
+    if test is None:
+      return None
+    try:
+      test.check()
+    except (ValueError, FileNotFoundError) as error:
+      say(f"the classifier's accuracy is not measured: {error}")
+      return None
+    right = [
+      self.features(rows["image"]).probabilities.argmax(axis=-1)
+      == rows["label"]
+      for rows in once(test, run.evaluation.batch_size)
+    ]
+    return float(np.concatenate(right).mean())
+
+
+def judge_of(run: Experiment, workdir: epath.Path) -> Judge:
+  """The judge of a run: the classifier of the first stage that makes one.
+
+  Raises:
+    ValueError: where the run has none, or it is not trained yet.
+  """
+  for stage in run.stages:
+    if isinstance(stage, Stage) and stage.objective.trains[0] == "classifier":
+      break
+  else:
+    raise ValueError(
+      f"the run in {workdir} has no classifier stage, whose features judge"
+      " images; add one to config.run"
+    )
+  batch_size = run.evaluation.batch_size
+  features = classifier_features(
+    getattr(stage.objective, "classifier"),  # noqa: B009
+    run.product(workdir, stage.name),
+    run.mesh,
+    batch_size=batch_size,
+  )
+  reference = reference_statistics(
+    (batch["image"] for batch in once(run.source, batch_size)), features
+  )
+  return Judge(
+    metric=f"FD-{stage.name}", features=features, reference=reference
+  )
+
+
+def scorer(
+  run: Experiment, workdir: epath.Path
+) -> Callable[[Stage, Round, Params, int], float]:
+  """Scores students while they are trained, by distance: lower is better."""
+  judge = functools.cache(lambda: judge_of(run, workdir))
+
+  @functools.cache
+  def generator(sampler: Sampler, num_images: int) -> Generator:
+    return run.generator(sampler, min(run.evaluation.batch_size, num_images))
+
+  def score(
+    stage: Stage, round_: Round, params: Params, num_images: int
+  ) -> float:
+    sampler = stage.objective.sampler
+    assert sampler is not None  # only images can be selected by distance
+    images = generator(sampler, num_images).batches(
+      params, run.evaluation.seed, num_images, run.usual_steps(round_)
+    )
+    return distance(images, judge().features, judge().reference)
+
+  return score
+
+
+def finished_models(
+  run: Experiment, workdir: epath.Path, say: Callable[[str], None]
+) -> dict[str, tuple[Stage, Round]]:
+  """The finished rounds that make images, in the order of the recipe.
+
+  Raises:
+    ValueError: where there are none.
+  """
+  result = {}
+  for name, (stage, round_) in run.rounds.items():
+    if not isinstance(stage, Stage) or stage.objective.sampler is None:
+      continue
+    if checkpoint.has_final(workdir / name):
+      result[name] = (stage, round_)
+    else:
+      say(f"{name} is not finished; it is left out")
+  if not result:
+    raise ValueError(f"{workdir} has no finished model yet; train first")
+  return result
+
+
+def contestants(
+  run: Experiment,
+  workdir: epath.Path,
+  settings: Settings,
+  say: Callable[[str], None],
+) -> list[Contestant]:
+  """The teacher, then the students made for one of the numbers of steps."""
+
+  @functools.cache
+  def generator(sampler: Sampler, guidance: Guidance | None) -> Generator:
+    size = min(settings.batch_size, settings.num_images)
+    return run.generator(sampler, size, guidance=guidance)
+
+  spent = costs(workdir)
+  result = []
+  for name, (stage, round_) in finished_models(run, workdir, say).items():
+    steps, chain = settings.num_steps, []
+    if round_.num_steps:
+      steps = tuple(n for n in steps if n == round_.num_steps)
+      chain = list(_chain(run, name))
+    facts = {
+      "paper": _paper(stage),
+      "training_passes": sum(spent.get(r, (0.0, 0.0))[0] for r in chain),
+      "training_seconds": sum(spent.get(r, (0.0, 0.0))[1] for r in chain),
+    }
+    versions = [(name, False)]
+    if checkpoint.has_last(workdir / name):
+      versions.append((f"{name} last", True))
+    for version, last in versions if steps else ():
+      sampler = stage.objective.sampler
+      assert sampler is not None
+      result.append(
+        Contestant(
+          name=version,
+          num_steps=steps,
+          generator=generator(sampler, run.usual_guidance(round_)),
+          load=functools.partial(run.product, workdir, name, last=last),
+          facts=facts,
+          shown=not last,
+        )
+      )
+  return result
+
+
+def _chain(run: Experiment, name: str) -> Iterator[str]:
+  """The rounds that a student took, from the teacher's first student on."""
+  stage, round_ = run.rounds[name]
+  teacher = round_.frozen.get("teacher", "")
+  if teacher in run.rounds and run.rounds[teacher][1].num_steps:
+    yield from _chain(run, teacher)
+  if isinstance(stage, Stage) and stage.pairs:
+    yield stage.pairs
+  yield name
+
+
+def _paper(stage: Stage) -> str:
+  """The name of a stage's objective in the table of papers."""
+  return next(
+    n for n, cls in OBJECTIVES.items() if cls is type(stage.objective)
+  )

@@ -1,0 +1,61 @@
+"""Which of a round's weights are its product: those of the best score."""
+
+from collections.abc import Callable
+
+from etils import epath
+from jax.sharding import Mesh
+
+from diffdistill.arrays import Params
+from diffdistill.training import checkpoint
+from diffdistill.training.stage import Selection
+
+
+class Selector:
+  """Scores a round's product now and then, and keeps the best on disk.
+
+  Nothing else is remembered: a resumed round scores again what came after its
+  checkpoint, with the same results.
+
+  Args:
+    selection: how often, and how patient.
+    round_dir: the round's directory.
+    score: of a product; the lower the better. NaN is never the best.
+    mesh: where the best is loaded to.
+  """
+
+  def __init__(
+    self,
+    selection: Selection,
+    round_dir: epath.Path,
+    score: Callable[[Params], float],
+    mesh: Mesh,
+  ):
+    self._selection = selection
+    self._round_dir = round_dir
+    self._score = score
+    self._mesh = mesh
+    self._best = checkpoint.best_of(round_dir)
+
+  def due(self, step: int) -> bool:
+    """Whether a score is due after `step` updates."""
+    return step % self._selection.every == 0
+
+  def consider(self, product: Params, step: int) -> float:
+    """The score of the weights after `step` updates, which it may keep."""
+    score = self._score(product)
+    if self._best is None or score < self._best.score:
+      self._best = checkpoint.save_best(self._round_dir, product, step, score)
+    return score
+
+  def exhausted(self, step: int) -> bool:
+    """Whether the best is too long ago for the round to go on."""
+    selection = self._selection
+    if not selection.patience or self._best is None:
+      return False
+    return step - self._best.step >= selection.patience * selection.every
+
+  def best(self) -> Params | None:
+    """The best weights so far; None where no score was a number."""
+    if self._best is None:
+      return None
+    return checkpoint.load_best(self._round_dir, self._best, self._mesh)

@@ -1,0 +1,263 @@
+"""One line of a recipe: what is trained, from what, for how long."""
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Mapping
+
+from diffdistill.diffusion.guidance import Guidance
+from diffdistill.objectives.objective import Objective
+from diffdistill.sampling.sampler import Sampler
+from diffdistill.training.optimizers import Optimizer
+
+# Frozen weights that no stage of the run made: "path:DIR" is a finished round
+# of another run, "imported:FILE" a file of another framework.
+OUTSIDE = ("path:", "imported:")
+SCORES = ("held_out_loss", "distance")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Round:
+  """One training, with a directory and a final result of its own.
+
+  Args:
+    name: "teacher", or "halve/016" for the student of 16 steps.
+    stage: the name of its stage.
+    num_updates: its length; 0 for a round of pairs.
+    num_steps: of the student's sampler; 0 where it has no number of steps.
+    frozen: for each frozen name, the round whose product it is, or a place
+      outside the run.
+    guided: whether its teacher is guided: not where that is a student.
+  """
+
+  name: str
+  stage: str
+  num_updates: int
+  num_steps: int
+  frozen: Mapping[str, str]
+  guided: bool
+
+  @property
+  def code(self) -> int:
+    """A number of this round's name, to derive keys and data order from."""
+    return zlib.crc32(self.name.encode()) & 0x7FFFFFFF
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Selection:
+  """Which of a round's weights become its product: those of the best score.
+
+  The weights at the end are kept too, as `last_<name>`.
+
+  Args:
+    by: "held_out_loss" of pairs, or "distance", the Frechet distance on the
+      run's classifier.
+    every: updates between scores; the end of the round has one too.
+    patience: scores in a row without a better one after which the round ends;
+      0 never.
+    num_images: that a distance is measured on.
+  """
+
+  by: str
+  every: int
+  patience: int = 0
+  num_images: int = 1000
+
+  def __post_init__(self):
+    if self.by not in SCORES:
+      raise ValueError(f"by is {self.by!r}; pass one of {', '.join(SCORES)}")
+    for field, least in (("every", 1), ("patience", 0), ("num_images", 20)):
+      if getattr(self, field) < least:
+        raise ValueError(
+          f"{field} is {getattr(self, field)}; pass {least} or more"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pairs:
+  """A stage that writes (noise, the teacher's image) for others to learn from.
+
+  Args:
+    name: of the stage, and of its one round.
+    sampler: the teacher's.
+    num_steps: of the sampler.
+    guidance: of the teacher.
+    num_pairs: to train on, all different.
+    held_out: pairs kept apart, for held-out losses.
+    shard_size: pairs per file; what a killed run makes again at most.
+    batch_size: made at a time, on all devices.
+    store_noise: False draws the noise again from its key when it is read, and
+      saves two thirds of the disk.
+    max_gigabytes: of disk; where all pairs take more, training uses a rolling
+      pool that fits. 0 for no limit.
+    path: where they go, if not in the workdir.
+    frozen: which stage made the teacher.
+  """
+
+  name: str
+  sampler: Sampler
+  num_steps: int
+  num_pairs: int
+  held_out: int
+  shard_size: int
+  batch_size: int
+  guidance: Guidance = dataclasses.field(default_factory=Guidance)
+  store_noise: bool = True
+  max_gigabytes: float = 0.0
+  path: str = ""
+  frozen: Mapping[str, str] = dataclasses.field(
+    default_factory=lambda: {"teacher": "teacher"}
+  )
+
+  def __post_init__(self):
+    for field in ("num_steps", "num_pairs", "shard_size", "batch_size"):
+      if getattr(self, field) < 1:
+        raise ValueError(f"{field} is {getattr(self, field)}; pass 1 or more")
+    for field in ("held_out", "max_gigabytes"):
+      if getattr(self, field) < 0:
+        raise ValueError(f"{field} is {getattr(self, field)}; pass 0 or more")
+    if self.num_pairs % self.shard_size:
+      raise ValueError(
+        f"num_pairs is {self.num_pairs}, which shard_size={self.shard_size}"
+        " does not divide; pass a multiple of it"
+      )
+    if set(self.frozen) != {"teacher"}:
+      raise ValueError(
+        f"frozen names {sorted(self.frozen)}; pairs need exactly a teacher"
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+  """One line of a recipe.
+
+  Args:
+    name: of the stage, and of its round or folder of rounds.
+    objective: what is minimised.
+    optimizer: how.
+    num_updates: per round.
+    batch_size: images per update, over all devices.
+    frozen: for each name the objective needs, the stage that made it; or one
+      of its rounds ("halve/008"), or a place outside the run.
+    start_steps: the teacher's steps before the first halving.
+    end_steps: the last student's steps.
+    num_steps: of the students of a stage that trains "each" by itself.
+    long_rounds: rounds to this many student steps or fewer take twice
+      num_updates (Salimans & Ho 2022, section 5.2: the 2-step and 1-step
+      rounds); 0 for none.
+    pairs: the stage whose pairs are the data, where the objective consumes
+      pairs.
+    select: which weights become the product; by default those at the end.
+  """
+
+  name: str
+  objective: Objective
+  optimizer: Optimizer
+  num_updates: int
+  batch_size: int
+  frozen: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  start_steps: int = 0
+  end_steps: int = 1
+  long_rounds: int = 2
+  num_steps: tuple[int, ...] = ()
+  pairs: str = ""
+  select: Selection | None = None
+
+  def __post_init__(self):
+    for field in ("num_updates", "batch_size"):
+      if getattr(self, field) < 1:
+        raise ValueError(
+          f"stages.{self.name}.{field} is {getattr(self, field)}; pass 1 or"
+          " more"
+        )
+    if self.batch_size % self.optimizer.accumulate:
+      raise ValueError(
+        f"stages.{self.name}.batch_size is {self.batch_size}, which"
+        f" accumulate={self.optimizer.accumulate} does not divide; pass a"
+        " multiple of it"
+      )
+    missing = set(self.objective.needs) ^ set(self.frozen)
+    if missing:
+      raise ValueError(
+        f"stages.{self.name}.frozen names {sorted(self.frozen)}; its objective"
+        f" needs exactly {sorted(self.objective.needs)}"
+      )
+    if self.long_rounds < 0:
+      raise ValueError(
+        f"stages.{self.name}.long_rounds is {self.long_rounds}; pass 0 or more"
+      )
+    kind = self.objective.rounds
+    for field, value, wanted in (
+      ("start_steps", self.start_steps, kind == "halving"),
+      ("num_steps", self.num_steps, kind == "each"),
+      ("pairs", self.pairs, self.objective.consumes == "pairs"),
+    ):
+      if bool(value) != wanted:
+        use = "needs it; pass one" if wanted else "has no use for it; remove it"
+        raise ValueError(
+          f"stages.{self.name}.{field} is {value!r}, but its objective {use}"
+        )
+    if kind == "halving":
+      self._check_halving()
+    if min(self.num_steps, default=1) < 1 or (
+      len(set(self.num_steps)) < len(self.num_steps)
+    ):
+      raise ValueError(
+        f"stages.{self.name}.num_steps is {self.num_steps}; pass different"
+        " numbers of steps, each 1 or more"
+      )
+    if self.select and self.select.by == "held_out_loss" and not self.pairs:
+      raise ValueError(
+        f"stages.{self.name}.select.by is 'held_out_loss', but only pairs have"
+        " a held-out set; pass 'distance'"
+      )
+
+  def _check_halving(self):
+    ratio, rest = divmod(self.start_steps, max(self.end_steps, 1))
+    if self.end_steps < 1 or rest or ratio < 2 or ratio & (ratio - 1):
+      raise ValueError(
+        f"stages.{self.name} halves from start_steps={self.start_steps} to"
+        f" end_steps={self.end_steps}; pass a start that is the end times 2,"
+        " 4, 8, ..."
+      )
+
+  def rounds(
+    self, frozen: Mapping[str, str], guided: bool
+  ) -> tuple[Round, ...]:
+    """This stage's rounds in order.
+
+    Args:
+      frozen: for each frozen name, the round that made it.
+      guided: whether the teacher is no student yet.
+    """
+    make = functools.partial(self._round, frozen=frozen, guided=guided)
+    kind = self.objective.rounds
+    if kind == "one":
+      return (make(self.name, 0),)
+    if kind == "one_step":
+      return (make(f"{self.name}/001", 1),)
+    if kind == "each":
+      return tuple(make(f"{self.name}/{n:03d}", n) for n in self.num_steps)
+    result = []
+    num_steps = self.start_steps
+    while num_steps > self.end_steps:
+      num_steps //= 2
+      name = f"{self.name}/{num_steps:03d}"
+      result.append(self._round(name, num_steps, frozen, guided))
+      frozen, guided = {**frozen, "teacher": name}, False
+    return tuple(result)
+
+  def _round(
+    self, name: str, num_steps: int, frozen: Mapping[str, str], guided: bool
+  ) -> Round:
+    doubled = self.objective.rounds == "halving" and (
+      num_steps <= self.long_rounds
+    )
+    return Round(
+      name=name,
+      stage=self.name,
+      num_updates=self.num_updates * (1 + doubled),
+      num_steps=num_steps,
+      frozen=frozen,
+      guided=guided,
+    )
