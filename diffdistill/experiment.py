@@ -135,7 +135,7 @@ class Experiment:
     label: int | None = None,
     guidance: Guidance | None = None,
     *,
-    rounded: bool = False,
+    half: bool = False,
   ) -> Generator:
     """Images of any weights of this experiment's denoiser.
 
@@ -144,7 +144,7 @@ class Experiment:
       batch_size: images made at a time.
       label: the class of all; by default they take turns.
       guidance: of the model; none by default.
-      rounded: whether the noise is rounded to float16 first, as pairs hold it.
+      half: whether the noise is in float16, as pairs hold it.
 
     Raises:
       ValueError: for guidance of a model that cannot be guided.
@@ -159,8 +159,6 @@ class Experiment:
       key: Key,
       num_steps: Int[Array, ""],
     ) -> Image:
-      if rounded:
-        noise = noise.astype(np.float16).astype(np.float32)
       x = sampler.start(noise, num_steps)
       denoise = self.denoiser.bind(params, label, guidance)
       return sampler(denoise, x, key, num_steps)
@@ -170,6 +168,7 @@ class Experiment:
       image_shape=self.source.image_shape,
       num_classes=self.source.num_classes if self.denoiser.conditional else 0,
       label=label,
+      half=half,
       mesh=self.mesh,
       batch_size=batch_size,
     )
@@ -197,14 +196,13 @@ class Experiment:
     """The pairs of a stage on disk, and how its teacher makes them."""
     guidance = stage.guidance if round_.guided else None
     generator = self.generator(
-      stage.sampler, stage.batch_size, guidance=guidance, rounded=True
+      stage.sampler, stage.batch_size, guidance=guidance, half=True
     )
     classes = generator.num_classes
 
     def noise(first: int, count: int) -> np.ndarray:
-      """Rounded to what float16 holds."""
       parts = [
-        to_host(generator.noise(self.seed, start)).astype(np.float16)
+        to_host(generator.noise(self.seed, start))
         for start in range(first, first + count, generator.batch_size)
       ]
       return np.concatenate(parts)[:count].astype(np.float32)

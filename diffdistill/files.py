@@ -18,8 +18,12 @@ def write_atomically(path: epath.PathLike, data: str | bytes) -> None:
   path = epath.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   beside = path.with_name(f".{path.name}.partial")
-  if isinstance(data, str):
-    beside.write_text(data)
-  else:
-    beside.write_bytes(data)
-  beside.replace(path)
+  try:
+    if isinstance(data, str):
+      beside.write_text(data)
+    else:
+      beside.write_bytes(data)
+    beside.replace(path)
+  except OSError:
+    beside.unlink(missing_ok=True)
+    raise

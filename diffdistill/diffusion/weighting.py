@@ -5,7 +5,7 @@
   snr            SNR                    eps-MSE
   truncated_snr  max(SNR, 1)            max(x0-MSE, eps-MSE)
   snr_plus_one   SNR + 1                v-MSE (variance preserving)
-  edm            SNR + 1 / sigma_data^2  Karras et al. 2022, Table 1
+  edm            SNR + 1 / sigma_data^2 Karras et al. 2022, Table 1
   clipped_snr    SNR in [0.01, 5]       ours
 
 The first four are Salimans & Ho 2022, section 4. Because eps follows linearly

@@ -38,7 +38,6 @@ from jaxtyping import Array, Float
 from diffdistill.arrays import Batch, Key, Metrics, Params, Scalar
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
-from diffdistill.diffusion.timesteps import draw_discrete, fraction
 from diffdistill.objectives.objective import (
   Classifier,
   Hparams,
@@ -46,8 +45,11 @@ from diffdistill.objectives.objective import (
   bind_teacher,
   summed,
 )
-from diffdistill.objectives.progressive import two_step_target
-from diffdistill.sampling.ddim import DDIM
+from diffdistill.objectives.progressive import (
+  check_sampler,
+  draw_two_steps,
+  two_step_target,
+)
 from diffdistill.sampling.sampler import Sampler
 
 CLASSIFIER_INPUTS = ("as_trained", "reference_mismatch")
@@ -121,12 +123,7 @@ class ClassifierFeatures:
   rounds: ClassVar[str] = "halving"
 
   def __post_init__(self):
-    if not isinstance(self.sampler, DDIM) or self.sampler.grid != "uniform":
-      raise ValueError(
-        f"a student of two-step targets is made for ddim on a uniform grid, not"
-        f" {type(self.sampler).__name__} on {self.sampler.grid}; pass"
-        " sampler.kind=ddim and sampler.grid=uniform"
-      )
+    check_sampler(self.sampler)
     if not 0 < self.temperature < float("inf"):
       raise ValueError(
         f"temperature is {self.temperature}; pass a value above 0 (below 1"
@@ -184,13 +181,7 @@ class ClassifierFeatures:
   ) -> tuple[Scalar, Metrics]:
     x0, label = batch["image"], batch.get("label")
     process, classifier = self.denoiser.process, self._fed()
-    key_t, key_eps = jax.random.split(key)
-    num_steps = hparams["num_steps"]
-    t = draw_discrete(key_t, x0.shape[0], num_steps)
-    # Whole numbers of half steps, so that the last s is exactly 0.
-    half_steps = jnp.round(t * (2 * num_steps))
-    mid, s = (fraction(half_steps - k, 2 * num_steps) for k in (1, 2))
-    x_t = process.diffuse(x0, jax.random.normal(key_eps, x0.shape), t)
+    x_t, t, mid, s = draw_two_steps(process, x0, key, hparams["num_steps"])
     teacher = bind_teacher(
       self.denoiser, frozen["teacher"], label, self.guidance, hparams
     )

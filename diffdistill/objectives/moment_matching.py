@@ -42,8 +42,8 @@ Unlike the paper, squares and products are means over pixels, not sums, as in
 every other objective here. Unlike the paper, t can be drawn on the sampler's
 grid: an auxiliary that sees s but not t constrains a mixture of all t above s,
 and with few steps the mixture can be right where the grid's times are wrong.
-Unlike the paper, whose w is an input, w has a default, "clipped_snr". Nothing
-is clipped but that.
+Unlike the paper, whose w is an input, w has a default, "clipped_snr". No image
+is clipped.
 """
 
 import dataclasses

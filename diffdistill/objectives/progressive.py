@@ -21,7 +21,7 @@ teacher, and nothing has dropout.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +71,47 @@ def two_step_target(
   return x1 + w * (x2 - x1)
 
 
+class TwoSteps(NamedTuple):
+  """Equation (1): noisy images, and the two teacher steps from them."""
+
+  x_t: Image
+  t: Time
+  mid: Time
+  s: Time
+
+
+def draw_two_steps(
+  process: GaussianProcess, x0: Image, key: Key, num_steps: Array
+) -> TwoSteps:
+  """Equation (1) for a student of num_steps steps, from real data."""
+  key_t, key_eps = jax.random.split(key)
+  t = draw_discrete(key_t, x0.shape[0], num_steps)
+  # Whole numbers of half steps, so that the last s is exactly 0.
+  half_steps = jnp.round(t * (2 * num_steps))
+  mid, s = (fraction(half_steps - k, 2 * num_steps) for k in (1, 2))
+  x_t = process.diffuse(x0, jax.random.normal(key_eps, x0.shape), t)
+  return TwoSteps(x_t=x_t, t=t, mid=mid, s=s)
+
+
+def check_sampler(sampler: Sampler) -> None:
+  """Refuses a sampler whose steps are not those of equation (1).
+
+  Raises:
+    ValueError: for anything but DDIM on the uniform grid from t = 1.
+  """
+  if (
+    not isinstance(sampler, DDIM)
+    or sampler.grid != "uniform"
+    or sampler.first_time != 1
+  ):
+    raise ValueError(
+      f"a progressive student is made for ddim on a uniform grid from t = 1,"
+      f" not {type(sampler).__name__} on {sampler.grid} from"
+      f" {sampler.first_time}; pass sampler.kind=ddim, sampler.grid=uniform and"
+      " sampler.first_time=1"
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Progressive:
   """Progressive distillation (Salimans & Ho 2022, Algorithm 2).
@@ -98,12 +139,7 @@ class Progressive:
 
   def __post_init__(self):
     weight(self.weighting, jnp.zeros(1))
-    if not isinstance(self.sampler, DDIM) or self.sampler.grid != "uniform":
-      raise ValueError(
-        f"a progressive student is made for ddim on a uniform grid, not"
-        f" {type(self.sampler).__name__} on {self.sampler.grid}; pass"
-        " sampler.kind=ddim and sampler.grid=uniform"
-      )
+    check_sampler(self.sampler)
 
   def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
     return {"student": jax.tree.map(jnp.copy, frozen["teacher"])}
@@ -125,13 +161,7 @@ class Progressive:
   ) -> tuple[Scalar, Metrics]:
     x0, label = batch["image"], batch.get("label")
     process = self.denoiser.process
-    key_t, key_eps = jax.random.split(key)
-    num_steps = hparams["num_steps"]
-    t = draw_discrete(key_t, x0.shape[0], num_steps)
-    # Whole numbers of half steps, so that the last s is exactly 0.
-    half_steps = jnp.round(t * (2 * num_steps))
-    mid, s = (fraction(half_steps - k, 2 * num_steps) for k in (1, 2))
-    x_t = process.diffuse(x0, jax.random.normal(key_eps, x0.shape), t)
+    x_t, t, mid, s = draw_two_steps(process, x0, key, hparams["num_steps"])
     teacher = bind_teacher(
       self.denoiser, frozen["teacher"], label, self.guidance, hparams
     )

@@ -223,7 +223,7 @@ class Trainer:
     report.write(round_.name, stage.num_pairs + stage.held_out, values)
     checkpoint.mark_final(self.workdir / round_.name, str(store.directory))
 
-  def _data(self, stage: Stage, round_: Round) -> Data:
+  def _data(self, stage: Stage, round_: Round, report: Report) -> Data:
     seed = self.seed ^ round_.code
     if not stage.pairs:
       return self.batches(stage.batch_size, seed)
@@ -238,6 +238,7 @@ class Trainer:
       num_updates=round_.num_updates,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
+      say=report.say,
     )
 
   def _train(
@@ -263,7 +264,7 @@ class Trainer:
       report.say(f"{round_.name}: goes on from update {first}")
     report.start_round(round_.name, first)
 
-    data = self._data(stage, round_)
+    data = self._data(stage, round_, report)
     batches = data.iterate(first)
     selector = self._selector(stage, round_, functions, frozen, data)
     meter = Meter(stage.batch_size)

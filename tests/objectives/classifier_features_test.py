@@ -422,11 +422,11 @@ def test_the_first_teacher_is_guided_and_a_student_is_not():
     ),
     (
       {"sampler": Ancestral(process=PROCESS)},
-      "for ddim on a uniform grid, not",
+      "for ddim on a uniform grid from t = 1, not",
     ),
     (
       {"sampler": DDIM(process=PROCESS, grid="karras")},
-      "for ddim on a uniform grid, not DDIM on karras",
+      "for ddim on a uniform grid from t = 1, not DDIM on karras",
     ),
   ],
 )
