@@ -70,7 +70,8 @@ class GaussianProcess:
     alpha_t, sigma_t = self.coefficients(t, x_t)
     alpha_s, sigma_s = self.coefficients(s, x_t)
     difference = self.schedule.logsnr(t) - self.schedule.logsnr(s)
-    one_minus_r = expand_like(-jnp.expm1(difference), x_t)
+    # Not below 0, whatever rounding makes of s = t.
+    one_minus_r = jnp.maximum(expand_like(-jnp.expm1(difference), x_t), 0.0)
     # r alpha_s / alpha_t, written so that nothing overflows as alpha_t -> 0.
     from_x_t = (alpha_t / alpha_s) * (sigma_s / sigma_t) ** 2
     mean = from_x_t * x_t + one_minus_r * alpha_s * x0
