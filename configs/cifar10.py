@@ -5,12 +5,13 @@
 
 Published FID by steps, and the hardware of the paper; nothing is measured by
 us:
-  progressive           9.12, 4.51, 3.00, 2.57 at 1, 2, 4, 8 (Salimans & Ho 2022,
-                        Table 2); 8 TPUv4 chips
-  classifier_features   its tables were not readable to us: none; 4 GPUs
-  denoising_student     9.36 at 1 (Salimans & Ho 2022, Table 2); a TPUv2-8
+  progressive           9.12, 4.51, 3.00, 2.57 at 1, 2, 4, 8 (its Table 2);
+                        8 TPUv4 chips
+  classifier_features   none: its tables were not readable to us; 4 GPUs
+  denoising_student     9.36 at 1 (Table 2 of Salimans & Ho 2022); a TPUv2-8
   moment_matching, parameter_moment_matching
-                        the paper has no CIFAR-10: every number is [ours]
+                        none: not in the paper. Network, batch and learning
+                        rate are [ours]; for the rest see recipes.py
 
 Deviations, besides those that recipes.py states for each paper:
   classifier_features   Unlike the paper, the schedule is cosine in angle with
@@ -21,7 +22,7 @@ Deviations, besides those that recipes.py states for each paper:
   denoising_student     Unlike the paper, the teacher is trained here.
   moment_matching, parameter_moment_matching
                         Unlike the paper, the network is the U-Net of
-                        `progressive`, not a UViT.
+                        `progressive`, not a UViT, and the data not ImageNet.
 
 The data is a folder of PNG files in `data/cifar10/{train,test}/<class>/`, or
 any source of 32x32 images: --config.data.source.path says where.

@@ -81,7 +81,7 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
     recipes.compared(
       config,
       learning_rate=1e-3,
-      moments_rate=2e-4,
+      moments_rate=1e-3,
       select_every=250,
       pairs={
         "num_steps": 16,

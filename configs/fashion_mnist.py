@@ -78,7 +78,7 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
     recipes.compared(
       config,
       learning_rate=5e-4,
-      moments_rate=2e-4,
+      moments_rate=5e-4,
       select_every=250,
       pairs={
         "num_steps": 16,

@@ -1,14 +1,14 @@
-"""LSUN bedrooms or churches: at 128x128 as Salimans & Ho 2022 distilled them,
-at 256x256 as Luhman & Luhman 2021 did.
+"""LSUN bedrooms or churches, at 128x128 or at 256x256.
 
   diffdistill train --config=configs/lsun.py:bedroom --workdir=runs/bedroom
 
-Hardware: 64 TPUv4 chips at 128x128, whose FID curves are in a figure that was
-not readable to us; a TPUv2-8 at 256x256, for which we found no FID. We quote
-and have measured none. Prepare the data once with TFDS, in a format of random
-access: tfds.builder("lsun/bedroom", file_format="array_record")
-.download_and_prepare(). LSUN has one class, so there is no classifier to judge
-by: use a run's sample sheets.
+At 128x128 as Salimans & Ho 2022 distilled them, on 64 TPUv4 chips: their FID
+curves are in a figure that was not readable to us. At 256x256 as Luhman &
+Luhman 2021 did, on a TPUv2-8: we found no FID. We quote none and have measured
+none. Prepare the data once with TFDS, in a format of random access:
+tfds.builder("lsun/bedroom", file_format="array_record").download_and_prepare()
+LSUN has one class, so there is no classifier to judge by: use a run's sample
+sheets.
 
 At 256x256 the pairs would take 605 GB. Stored without their noise, which is
 drawn again when it is read, they take 202; the recipes have these in a rolling

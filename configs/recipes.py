@@ -121,7 +121,11 @@ def ddpm_teacher(
       "beta_max": 0.02,
     },
     "output": "eps",  # [DS code]
-    "precondition": {"kind": "identity", "noise": "index", "num_steps": 1000},
+    "precondition": {  # [DS code]
+      "kind": "identity",
+      "noise": "index",
+      "num_steps": 1000,
+    },
     "label_dropout": 0.0,
   }
   teacher(
@@ -503,7 +507,7 @@ def compared(
     "select_every": select_every,
     "select_images": 1000,
     "warmup": 100,
-    "ema_decay": 0.99,
+    "ema_decay": 0.995,
     "weighting": "clipped_snr",
   }
   moment_matching(

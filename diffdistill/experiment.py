@@ -50,6 +50,7 @@ from diffdistill.networks import CLASSIFIERS, NETWORKS
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.networks.network import LinenNetwork, Network
 from diffdistill.objectives import OBJECTIVES
+from diffdistill.objectives.classification import Classification
 from diffdistill.sampling import SAMPLERS
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training import checkpoint
@@ -456,7 +457,8 @@ def _classifier(path: str, fields: Fields, source: Source) -> LinenClassifier:
     for name in ("normalisation", "resize")
     if name in fields
   }
-  module = choose(path, CLASSIFIERS, fields, num_classes=source.num_classes)
+  fields = {"num_classes": source.num_classes, **fields}
+  module = choose(path, CLASSIFIERS, fields)
   return make(
     path,
     LinenClassifier,
@@ -504,6 +506,13 @@ def _stage(
       f"{path} needs a classifier and the config has none; pass"
       " classifier.kind=resnet and its fields"
     )
+  if cls is Classification:
+    classes = given["classifier"].module.num_classes
+    if classes != source.num_classes:
+      raise ValueError(
+        f"{path} trains a classifier of {classes} classes, but the data has"
+        f" {source.num_classes}; leave num_classes out"
+      )
   return make(
     path,
     Stage,

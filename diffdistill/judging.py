@@ -174,8 +174,8 @@ def contestants(
       chain = list(_chain(run, name))
     facts = {
       "paper": _paper(stage),
-      "training_passes": sum(spent.get(r, (0.0, 0.0))[0] for r in chain),
-      "training_seconds": sum(spent.get(r, (0.0, 0.0))[1] for r in chain),
+      "training_passes": round(sum(spent[r][0] for r in chain if r in spent)),
+      "training_seconds": round(sum(spent[r][1] for r in chain if r in spent)),
     }
     versions = [(name, False)]
     if checkpoint.has_last(workdir / name):

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,7 @@ Observe = Callable[[Stage, Round, Params, int], None]
 Distance = Callable[[Stage, Round, Params, int], float]
 
 
+@runtime_checkable
 class Data(Protocol):
   """The batches of a round."""
 
