@@ -279,6 +279,7 @@ class Trainer:
         if selector and selector.due(step):
           self._consider(selector, stage, round_, state, report)
           if selector.exhausted(step):
+            report.say(f"{round_.name}: ends at update {step}, past its best")
             break
         if self._due(self.cadence.checkpoint, step):
           checkpoints.save(state, step)
