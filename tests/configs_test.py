@@ -1,25 +1,33 @@
 """Every recipe builds as it is, and trains when shrunken.
 
 Data is random and of the right kind; shapes are traced, not computed, but for
-the newcomer's teacher, which really takes a step.
+the newcomer's teacher, which really takes a step. Published settings are
+repeated here, so that a slip of the pen is not a new paper.
 """
 
 import copy
 import dataclasses
+import functools
 import importlib
 import pathlib
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diffdistill import experiment
+from diffdistill.data.pairs import PairSet
+from diffdistill.diffusion.schedule import LinearBeta, Shifted
+from diffdistill.sampling.ancestral import Ancestral
+from diffdistill.sampling.ddim import DDIM
 from diffdistill.training.sharding import (
   replicated,
   shard_batch,
   tree_shardings,
 )
+from diffdistill.training.stage import Pairs
 from diffdistill.training.state import create_state
 from diffdistill.training.step import make_update
 
@@ -38,6 +46,7 @@ RECIPES = [
 # Of the data sources whose images are as they are, the size and the channels.
 NATIVE = {"digits": (8, 1), "idx": (28, 1)}
 NUM_CLASSES = {"imagenet2012": 1000}
+BATCH = 8
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +71,25 @@ def with_random_data(tmp_path_factory):
   return replace
 
 
+@pytest.fixture(scope="module")
+def built_as_it_is(with_random_data):
+  """The experiment of a (file, recipe), built once."""
+
+  @functools.cache
+  def build(name, recipe):
+    config = MODULES[name].get_config(recipe)
+    with_random_data(config, native_size(config))
+    return experiment.build(config)
+
+  return build
+
+
+@pytest.fixture(scope="module")
+def seen():
+  """The updates that are traced: recipes of one data set share stages."""
+  return set()
+
+
 def native_size(config):
   """The side of the images that a config trains on."""
   source = config.data.source
@@ -69,20 +97,13 @@ def native_size(config):
 
 
 def shrunken(config):
-  """(a config of two levels at most, with as few of all else, image size).
+  """(a config of one level, with as few of all else, image size).
 
-  Attention stays at the levels where it was.
+  How levels and attention fit the images is tested on the config as it is.
   """
   config = copy.deepcopy(config)
   network = config.model.network
-  patch, levels = network.get("patch", 1), min(len(network.multipliers), 2)
-  size = patch * 2**levels
-  network.attention = tuple(
-    size // patch // 2**level
-    for level in range(levels)
-    if native_size(config) // patch // 2**level in network.get("attention", ())
-  )
-  network.multipliers = network.multipliers[:levels]
+  network.multipliers, network.attention = (1,), ()
   network.channels, network.num_blocks = 8, 1
   for name in ("head_dim", "embed_dim"):
     if name in network:
@@ -92,56 +113,93 @@ def shrunken(config):
     config.classifier.multipliers = (1,)
     config.classifier.num_blocks = 1
   for stage in config.stages.values():
-    stage.num_updates, stage.batch_size = 1, 8
-    if "start_steps" in stage:
-      stage.start_steps = 2
-  return config, size
-
-
-def steps(built, take):
-  """Takes the first update of each stage by `take`; (stage name, result)."""
-  products = {}
-  for stage in built.stages:
-    frozen = {n: products[source] for n, source in stage.frozen.items()}
-    batch = built.batches(stage.batch_size, 0).batch(0)
-    result = take(stage, frozen, shard_batch(batch, built.mesh))
-    products[stage.name] = result[0].params[stage.objective.trains[0]]
-    yield stage.name, result
-
-
-def start_and_update(stage, mesh):
-  """(key -> state, update) of a stage's first trained tree, uncompiled."""
-
-  def init(key, frozen):
-    return create_state(stage.objective, stage.optimizer, key, frozen)
-
-  def update_for(shapes):
-    name = stage.objective.trains[0]
-    shardings = tree_shardings(shapes, mesh)
-    return make_update(stage.objective, name, stage.optimizer, shardings, mesh)
-
-  return init, update_for
-
-
-def hparams():
-  return {
-    "num_steps": np.int32(1),
-    "learning_rate": np.float32(0.1),
-    "step": np.int32(0),
-  }
+    stage.batch_size = BATCH
+    if stage.get("kind") == "pairs":
+      stage.num_pairs = stage.held_out = stage.shard_size = BATCH
+  return config, 2 * network.get("patch", 1)
 
 
 def build_on_one_device(config, mesh_of):
   return dataclasses.replace(experiment.build(config), mesh=mesh_of(1))
 
 
+def start_and_update(stage, mesh):
+  """(key -> state, (shapes, name) -> update) of a stage, uncompiled."""
+
+  def init(key, frozen):
+    return create_state(stage.objective, stage.optimizer, key, frozen)
+
+  def update_for(shapes, name):
+    shardings = tree_shardings(shapes, mesh)
+    return make_update(stage.objective, name, stage.optimizer, shardings, mesh)
+
+  return init, update_for
+
+
+def hparams(round_):
+  return {
+    "num_steps": np.int32(round_.num_steps),
+    "learning_rate": np.float32(0.1),
+    "guided": np.float32(round_.guided),
+  }
+
+
+def rounds_of(built, stage_name):
+  return [r for s, r in built.rounds.values() if s.name == stage_name]
+
+
+def traced_pairs(built, stage, teacher):
+  """The shapes of a batch of the pairs that a teacher makes."""
+  generator = built.generator(stage.sampler, BATCH, guidance=stage.guidance)
+  shape = jax.ShapeDtypeStruct
+  noise = shape((BATCH, *generator.image_shape), np.float32)
+  label = shape((BATCH,), np.int32) if generator.num_classes else None
+  image = jax.eval_shape(
+    generator.sample, teacher, noise, label, jax.random.key(0), np.int32(2)
+  )
+  batch = {"noise": noise, "image": image, "label": label}
+  return {name: rows for name, rows in batch.items() if rows is not None}
+
+
+def traced_updates(built, seen):
+  """(trained name, state before, state after, metrics) of every tree.
+
+  Of the first round of each stage: the others have the same shapes. What is
+  among `seen` is left out, and what is not is added.
+  """
+  key, products = jax.random.key(0), {}
+  for stage in built.stages:
+    first, *others = rounds_of(built, stage.name)
+    frozen = {name: products[made] for name, made in first.frozen.items()}
+    if isinstance(stage, Pairs):
+      products[stage.name] = traced_pairs(built, stage, frozen["teacher"])
+      continue
+    batch = built.batches(BATCH, 0).batch(0)
+    if stage.objective.consumes == "pairs":
+      batch = products[stage.pairs]
+    init, update_for = start_and_update(stage, built.mesh)
+    state = jax.eval_shape(init, key, frozen)
+    for name in stage.objective.trains:
+      what = (name, stage.objective, stage.optimizer)
+      if what in seen:
+        continue
+      after, metrics = update_for(state, name).eval_shape(
+        state, frozen, batch, key, hparams(first)
+      )
+      yield name, state, after, metrics
+      seen.add(what)
+    for round_ in (first, *others):
+      products[round_.name] = state.params[stage.objective.trains[0]]
+
+
 @pytest.mark.parametrize(("name", "recipe"), RECIPES)
-def test_a_recipe_builds_as_it_is(name, recipe, with_random_data):
-  config = MODULES[name].get_config(recipe)
-  with_random_data(config, native_size(config))
-  built = experiment.build(config)
+def test_a_recipe_builds_as_it_is(name, recipe, built_as_it_is):
+  built = built_as_it_is(name, recipe)
   # The papers' batches divide over the chips that people have.
   assert all(stage.batch_size % 8 == 0 for stage in built.stages)
+  # A student whose steps are not judged would be left out of the table.
+  steps = {round_.num_steps for _, round_ in built.rounds.values()}
+  assert min(steps - {0}) in built.evaluation.num_steps
   said = re.search(r"of ([\d.]+)M", MODULES[name].RECIPES[recipe])
   if said:
     shapes = jax.eval_shape(built.denoiser.network.init, jax.random.key(0))
@@ -149,28 +207,31 @@ def test_a_recipe_builds_as_it_is(name, recipe, with_random_data):
     assert f"{millions:.1f}" == said[1]
 
 
-# A config's other recipes differ in data or in numbers, not in shapes.
-@pytest.mark.parametrize("name", MODULES)
-def test_a_shrunken_config_has_consistent_shapes(
-  name, with_random_data, mesh_of
+@pytest.mark.parametrize(("name", "recipe"), RECIPES)
+def test_a_shrunken_recipe_has_consistent_shapes(
+  name, recipe, with_random_data, mesh_of, seen
 ):
-  config, size = shrunken(MODULES[name].get_config())
-  config.run = ("teacher", "halve")
+  config, size = shrunken(MODULES[name].get_config(recipe))
   with_random_data(config, size)
   built = build_on_one_device(config, mesh_of)
-  key = jax.random.key(0)
-
-  def take(stage, frozen, batch):
-    init, update_for = start_and_update(stage, built.mesh)
-    state = jax.eval_shape(init, key, frozen)
-    update = update_for(state)
-    return (*update.eval_shape(state, frozen, batch, key, hparams()), state)
-
-  for stage, (state, metrics, before) in steps(built, take):
+  for tree, before, after, metrics in traced_updates(built, seen):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), before) == (
-      jax.tree.map(lambda x: (x.shape, x.dtype), state)
-    ), stage
-    assert any(metric.endswith("/loss") for metric in metrics)
+      jax.tree.map(lambda x: (x.shape, x.dtype), after)
+    )
+    assert f"{tree}/loss" in metrics
+
+
+def test_a_teacher_of_moments_can_be_guided(with_random_data, mesh_of):
+  config, size = shrunken(MODULES["imagenet64"].get_config("moment_matching"))
+  config.guidance.weight = 0.1
+  with_random_data(config, size)
+  built = build_on_one_device(config, mesh_of)
+  assert all(r.guided for r in rounds_of(built, "moments"))
+  # An update of either tree: the teacher runs with the labels and without.
+  objective = stages_of(built)["moments"].objective
+  assert objective.passes("student", guided=True).forward == 3
+  trees = [tree for tree, *_ in traced_updates(built, set())]
+  assert trees == ["classifier", "teacher", "student", "auxiliary"]
 
 
 @pytest.mark.slow
@@ -180,31 +241,33 @@ def test_the_newcomer_s_teacher_takes_a_step(with_random_data, mesh_of):
   config.run = ("teacher",)
   with_random_data(config, size)
   built = build_on_one_device(config, mesh_of)
-  place = replicated(built.mesh)
-  key, inputs = jax.device_put((jax.random.key(0), hparams()), place)
+  (stage,) = built.stages
+  (round_,) = rounds_of(built, "teacher")
+  init, update_for = start_and_update(stage, built.mesh)
+  key, inputs = jax.device_put(
+    (jax.random.key(0), hparams(round_)), replicated(built.mesh)
+  )
+  # Random weights: to compile `init` would take as long as all the rest.
   random = np.random.default_rng(0)
-
-  def take(stage, frozen, batch):
-    init, update_for = start_and_update(stage, built.mesh)
-    # Random weights: to compile `init` would take as long as all the rest.
-    shapes = jax.eval_shape(init, key, frozen)
-    state = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
-    params = jax.tree.map(
-      lambda s: random.normal(scale=0.1, size=s.shape).astype(s.dtype),
-      shapes.params,
-    )
-    state, before = state.replace(params=params), params
-    return (*update_for(state)(state, frozen, batch, key, inputs), before)
-
-  for stage, (state, metrics, before) in steps(built, take):
-    (name,) = before
-    loss = metrics[f"{name}/loss"]
-    assert np.isfinite(float(loss[0])), stage
-    changed = jax.tree.map(
-      lambda a, b: not np.array_equal(a, b), before, state.params
-    )
-    assert any(jax.tree.leaves(changed)), stage
-    assert int(state.step) == 1
+  shapes = jax.eval_shape(init, key, {})
+  state = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+  before = jax.tree.map(
+    lambda s: random.normal(scale=0.1, size=s.shape).astype(s.dtype),
+    shapes.params,
+  )
+  state, metrics = update_for(shapes, "teacher")(
+    state.replace(params=before),
+    {},
+    shard_batch(built.batches(BATCH, 0).batch(0), built.mesh),
+    key,
+    inputs,
+  )
+  assert np.isfinite(float(metrics["teacher/loss"][0]))
+  changed = jax.tree.map(
+    lambda a, b: not np.array_equal(a, b), before, state.params
+  )
+  assert any(jax.tree.leaves(changed))
+  assert int(state.step) == 1
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -219,8 +282,262 @@ def test_a_recipe_that_is_not_there_is_refused(name):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_config_says_how_to_run_it(name):
+def test_a_config_says_how_to_run_it_and_what_it_deviates_in(name):
   text = MODULES[name].__doc__
   assert f"configs/{name}.py:" in text
   for recipe in re.findall(rf"configs/{name}\.py:(\w+)", text):
     assert recipe in MODULES[name].RECIPES
+  assert "\nDeviations" in text or "Everything is [ours]" in text
+
+
+def has(thing, **wanted):
+  assert {name: getattr(thing, name) for name in wanted} == wanted
+
+
+def stages_of(built):
+  return {stage.name: stage for stage in built.stages}
+
+
+@pytest.mark.parametrize(
+  ("name", "recipe", "teacher", "student", "batch_size", "start", "updates"),
+  [
+    # The last: of all rounds, by section 5.2 of Salimans & Ho 2022.
+    ("cifar10", "progressive", 2e-4, 5e-5, 128, 8192, 750_000),
+    ("imagenet64", "progressive", 3e-4, 1e-4, 2048, 1024, 600_000),
+    ("lsun", "bedroom", 3e-4, 1e-4, 2048, 1024, 600_000),
+    ("lsun", "church", 3e-4, 1e-4, 2048, 1024, 600_000),
+  ],
+)
+def test_progressive_is_as_published(
+  name, recipe, teacher, student, batch_size, start, updates, built_as_it_is
+):
+  built = built_as_it_is(name, recipe)
+  stages = stages_of(built)
+  has(stages["teacher"], batch_size=batch_size)
+  has(
+    stages["teacher"].optimizer,
+    learning_rate=teacher,
+    warmup=1000,
+    decay="constant",
+    weight_decay=1e-3 if name == "cifar10" else 0.0,
+    clip=1.0,
+    ema_decay=0.9999,
+  )
+  has(stages["teacher"].objective, weighting="truncated_snr", discrete_steps=0)
+  has(stages["halve"], batch_size=batch_size)
+  has(stages["halve"].objective, weighting="truncated_snr")
+  has(
+    stages["halve"].optimizer,
+    learning_rate=student,
+    warmup=0,
+    decay="linear",
+    b1=0.9,
+    b2=0.999,
+    weight_decay=0.0,
+    clip=1.0,
+    ema_decay=0.0,
+  )
+  rounds = rounds_of(built, "halve")
+  assert rounds[0].name == f"halve/{start // 2}"
+  assert rounds[0].frozen == {"teacher": "teacher"}
+  assert rounds[-1].name == "halve/001"
+  assert sum(round_.num_updates for round_ in rounds) == updates
+  assert [round_.num_updates for round_ in rounds[-3:]] == [
+    50_000,
+    100_000,
+    100_000,
+  ]
+
+
+def test_classifier_features_are_as_published(built_as_it_is):
+  built = built_as_it_is("cifar10", "classifier_features")
+  stages = stages_of(built)
+  has(stages["teacher"], num_updates=800_000, batch_size=128)
+  has(
+    stages["teacher"].objective, weighting="truncated_snr", discrete_steps=1024
+  )
+  has(
+    stages["teacher"].optimizer,
+    learning_rate=2e-4,
+    warmup=5000,
+    weight_decay=0.0,
+    ema_decay=0.9999,
+  )
+  for name in ("halve", "features"):
+    has(stages[name], batch_size=128)
+    has(
+      stages[name].optimizer,
+      learning_rate=5e-5,
+      warmup=0,
+      decay="cosine",
+      weight_decay=0.0,
+      clip=1.0,
+      ema_decay=0.0,
+    )
+  has(
+    stages["features"].objective,
+    temperature=0.95,
+    dataset_weight=0.003,
+    entropy_share=0.75,
+  )
+  halved = rounds_of(built, "halve")
+  assert [r.num_steps for r in halved] == [512, 256, 128, 64, 32, 16, 8]
+  assert {r.num_updates for r in halved} == {10_000}
+  assert [
+    (r.name, r.num_updates, r.frozen) for r in rounds_of(built, "features")
+  ] == [
+    (name, updates, {"teacher": teacher, "classifier": "expert"})
+    for name, updates, teacher in (
+      ("features/004", 10_000, "halve/008"),
+      ("features/002", 20_000, "features/004"),
+      ("features/001", 20_000, "features/002"),
+    )
+  ]
+  # No student is judged by the classifier that taught it.
+  assert next(iter(built.rounds)) == "classifier"
+
+
+QUADRATIC = {"grid": "quadratic", "first_time": 0.8, "clip": False}
+UNIFORM = {"grid": "uniform", "first_time": 0.98, "clip": False}
+SMALL = {"b1": 0.9, "b2": 0.98, "ema_decay": 0.995, "warmup": 5000}
+LARGE = {"b1": 0.98, "b2": 0.999, "ema_decay": 0.9995, "warmup": 1000}
+LSUN = {
+  "sampler": UNIFORM,
+  "pairs": {"num_steps": 50, "shard_size": 2560, "held_out": 2560},
+  "shards": 400,
+  "norm": "l2",
+  "optimizer": {"learning_rate": 5e-6, **LARGE},
+}
+DENOISING_STUDENTS = {
+  ("cifar10", "denoising_student"): {
+    "sampler": QUADRATIC,
+    "pairs": {"num_steps": 100, "shard_size": 102_400, "held_out": 51_200},
+    "shards": 10,
+    "norm": "l1",
+    "optimizer": {"learning_rate": 2e-4, **SMALL},
+    "student": {"batch_size": 512, "num_updates": 50_000},
+  },
+  ("celeba", "denoising_student"): {
+    "sampler": QUADRATIC,
+    "pairs": {"num_steps": 100, "shard_size": 25_600, "held_out": 10_240},
+    "shards": 40,
+    "norm": "l2",
+    "optimizer": {"learning_rate": 5e-5, **SMALL},
+    "student": {"batch_size": 512, "num_updates": 70_000},
+  },
+  ("lsun", "bedroom256"): {
+    **LSUN,
+    "student": {"batch_size": 32, "num_updates": 1_600_000},
+  },
+  ("lsun", "church256"): {
+    **LSUN,
+    "student": {"batch_size": 32, "num_updates": 1_280_000},
+  },
+}
+
+
+@pytest.mark.parametrize(("name", "recipe"), DENOISING_STUDENTS)
+def test_the_denoising_student_is_as_published(name, recipe, built_as_it_is):
+  wanted = DENOISING_STUDENTS[name, recipe]
+  built = built_as_it_is(name, recipe)
+  stages = stages_of(built)
+  pairs, student = stages["pairs"], stages["denoising_student"]
+  has(pairs, num_pairs=1_024_000, **wanted["pairs"])
+  assert wanted["shards"] * pairs.shard_size == pairs.num_pairs
+  assert isinstance(pairs.sampler, DDIM)
+  has(pairs.sampler, **wanted["sampler"])
+  # The teacher that students are compared with is the one they learn from.
+  assert pairs.sampler == stages["teacher"].objective.sampler
+  assert max(built.evaluation.num_steps) == pairs.num_steps
+  has(student, **wanted["student"])
+  has(student.objective, norm=wanted["norm"])
+  has(student.objective.sampler, form="difference")
+  has(
+    student.optimizer,
+    decay="constant",
+    eps=1e-8,
+    weight_decay=0.0,
+    clip=0.0,
+    **wanted["optimizer"],
+  )
+  # The end of each epoch, or 80 shards.
+  has(student.select, by="held_out_loss")
+  shards = min(wanted["shards"], 80)
+  assert student.select.every * student.batch_size == shards * pairs.shard_size
+  # Every batch is whole, of pairs that are made or read.
+  for count in (pairs.shard_size, pairs.held_out):
+    assert count % student.batch_size == count % pairs.batch_size == 0
+  has(built.denoiser, output="eps")
+  assert built.denoiser.process.schedule == LinearBeta(
+    num_steps=1000, beta_min=1e-4, beta_max=0.02
+  )
+  # At t = 1 the network reads DDPM's index 999.
+  scaling = built.denoiser.precondition.scaling(
+    built.denoiser.process.schedule, jnp.ones(1)
+  )
+  np.testing.assert_allclose(1000 * scaling.c_noise, 999, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("name", "recipe"),
+  [("celeba", "denoising_student"), ("lsun", "bedroom256")],
+)
+def test_what_pairs_take_on_disk_is_as_said(name, recipe, built_as_it_is):
+  built = built_as_it_is(name, recipe)
+  stage = stages_of(built)["pairs"]
+  gigabytes = {}
+  for store_noise in (True, False):
+    pairs = PairSet(
+      teacher="",
+      sampler="",
+      num_steps=1,
+      seed=0,
+      image_shape=built.source.image_shape,
+      num_pairs=stage.num_pairs,
+      held_out=stage.held_out,
+      shard_size=stage.shard_size,
+      store_noise=store_noise,
+    )
+    count = stage.num_pairs + stage.held_out
+    gigabytes[store_noise] = pairs.num_bytes(count) / 1e9
+    said = rf"\b{gigabytes[store_noise]:.0f}\b"
+    assert re.search(said, MODULES[name].__doc__)
+  if name == "lsun":
+    # The authors' README has 600 GB.
+    assert gigabytes[True] == pytest.approx(600, rel=0.01)
+    has(stage, store_noise=False, max_gigabytes=100.0)
+
+
+@pytest.mark.parametrize(
+  ("recipe", "stage_name", "num_steps"),
+  [
+    ("moment_matching", "moments", (8, 4, 2, 1)),
+    ("parameter_moment_matching", "parameter_moments", (8, 4)),
+  ],
+)
+@pytest.mark.parametrize("name", ["cifar10", "imagenet64", "imagenet128"])
+def test_moment_matching_is_as_published(
+  name, recipe, stage_name, num_steps, built_as_it_is
+):
+  built = built_as_it_is(name, recipe)
+  stage = stages_of(built)[stage_name]
+  has(stage.optimizer, b1=0.0, b2=0.99, eps=1e-12)
+  has(stage, num_steps=num_steps, num_updates=200_000)
+  has(stage.select, by="distance", every=5000)
+  assert isinstance(stage.objective.sampler, Ancestral)
+  has(stage.objective.sampler, noise=0.0, grid="uniform")
+  assert [r.name for r in rounds_of(built, stage_name)] == [
+    f"{stage_name}/{n:03d}" for n in num_steps
+  ]
+  # None is the student of another.
+  for round_ in rounds_of(built, stage_name):
+    assert set(round_.frozen.values()) == {"teacher"}
+  if name != "cifar10":
+    assert stage.batch_size == 2048
+    # Some labels are hidden from the teacher, so that it can be guided.
+    assert built.denoiser.null_label is not None
+    assert built.denoiser.output == "v"
+  schedule = built.denoiser.process.schedule
+  assert isinstance(schedule, Shifted) == (name == "imagenet128")
+  if name == "imagenet128":
+    has(schedule, image_size=128, base_size=32)
