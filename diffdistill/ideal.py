@@ -16,9 +16,10 @@ import numpy as np
 from diffdistill.arrays import Batch, Key, Params
 from diffdistill.experiment import Experiment
 from diffdistill.objectives.objective import Objective
+from diffdistill.training.inputs import SECOND_MOMENTS
 from diffdistill.training.sharding import replicated, shard_batch
 from diffdistill.training.stage import Stage
-from diffdistill.training.trainer import SECOND_MOMENTS, StageFunctions
+from diffdistill.training.trainer import StageFunctions
 
 # Of a guided teacher's student of 4 steps, which does not move.
 HPARAMS = {

@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,10 @@ from jaxtyping import Array
 from diffdistill.arrays import Key, Metrics, Params
 from diffdistill.data.pair_pipeline import PairPipeline
 from diffdistill.data.pairs import PairStore
-from diffdistill.data.sources import Examples
 from diffdistill.objectives.objective import Hparams
 from diffdistill.training import checkpoint, optimizers
 from diffdistill.training.curriculum import curriculum
+from diffdistill.training.inputs import SECOND_MOMENTS, Data, Inputs
 from diffdistill.training.passes import pair_passes, round_passes
 from diffdistill.training.report import Meter, Report
 from diffdistill.training.selection import Selector
@@ -28,7 +29,7 @@ from diffdistill.training.sharding import (
   shard_batch,
   tree_shardings,
 )
-from diffdistill.training.stage import OUTSIDE, Pairs, Round, Stage
+from diffdistill.training.stage import Pairs, Round, Stage
 from diffdistill.training.state import (
   TrainState,
   create_state,
@@ -36,22 +37,11 @@ from diffdistill.training.state import (
 )
 from diffdistill.training.step import Update, make_evaluate, make_update
 
-# Of the teacher's gradients; kept with it for papers that weigh by them.
-SECOND_MOMENTS = "second_moments"
 # (stage, round, its product so far, updates done)
 Observe = Callable[[Stage, Round, Params, int], None]
 # (stage, round, its product so far, images to measure on) -> the lower the
 # better
 Distance = Callable[[Stage, Round, Params, int], float]
-
-
-@runtime_checkable
-class Data(Protocol):
-  """The batches of a round."""
-
-  def iterate(self, start: int) -> Iterator[Examples]:
-    """The batches of updates start, start + 1, ..."""
-    ...
 
 
 class TrainingStoppedError(Exception):
@@ -137,6 +127,18 @@ class Trainer:
           f" {self.mesh.size}"
         )
 
+  @functools.cached_property
+  def _inputs(self) -> Inputs:
+    return Inputs(
+      stages=self.stages,
+      workdir=self.workdir,
+      seed=self.seed,
+      mesh=self.mesh,
+      batches=self.batches,
+      pairs=self.pairs,
+      outside=self.outside,
+    )
+
   def run(self) -> None:
     """Trains every round that has no final result, in order.
 
@@ -150,7 +152,7 @@ class Trainer:
     for stage, round_ in rounds:
       round_dir = self.workdir / round_.name
       if not checkpoint.has_final(round_dir):
-        frozen = self._frozen(stage, round_)
+        frozen = self._inputs.frozen(stage, round_)
         if isinstance(stage, Pairs):
           self._make_pairs(stage, round_, frozen["teacher"], report)
         else:
@@ -193,22 +195,6 @@ class Trainer:
       abstract=with_shardings(shapes, self.mesh),
     )
 
-  def _frozen(self, stage: Stage | Pairs, round_: Round) -> dict[str, Params]:
-    """The weights that a round is given."""
-    makers = {r.name: s for s, r in curriculum(self.stages)}
-    frozen = {}
-    for name, source in round_.frozen.items():
-      if source.startswith(OUTSIDE):
-        frozen[name] = self.outside(stage, name, source)
-        continue
-      maker = makers[source]
-      assert isinstance(maker, Stage)  # curriculum has seen to it
-      product = name if name == SECOND_MOMENTS else maker.objective.trains[0]
-      frozen[name] = checkpoint.load_final(
-        self.workdir / source, product, self.mesh
-      )
-    return frozen
-
   def _make_pairs(
     self, stage: Pairs, round_: Round, teacher: Params, report: Report
   ) -> None:
@@ -223,24 +209,6 @@ class Trainer:
     }
     report.write(round_.name, stage.num_pairs + stage.held_out, values)
     checkpoint.mark_final(self.workdir / round_.name, str(store.directory))
-
-  def _data(self, stage: Stage, round_: Round, report: Report) -> Data:
-    seed = self.seed ^ round_.code
-    if not stage.pairs:
-      return self.batches(stage.batch_size, seed)
-    pairs, made = next(
-      (s, r) for s, r in curriculum(self.stages) if s.name == stage.pairs
-    )
-    assert isinstance(pairs, Pairs)  # curriculum has seen to it
-    return PairPipeline(
-      store=self.pairs(pairs, made, self._frozen(pairs, made)["teacher"]),
-      batch_size=stage.batch_size,
-      seed=seed,
-      num_updates=round_.num_updates,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-      say=report.say,
-    )
 
   def _train(
     self,
@@ -265,7 +233,7 @@ class Trainer:
       report.say(f"{round_.name}: goes on from update {first}")
     report.start_round(round_.name, first)
 
-    data = self._data(stage, round_, report)
+    data = self._inputs.data(stage, round_, report.say)
     batches = data.iterate(first)
     selector = self._selector(stage, round_, functions, frozen, data)
     meter = Meter(stage.batch_size)

@@ -1,0 +1,90 @@
+"""What a round is given: frozen weights, and batches of images or pairs."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Protocol, runtime_checkable
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from diffdistill.arrays import Params
+from diffdistill.data.pair_pipeline import PairPipeline
+from diffdistill.data.pairs import PairStore
+from diffdistill.data.sources import Examples
+from diffdistill.training import checkpoint
+from diffdistill.training.curriculum import curriculum
+from diffdistill.training.stage import OUTSIDE, Pairs, Round, Stage
+
+# Of the teacher's gradients; kept with it for papers that weigh by them.
+SECOND_MOMENTS = "second_moments"
+
+
+@runtime_checkable
+class Data(Protocol):
+  """The batches of a round."""
+
+  def iterate(self, start: int) -> Iterator[Examples]:
+    """The batches of updates start, start + 1, ..."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inputs:
+  """The inputs of every round of a run.
+
+  Args:
+    stages: the recipe.
+    workdir: where rounds live.
+    seed: of everything random.
+    mesh: where weights are loaded to.
+    batches: the images of a (batch size, seed).
+    pairs: the pairs of a stage and of a teacher, on disk.
+    outside: frozen weights that are not of this run, of a (stage, name,
+      source).
+  """
+
+  stages: tuple[Stage | Pairs, ...]
+  workdir: epath.Path
+  seed: int
+  mesh: Mesh
+  batches: Callable[[int, int], Data]
+  pairs: Callable[[Pairs, Round, Params], PairStore]
+  outside: Callable[[Stage | Pairs, str, str], Params]
+
+  def frozen(self, stage: Stage | Pairs, round_: Round) -> dict[str, Params]:
+    """The weights that a round is given and does not train, by name."""
+    return {
+      name: self._weights(stage, name, source)
+      for name, source in round_.frozen.items()
+    }
+
+  def data(
+    self, stage: Stage, round_: Round, say: Callable[[str], None]
+  ) -> Data:
+    """The batches of a round; `say` is told of pairs that are made for it."""
+    seed = self.seed ^ round_.code
+    if not stage.pairs:
+      return self.batches(stage.batch_size, seed)
+    pairs, made = next(
+      (s, r) for s, r in curriculum(self.stages) if s.name == stage.pairs
+    )
+    assert isinstance(pairs, Pairs)  # curriculum has seen to it
+    return PairPipeline(
+      store=self.pairs(pairs, made, self.frozen(pairs, made)["teacher"]),
+      batch_size=stage.batch_size,
+      seed=seed,
+      num_updates=round_.num_updates,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      say=say,
+    )
+
+  def _weights(self, stage: Stage | Pairs, name: str, source: str) -> Params:
+    if source.startswith(OUTSIDE):
+      return self.outside(stage, name, source)
+    makers = {r.name: s for s, r in curriculum(self.stages)}
+    maker = makers[source]
+    assert isinstance(maker, Stage)  # curriculum has seen to it
+    product = name if name == SECOND_MOMENTS else maker.objective.trains[0]
+    return checkpoint.load_final(self.workdir / source, product, self.mesh)
