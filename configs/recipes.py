@@ -507,7 +507,7 @@ def compared(
     "select_every": select_every,
     "select_images": 1000,
     "warmup": 100,
-    "ema_decay": 0.995,
+    "ema_decay": 0.998,
     "weighting": "clipped_snr",
   }
   moment_matching(

@@ -6,7 +6,7 @@
   truncated_snr  max(SNR, 1)            max(x0-MSE, eps-MSE)
   snr_plus_one   SNR + 1                v-MSE (variance preserving)
   edm            SNR + 1 / sigma_data^2 Karras et al. 2022, Table 1
-  clipped_snr    SNR in [0.01, 50]      ours
+  clipped_snr    SNR in [0.01, 5]       ours
 
 The first four are Salimans & Ho 2022, section 4. Because eps follows linearly
 from x0, the maximum of the two errors per example is the weight's maximum. The
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 SIGMA_DATA = 0.5  # Karras et al. 2022, Table 1
-SNR_RANGE = (0.01, 50.0)  # ours, of clipped_snr
+SNR_RANGE = (0.01, 5.0)  # ours, of clipped_snr
 
 
 def weight(name: str, logsnr: Float[Array, " b"]) -> Float[Array, " b"]:

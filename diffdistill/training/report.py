@@ -106,18 +106,18 @@ class Report:
       self._writer.close()
 
 
-def costs(workdir: epath.Path) -> dict[str, tuple[float, float]]:
+def costs(workdir: epath.Path) -> dict[str, tuple[int | float, float]]:
   """(denoiser passes, seconds) that each round took, as far as recorded."""
   path = workdir / "metrics.jsonl"
-  result: dict[str, tuple[float, float]] = {}
+  result: dict[str, tuple[int | float, float]] = {}
   for line in path.read_text().splitlines() if path.exists() else ():
     try:
       record = json.loads(line)
     except json.JSONDecodeError:
       continue  # cut off in the middle of a write
-    passes, seconds = result.get(record["round"], (0.0, 0.0))
+    passes, seconds = result.get(record["round"], (0, 0.0))
     result[record["round"]] = (
-      max(passes, record.get("passes", 0.0)),
+      max(passes, record.get("passes", 0)),
       seconds + record.get("seconds", 0.0),
     )
   return result
