@@ -24,7 +24,7 @@ def test_help_and_list_say_what_there_is(capsys, run_cli):
   assert run_cli("list") == 0
   listed = capsys.readouterr().out
   for name in (*OBJECTIVES, *SOURCES, "unet", "mlp", "resnet", "ddim", "heun"):
-    assert re.search(rf"^  {name} +\w", listed, re.MULTILINE), name
+    assert re.search(rf"^  {name} +\S", listed, re.MULTILINE), name
   assert re.search(r"^  configs/digits\.py:progressive +\w", listed, re.M)
 
 

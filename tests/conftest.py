@@ -81,6 +81,35 @@ def tiny_config(tmp_path_factory):
   }
 
 
+@pytest.fixture(scope="session")
+def pairs_config(tiny_config):
+  """A teacher of 6 updates, its pairs, and a student of 18 that they make."""
+  stages = tiny_config["stages"]
+  return {
+    **tiny_config,
+    "run": ("teacher", "pairs", "student"),
+    "stages": {
+      "teacher": {**stages["teacher"], "num_updates": 6},
+      "pairs": {
+        "kind": "pairs",
+        "num_steps": 4,
+        "num_pairs": 32,
+        "held_out": 16,
+        "shard_size": 8,
+        "batch_size": 8,
+      },
+      "student": {
+        **stages["teacher"],
+        "objective": {"kind": "denoising_student"},
+        "sampler": {"kind": "one_step"},
+        "frozen": {"teacher": "teacher"},
+        "pairs": "pairs",
+        "select": {"by": "held_out_loss", "every": 4},
+      },
+    },
+  }
+
+
 @pytest.fixture
 def edited(tiny_config):
   """The tiny config with a field set, or removed where the value is None."""
@@ -151,7 +180,9 @@ def get_config(recipe="plain"):
 @pytest.fixture(scope="session")
 def run_cli():
   """Runs a command as if it were the first of its process; its status."""
-  from diffdistill import cli
+  # Grain, which commands import, defines flags of its own. Restoring forgets
+  # the flags that it did not see saved, so they must be there before.
+  from diffdistill import cli, commands  # noqa: F401
 
   def run(*arguments):
     with flagsaver.flagsaver(), pytest.MonkeyPatch.context() as patch:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffdistill.denoiser import Denoiser
+from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.precondition import EDMPrecondition, Identity
 from diffdistill.diffusion.prediction import (
   OUTPUTS,
@@ -126,6 +127,66 @@ def test_what_the_network_is_told(conditional):
       np.testing.assert_array_equal(call["label"], label)
     else:
       assert call["label"] is None
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers(Listener):
+  """Outputs the number that it has for each label."""
+
+  def apply(self, params, x, t, label=None, *, s=None, key=None):
+    super().apply(params, x, t, label, s=s, key=key)
+    return jnp.ones_like(x) * params[label][:, None, None, None]
+
+
+def conditional_denoiser(heard, null_label):
+  return Denoiser(
+    network=Answers(heard),
+    process=GaussianProcess(schedule=Cosine()),
+    conditional=True,
+    null_label=null_label,
+  )
+
+
+def test_a_guided_model_is_asked_again_without_its_labels():
+  heard, key = [], jax.random.key(3)
+  denoiser = conditional_denoiser(heard, null_label=2)
+  params, label = jnp.array([1.0, -1.0, 0.25]), jnp.array([0, 1, 1, 0])
+  guided = denoiser.bind(
+    params, label, Guidance(weight=2.0), scale=0.5, key=key
+  )(X, T)
+  # The same units are dropped, or their difference would be noise.
+  told, untold = heard
+  assert told["key"] is untold["key"] is key
+  # Label 2 is none: 1 + (1 - 0.25) and -1 + (-1 - 0.25).
+  np.testing.assert_allclose(
+    guided.x0[:, 0, 0, 0], [1.75, -2.25, -2.25, 1.75], rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize("guidance", [None, Guidance(weight=0.0)])
+@pytest.mark.parametrize("null_label", [None, 2])
+def test_no_guidance_is_free(guidance, null_label):
+  heard, label = [], jnp.array([0, 1, 1, 0])
+  denoiser = conditional_denoiser(heard, null_label)
+  params = jnp.array([1.0, -1.0, 0.25])
+  denoise = denoiser.bind(params, label, guidance)
+  heard.clear()
+  x0 = denoise(X, T).x0
+  (call,) = heard
+  np.testing.assert_array_equal(call["label"], label)
+  np.testing.assert_array_equal(x0[:, 0, 0, 0], [1, -1, -1, 1])
+
+
+def test_a_model_without_a_null_label_cannot_be_guided():
+  denoiser = conditional_denoiser([], None)
+  params, label = jnp.zeros(3), jnp.zeros(4, jnp.int32)
+  with pytest.raises(
+    ValueError, match=r"guidance weight is 1\.5, but .*; pass .*label_dropout"
+  ) as error:
+    denoiser.bind(params, label, Guidance(weight=1.5))
+  assert "\n" not in str(error.value)
+  known = conditional_denoiser([], null_label=2)
+  assert known.check_guidance(Guidance(weight=1.5)) == 2
 
 
 def test_nothing_is_clipped():

@@ -18,7 +18,7 @@ DOORS = {
   "workdir": ("config_fields", "files"),
   "diffusion": ("arrays",),
   "networks": ("arrays",),
-  "data": ("arrays",),
+  "data": ("arrays", "files"),
   "denoiser": ("arrays", "diffusion", "networks"),
   "sampling": ("arrays", "diffusion"),
   "objectives": ("arrays", "diffusion", "denoiser", "sampling"),
@@ -30,7 +30,9 @@ DOORS = {
     "diffusion",
     "files",
     "objectives.objective",  # the protocol, never a paper
+    "sampling",
   ),
+  "interop": ("arrays", "networks"),
   "experiment": (
     "arrays",
     "config_fields",
@@ -38,21 +40,34 @@ DOORS = {
     "denoiser",
     "diffusion",
     "evaluation",
-    "files",
+    "interop",
     "networks",
     "objectives",
     "sampling",
     "training",
     "workdir",
   ),
-  "benchmark": ("arrays", "experiment", "training"),
+  "ideal": ("arrays", "experiment", "objectives.objective", "training"),
+  "benchmark": ("arrays", "experiment", "ideal", "training"),
+  "judging": (
+    "arrays",
+    "data",
+    "diffusion",
+    "evaluation",
+    "experiment",
+    "objectives",
+    "sampling",
+    "training",
+  ),
   "commands": (
     "arrays",
     "benchmark",
     "data",
+    "diffusion",
     "evaluation",
     "experiment",
     "files",
+    "judging",
     "networks",
     "objectives",
     "sampling",
@@ -93,6 +108,13 @@ def test_every_room_has_its_door():
   assert {room_of(path) for path in FILES} == set(DOORS)
 
 
+def test_every_door_leads_back():
+  before = set()
+  for room, doors in DOORS.items():
+    assert {door.split(".")[0] for door in doors} <= before, room
+    before.add(room)
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_go_through_doors(path):
   room = room_of(path)
@@ -116,6 +138,8 @@ def test_imports_go_through_doors(path):
     ("tensorflow", ()),
     ("tensorflow_datasets", ()),
     ("grain", ("data/",)),
+    ("torch", ("interop/",)),
+    ("safetensors", ("interop/",)),
     ("optax", ("training/", "objectives/")),
     ("jax.sharding", ("training/", "evaluation/", "experiment.py")),
     ("jax.experimental.pjit", ()),
@@ -133,7 +157,9 @@ def test_a_library_stays_in_its_room(library, places):
   assert bool(homes) == bool(places)
 
 
-@pytest.mark.parametrize("library", ["clu", "tensorflow_datasets", "sklearn"])
+@pytest.mark.parametrize(
+  "library", ["clu", "tensorflow_datasets", "sklearn", "torch"]
+)
 def test_what_is_slow_or_optional_is_imported_when_needed(library):
   for path in FILES:
     for name, inside in imports(parsed(path)):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffdistill.evaluation.evaluator import Generator, judge
+from diffdistill.evaluation.evaluator import Generator, distance, judge
 from diffdistill.evaluation.features import (
   classifier_features,
   reference_statistics,
@@ -39,19 +39,22 @@ def noisy(params, x, label, key, num_steps):
   return x + jax.random.normal(key, x.shape)
 
 
-def make(sample=damped, mesh=None, batch_size=8, num_classes=3):
+def make(sample=damped, mesh=None, batch_size=8, num_classes=3, **fields):
   return Generator(
     sample=sample,
     image_shape=(2, 3, 1),
     num_classes=num_classes,
     mesh=mesh or make_mesh(1),
     batch_size=batch_size,
+    **fields,
   )
 
 
-def collect(generator, *, num_images=13, num_steps=2, seed=5, params=0.5):
+def collect(
+  generator, *, num_images=13, num_steps=2, seed=5, params=0.5, first=0
+):
   params = jnp.asarray(params)
-  batches = generator.batches(params, seed, num_images, num_steps)
+  batches = generator.batches(params, seed, num_images, num_steps, first)
   return np.concatenate([to_host(images) for images in batches])
 
 
@@ -96,6 +99,31 @@ def test_batches_start_from_that_noise_and_those_labels():
   np.testing.assert_array_equal(np.asarray(generator.labels(4)), [1, 2, 0, 1])
   assert generator.labels(4).dtype == jnp.int32
   assert make(num_classes=0).labels(0) is None
+
+
+def test_images_may_begin_anywhere():
+  images = collect(make(), num_images=20)
+  # In the middle of a batch and of the classes, and over the end of one.
+  np.testing.assert_array_equal(
+    collect(make(), num_images=9, first=7), images[7:16]
+  )
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_given_noise_and_labels_make_the_images_that_were_drawn(half):
+  generator = make(half=half)
+  noise, labels = generator.noise(5, 8), generator.labels(8)
+  assert noise.dtype == (jnp.float16 if half else jnp.float32)
+  expected = collect(generator, num_images=8, first=8)
+  images = generator.images_of(
+    jnp.asarray(0.5), noise.astype(jnp.float32), labels, 2
+  )
+  np.testing.assert_array_equal(to_host(images), expected)
+  # The model sees float32 of what a float16 holds.
+  assert expected.dtype == np.float32
+  given = np.asarray(noise, np.float32) / 4
+  label = np.asarray(labels, np.float32)[:, None, None, None]
+  np.testing.assert_allclose(expected, given + label, rtol=1e-6)
 
 
 def test_one_compilation_for_all_steps_seeds_and_weights():
@@ -208,6 +236,19 @@ def test_judge_of_gaussians_through_a_linear_network_is_the_closed_form():
     "frechet_distance", "inception_score", "inception_score_std",
     "precision", "recall", "num_images",
   }  # fmt: skip
+
+
+def test_the_distance_alone_is_judge_s():
+  random = np.random.default_rng(0)
+  real, fake = random.uniform(-1, 1, (2, 40, 2, 2, 1)).astype(np.float32)
+  features = classifier_features(
+    Linear(), jnp.asarray(np.eye(4, 3), jnp.float32), make_mesh(1)
+  )
+  reference = reference_statistics([real], features)
+  alone = distance(iter(np.split(0.5 * fake, [13])), features, reference)
+  judged = judge(iter(np.split(0.5 * fake, [13])), features, reference)
+  assert alone == judged["frechet_distance"]
+  assert alone > 0.05
 
 
 def test_narrow_images_are_precise_and_incomplete():

@@ -23,13 +23,20 @@ MIXTURE = {
 }
 
 
-def objective(network, schedule=Cosine(), conditional=False, **fields):  # noqa: B008
+def objective(
+  network,
+  schedule=Cosine(),  # noqa: B008
+  conditional=False,
+  null_label=None,
+  **fields,
+):
   process = GaussianProcess(schedule=schedule)
   denoiser = Denoiser(
     network=network,
     process=process,
     precondition=Identity(noise="time"),
     conditional=conditional,
+    null_label=null_label,
   )
   return Denoising(denoiser=denoiser, sampler=DDIM(process=process), **fields)
 
@@ -136,6 +143,27 @@ def test_dropout_is_on_and_differs_between_updates():
   assert not np.array_equal(one, other)
 
 
+def test_as_many_labels_are_hidden_as_it_says():
+  heard, n = [], 4096
+  goal = objective(
+    Listener(heard), conditional=True, null_label=3, label_dropout=0.2
+  )
+  label = jnp.arange(n) % 3
+  batch = {"image": jnp.ones((n, 1, 1, 1)), "label": label}
+  for seed in (0, 1):
+    loss_of(goal, jnp.zeros(()), batch, jax.random.key(seed))
+  one, other = (np.asarray(call["label"]) for call in heard)
+  hidden = one == 3
+  np.testing.assert_array_equal(one[~hidden], label[~hidden])
+  # Four standard errors of 0.2.
+  assert hidden.mean() == pytest.approx(0.2, abs=4 * 0.4 / np.sqrt(n))
+  # Whatever the class, the time, and the labels hidden in another update.
+  by_class = [hidden[k::3].mean() for k in range(3)]
+  np.testing.assert_allclose(by_class, 0.2, atol=4 * 0.4 / np.sqrt(n / 3))
+  for what in (heard[0]["t"], other == 3):
+    assert np.corrcoef(hidden, what)[0, 1] == pytest.approx(0, abs=4 / 64)
+
+
 @pytest.mark.parametrize("conditional", [False, True])
 def test_labels_reach_a_conditional_network_only(conditional):
   heard = []
@@ -211,3 +239,20 @@ def test_refusals():
     exact(weighting="x")
   with pytest.raises(ValueError, match="discrete_steps is -1"):
     exact(discrete_steps=-1)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_refuses_to_hide_all_labels_or_fewer_than_none(share):
+  with pytest.raises(
+    ValueError, match=rf"label_dropout is {share}; pass a val"
+  ):
+    objective(Listener([]), null_label=3, label_dropout=share)
+
+
+@pytest.mark.parametrize(("share", "null_label"), [(0.1, None), (0.0, 3)])
+def test_labels_are_hidden_by_a_null_label(share, null_label):
+  with pytest.raises(
+    ValueError,
+    match=f"label_dropout is {share}, but .* null label is {null_label}; pass",
+  ):
+    objective(Listener([]), null_label=null_label, label_dropout=share)

@@ -57,7 +57,7 @@ def loss_of(goal, student, teacher, x0, key, num_steps):
     {"teacher": teacher},
     {"image": x0},
     key,
-    {"num_steps": jnp.asarray(num_steps, jnp.int32)},
+    {"num_steps": jnp.asarray(num_steps, jnp.int32), "guided": jnp.ones(())},
   )
 
 

@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from diffdistill.denoiser import Denoiser
+from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.precondition import Identity
 from diffdistill.diffusion.process import GaussianProcess
 from diffdistill.diffusion.schedule import (
@@ -56,7 +57,7 @@ def loss_of(goal, student, teacher, x0, key, num_steps):
     {"teacher": teacher},
     {"image": x0},
     key,
-    {"num_steps": jnp.asarray(num_steps, jnp.int32)},
+    {"num_steps": jnp.asarray(num_steps, jnp.int32), "guided": jnp.ones(())},
   )
 
 
@@ -128,13 +129,46 @@ def test_models_get_labels_but_no_key_and_no_end():
     {"teacher": one},
     batch,
     jax.random.key(0),
-    {"num_steps": jnp.int32(4)},
+    {"num_steps": jnp.int32(4), "guided": jnp.ones(())},
   )
   assert len(heard) == 3
   for call in heard:
     np.testing.assert_array_equal(call["label"], label)
     assert call["key"] is None
     assert call["s"] is None
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+  """A network that outputs the number it has for a label."""
+
+  def init(self, key):
+    return jnp.zeros(2)
+
+  def apply(self, params, x, t, label=None, *, s=None, key=None):
+    return jnp.ones_like(x) * params[label][:, None, None, None]
+
+
+@pytest.mark.parametrize("guided", [0, 1])
+def test_the_first_teacher_is_guided_and_a_student_is_not(guided):
+  goal = dataclasses.replace(
+    objective(Constant(), Cosine(), conditional=True, null_label=1),
+    guidance=Guidance(weight=2.0),
+    weighting="constant",
+  )
+  told, untold, student = 0.3, -0.4, 0.1
+  loss, _ = goal.loss(
+    "student",
+    {"student": jnp.array([student, 9.0])},
+    {"teacher": jnp.array([told, untold])},
+    {"image": jnp.zeros((8, 1, 1, 1)), "label": jnp.zeros(8, jnp.int32)},
+    jax.random.key(0),
+    {"num_steps": jnp.int32(4), "guided": jnp.float32(guided)},
+  )
+  # Both of the teacher's predictions are the same constant, and so the target.
+  target = told + 2 * guided * (told - untold)
+  assert float(loss) == pytest.approx((target - student) ** 2, rel=1e-5)
+  assert goal.passes("student", bool(guided)).forward == 2 * (1 + guided)
 
 
 def test_metrics_are_sums_of_the_loss():

@@ -67,7 +67,7 @@ def test_one_step_does_what_the_teacher_does_in_sixteen():
       params, opt_state = state
       key_data, key_loss = jax.random.split(key)
       batch = {"image": exact.sample(MIXTURE, key_data, 256)}
-      hparams = {"num_steps": num_steps}
+      hparams = {"num_steps": num_steps, "guided": jnp.zeros(())}
       frozen = {"teacher": teacher}
 
       def loss(params):

@@ -229,26 +229,54 @@ def test_what_a_killed_save_left_is_ignored(
   )
   assert not checkpoint.has_final(round_dir)
   assert_same(restore(round_dir, abstract), state)
-  checkpoint.save_final(round_dir, state)
+  checkpoint.save_final(round_dir, state.params)
   assert checkpoint.has_final(round_dir)
   product = checkpoint.load_final(round_dir, "student", mesh_of(1))
-  assert_same(product, state.ema["student"])
+  assert_same(product, state.params["student"])
 
 
-@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_final_results_are_averages_where_there_are(
-  state_on, mesh_of, round_dir, ema_decay
+def test_final_results_come_back_by_name_on_any_mesh(
+  state_on, mesh_of, round_dir
 ):
-  state, _ = state_on(mesh_of(8), ema_decay=ema_decay)
-  checkpoint.save_final(round_dir, state)
+  state, _ = state_on(mesh_of(8))
+  products = {**state.params, "last_student": state.ema["student"]}
+  checkpoint.save_final(round_dir, products)
+  assert checkpoint.product_names(round_dir) == {
+    "student", "auxiliary", "last_student",
+  }  # fmt: skip
   mesh = mesh_of(1, 4)
-  trees = state.ema if ema_decay else state.params
-  for name in ("student", "auxiliary"):
+  for name, tree in products.items():
     product = checkpoint.load_final(round_dir, name, mesh)
-    assert_same(product, trees[name])
+    assert_same(product, tree)
     assert product["w"].sharding == tree_shardings(product, mesh)["w"]
-  if ema_decay:
-    assert not np.array_equal(product["w"], state.params["auxiliary"]["w"])
+
+
+def test_a_name_that_a_round_did_not_make_is_refused(
+  state_on, mesh_of, round_dir
+):
+  checkpoint.save_final(round_dir, state_on(mesh_of(1))[0].params)
+  with pytest.raises(
+    ValueError, match=r"004 holds no teacher, only auxiliary, student$"
+  ):
+    checkpoint.load_final(round_dir, "teacher", mesh_of(1))
+
+
+@pytest.mark.parametrize("damage", [cut_in_half, empty_everything])
+def test_a_damaged_final_result_is_refused_in_one_line(
+  state_on, mesh_of, round_dir, tmp_path, damage
+):
+  checkpoint.save_final(round_dir, state_on(mesh_of(1))[0].params)
+  damage(tmp_path / "halve" / "004" / "final" / "student")
+  with pytest.raises(ValueError, match=r"final cannot be read .* train") as e:
+    checkpoint.load_final(round_dir, "student", mesh_of(1))
+  assert "\n" not in str(e.value)
+
+
+def test_a_round_of_pairs_is_done_without_weights(round_dir):
+  assert not checkpoint.has_final(round_dir)
+  checkpoint.mark_final(round_dir, "/disk/pairs")
+  assert checkpoint.has_final(round_dir)
+  assert (round_dir / "final").read_text() == "/disk/pairs\n"
 
 
 def test_an_unfinished_round_has_no_final_result(state_on, mesh_of, round_dir):
@@ -263,16 +291,70 @@ def test_relative_folders_are_as_good(state_on, mesh_of, tmp_path, monkeypatch):
   relative = epath.Path("runs/a/teacher")
   save(relative, {5: state})
   assert_same(restore(relative, abstract), state)
-  checkpoint.save_final(relative, state)
+  checkpoint.save_final(relative, state.params)
   product = checkpoint.load_final(relative, "student", mesh_of(1))
-  assert_same(product, state.ema["student"])
+  assert_same(product, state.params["student"])
+  best = checkpoint.save_best(relative, product, 5, 0.5)
+  assert_same(checkpoint.load_best(relative, best, mesh_of(1)), product)
 
 
 def test_deleting_leaves_the_final_result(state_on, mesh_of, round_dir):
   state, _ = state_on(mesh_of(1))
   checkpoints = checkpoint.Checkpoints(round_dir)
   checkpoints.save(state, 5)
-  checkpoint.save_final(round_dir, state)
+  checkpoint.save_best(round_dir, state.params["student"], 5, 0.5)
+  checkpoint.save_final(round_dir, state.params)
   checkpoints.close()
   checkpoint.discard(round_dir)
   assert [path.name for path in round_dir.iterdir()] == ["final"]
+
+
+def best_files(round_dir):
+  return sorted(path.name for path in (round_dir / "best").iterdir())
+
+
+def test_the_best_takes_the_place_of_the_one_before(
+  state_on, mesh_of, round_dir
+):
+  first, second = (state_on(mesh_of(2), seed)[0].params for seed in (0, 1))
+  assert checkpoint.best_of(round_dir) is None
+  checkpoint.save_best(round_dir, first, 5, 0.3)
+  checkpoint.save_best(round_dir, second, 10, 0.1)
+  best = checkpoint.best_of(round_dir)
+  # Of 0.1 every bit: the score is compared with those that come.
+  assert (best.step, best.score) == (10, 0.1)
+  assert len(best_files(round_dir)) == 1
+  assert_same(checkpoint.load_best(round_dir, best, mesh_of(1)), second)
+
+
+@pytest.mark.parametrize("score", [-0.25, 0.0, float("inf"), 1e-300])
+def test_a_score_of_any_size_is_read_back(state_on, mesh_of, round_dir, score):
+  checkpoint.save_best(round_dir, state_on(mesh_of(1))[0].params, 5, score)
+  assert checkpoint.best_of(round_dir).score == score
+
+
+def test_nan_is_no_best(state_on, mesh_of, round_dir):
+  params = state_on(mesh_of(1))[0].params
+  assert checkpoint.save_best(round_dir, params, 5, float("nan")) is None
+  assert checkpoint.best_of(round_dir) is None
+
+
+def test_a_crash_before_the_old_best_is_removed_leaves_the_new_one(
+  state_on, mesh_of, round_dir, tmp_path
+):
+  first, second = (state_on(mesh_of(1), seed)[0].params for seed in (0, 1))
+  folder = tmp_path / "halve" / "004" / "best"
+  checkpoint.save_best(round_dir, first, 10, 0.3)
+  (old,) = best_files(round_dir)
+  shutil.copytree(folder / old, tmp_path / old)
+  checkpoint.save_best(round_dir, second, 5, 0.1)
+  shutil.copytree(tmp_path / old, folder / old)
+  # And one that a crash cut off while it was being written.
+  (new,) = set(best_files(round_dir)) - {old}
+  shutil.copytree(
+    folder / new, folder / f"15_{(0.01).hex()}.orbax-checkpoint-tmp"
+  )
+  assert checkpoint.best_of(round_dir).step == 5
+  best = checkpoint.save_best(round_dir, first, 20, 0.05)
+  assert len(best_files(round_dir)) == 1
+  assert_same(checkpoint.load_best(round_dir, best, mesh_of(1)), first)

@@ -1,11 +1,19 @@
-"""A paper that is arithmetic."""
+"""A paper that is arithmetic, and tiny runs that crash when they are told."""
 
 import dataclasses
+import json
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from etils import epath
+
+from diffdistill import experiment
+from diffdistill.objectives.objective import Passes
+from diffdistill.training import checkpoint
+from diffdistill.training.trainer import Trainer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,12 +25,13 @@ class LeastSquares:
   """
 
   size: int = 6
-  halves: bool = False
+  needs: tuple = ("teacher",)
+  consumes: str = "images"
+  rounds: str = "one"
+  sampler: object = None
   traces: list = dataclasses.field(default_factory=list)
 
   trains: ClassVar = ("student", "auxiliary")
-  needs: ClassVar = ("teacher",)
-  sampler: ClassVar = None
 
   def init(self, key, frozen):
     keys = jax.random.split(key)
@@ -33,6 +42,11 @@ class LeastSquares:
 
   def turn(self, step):
     return (self.trains[step % 2],)
+
+  def passes(self, name, guided=False):
+    if name == "auxiliary":
+      return Passes(forward=2 + guided, gradient=1)
+    return Passes(forward=0.5, gradient=2, tangent=1)
 
   def loss(self, name, params, frozen, batch, key, hparams):
     self.traces.append(name)
@@ -51,3 +65,126 @@ class LeastSquares:
 @pytest.fixture(scope="session")
 def least_squares():
   return LeastSquares
+
+
+class CrashError(Exception):
+  """What kills a run in these tests."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A tiny run on one device, whose compiled functions all its lives share."""
+
+  built: experiment.Experiment
+  functions: dict
+
+  def train(
+    self,
+    workdir,
+    updates=None,
+    observe=lambda *_: None,
+    distance=lambda *_: 0.0,
+    pairs=None,
+    stages=None,
+    **cadence,
+  ):
+    """The whole run, or a life that crashes after so many updates."""
+    functions, left = self.functions, updates
+
+    def mortal(update):
+      def call(*arguments):
+        nonlocal left
+        if left == 0:
+          raise CrashError
+        if left is not None:
+          left -= 1
+        return update(*arguments)
+
+      return call
+
+    class Warm(Trainer):
+      """Compiles once for all lives."""
+
+      def compile(self, stage, frozen, report):
+        key = stage.name, stage.optimizer.ema_decay
+        if key not in functions:
+          functions[key] = super().compile(stage, frozen, report)
+        compiled = functions[key]
+        updates = {n: mortal(u) for n, u in compiled.updates.items()}
+        return dataclasses.replace(compiled, updates=updates)
+
+    def usual_pairs(*arguments):
+      return self.built.pairs(epath.Path(workdir), *arguments)
+
+    Warm(
+      stages=stages or self.built.stages,
+      workdir=epath.Path(workdir),
+      seed=self.built.seed,
+      batches=self.built.batches,
+      pairs=pairs or usual_pairs,
+      outside=self.built.outside,
+      mesh=self.built.mesh,
+      cadence=dataclasses.replace(self.built.cadence, **cadence),
+      observe=observe,
+      distance=distance,
+    ).run()
+
+  def crash(self, workdir, updates=None, **arguments):
+    """A life that must end in a crash."""
+    with pytest.raises(CrashError):
+      self.train(workdir, updates, **arguments)
+
+  def products(self, workdir):
+    """Everything that the finished rounds keep."""
+    result = {}
+    for name in self.built.rounds:
+      round_dir = epath.Path(workdir) / name
+      if round_dir.exists() and (round_dir / "final").is_dir():
+        for product in sorted(checkpoint.product_names(round_dir)):
+          result[f"{name} {product}"] = jax.device_get(
+            checkpoint.load_final(round_dir, product, self.built.mesh)
+          )
+    return result
+
+  def assert_same(self, workdir, other):
+    """Both made the same weights, and scores of them, to the bit."""
+    expected, actual = self.products(other), self.products(workdir)
+    assert jax.tree.structure(expected) == jax.tree.structure(actual)
+    for (path, a), b in zip(
+      jax.tree.leaves_with_path(expected), jax.tree.leaves(actual), strict=True
+    ):
+      assert np.array_equal(a, b), path
+    assert scores(workdir) == scores(other)
+
+
+def scores(workdir):
+  """(round, step, score if it is one) of every record."""
+  keys = "round", "step", "distance", "held_out_loss"
+  return [tuple(map(record.get, keys)) for record in records(workdir)]
+
+
+def records(workdir):
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def run_of(mesh_of):
+  """The `Run` of a config."""
+
+  def make(config):
+    built = experiment.build(config)
+    return Run(dataclasses.replace(built, mesh=mesh_of(1)), {})
+
+  return make
+
+
+@pytest.fixture(scope="session")
+def records_of():
+  """The records of metrics.jsonl."""
+  return records
+
+
+@pytest.fixture(scope="session")
+def crash_error():
+  return CrashError

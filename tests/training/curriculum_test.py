@@ -1,134 +1,270 @@
+"""What a stage may be made from, and where the curriculum finds it."""
+
 import pytest
 
-from diffdistill.training.curriculum import Stage, curriculum
+from diffdistill.diffusion.process import GaussianProcess
+from diffdistill.diffusion.schedule import Cosine
+from diffdistill.sampling.ddim import DDIM
+from diffdistill.training.curriculum import curriculum
 from diffdistill.training.optimizers import Optimizer
+from diffdistill.training.stage import Pairs, Selection, Stage
 
-OPTIMIZER = Optimizer(learning_rate=0.1)
+SAMPLER = DDIM(process=GaussianProcess(schedule=Cosine()))
 
 
 @pytest.fixture
 def stage(least_squares):
-  def make(name="halve", frozen="teacher", **fields):
-    fields = {"num_updates": 10, "batch_size": 8, **fields}
+  """A stage that makes images, from those it is frozen from."""
+
+  def make(name, rounds="one", consumes="images", frozen=None, **fields):
+    frozen = {} if frozen is None else frozen
     return Stage(
       name=name,
-      objective=least_squares(halves="start_steps" in fields),
-      optimizer=fields.pop("optimizer", OPTIMIZER),
-      frozen={"teacher": frozen},
+      objective=least_squares(
+        rounds=rounds, consumes=consumes, needs=tuple(frozen), sampler=SAMPLER
+      ),
+      optimizer=Optimizer(learning_rate=0.1),
+      frozen=frozen,
+      **{"num_updates": 10, "batch_size": 8, **fields},
+    )
+
+  return make
+
+
+@pytest.fixture
+def teacher(stage):
+  return stage("teacher")
+
+
+@pytest.fixture
+def classifier(least_squares):
+  class Classifier(least_squares):
+    trains = ("classifier",)
+
+  return Stage(
+    name="judge",
+    objective=Classifier(needs=()),
+    optimizer=Optimizer(learning_rate=0.1),
+    num_updates=10,
+    batch_size=8,
+  )
+
+
+@pytest.fixture
+def student(stage):
+  """A stage of a teacher."""
+
+  def make(name="halve", source="teacher", rounds="halving", **fields):
+    if rounds == "halving":
+      fields = {"start_steps": 8, **fields}
+    return stage(name, rounds, frozen={"teacher": source}, **fields)
+
+  return make
+
+
+@pytest.fixture
+def pairs():
+  def make(source="teacher", **fields):
+    return Pairs(
+      name="pairs",
+      sampler=SAMPLER,
+      frozen={"teacher": source},
+      **{
+        "num_steps": 4,
+        "num_pairs": 32,
+        "held_out": 16,
+        "shard_size": 8,
+        "batch_size": 8,
+        **fields,
+      },
+    )
+
+  return make
+
+
+@pytest.fixture
+def on_pairs(stage):
+  def make(source="pairs", **fields):
+    return stage(
+      "student",
+      "one_step",
+      consumes="pairs",
+      pairs=source,
+      frozen={"teacher": "teacher"},
       **fields,
     )
 
   return make
 
 
-def names(rounds):
-  return [round_.name for round_ in rounds]
+def rounds_of(*stages):
+  return {round_.name: round_ for _, round_ in curriculum(stages)}
 
 
-def test_rounds_halve_and_each_teaches_the_next(stage):
-  rounds = stage(start_steps=32).rounds({"teacher": "teacher"})
-  assert names(rounds) == [
-    f"halve/{steps}" for steps in ("016", "008", "004", "002", "001")
+def refusal(*stages):
+  with pytest.raises(ValueError) as error:  # noqa: PT011 (its text is returned)
+    curriculum(stages)
+  assert "\n" not in str(error.value)
+  return str(error.value)
+
+
+def test_rounds_come_in_order_each_with_its_stage(teacher, student, pairs):
+  stages = teacher, student(), pairs()
+  rounds = curriculum(stages)
+  assert [(made.name, round_.name) for made, round_ in rounds] == [
+    ("teacher", "teacher"),
+    ("halve", "halve/004"),
+    ("halve", "halve/002"),
+    ("halve", "halve/001"),
+    ("pairs", "pairs"),
   ]
-  assert [r.num_steps for r in rounds] == [16, 8, 4, 2, 1]
-  assert [r.frozen["teacher"] for r in rounds] == [
-    "teacher",
-    "halve/016",
-    "halve/008",
-    "halve/004",
-    "halve/002",
-  ]
-  assert {r.stage for r in rounds} == {"halve"}
+  last = rounds[-1][1]
+  assert (last.num_updates, last.num_steps) == (0, 0)
+  assert last.frozen == {"teacher": "teacher"}
 
 
 @pytest.mark.parametrize(
-  ("long_rounds", "lengths"),
-  [(0, [10, 10, 10]), (1, [10, 10, 20]), (2, [10, 20, 20]), (4, [20, 20, 20])],
+  ("source", "round_name"),
+  [
+    ("teacher", "teacher"),
+    ("halve", "halve/001"),
+    ("halve/004", "halve/004"),
+    ("path:runs/a/teacher", "path:runs/a/teacher"),
+  ],
 )
-def test_the_last_rounds_are_twice_as_long(stage, long_rounds, lengths):
-  rounds = stage(start_steps=8, long_rounds=long_rounds).rounds(
-    {"teacher": "teacher"}
+def test_weights_come_from_a_stage_s_last_round_or_one_that_is_named(
+  teacher, student, source, round_name
+):
+  rounds = rounds_of(teacher, student(), student("tune", source, "one"))
+  assert rounds["tune"].frozen == {"teacher": round_name}
+
+
+@pytest.mark.parametrize(
+  ("source", "guided"),
+  [
+    ("teacher", True),
+    ("tuned", True),
+    ("path:runs/a/teacher", True),
+    ("halve", False),
+    ("halve/004", False),
+    ("moments/002", False),
+  ],
+)
+def test_a_teacher_is_guided_unless_it_is_a_student(
+  teacher, student, pairs, source, guided
+):
+  stages = (
+    teacher,
+    student("tuned", rounds="one"),
+    student(),
+    student("moments", rounds="each", num_steps=(4, 2)),
   )
-  assert [r.num_updates for r in rounds] == lengths
-
-
-def test_rounds_end_where_they_are_told(stage):
-  rounds = stage(start_steps=24, end_steps=3).rounds({"teacher": "teacher"})
-  assert names(rounds) == ["halve/012", "halve/006", "halve/003"]
-
-
-def test_a_stage_without_steps_is_one_round_of_its_name(stage):
-  (round_,) = stage("tune").rounds({"teacher": "halve/001"})
-  assert (round_.name, round_.num_steps, round_.num_updates) == ("tune", 0, 10)
-
-
-def test_a_stage_may_start_from_the_last_round_of_another(stage):
-  first, second = stage(start_steps=4), stage("tune", frozen="halve")
-  with pytest.raises(ValueError, match="'teacher', which is no earlier stage"):
-    curriculum((first, second))
-  rounds = second.rounds({"halve": first.rounds({"teacher": "t"})[-1].name})
-  assert rounds[0].frozen == {"teacher": "halve/001"}
-
-
-def test_a_stage_may_not_come_before_what_it_is_frozen_from(stage):
-  with pytest.raises(ValueError, match=r"the earlier ones are none$"):
-    curriculum((stage(frozen="halve", start_steps=4),))
-
-
-@pytest.mark.parametrize(
-  ("start", "end"), [(24, 1), (1, 1), (2, 4), (8, 0), (8, -1), (12, 8)]
-)
-def test_refuses_steps_that_do_not_halve(stage, start, end):
-  with pytest.raises(
-    ValueError, match=f"start_steps={start} to end_steps={end}; pass a start"
+  steps = {"halve": 1, "halve/004": 4, "moments/002": 2}.get(source, 8)
+  for last in (
+    pairs(source),
+    student("last", source, "each", num_steps=(2, 1)),
+    *((student("last", source, start_steps=steps),) if steps > 1 else ()),
   ):
-    stage(start_steps=start, end_steps=end)
+    first, *others = [
+      round_ for made, round_ in curriculum((*stages, last)) if made is last
+    ]
+    assert first.guided == guided
+    halved = getattr(last, "start_steps", 0) > 0
+    assert all(r.guided == (guided and not halved) for r in others)
 
 
-@pytest.mark.parametrize("field", ["num_updates", "batch_size"])
-def test_refuses_nothing_to_do(stage, field):
-  with pytest.raises(ValueError, match=rf"stages\.halve\.{field} is 0; pass 1"):
-    stage(**{field: 0})
-
-
-def test_refuses_parts_that_do_not_divide_the_batch(stage):
-  with pytest.raises(ValueError, match="accumulate=3 does not divide"):
-    stage(optimizer=Optimizer(learning_rate=0.1, accumulate=3))
-
-
-@pytest.mark.parametrize("frozen", [{}, {"teacher": "t", "classifier": "c"}])
-def test_frozen_names_are_what_the_objective_needs(least_squares, frozen):
-  with pytest.raises(ValueError, match=r"needs exactly \['teacher'\]"):
-    Stage(
-      name="halve",
-      objective=least_squares(),
-      optimizer=OPTIMIZER,
-      num_updates=1,
-      batch_size=1,
-      frozen=frozen,
-    )
-
-
-def test_codes_are_distinct_and_do_not_change(stage):
-  rounds = stage(start_steps=1024).rounds({"teacher": "teacher"})
-  codes = [round_.code for round_ in rounds]
-  assert len(set(codes)) == 10
-  assert all(0 <= code < 2**31 for code in codes)
-  # A run that began with other keys and data order would not go on as it was.
-  assert dict(zip(names(rounds), codes, strict=True))["halve/004"] == (
-    2139373561
+def test_a_source_must_come_before(teacher, student):
+  late = student(), teacher
+  assert refusal(*late).endswith(
+    "frozen names 'teacher', which is no earlier stage; the earlier ones are"
+    " none"
+  )
+  assert "the earlier ones are teacher, halve/004, halve, halve/" in refusal(
+    teacher, student(), student("tune", "halve/016", "one")
+  )
+  assert "'tune', which is no earlier" in refusal(
+    teacher, student("tune", "tune", "one")
   )
 
 
-def test_only_an_objective_of_rounds_has_steps(least_squares):
-  fields = {
-    "name": "teacher",
-    "optimizer": OPTIMIZER,
-    "num_updates": 1,
-    "batch_size": 8,
-    "frozen": {"teacher": "teacher"},
-  }
-  with pytest.raises(ValueError, match="has no rounds; remove it"):
-    Stage(objective=least_squares(), start_steps=8, **fields)
-  with pytest.raises(ValueError, match="start_steps=0 to end_steps=1"):
-    Stage(objective=least_squares(halves=True), **fields)
+def test_a_name_takes_weights_of_its_own_kind(
+  teacher, classifier, stage, student, pairs
+):
+  fields = {"start_steps": 4, "rounds": "halving"}
+  right = {"teacher": "teacher", "classifier": "judge"}
+  assert rounds_of(teacher, classifier, stage("f", frozen=right, **fields))
+  for wrong in (
+    {"teacher": "judge", "classifier": "judge"},
+    {"teacher": "teacher", "classifier": "teacher"},
+    {"teacher": "teacher", "second_moments": "judge"},
+  ):
+    assert "which makes something else; name another stage" in refusal(
+      teacher, classifier, stage("f", frozen=wrong, **fields)
+    )
+  assert "'pairs', which makes something else" in refusal(
+    teacher, pairs(), student("halve", "pairs")
+  )
+
+
+def test_second_moments_come_from_the_teacher_s_round(teacher, stage):
+  frozen = {"teacher": "teacher", "second_moments": "teacher"}
+  rounds = rounds_of(teacher, stage("m", "each", frozen=frozen, num_steps=(2,)))
+  assert rounds["m/002"].frozen == frozen
+
+
+def test_only_a_classifier_is_imported(teacher, stage, student):
+  frozen = {"teacher": "teacher", "classifier": "imported:a.safetensors"}
+  rounds = rounds_of(teacher, stage("f", frozen=frozen))
+  assert rounds["f"].frozen == frozen
+  assert refusal(teacher, student("halve", "imported:a.pt")) == (
+    "stages.halve.frozen imports its teacher from 'imported:a.pt'; only a"
+    " classifier can be imported"
+  )
+
+
+def test_a_student_of_k_steps_is_halved_from_k(teacher, student):
+  first = student(end_steps=4)
+  rounds = rounds_of(teacher, first, student("on", "halve", start_steps=4))
+  assert list(rounds) == ["teacher", "halve/004", "on/002", "on/001"]
+  assert refusal(teacher, first, student("on", "halve")) == (
+    "stages.on.start_steps is 8, but its teacher halve/004 was made for 4"
+    " steps; pass start_steps=4"
+  )
+  # Other kinds may have any.
+  each = student("moments", "halve", "each", num_steps=(8,))
+  assert "moments/008" in rounds_of(teacher, first, each)
+
+
+def test_pairs_are_an_earlier_stage_of_pairs(teacher, pairs, on_pairs):
+  assert "student/001" in rounds_of(teacher, pairs(), on_pairs())
+  for stages in (
+    (teacher, on_pairs(), pairs()),
+    (teacher, pairs(), on_pairs("teacher")),
+  ):
+    assert "which is no earlier stage of pairs" in refusal(*stages)
+
+
+@pytest.mark.parametrize("field", ["shard_size", "held_out"])
+def test_pairs_make_whole_batches(teacher, pairs, on_pairs, field):
+  stages = teacher, pairs(**{field: 4}), on_pairs()
+  assert refusal(*stages) == (
+    f"stages.pairs.{field} is 4, which stages.student.batch_size=8 does not"
+    " divide; pass a multiple of it"
+  )
+
+
+def test_a_held_out_loss_needs_held_out_pairs(teacher, pairs, on_pairs):
+  select = Selection(by="held_out_loss", every=5)
+  stages = teacher, pairs(held_out=0), on_pairs(select=select)
+  assert refusal(*stages).endswith("stages.pairs.held_out is 0; pass 8 or more")
+  assert rounds_of(teacher, pairs(held_out=0), on_pairs())
+
+
+def test_a_distance_needs_images_and_an_earlier_classifier(
+  teacher, classifier, student
+):
+  selected = student(select=Selection(by="distance", every=5))
+  assert rounds_of(classifier, teacher, selected)
+  assert "'distance', which needs images and an earlier" in refusal(
+    teacher, selected, classifier
+  )

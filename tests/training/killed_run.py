@@ -10,6 +10,7 @@ One process imports everything and forks a child for each attempt: a child has
 a JAX of its own, since none was started before, and no import to wait for.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -38,9 +39,12 @@ def train(config: dict, workdir: str, cache: str) -> None:
     workdir=epath.Path(workdir),
     seed=run.seed,
     batches=run.batches,
+    pairs=functools.partial(run.pairs, epath.Path(workdir)),
+    outside=run.outside,
     mesh=run.mesh,
     cadence=run.cadence,
     observe=lambda *_: None,
+    distance=lambda *_: 0.0,
   ).run()
 
 

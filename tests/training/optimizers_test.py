@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffdistill.training.optimizers import Optimizer
+from diffdistill.training.optimizers import Optimizer, applied
 from diffdistill.training.sharding import (
   replicated,
   shard_batch,
@@ -105,7 +105,7 @@ class Setting:
       (
         self.frozen,
         jax.random.key(1),
-        {"learning_rate": np.float32(0.1), "step": np.int32(0)},
+        {"learning_rate": np.float32(0.1)},
       ),
       place,
     )
@@ -181,6 +181,24 @@ def test_skips_and_counts_gradients_that_are_not_finite(least_squares, mesh_of):
       )
     )
   assert counts == [(0, 0), (1, 1), (2, 2), (2, 0), (3, 1)]
+
+
+def test_second_moments_are_means_of_squared_gradients():
+  optimizer = Optimizer(learning_rate=1.0, clip=0.0, b2=0.75)
+  params, chain = {"w": jnp.zeros(2)}, optimizer.transformation()
+  state = chain.init(params)
+  assert not np.any(optimizer.second_moments(state)["w"])
+  assert int(applied(state)) == 0
+  gradients = ([2.0, 0.0], [np.nan, 1.0], [4.0, -1.0])
+  for gradient in gradients:
+    _, state = chain.update({"w": jnp.array(gradient)}, state, params)
+  # The second was skipped. Weights 0.75^(n - i) / 4, over their sum.
+  weights = np.array([0.75, 1.0])
+  expected = (weights @ np.array([[4.0, 0.0], [16.0, 1.0]])) / weights.sum()
+  np.testing.assert_allclose(
+    optimizer.second_moments(state)["w"], expected, rtol=1e-6
+  )
+  assert int(applied(state)) == 2
 
 
 def test_no_clipping_at_zero():

@@ -7,7 +7,13 @@ import pytest
 from etils import epath
 
 from diffdistill.training import report
-from diffdistill.training.report import Meter, Report, duration, means
+from diffdistill.training.report import (
+  Meter,
+  Report,
+  costs,
+  duration,
+  means,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -85,12 +91,14 @@ def test_speed_leaves_out_the_compilation(clock):
   clock.now += 1
   meter.add({"a/loss": pair(4, 1)})
   clock.now += 1
-  values, speed = meter.read()
+  values, speed, seconds = meter.read()
   assert (values, speed) == ({"a/loss": 3.0}, 5.0)
+  # But a round costs what it takes.
+  assert seconds == 62
   clock.now += 2
   for _ in range(4):
     meter.add({"a/loss": pair(1, 1)})
-  assert meter.read() == ({"a/loss": 1.0}, 20.0)
+  assert meter.read() == ({"a/loss": 1.0}, 20.0, 2.0)
 
 
 def test_records_are_lines_of_json(workdir):
@@ -131,6 +139,29 @@ def test_a_line_that_was_cut_off_is_dropped(workdir, cut):
   # All but the line's end: the record is whole, and the next has its own line.
   expected = [10, 20, 30] if cut == 1 else [10, 30]
   assert [record["step"] for record in records(workdir)] == expected
+
+
+def test_costs_are_the_passes_so_far_and_the_seconds_together(workdir):
+  assert costs(workdir) == {}
+  log = Report(workdir, 100)
+  log.write("teacher", 10, {"passes": 240, "seconds": 1.5})
+  log.write("teacher", 20, {"passes": 480, "seconds": 0.5})
+  log.write("teacher", 20, {"distance": 0.25})
+  log.write("pairs", 40, {"passes": 160, "seconds": 2.0})
+  # A life that was killed made 30 too, and its seconds were spent for nothing.
+  log.write("teacher", 30, {"passes": 720, "seconds": 1.0})
+  log.start_round("teacher", 20)
+  log.write("teacher", 30, {"passes": 720, "seconds": 0.25})
+  path = workdir / "metrics.jsonl"
+  path.write_text(path.read_text() + '{"round": "teacher", "step": 40, "pas')
+  assert costs(workdir) == {"teacher": (720, 2.25), "pairs": (160, 2.0)}
+
+
+def test_nan_is_written_as_nothing(workdir):
+  Report(workdir, 100).write("teacher", 10, {"distance": float("nan")})
+  assert records(workdir) == [
+    {"round": "teacher", "step": 10, "distance": None}
+  ]
 
 
 def test_a_new_run_has_nothing_to_forget(workdir):

@@ -85,7 +85,6 @@ def test_rows_of_a_batch_are_spread_over_all_devices():
 def test_state_is_born_split(least_squares):
   class Net(least_squares):
     trains = ("student",)
-    needs = ()
 
     def init(self, key, frozen):
       module = MLP(width=512, depth=1, out_channels=3)

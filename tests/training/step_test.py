@@ -10,7 +10,7 @@ from diffdistill.training.sharding import (
   tree_shardings,
 )
 from diffdistill.training.state import create_state
-from diffdistill.training.step import make_update
+from diffdistill.training.step import make_evaluate, make_update
 
 
 def start(objective, optimizer, frozen, mesh):
@@ -33,7 +33,7 @@ def arguments(rows, mesh, num_steps=0, learning_rate=0.1):
       {
         "num_steps": np.int32(num_steps),
         "learning_rate": np.float32(learning_rate),
-        "step": np.int32(0),
+        "guided": np.float32(1),
       },
     ),
     replicated(mesh),
@@ -68,11 +68,14 @@ def test_only_the_named_tree_changes(least_squares, mesh_of, name):
   new, _ = updates[name](state, frozen, *arguments(rows(), mesh))
   after = jax.device_get(new)
   (other,) = {"student", "auxiliary"} - {name}
-  for part in ("params", "opt_state", "ema"):
+  for part in ("params", "opt_state"):
     old, now = getattr(before, part), getattr(after, part)
     assert set(now) == {"student", "auxiliary"}
     assert equal(old[other], now[other]), part
     assert not equal(old[name], now[name]), part
+  # The product alone has an average.
+  assert set(after.ema) == {"student"}
+  assert equal(before.ema, after.ema) == (name == "auxiliary")
   assert equal(frozen_before, jax.device_get(frozen))
   assert after.step == 1
 
@@ -107,6 +110,28 @@ def test_keys_differ_by_step_and_by_name(least_squares, mesh_of):
   _, metrics = updates["student"](state, frozen, *arguments(rows(), mesh))
   assert len(set(draws)) == 4
   assert float(metrics["student/draw"][0]) == draws[0]
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_an_evaluation_says_what_an_update_would_and_changes_nothing(
+  least_squares, mesh_of, devices
+):
+  mesh, goal = mesh_of(devices), least_squares()
+  state, updates, frozen = start(
+    goal, Optimizer(learning_rate=0.1), teacher(), mesh
+  )
+  batch, key, hparams = arguments(rows(), mesh)
+  before = jax.device_get(state.params)
+  evaluate = make_evaluate(goal, mesh)
+  metrics = evaluate(state.params, frozen, batch, key, hparams)
+  assert equal(before, jax.device_get(state.params))
+  _, updated = updates["student"](state, frozen, batch, key, hparams)
+  # The product's own loss, of the first trained name.
+  assert set(metrics) == {"student/loss", "student/draw"}
+  for value, expected in zip(
+    metrics["student/loss"], updated["student/loss"], strict=True
+  ):
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("devices", [1, 8])

@@ -1,89 +1,28 @@
 """In one process: what a run makes, and that an interruption changes nothing.
 
-Runs share their compiled functions (the `run` fixture), on one device; fresh
+Runs share their compiled functions (conftest.py), on one device; fresh
 processes are the business of killed_test.py.
 """
 
 import dataclasses
 import itertools
-import json
 
 import jax
 import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill import experiment
 from diffdistill.training import checkpoint
 from diffdistill.training.optimizers import Optimizer
-from diffdistill.training.trainer import (
-  Cadence,
-  Trainer,
-  TrainingStoppedError,
-)
+from diffdistill.training.trainer import Cadence, TrainingStoppedError
 
 ROUNDS = ("teacher", "halve/004", "halve/002", "halve/001")
 UPDATES = 18
 
 
-class CrashError(Exception):
-  """What kills a run in these tests."""
-
-
-class Crashing:
-  """Batches of pipelines, until `left` of them have been taken in all."""
-
-  def __init__(self, batches, left):
-    self.batches, self.left = batches, left
-
-  def __call__(self, batch_size, seed):
-    self.pipeline = self.batches(batch_size, seed)
-    return self
-
-  def iterate(self, start):
-    for batch in self.pipeline.iterate(start):
-      if self.left == 0:
-        raise CrashError
-      self.left -= 1
-      yield batch
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """The tiny run on one device."""
-
-  built: experiment.Experiment
-  functions: dict
-
-  def train(
-    self, workdir, show=lambda *_: None, batches=None, stages=None, **cadence
-  ):
-    functions = self.functions
-
-    class Warm(Trainer):
-      """Compiles once for all runs."""
-
-      def compile(self, stage, frozen, report):
-        key = stage.name, stage.optimizer.ema_decay
-        if key not in functions:
-          functions[key] = super().compile(stage, frozen, report)
-        return functions[key]
-
-    Warm(
-      stages=stages or self.built.stages,
-      workdir=epath.Path(workdir),
-      seed=self.built.seed,
-      batches=batches or self.built.batches,
-      mesh=self.built.mesh,
-      cadence=dataclasses.replace(self.built.cadence, **cadence),
-      observe=show,
-    ).run()
-
-
 @pytest.fixture(scope="module")
-def run(tiny_config, mesh_of):
-  built = experiment.build(tiny_config)
-  return Run(dataclasses.replace(built, mesh=mesh_of(1)), {})
+def run(tiny_config, run_of):
+  return run_of(tiny_config)
 
 
 @pytest.fixture(scope="module")
@@ -94,42 +33,22 @@ def finished(run, tmp_path_factory):
   def observe(stage, round_, params, step):
     seen.append((stage.name, round_.name, step, jax.device_get(params)))
 
-  run.train(workdir, observe)
+  run.train(workdir, observe=observe)
   return workdir, seen
 
 
-def products(workdir, mesh):
-  return {
-    name: jax.device_get(
-      checkpoint.load_final(
-        epath.Path(workdir) / name,
-        "teacher" if name == "teacher" else "student",
-        mesh,
-      )
-    )
-    for name in ROUNDS
-  }
-
-
-def assert_same_products(workdir, finished, mesh):
-  expected, actual = products(finished[0], mesh), products(workdir, mesh)
-  assert jax.tree.structure(expected) == jax.tree.structure(actual)
-  for (path, a), b in zip(
-    jax.tree.leaves_with_path(expected), jax.tree.leaves(actual), strict=True
-  ):
-    assert np.array_equal(a, b), path
-
-
-def records(workdir):
-  lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  return [json.loads(line) for line in lines]
+def product_of(name):
+  return f"{name} {'teacher' if name == 'teacher' else 'student'}"
 
 
 def test_a_run_makes_every_round_and_tidies_up(finished, run):
   workdir, _ = finished
   for name in ROUNDS:
     assert [path.name for path in (workdir / name).iterdir()] == ["final"]
-  trees = list(products(workdir, run.built.mesh).values())
+  products = run.products(workdir)
+  # Adam's second moments too, for papers that weigh by them.
+  assert list(products) == ["teacher second_moments", *map(product_of, ROUNDS)]
+  trees = list(products.values())
   leaves = [
     np.concatenate([x.ravel() for x in jax.tree.leaves(t)]) for t in trees
   ]
@@ -144,16 +63,20 @@ def test_one_compilation_serves_all_rounds(finished, run):
     assert functions.init._cache_size() == 1
 
 
-def test_records_come_at_the_cadence_and_at_the_end(finished):
-  workdir, _ = finished
-  steps = [(r["round"], r["step"]) for r in records(workdir)]
+def test_records_come_at_the_cadence_and_at_the_end(finished, records_of):
+  records = records_of(finished[0])
+  steps = [(r["round"], r["step"]) for r in records]
   assert steps == [
     (name, step) for name in ROUNDS for step in (4, 8, 12, 16, UPDATES)
   ]
-  for record in records(workdir):
+  for record in records:
     assert record["images"] == 8 * record["step"]
     assert record["images_per_second"] > 0
-  last = records(workdir)[-1]
+    assert record["seconds"] > 0
+    # A gradient is three passes, and a student has two of its teacher.
+    per_image = 3 if record["round"] == "teacher" else 5
+    assert record["passes"] == per_image * record["images"]
+  last = records[-1]
   assert last["learning_rate"] == pytest.approx(1e-2 / UPDATES)
   assert {"student/loss", "student/grad_norm", "student/skipped"} <= set(last)
 
@@ -164,10 +87,10 @@ def test_products_are_shown_at_the_end_of_each_round(finished, run):
     (name.split("/")[0], name, UPDATES) for name in ROUNDS
   ]
   # The average of the teacher, which is what is kept.
-  for shown, kept in zip(
-    seen, products(workdir, run.built.mesh).values(), strict=True
-  ):
-    jax.tree.map(np.testing.assert_array_equal, shown[3], kept)
+  products = run.products(workdir)
+  for _, name, _, shown in seen:
+    kept = products[product_of(name)]
+    jax.tree.map(np.testing.assert_array_equal, shown, kept)
 
 
 def test_products_are_shown_at_the_cadence_before_the_update(run, tmp_path):
@@ -176,7 +99,13 @@ def test_products_are_shown_at_the_cadence_before_the_update(run, tmp_path):
   def observe(stage, round_, params, step):
     seen.append((round_.name, step))
 
-  run.train(tmp_path, observe, stages=run.built.stages[:1], observe=8)
+  teacher = run.built.stages[:1]
+  built = dataclasses.replace(
+    run.built, cadence=dataclasses.replace(run.built.cadence, observe=8)
+  )
+  dataclasses.replace(run, built=built).train(
+    tmp_path, observe=observe, stages=teacher
+  )
   assert seen == [("teacher", 8), ("teacher", 16), ("teacher", UPDATES)]
 
 
@@ -190,7 +119,7 @@ def test_a_finished_run_is_left_as_it_is(finished, run):
     }
 
   before = snapshot()
-  run.train(workdir, batches=Crashing(run.built.batches, 0))
+  run.train(workdir, updates=0)
   assert snapshot() == before
 
 
@@ -198,76 +127,63 @@ def test_a_finished_run_is_left_as_it_is(finished, run):
 # rounds, before and after a checkpoint (every 5th), twice at the same place.
 def test_an_interrupted_run_makes_the_same_weights(finished, run, tmp_path):
   for life in (3, 6, 11, 4, 17, 18, 19, 0, 2):
-    with pytest.raises(CrashError):
-      run.train(tmp_path, batches=Crashing(run.built.batches, life))
+    run.crash(tmp_path, life)
   run.train(tmp_path)
-  assert_same_products(tmp_path, finished, run.built.mesh)
-  steps = [(r["round"], r["step"]) for r in records(tmp_path)]
-  assert steps == [(r["round"], r["step"]) for r in records(finished[0])]
+  run.assert_same(tmp_path, finished[0])
 
 
 def test_a_run_goes_on_from_its_newest_checkpoint(run, tmp_path, capsys):
-  with pytest.raises(CrashError):
-    run.train(tmp_path, batches=Crashing(run.built.batches, 17))
+  run.crash(tmp_path, 17)
   capsys.readouterr()
-  # Saved before update 15: three are left, and no batch more is taken.
-  run.train(
-    tmp_path,
-    batches=Crashing(run.built.batches, UPDATES - 15),
-    stages=run.built.stages[:1],
-  )
+  # Saved before update 15: three are left, and no update more is made.
+  run.train(tmp_path, UPDATES - 15, stages=run.built.stages[:1])
   assert "teacher: goes on from update 15\n" in capsys.readouterr().err
 
 
 def test_a_crash_at_a_round_s_end_changes_nothing(
-  finished, run, tmp_path, monkeypatch
+  finished, run, tmp_path, monkeypatch, crash_error
 ):
   def crash(*_):
-    raise CrashError
+    raise crash_error
 
   def crash_here(round_dir):
     if str(round_dir).endswith(ROUNDS[crashes]):
-      raise CrashError
+      raise crash_error
 
   for crashes in range(2):
     # Trained but not written.
     with monkeypatch.context() as patch:
       patch.setattr(checkpoint, "save_final", crash)
-      with pytest.raises(CrashError):
-        run.train(tmp_path)
+      run.crash(tmp_path)
     assert not checkpoint.has_final(epath.Path(tmp_path) / ROUNDS[crashes])
     # Written, but its checkpoints are still there.
     with monkeypatch.context() as patch:
       patch.setattr(checkpoint, "discard", crash_here)
-      with pytest.raises(CrashError):
-        run.train(tmp_path)
+      run.crash(tmp_path)
     assert checkpoint.has_final(epath.Path(tmp_path) / ROUNDS[crashes])
   # Written, but the picture of it fails.
-  with pytest.raises(CrashError):
-    run.train(tmp_path, crash)
+  run.crash(tmp_path, observe=crash)
   assert checkpoint.has_final(epath.Path(tmp_path) / ROUNDS[2])
   run.train(tmp_path)
-  assert_same_products(tmp_path, finished, run.built.mesh)
+  run.assert_same(tmp_path, finished[0])
 
 
 def test_finished_rounds_are_not_made_again(run, tmp_path):
-  with pytest.raises(CrashError):
-    run.train(tmp_path, batches=Crashing(run.built.batches, UPDATES + 7))
+  run.crash(tmp_path, UPDATES + 7)
   before = {
     path: path.stat().st_mtime_ns for path in (tmp_path / "teacher").rglob("*")
   }
-  with pytest.raises(CrashError):
-    run.train(tmp_path, batches=Crashing(run.built.batches, 3))
+  run.crash(tmp_path, 3)
   assert before == {
     path: path.stat().st_mtime_ns for path in (tmp_path / "teacher").rglob("*")
   }
 
 
 def test_a_run_goes_on_on_another_mesh(finished, run, tmp_path, mesh_of):
-  with pytest.raises(CrashError):
-    run.train(tmp_path, batches=Crashing(run.built.batches, 12))
+  run.crash(tmp_path, 12)
   other = dataclasses.replace(run.built, mesh=mesh_of(2, 4))
-  Run(other, {}).train(tmp_path, stages=run.built.stages[:1])
+  elsewhere = dataclasses.replace(run, built=other, functions={})
+  elsewhere.train(tmp_path, stages=run.built.stages[:1])
   expected, actual = (
     checkpoint.load_final(
       epath.Path(folder) / "teacher", "teacher", run.built.mesh
@@ -299,7 +215,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(run, mesh_of):
   with pytest.raises(
     ValueError, match=r"teacher\.batch_size is 8, which the 3 devices do not"
   ):
-    Run(built, {}).train("unused")
+    dataclasses.replace(run, built=built).train("unused")
 
 
 @pytest.mark.parametrize(

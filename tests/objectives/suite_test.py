@@ -1,0 +1,400 @@
+"""What every objective must do, whatever its paper.
+
+A paper's line in PAPERS says what is special about it here: the class of its
+sampler where that is not DDIM, and fields that are not as they are by default.
+Everything else comes from the objective itself. Networks and images are as
+small as they can be: nothing here is learnt, and what a paper's mathematics
+must do is tested beside it.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from diffdistill.denoiser import Denoiser
+from diffdistill.diffusion.guidance import Guidance
+from diffdistill.diffusion.process import GaussianProcess
+from diffdistill.diffusion.schedule import Cosine
+from diffdistill.networks import MLP, ResNet
+from diffdistill.networks.classifier import LinenClassifier
+from diffdistill.networks.network import LinenNetwork
+from diffdistill.objectives import OBJECTIVES
+from diffdistill.sampling.ancestral import Ancestral
+from diffdistill.sampling.ddim import DDIM
+from diffdistill.sampling.one_step import OneStep
+from diffdistill.training.checkpoint import Checkpoints
+from diffdistill.training.optimizers import Optimizer
+from diffdistill.training.sharding import (
+  replicated,
+  shard_batch,
+  tree_shardings,
+)
+from diffdistill.training.state import create_state, with_shardings
+from diffdistill.training.step import make_update
+
+PAPERS: dict[str, dict[str, Any]] = {
+  "denoising": {},
+  "fine_tuning": {},
+  "classification": {"noise": 0.1, "label_smoothing": 0.1},
+  "denoising_student": {"sampler": OneStep},
+  "progressive": {},
+  "classifier_features": {},
+  "moment_matching": {"sampler": Ancestral},
+  "parameter_moment_matching": {"sampler": Ancestral},
+}
+every_paper = pytest.mark.parametrize("name", PAPERS)
+
+IMAGE = (4, 4, 1)
+CLASSES = 3
+BATCH = 16  # of which every device has a row, of each half too
+# With eps = 1 an update is nearly in proportion to its gradient. As Adam is
+# meant, it is the gradient's sign where that is small, and so is its rounding.
+OPTIMIZER = Optimizer(learning_rate=0.1, eps=1.0, ema_decay=0.9)
+
+
+def build(name, width=8, depth=1, channels=4):
+  """The objective of that name, given what experiment.py would give it."""
+  process = GaussianProcess(schedule=Cosine())
+  # A class more: the null label.
+  mlp = MLP(width=width, depth=depth, out_channels=1, num_classes=CLASSES + 1)
+  resnet = ResNet(
+    channels=channels, multipliers=(1,), num_blocks=1, num_classes=CLASSES
+  )
+  fields = {"sampler": DDIM, **PAPERS[name]}
+  given = {
+    "denoiser": Denoiser(
+      network=LinenNetwork(
+        module=mlp, image_shape=IMAGE, num_classes=CLASSES + 1
+      ),
+      process=process,
+      output="v",
+      conditional=True,
+      null_label=CLASSES,
+    ),
+    "sampler": fields.pop("sampler")(process=process),
+    "classifier": LinenClassifier(module=resnet, image_shape=IMAGE),
+    "guidance": Guidance(weight=0.7),
+    "label_dropout": 0.25,
+  }
+  kind: Any = OBJECTIVES[name]
+  wanted = {field.name for field in dataclasses.fields(kind)}
+  return kind(**{k: v for k, v in given.items() if k in wanted}, **fields)
+
+
+@functools.cache
+def weights(network):
+  """A network's weights, far from the zeros that some layers start with."""
+
+  @jax.jit
+  def draw(key):
+    leaves, structure = jax.tree.flatten(network.init(key))
+    keys = jax.random.split(key, len(leaves))
+    return jax.tree.unflatten(
+      structure,
+      [
+        leaf + 0.3 * jax.random.normal(key, leaf.shape)
+        for leaf, key in zip(leaves, keys, strict=True)
+      ],
+    )
+
+  return draw(jax.random.key(2))
+
+
+def frozen_of(objective):
+  """Weights of the right shapes for what the objective needs."""
+  frozen = {}
+  for name in objective.needs:
+    if name == "classifier":
+      frozen[name] = weights(objective.classifier)
+    else:
+      frozen[name] = weights(objective.denoiser.network)
+    if name == "second_moments":
+      frozen[name] = jax.tree.map(lambda p: 0.1 + p**2, frozen[name])
+  return frozen
+
+
+def rows(objective, step, size=BATCH):
+  """The batch of an update, as this process's data would have it."""
+  random = np.random.default_rng(step)
+  batch = {
+    "image": random.uniform(-1, 1, (size, *IMAGE)).astype(np.float32),
+    "label": random.integers(0, CLASSES, size, np.int32),
+  }
+  if objective.consumes == "pairs":
+    batch["noise"] = random.normal(size=(size, *IMAGE)).astype(np.float32)
+  return batch
+
+
+def hparams_of(num_steps=4, learning_rate=0.1, guided=1.0):
+  return {
+    "num_steps": np.int32(num_steps),
+    "learning_rate": np.float32(learning_rate),
+    "guided": np.float32(guided),
+  }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bench:
+  """An objective on a mesh, compiled as the trainer compiles it."""
+
+  objective: Any
+  mesh: Any
+  frozen: Any
+  init: Any
+  updates: Any
+  abstract: Any
+
+  def start(self):
+    return self.init(self._everywhere(jax.random.key(0)), self.frozen)
+
+  def update(self, state, name, step=0, **hparams):
+    """(state, metrics) after one update of the tree `name`."""
+    batch = shard_batch(rows(self.objective, step), self.mesh)
+    key, traced = self._everywhere((jax.random.key(1), hparams_of(**hparams)))
+    return self.updates[name](state, self.frozen, batch, key, traced)
+
+  def run(self, state, first, last):
+    """(state, metrics of all) after the updates of steps first to last - 1."""
+    heard = {}
+    for step in range(first, last):
+      for name in self.objective.turn(step):
+        state, metrics = self.update(state, name, step)
+        heard |= {f"{step} {metric}": v for metric, v in metrics.items()}
+    return state, heard
+
+  def _everywhere(self, tree):
+    return jax.device_put(tree, replicated(self.mesh))
+
+
+@functools.cache
+def bench(name, mesh):
+  """The objective on a mesh: compiled once for all tests."""
+  objective = build(name)
+  frozen = frozen_of(objective)
+
+  def init(key, frozen):
+    return create_state(objective, OPTIMIZER, key, frozen)
+
+  with pytest.MonkeyPatch.context() as patch:
+    # So that even these networks are split over fsdp.
+    patch.setattr("diffdistill.training.sharding.MIN_SIZE_TO_SPLIT", 1)
+    shapes = jax.eval_shape(init, jax.random.key(0), frozen)
+    shardings = tree_shardings(shapes, mesh)
+    return Bench(
+      objective=objective,
+      mesh=mesh,
+      frozen=jax.device_put(frozen, tree_shardings(frozen, mesh)),
+      init=jax.jit(init, out_shardings=shardings),
+      updates={
+        tree: make_update(objective, tree, OPTIMIZER, shardings, mesh)
+        for tree in objective.trains
+      },
+      abstract=with_shardings(shapes, mesh),
+    )
+
+
+def on_host(tree):
+  """A copy that outlives a donation."""
+  return jax.tree.map(np.array, tree)
+
+
+def equal(a, b):
+  """Whether two trees are the same, bit for bit."""
+  same = jax.tree.map(np.array_equal, a, b)
+  return all(jax.tree.leaves(same))
+
+
+def test_every_objective_has_its_line():
+  assert set(PAPERS) == set(OBJECTIVES)
+
+
+@every_paper
+def test_it_says_what_it_is(name):
+  objective = build(name)
+  product = objective.trains[0]
+  # What the evaluator, the trainer and the curriculum ask of a product.
+  assert product in ("teacher", "student", "classifier")
+  assert (objective.sampler is None) == (product == "classifier")
+  assert objective.consumes in ("images", "pairs")
+  assert objective.rounds in ("one", "one_step", "halving", "each")
+  # A product without a number of steps is sampled and guided as a teacher.
+  assert (objective.rounds == "one") == (product != "student")
+  # The turns of a cycle are those of every other, and no tree is left out.
+  cycle = [objective.turn(step) for step in range(len(objective.trains))]
+  assert {tree for turn in cycle for tree in turn} == set(objective.trains)
+  for step in range(3 * len(cycle)):
+    assert objective.turn(step) == cycle[step % len(cycle)]
+
+
+@every_paper
+def test_an_update_changes_its_own_tree_only(name, mesh_of):
+  on = bench(name, mesh_of(1))
+  product, *_ = on.objective.trains
+  frozen = on_host(on.frozen)
+  for tree in on.objective.trains:
+    state = on.start()
+    assert set(state.params) == set(state.opt_state) == set(on.objective.trains)
+    assert set(state.ema) == {product}
+    before = on_host(state)
+    new, _ = on.update(state, tree)
+    assert int(new.step) == 1
+    for part in ("params", "opt_state", "ema"):
+      old, now = getattr(before, part), getattr(new, part)
+      for other in old:
+        assert equal(old[other], now[other]) == (other != tree), (part, other)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(on.frozen))
+    assert equal(frozen, on.frozen)
+
+
+@every_paper
+def test_it_starts_from_copies(name):
+  objective = build(name)
+  frozen = frozen_of(objective)
+  params = objective.init(jax.random.key(0), frozen)
+  assert set(params) == set(objective.trains)
+  # No buffer twice: each tree will be donated, and the teacher must not be.
+  buffers = [
+    leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((params, frozen))
+  ]
+  assert len(set(buffers)) == len(buffers)
+
+
+@every_paper
+def test_its_metrics_are_finite_sums_and_counts(name, mesh_of):
+  on = bench(name, mesh_of(1))
+  for tree in on.objective.trains:
+    _, metrics = on.update(on.start(), tree)
+    assert f"{tree}/loss" in metrics
+    for metric, (total, count) in metrics.items():
+      assert re.fullmatch(rf"{tree}/[a-z0-9_]+", metric)
+      assert total.shape == count.shape == ()
+      assert np.isfinite(total), metric
+      assert 1 <= count <= BATCH, metric
+    assert metrics[f"{tree}/grad_norm"][0] > 1e-4
+
+
+@every_paper
+def test_one_executable_serves_every_round(name, mesh_of):
+  on = bench(name, mesh_of(1))
+  for tree in on.objective.trains:
+
+    def outcome(tree=tree, **hparams):
+      state, metrics = on.update(on.start(), tree, **hparams)
+      return float(metrics[f"{tree}/loss"][0]), state.params[tree]
+
+    loss, params = outcome()
+    # What is traced is not only accepted but used.
+    _, still = outcome(learning_rate=0.0)
+    assert equal(still, on_host(on.start().params[tree]))
+    assert not equal(still, params)
+    if on.objective.rounds == "halving":
+      assert outcome(num_steps=1)[0] != loss
+    if hasattr(on.objective, "guidance"):
+      assert outcome(guided=0.0)[0] != loss
+    outcome(num_steps=1, learning_rate=0.3, guided=0.0)
+    assert on.updates[tree]._cache_size() == 1
+
+
+@every_paper
+def test_the_mesh_changes_no_result(name, mesh_of):
+  steps = 2 * len(build(name).trains)
+
+  def run(data, fsdp=1):
+    on = bench(name, mesh_of(data, fsdp))
+    state, metrics = on.run(on.start(), 0, steps)
+    return on_host(state.params), on_host(metrics)
+
+  params, metrics = run(1)
+  for mesh in ((1, 2), (8, 1)):
+    new_params, new_metrics = run(*mesh)
+    for metric, (total, count) in metrics.items():
+      new_total, new_count = new_metrics[metric]
+      assert new_count == count
+      # Rows and devices add up in another order: 6e-8 of terms that weigh up to
+      # 50 (clipped_snr) and cancel in a moment gap.
+      np.testing.assert_allclose(
+        new_total / count, total / count, rtol=1e-5, atol=3e-6, err_msg=metric
+      )
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+      new_params,
+      params,
+    )
+
+
+@every_paper
+def test_an_interruption_changes_no_bit(name, mesh_of, tmp_path):
+  on = bench(name, mesh_of(1))
+  whole, _ = on.run(on.start(), 0, 3)
+  # After one update, which is in the middle of an alternating paper's turns.
+  state, _ = on.run(on.start(), 0, 1)
+  with contextlib.closing(Checkpoints(epath.Path(tmp_path))) as checkpoints:
+    checkpoints.save(state, 1)
+  with contextlib.closing(Checkpoints(epath.Path(tmp_path))) as checkpoints:
+    state = checkpoints.restore(on.abstract)
+  assert state is not None
+  assert int(state.step) == 1
+  state, _ = on.run(state, 1, 3)
+  assert equal(state, whole)
+
+
+def flops(function, *arguments):
+  """What XLA counts, before it compiles anything."""
+  costs: Any = jax.jit(function).lower(*arguments).cost_analysis()
+  return costs["flops"]
+
+
+@every_paper
+def test_it_costs_the_passes_that_it_says(name, monkeypatch):
+  """Above all that no gradient is taken that the paper does not need."""
+  objective = build(name, width=256, depth=5, channels=32)
+  key, t = jax.random.key(0), jnp.full(8, 0.5)
+  batch = jax.tree.map(jnp.asarray, rows(objective, 0, size=8))
+  frozen = jax.eval_shape(lambda: frozen_of(objective))
+  params = jax.eval_shape(objective.init, key, frozen)
+
+  def denoise(params):
+    return objective.denoiser(params, batch["image"], t, batch["label"]).x0
+
+  def classify(params):
+    return objective.classifier.apply(params, batch["image"]).logits
+
+  def gradient(trees, frozen, tree, guided):
+    def loss(trained):
+      hparams = jax.tree.map(jnp.asarray, hparams_of(guided=guided))
+      params = {**trees, tree: trained}
+      return objective.loss(tree, params, frozen, batch, key, hparams)[0]
+
+    return jax.grad(loss)(trees[tree])
+
+  product = params[objective.trains[0]]
+  pass_ = flops(denoise, product) if hasattr(objective, "denoiser") else 0
+  classifier = {**frozen, **params}.get("classifier")
+  classifier_pass = flops(classify, classifier) if classifier else 0
+  for guided in (True, False) if hasattr(objective, "guidance") else (False,):
+    if not guided:
+      # XLA counts the dearer branch, a guided teacher; this takes the other.
+      monkeypatch.setattr(jax.lax, "cond", lambda _, yes, no: no())
+    for tree in objective.trains:
+      passes = objective.passes(tree, guided)
+      # A gradient in the image, and not in the weights, goes forward and back.
+      backward = 2 if tree == "classifier" else 1
+      expected = passes.units * pass_ + classifier_pass * (
+        passes.classifier + (1 + backward) * passes.classifier_gradient
+      )
+      run = functools.partial(gradient, tree=tree, guided=guided)
+      # The first layers' inputs need no gradient: up to 4 % of these networks'
+      # passes. One more forward pass is 10 % of the dearest paper.
+      assert flops(run, params, frozen) == pytest.approx(expected, rel=0.05), (
+        tree,
+        guided,
+      )

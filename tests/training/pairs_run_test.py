@@ -1,0 +1,167 @@
+"""A teacher, its pairs and their student, killed anywhere on the way."""
+
+import copy
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from diffdistill.training.sharding import replicated, shard_batch
+from diffdistill.training.step import make_evaluate
+
+TEACHER, STUDENT = 6, 18  # updates
+PAIRS, HELD_OUT, SHARD = 32, 16, 8
+
+
+@pytest.fixture(scope="module")
+def run(pairs_config, run_of):
+  return run_of(pairs_config)
+
+
+@pytest.fixture(scope="module")
+def finished(run, tmp_path_factory):
+  """The workdir of a run that nothing interrupted."""
+  workdir = tmp_path_factory.mktemp("finished")
+  run.train(workdir)
+  return workdir
+
+
+@pytest.fixture
+def pairs_until(run, crash_error):
+  """Pairs whose teacher crashes when it is to draw one number or a later."""
+
+  def make(workdir, number):
+    def pairs(*arguments):
+      store = run.built.pairs(epath.Path(workdir), *arguments)
+
+      def draw(first, count):
+        if first >= number:
+          raise crash_error
+        return store.draw(first, count)
+
+      return dataclasses.replace(store, draw=draw)
+
+    return pairs
+
+  return make
+
+
+def shards(workdir):
+  """The bytes of every pair on disk."""
+  paths = sorted((workdir / "pairs" / "pairs").glob("*.npz"))
+  return {path.name: path.read_bytes() for path in paths}
+
+
+def test_the_student_learns_its_teacher_s_pairs(finished, run, records_of):
+  assert list(run.products(finished)) == [
+    "teacher second_moments",
+    "teacher teacher",
+    "student/001 last_student",
+    "student/001 student",
+  ]
+  assert len(shards(finished)) == (PAIRS + HELD_OUT) // SHARD
+  assert (finished / "pairs" / "final").read_text().strip() == str(
+    finished / "pairs" / "pairs"
+  )
+  records = records_of(finished)
+  (made,) = (record for record in records if record["round"] == "pairs")
+  # One pass of the teacher a step.
+  assert made["passes"] == 4 * (PAIRS + HELD_OUT)
+  assert made["seconds"] > 0
+  losses = [r["held_out_loss"] for r in records if "held_out_loss" in r]
+  assert len(losses) == 5
+  assert losses[-1] < losses[0]
+
+
+def test_the_selected_student_has_the_best_held_out_loss(
+  finished, run, records_of
+):
+  """Which is the mean over the held-out pairs, by another's hand."""
+  _, pairs, student = run.built.stages
+  store = run.built.pairs(
+    epath.Path(finished),
+    pairs,
+    run.built.rounds["pairs"][1],
+    run.products(finished)["teacher teacher"],
+  )
+  products, mesh = run.products(finished), run.built.mesh
+  rows = [store.read(shard) for shard in store.pairs.held_out_shards]
+  batch = {
+    "noise": np.concatenate([r["noise"] for r in rows]).astype(np.float32),
+    "image": np.concatenate([r["image"] for r in rows]) / np.float32(127.5) - 1,
+    "label": np.concatenate([r["label"] for r in rows]),
+  }
+  assert len(batch["noise"]) == HELD_OUT
+  evaluate = make_evaluate(student.objective, mesh)
+  params, frozen, key = jax.device_put(
+    (
+      {"student": products["student/001 student"]},
+      {"teacher": products["teacher teacher"]},
+      jax.random.key(0),
+    ),
+    replicated(mesh),
+  )
+  total, count = evaluate(params, frozen, shard_batch(batch, mesh), key, {})[
+    "student/loss"
+  ]
+  losses = [
+    r["held_out_loss"] for r in records_of(finished) if "held_out_loss" in r
+  ]
+  assert float(total / count) == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_a_killed_run_makes_the_same_and_no_pair_twice(
+  run, finished, tmp_path, pairs_until, capsys
+):
+  # Killed in the third shard, and among the held-out ones.
+  run.crash(tmp_path, pairs=pairs_until(tmp_path, 2 * SHARD))
+  kept = shards(tmp_path)
+  assert list(kept) == ["00000.npz", "00001.npz"]
+  capsys.readouterr()
+  run.crash(tmp_path, pairs=pairs_until(tmp_path, PAIRS + SHARD))
+  said = [
+    line for line in capsys.readouterr().err.splitlines() if "is made" in line
+  ]
+  assert [line.split()[1] for line in said] == ["2", "3", "4"]
+  # And in the student: before, at and after its scores and checkpoints.
+  for life in (3, 6, 7, 0, 7):
+    run.crash(tmp_path, life)
+  run.train(tmp_path, STUDENT)
+  assert shards(tmp_path) == shards(finished)
+  run.assert_same(tmp_path, finished)
+
+
+@pytest.fixture(scope="module")
+def rolling(pairs_config, run_of, run):
+  """The run with room for two of four training shards, with labels."""
+  config = copy.deepcopy(pairs_config)
+  # Three bytes for each of four values, and a label.
+  held_out, shard = (count * (3 * 4 + 4) for count in (HELD_OUT, SHARD))
+  config["stages"]["pairs"]["max_gigabytes"] = (held_out + 2 * shard) / 1e9
+  return dataclasses.replace(run_of(config), functions=run.functions)
+
+
+def test_a_rolling_pool_ends_the_same_after_a_crash(rolling, tmp_path, capsys):
+  whole, killed = tmp_path / "whole", tmp_path / "killed"
+  rolling.train(whole)
+  assert "a rolling pool of 2 of 4 shards" in capsys.readouterr().err
+  assert len(shards(whole)) == 2 + HELD_OUT // SHARD
+  # Over 18 visits of a shard each the pool has moved from one end to another.
+  assert list(shards(whole))[:2] == ["00002.npz", "00003.npz"]
+  for life in (TEACHER + 1, 5, 6, 4, 0, 7):
+    rolling.crash(killed, life)
+    assert len(shards(killed)) <= 2 + HELD_OUT // SHARD
+  rolling.train(killed)
+  assert shards(killed) == shards(whole)
+  rolling.assert_same(killed, whole)
+
+
+def test_a_student_of_fewer_pairs_is_another(rolling, run, finished, tmp_path):
+  """So that the tests above could have failed."""
+  rolling.train(tmp_path)
+  name = "student/001 last_student"
+  ours, theirs = rolling.products(tmp_path)[name], run.products(finished)[name]
+  gaps = jax.tree.map(lambda a, b: np.abs(a - b).max(), ours, theirs)
+  assert max(jax.tree.leaves(gaps)) > 1e-4

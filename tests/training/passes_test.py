@@ -1,0 +1,74 @@
+"""The cost of training, counted by hand."""
+
+import pytest
+
+from diffdistill.diffusion.guidance import Guidance
+from diffdistill.diffusion.process import GaussianProcess
+from diffdistill.diffusion.schedule import EDM, Cosine
+from diffdistill.objectives.objective import Passes
+from diffdistill.sampling.ddim import DDIM
+from diffdistill.sampling.heun import Heun
+from diffdistill.training.passes import pair_passes, round_passes
+from diffdistill.training.stage import Pairs, Round
+
+
+def round_of(guided, num_updates=10):
+  return Round(
+    name="halve/004",
+    stage="halve",
+    num_updates=num_updates,
+    num_steps=4,
+    frozen={},
+    guided=guided,
+  )
+
+
+def test_a_gradient_is_three_forward_passes_and_a_tangent_two():
+  assert Passes(forward=5, gradient=7, tangent=11).units == 5 + 21 + 22
+  # A classifier is no denoiser.
+  assert Passes(classifier=3, classifier_gradient=2).units == 0
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_the_trees_of_an_alternating_paper_take_turns(least_squares, guided):
+  passes = round_passes(least_squares(), round_of(guided))
+  # By the paper's own turns: the student comes first.
+  student, auxiliary = 0.5 + 3 * 2 + 2, 2 + guided + 3
+  expected = 0
+  for updates in range(7):
+    assert passes(updates) == expected
+    expected += auxiliary if updates % 2 else student
+
+
+def test_a_paper_may_train_all_its_trees_in_each_update(least_squares):
+  class Together(least_squares):
+    def turn(self, step):
+      return self.trains
+
+  passes = round_passes(Together(), round_of(guided=False))
+  assert [passes(n) for n in range(4)] == [0, 13.5, 27, 40.5]
+
+
+@pytest.mark.parametrize(
+  ("sampler", "weight", "guided", "per_pair"),
+  [
+    (DDIM(process=GaussianProcess(schedule=Cosine())), 0.0, True, 4),
+    (DDIM(process=GaussianProcess(schedule=Cosine())), 1.5, True, 8),
+    # The teacher of these pairs is a student, guided once and for all.
+    (DDIM(process=GaussianProcess(schedule=Cosine())), 1.5, False, 4),
+    (Heun(process=GaussianProcess(schedule=EDM())), 0.0, True, 8),
+    (Heun(process=GaussianProcess(schedule=EDM())), 1.5, True, 16),
+  ],
+)
+def test_pairs_cost_their_teacher_s_steps(sampler, weight, guided, per_pair):
+  stage = Pairs(
+    name="pairs",
+    sampler=sampler,
+    num_steps=4,
+    num_pairs=32,
+    held_out=8,
+    shard_size=8,
+    batch_size=8,
+    guidance=Guidance(weight=weight),
+  )
+  assert pair_passes(stage, round_of(guided)) == 40 * per_pair

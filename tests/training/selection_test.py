@@ -1,0 +1,318 @@
+"""The best weights are the product, whatever happens on the way to them.
+
+Scores are scripted: the first run gives each product, to the bit, the next
+score, and any life of another run must come by the same products.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from diffdistill.objectives.objective import Passes
+from diffdistill.training import checkpoint
+from diffdistill.training.optimizers import Optimizer
+from diffdistill.training.selection import Selector
+from diffdistill.training.stage import Selection, Stage
+
+UPDATES, EVERY = 18, 4
+NAN = float("nan")
+
+
+@pytest.fixture
+def selector(tmp_path, mesh_of):
+  """A selector of weights that are their own scores."""
+
+  def make(**fields):
+    return Selector(
+      Selection(**{"by": "distance", "every": 5, **fields}),
+      epath.Path(tmp_path / "student"),
+      lambda product: float(product["w"]),
+      mesh_of(1),
+    )
+
+  return make
+
+
+def consider(selector, *scores):
+  """The scores after 5, 10, ... updates; the best weights."""
+  for i, score in enumerate(scores, 1):
+    given = selector.consider({"w": jnp.float32(score)}, 5 * i)
+    assert given == np.float32(score) or np.isnan(given)
+  best = selector.best()
+  return None if best is None else float(best["w"])
+
+
+@pytest.mark.parametrize(
+  ("scores", "best"),
+  [
+    ((0.5, 0.25, 0.75), 0.25),
+    ((0.25, 0.5), 0.25),
+    ((NAN, 0.5, NAN), 0.5),
+    ((NAN, NAN), None),
+    ((np.inf, 2.0), 2.0),
+  ],
+)
+def test_the_lowest_score_is_kept_and_nan_never(selector, scores, best):
+  assert consider(selector(), *scores) == best
+  # Another process finds it on disk.
+  assert consider(selector()) == best
+
+
+def test_of_equal_scores_the_first_is_kept(selector):
+  seen = selector(patience=1)
+  consider(seen, 0.5, 0.5)
+  assert seen.exhausted(10)
+
+
+def test_scores_are_due_at_their_cadence(selector):
+  assert [step for step in range(1, 17) if selector().due(step)] == [5, 10, 15]
+
+
+@pytest.mark.parametrize("scores", [(0.25, 0.5), (0.5, 0.25, NAN, NAN)])
+def test_patience_counts_scores_since_the_best(selector, scores):
+  seen = selector(patience=2)
+  consider(seen, *scores)
+  best = 5 * (1 + int(np.nanargmin(scores)))
+  exhausted = [seen.exhausted(step) for step in range(best, best + 16, 5)]
+  assert exhausted == [False, False, True, True]
+  assert not selector(patience=0).exhausted(10**6)
+  # A resumed round comes to its best again: that is no waiting.
+  assert not seen.exhausted(best - 5)
+
+
+def test_without_any_score_there_is_nothing_to_wait_for(selector):
+  seen = selector(patience=1)
+  consider(seen, NAN, NAN, NAN)
+  assert not seen.exhausted(100)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean:
+  """A classifier, as far as a curriculum asks for one."""
+
+  trains = ("classifier",)
+  needs = ()
+  consumes = "images"
+  rounds = "one"
+  sampler = None
+
+  def init(self, key, frozen):
+    return {"classifier": jnp.zeros(())}
+
+  def turn(self, step):
+    return self.trains
+
+  def passes(self, name, guided=False):
+    return Passes()
+
+  def loss(self, name, params, frozen, batch, key, hparams):
+    error = jnp.mean(batch["image"]) - params[name]
+    return error**2, {}
+
+
+JUDGE = Stage(
+  name="judge",
+  objective=Mean(),
+  optimizer=Optimizer(learning_rate=0.1),
+  num_updates=1,
+  batch_size=8,
+)
+
+
+class Scripted:
+  """Scores by product, which later lives must make again."""
+
+  def __init__(self, *script):
+    self.script = list(script)
+    self.score_of = {}
+    self.products = []
+
+  def __call__(self, stage, round_, product, num_images):
+    assert (round_.name, num_images) == ("halve/001", 33)
+    host = jax.device_get(product)
+    bits = b"".join(leaf.tobytes() for leaf in jax.tree.leaves(host))
+    if bits not in self.score_of:
+      self.score_of[bits] = self.script.pop(0)
+      self.products.append(host)
+    return self.score_of[bits]
+
+
+@pytest.fixture(scope="module")
+def run(tiny_config, run_of):
+  """A judge, a teacher and one student, whose average is selected."""
+  fields = {**tiny_config["stages"]["halve"], "start_steps": 2}
+  fields["optimizer"] = {**fields["optimizer"], "ema_decay": 0.9}
+  config = {
+    **tiny_config,
+    "stages": {**tiny_config["stages"], "halve": fields},
+  }
+  made = run_of(config)
+  teacher, halve = made.built.stages
+  teacher = dataclasses.replace(teacher, num_updates=2)
+  built = dataclasses.replace(made.built, stages=(JUDGE, teacher, halve))
+  return dataclasses.replace(made, built=built)
+
+
+@pytest.fixture
+def select(run):
+  """The stages, with the student selected."""
+
+  def make(patience=0):
+    *others, halve = run.built.stages
+    select = Selection(
+      by="distance", every=EVERY, patience=patience, num_images=33
+    )
+    return *others, dataclasses.replace(halve, select=select)
+
+  return make
+
+
+def distances(workdir, records_of):
+  """(step, score) of every record that has one."""
+  return [
+    (record["step"], record["distance"])
+    for record in records_of(workdir)
+    if "distance" in record
+  ]
+
+
+def assert_trees_are_same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+BEFORE_THE_STUDENT = 1 + 2  # updates
+SCORES = 0.5, 0.2, 0.4, 0.2, 0.3
+
+
+@pytest.fixture(scope="module")
+def scores():
+  return Scripted(*SCORES)
+
+
+@pytest.fixture(scope="module")
+def finished(run, scores, tmp_path_factory):
+  """The workdir of a run that nothing interrupted."""
+  workdir = tmp_path_factory.mktemp("finished")
+  *others, halve = run.built.stages
+  halve = dataclasses.replace(
+    halve, select=Selection(by="distance", every=EVERY, num_images=33)
+  )
+  run.train(workdir, distance=scores, stages=(*others, halve))
+  return workdir
+
+
+def test_the_product_is_the_best_and_the_last_is_kept(
+  finished, run, scores, records_of
+):
+  assert distances(finished, records_of) == list(
+    zip((4, 8, 12, 16, UPDATES), SCORES, strict=True)
+  )
+  products = run.products(finished)
+  assert_trees_are_same(products["halve/001 student"], scores.products[1])
+  assert_trees_are_same(products["halve/001 last_student"], scores.products[4])
+  assert checkpoint.has_last(epath.Path(finished) / "halve" / "001")
+  assert not checkpoint.has_last(epath.Path(finished) / "teacher")
+  made = [path.name for path in (finished / "halve" / "001").iterdir()]
+  assert made == ["final"]
+
+
+def test_a_selection_changes_nothing_of_the_training(finished, run, tmp_path):
+  run.train(tmp_path)
+  last = run.products(tmp_path)["halve/001 student"]
+  assert_trees_are_same(last, run.products(finished)["halve/001 last_student"])
+
+
+def test_an_interrupted_selection_ends_the_same(
+  finished, run, scores, select, tmp_path
+):
+  # Before, at and after scores (every 4th) and checkpoints (every 5th).
+  for life in (BEFORE_THE_STUDENT + 4, 3, 5, 4, 8, 2, 0, 5):
+    run.crash(tmp_path, life, distance=scores, stages=select())
+  run.train(tmp_path, distance=scores, stages=select())
+  run.assert_same(tmp_path, finished)
+
+
+def test_a_crash_around_the_writing_of_a_best_changes_nothing(
+  finished, run, scores, select, tmp_path, monkeypatch, crash_error
+):
+  save_best, save = checkpoint.save_best, checkpoint.Checkpoints.save
+
+  def crash(*_):
+    raise crash_error
+
+  def crash_after_best(*arguments):
+    save_best(*arguments)
+    raise crash_error
+
+  def crash_after_save(self, *arguments):
+    save(self, *arguments)
+    raise crash_error
+
+  # The bests are after 4 and 8 updates, the checkpoints after 5, 10 and 15.
+  for place, name, broken, step in (
+    (checkpoint, "save_best", crash, None),
+    (checkpoint, "save_best", crash_after_best, 4),
+    # With the best on disk, and no checkpoint of it.
+    (checkpoint.Checkpoints, "save", crash, 4),
+    (checkpoint.Checkpoints, "save", crash_after_save, 4),
+    (checkpoint, "save_best", crash, 4),
+    (checkpoint, "save_best", crash_after_best, 8),
+    # With a best that is later than the newest checkpoint.
+    (checkpoint.Checkpoints, "save", crash, 8),
+    (checkpoint, "load_best", crash, 8),
+    (checkpoint, "save_final", crash, 8),
+    (checkpoint, "discard", crash, 8),
+  ):
+    with monkeypatch.context() as patch:
+      patch.setattr(place, name, broken)
+      if name == "discard":
+        # Not of the rounds before.
+        def discard(round_dir):
+          if str(round_dir).endswith("halve/001"):
+            raise crash_error
+
+        patch.setattr(place, name, discard)
+      run.crash(tmp_path, distance=scores, stages=select())
+    best = checkpoint.best_of(epath.Path(tmp_path) / "halve" / "001")
+    assert (best and best.step) == step
+  run.train(tmp_path, distance=scores, stages=select())
+  run.assert_same(tmp_path, finished)
+
+
+def test_patience_ends_a_round(run, select, tmp_path, records_of, capsys):
+  scores = Scripted(0.2, 0.5, 0.6)
+  whole, killed = tmp_path / "whole", tmp_path / "killed"
+  run.train(whole, distance=scores, stages=select(patience=2))
+  assert "halve/001: ends at update 12" in capsys.readouterr().err
+  assert distances(whole, records_of) == [(4, 0.2), (8, 0.5), (12, 0.6)]
+  products = run.products(whole)
+  assert_trees_are_same(products["halve/001 student"], scores.products[0])
+  assert_trees_are_same(products["halve/001 last_student"], scores.products[2])
+  # Killed before its last score, it ends there too; and after it.
+  run.crash(
+    killed,
+    BEFORE_THE_STUDENT + 11,
+    distance=scores,
+    stages=select(patience=2),
+  )
+  run.crash(killed, 1, distance=scores, stages=select(patience=2))
+  run.train(killed, 2, distance=scores, stages=select(patience=2))
+  run.assert_same(killed, whole)
+
+
+def test_where_no_score_is_a_number_the_last_is_the_product(
+  run, finished, select, tmp_path, records_of
+):
+  scores = Scripted(*[NAN] * 5)
+  run.train(tmp_path, distance=scores, stages=select(patience=1))
+  assert [score for _, score in distances(tmp_path, records_of)] == [None] * 5
+  products = run.products(tmp_path)
+  assert "halve/001 last_student" not in products
+  assert_trees_are_same(
+    products["halve/001 student"],
+    run.products(finished)["halve/001 last_student"],
+  )
