@@ -19,7 +19,7 @@ Fields = dict[str, Any]
 PASSES = {
   "progressive": 5,
   "moment_matching": 5,
-  "parameter_moment_matching": 4.5,
+  "parameter_moment_matching": 5,
   "denoising_student": 3,
 }
 
@@ -475,8 +475,8 @@ def compared(
 ) -> None:
   """Every other paper, with as many passes as the 1-step student of `halve`.
 
-  A pass is one image forward through the denoiser, a gradient is three, and a
-  derivative along the weights two; what the classifiers, the held-out losses
+  A pass is one image forward through the denoiser; a gradient is three, and so
+  is a derivative along the weights. What the classifiers, the held-out losses
   and the selecting distances take is not counted. The settings are [ours], as
   much alike as the papers allow.
 

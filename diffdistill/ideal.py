@@ -144,7 +144,11 @@ def _passes(
   calls = {
     "forward": (forward, params),
     "gradient": (jax.grad(scalar), params),
-    "tangent": (lambda p: jax.jvp(forward, (p,), (p,)), params),
+    # Along other weights: products with the same ones could be merged.
+    "tangent": (
+      lambda trees: jax.jvp(forward, (trees[0],), (trees[1],)),
+      (params, denoiser.network.init(jax.random.fold_in(key, 1))),
+    ),
   }
   classifier = getattr(objective, "classifier", None)
   if classifier is not None:

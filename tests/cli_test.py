@@ -11,11 +11,6 @@ from diffdistill import commands
 from diffdistill.data import SOURCES
 from diffdistill.objectives import OBJECTIVES
 
-# ml_collections loads a config file by a method that Python 3.11 deprecates.
-pytestmark = pytest.mark.filterwarnings(
-  "ignore:the load_module:DeprecationWarning"
-)
-
 
 def test_help_and_list_say_what_there_is(capsys, run_cli):
   for arguments in ((), ("help",), ("--help",), ("-h",), ("train", "--help")):

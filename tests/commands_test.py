@@ -6,11 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-# ml_collections loads a config file by a method that Python 3.11 deprecates.
-pytestmark = pytest.mark.filterwarnings(
-  "ignore:the load_module:DeprecationWarning"
-)
-
 
 def test_a_training_fills_its_workdir(finished_run):
   assert {path.name for path in finished_run.iterdir()} == {

@@ -4,6 +4,7 @@ import copy
 import os
 import re
 import sys
+import warnings
 
 # Tests compile far more than they run: the least optimised code is fastest.
 os.environ["XLA_FLAGS"] = " ".join(
@@ -185,7 +186,13 @@ def run_cli():
   from diffdistill import cli, commands  # noqa: F401
 
   def run(*arguments):
-    with flagsaver.flagsaver(), pytest.MonkeyPatch.context() as patch:
+    with (
+      flagsaver.flagsaver(),
+      pytest.MonkeyPatch.context() as patch,
+      warnings.catch_warnings(),
+    ):
+      # ml_collections loads a config file by a method that Python deprecates.
+      warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
       patch.setattr(sys, "argv", ["diffdistill", *map(str, arguments)])
       try:
         return cli.main()

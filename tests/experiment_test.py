@@ -1,13 +1,23 @@
 import copy
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from etils import epath
 from ml_collections import ConfigDict
 
 from diffdistill import experiment
+from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.schedule import Shifted
+from diffdistill.evaluation.quantise import to_host, to_uint8
 from diffdistill.objectives.classification import Classification
+from diffdistill.sampling.ddim import DDIM
 from diffdistill.sampling.heun import Heun
+from diffdistill.sampling.one_step import OneStep
+from diffdistill.training.fingerprint import fingerprint
+from diffdistill.training.stage import Pairs, Selection
 
 
 def test_fields_reach_what_they_name(tiny_config):
@@ -90,6 +100,247 @@ def test_a_stage_gets_the_classifier(edited):
   del config["classifier"]
   with pytest.raises(ValueError, match=r"stages\.judge needs a classifier and"):
     experiment.build(config)
+
+
+def test_a_null_label_comes_after_the_classes(edited):
+  built = experiment.build(edited("model.label_dropout", 0.1))
+  assert built.denoiser.null_label == 3
+  # The network has a class more, and the images do not.
+  assert built.denoiser.network.num_classes == 4
+  assert built.generator(built.stages[0].objective.sampler, 8).num_classes == 3
+  teacher, halve = built.stages
+  assert teacher.objective.label_dropout == 0.1
+  assert halve.objective.guidance == built.guidance == Guidance()
+
+
+def test_guidance_is_the_run_s_or_a_stage_s_own(edited):
+  config = edited("model.label_dropout", 0.1)
+  config["guidance"] = {"weight": 0.5, "interval": (0.2, 0.8)}
+  built = experiment.build(config)
+  assert built.guidance == Guidance(weight=0.5, interval=(0.2, 0.8))
+  assert built.stages[1].objective.guidance is built.guidance
+  # A teacher is used with it; a student has it in its weights.
+  teacher, student = (built.rounds[n][1] for n in ("teacher", "halve/004"))
+  assert built.usual_guidance(teacher) is built.guidance
+  assert built.usual_guidance(student) is None
+  config["stages"]["halve"]["guidance"] = {"weight": 2.0}
+  built = experiment.build(config)
+  assert built.stages[1].objective.guidance == Guidance(weight=2.0)
+  assert built.guidance.weight == 0.5
+
+
+@pytest.fixture
+def moved():
+  """Weights that are not zero at the last layer, where networks begin."""
+
+  def make(built):
+    params = built.denoiser.network.init(jax.random.key(2))
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(3), len(leaves))
+    return jax.tree.unflatten(
+      structure,
+      [
+        leaf + 0.3 * jax.random.normal(key, leaf.shape)
+        for leaf, key in zip(leaves, keys, strict=True)
+      ],
+    )
+
+  return make
+
+
+def test_a_generator_guides_its_model(edited, moved):
+  built = experiment.build(edited("model.label_dropout", 0.1))
+  sampler, params = built.stages[0].objective.sampler, moved(built)
+
+  def images(guidance, label=None):
+    generator = built.generator(sampler, 8, label, guidance)
+    return to_host(next(generator.batches(params, 0, 8, 4)))
+
+  plain = images(None)
+  np.testing.assert_array_equal(images(Guidance()), plain)
+  guided = images(Guidance(weight=2.0))
+  assert np.abs(guided - plain).max() > 0.01
+  # One DDIM step is the guided x0 at the first time.
+  noise = built.generator(sampler, 8).noise(0, 0)
+  label = jnp.arange(8) % 3
+  told, untold = (
+    built.denoiser(params, noise, jnp.ones(8), y).x0
+    for y in (label, jnp.full(8, 3))
+  )
+  generator = built.generator(sampler, 8, None, Guidance(weight=2.0))
+  np.testing.assert_allclose(
+    to_host(next(generator.batches(params, 0, 8, 1))),
+    np.clip(told + 2 * (told - untold), -1, 1),
+    atol=1e-5,
+  )
+
+
+def test_a_stage_may_have_a_sampler_of_its_own(pairs_config):
+  built = experiment.build(pairs_config)
+  teacher, pairs, student = built.stages
+  assert isinstance(teacher.objective.sampler, DDIM)
+  assert isinstance(student.objective.sampler, OneStep)
+  assert isinstance(pairs, Pairs)
+  assert pairs.sampler is teacher.objective.sampler
+  assert (pairs.num_pairs, pairs.held_out, pairs.num_steps) == (32, 16, 4)
+  assert student.select == Selection(by="held_out_loss", every=4)
+  assert student.pairs == "pairs"
+  assert list(built.rounds) == ["teacher", "pairs", "student/001"]
+
+
+@pytest.fixture
+def judged(edited):
+  """A config of a judge, a teacher and students of the judge's features."""
+  config = edited("classifier", CLASSIFIER)
+  config["run"] = ("judge", "teacher", "halve")
+  config["stages"]["judge"] = CLASSIFICATION
+  halve = config["stages"]["halve"]
+  halve["objective"] = {"kind": "classifier_features"}
+  halve["frozen"] = {"teacher": "teacher", "classifier": "judge"}
+  return config
+
+
+def test_a_frozen_classifier_is_the_one_it_was(judged):
+  judged["stages"]["judge"]["classifier"] = {**CLASSIFIER, "channels": 8}
+  judge, _, halve = experiment.build(judged).stages
+  assert judge.objective.classifier.module.channels == 8
+  assert halve.objective.classifier is judge.objective.classifier
+  # From outside the run it is the config's, or the stage's own.
+  judged["stages"]["halve"]["frozen"]["classifier"] = "path:runs/a/judge"
+  *_, halve = experiment.build(judged).stages
+  assert halve.objective.classifier.module.channels == 4
+  judged["stages"]["halve"]["classifier"] = {**CLASSIFIER, "channels": 6}
+  *_, halve = experiment.build(judged).stages
+  assert halve.objective.classifier.module.channels == 6
+
+
+@pytest.fixture
+def store_of(pairs_config, tmp_path, moved):
+  """(the store of a pairs stage, its teacher's weights, the experiment)."""
+
+  def make(**fields):
+    config = copy.deepcopy(pairs_config)
+    config["stages"]["pairs"] |= fields
+    built = experiment.build(config)
+    teacher, (stage, round_) = moved(built), built.rounds["pairs"]
+    store = built.pairs(epath.Path(tmp_path), stage, round_, teacher)
+    return store, teacher, built
+
+  return make
+
+
+def test_pairs_are_the_teacher_s_images_of_their_noise(store_of):
+  store, teacher, built = store_of()
+  noise, images, labels = store.draw(5, 6)
+  np.testing.assert_array_equal(labels, np.arange(5, 11) % 3)
+  assert noise.dtype == np.float32
+  np.testing.assert_array_equal(noise.astype(np.float16), noise)
+  sampler = built.stages[0].objective.sampler
+  again = sampler(
+    built.denoiser.bind(teacher, jnp.asarray(labels)),
+    sampler.start(jnp.asarray(noise), 4),
+    jax.random.key(0),
+    4,
+  )
+  np.testing.assert_allclose(images, again, atol=1e-5)
+  # Pair i is the same whatever comes with it, over several batches too.
+  more = store.draw(0, 20)
+  for one, other in zip((noise, images, labels), more, strict=True):
+    np.testing.assert_allclose(one, other[5:11], atol=1e-6)
+  np.testing.assert_array_equal(store.noise(5, 6), noise)
+
+
+def test_pairs_are_known_by_all_that_made_them(store_of, tmp_path):
+  store, teacher, _ = store_of()
+  assert store.directory == epath.Path(tmp_path) / "pairs" / "pairs"
+  pairs = store.pairs
+  assert pairs.teacher == fingerprint(teacher)
+  assert (pairs.seed, pairs.image_shape, pairs.num_classes) == (3, (2, 2, 1), 3)
+  assert pairs.sampler.startswith("DDIM(")
+  elsewhere, _, _ = store_of(path=str(tmp_path / "disk"), store_noise=False)
+  assert elsewhere.directory == epath.Path(tmp_path) / "disk"
+  assert not elsewhere.pairs.store_noise
+  other, _, _ = store_of(sampler={"kind": "ddim", "grid": "karras"})
+  assert other.pairs.sampler != pairs.sampler
+
+
+@pytest.mark.parametrize("store_noise", [True, False])
+def test_a_shard_is_read_as_it_was_drawn(store_of, store_noise):
+  store, *_ = store_of(store_noise=store_noise)
+  store.fill(lambda _: None)
+  for shard in (0, 5):
+    numbers = store.pairs.numbers(shard)
+    noise, images, labels = store.draw(numbers.start, len(numbers))
+    read = store.read(shard)
+    np.testing.assert_array_equal(read["noise"], noise)
+    np.testing.assert_array_equal(read["label"], labels)
+    np.testing.assert_array_equal(read["image"], to_uint8(images))
+
+
+def outside(config, name, source):
+  """What a stage's frozen name is, from outside the run."""
+  built = experiment.build(config)
+  stage = built.stages[-1]
+  return built.outside(stage, name, source)
+
+
+def test_weights_come_from_a_round_of_another_run(
+  finished_run, tiny_config, judged
+):
+  path = f"path:{finished_run}"
+  for source, name in (
+    ("teacher", "teacher"),
+    # A student may teach.
+    ("halve/001", "teacher"),
+    ("teacher", "second_moments"),
+  ):
+    params = outside(tiny_config, name, f"{path}/{source}")
+    wanted = experiment.build(tiny_config).denoiser.network.init(
+      jax.random.key(0)
+    )
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, wanted)
+  assert outside(judged, "classifier", f"{path}/classifier")
+
+
+def test_weights_that_do_not_fit_are_refused(finished_run, edited, judged):
+  path = f"path:{finished_run}"
+  other = copy.deepcopy(judged)
+  other["classifier"] = {**CLASSIFIER, "channels": 6}
+  other["stages"]["halve"]["frozen"]["classifier"] = f"{path}/classifier"
+  for config, name, source, message in (
+    (edited("model.network.width", 10), "teacher", "teacher", "10"),
+    # A class more, for the null label.
+    (edited("model.label_dropout", 0.1), "teacher", "teacher", "(4, "),
+    (edited("model.network.depth", 2), "teacher", "teacher", "is None there"),
+    (other, "classifier", "classifier", "6"),
+  ):
+    with pytest.raises(ValueError, match="whose weights do not fit") as error:
+      outside(config, name, f"{path}/{source}")
+    text = str(error.value)
+    assert text.startswith(f"stages.halve.frozen.{name} is '{path}/{source}'")
+    assert text.endswith("here; pass the config it was made with")
+    assert message in text
+    assert "\n" not in text
+
+
+def test_places_outside_that_hold_nothing_are_refused(
+  finished_run, tmp_path, tiny_config, judged
+):
+  for source in (f"{tmp_path}/x", f"{finished_run}/halve"):
+    with pytest.raises(ValueError, match=f"{source} has no final result"):
+      outside(tiny_config, "teacher", f"path:{source}")
+  with pytest.raises(ValueError, match=r"classifier holds no student, only"):
+    outside(tiny_config, "teacher", f"path:{finished_run}/classifier")
+  with pytest.raises(ValueError, match=r"pass classifier\.kind=torch_resnet"):
+    outside(judged, "classifier", f"imported:{tmp_path}/x.safetensors")
+  judged["stages"]["halve"]["frozen"]["classifier"] = "imported:x"
+  judged["stages"]["halve"]["classifier"] = {
+    "kind": "torch_resnet",
+    "depth": 18,
+  }
+  with pytest.raises(ValueError, match=r"x\.safetensors") as error:
+    outside(judged, "classifier", f"imported:{tmp_path}/x.safetensors")
+  assert "\n" not in str(error.value)
 
 
 def test_json_and_config_dicts_build_the_same(tiny_config):
@@ -192,11 +443,148 @@ def test_building_changes_nothing_it_is_given(tiny_config):
     ("stages.halve.start_steps", 24, "halves from start_steps=24 to"),
     ("stages.halve.optimizer.decay", "step", "optimizer: decay is 'step'"),
     ("cadence.keep", 0, "cadence.keep 0; pass 1 or more"),
+    # Guidance.
+    ("guidance.weight", -1.0, "guidance weight is -1.0; pass 0 (none)"),
+    ("guidance.weight", 1.5, "weight is 1.5, but the teacher was not trained"),
+    ("stages.halve.guidance", {"weight": 1.5}, "guidance weight is 1.5, but"),
+    (
+      "guidance.interval",
+      (0.5, 0.2),
+      "guidance interval is (0.5, 0.2); pass times (low, high)",
+    ),
+    ("guidance.intervals", (0.2, 0.5), "did you mean interval?"),
+    ("model.label_dropout", 1.0, "objective: label_dropout is 1.0; pass a val"),
+    # Selection.
+    (
+      "stages.halve.select",
+      {"by": "distance", "every": 5},
+      "stages.halve.select.by is 'distance', which needs images and an earlier",
+    ),
+    (
+      "stages.halve.select",
+      {"by": "held_out_loss", "every": 5},
+      "stages.halve.select.by is 'held_out_loss', but only pairs have a held-o",
+    ),
+    ("stages.halve.select", {"by": "x", "every": 5}, "select: by is 'x'; pass"),
+    (
+      "stages.halve.select",
+      {"by": "distance"},
+      "select.every is missing; pass",
+    ),
+    ("stages.halve.select", "distance", "select is 'distance'; pass a section"),
+    # Stages of other kinds.
+    ("stages.halve.kind", "x", "stages.halve.kind is 'x'; pass training or pa"),
+    (
+      "stages.halve.kind",
+      "pairs",
+      "stages.halve.objective is no field; remove",
+    ),
+    (
+      "stages.halve.num_steps",
+      (4,),
+      "num_steps is (4,), but its objective has",
+    ),
+    ("stages.halve.pairs", "pairs", "pairs is 'pairs', but its objective has"),
+    (
+      "stages.halve.objective",
+      {"kind": "moment_matching"},
+      "a moment-matching student is made for ancestral sampling with noise 0",
+    ),
+    (
+      "stages.halve.objective",
+      {"kind": "classifier_features"},
+      "stages.halve needs a classifier and the config has none; pass classifi",
+    ),
+    ("stages.halve.sampler", {"kind": "x"}, "stages.halve.sampler.kind is 'x'"),
+    (
+      "stages.halve.frozen",
+      {"teacher": "imported:x.pt"},
+      "imports its teacher from 'imported:x.pt'; only a classifier can be",
+    ),
+    (
+      "stages.halve.frozen",
+      {"teacher": "halve/004"},
+      "names 'halve/004', which is no earlier stage; the earlier ones are tea",
+    ),
   ],
 )
 def test_refuses_in_one_line(edited, path, value, message):
   with pytest.raises(ValueError) as error:  # noqa: PT011 (matched below)
     experiment.build(edited(path, value))
+  assert message in str(error.value)
+  assert "\n" not in str(error.value)
+
+
+def test_hidden_labels_must_be_there(edited):
+  config = edited("data.conditional", False)
+  config["model"]["label_dropout"] = 0.1
+  with pytest.raises(
+    ValueError, match=r"label_dropout is 0\.1, but nothing has"
+  ):
+    experiment.build(config)
+
+
+@pytest.mark.parametrize(
+  ("path", "value", "message"),
+  [
+    (
+      "pairs.num_pairs",
+      None,
+      "stages.pairs.num_pairs is missing; pass a value",
+    ),
+    (
+      "pairs.num_pairs",
+      30,
+      "stages.pairs: num_pairs is 30, which shard_size=8",
+    ),
+    (
+      "pairs.num_step",
+      3,
+      "stages.pairs.num_step is no field; did you mean num_",
+    ),
+    ("pairs.optimizer", {}, "stages.pairs.optimizer is no field"),
+    ("pairs.frozen", {"teacher": "x"}, "stages.pairs.frozen names 'x', which"),
+    (
+      "pairs.guidance",
+      {"weight": 1.0},
+      "guidance weight is 1.0, but the teach",
+    ),
+    (
+      "student.pairs",
+      "teacher",
+      "names 'teacher', which is no earlier stage o",
+    ),
+    (
+      "student.pairs",
+      None,
+      "stages.student.pairs is '', but its objective nee",
+    ),
+    (
+      "student.batch_size",
+      16,
+      "stages.pairs.shard_size is 8, which stages.stu",
+    ),
+    (
+      "student.sampler",
+      None,
+      "a denoising student is made for one_step, not D",
+    ),
+    (
+      "student.start_steps",
+      4,
+      "start_steps is 4, but its objective has no use",
+    ),
+  ],
+)
+def test_refuses_pairs_in_one_line(pairs_config, path, value, message):
+  config = copy.deepcopy(pairs_config)
+  stage, name = path.split(".")
+  if value is None:
+    del config["stages"][stage][name]
+  else:
+    config["stages"][stage][name] = value
+  with pytest.raises(ValueError) as error:  # noqa: PT011 (matched below)
+    experiment.build(config)
   assert message in str(error.value)
   assert "\n" not in str(error.value)
 

@@ -47,8 +47,11 @@ class Passes:
 
   @property
   def units(self) -> int | float:
-    """In forward passes of the denoiser: a gradient is 3, a tangent 2."""
-    return self.forward + 3 * self.gradient + 2 * self.tangent
+    """In forward passes of the denoiser: a gradient or a tangent is 3.
+
+    A layer y = W x has the tangent W' x + W x', two products beside its own.
+    """
+    return self.forward + 3 * (self.gradient + self.tangent)
 
 
 @runtime_checkable

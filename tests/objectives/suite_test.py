@@ -311,6 +311,8 @@ def test_the_mesh_changes_no_result(name, mesh_of):
   def run(data, fsdp=1):
     on = bench(name, mesh_of(data, fsdp))
     state, metrics = on.run(on.start(), 0, steps)
+    whole = [leaf.is_fully_replicated for leaf in jax.tree.leaves(state.params)]
+    assert all(whole) == (fsdp == 1)
     return on_host(state.params), on_host(metrics)
 
   params, metrics = run(1)

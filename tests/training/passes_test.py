@@ -23,8 +23,8 @@ def round_of(guided, num_updates=10):
   )
 
 
-def test_a_gradient_is_three_forward_passes_and_a_tangent_two():
-  assert Passes(forward=5, gradient=7, tangent=11).units == 5 + 21 + 22
+def test_a_gradient_is_three_forward_passes_and_a_tangent_too():
+  assert Passes(forward=5, gradient=7, tangent=11).units == 5 + 21 + 33
   # A classifier is no denoiser.
   assert Passes(classifier=3, classifier_gradient=2).units == 0
 
@@ -33,7 +33,7 @@ def test_a_gradient_is_three_forward_passes_and_a_tangent_two():
 def test_the_trees_of_an_alternating_paper_take_turns(least_squares, guided):
   passes = round_passes(least_squares(), round_of(guided))
   # By the paper's own turns: the student comes first.
-  student, auxiliary = 0.5 + 3 * 2 + 2, 2 + guided + 3
+  student, auxiliary = 0.5 + 3 * 2 + 3, 2 + guided + 3
   expected = 0
   for updates in range(7):
     assert passes(updates) == expected
@@ -46,7 +46,7 @@ def test_a_paper_may_train_all_its_trees_in_each_update(least_squares):
       return self.trains
 
   passes = round_passes(Together(), round_of(guided=False))
-  assert [passes(n) for n in range(4)] == [0, 13.5, 27, 40.5]
+  assert [passes(n) for n in range(4)] == [0, 14.5, 29, 43.5]
 
 
 @pytest.mark.parametrize(

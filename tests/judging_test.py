@@ -1,0 +1,201 @@
+"""Who of a tiny run is judged, by what, and at what cost it was trained."""
+
+import copy
+import json
+
+import pytest
+from etils import epath
+
+from diffdistill import commands, experiment
+from diffdistill.judging import (
+  contestants,
+  finished_models,
+  judge_of,
+  scorer,
+)
+from diffdistill.training.report import costs
+
+BATCH, UPDATES = 8, 2
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config, pairs_config):
+  """A classifier, a teacher, halved once and again, and a pairs' student."""
+  stages = {**pairs_config["stages"], **tiny_config["stages"]}
+  stages = {name: {**fields} for name, fields in stages.items()}
+  for name in ("teacher", "halve", "student"):
+    stages[name]["num_updates"] = UPDATES
+  stages["halve"]["start_steps"] = 4
+  stages["halve"]["select"] = {"by": "distance", "every": 1, "num_images": 24}
+  stages["student"]["select"] = {"by": "held_out_loss", "every": UPDATES}
+  stages["classifier"] = {
+    "objective": {"kind": "classification"},
+    "optimizer": {"learning_rate": 1e-3},
+    "num_updates": UPDATES,
+    "batch_size": BATCH,
+  }
+  return {
+    **tiny_config,
+    "run": ("classifier", "teacher", "halve", "pairs", "student"),
+    "classifier": {
+      "kind": "resnet",
+      "channels": 4,
+      "multipliers": (1,),
+      "num_blocks": 1,
+    },
+    "evaluation": {"num_images": 24, "batch_size": 8, "num_steps": (1, 2, 4)},
+    "stages": stages,
+  }
+
+
+@pytest.fixture(scope="module")
+def workdir(config, tmp_path_factory):
+  workdir = epath.Path(tmp_path_factory.mktemp("runs")) / "judged"
+  commands.train(config, workdir)
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def run(workdir):
+  return experiment.reopen(workdir)
+
+
+@pytest.fixture(scope="module")
+def evaluated(workdir):
+  """(rows by model and steps, the rest of evaluation.json)."""
+  commands.evaluate(workdir, None, None)
+  written = json.loads((workdir / "evaluation.json").read_text())
+  rows = {(row["model"], row["steps"]): row for row in written.pop("rows")}
+  return rows, written
+
+
+def silent(_):
+  pass
+
+
+def test_the_teacher_comes_first_and_students_at_their_steps(run, workdir):
+  judged = contestants(run, workdir, run.evaluation, silent)
+  assert [(c.name, c.num_steps, c.shown) for c in judged] == [
+    ("teacher", (1, 2, 4), True),
+    ("halve/002", (2,), True),
+    ("halve/002 last", (2,), False),
+    ("halve/001", (1,), True),
+    ("halve/001 last", (1,), False),
+    ("student/001", (1,), True),
+    ("student/001 last", (1,), False),
+  ]
+  best, last = judged[1].load(), judged[2].load()
+  assert best.keys() == last.keys()
+
+
+def test_passes_add_up_along_the_chain_of_students(evaluated):
+  rows, _ = evaluated
+  # A student's gradient and two passes of its teacher; a pair's four steps.
+  halving = UPDATES * BATCH * (3 + 2)
+  pairs = (32 + 16) * 4
+  expected = {
+    ("teacher", 4): 0,
+    ("halve/002", 2): halving,
+    ("halve/002 last", 2): halving,
+    ("halve/001", 1): 2 * halving,
+    ("halve/001 last", 1): 2 * halving,
+    ("student/001", 1): pairs + UPDATES * BATCH * 3,
+  }
+  for name, passes in expected.items():
+    assert rows[name]["training_passes"] == passes, name
+
+
+def test_seconds_add_up_too(evaluated, workdir):
+  rows, _ = evaluated
+  spent = {name: seconds for name, (_, seconds) in costs(workdir).items()}
+  for name, rounds in (
+    ("halve/002", ["halve/002"]),
+    ("halve/001", ["halve/002", "halve/001"]),
+    ("student/001", ["pairs", "student/001"]),
+  ):
+    row = rows[name, 2 if name == "halve/002" else 1]
+    assert row["training_seconds"] == round(sum(spent[r] for r in rounds))
+    assert min(spent[made] for made in rounds) > 0
+  assert rows["teacher", 4]["training_seconds"] == 0
+
+
+def test_a_row_says_its_paper_and_how_much_faster_it_is(evaluated):
+  rows, _ = evaluated
+  papers = {model: row["paper"] for (model, _), row in rows.items()}
+  assert papers == {
+    "teacher": "denoising",
+    "halve/002": "progressive",
+    "halve/002 last": "progressive",
+    "halve/001": "progressive",
+    "halve/001 last": "progressive",
+    "student/001": "denoising_student",
+    "student/001 last": "denoising_student",
+  }
+  slowest = rows["teacher", 4]
+  assert slowest["speed_up"] == 1
+  for row in rows.values():
+    assert row["speed_up"] == pytest.approx(
+      row["images_per_second"] / slowest["images_per_second"]
+    )
+
+
+def test_what_a_reader_must_know_is_beside_the_rows(evaluated, run):
+  _, summary = evaluated
+  assert summary["metric"] == "FD-classifier"
+  assert summary["reference"] == "50 training images"
+  # An .npz has no test split.
+  assert summary["classifier_test_accuracy"] is None
+  assert summary["FD-classifier of two samples of 25 real images"] > 0
+  assert summary["num_images"] == 24
+
+
+def test_students_are_selected_by_the_distance_they_are_judged_by(
+  evaluated, run, workdir
+):
+  rows, _ = evaluated
+  score = scorer(run, workdir)
+  stage, round_ = run.rounds["halve/002"]
+  for last, name in ((False, "halve/002"), (True, "halve/002 last")):
+    product = run.product(workdir, "halve/002", last=last)
+    assert score(stage, round_, product, 24) == pytest.approx(
+      rows[name, 2]["FD-classifier"]
+    )
+  recorded = [
+    record["distance"]
+    for record in map(
+      json.loads, (workdir / "metrics.jsonl").read_text().splitlines()
+    )
+    if record["round"] == "halve/002" and "distance" in record
+  ]
+  assert len(recorded) == 2
+  assert rows["halve/002", 2]["FD-classifier"] == pytest.approx(min(recorded))
+  assert rows["halve/002 last", 2]["FD-classifier"] == pytest.approx(
+    recorded[-1]
+  )
+
+
+def test_what_is_not_finished_is_left_out(config, workdir, tmp_path):
+  """As a run that was stopped in the middle of a stage."""
+  (tmp_path / "config.json").write_bytes((workdir / "config.json").read_bytes())
+  part, said = epath.Path(tmp_path), []
+  run = experiment.reopen(part)
+  with pytest.raises(ValueError, match="has no finished model yet; train"):
+    finished_models(run, part, silent)
+  with pytest.raises(ValueError, match="has no final result; train until"):
+    judge_of(run, part)
+  for name in ("teacher", "halve"):
+    (tmp_path / name).symlink_to(workdir / name)
+  assert list(finished_models(run, part, said.append)) == [
+    "teacher",
+    "halve/002",
+    "halve/001",
+  ]
+  assert said == ["student/001 is not finished; it is left out"]
+
+
+def test_a_run_without_a_classifier_has_no_judge(config, workdir):
+  fields = copy.deepcopy(config)
+  fields["run"] = ("teacher", "pairs", "student")
+  run = experiment.build(fields)
+  with pytest.raises(ValueError, match="no classifier stage, whose features"):
+    judge_of(run, workdir)
