@@ -132,7 +132,10 @@ def _passes(
   """The bare passes, by the names of `Passes`, on this batch."""
   denoiser, x = run.denoiser, batch["image"]
   t = jnp.full(x.shape[:1], 0.5)
-  params = denoiser.network.init(key)
+  params, other = jax.device_put(
+    tuple(map(denoiser.network.init, jax.random.split(key))),
+    replicated(run.mesh),
+  )
   label = batch.get("label")
 
   def forward(params: Params) -> jax.Array:
@@ -147,12 +150,12 @@ def _passes(
     # Along other weights: products with the same ones could be merged.
     "tangent": (
       lambda trees: jax.jvp(forward, (trees[0],), (trees[1],)),
-      (params, denoiser.network.init(jax.random.fold_in(key, 1))),
+      (params, other),
     ),
   }
   classifier = getattr(objective, "classifier", None)
   if classifier is not None:
-    weights = classifier.init(key)
+    weights = jax.device_put(classifier.init(key), replicated(run.mesh))
     trained = "classifier" in objective.trains
 
     def features(weights: Params, x: jax.Array) -> jax.Array:

@@ -20,8 +20,20 @@ def test_loop_and_bare_update_take_turns(run):
   assert least <= result["share_of_bare"] <= most
 
 
-def test_a_stage_that_needs_weights_is_refused(run):
+def test_a_stage_that_needs_weights_is_held_against_its_passes_alone(run):
+  result = benchmark(run, "halve", num_updates=3, turns=2)
+  assert "loop_seconds_per_update" not in result
+  update, passes = (
+    result[f"{k}_seconds_per_update"] for k in ("bare", "passes")
+  )
+  assert update > 0
+  assert passes > 0
+  least, most = (result[f"update_over_passes_{k}"] for k in ("least", "most"))
+  assert least <= result["update_over_passes"] <= most
+
+
+def test_what_trains_nothing_is_refused(run):
   with pytest.raises(
-    ValueError, match=r"stage is 'halve'; pass one .* teacher"
+    ValueError, match=r"stage is 'pairs'; pass one of teacher, halve"
   ):
-    benchmark(run, "halve", num_updates=3, turns=2)
+    benchmark(run, "pairs", num_updates=3, turns=2)
