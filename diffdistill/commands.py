@@ -243,7 +243,7 @@ def list_all() -> None:
   ):
     print(f"{title}:")
     for name, cls in table.items():
-      print(f"  {name:<16} {(cls.__doc__ or '').strip().splitlines()[0]}")
+      print(f"  {name:<26} {(cls.__doc__ or '').strip().splitlines()[0]}")
   folder = Path(__file__).parent.parent / "configs"
   print("configs and recipes:")
   for path in sorted(folder.glob("*.py")):
@@ -251,7 +251,7 @@ def list_all() -> None:
       importlib.import_module(f"configs.{path.stem}"), "RECIPES", {}
     )
     for name, description in recipes.items():
-      print(f"  configs/{path.name}:{name:<14} {description}")
+      print(f"  configs/{path.name}:{name:<26} {description}")
 
 
 def _say(message: str) -> None:
