@@ -23,6 +23,15 @@ jax.config.update("jax_compilation_cache_dir", ".cache/jax")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+# What a run says while all is well: of its stages, rounds and shards.
+PROGRESS = (
+  r"\w+: .* (parameters in the|pairs and) .*"
+  r"|[\w/]+ +\d+/\d+ .* images/s .*"
+  r"|[\w/]+: goes on from update \d+"
+  r"|shard \d+ is made: .*"
+)
+
+
 @pytest.fixture(scope="session")
 def mesh_of():
   """make_mesh, of the first data * fsdp devices."""
@@ -131,24 +140,20 @@ def edited(tiny_config):
 
 
 @pytest.fixture(scope="session")
-def config_file(tiny_config, tmp_path_factory):
-  """A config file of a classifier, a teacher and one student: 2 updates each.
-
-  Its recipes are the mistakes that a config file can make.
-  """
-  classifier_stage = {
-    "objective": {"kind": "classification"},
-    "optimizer": {"learning_rate": 1e-3},
-    "num_updates": 2,
-    "batch_size": 8,
-  }
-  path = tmp_path_factory.mktemp("configs") / "tiny.py"
+def small_config(tiny_config):
+  """A classifier, a teacher and one student: 2 updates each."""
   stages = {
     name: {**stage, "num_updates": 2}
     for name, stage in tiny_config["stages"].items()
   }
   stages["halve"]["start_steps"] = 2
-  fields = {
+  stages["classifier"] = {
+    "objective": {"kind": "classification"},
+    "optimizer": {"learning_rate": 1e-3},
+    "num_updates": 2,
+    "batch_size": 8,
+  }
+  return {
     **tiny_config,
     "run": ("classifier", "teacher", "halve"),
     "classifier": {
@@ -157,16 +162,25 @@ def config_file(tiny_config, tmp_path_factory):
       "multipliers": (1,),
       "num_blocks": 1,
     },
-    "stages": {**stages, "classifier": classifier_stage},
+    "stages": stages,
     "evaluation": {"num_images": 24, "batch_size": 8, "num_steps": (1, 2)},
   }
+
+
+@pytest.fixture(scope="session")
+def config_file(small_config, tmp_path_factory):
+  """A config file of the small config.
+
+  Its recipes are the mistakes that a config file can make.
+  """
+  path = tmp_path_factory.mktemp("configs") / "tiny.py"
   path.write_text(f"""
 from ml_collections import ConfigDict
 
 RECIPES = ("plain", "misspelt", "crash")
 
 def get_config(recipe="plain"):
-  config = ConfigDict({fields!r})
+  config = ConfigDict({small_config!r})
   if recipe not in RECIPES:
     raise ValueError(f"recipe is {{recipe!r}}; pass one of {{RECIPES}}")
   if recipe == "misspelt":
@@ -176,6 +190,21 @@ def get_config(recipe="plain"):
   return config
 """)
   return path
+
+
+@pytest.fixture(scope="session")
+def write_config(tmp_path_factory):
+  """The path of a config file with these fields."""
+
+  def write(fields):
+    path = tmp_path_factory.mktemp("configs") / "written.py"
+    path.write_text(
+      "from ml_collections import ConfigDict\n\n\n"
+      f"def get_config():\n  return ConfigDict({fields!r})\n"
+    )
+    return path
+
+  return write
 
 
 @pytest.fixture(scope="session")
@@ -210,7 +239,7 @@ def refuse(run_cli, capsys):
     assert run_cli(*arguments) == status
     printed = capsys.readouterr()
     *progress, line = printed.err.splitlines()
-    assert all(re.fullmatch(r"\w+: .* parameters .*", p) for p in progress)
+    assert all(re.fullmatch(PROGRESS, p) for p in progress), progress
     assert line.startswith("diffdistill: ")
     assert "Traceback" not in line
     return line.removeprefix("diffdistill: ")

@@ -19,30 +19,17 @@ BATCH, UPDATES = 8, 2
 
 
 @pytest.fixture(scope="module")
-def config(tiny_config, pairs_config):
+def config(small_config, pairs_config):
   """A classifier, a teacher, halved once and again, and a pairs' student."""
-  stages = {**pairs_config["stages"], **tiny_config["stages"]}
+  stages = {**pairs_config["stages"], **small_config["stages"]}
   stages = {name: {**fields} for name, fields in stages.items()}
-  for name in ("teacher", "halve", "student"):
-    stages[name]["num_updates"] = UPDATES
   stages["halve"]["start_steps"] = 4
   stages["halve"]["select"] = {"by": "distance", "every": 1, "num_images": 24}
+  stages["student"]["num_updates"] = UPDATES
   stages["student"]["select"] = {"by": "held_out_loss", "every": UPDATES}
-  stages["classifier"] = {
-    "objective": {"kind": "classification"},
-    "optimizer": {"learning_rate": 1e-3},
-    "num_updates": UPDATES,
-    "batch_size": BATCH,
-  }
   return {
-    **tiny_config,
+    **small_config,
     "run": ("classifier", "teacher", "halve", "pairs", "student"),
-    "classifier": {
-      "kind": "resnet",
-      "channels": 4,
-      "multipliers": (1,),
-      "num_blocks": 1,
-    },
     "evaluation": {"num_images": 24, "batch_size": 8, "num_steps": (1, 2, 4)},
     "stages": stages,
   }
