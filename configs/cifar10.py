@@ -164,7 +164,7 @@ def _denoising_student(config: ConfigDict) -> None:
     config,
     multipliers=(1, 2, 2, 2),  # [DS code]
     grid="quadratic",  # [DS code]
-    first_time=0.8,  # [DS code]
+    first_time=0.801,  # index 800 [DS code]
     num_updates=800_000,  # [ours]
     learning_rate=2e-4,  # [ours]
     batch_size=128,  # [ours]

@@ -82,6 +82,7 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
       config,
       learning_rate=1e-3,
       moments_rate=5e-4,
+      parameter_rate=2e-4,
       select_every=250,
       pairs={
         "num_steps": 16,

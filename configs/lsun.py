@@ -40,14 +40,14 @@ def get_config(recipe: str = "bedroom") -> ConfigDict:
   bedroom, large = recipe.startswith("bedroom"), recipe.endswith("256")
   config = ConfigDict(recipes.shared())
   config.data = {
-    "source": {  # centre crop, antialiased bilinear resize [PD code]
+    "source": {  # centre crop, antialiased bilinear resize [PD code; at 256 ours]
       "kind": "tfds",
       "name": "lsun/bedroom" if bedroom else "lsun/church_outdoor",
       "split": "train",
       "image_size": 256 if large else 128,
       "resize": "bilinear",
     },
-    "flip": True,  # [PD code]
+    "flip": True,  # [PD code; at 256 ours]
     "conditional": False,  # [PD code], [DS code]
   }
   if large:
@@ -104,7 +104,7 @@ def _denoising_student(config: ConfigDict, num_updates: int) -> None:
     config,
     multipliers=(1, 1, 2, 2, 4, 4),  # [DS code]
     grid="uniform",  # [DS code]
-    first_time=0.98,  # [DS code]
+    first_time=0.981,  # index 980 [DS code]
     num_updates=1_000_000,  # [ours]
     learning_rate=2e-5,  # [ours]
     batch_size=64,  # [ours]

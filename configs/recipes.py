@@ -279,7 +279,7 @@ def moment_matching(
   config: Any,
   *,
   learning_rate: float,
-  num_steps: tuple[int, ...] = (8, 4, 2, 1),  # [MM]
+  num_steps: tuple[int, ...] = (8, 4, 2, 1),  # [ours]
   batch_size: int = 2048,  # [MM]
   num_updates: int = 200_000,  # [MM], at most
   select_every: int = 5000,  # [MM]
@@ -327,7 +327,7 @@ def parameter_moment_matching(
   config: Any,
   *,
   learning_rate: float,
-  num_steps: tuple[int, ...] = (8, 4),  # [MM]
+  num_steps: tuple[int, ...] = (8, 4),  # [ours]
   batch_size: int = 2048,  # [MM]
   num_updates: int = 200_000,  # [MM], at most
   select_every: int = 5000,  # [MM]
@@ -381,7 +381,8 @@ def _moments(
   """A stage of either kind of moment matching."""
   return {
     "objective": objective,
-    # Plain ancestral sampling, with the smaller variance [MM].
+    # Plain ancestral sampling, with the smaller variance [MM]; the clipping is
+    # [ours].
     "sampler": {
       "kind": "ancestral",
       "grid": "uniform",
@@ -470,6 +471,7 @@ def compared(
   *,
   learning_rate: float,
   moments_rate: float,
+  parameter_rate: float,
   select_every: int,
   pairs: Fields,
 ) -> None:
@@ -478,12 +480,14 @@ def compared(
   A pass is one image forward through the denoiser; a gradient is three, and so
   is a derivative along the weights. What the classifiers, the held-out losses
   and the selecting distances take is not counted. The settings are [ours], as
-  much alike as the papers allow.
+  much alike as the papers allow. The numbers of updates are worked out here:
+  one that is changed on the command line changes its own paper's budget.
 
   Args:
     config: which has the stage "halve"; all stages get its batch size.
     learning_rate: of feature distillation and the denoising student.
-    moments_rate: of moment matching.
+    moments_rate: of moment matching by turns.
+    parameter_rate: of moment matching in parameter space.
     select_every: updates between scores.
     pairs: as of `denoising_student`; their passes are part of its budget.
   """
@@ -503,7 +507,6 @@ def compared(
   )
   moments = {
     "batch_size": batch_size,
-    "learning_rate": moments_rate,
     "select_every": select_every,
     "select_images": 1000,
     "warmup": 100,
@@ -512,11 +515,13 @@ def compared(
   }
   moment_matching(
     config,
+    learning_rate=moments_rate,
     num_updates=round(budget / batch_size / PASSES["moment_matching"]),
     **moments,
   )
   parameter_moment_matching(
     config,
+    learning_rate=parameter_rate,
     num_updates=round(
       budget / batch_size / PASSES["parameter_moment_matching"]
     ),

@@ -4,16 +4,20 @@ The rooms, each importing only from those before it:
 
   arrays       names of what flows
   files        files that are written whole or not at all
-  diffusion    the mathematics: schedules, processes, predictions, weightings
+  diffusion    the mathematics: schedules, processes, predictions, weightings,
+               guidance
   networks     the architectures, sealed behind `Network`
   denoiser     network + process = D(params, x_t, t) -> Prediction(x0, eps)
   sampling     from noise to image
   objectives   the papers, one file each
   data         batch(step), a pure function of (seed, step)
+  interop      weights of other frameworks
   training     the loop, its state, its checkpoints, its reports
   evaluation   distances, sample sheets, curves
   experiment   config -> Experiment, with config_fields and workdir
-  benchmark    a stage's loop against its bare compiled update
+  judging      who of a run is judged, by what, at what cost
+  benchmark    a stage's loop against its bare update, and, in ideal, that
+               against the passes its paper needs
   commands     what each command does
   cli          flags and refusals
 """

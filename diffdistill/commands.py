@@ -33,8 +33,9 @@ from diffdistill.networks import CLASSIFIERS, NETWORKS
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.sampling import SAMPLERS
 from diffdistill.sampling.interpolation import slerp
+from diffdistill.sampling.one_step import OneStep
 from diffdistill.sampling.sampler import Sampler
-from diffdistill.training.stage import Round, Stage
+from diffdistill.training.stage import OUTSIDE, Pairs, Round, Stage
 from diffdistill.training.trainer import Trainer
 from diffdistill.workdir import claim
 
@@ -73,6 +74,13 @@ def train(config: Any, workdir: epath.Path) -> None:
     observe=observe,
     distance=scorer(run, workdir),
   )
+  # Met before anything is trained, not when their stage begins.
+  for stage in run.stages:
+    for name, source in stage.frozen.items():
+      if source.startswith(OUTSIDE):
+        run.outside(stage, name, source)
+    if isinstance(stage, Pairs):
+      run.check_disk(stage)
   # Last, so that no refusal leaves a workdir behind.
   claim(workdir, run.config)
   trainer.run()
@@ -112,6 +120,8 @@ def sample(
     )
   if num_images < 1:
     raise ValueError(f"num_images is {num_images}; pass 1 or more")
+  if interpolate is not None and interpolate < 2:
+    raise ValueError(f"interpolate is {interpolate}; pass 2 images or more")
   run = experiment.reopen(workdir)
   models = finished_models(run, workdir, _say)
   name = round_name or list(models)[-1]
@@ -123,6 +133,11 @@ def sample(
   stage, round_ = models[name]
   sampler = stage.objective.sampler
   assert sampler is not None  # it makes images
+  if isinstance(sampler, OneStep) and num_steps not in (None, 1):
+    raise ValueError(
+      f"num_steps is {num_steps}, but {name} makes its images in one; leave it"
+      " out"
+    )
   usual = run.usual_guidance(round_)
   if guidance is not None:
     usual = dataclasses.replace(run.guidance, weight=guidance)

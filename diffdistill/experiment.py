@@ -200,10 +200,12 @@ class Experiment:
       stage.sampler, stage.batch_size, guidance=guidance, half=True
     )
     classes = generator.num_classes
+    # Not the run's own seed, whose noise students are judged on.
+    seed = self.seed ^ round_.code
 
     def noise(first: int, count: int) -> np.ndarray:
       parts = [
-        to_host(generator.noise(self.seed, start))
+        to_host(generator.noise(seed, start))
         for start in range(first, first + count, generator.batch_size)
       ]
       return np.concatenate(parts)[:count].astype(np.float32)
@@ -215,25 +217,14 @@ class Experiment:
         [
           to_host(batch)
           for batch in generator.batches(
-            teacher, self.seed, count, stage.num_steps, first
+            teacher, seed, count, stage.num_steps, first
           )
         ]
       )
       label = np.arange(first, first + count, dtype=np.int32) % max(classes, 1)
       return noise(first, count), images, label if classes else None
 
-    pairs = PairSet(
-      teacher=fingerprint(teacher),
-      sampler=f"{stage.sampler} {guidance}",
-      num_steps=stage.num_steps,
-      seed=self.seed,
-      image_shape=self.source.image_shape,
-      num_classes=classes,
-      num_pairs=stage.num_pairs,
-      held_out=stage.held_out,
-      shard_size=stage.shard_size,
-      store_noise=stage.store_noise,
-    )
+    pairs = self._pair_set(stage, seed, fingerprint(teacher))
     return PairStore(
       directory=(
         epath.Path(stage.path) if stage.path else workdir / stage.name / "pairs"
@@ -243,6 +234,29 @@ class Experiment:
       draw=draw,
       draw_size=generator.batch_size,
       noise=noise,
+    )
+
+  def check_disk(self, stage: Pairs) -> None:
+    """Refuses a disk budget that not one shard fits in.
+
+    Raises:
+      ValueError: where that is so.
+    """
+    self._pair_set(stage, 0, "").capacity(stage.max_gigabytes)
+
+  def _pair_set(self, stage: Pairs, seed: int, teacher: str) -> PairSet:
+    conditional = self.denoiser.conditional
+    return PairSet(
+      teacher=teacher,
+      sampler=f"{stage.sampler} {stage.guidance}",
+      num_steps=stage.num_steps,
+      seed=seed,
+      image_shape=self.source.image_shape,
+      num_classes=self.source.num_classes if conditional else 0,
+      num_pairs=stage.num_pairs,
+      held_out=stage.held_out,
+      shard_size=stage.shard_size,
+      store_noise=stage.store_noise,
     )
 
   def outside(self, stage: Stage | Pairs, name: str, source: str) -> Params:
@@ -267,6 +281,7 @@ class Experiment:
       names = checkpoint.product_names(round_dir)
       product = "teacher" if "teacher" in names else "student"
     params = checkpoint.load_final(round_dir, product, self.mesh)
+    self._check_model(stage, name, round_dir)
     network: Any = self.denoiser.network
     if name == "classifier":
       assert isinstance(stage, Stage)
@@ -284,6 +299,21 @@ class Experiment:
           f" {shapes.get(path)} here; pass the config it was made with"
         )
     return params
+
+  def _check_model(
+    self, stage: Stage | Pairs, name: str, round_dir: epath.Path
+  ) -> None:
+    """Refuses denoiser weights that mean something else than this run's do."""
+    for folder in (round_dir.parent, round_dir.parent.parent):
+      if name == "classifier" or not (folder / "config.json").exists():
+        continue
+      theirs, ours = stored_config(folder)["model"], self.config["model"]
+      for field in ("schedule", "output", "precondition"):
+        if theirs.get(field) != ours.get(field):
+          raise ValueError(
+            f"stages.{stage.name}.frozen.{name} is of a run whose model.{field}"
+            f" is {theirs.get(field)}, not {ours.get(field)}; pass the same"
+          )
 
 
 def _classifier_of(stage: Stage) -> Any:
@@ -482,12 +512,14 @@ def _stage(
   fields.pop("kind", None)
   if kind not in ("training", "pairs"):
     raise ValueError(f"{path}.kind is {kind!r}; pass training or pairs")
+  own = [p for p in ("sampler", "guidance", "classifier") if p in fields]
   given = {**given, **_own(path, fields, given, source, earlier)}
   for part in ("sampler", "guidance", "classifier"):
     fields.pop(part, None)
   if given["guidance"].weight > 0:
     given["denoiser"].check_guidance(given["guidance"])
   if kind == "pairs":
+    _refuse_unread(path, own, {"sampler", "guidance"})
     given = {k: given[k] for k in ("sampler", "guidance")}
     return make(path, Pairs, fields, name=name, **given)
   objective = section(fields, "objective", f"{path}.")
@@ -501,6 +533,8 @@ def _stage(
     fields.pop(part, None)
   cls = OBJECTIVES.get(str(objective.get("kind")))
   wanted = {f.name for f in dataclasses.fields(cls)} if cls else set()
+  if cls is not None:
+    _refuse_unread(path, own, wanted)
   if "classifier" in wanted and given["classifier"] is None:
     raise ValueError(
       f"{path} needs a classifier and the config has none; pass"
@@ -527,6 +561,14 @@ def _stage(
     optimizer=make(f"{path}.optimizer", Optimizer, optimizer),
     select=select,
   )
+
+
+def _refuse_unread(path: str, own: list[str], wanted: set[str]) -> None:
+  for part in own:
+    if part not in wanted:
+      raise ValueError(
+        f"{path}.{part} is given, but its objective reads none; remove it"
+      )
 
 
 def _own(

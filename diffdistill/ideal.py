@@ -16,9 +16,8 @@ import numpy as np
 from diffdistill.arrays import Batch, Key, Params
 from diffdistill.experiment import Experiment
 from diffdistill.objectives.objective import Objective
-from diffdistill.training.inputs import SECOND_MOMENTS
 from diffdistill.training.sharding import replicated, shard_batch
-from diffdistill.training.stage import Stage
+from diffdistill.training.stage import SECOND_MOMENTS, Stage
 from diffdistill.training.trainer import StageFunctions
 
 # Of a guided teacher's student of 4 steps, which does not move.

@@ -30,6 +30,10 @@ from diffdistill.training import checkpoint
 from diffdistill.training.report import costs
 from diffdistill.training.stage import Round, Stage
 
+# Not a setting: a stochastic sampler's images depend on it, and on them which
+# weights are kept.
+SCORED_AT_A_TIME = 500
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judge:
@@ -115,17 +119,21 @@ def scorer(
   judge = functools.cache(lambda: judge_of(run, workdir))
 
   @functools.cache
-  def generator(sampler: Sampler, num_images: int) -> Generator:
-    return run.generator(sampler, min(run.evaluation.batch_size, num_images))
+  def generator(
+    sampler: Sampler, guidance: Guidance | None, num_images: int
+  ) -> Generator:
+    size = min(SCORED_AT_A_TIME, num_images)
+    return run.generator(sampler, size, guidance=guidance)
 
   def score(
     stage: Stage, round_: Round, params: Params, num_images: int
   ) -> float:
     sampler = stage.objective.sampler
     assert sampler is not None  # only images can be selected by distance
-    images = generator(sampler, num_images).batches(
-      params, run.evaluation.seed, num_images, run.usual_steps(round_)
-    )
+    maker = generator(sampler, run.usual_guidance(round_), num_images)
+    # Not the noise that students are judged on in the end.
+    seed = run.seed ^ round_.code
+    images = maker.batches(params, seed, num_images, run.usual_steps(round_))
     return distance(images, judge().features, judge().reference)
 
   return score
@@ -158,7 +166,11 @@ def contestants(
   settings: Settings,
   say: Callable[[str], None],
 ) -> list[Contestant]:
-  """The teacher, then the students made for one of the numbers of steps."""
+  """The teacher, then the students made for one of the numbers of steps.
+
+  Raises:
+    ValueError: where the run has no finished teacher of its own.
+  """
 
   @functools.cache
   def generator(sampler: Sampler, guidance: Guidance | None) -> Generator:
@@ -193,6 +205,11 @@ def contestants(
           shown=not last,
         )
       )
+  if not result or run.rounds[result[0].name][1].num_steps:
+    raise ValueError(
+      f"{workdir} has no teacher of its own to judge students by; train one in"
+      " the same run"
+    )
   return result
 
 

@@ -397,8 +397,8 @@ def test_classifier_features_are_as_published(built_as_it_is):
   assert next(iter(built.rounds)) == "classifier"
 
 
-QUADRATIC = {"grid": "quadratic", "first_time": 0.8, "clip": False}
-UNIFORM = {"grid": "uniform", "first_time": 0.98, "clip": False}
+QUADRATIC = {"grid": "quadratic", "first_time": 0.801, "clip": False}
+UNIFORM = {"grid": "uniform", "first_time": 0.981, "clip": False}
 SMALL = {"b1": 0.9, "b2": 0.98, "ema_decay": 0.995, "warmup": 5000}
 LARGE = {"b1": 0.98, "b2": 0.999, "ema_decay": 0.9995, "warmup": 1000}
 LSUN = {

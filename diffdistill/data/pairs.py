@@ -112,6 +112,28 @@ class PairSet:
     label = 4 if self.num_classes else 0
     return num_pairs * (per_value * math.prod(self.image_shape) + label)
 
+  def capacity(self, max_gigabytes: float) -> int:
+    """How many training shards fit on disk beside the held-out pairs.
+
+    Args:
+      max_gigabytes: of 10^9 bytes; 0 for no limit.
+
+    Raises:
+      ValueError: where not one does.
+    """
+    shards = len(self.train_shards)
+    if not max_gigabytes:
+      return shards
+    shard, held_out = map(self.num_bytes, (self.shard_size, self.held_out))
+    room = round(max_gigabytes * 1e9) - held_out
+    if room < shard:
+      raise ValueError(
+        f"max_gigabytes is {max_gigabytes}, but one shard and the held-out"
+        f" pairs take {readable(shard + held_out)}; pass more, or a smaller"
+        " shard_size or held_out, or store_noise=False"
+      )
+    return min(room // shard, shards)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PairStore:
@@ -146,23 +168,12 @@ class PairStore:
       raise ValueError(
         "store_noise is False, but nothing draws the noise again; pass noise"
       )
-    if self.capacity < 1:
-      least = self.pairs.num_bytes(self.pairs.shard_size + self.pairs.held_out)
-      raise ValueError(
-        f"max_gigabytes is {self.max_gigabytes}, but one shard and the held-out"
-        f" pairs take {readable(least)}; pass more, or a smaller shard_size or"
-        " held_out, or store_noise=False"
-      )
+    _ = self.capacity
 
   @property
   def capacity(self) -> int:
     """P: training shards on disk at once, besides the held-out ones."""
-    shards = len(self.pairs.train_shards)
-    if not self.max_gigabytes:
-      return shards
-    held_out = self.pairs.num_bytes(self.pairs.held_out)
-    room = round(self.max_gigabytes * 1e9) - held_out
-    return min(room // self.pairs.num_bytes(self.pairs.shard_size), shards)
+    return self.pairs.capacity(self.max_gigabytes)
 
   def summary(self) -> str:
     """What there will be on disk, in one line."""

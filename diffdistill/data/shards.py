@@ -39,8 +39,7 @@ def write_shard(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
       raise
     raise ValueError(
       f"the disk is full: {path} needs {readable(buffer.tell())}; free as much"
-      " or lower the disk budget, and run the command again: what was written"
-      " before is kept"
+      " and run the command again: what was written before is kept"
     ) from error
 
 

@@ -23,7 +23,12 @@ from diffdistill.evaluation.frechet import (
   inception_score,
   precision_recall,
 )
-from diffdistill.evaluation.quantise import ImageStream, from_uint8, to_uint8
+from diffdistill.evaluation.quantise import (
+  ImageStream,
+  from_uint8,
+  to_host,
+  to_uint8,
+)
 
 # (params, noise of unit variance, label, key, traced num_steps) -> images in
 # [-1, 1]. The samplers scale the noise to their prior.
@@ -242,8 +247,13 @@ def judge(
 def distance(
   images: ImageStream, features: FeatureFn, reference: Reference
 ) -> float:
-  """The Frechet distance alone, of `judge`'s metrics."""
+  """The Frechet distance alone, of `judge`'s metrics.
+
+  NaN where an image is not finite: of a model that has diverged.
+  """
   moments = Moments.empty(len(reference.moments.mean))
-  for batch in images:
+  for batch in map(to_host, images):
+    if not np.isfinite(batch).all():
+      return float("nan")
     moments = moments.update(features(from_uint8(to_uint8(batch))).pooled)
   return frechet_distance(reference.moments, moments)

@@ -51,7 +51,8 @@ def load_resnet(path: epath.PathLike, classifier: LinenClassifier) -> Params:
   if not isinstance(module, TorchResNet):
     raise ValueError(
       f"the classifier is a {type(module).__name__}; pass"
-      " classifier.kind=torch_resnet for weights of torchvision's names"
+      " kind=torch_resnet in the stage's own classifier for weights of"
+      " torchvision's names"
     )
   path = epath.Path(path)
   tensors = _torchvision_names(path, _read(path))

@@ -13,7 +13,7 @@ from diffdistill.objectives.denoising import Denoising
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FineTuning(Denoising):
-  """`Denoising` that starts as the frozen teacher instead of from nothing.
+  """More pre-training of a teacher, from its weights on (Salimans & Ho 2022).
 
   With a learning rate of 0 the teacher stays as it is and only Adam's second
   moments are estimated: what an imported teacher lacks for

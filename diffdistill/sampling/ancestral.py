@@ -26,6 +26,10 @@ class Ancestral(Sampler):
     if not 0 <= self.noise <= 1:
       raise ValueError(f"noise is {self.noise}; pass a value in [0, 1]")
 
+  @property
+  def deterministic(self) -> bool:
+    return False
+
   def step(
     self,
     denoise: Denoise,

@@ -42,6 +42,10 @@ class Heun(Sampler):
     if self.churn < 0:
       raise ValueError(f"churn is {self.churn}; pass 0 or more")
 
+  @property
+  def deterministic(self) -> bool:
+    return self.churn == 0
+
   def step(
     self,
     denoise: Denoise,

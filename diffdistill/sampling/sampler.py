@@ -22,10 +22,10 @@ class Sampler(abc.ABC):
     process: the process to run backwards.
     grid: uniform, quadratic or karras.
     first_time: where the grid begins, in (0, 1]: times of the uniform and the
-      quadratic grid are multiplied by it. 0.8 on the quadratic grid begins
+      quadratic grid are multiplied by it. 0.801 on the quadratic grid begins
       where Luhman & Luhman 2021 do, at index 800 of 1000. Unlike the paper's,
-      times are not rounded down to whole indices, and the start has the sigma
-      of the first time.
+      times are not rounded down to whole indices, so that the last few lie
+      below the first index, and the start has the sigma of the first time.
     clip: whether x0 is clipped to [-1, 1] in every step (eps follows), and in
       the image returned.
   """
@@ -62,6 +62,11 @@ class Sampler(abc.ABC):
     num_steps: Int[Array, ""],
   ) -> Image:
     """x_s from x_t; the clean image where s = 0."""
+
+  @property
+  def deterministic(self) -> bool:
+    """Whether the image is a function of the noise alone."""
+    return True
 
   def predict(self, denoise: Denoise, x_t: Image, t: Time) -> Prediction:
     """The denoiser's prediction, clipped when this sampler clips."""

@@ -2,7 +2,13 @@
 
 from collections.abc import Mapping
 
-from diffdistill.training.stage import OUTSIDE, Pairs, Round, Stage
+from diffdistill.training.stage import (
+  OUTSIDE,
+  SECOND_MOMENTS,
+  Pairs,
+  Round,
+  Stage,
+)
 
 
 def curriculum(
@@ -70,6 +76,14 @@ def _source(
       f" are {', '.join(made) or 'none'}"
     )
   maker, round_ = made[source]
+  if name == SECOND_MOMENTS and not (
+    isinstance(maker, Stage) and maker.objective.trains[0] == "teacher"
+  ):
+    raise ValueError(
+      f"{field} takes its {name} from {source!r}, but only a stage that trains"
+      " a teacher keeps them; name one (fine_tuning with a learning rate of 0"
+      " makes them for any teacher)"
+    )
   makes_images = (
     isinstance(maker, Stage) and maker.objective.sampler is not None
   )

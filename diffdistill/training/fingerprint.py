@@ -8,8 +8,10 @@ from jaxtyping import Array, UInt32
 
 from diffdistill.arrays import Params
 
-# Odd: neighbours in an array weigh differently, modulo 2^32.
-MULTIPLIER = 0x9E3779B1
+# Of a hash of 32 bits: each place's bits are mixed with the place, so that
+# neither swapped values nor flipped signs leave the sum as it was.
+PLACE = 0x9E3779B1
+ROUNDS = ((16, 0x7FEB352D), (15, 0x846CA68B))
 
 
 def fingerprint(params: Params) -> str:
@@ -27,13 +29,14 @@ def fingerprint(params: Params) -> str:
 
 @jax.jit
 def _sums(params: Params) -> Params:
-  return jax.tree.map(_weighted_sum, params)
+  return jax.tree.map(_hash, params)
 
 
-def _weighted_sum(leaf: Array) -> UInt32[Array, ""]:
-  """The sum over elements of bits times an odd number of the position."""
+def _hash(leaf: Array) -> UInt32[Array, ""]:
+  """The sum over elements of a hash of their bits and their place."""
   bits = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32)
   bits = bits.reshape(-1)
-  position = jnp.arange(bits.size, dtype=jnp.uint32)
-  odd = 2 * position * jnp.uint32(MULTIPLIER) + 1
-  return jnp.sum(bits * odd, dtype=jnp.uint32)
+  mixed = bits + jnp.arange(bits.size, dtype=jnp.uint32) * jnp.uint32(PLACE)
+  for shift, factor in ROUNDS:
+    mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+  return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)

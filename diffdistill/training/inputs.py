@@ -14,10 +14,13 @@ from diffdistill.data.pairs import PairStore
 from diffdistill.data.sources import Examples
 from diffdistill.training import checkpoint
 from diffdistill.training.curriculum import curriculum
-from diffdistill.training.stage import OUTSIDE, Pairs, Round, Stage
-
-# Of the teacher's gradients; kept with it for papers that weigh by them.
-SECOND_MOMENTS = "second_moments"
+from diffdistill.training.stage import (
+  OUTSIDE,
+  SECOND_MOMENTS,
+  Pairs,
+  Round,
+  Stage,
+)
 
 
 @runtime_checkable

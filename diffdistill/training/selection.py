@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
+import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from diffdistill.arrays import Params
@@ -42,7 +44,10 @@ class Selector:
 
   def consider(self, product: Params, step: int) -> float:
     """The score of the weights after `step` updates, which it may keep."""
-    score = self._score(product)
+    # One host's word: their last digits may differ, and the name on disk too.
+    score = float(
+      multihost_utils.broadcast_one_to_all(np.float64(self._score(product)))
+    )
     if self._best is None or score < self._best.score:
       self._best = checkpoint.save_best(self._round_dir, product, step, score)
     return score

@@ -13,6 +13,8 @@ from diffdistill.training.optimizers import Optimizer
 # Frozen weights that no stage of the run made: "path:DIR" is a finished round
 # of another run, "imported:FILE" a file of another framework.
 OUTSIDE = ("path:", "imported:")
+# Of the teacher's gradients; kept with it for papers that weigh by them.
+SECOND_MOMENTS = "second_moments"
 SCORES = ("held_out_loss", "distance")
 
 
@@ -27,7 +29,8 @@ class Round:
     num_steps: of the student's sampler; 0 where it has no number of steps.
     frozen: for each frozen name, the round whose product it is, or a place
       outside the run.
-    guided: whether its teacher is guided: not where that is a student.
+    guided: whether its teacher is to be guided: not where that is a student of
+      this run. One from outside counts as a teacher.
   """
 
   name: str
@@ -116,6 +119,12 @@ class Pairs:
     for field in ("held_out", "max_gigabytes"):
       if getattr(self, field) < 0:
         raise ValueError(f"{field} is {getattr(self, field)}; pass 0 or more")
+    if not self.sampler.deterministic:
+      raise ValueError(
+        f"sampler is {type(self.sampler).__name__}, which adds noise of its"
+        " own; pairs need an image that is a function of its noise: pass ddim,"
+        " or heun with churn=0"
+      )
     if self.num_pairs % self.shard_size:
       raise ValueError(
         f"num_pairs is {self.num_pairs}, which shard_size={self.shard_size}"

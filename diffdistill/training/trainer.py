@@ -20,7 +20,7 @@ from diffdistill.data.pairs import PairStore
 from diffdistill.objectives.objective import Hparams
 from diffdistill.training import checkpoint, optimizers
 from diffdistill.training.curriculum import curriculum
-from diffdistill.training.inputs import SECOND_MOMENTS, Data, Inputs
+from diffdistill.training.inputs import Data, Inputs
 from diffdistill.training.passes import pair_passes, round_passes
 from diffdistill.training.report import Meter, Report
 from diffdistill.training.selection import Selector
@@ -29,7 +29,7 @@ from diffdistill.training.sharding import (
   shard_batch,
   tree_shardings,
 )
-from diffdistill.training.stage import Pairs, Round, Stage
+from diffdistill.training.stage import SECOND_MOMENTS, Pairs, Round, Stage
 from diffdistill.training.state import (
   TrainState,
   create_state,
@@ -201,6 +201,7 @@ class Trainer:
     """The pairs that fit on disk, but for those that are there already."""
     store = self.pairs(stage, round_, teacher)
     report.say(f"{stage.name}: {store.summary()}")
+    report.start_round(round_.name, 0)
     start = time.monotonic()
     store.fill(report.say)
     values = {
@@ -260,7 +261,11 @@ class Trainer:
           )
           meter.add(metrics)
       done = step + 1
-      if self._due(self.cadence.log, done) or done == round_.num_updates:
+      # So that nothing of a round that its next score ends goes unrecorded.
+      may_be_last = done == round_.num_updates or (
+        selector is not None and selector.exhausted(done)
+      )
+      if self._due(self.cadence.log, done) or may_be_last:
         values, speed, seconds = meter.read()
         self._stop_if_not_finite(round_, done, values)
         values |= {
@@ -275,11 +280,17 @@ class Trainer:
         report.progress(round_.name, done, round_.num_updates, speed, todo)
     self._stop_if_all_skipped(round_, state)
     if selector and int(state.step) == round_.num_updates:
+      start = time.monotonic()
       self._consider(selector, stage, round_, state, report)
+      # After the last record of the round's updates, whose seconds end there.
+      seconds = round(time.monotonic() - start, 3)
+      report.write(round_.name, round_.num_updates, {"seconds": seconds})
     products = self._products(stage, state, selector)
     # Saved before it is shown: a picture that fails loses no work.
     checkpoint.save_final(round_dir, products)
-    self._show(stage, round_, state)
+    self.observe(
+      stage, round_, products[stage.objective.trains[0]], int(state.step)
+    )
 
   def _selector(
     self,
