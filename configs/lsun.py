@@ -40,7 +40,8 @@ def get_config(recipe: str = "bedroom") -> ConfigDict:
   bedroom, large = recipe.startswith("bedroom"), recipe.endswith("256")
   config = ConfigDict(recipes.shared())
   config.data = {
-    "source": {  # centre crop, antialiased bilinear resize [PD code; at 256 ours]
+    # Centre crop, antialiased bilinear resize [PD code; at 256 ours].
+    "source": {
       "kind": "tfds",
       "name": "lsun/bedroom" if bedroom else "lsun/church_outdoor",
       "split": "train",

@@ -76,12 +76,10 @@ def _source(
       f" are {', '.join(made) or 'none'}"
     )
   maker, round_ = made[source]
-  if name == SECOND_MOMENTS and not (
-    isinstance(maker, Stage) and maker.objective.trains[0] == "teacher"
-  ):
+  if name == SECOND_MOMENTS and round_.num_steps:
     raise ValueError(
-      f"{field} takes its {name} from {source!r}, but only a stage that trains"
-      " a teacher keeps them; name one (fine_tuning with a learning rate of 0"
+      f"{field} takes its {name} from {source!r}, which makes a student; only"
+      " a teacher's stage keeps them (fine_tuning with a learning rate of 0"
       " makes them for any teacher)"
     )
   makes_images = (

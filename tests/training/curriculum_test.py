@@ -212,6 +212,14 @@ def test_second_moments_come_from_the_teacher_s_round(teacher, stage):
   assert rounds["m/002"].frozen == frozen
 
 
+def test_a_student_has_no_second_moments(teacher, student, stage):
+  frozen = {"teacher": "teacher", "second_moments": "halve/004"}
+  late = stage("m", "each", frozen=frozen, num_steps=(2,))
+  assert "only a teacher's stage keeps them" in refusal(
+    teacher, student(), late
+  )
+
+
 def test_only_a_classifier_is_imported(teacher, stage, student):
   frozen = {"teacher": "teacher", "classifier": "imported:a.safetensors"}
   rounds = rounds_of(teacher, stage("f", frozen=frozen))
