@@ -97,6 +97,7 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
     expert = config.stages.expert
     expert.num_updates = 400
     expert.optimizer.learning_rate = 2e-3
+    config.stages.denoising_student.optimizer.learning_rate = 2e-3
     # 128 features: with the judge's 32 the students were further from the data
     # than progressive ones. The terms of entropy and diversity did not help
     # either (1 step: 0.201 with and 0.191 without, of 2,000 images).
