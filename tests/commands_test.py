@@ -223,7 +223,7 @@ def test_places_that_cannot_be_written(
       "guidance weight is 1.5, but the teacher was not trained",
     ),
     ("--guidance=-1", "guidance weight is -1.0; pass 0 (none) or more"),
-    ("--interpolate=1", "is 1; pass 2 or more"),
+    ("--interpolate=1", "is 1; pass 2 images or more"),
   ],
 )
 def test_samples_that_cannot_be(refuse, finished_run, flag, line):

@@ -164,4 +164,4 @@ def test_it_trains(config, run_cli, tmp_path, capsys):
   assert (workdir / "samples" / "guided_004.png").exists()
   capsys.readouterr()
   assert run_cli("list") == 0
-  assert f"  {NAME} Distillation of a guided" in capsys.readouterr().out
+  assert f"  {NAME:<26} Distillation of a guided" in capsys.readouterr().out

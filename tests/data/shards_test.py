@@ -110,8 +110,8 @@ def test_a_full_disk_leaves_what_was_there(path, monkeypatch, code):
   equal(shards.read_shard(earlier, ARRAYS), ARRAYS)
   if kind is ValueError:
     assert str(refusal.value) == (
-      f"the disk is full: {path} needs {size} bytes; free as much or lower the"
-      " disk budget, and run the command again: what was written before is kept"
+      f"the disk is full: {path} needs {size} bytes; free as much and run the"
+      " command again: what was written before is kept"
     )
 
 

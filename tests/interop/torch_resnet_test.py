@@ -166,7 +166,7 @@ def test_files_that_cannot_be_read(tmp_path):
   module = ResNet(channels=4, multipliers=(1,), num_blocks=1, num_classes=5)
   refused(
     damaged,
-    "the classifier is a ResNet; pass classifier.kind=torch_resnet",
+    "the classifier is a ResNet; pass kind=torch_resnet in the stage",
     LinenClassifier(module=module, image_shape=(16, 16, 3)),
   )
 

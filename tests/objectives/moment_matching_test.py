@@ -411,7 +411,7 @@ def test_halves_of_a_parameter_space_update():
     assert float(count) == 3
   # Per example of both halves: a forward pass, a gradient, a tangent and
   # another gradient, each in one half.
-  assert goal.passes("student").units == 0.5 * (1 + 3 + 2 + 3)
+  assert goal.passes("student").units == 0.5 * (1 + 3 + 3 + 3)
   with pytest.raises(ValueError, match="batch size is 3; pass an even one"):
     loss_of(goal, "student", (one, None, one), images(3), key)
 
