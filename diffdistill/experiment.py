@@ -110,6 +110,11 @@ class Experiment:
     """How many of what."""
     return f"{jax.device_count()} {jax.devices()[0].device_kind}"
 
+  @property
+  def num_classes(self) -> int:
+    """That the denoiser is told; 0 where it is told none."""
+    return self.source.num_classes if self.denoiser.conditional else 0
+
   def usual_steps(self, round_: Round) -> int:
     """Of a student, those it was made for; of a teacher, its best."""
     return round_.num_steps or max(self.evaluation.num_steps)
@@ -167,7 +172,7 @@ class Experiment:
     return Generator(
       sample=sample,
       image_shape=self.source.image_shape,
-      num_classes=self.source.num_classes if self.denoiser.conditional else 0,
+      num_classes=self.num_classes,
       label=label,
       half=half,
       mesh=self.mesh,
@@ -199,7 +204,6 @@ class Experiment:
     generator = self.generator(
       stage.sampler, stage.batch_size, guidance=guidance, half=True
     )
-    classes = generator.num_classes
     # Not the run's own seed, whose noise students are judged on.
     seed = self.seed ^ round_.code
 
@@ -221,8 +225,10 @@ class Experiment:
           )
         ]
       )
-      label = np.arange(first, first + count, dtype=np.int32) % max(classes, 1)
-      return noise(first, count), images, label if classes else None
+      label = np.arange(first, first + count, dtype=np.int32)
+      if not self.num_classes:
+        return noise(first, count), images, None
+      return noise(first, count), images, label % self.num_classes
 
     pairs = self._pair_set(stage, seed, fingerprint(teacher))
     return PairStore(
@@ -245,14 +251,13 @@ class Experiment:
     self._pair_set(stage, 0, "").capacity(stage.max_gigabytes)
 
   def _pair_set(self, stage: Pairs, seed: int, teacher: str) -> PairSet:
-    conditional = self.denoiser.conditional
     return PairSet(
       teacher=teacher,
       sampler=f"{stage.sampler} {stage.guidance}",
       num_steps=stage.num_steps,
       seed=seed,
       image_shape=self.source.image_shape,
-      num_classes=self.source.num_classes if conditional else 0,
+      num_classes=self.num_classes,
       num_pairs=stage.num_pairs,
       held_out=stage.held_out,
       shard_size=stage.shard_size,
@@ -273,7 +278,7 @@ class Experiment:
     kind, _, place = source.partition(":")
     if kind == "imported":
       assert isinstance(stage, Stage)
-      params = load_resnet(epath.Path(place), _classifier_of(stage))
+      params = load_resnet(epath.Path(place), classifier_of(stage))
       return jax.device_put(params, replicated(self.mesh))
     round_dir = epath.Path(place)
     product = name
@@ -285,7 +290,7 @@ class Experiment:
     network: Any = self.denoiser.network
     if name == "classifier":
       assert isinstance(stage, Stage)
-      network = _classifier_of(stage)
+      network = classifier_of(stage)
     wanted = jax.eval_shape(network.init, jax.random.key(0))
     shapes, theirs = (
       {jax.tree_util.keystr(k): v.shape for k, v in leaves}
@@ -316,7 +321,8 @@ class Experiment:
           )
 
 
-def _classifier_of(stage: Stage) -> Any:
+def classifier_of(stage: Stage) -> Any:
+  """The classifier that a stage's objective trains or is given."""
   return getattr(stage.objective, "classifier")  # noqa: B009
 
 
@@ -514,8 +520,8 @@ def _stage(
     raise ValueError(f"{path}.kind is {kind!r}; pass training or pairs")
   own = [p for p in ("sampler", "guidance", "classifier") if p in fields]
   given = {**given, **_own(path, fields, given, source, earlier)}
-  for part in ("sampler", "guidance", "classifier"):
-    fields.pop(part, None)
+  for part in own:
+    del fields[part]
   if given["guidance"].weight > 0:
     given["denoiser"].check_guidance(given["guidance"])
   if kind == "pairs":
@@ -603,5 +609,5 @@ def _own(
     frozen = section(fields, "frozen", f"{path}.")
     for stage in earlier:
       if isinstance(stage, Stage) and stage.name == frozen.get("classifier"):
-        own["classifier"] = _classifier_of(stage)
+        own["classifier"] = classifier_of(stage)
   return own

@@ -23,7 +23,7 @@ from diffdistill.evaluation.features import (
   classifier_features,
   reference_statistics,
 )
-from diffdistill.experiment import Experiment
+from diffdistill.experiment import Experiment, classifier_of
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training import checkpoint
@@ -99,7 +99,7 @@ def judge_of(run: Experiment, workdir: epath.Path) -> Judge:
     )
   batch_size = run.evaluation.batch_size
   features = classifier_features(
-    getattr(stage.objective, "classifier"),  # noqa: B009
+    classifier_of(stage),
     run.product(workdir, stage.name),
     run.mesh,
     batch_size=batch_size,

@@ -1,6 +1,7 @@
 """What a round is given: frozen weights, and batches of images or pairs."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
@@ -69,9 +70,8 @@ class Inputs:
     seed = self.seed ^ round_.code
     if not stage.pairs:
       return self.batches(stage.batch_size, seed)
-    pairs, made = next(
-      (s, r) for s, r in curriculum(self.stages) if s.name == stage.pairs
-    )
+    # The one round of pairs has its stage's name.
+    pairs, made = self._rounds[stage.pairs]
     assert isinstance(pairs, Pairs)  # curriculum has seen to it
     return PairPipeline(
       store=self.pairs(pairs, made, self.frozen(pairs, made)["teacher"]),
@@ -83,11 +83,16 @@ class Inputs:
       say=say,
     )
 
+  @functools.cached_property
+  def _rounds(self) -> dict[str, tuple[Stage | Pairs, Round]]:
+    return {
+      round_.name: (stage, round_) for stage, round_ in curriculum(self.stages)
+    }
+
   def _weights(self, stage: Stage | Pairs, name: str, source: str) -> Params:
     if source.startswith(OUTSIDE):
       return self.outside(stage, name, source)
-    makers = {r.name: s for s, r in curriculum(self.stages)}
-    maker = makers[source]
+    maker, _ = self._rounds[source]
     assert isinstance(maker, Stage)  # curriculum has seen to it
     product = name if name == SECOND_MOMENTS else maker.objective.trains[0]
     return checkpoint.load_final(self.workdir / source, product, self.mesh)
