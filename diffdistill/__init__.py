@@ -14,7 +14,8 @@ The rooms, each importing only from those before it:
   interop      weights of other frameworks
   training     the loop, its state, its checkpoints, its reports
   evaluation   distances, sample sheets, curves
-  experiment   config -> Experiment, with config_fields and workdir
+  experiment   a recipe, built; from_config builds it, with config_fields and
+               workdir
   judging      who of a run is judged, by what, at what cost
   benchmark    a stage's loop against its bare update, and, in ideal, that
                against the passes its paper needs

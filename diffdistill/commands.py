@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from diffdistill import experiment
+from diffdistill import from_config
 from diffdistill.arrays import Image, Params
 from diffdistill.benchmark import benchmark as measure
 from diffdistill.data import SOURCES
@@ -45,7 +45,7 @@ TURNS = 5
 
 def train(config: Any, workdir: epath.Path) -> None:
   """Trains every round of the recipe that is not finished yet."""
-  run = experiment.build(config)
+  run = from_config.build(config)
   run.source.check()
 
   @functools.cache
@@ -122,7 +122,7 @@ def sample(
     raise ValueError(f"num_images is {num_images}; pass 1 or more")
   if interpolate is not None and interpolate < 2:
     raise ValueError(f"interpolate is {interpolate}; pass 2 images or more")
-  run = experiment.reopen(workdir)
+  run = from_config.reopen(workdir)
   models = finished_models(run, workdir, _say)
   name = round_name or list(models)[-1]
   if name not in models:
@@ -208,7 +208,7 @@ def evaluate(
   Raises:
     ValueError: where the run has no classifier or no teacher to judge by.
   """
-  run = experiment.reopen(workdir)
+  run = from_config.reopen(workdir)
   settings = run.evaluation
   if num_images is not None:
     settings = dataclasses.replace(settings, num_images=num_images)
@@ -242,7 +242,7 @@ def evaluate(
 
 def benchmark(config: Any, stage: str, num_updates: int) -> None:
   """Prints, as JSON, how fast a stage trains and its share of the bare step."""
-  run = experiment.build(config)
+  run = from_config.build(config)
   run.source.check()
   print(json.dumps(measure(run, stage, num_updates, TURNS), indent=2))
 

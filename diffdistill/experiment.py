@@ -1,12 +1,7 @@
-"""config -> Experiment: the only file that reads a ConfigDict.
-
-The keys of a sub-dict are the fields of the dataclass that it builds, and its
-`kind` names which; a key that is no field is refused.
-"""
+"""A recipe, built: everything a command needs, nothing started yet."""
 
 import dataclasses
 import functools
-import json
 from typing import Any
 
 import jax
@@ -18,75 +13,30 @@ from jaxtyping import Array, Int
 from diffdistill.arrays import Image, Key, Label, Params
 from diffdistill.config_fields import (
   Fields,
-  choose,
-  make,
-  plain,
-  read,
-  refuse_unknown,
-  section,
 )
-from diffdistill.data import SOURCES
 from diffdistill.data.pairs import PairSet, PairStore
 from diffdistill.data.pipeline import Pipeline
 from diffdistill.data.sources import Source
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
-from diffdistill.diffusion.precondition import EDMPrecondition, Identity
-from diffdistill.diffusion.prediction import output_channels
-from diffdistill.diffusion.process import GaussianProcess
-from diffdistill.diffusion.schedule import (
-  EDM,
-  Cosine,
-  LinearBeta,
-  RectifiedFlow,
-  Schedule,
-  Shifted,
-)
 from diffdistill.evaluation.comparison import Settings
 from diffdistill.evaluation.evaluator import Generator
 from diffdistill.evaluation.quantise import to_host
 from diffdistill.interop.torch_resnet import load_resnet
-from diffdistill.networks import CLASSIFIERS, NETWORKS
 from diffdistill.networks.classifier import LinenClassifier
-from diffdistill.networks.network import LinenNetwork, Network
-from diffdistill.objectives import OBJECTIVES
-from diffdistill.objectives.classification import Classification
-from diffdistill.sampling import SAMPLERS
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training import checkpoint
 from diffdistill.training.curriculum import curriculum
 from diffdistill.training.fingerprint import fingerprint
-from diffdistill.training.optimizers import Optimizer
-from diffdistill.training.sharding import make_mesh, replicated
-from diffdistill.training.stage import Pairs, Round, Selection, Stage
+from diffdistill.training.sharding import replicated
+from diffdistill.training.stage import Pairs, Round, Stage
 from diffdistill.training.trainer import Cadence
 from diffdistill.workdir import stored_config
-
-SCHEDULES = {
-  "cosine": Cosine,
-  "linear_beta": LinearBeta,
-  "edm": EDM,
-  "rectified_flow": RectifiedFlow,
-}
-PRECONDITIONS = {"identity": Identity, "edm": EDMPrecondition}
-SECTIONS = (
-  "cadence",
-  "classifier",
-  "data",
-  "evaluation",
-  "guidance",
-  "mesh",
-  "model",
-  "run",
-  "sampler",
-  "seed",
-  "stages",
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-  """A recipe, built: everything a command needs, nothing started yet."""
+  """The parts of a recipe, and what is made of them."""
 
   config: Fields
   seed: int
@@ -324,290 +274,3 @@ class Experiment:
 def classifier_of(stage: Stage) -> Any:
   """The classifier that a stage's objective trains or is given."""
   return getattr(stage.objective, "classifier")  # noqa: B009
-
-
-def reopen(workdir: epath.Path) -> Experiment:
-  """The experiment of a workdir, on the devices that are here.
-
-  Raises:
-    ValueError: where no run has begun there, or its config is damaged.
-  """
-  return build({**stored_config(workdir), "mesh": {}})
-
-
-def build(config: Any) -> Experiment:
-  """The experiment that a config describes.
-
-  Args:
-    config: a ConfigDict, or plain values as `stored_config` gives them.
-
-  Raises:
-    ValueError: for an unknown or missing field, a wrong type or a value out of
-      range; one line, with the field's path.
-  """
-  fields = plain(config)
-  if not isinstance(fields, dict):
-    raise ValueError(f"the config is {fields!r}; return a ConfigDict of fields")
-  refuse_unknown("", fields, SECTIONS)
-  data = section(fields, "data")
-  refuse_unknown("data.", data, ("source", "conditional", "flip"))
-  conditional = read(data, "conditional", False, path="data.")
-  flip = read(data, "flip", False, path="data.")
-  seed = read(fields, "seed", 0)
-  if not 0 <= seed < 2**32:
-    raise ValueError(f"seed is {seed}; pass 0 to 2**32 - 1")
-  source = choose("data.source", SOURCES, section(data, "source", "data."))
-  model = section(fields, "model")
-  label_dropout = read(model, "label_dropout", 0.0, path="model.")
-  if label_dropout and not conditional:
-    raise ValueError(
-      f"model.label_dropout is {label_dropout}, but nothing has labels; pass"
-      " data.conditional=True or a label_dropout of 0"
-    )
-  denoiser = _denoiser(
-    model, source, source.num_classes if conditional else 0, label_dropout > 0
-  )
-  sampler = choose(
-    "sampler",
-    SAMPLERS,
-    section(fields, "sampler"),
-    process=denoiser.process,
-  )
-  classifier = None
-  if "classifier" in fields:
-    classifier = _classifier(
-      "classifier", section(fields, "classifier"), source
-    )
-  guidance = make("guidance", Guidance, section(fields, "guidance"))
-  given = {
-    "denoiser": denoiser,
-    "sampler": sampler,
-    "classifier": classifier,
-    "guidance": guidance,
-    "label_dropout": label_dropout,
-  }
-  _trace("model.network", denoiser.network)
-  if classifier is not None:
-    _trace("classifier", classifier)
-  stages = []
-  for name, stage in _run(fields).items():
-    stages.append(_stage(name, stage, given, source, stages))
-  curriculum(tuple(stages))
-  return Experiment(
-    config=json.loads(json.dumps(fields)),
-    seed=seed,
-    stages=tuple(stages),
-    source=source,
-    flip=flip,
-    denoiser=denoiser,
-    classifier=classifier,
-    guidance=guidance,
-    mesh=_mesh(section(fields, "mesh")),
-    cadence=make("cadence", Cadence, section(fields, "cadence")),
-    evaluation=make("evaluation", Settings, section(fields, "evaluation")),
-  )
-
-
-def _trace(path: str, network: Network | LinenClassifier) -> None:
-  """Meets a network that does not fit its images before anything is trained."""
-  try:
-    jax.eval_shape(network.init, jax.random.key(0))
-  except ValueError as error:
-    raise ValueError(f"{path}: {error}") from error
-
-
-def _run(fields: Fields) -> dict[str, Fields]:
-  """The stages that `run` names, by name and in order."""
-  stages, run = section(fields, "stages"), fields.get("run", ())
-  if not run or not isinstance(run, tuple):
-    raise ValueError(
-      f"run is {run!r}; pass a tuple of stages, of {', '.join(stages)}"
-    )
-  for name in run:
-    if run.count(name) > 1:
-      raise ValueError(f"run names the stage {name!r} twice; pass it once")
-    if name not in stages:
-      raise ValueError(
-        f"run names the stage {name!r}; pass some of {', '.join(stages)}"
-      )
-  return {name: section(stages, name, "stages.") for name in run}
-
-
-def _mesh(fields: Fields) -> Mesh:
-  refuse_unknown("mesh.", fields, ("data", "fsdp"))
-  return make_mesh(
-    data=read(fields, "data", -1, path="mesh."),
-    fsdp=read(fields, "fsdp", 1, path="mesh."),
-  )
-
-
-def _denoiser(
-  model: Fields, source: Source, num_classes: int, null_label: bool
-) -> Denoiser:
-  """A denoiser; its null label comes after the classes of the data."""
-  refuse_unknown(
-    "model.",
-    model,
-    ("network", "schedule", "output", "precondition", "label_dropout"),
-  )
-  known = num_classes + null_label
-  output = read(model, "output", "x0", path="model.")
-  channels = source.image_shape[-1]
-  module = choose(
-    "model.network",
-    NETWORKS,
-    section(model, "network", "model."),
-    out_channels=output_channels(output, channels),
-    num_classes=known,
-  )
-  schedule = section(model, "schedule", "model.")
-  model = {"precondition": {"kind": "identity"}, **model}
-  precondition = section(model, "precondition", "model.")
-  return Denoiser(
-    network=LinenNetwork(
-      module=module, image_shape=source.image_shape, num_classes=known
-    ),
-    process=GaussianProcess(schedule=_schedule(schedule, source)),
-    output=output,
-    conditional=num_classes > 0,
-    null_label=num_classes if null_label else None,
-    precondition=choose("model.precondition", PRECONDITIONS, precondition),
-  )
-
-
-def _schedule(fields: Fields, source: Source) -> Schedule:
-  """A schedule; `shift_from` is the image size whose noise it was made for."""
-  base_size = read(fields, "shift_from", 0, path="model.schedule.")
-  fields.pop("shift_from", None)
-  base = choose("model.schedule", SCHEDULES, fields)
-  if not base_size:
-    return base
-  return Shifted(
-    base=base, image_size=source.image_shape[0], base_size=base_size
-  )
-
-
-def _classifier(path: str, fields: Fields, source: Source) -> LinenClassifier:
-  settings = {
-    name: fields.pop(name)
-    for name in ("normalisation", "resize")
-    if name in fields
-  }
-  fields = {"num_classes": source.num_classes, **fields}
-  module = choose(path, CLASSIFIERS, fields)
-  return make(
-    path,
-    LinenClassifier,
-    settings,
-    module=module,
-    image_shape=source.image_shape,
-  )
-
-
-def _stage(
-  name: str,
-  fields: Fields,
-  given: Fields,
-  source: Source,
-  earlier: list[Stage | Pairs],
-) -> Stage | Pairs:
-  """A stage; its own sampler, guidance or classifier come before the run's."""
-  path = f"stages.{name}"
-  fields = dict(fields)
-  kind = read(fields, "kind", "training", path=f"{path}.")
-  fields.pop("kind", None)
-  if kind not in ("training", "pairs"):
-    raise ValueError(f"{path}.kind is {kind!r}; pass training or pairs")
-  own = [p for p in ("sampler", "guidance", "classifier") if p in fields]
-  given = {**given, **_own(path, fields, given, source, earlier)}
-  for part in own:
-    del fields[part]
-  if given["guidance"].weight > 0:
-    given["denoiser"].check_guidance(given["guidance"])
-  if kind == "pairs":
-    _refuse_unread(path, own, {"sampler", "guidance"})
-    given = {k: given[k] for k in ("sampler", "guidance")}
-    return make(path, Pairs, fields, name=name, **given)
-  objective = section(fields, "objective", f"{path}.")
-  optimizer = section(fields, "optimizer", f"{path}.")
-  select = None
-  if "select" in fields:
-    select = make(
-      f"{path}.select", Selection, section(fields, "select", f"{path}.")
-    )
-  for part in ("objective", "optimizer", "select"):
-    fields.pop(part, None)
-  cls = OBJECTIVES.get(str(objective.get("kind")))
-  wanted = {f.name for f in dataclasses.fields(cls)} if cls else set()
-  if cls is not None:
-    _refuse_unread(path, own, wanted)
-  if "classifier" in wanted and given["classifier"] is None:
-    raise ValueError(
-      f"{path} needs a classifier and the config has none; pass"
-      " classifier.kind=resnet and its fields"
-    )
-  if cls is Classification:
-    classes = given["classifier"].module.num_classes
-    if classes != source.num_classes:
-      raise ValueError(
-        f"{path} trains a classifier of {classes} classes, but the data has"
-        f" {source.num_classes}; leave num_classes out"
-      )
-  return make(
-    path,
-    Stage,
-    fields,
-    name=name,
-    objective=choose(
-      f"{path}.objective",
-      OBJECTIVES,
-      objective,
-      **{k: v for k, v in given.items() if k in wanted},
-    ),
-    optimizer=make(f"{path}.optimizer", Optimizer, optimizer),
-    select=select,
-  )
-
-
-def _refuse_unread(path: str, own: list[str], wanted: set[str]) -> None:
-  for part in own:
-    if part not in wanted:
-      raise ValueError(
-        f"{path}.{part} is given, but its objective reads none; remove it"
-      )
-
-
-def _own(
-  path: str,
-  fields: Fields,
-  given: Fields,
-  source: Source,
-  earlier: list[Stage | Pairs],
-) -> Fields:
-  """What a stage has of its own, in place of the run's."""
-  own = {}
-  if "sampler" in fields:
-    own["sampler"] = choose(
-      f"{path}.sampler",
-      SAMPLERS,
-      section(fields, "sampler", f"{path}."),
-      process=given["denoiser"].process,
-    )
-  if "guidance" in fields:
-    own["guidance"] = make(
-      f"{path}.guidance", Guidance, section(fields, "guidance", f"{path}.")
-    )
-  if "classifier" in fields:
-    own["classifier"] = _classifier(
-      f"{path}.classifier",
-      section(fields, "classifier", f"{path}."),
-      source,
-    )
-    _trace(f"{path}.classifier", own["classifier"])
-  else:
-    # The classifier that taught itself in an earlier stage is the one it was.
-    frozen = section(fields, "frozen", f"{path}.")
-    for stage in earlier:
-      if isinstance(stage, Stage) and stage.name == frozen.get("classifier"):
-        own["classifier"] = classifier_of(stage)
-  return own

@@ -1,12 +1,12 @@
 import pytest
 
-from diffdistill import experiment
+from diffdistill import from_config
 from diffdistill.benchmark import benchmark
 
 
 @pytest.fixture(scope="module")
 def run(tiny_config):
-  return experiment.build(tiny_config)
+  return from_config.build(tiny_config)
 
 
 def test_loop_and_bare_update_take_turns(run):

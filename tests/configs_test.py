@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffdistill import experiment
+from diffdistill import from_config
 from diffdistill.data.pairs import PairSet
 from diffdistill.diffusion.schedule import LinearBeta, Shifted
 from diffdistill.sampling.ancestral import Ancestral
@@ -79,7 +79,7 @@ def built_as_it_is(with_random_data):
   def build(name, recipe):
     config = MODULES[name].get_config(recipe)
     with_random_data(config, native_size(config))
-    return experiment.build(config)
+    return from_config.build(config)
 
   return build
 
@@ -120,7 +120,7 @@ def shrunken(config):
 
 
 def build_on_one_device(config, mesh_of):
-  return dataclasses.replace(experiment.build(config), mesh=mesh_of(1))
+  return dataclasses.replace(from_config.build(config), mesh=mesh_of(1))
 
 
 def start_and_update(stage, mesh):

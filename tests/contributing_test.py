@@ -15,7 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from configs import recipes
-from diffdistill import experiment, objectives
+from diffdistill import from_config, objectives
 
 # ml_collections loads a config file by a method that Python 3.11 deprecates.
 pytestmark = pytest.mark.filterwarnings(
@@ -149,7 +149,7 @@ def test_it_trains(config, run_cli, tmp_path, capsys):
     f"def get_config():\n  return ConfigDict({config!r})\n"
   )
   assert run_cli("train", f"--config={path}", f"--workdir={workdir}") == 0
-  run = experiment.build(config)
+  run = from_config.build(config)
   products = [
     run.product(epath.Path(workdir), name) for name in ("teacher", "guided/004")
   ]

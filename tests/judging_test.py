@@ -6,7 +6,7 @@ import json
 import pytest
 from etils import epath
 
-from diffdistill import commands, experiment
+from diffdistill import commands, from_config
 from diffdistill.evaluation.evaluator import distance
 from diffdistill.judging import (
   contestants,
@@ -45,7 +45,7 @@ def workdir(config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(workdir):
-  return experiment.reopen(workdir)
+  return from_config.reopen(workdir)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_what_is_not_finished_is_left_out(config, workdir, tmp_path):
   """As a run that was stopped in the middle of a stage."""
   (tmp_path / "config.json").write_bytes((workdir / "config.json").read_bytes())
   part, said = epath.Path(tmp_path), []
-  run = experiment.reopen(part)
+  run = from_config.reopen(part)
   with pytest.raises(ValueError, match="has no finished model yet; train"):
     finished_models(run, part, silent)
   with pytest.raises(ValueError, match="has no final result; train until"):
@@ -189,6 +189,6 @@ def test_what_is_not_finished_is_left_out(config, workdir, tmp_path):
 def test_a_run_without_a_classifier_has_no_judge(config, workdir):
   fields = copy.deepcopy(config)
   fields["run"] = ("teacher", "pairs", "student")
-  run = experiment.build(fields)
+  run = from_config.build(fields)
   with pytest.raises(ValueError, match="no classifier stage, whose features"):
     judge_of(run, workdir)

@@ -3,13 +3,13 @@ import copy
 import pytest
 from etils import epath
 
-from diffdistill import experiment
+from diffdistill import from_config
 from diffdistill.workdir import claim, stored_config
 
 
 def test_a_workdir_belongs_to_its_config(edited, tiny_config, tmp_path):
   workdir = epath.Path(tmp_path) / "runs" / "a"
-  built = experiment.build(tiny_config)
+  built = from_config.build(tiny_config)
   claim(workdir, built.config)
   claim(workdir, built.config)
   assert stored_config(workdir) == built.config
@@ -22,7 +22,7 @@ def test_a_workdir_belongs_to_its_config(edited, tiny_config, tmp_path):
     ("data.flip", False),
     ("run", ("teacher",)),
   ):
-    other = experiment.build(edited(path, value))
+    other = from_config.build(edited(path, value))
     with pytest.raises(ValueError, match="made with another config") as error:
       claim(workdir, other.config)
     assert f"{path} is " in str(error.value)
@@ -32,13 +32,13 @@ def test_a_workdir_belongs_to_its_config(edited, tiny_config, tmp_path):
 
 def test_what_does_not_change_the_training_may_change(edited, tmp_path):
   workdir = epath.Path(tmp_path)
-  claim(workdir, experiment.build(edited("seed", 3)).config)
+  claim(workdir, from_config.build(edited("seed", 3)).config)
   for path, value in (
     ("cadence.checkpoint", 50),
     ("evaluation.num_images", 50),
     ("mesh.fsdp", 8),
   ):
-    claim(workdir, experiment.build(edited(path, value)).config)
+    claim(workdir, from_config.build(edited(path, value)).config)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
@@ -48,7 +48,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 def test_a_damaged_config_is_refused(tiny_config, tmp_path):
   (tmp_path / "config.json").write_text("{")
-  built = experiment.build(tiny_config)
+  built = from_config.build(tiny_config)
   for read in (stored_config, lambda path: claim(path, built.config)):
     with pytest.raises(ValueError, match=r"config\.json is damaged .* restore"):
       read(epath.Path(tmp_path))
@@ -56,21 +56,22 @@ def test_a_damaged_config_is_refused(tiny_config, tmp_path):
 
 def test_a_stage_that_has_not_begun_may_change(edited, tiny_config, tmp_path):
   workdir = epath.Path(tmp_path)
-  claim(workdir, experiment.build(tiny_config).config)
+  claim(workdir, from_config.build(tiny_config).config)
   (workdir / "teacher").mkdir()
-  changed = experiment.build(edited("stages.halve.optimizer.clip", 2.0)).config
+  changed = from_config.build(edited("stages.halve.optimizer.clip", 2.0)).config
   claim(workdir, changed)
   assert stored_config(workdir) == changed
-  claim(workdir, experiment.build(edited("run", ("teacher",))).config)
+  claim(workdir, from_config.build(edited("run", ("teacher",))).config)
   with pytest.raises(ValueError, match=r"stages\.teacher\.num_updates is 18"):
     claim(
-      workdir, experiment.build(edited("stages.teacher.num_updates", 19)).config
+      workdir,
+      from_config.build(edited("stages.teacher.num_updates", 19)).config,
     )
 
 
 def test_moved_data_is_the_same_data(tiny_config, tmp_path):
   workdir = epath.Path(tmp_path)
-  config = experiment.build(tiny_config).config
+  config = from_config.build(tiny_config).config
   claim(workdir, config)
   moved = copy.deepcopy(config)
   moved["data"]["source"]["path"] = "elsewhere.npz"

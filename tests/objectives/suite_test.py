@@ -61,7 +61,7 @@ OPTIMIZER = Optimizer(learning_rate=0.1, eps=1.0, ema_decay=0.9)
 
 
 def build(name, width=8, depth=1, channels=4):
-  """The objective of that name, given what experiment.py would give it."""
+  """The objective of that name, given what from_config.py would give it."""
   process = GaussianProcess(schedule=Cosine())
   # A class more: the null label.
   mlp = MLP(width=width, depth=depth, out_channels=1, num_classes=CLASSES + 1)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill import experiment
+from diffdistill import from_config
+from diffdistill.experiment import Experiment
 from diffdistill.objectives.objective import Passes
 from diffdistill.training import checkpoint
 from diffdistill.training.trainer import Trainer
@@ -75,7 +76,7 @@ class CrashError(Exception):
 class Run:
   """A tiny run on one device, whose compiled functions all its lives share."""
 
-  built: experiment.Experiment
+  built: Experiment
   functions: dict
 
   def train(
@@ -173,7 +174,7 @@ def run_of(mesh_of):
   """The `Run` of a config."""
 
   def make(config):
-    built = experiment.build(config)
+    built = from_config.build(config)
     return Run(dataclasses.replace(built, mesh=mesh_of(1)), {})
 
   return make

@@ -23,7 +23,7 @@ import traceback
 import jax
 from etils import epath
 
-from diffdistill import experiment
+from diffdistill import from_config
 from diffdistill.training.trainer import Trainer
 
 KILLS = 10
@@ -33,7 +33,7 @@ def train(config: dict, workdir: str, cache: str) -> None:
   """The whole run, from wherever it was left."""
   jax.config.update("jax_compilation_cache_dir", cache)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-  run = experiment.build(config)
+  run = from_config.build(config)
   Trainer(
     stages=run.stages,
     workdir=epath.Path(workdir),

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffdistill import experiment
+from diffdistill import from_config
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.sharding import (
   replicated,
@@ -164,7 +164,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(
 @pytest.fixture(scope="module")
 def progressive(tiny_config):
   """(objective, its frozen teacher) of the tiny run, far from zero."""
-  built = experiment.build(tiny_config)
+  built = from_config.build(tiny_config)
   objective = built.stages[1].objective
   params = built.denoiser.network.init(jax.random.key(2))
   leaves, structure = jax.tree.flatten(params)

@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
-from diffdistill import experiment
+from diffdistill import from_config
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.schedule import Shifted
 from diffdistill.evaluation.quantise import to_host, to_uint8
@@ -21,7 +21,7 @@ from diffdistill.training.stage import Pairs, Selection
 
 
 def test_fields_reach_what_they_name(tiny_config):
-  built = experiment.build(tiny_config)
+  built = from_config.build(tiny_config)
   assert built.seed == 3
   assert built.flip
   assert built.denoiser.conditional
@@ -44,7 +44,7 @@ def test_fields_reach_what_they_name(tiny_config):
 
 
 def test_batches_are_of_the_source(tiny_config):
-  built = experiment.build(tiny_config)
+  built = from_config.build(tiny_config)
   pipeline = built.batches(8, 5)
   assert (pipeline.batch_size, pipeline.seed, pipeline.flip) == (8, 5, True)
   assert pipeline.batch(0)["image"].shape == (8, 2, 2, 1)
@@ -55,14 +55,14 @@ def test_kinds_are_chosen_by_name(edited):
   config["run"] = ("teacher",)
   config["model"]["schedule"] = {"kind": "edm"}
   config["model"]["precondition"] = {"kind": "edm"}
-  built = experiment.build(config)
+  built = from_config.build(config)
   assert isinstance(built.stages[0].objective.sampler, Heun)
   assert type(built.denoiser.precondition).__name__ == "EDMPrecondition"
   assert type(built.denoiser.process.schedule).__name__ == "EDM"
 
 
 def test_a_schedule_is_shifted_to_the_image(edited):
-  built = experiment.build(
+  built = from_config.build(
     edited("model.schedule", {"kind": "cosine", "shift_from": 32})
   )
   schedule = built.denoiser.process.schedule
@@ -71,7 +71,7 @@ def test_a_schedule_is_shifted_to_the_image(edited):
 
 
 def test_both_doubles_the_network_s_channels(edited):
-  built = experiment.build(edited("model.output", "both"))
+  built = from_config.build(edited("model.output", "both"))
   assert built.denoiser.network.module.out_channels == 2
 
 
@@ -93,17 +93,17 @@ def test_a_stage_gets_the_classifier(edited):
   config = edited("classifier", CLASSIFIER)
   config["stages"]["judge"] = CLASSIFICATION
   config["run"] = ("judge",)
-  built = experiment.build(config)
+  built = from_config.build(config)
   assert isinstance(built.stages[0].objective, Classification)
   assert built.stages[0].objective.classifier is built.classifier
   assert built.classifier.module.num_classes == 3
   del config["classifier"]
   with pytest.raises(ValueError, match=r"stages\.judge needs a classifier and"):
-    experiment.build(config)
+    from_config.build(config)
 
 
 def test_a_null_label_comes_after_the_classes(edited):
-  built = experiment.build(edited("model.label_dropout", 0.1))
+  built = from_config.build(edited("model.label_dropout", 0.1))
   assert built.denoiser.null_label == 3
   # The network has a class more, and the images do not.
   assert built.denoiser.network.num_classes == 4
@@ -116,7 +116,7 @@ def test_a_null_label_comes_after_the_classes(edited):
 def test_guidance_is_the_run_s_or_a_stage_s_own(edited):
   config = edited("model.label_dropout", 0.1)
   config["guidance"] = {"weight": 0.5, "interval": (0.2, 0.8)}
-  built = experiment.build(config)
+  built = from_config.build(config)
   assert built.guidance == Guidance(weight=0.5, interval=(0.2, 0.8))
   assert built.stages[1].objective.guidance is built.guidance
   # A teacher is used with it; a student has it in its weights.
@@ -124,7 +124,7 @@ def test_guidance_is_the_run_s_or_a_stage_s_own(edited):
   assert built.usual_guidance(teacher) is built.guidance
   assert built.usual_guidance(student) is None
   config["stages"]["halve"]["guidance"] = {"weight": 2.0}
-  built = experiment.build(config)
+  built = from_config.build(config)
   assert built.stages[1].objective.guidance == Guidance(weight=2.0)
   assert built.guidance.weight == 0.5
 
@@ -149,7 +149,7 @@ def moved():
 
 
 def test_a_generator_guides_its_model(edited, moved):
-  built = experiment.build(edited("model.label_dropout", 0.1))
+  built = from_config.build(edited("model.label_dropout", 0.1))
   sampler, params = built.stages[0].objective.sampler, moved(built)
   generator = built.generator(sampler, 8, guidance=Guidance(weight=2.0))
   # One DDIM step is the guided x0 at the first time.
@@ -165,7 +165,7 @@ def test_a_generator_guides_its_model(edited, moved):
 
 
 def test_a_stage_may_have_a_sampler_of_its_own(pairs_config):
-  built = experiment.build(pairs_config)
+  built = from_config.build(pairs_config)
   teacher, pairs, student = built.stages
   assert isinstance(teacher.objective.sampler, DDIM)
   assert isinstance(student.objective.sampler, OneStep)
@@ -191,15 +191,15 @@ def judged(edited):
 
 def test_a_frozen_classifier_is_the_one_it_was(judged):
   judged["stages"]["judge"]["classifier"] = {**CLASSIFIER, "channels": 8}
-  judge, _, halve = experiment.build(judged).stages
+  judge, _, halve = from_config.build(judged).stages
   assert judge.objective.classifier.module.channels == 8
   assert halve.objective.classifier is judge.objective.classifier
   # From outside the run it is the config's, or the stage's own.
   judged["stages"]["halve"]["frozen"]["classifier"] = "path:runs/a/judge"
-  *_, halve = experiment.build(judged).stages
+  *_, halve = from_config.build(judged).stages
   assert halve.objective.classifier.module.channels == 4
   judged["stages"]["halve"]["classifier"] = {**CLASSIFIER, "channels": 6}
-  *_, halve = experiment.build(judged).stages
+  *_, halve = from_config.build(judged).stages
   assert halve.objective.classifier.module.channels == 6
 
 
@@ -210,7 +210,7 @@ def store_of(pairs_config, tmp_path, moved):
   def make(**fields):
     config = copy.deepcopy(pairs_config)
     config["stages"]["pairs"] |= fields
-    built = experiment.build(config)
+    built = from_config.build(config)
     teacher, (stage, round_) = moved(built), built.rounds["pairs"]
     store = built.pairs(epath.Path(tmp_path), stage, round_, teacher)
     return store, teacher, built
@@ -270,7 +270,7 @@ def test_a_shard_is_read_as_it_was_drawn(store_of, store_noise):
 
 def outside(config, name, source):
   """What a stage's frozen name is, from outside the run."""
-  built = experiment.build(config)
+  built = from_config.build(config)
   stage = built.stages[-1]
   return built.outside(stage, name, source)
 
@@ -286,7 +286,7 @@ def test_weights_come_from_a_round_of_another_run(
     ("teacher", "second_moments"),
   ):
     params = outside(tiny_config, name, f"{path}/{source}")
-    wanted = experiment.build(tiny_config).denoiser.network.init(
+    wanted = from_config.build(tiny_config).denoiser.network.init(
       jax.random.key(0)
     )
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, wanted)
@@ -337,10 +337,10 @@ def test_places_outside_that_hold_nothing_are_refused(
 
 
 def test_json_and_config_dicts_build_the_same(tiny_config):
-  built = experiment.build(tiny_config)
+  built = from_config.build(tiny_config)
   stored = json.loads(json.dumps(built.config))
   for config in (stored, ConfigDict(tiny_config).lock()):
-    again = experiment.build(config)
+    again = from_config.build(config)
     assert again.config == built.config
     for field in ("seed", "source", "flip", "denoiser", "cadence", "rounds"):
       assert getattr(again, field) == getattr(built, field), field
@@ -348,7 +348,7 @@ def test_json_and_config_dicts_build_the_same(tiny_config):
 
 def test_building_changes_nothing_it_is_given(tiny_config):
   before = copy.deepcopy(tiny_config)
-  experiment.build(tiny_config)
+  from_config.build(tiny_config)
   assert tiny_config == before
 
 
@@ -503,7 +503,7 @@ def test_building_changes_nothing_it_is_given(tiny_config):
 )
 def test_refuses_in_one_line(edited, path, value, message):
   with pytest.raises(ValueError) as error:  # noqa: PT011 (matched below)
-    experiment.build(edited(path, value))
+    from_config.build(edited(path, value))
   assert message in str(error.value)
   assert "\n" not in str(error.value)
 
@@ -514,7 +514,7 @@ def test_hidden_labels_must_be_there(edited):
   with pytest.raises(
     ValueError, match=r"label_dropout is 0\.1, but nothing has"
   ):
-    experiment.build(config)
+    from_config.build(config)
 
 
 @pytest.mark.parametrize(
@@ -577,16 +577,16 @@ def test_refuses_pairs_in_one_line(pairs_config, path, value, message):
   else:
     config["stages"][stage][name] = value
   with pytest.raises(ValueError) as error:  # noqa: PT011 (matched below)
-    experiment.build(config)
+    from_config.build(config)
   assert message in str(error.value)
   assert "\n" not in str(error.value)
 
 
 def test_says_a_stage_s_path_once(edited):
   with pytest.raises(ValueError, match=r"^stages\.halve\.batch_size is 0"):
-    experiment.build(edited("stages.halve.batch_size", 0))
+    from_config.build(edited("stages.halve.batch_size", 0))
 
 
 def test_refuses_what_is_no_config():
   with pytest.raises(ValueError, match="the config is 3; return a ConfigDict"):
-    experiment.build(3)
+    from_config.build(3)
