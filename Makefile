@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Small networks on a CPU compile longer than they gain from full optimisation.
 export XLA_FLAGS ?= --xla_backend_optimization_level=1
 
-.PHONY: demo compare test check format clean
+.PHONY: demo compare test check check-plan format clean
 
 demo: $(VENV)/installed  ## Train, distil and judge on the embedded digits.
 	$(BIN)/diffdistill train --config=configs/digits.py:progressive --workdir=runs/digits
@@ -24,6 +24,9 @@ check: $(VENV)/installed-dev  ## Format, lint, types, doors.
 	$(BIN)/pyrefly check
 	$(BIN)/python -m pytest -q tests/doors_test.py
 
+check-plan: $(VENV)/installed-plan  ## Plans, by the TPU compiler.
+	PYTHONPATH=$(VENV)/plan $(BIN)/python -m pytest -q tests/planning/tpu_test.py
+
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -40,4 +43,8 @@ $(VENV)/installed: requirements.txt setup.py
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+$(VENV)/installed-plan: $(VENV)/installed-dev requirements-plan.txt
+	$(BIN)/python -m pip install --quiet --upgrade --target $(VENV)/plan -r requirements-plan.txt
 	touch $@

@@ -37,6 +37,7 @@ setup(
     "typing_extensions>=4.12",
   ],
   extras_require={
+    "plan": ["libtpu>=0.0.42"],
     "tensorboard": ["clu>=0.0.12", "tensorflow-cpu", "tensorboard"],
     "tfds": ["tensorflow-datasets", "array-record"],
     "torch": ["torch>=2.6"],

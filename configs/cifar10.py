@@ -57,6 +57,7 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
       "path": "data/cifar10",
       "split": "train",
       "image_size": 32,
+      "classes": 10,
     },
     "flip": True,  # [PD], section 5.1; [CFD code]
     "conditional": False,  # [PD code], [CFD code], [DS code]

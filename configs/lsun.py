@@ -47,6 +47,8 @@ def get_config(recipe: str = "bedroom") -> ConfigDict:
       "split": "train",
       "image_size": 256 if large else 128,
       "resize": "bilinear",
+      "channels": 3,
+      "classes": 1,
     },
     "flip": True,  # [PD code; at 256 ours]
     "conditional": False,  # [PD code], [DS code]

@@ -16,6 +16,7 @@ The rooms, each importing only from those before it:
   evaluation   distances, sample sheets, curves
   experiment   a recipe, built; from_config builds it, with config_fields and
                workdir
+  planning     what a recipe costs on a pod, by the pod's compiler
   judging      who of a run is judged, by what, at what cost
   benchmark    a stage's loop against its bare update, and, in ideal, that
                against the passes its paper needs

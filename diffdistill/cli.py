@@ -39,6 +39,10 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("stage", "teacher", "What benchmark times.")
 flags.DEFINE_integer("num_updates", 50, "Of each of benchmark's turns.")
+flags.DEFINE_string(
+  "topology", None, "To plan for: v5e:8x8, v5p:4x4x4, v5e:16x16*2, cpu:8."
+)
+flags.DEFINE_bool("json", False, "Print a plan as JSON, not as a table.")
 flags.DEFINE_bool("multihost", False, "Join a pod's other processes first.")
 
 USAGE = """usage: diffdistill COMMAND [--flag=value ...]
@@ -49,6 +53,8 @@ USAGE = """usage: diffdistill COMMAND [--flag=value ...]
             [--num_steps=4] [--seed=0] [--label=3] [--guidance=1.5]
             [--interpolate=11] [--out=grid.png]
   evaluate  --workdir=runs/digits [--num_steps=1,2,4,8] [--num_images=10000]
+  plan      --config=configs/imagenet64.py:progressive --topology=v5e:8x8
+            [--json]
   benchmark --config=configs/digits.py:progressive [--stage=teacher]
             [--num_updates=50]
   list      objectives, networks, data sources, configs and recipes"""
@@ -136,6 +142,12 @@ def _evaluate() -> None:
   commands.evaluate(_workdir(), FLAGS.num_images, _whole_numbers("num_steps"))
 
 
+def _plan() -> None:
+  from diffdistill import commands
+
+  commands.plan(_required("config"), _required("topology"), FLAGS.json)
+
+
 def _benchmark() -> None:
   from diffdistill import commands
 
@@ -152,6 +164,7 @@ COMMANDS = {
   "train": _train,
   "sample": _sample,
   "evaluate": _evaluate,
+  "plan": _plan,
   "benchmark": _benchmark,
   "list": _list,
 }
@@ -170,6 +183,7 @@ READS = {
     "out",
   ),
   "evaluate": ("workdir", "num_images", "num_steps"),
+  "plan": ("config", "topology", "json"),
   "benchmark": ("config", "stage", "num_updates"),
   "list": (),
 }

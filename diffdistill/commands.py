@@ -5,6 +5,7 @@ import functools
 import importlib
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from diffdistill.judging import (
 )
 from diffdistill.networks import CLASSIFIERS, NETWORKS
 from diffdistill.objectives import OBJECTIVES
+from diffdistill.planning import plan as planning
 from diffdistill.sampling import SAMPLERS
 from diffdistill.sampling.interpolation import slerp
 from diffdistill.sampling.one_step import OneStep
@@ -238,6 +240,26 @@ def evaluate(
     print(
       f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"
     )
+
+
+def plan(config: Any, topology: str, as_json: bool) -> None:
+  """Prints what a recipe costs on a topology, as a table or as JSON.
+
+  Raises:
+    ValueError: where a program does not fit, after printing.
+  """
+  # Where other programs of a user keep what they can make again.
+  caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+  made = planning.make_plan(
+    config, topology, Path(caches) / "diffdistill", _say
+  )
+  if as_json:
+    print(json.dumps(planning.as_json(made), indent=2))
+  else:
+    print(planning.table(made))
+  refusal = planning.refusal(made)
+  if refusal is not None:
+    raise ValueError(refusal)
 
 
 def benchmark(config: Any, stage: str, num_updates: int) -> None:

@@ -6,6 +6,7 @@ The keys of a sub-dict are the fields of the dataclass that it builds, and its
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -82,11 +83,12 @@ def reopen(workdir: epath.Path) -> Experiment:
   return build({**stored_config(workdir), "mesh": {}})
 
 
-def build(config: Any) -> Experiment:
+def build(config: Any, devices: Sequence[Any] | None = None) -> Experiment:
   """The experiment that a config describes.
 
   Args:
     config: a ConfigDict, or plain values as `stored_config` gives them.
+    devices: of its mesh; by default those that are here.
 
   Raises:
     ValueError: for an unknown or missing field, a wrong type or a value out of
@@ -149,7 +151,7 @@ def build(config: Any) -> Experiment:
     denoiser=denoiser,
     classifier=classifier,
     guidance=guidance,
-    mesh=_mesh(section(fields, "mesh")),
+    mesh=_mesh(section(fields, "mesh"), devices),
     cadence=make("cadence", Cadence, section(fields, "cadence")),
     evaluation=make("evaluation", Settings, section(fields, "evaluation")),
   )
@@ -180,11 +182,12 @@ def _run(fields: Fields) -> dict[str, Fields]:
   return {name: section(stages, name, "stages.") for name in run}
 
 
-def _mesh(fields: Fields) -> Mesh:
+def _mesh(fields: Fields, devices: Sequence[Any] | None) -> Mesh:
   refuse_unknown("mesh.", fields, ("data", "fsdp"))
   return make_mesh(
     data=read(fields, "data", -1, path="mesh."),
     fsdp=read(fields, "fsdp", 1, path="mesh."),
+    devices=devices,
   )
 
 

@@ -59,6 +59,15 @@ DOORS = {
     "training",
     "workdir",
   ),
+  "planning": (
+    "arrays",
+    "config_fields",
+    "experiment",
+    "files",
+    "from_config",
+    "sampling",
+    "training",
+  ),
   "ideal": ("arrays", "experiment", "objectives.objective", "training"),
   "benchmark": ("arrays", "experiment", "ideal", "training"),
   "judging": (
@@ -83,6 +92,7 @@ DOORS = {
     "judging",
     "networks",
     "objectives",
+    "planning",
     "sampling",
     "training",
     "workdir",

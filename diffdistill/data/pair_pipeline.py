@@ -19,6 +19,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from diffdistill.data.pairs import PairStore, Say
+from diffdistill.data.pipeline import check_rows
 from diffdistill.data.shards import Arrays
 
 OF_EPOCH, OF_VISIT = 0, 1
@@ -42,8 +43,7 @@ class PairPipeline:
     batch_size: of the global batch; divides shard_size and held_out.
     seed: of the order; in [0, 2**32).
     num_updates: how many batches training takes: over them the pool moves.
-    process_index: this process.
-    process_count: of how many.
+    rows: of the global batch, that this process sees; all by default.
     say: is told of every shard that is made.
   """
 
@@ -51,24 +51,14 @@ class PairPipeline:
   batch_size: int
   seed: int
   num_updates: int
-  process_index: int = 0
-  process_count: int = 1
+  rows: tuple[int, ...] | None = None
   say: Say = _silent
 
   def __post_init__(self):
     for name in ("batch_size", "num_updates"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} is {getattr(self, name)}; pass 1 or more")
-    if not 0 <= self.process_index < self.process_count:
-      raise ValueError(
-        f"process_index is {self.process_index} of {self.process_count}"
-        " processes; pass 0 to process_count - 1"
-      )
-    if self.batch_size % self.process_count:
-      raise ValueError(
-        f"batch_size {self.batch_size} is not divisible by process_count"
-        f" {self.process_count}; pass a multiple of it"
-      )
+    check_rows(self.rows, self.batch_size)
     for name in ("shard_size", "held_out"):
       value = getattr(self.store.pairs, name)
       if value % self.batch_size:
@@ -86,8 +76,8 @@ class PairPipeline:
 
     Returns:
       "noise": float32 and "image": float32 in [-1, 1], both of shape
-      `b h w c` with b = batch_size / process_count; "label", if the pairs have
-      any: int32, shape `b`.
+      `b h w c` with b the number of rows; "label", if the pairs have any:
+      int32, shape `b`.
     """
     return next(self.iterate(step))
 
@@ -156,8 +146,9 @@ class PairPipeline:
 
   def _rows(self, pairs: Arrays, order: np.ndarray) -> Arrays:
     """This process's rows of the global batch that `order` begins with."""
-    size = self.batch_size // self.process_count
-    rows = order[self.process_index * size :][:size]
+    rows = order[: self.batch_size]
+    if self.rows is not None:
+      rows = rows[list(self.rows)]
     image = pairs["image"][rows].astype(np.float32) / 127.5 - 1
     batch = {"noise": pairs["noise"][rows].astype(np.float32), "image": image}
     if "label" in pairs:

@@ -12,24 +12,23 @@ fit on the disk, it holds a pool of P < S training shards at a time, which
 """
 
 import dataclasses
+import functools
 import json
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 from jaxtyping import Float, Float16, Int, UInt8
 
+from diffdistill import hosts
 from diffdistill.data.shards import (
   Arrays,
   check_end,
   read_shard,
   readable,
-  remove,
   remove_partial,
   write_shard,
 )
@@ -196,6 +195,9 @@ class PairStore:
     Raises:
       ValueError: where it holds other pairs, or a shard that is cut short.
     """
+    hosts.on_first(self._claim)
+
+  def _claim(self) -> None:
     manifest = self.directory / MANIFEST
     # As JSON has it: a tuple is a list.
     mine = json.loads(json.dumps(dataclasses.asdict(self.pairs)))
@@ -230,23 +232,29 @@ class PairStore:
     Raises:
       ValueError: where the disk is full, or an image is not finite.
     """
-    present, made = self._agreed(), 0
+    present, made = hosts.on_first(self._present), 0
     for shard in shards:
       if shard not in present:
         numbers = self.pairs.numbers(shard)
-        write_shard(self._path(shard), self._drawn(numbers))
+        write = functools.partial(
+          write_shard, self._path(shard), self._drawn(numbers)
+        )
+        hosts.on_first(write)
         made += len(numbers)
         size = readable(self.pairs.num_bytes(len(numbers)))
         say(f"shard {shard} is made: {len(numbers):,} pairs, {size}")
-    # The first process has written what all read next.
-    _meet()
     return made
 
   def keep(self, shards: Sequence[int]) -> None:
     """Removes every training shard but these."""
-    for shard, path in self._agreed().items():
+    # After all have read what goes.
+    hosts.meet()
+    hosts.on_first(functools.partial(self._keep, shards))
+
+  def _keep(self, shards: Sequence[int]) -> None:
+    for shard, path in self._present().items():
       if shard in self.pairs.train_shards and shard not in shards:
-        remove(path)
+        path.unlink()
 
   def read(self, shard: int) -> Arrays:
     """ "noise" (float16), "image" (uint8) and, if any, "label" (int32).
@@ -275,14 +283,6 @@ class PairStore:
     """The shards on disk."""
     paths = sorted(self.directory.glob("*.npz"))
     return {int(path.stem): path for path in paths if path.stem.isdigit()}
-
-  def _agreed(self) -> dict[int, epath.Path]:
-    """The shards on disk, the same for every process."""
-    # After all have read and written, and before any goes on.
-    _meet()
-    present = self._present()
-    _meet()
-    return present
 
   def _compare(self, theirs: Mapping[str, Any], mine: Mapping[str, Any]):
     for name, value in mine.items():
@@ -334,12 +334,6 @@ class PairStore:
     for rows, first, count in self._parts(numbers):
       noise[rows] = _half(self.noise(first, count))
     return noise
-
-
-def _meet() -> None:
-  """Waits until every process is here."""
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices("pairs")
 
 
 def _read_manifest(path: epath.Path) -> dict[str, Any]:

@@ -21,9 +21,9 @@ class Pipeline:
   """Endless batches, each process seeing its rows of the global batch.
 
   The global batch of a step depends on (source, batch_size, seed, flip, step)
-  and on nothing else: with any number of processes their rows, put together in
-  the order of process_index, are the same bit for bit. Every epoch visits each
-  image once, in an order of its own; batches may straddle epochs.
+  and on nothing else: however processes share its rows, put together they are
+  the same bit for bit. Every epoch visits each image once, in an order of its
+  own; batches may straddle epochs.
 
   Args:
     source: of the images; checked here.
@@ -31,8 +31,7 @@ class Pipeline:
     seed: in [0, 2**32).
     flip: mirror each image left to right with probability 1/2.
     labels: whether batches hold labels.
-    process_index: this process.
-    process_count: of how many.
+    rows: of the global batch, that this process sees; all by default.
     num_threads: that prepare batches ahead in `iterate`; 0 for none.
     prefetch: how many batches `iterate` keeps ready.
 
@@ -46,23 +45,13 @@ class Pipeline:
   seed: int
   flip: bool = False
   labels: bool = True
-  process_index: int = 0
-  process_count: int = 1
+  rows: tuple[int, ...] | None = None
   num_threads: int = 2
   prefetch: int = 4
 
   def __post_init__(self):
     _check_batch_size(self.batch_size)
-    if not 0 <= self.process_index < self.process_count:
-      raise ValueError(
-        f"process_index is {self.process_index} of {self.process_count}"
-        " processes; pass 0 to process_count - 1"
-      )
-    if self.batch_size % self.process_count:
-      raise ValueError(
-        f"batch_size {self.batch_size} is not divisible by process_count"
-        f" {self.process_count}; pass a multiple of it"
-      )
+    check_rows(self.rows, self.batch_size)
     if not 0 <= self.seed < 2**32:
       raise ValueError(f"seed is {self.seed}; pass 0 to 2**32 - 1")
     if self.num_threads < 0 or self.prefetch < 0:
@@ -76,8 +65,8 @@ class Pipeline:
     """This process's rows of the global batch of `step`.
 
     Returns:
-      "image": float32 in [-1, 1], shape `b h w c` with b = batch_size /
-      process_count; "label" (if asked for): int32, shape `b`.
+      "image": float32 in [-1, 1], shape `b h w c` with b the
+      number of rows; "label" (if asked for): int32, shape `b`.
     """
     _check_step(step)
     # Grain's type allows for gaps in a data set; there are none in this one.
@@ -99,8 +88,7 @@ class Pipeline:
 
   def _rows(self, indices: Indices, generator: np.random.Generator) -> Examples:
     """This process's examples, of the global batch's indices."""
-    size = self.batch_size // self.process_count
-    rows = slice(self.process_index * size, (self.process_index + 1) * size)
+    rows = slice(None) if self.rows is None else list(self.rows)
     batch = _scale(self.source.take(indices[rows]))
     if self.flip:
       # Drawn for the global batch, so that no process count can change it.
@@ -136,6 +124,18 @@ def _scale(examples: Examples) -> Examples:
   image /= 127.5
   image -= 1
   return {"image": image, "label": examples["label"]}
+
+
+def check_rows(rows: tuple[int, ...] | None, batch_size: int) -> None:
+  """Refuses rows that a global batch does not have.
+
+  Raises:
+    ValueError: where there are some, or none at all.
+  """
+  if rows is not None and not set() < set(rows) <= set(range(batch_size)):
+    raise ValueError(
+      f"rows are {rows}; pass some of 0 to {batch_size - 1}, or None for all"
+    )
 
 
 def _check_batch_size(batch_size: int) -> None:

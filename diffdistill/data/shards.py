@@ -10,7 +10,6 @@ import io
 import zipfile
 from collections.abc import Mapping
 
-import jax
 import numpy as np
 from etils import epath
 
@@ -86,16 +85,10 @@ def check_end(path: epath.Path) -> None:
     raise _damaged(path) from error
 
 
-def remove(path: epath.Path) -> None:
-  """Of several processes, the first removes and the others do nothing."""
-  if jax.process_index() == 0:
-    path.unlink()
-
-
 def remove_partial(directory: epath.Path) -> None:
   """Removes what is left of a write that was killed or refused."""
   for path in directory.glob(".*.npz.partial"):
-    remove(path)
+    path.unlink()
 
 
 def readable(num_bytes: int) -> str:

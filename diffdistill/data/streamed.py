@@ -29,6 +29,8 @@ class Streamed(abc.ABC):
     resize: "area" or "bilinear" (antialiased).
     crop: "center" (the centre square) or "none" (stretch).
     num_threads: that decode at the same time.
+    classes: how many there are, so that a run can be built where the data is
+      not; `check()` compares. None asks the data.
   """
 
   split: str
@@ -36,10 +38,13 @@ class Streamed(abc.ABC):
   resize: str = "area"
   crop: str = "center"
   num_threads: int = 8
+  classes: int | None = None
 
   def __post_init__(self):
     if not self.split:
       raise ValueError("split is empty; pass 'train' or 'test'")
+    if self.classes is not None and self.classes < 1:
+      raise ValueError(f"classes is {self.classes}; pass 1 or more")
     if self.num_threads < 1:
       raise ValueError(f"num_threads is {self.num_threads}; pass 1 or more")
     check_fit(self.image_size, self.resize, self.crop)
@@ -67,8 +72,19 @@ class Streamed(abc.ABC):
     return {"image": np.stack(images), "label": np.array(labels, np.int32)}
 
   @property
+  def num_classes(self) -> int:
+    return self._count_classes() if self.classes is None else self.classes
+
+  def _check_classes(self) -> None:
+    found = self._count_classes()
+    if self.classes not in (None, found):
+      raise ValueError(
+        f"classes is {self.classes}, but the data has {found}; pass that"
+      )
+
   @abc.abstractmethod
-  def num_classes(self) -> int: ...
+  def _count_classes(self) -> int:
+    """As the data has them."""
 
   @property
   @abc.abstractmethod
@@ -123,7 +139,7 @@ class Folder(Streamed):
 
   def check(self) -> None:
     """Lists every class; no image is opened."""
-    _ = self._listing
+    self._check_classes()
 
   def __len__(self) -> int:
     return len(self._listing[1])
@@ -133,8 +149,7 @@ class Folder(Streamed):
     assert self.image_size is not None  # By __post_init__.
     return self.image_size, self.image_size, self.channels
 
-  @property
-  def num_classes(self) -> int:
+  def _count_classes(self) -> int:
     return len(self._listing[0])
 
   def held_out(self) -> Source | None:

@@ -23,6 +23,7 @@ class Tfds(Streamed):
       "imagenet2012:5.*.*".
     split: any of its splits or slices, such as "validation" or "train[:300]".
     data_dir: where it is prepared; None for the default of the library.
+    channels: of its images, to be known without the data, as `classes` is.
 
   Errors, from `check()` on: ValueError where the library is not installed, the
   data set not prepared in this format, or images vary in shape and image_size
@@ -31,9 +32,17 @@ class Tfds(Streamed):
 
   name: str
   data_dir: str | None = None
+  channels: int | None = None
 
   def check(self) -> None:
     """Opens the data set; no example is read."""
+    found = self._features["image"].shape[-1]
+    if self.channels not in (None, found):
+      raise ValueError(
+        f"channels is {self.channels}, but images of {self.name} have {found};"
+        " pass that"
+      )
+    self._check_classes()
     _ = self.image_shape
 
   def __len__(self) -> int:
@@ -41,6 +50,8 @@ class Tfds(Streamed):
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
+    if self.image_size is not None and self.channels is not None:
+      return self.image_size, self.image_size, self.channels
     shape = self._features["image"].shape
     if self.image_size is not None:
       shape = (self.image_size, self.image_size, shape[-1])
@@ -52,8 +63,7 @@ class Tfds(Streamed):
     height, width, channels = shape
     return height, width, channels
 
-  @property
-  def num_classes(self) -> int:
+  def _count_classes(self) -> int:
     features = self._features
     return features["label"].num_classes if "label" in features else 1
 

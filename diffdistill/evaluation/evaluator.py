@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from diffdistill import hosts
 from diffdistill.arrays import Image, Key, Label, Params
 from diffdistill.evaluation.features import (
   FeatureFn,
@@ -125,9 +126,25 @@ class Generator:
 
     A stochastic sampler's own key is that of seed 0.
     """
-    noise, label = jax.device_put((noise, label), self._by_row)
+    noise, label = hosts.place((noise, label), self._by_row)
     *_, key = self._draw(*self._scalars(0, 0))
     return self._run(params, noise, label, key, *self._scalars(num_steps))
+
+  def trace(self, params: Params) -> jax.stages.Traced:
+    """The program of one batch, of weights of these shapes and shardings."""
+    scalar = jax.ShapeDtypeStruct((), jnp.uint32, sharding=self._everywhere)
+    noise, labels, key = jax.tree.map(
+      lambda leaf, sharding: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=sharding
+      ),
+      jax.eval_shape(self._draw, scalar, scalar),
+      (
+        self._by_row,
+        self._by_row if self.num_classes else None,
+        self._everywhere,
+      ),
+    )
+    return self._run.trace(params, noise, labels, key, scalar)
 
   def _batches(self, params, seed, num_images, num_steps, first):
     for done in range(0, num_images, self.batch_size):
@@ -146,11 +163,14 @@ class Generator:
         raise ValueError(
           f"seed and image numbers must be in [0, 2^32), got {value}"
         )
-    everywhere = NamedSharding(self.mesh, PartitionSpec())
     return tuple(
-      jax.device_put(np.asarray(value, np.uint32), everywhere)
+      hosts.place(np.asarray(value, np.uint32), self._everywhere)
       for value in values
     )
+
+  @functools.cached_property
+  def _everywhere(self) -> NamedSharding:
+    return NamedSharding(self.mesh, PartitionSpec())
 
   @functools.cached_property
   def _by_row(self) -> NamedSharding:
@@ -178,9 +198,8 @@ class Generator:
       noise = noise.astype(jnp.float16 if self.half else jnp.float32)
       return noise, labels, jax.random.fold_in(key_sample, start)
 
-    everywhere = NamedSharding(self.mesh, PartitionSpec())
     labels = self._by_row if self.num_classes else None
-    return jax.jit(draw, out_shardings=(self._by_row, labels, everywhere))
+    return jax.jit(draw, out_shardings=(self._by_row, labels, self._everywhere))
 
   @functools.cached_property
   def _run(self):

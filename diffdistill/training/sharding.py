@@ -5,6 +5,8 @@ by shape: the largest axis that fsdp divides. Networks carry no annotation.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,13 +19,20 @@ AXES = ("data", "fsdp")
 MIN_SIZE_TO_SPLIT = 2**16
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+def make_mesh(
+  data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None
+) -> Mesh:
   """A data x fsdp mesh over all devices; one size may be -1 (the rest).
+
+  Args:
+    data, fsdp: its sizes.
+    devices: of another machine, to compile for; by default those that are here.
 
   Raises:
     ValueError: where the sizes do not multiply to the number of devices.
   """
-  total = jax.device_count()
+  devices = jax.devices() if devices is None else devices
+  total = len(devices)
   sizes = [data, fsdp]
   if -1 in sizes:
     known = math.prod(size for size in sizes if size != -1)
@@ -33,7 +42,9 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
       f"mesh is data={data}, fsdp={fsdp}, but there are {total} devices; pass"
       " sizes whose product is that, or -1 for one of them"
     )
-  return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 2)
+  return jax.make_mesh(
+    tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices
+  )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -69,8 +80,23 @@ def tree_shardings(shapes, mesh: Mesh):
   return jax.tree.map(rule, shapes)
 
 
+def process_rows(batch_size: int, mesh: Mesh) -> tuple[int, ...]:
+  """The rows of a global batch that this process's devices hold, in order.
+
+  On a torus they are not consecutive: a mesh follows its rings, and a ring
+  passes through a host's devices more than once.
+  """
+  indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+  rows = {
+    row
+    for (rows,) in indices.values()
+    for row in range(*rows.indices(batch_size))
+  }
+  return tuple(sorted(rows))
+
+
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
-  """This process's rows, as global arrays over the mesh."""
+  """The rows of `process_rows`, as global arrays over the mesh."""
   sharding = batch_sharding(mesh)
   return {
     name: jax.make_array_from_process_local_data(sharding, rows)

@@ -1,0 +1,29 @@
+"""The process that runs the TPU compiler, of `python -m`; see compiled.py.
+
+It writes what it finds into the folder it is given, which holds request.json:
+the config, the topology, and the name of the program.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from diffdistill import from_config
+from diffdistill.planning.programs import programs
+from diffdistill.planning.topology import topology_of
+
+
+def main() -> None:
+  """Compiles one program of a recipe, dumping what it is made into."""
+  dump = Path(sys.argv[1])
+  request = json.loads((dump / "request.json").read_text())
+  topology = topology_of(request["topology"])
+  run = from_config.build(request["config"], devices=topology.devices)
+  (program,) = (p for p in programs(run) if p.name == request["name"])
+  program.trace().lower().compile(
+    compiler_options={"xla_dump_to": str(dump), "xla_dump_hlo_as_text": True}
+  )
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,264 @@
+"""What a compiled program does, read from its text: memory traffic, messages.
+
+XLA's own cost analysis counts the body of a loop once. Here it counts as often
+as the loop turns, where the compiler knows how often; a loop of unknown length,
+a sampler's, counts once.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+# How often a chip of a ring of n sends (n - 1) / n of the larger side.
+COLLECTIVES = {
+  "all-gather": 1.0,
+  "all-reduce": 2.0,
+  "reduce-scatter": 1.0,
+  "all-to-all": 1.0,
+  "collective-permute": 1.0,
+}
+# They move nothing by themselves.
+_FREE = (
+  "parameter",
+  "constant",
+  "tuple",
+  "get-tuple-element",
+  "bitcast",
+  "while",
+  "conditional",
+  "call",
+  "after-all",
+  "partition-id",
+  "replica-id",
+)
+_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(
+  r"\s+(ROOT )?%?([\w.\-]+) = (.+?) ([a-z][\w\-]*)\((.*)$"
+)
+_SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
+_NAME = re.compile(r"%([\w.\-]+)")
+_CALLED = re.compile(
+  r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)"
+  r"|branch_computations=\{([^}]*)\}"
+)
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]*)\}|\[\d+,(\d+)\])")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Collective:
+  """All messages of one kind in one run of a program, of one chip.
+
+  Args:
+    count: collectives.
+    bytes: of their larger sides.
+    sent: bytes that leave the chip, in rings.
+  """
+
+  count: float
+  bytes: float
+  sent: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+  """What one chip does in one run of a program.
+
+  Args:
+    traffic: bytes read from and written to the chip's memory.
+    collectives: by kind; only those there are.
+  """
+
+  traffic: float
+  collectives: Mapping[str, Collective]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Instruction:
+  shape: str
+  kind: str
+  arguments: str
+  operands: tuple[str, ...]
+  attributes: str
+  is_root: bool
+
+
+Computation = dict[str, _Instruction]
+
+
+def read_program(text: str, num_devices: int) -> Program:
+  """The program of an optimised HLO module's text, as one chip runs it.
+
+  Args:
+    text: of the module.
+    num_devices: that share a collective whose groups are not spelled out.
+  """
+  computations, entry = _parse(text)
+  traffic = 0.0
+  totals: dict[str, list[float]] = {}
+  for name, times, fused in _runs(computations, entry, 1.0, False):
+    computation = computations[name]
+    for instruction in computation.values():
+      if not fused:
+        moved = _traffic(instruction, computation, computations)
+        traffic += times * moved
+      kind = instruction.kind.removesuffix("-start")
+      if kind not in COLLECTIVES:
+        continue
+      if name.startswith("all-reduce-scatter"):
+        # Fused with the slice of it that a chip keeps.
+        kind = "reduce-scatter"
+      given = sum(
+        _bytes(computation[o].shape, anywhere=True)
+        for o in instruction.operands
+      )
+      made = _bytes(instruction.shape, anywhere=True)
+      if instruction.kind.endswith("-start"):
+        made -= given  # its result holds the operands too
+      size = max(given, made)
+      n = _group_size(instruction, num_devices)
+      share = 1.0 if kind == "collective-permute" else (n - 1) / n
+      total = totals.setdefault(kind, [0.0, 0.0, 0.0])
+      for i, value in enumerate((1.0, size, COLLECTIVES[kind] * share * size)):
+        total[i] += times * value
+  return Program(
+    traffic=traffic,
+    collectives={
+      kind: Collective(count=count, bytes=size, sent=sent)
+      for kind, (count, size, sent) in sorted(totals.items())
+    },
+  )
+
+
+def _parse(text: str) -> tuple[dict[str, Computation], str]:
+  """Every computation by name, and the name of the first to run."""
+  computations: dict[str, Computation] = {}
+  entry, current = "", {}
+  for line in text.splitlines():
+    if found := _COMPUTATION.match(line):
+      current = computations.setdefault(found[2], {})
+      entry = found[2] if found[1] else entry
+    elif found := _INSTRUCTION.match(line):
+      arguments, attributes = _split_at_close(found[5])
+      current[found[2]] = _Instruction(
+        shape=found[3],
+        kind=found[4],
+        arguments=arguments,
+        operands=tuple(_NAME.findall(arguments)),
+        attributes=attributes,
+        is_root=found[1] is not None,
+      )
+  if not entry:
+    raise ValueError("this is no text of a compiled program: it has no ENTRY")
+  return computations, entry
+
+
+def _split_at_close(text: str) -> tuple[str, str]:
+  """What is before and after the bracket that closes the operands."""
+  depth = 1
+  for i, character in enumerate(text):
+    depth += {"(": 1, ")": -1}.get(character, 0)
+    if not depth:
+      return text[:i], text[i + 1 :]
+  return text, ""
+
+
+def _runs(
+  computations: Mapping[str, Computation], name: str, times: float, fused: bool
+) -> Iterator[tuple[str, float, bool]]:
+  """(computation, how often it runs, whether inside a fusion), from `name`."""
+  yield name, times, fused
+  for instruction in computations[name].values():
+    inside = fused or not (
+      instruction.kind in ("while", "conditional", "call")
+      or instruction.kind.startswith("async-")
+    )
+    again = times
+    if instruction.kind == "while":
+      trips = _TRIPS.search(instruction.attributes)
+      again *= int(trips[1]) if trips else 1
+    for called, branches in _CALLED.findall(instruction.attributes):
+      for target in _NAME.findall(branches) or [called]:
+        if target in computations:
+          yield from _runs(computations, target, again, inside)
+
+
+def _traffic(
+  instruction: _Instruction,
+  computation: Computation,
+  computations: Mapping[str, Computation],
+) -> float:
+  """Bytes of the chip's memory that an instruction reads and writes."""
+  kind = instruction.kind
+  if kind in _FREE or kind.endswith("-done") or kind.startswith("async-"):
+    return 0.0
+  given = [_bytes(computation[o].shape) for o in instruction.operands]
+  made = _bytes(instruction.shape)
+  if kind.endswith("-start"):
+    # The result begins with what is made; the operands come with it.
+    return sum(given) + max(made - sum(given), 0.0)
+  if kind == "dynamic-slice":
+    return 2 * made
+  if kind == "dynamic-update-slice":
+    return 2 * given[1]
+  called = _CALLED.search(instruction.attributes)
+  if kind == "fusion" and called and called[1] in computations:
+    return _fusion_traffic(given, made, computations[called[1]])
+  return sum(given) + made
+
+
+def _fusion_traffic(
+  given: list[float], made: float, inside: Computation
+) -> float:
+  """As XLA counts it: of an operand that is only sliced, the slices; of a
+  result that updates a slice in place, the update."""
+  total = 0.0
+  for name, parameter in inside.items():
+    if parameter.kind != "parameter":
+      continue
+    size = given[int(parameter.arguments)]
+    users = [i for i in inside.values() if name in i.operands]
+    sliced = users and all(
+      i.kind == "dynamic-slice" and i.operands[0] == name for i in users
+    )
+    updated = users and all(
+      i.kind == "dynamic-update-slice" and i.operands[0] == name for i in users
+    )
+    if sliced and size:
+      total += sum(_bytes(i.shape) for i in users)
+    elif not updated:
+      total += size
+  root = next(i for i in inside.values() if i.is_root)
+  while root.kind == "bitcast":
+    root = inside[root.operands[0]]
+  if root.kind == "dynamic-update-slice" and made:
+    return total + _bytes(inside[root.operands[1]].shape)
+  return total + made
+
+
+def _bytes(shape: str, *, anywhere: bool = False) -> float:
+  """Of the arrays of a shape that lie in the chip's main memory, or anywhere.
+
+  A layout that names another memory space, S(1), is one on the chip.
+  """
+  total = 0.0
+  for kind, dims, layout in _SHAPE.findall(shape):
+    if anywhere or "S(" not in layout:
+      total += math.prod(int(d) for d in dims.split(",") if d) * _width(kind)
+  return total
+
+
+def _width(kind: str) -> float:
+  """Bytes of one number, by its type's name: bf16, f32, u8, pred, s4."""
+  digits = re.search(r"\d+", kind)
+  return int(digits[0]) / 8 if digits else float(kind == "pred")
+
+
+def _group_size(instruction: _Instruction, num_devices: int) -> int:
+  found = _GROUPS.search(instruction.attributes)
+  if not found:
+    return num_devices
+  if found[2]:
+    return int(found[2])
+  return len(found[1].split(",")) if found[1] else num_devices

@@ -1,0 +1,265 @@
+"""What a recipe costs on a machine that is not here, before it is rented."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from diffdistill import from_config
+from diffdistill.config_fields import Fields
+from diffdistill.planning.chips import GIB, Chip
+from diffdistill.planning.compiled import Compiled, compile_program
+from diffdistill.planning.flops import count_flops
+from diffdistill.planning.programs import Program, programs
+from diffdistill.planning.remedies import Remedy, applied, flags, remedies
+from diffdistill.planning.roofline import Roofline, roofline
+from diffdistill.planning.topology import Topology, topology_of
+
+# For the program's own instructions, which the plan does not have made: 0.24
+# GB for a U-Net of 36M on a v5e.
+CODE_BYTES = 0.5 * GIB
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+  """One program of a recipe, on one device of many.
+
+  Args:
+    program, stage, images, runs, trained: see `Program`.
+    state_bytes: of weights, optimizer and average.
+    memory_bytes: of arguments and temporaries; where the compiler refuses, as
+      much as it says that they would take.
+    over_bytes: that there are too few; 0 where it fits, or where the device's
+      memory is not known.
+    flops: of one run, on one device.
+    traffic_bytes: with the device's memory.
+    collectives: by kind: how many, their bytes, and the bytes sent.
+    roofline: None where the chip is not known.
+    images_per_second: of all devices at the roofline.
+    chip_hours: of all its runs at the roofline.
+    compile_seconds: that it took, some day.
+  """
+
+  program: str
+  stage: str
+  images: int
+  runs: float
+  trained: int
+  state_bytes: float
+  memory_bytes: float
+  over_bytes: float
+  flops: float
+  traffic_bytes: float
+  collectives: dict[str, dict[str, float]]
+  roofline: Roofline | None
+  images_per_second: float | None
+  chip_hours: float | None
+  compile_seconds: float
+
+  @property
+  def fits(self) -> bool:
+    return self.over_bytes == 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+  """A recipe on a topology.
+
+  Args:
+    topology: its name.
+    num_devices: of it.
+    chip: what each device can do, and where that is published.
+    mesh: sizes by axis.
+    compiler: name and version.
+    rows: one a program.
+    remedies: for each stage that does not fit, what makes it fit; None where
+      nothing that was tried does.
+  """
+
+  topology: str
+  num_devices: int
+  chip: dict[str, Any] | None
+  mesh: dict[str, int]
+  compiler: str
+  rows: tuple[Row, ...]
+  remedies: dict[str, Remedy | None]
+
+  @property
+  def chip_hours(self) -> float | None:
+    """Of the recipe, at the roofline."""
+    hours = [row.chip_hours for row in self.rows]
+    return None if None in hours else sum(h for h in hours if h is not None)
+
+
+def make_plan(
+  config: Any, topology: str, cache: Path, say: Callable[[str], None]
+) -> Plan:
+  """Compiles every update of a recipe, and its sampler, for a topology.
+
+  Args:
+    config: of the recipe.
+    topology: see `topology_of`; before it, nothing may have asked for a device.
+    cache: a folder of what has been compiled before.
+    say: is told what is being waited for.
+
+  Raises:
+    ValueError: for a topology or a config that cannot be.
+    CompilerError: where the compiler fails for another reason than memory.
+  """
+  devices = topology_of(topology)
+  run = from_config.build(config, devices=devices.devices)
+  rows = [_row(p, run.config, devices, cache, say) for p in programs(run)]
+  found = {}
+  for row in rows:
+    if not row.fits and row.stage and row.stage not in found:
+      found[row.stage] = _remedy(row.stage, run.config, devices, cache, say)
+  return Plan(
+    topology=topology,
+    num_devices=len(devices.devices),
+    chip=dataclasses.asdict(devices.chip) if devices.chip else None,
+    mesh=dict(run.mesh.shape),
+    compiler=devices.compiler,
+    rows=tuple(rows),
+    remedies=found,
+  )
+
+
+def table(plan: Plan) -> str:
+  """A plan in lines, one a program."""
+  chip = plan.chip
+  of = (
+    f" of {chip['memory'] / GIB:.2f} GiB, {chip['flops'] / 1e12:.0f} TFLOP/s"
+    if chip
+    else ""
+  )
+  lines = [
+    f"{plan.topology}: {plan.num_devices} devices{of}, mesh"
+    f" data={plan.mesh['data']} fsdp={plan.mesh['fsdp']}, {plan.compiler}",
+    f"{'program':<32}{'trained':>9}{'state':>9}{'memory':>9}{'TFLOP':>8}"
+    f"{'traffic':>9}{'roofline':>10}  {'bound by':<8}{'images/s':>9}"
+    f"{'chip-hours':>11}  messages",
+  ]
+  for row in plan.rows:
+    messages = ", ".join(
+      f"{kind} {c['count']:.0f}: {c['bytes'] / GIB:.2f} GiB"
+      for kind, c in row.collectives.items()
+    )
+    speed = hours = limit = bound = "-"
+    if row.roofline:
+      limit, bound = f"{row.roofline.seconds * 1e3:.1f} ms", row.roofline.bound
+      speed, hours = f"{row.images_per_second:,.0f}", f"{row.chip_hours:,.0f}"
+    lines.append(
+      f"{row.program:<32}{row.trained / 1e6:>8.1f}M"
+      f"{row.state_bytes / GIB:>9.2f}{row.memory_bytes / GIB:>9.2f}"
+      f"{row.flops / 1e12:>8.2f}{row.traffic_bytes / GIB:>9.1f}{limit:>10}"
+      f"  {bound:<8}{speed:>9}{hours:>11}  {messages or 'none'}"
+    )
+  if plan.chip_hours is not None:
+    lines.append(
+      f"chip-hours of the recipe, at the roofline: {plan.chip_hours:,.0f}"
+    )
+  lines.append(
+    "of one device, in GiB; a sampler's are of one step; memory without the"
+    f" program's code, for which {CODE_BYTES / GIB:g} GiB are kept free"
+  )
+  return "\n".join(lines)
+
+
+def as_json(plan: Plan) -> Fields:
+  """A plan as plain values, with its sums."""
+  return {
+    **dataclasses.asdict(plan),
+    "fits": all(row.fits for row in plan.rows),
+    "chip_hours": plan.chip_hours,
+  }
+
+
+def refusal(plan: Plan) -> str | None:
+  """What does not fit, by how much, and what makes it fit; None if all does."""
+  for row in plan.rows:
+    if row.fits or plan.chip is None:
+      continue
+    remedy = plan.remedies.get(row.stage)
+    advice = (
+      f"pass {flags(remedy)}, with which it fits"
+      if remedy
+      else "nothing that was tried makes it fit; pass a larger topology"
+    )
+    return (
+      f"{row.program} takes {row.memory_bytes / GIB:.2f} GiB of the"
+      f" {plan.chip['memory'] / GIB:.2f} of a chip of {plan.topology}, with"
+      f" {CODE_BYTES / GIB:g} for its code {row.over_bytes / GIB:.2f} too many;"
+      f" {advice}"
+    )
+  return None
+
+
+def _row(
+  program: Program,
+  config: Fields,
+  topology: Topology,
+  cache: Path,
+  say: Callable[[str], None],
+) -> Row:
+  traced = program.trace()
+  flops = count_flops(traced.jaxpr) / len(topology.devices)
+  compiled = compile_program(program.name, traced, config, topology, cache, say)
+  if compiled.refused:
+    # What a refusal names are temporaries alone.
+    memory = compiled.memory + program.state_bytes
+    compiled = dataclasses.replace(compiled, memory=memory)
+  chip, speed, hours, limits = topology.chip, None, None, None
+  if chip is not None and not compiled.refused:
+    limits = roofline(flops, compiled, chip)
+    speed = program.images / limits.seconds
+    chips = len(topology.devices)
+    hours = program.runs * limits.seconds * chips / 3600
+  return Row(
+    program=program.name,
+    stage=program.stage,
+    images=program.images,
+    runs=program.runs,
+    trained=program.trained,
+    state_bytes=program.state_bytes,
+    memory_bytes=compiled.memory,
+    over_bytes=_over(compiled, chip),
+    flops=flops,
+    traffic_bytes=compiled.traffic,
+    collectives={
+      kind: dataclasses.asdict(c) for kind, c in compiled.collectives.items()
+    },
+    roofline=limits,
+    images_per_second=speed,
+    chip_hours=hours,
+    compile_seconds=compiled.seconds,
+  )
+
+
+def _over(compiled: Compiled, chip: Chip | None) -> float:
+  """Bytes that a program takes more than there are."""
+  if chip is None:
+    return 0.0
+  over = compiled.memory + CODE_BYTES - chip.memory
+  # A compiler that refuses has counted more than it says, if it says less.
+  return max(over, 1.0 if compiled.refused else 0.0)
+
+
+def _remedy(
+  stage: str,
+  config: Fields,
+  topology: Topology,
+  cache: Path,
+  say: Callable[[str], None],
+) -> Remedy | None:
+  """The first of the changes with which every program of a stage fits."""
+  for remedy in remedies(config, stage, len(topology.devices)):
+    say(f"{stage} does not fit; trying {remedy}")
+    changed = applied(config, remedy)
+    run = from_config.build(changed, devices=topology.devices)
+    if all(
+      _row(program, changed, topology, cache, say).fits
+      for program in programs(run)
+      if program.stage == stage
+    ):
+      return remedy
+  return None

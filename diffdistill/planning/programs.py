@@ -1,0 +1,178 @@
+"""The programs that a recipe runs, traced without data, weights or devices."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffdistill.arrays import Params
+from diffdistill.experiment import Experiment, classifier_of
+from diffdistill.sampling.sampler import Sampler
+from diffdistill.training.curriculum import curriculum
+from diffdistill.training.sharding import batch_sharding, replicated
+from diffdistill.training.stage import Pairs, Stage
+from diffdistill.training.state import create_state, with_shardings
+from diffdistill.training.step import make_update
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+  """One program and how often the recipe runs it.
+
+  Args:
+    name: "halve/student", the update of a stage's tree; "pairs/teacher" or
+      "sampler", one step of a sampler.
+    stage: of the recipe; "" for the sampler of its last student.
+    images: that one run is of, over all devices.
+    runs: of the whole recipe; 0 where that is for the user to say.
+    trace: traces it, with the places of its arguments.
+    trained: parameters that it changes.
+    state_bytes: of all trees that it keeps or reads, on one device.
+  """
+
+  name: str
+  stage: str
+  images: int
+  runs: float
+  trace: Callable[[], jax.stages.Traced]
+  trained: int
+  state_bytes: float
+
+
+def programs(run: Experiment) -> Iterator[Program]:
+  """Every update of a recipe in order, then the sampler of its last student."""
+  last: Sampler | None = None
+  for stage in run.stages:
+    if isinstance(stage, Pairs):
+      yield _pairs(run, stage)
+      continue
+    for name in stage.objective.trains:
+      yield _update(run, stage, name)
+    last = stage.objective.sampler or last
+  if last is not None:
+    yield _sampler(run, "sampler", "", last, run.evaluation.batch_size, 0.0)
+
+
+def _update(run: Experiment, stage: Stage, name: str) -> Program:
+  objective, optimizer = stage.objective, stage.optimizer
+  frozen = {
+    needed: with_shardings(shapes, run.mesh)
+    for needed, shapes in _frozen(run, stage).items()
+  }
+  key = _key(run)
+  shapes = jax.eval_shape(
+    lambda key, frozen: create_state(objective, optimizer, key, frozen),
+    key,
+    frozen,
+  )
+  state = with_shardings(shapes, run.mesh)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+  update: Any = make_update(objective, name, optimizer, shardings, run.mesh)
+  hparams = {
+    "num_steps": _scalar(run, jnp.int32),
+    "learning_rate": _scalar(run, jnp.float32),
+    "guided": _scalar(run, jnp.float32),
+  }
+  cycle = [
+    turn for i in range(len(objective.trains)) for turn in objective.turn(i)
+  ]
+  updates = sum(
+    round_.num_updates
+    for other, round_ in curriculum(run.stages)
+    if other is stage
+  )
+  return Program(
+    name=f"{stage.name}/{name}",
+    stage=stage.name,
+    images=stage.batch_size,
+    runs=updates * cycle.count(name) / len(objective.trains),
+    trace=lambda: update.trace(state, frozen, _batch(run, stage), key, hparams),
+    trained=_count(state.params[name]),
+    state_bytes=_bytes_of_one((state, frozen)),
+  )
+
+
+def _pairs(run: Experiment, stage: Pairs) -> Program:
+  made = stage.num_pairs + stage.held_out
+  return _sampler(
+    run,
+    f"{stage.name}/teacher",
+    stage.name,
+    stage.sampler,
+    stage.batch_size,
+    made * stage.num_steps / stage.batch_size,
+  )
+
+
+def _sampler(
+  run: Experiment,
+  name: str,
+  stage: str,
+  sampler: Sampler,
+  batch_size: int,
+  runs: float,
+) -> Program:
+  generator = run.generator(sampler, batch_size)
+  params = with_shardings(_denoiser_shapes(run), run.mesh)
+  return Program(
+    name=name,
+    stage=stage,
+    images=generator.batch_size,
+    runs=runs,
+    trace=lambda: generator.trace(params),
+    trained=0,
+    state_bytes=_bytes_of_one(params),
+  )
+
+
+def _frozen(run: Experiment, stage: Stage) -> Mapping[str, Params]:
+  """The shapes of what a stage is given, by name."""
+  return {
+    name: jax.eval_shape(classifier_of(stage).init, _key(run))
+    if name == "classifier"
+    else _denoiser_shapes(run)
+    for name in stage.objective.needs
+  }
+
+
+def _denoiser_shapes(run: Experiment) -> Params:
+  return jax.eval_shape(run.denoiser.network.init, _key(run))
+
+
+def _batch(run: Experiment, stage: Stage) -> dict[str, jax.ShapeDtypeStruct]:
+  rows = batch_sharding(run.mesh)
+  shape = (stage.batch_size, *run.source.image_shape)
+  image = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=rows)
+  label = jax.ShapeDtypeStruct(shape[:1], jnp.int32, sharding=rows)
+  if stage.objective.consumes == "images":
+    return {"image": image, "label": label}
+  pairs = {"image": image, "noise": image}
+  return {**pairs, "label": label} if run.num_classes else pairs
+
+
+def _key(run: Experiment) -> jax.ShapeDtypeStruct:
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return jax.ShapeDtypeStruct(
+    key.shape, key.dtype, sharding=replicated(run.mesh)
+  )
+
+
+def _scalar(run: Experiment, dtype: Any) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct((), dtype, sharding=replicated(run.mesh))
+
+
+def _count(tree: Params) -> int:
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _bytes_of_one(tree: Any) -> float:
+  """Of the parts of a tree's arrays that one device holds."""
+  return float(
+    sum(
+      leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
+      for leaf in jax.tree.leaves(tree)
+    )
+  )

@@ -1,0 +1,96 @@
+"""Changes of a config that make a program smaller, the mildest first."""
+
+import copy
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from diffdistill.config_fields import Fields
+
+# Of a config, by path: {"mesh.fsdp": 8}.
+Remedy = dict[str, Any]
+
+_PARTS = (2, 4, 8, 16, 32)
+
+
+def remedies(config: Fields, stage: str, num_devices: int) -> Iterator[Remedy]:
+  """What to try, one change at a time and then several.
+
+  More fsdp costs messages, rematerialisation a forward pass, accumulation
+  nothing but smaller products, and a teacher in bfloat16 some of its accuracy.
+
+  Args:
+    config: of the recipe.
+    stage: that does not fit.
+    num_devices: of the topology.
+  """
+  fields = config["stages"][stage]
+  fsdp = [
+    {"mesh.data": -1, "mesh.fsdp": size}
+    for size in _sizes(num_devices)
+    if size > _fsdp(config, num_devices)
+  ]
+  if fields.get("kind") == "pairs":
+    path, size = f"stages.{stage}.batch_size", fields["batch_size"]
+    smaller = [
+      {path: size // parts}
+      for parts in _PARTS
+      if size % (parts * num_devices) == 0
+    ]
+    yield from fsdp
+    yield from smaller
+    yield from _joined(fsdp[-1:], smaller)
+    return
+  network = config["model"]["network"]
+  remat = (
+    [{"model.network.remat": True}] if network.get("remat") is False else []
+  )
+  path, size = f"stages.{stage}.optimizer.accumulate", fields["batch_size"]
+  accumulate = [
+    {path: parts}
+    for parts in _PARTS
+    if parts > fields["optimizer"].get("accumulate", 1)
+    and size % (parts * num_devices) == 0
+  ]
+  teacher = []
+  if "teacher" in fields.get("frozen", {}) and (
+    fields.get("teacher_dtype", "float32") == "float32"
+  ):
+    teacher = [{f"stages.{stage}.teacher_dtype": "bfloat16"}]
+  yield from (*fsdp, *remat, *accumulate, *teacher)
+  most = _joined(fsdp[-1:], remat) if fsdp and remat else [*fsdp[-1:], *remat]
+  yield from most[:1] if fsdp and remat else ()
+  yield from _joined(most, accumulate)
+  yield from _joined(_joined(most, accumulate[-1:]) or most, teacher)
+
+
+def applied(config: Fields, remedy: Remedy) -> Fields:
+  """The config with a remedy's fields."""
+  changed = copy.deepcopy(config)
+  for path, value in remedy.items():
+    *parents, name = path.split(".")
+    fields = changed
+    for parent in parents:
+      fields = fields.setdefault(parent, {})
+    fields[name] = value
+  return changed
+
+
+def flags(remedy: Remedy) -> str:
+  """A remedy, as the command line takes it."""
+  return " ".join(f"--config.{path}={value}" for path, value in remedy.items())
+
+
+def _joined(first: list[Remedy], second: list[Remedy]) -> list[Remedy]:
+  return [{**a, **b} for a, b in itertools.product(first, second)]
+
+
+def _fsdp(config: Fields, num_devices: int) -> int:
+  mesh = config.get("mesh", {})
+  size = mesh.get("fsdp", 1)
+  return num_devices // max(mesh.get("data", 1), 1) if size == -1 else size
+
+
+def _sizes(num_devices: int) -> list[int]:
+  """Of fsdp: a machine's eight chips, then all of them."""
+  return sorted({n for n in (8, num_devices) if num_devices % n == 0})

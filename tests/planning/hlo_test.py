@@ -1,0 +1,113 @@
+"""Counts read from the text of compiled programs, against what was written."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from diffdistill.planning.hlo import read_program
+
+# A loop of three turns around an all-gather; a slice of a large operand and an
+# update in place inside fusions; an operand on the chip; a loop that nobody
+# knows the length of.
+TEXT = """HloModule jit_f, is_scheduled=true
+
+%sliced (p0: f32[64,256], p1: s32[]) -> f32[1,256] {
+  %p0 = f32[64,256]{1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %slice = f32[1,256]{1,0} dynamic-slice(%p0, %p1, %zero)
+}
+
+%updated (q0: f32[64,256], q1: f32[1,256], q2: s32[]) -> f32[64,256] {
+  %q0 = f32[64,256]{1,0} parameter(0)
+  %q1 = f32[1,256]{1,0} parameter(1)
+  %q2 = s32[] parameter(2)
+  %zero.1 = s32[] constant(0)
+  ROOT %update = f32[64,256]{1,0} dynamic-update-slice(%q0, %q1, %q2, %zero.1)
+}
+
+%body (state: (s32[], bf16[8,256])) -> (s32[], bf16[8,256]) {
+  %state = (s32[], bf16[8,256]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%state), index=0
+  %x = bf16[8,256]{1,0} get-tuple-element(%state), index=1
+  %gathered = bf16[64,256]{1,0} all-gather(%x), \
+replica_groups=[2,8]<=[16], dimensions={0}
+  ROOT %next = (s32[], bf16[8,256]{1,0}) tuple(%i, %x)
+}
+
+%condition (state.1: (s32[], bf16[8,256])) -> pred[] {
+  %state.1 = (s32[], bf16[8,256]{1,0}) parameter(0)
+  ROOT %less = pred[] constant(true)
+}
+
+ENTRY %main (a: f32[64,256], b: bf16[8,256], n: s32[]) -> f32[64,256] {
+  %a = f32[64,256]{1,0} parameter(0)
+  %b = bf16[8,256]{1,0} parameter(1)
+  %n = s32[] parameter(2)
+  %near = f32[64,256]{1,0:T(8,128)S(1)} copy(%a)
+  %row = f32[1,256]{1,0} fusion(%a, %n), kind=kLoop, calls=%sliced
+  %start = (s32[], bf16[8,256]{1,0}) tuple(%n, %b)
+  %loop = (s32[], bf16[8,256]{1,0}) while(%start), condition=%condition, \
+body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  %reduced = f32[1,256]{1,0} all-reduce(%row), \
+replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+  ROOT %out = f32[64,256]{1,0} fusion(%a, %reduced, %n), \
+kind=kLoop, calls=%updated
+}
+"""
+
+
+def test_collectives_count_as_often_as_their_loop_turns():
+  found = read_program(TEXT, num_devices=16).collectives
+  assert set(found) == {"all-gather", "all-reduce"}
+  gathered = 3 * 64 * 256 * 2
+  assert found["all-gather"].count == 3
+  assert found["all-gather"].bytes == gathered
+  # Seven eighths of it come over the links, in groups of eight.
+  assert found["all-gather"].sent == gathered * 7 / 8
+  assert found["all-reduce"].sent == 2 * 256 * 4 * 3 / 4
+
+
+def test_traffic_is_of_slices_and_of_the_main_memory_alone():
+  row, large, index = 256 * 4, 64 * 256 * 4, 4
+  expected = (
+    large  # read for a copy that stays on the chip
+    + (row + index + row)  # a slice read, and written
+    + 3 * (8 + 64) * 256 * 2  # gathered
+    + 2 * row  # reduced
+    + (row + index + row)  # the update, and where it goes
+  )
+  assert read_program(TEXT, num_devices=16).traffic == expected
+
+
+def test_a_loop_of_unknown_length_counts_once():
+  text = TEXT.replace("known_trip_count", "unknown")
+  found = read_program(text, num_devices=16).collectives
+  assert found["all-gather"].count == 1
+
+
+def test_messages_of_a_real_program_are_what_was_asked_for(mesh_of):
+  mesh = mesh_of(8)
+  rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+  whole = NamedSharding(mesh, PartitionSpec())
+
+  def gradient(w, x):
+    return jax.grad(lambda w: jnp.sum(jnp.square(x @ w)))(w)
+
+  text = (
+    jax.jit(gradient, in_shardings=(whole, rows), out_shardings=whole)
+    .lower(np.zeros((32, 16), np.float32), np.zeros((64, 32), np.float32))
+    .compile()
+    .as_text()
+  )
+  found = read_program(text, num_devices=8).collectives
+  assert set(found) == {"all-reduce"}
+  assert found["all-reduce"].bytes == 32 * 16 * 4
+  assert found["all-reduce"].sent == pytest.approx(2 * 7 / 8 * 32 * 16 * 4)
+
+
+def test_what_is_no_program_is_refused():
+  with pytest.raises(ValueError, match="no ENTRY"):
+    read_program("nothing", num_devices=1)

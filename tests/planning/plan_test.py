@@ -1,0 +1,193 @@
+"""Plans on this machine's CPU devices, given chips of all sizes."""
+
+import dataclasses
+import json
+
+import pytest
+
+from diffdistill import from_config
+from diffdistill.planning import plan as planning
+from diffdistill.planning.chips import CHIPS, GIB, chip_of
+from diffdistill.planning.compiled import Compiled
+from diffdistill.planning.hlo import Collective
+from diffdistill.planning.programs import programs
+from diffdistill.planning.remedies import applied, flags, remedies
+from diffdistill.planning.roofline import roofline
+from diffdistill.planning.topology import topology_of
+
+NO_CPU = CHIPS["v5e"]
+
+
+@pytest.fixture
+def plan(monkeypatch, tmp_path):
+  """The plan of a config for cpu:8, as if each were a chip of such a memory."""
+  said = []
+
+  def make(config, memory=None):
+    def topology(name):
+      chip = None
+      if memory is not None:
+        chip = dataclasses.replace(NO_CPU, memory=memory + planning.CODE_BYTES)
+      return dataclasses.replace(topology_of(name), chip=chip)
+
+    monkeypatch.setattr(planning, "topology_of", topology)
+    said.clear()
+    return planning.make_plan(config, "cpu:8", tmp_path / "cache", said.append)
+
+  make.said = said
+  return make
+
+
+@pytest.fixture
+def wide(edited):
+  """A teacher whose batch takes most of its memory."""
+  config = edited("stages.teacher.batch_size", 4096)
+  config["run"] = ("teacher",)
+  config["model"]["network"]["width"] = 64
+  return config
+
+
+def test_every_update_has_a_row_and_the_sampler_another(plan, small_config):
+  made = plan(small_config)
+  assert [row.program for row in made.rows] == [
+    "classifier/classifier",
+    "teacher/teacher",
+    "halve/student",
+    "sampler",
+  ]
+  assert made.mesh == {"data": 8, "fsdp": 1}
+  assert all(row.flops > 0 and row.traffic_bytes > 0 for row in made.rows)
+  # Of a CPU nothing is promised.
+  assert made.chip is made.chip_hours is made.rows[0].roofline is None
+  assert planning.refusal(made) is None
+  teacher, student = made.rows[1:3]
+  # Weights, two moments and the average; the student has no average, but a
+  # teacher beside it. What else there is are counts.
+  assert teacher.state_bytes == pytest.approx(16 * teacher.trained, rel=0.02)
+  assert student.state_bytes == pytest.approx(16 * student.trained, rel=0.02)
+  # The gradient is reduced over all.
+  assert teacher.collectives["all-reduce"]["bytes"] >= 4 * teacher.trained
+
+
+def test_runs_are_the_updates_of_all_rounds(tiny_config):
+  run = from_config.build(tiny_config)
+  found = {program.name: program.runs for program in programs(run)}
+  assert found["teacher/teacher"] == run.stages[0].num_updates
+  # 8 -> 4 -> 2 -> 1
+  assert found["halve/student"] == 3 * run.stages[1].num_updates
+
+
+def test_pairs_run_once_for_every_batch_and_step(pairs_config):
+  pairs = next(
+    program
+    for program in programs(from_config.build(pairs_config))
+    if program.stage == "pairs"
+  )
+  assert pairs.runs == (32 + 16) * 4 / 8
+  assert pairs.images == 8
+
+
+def test_turns_share_their_updates(edited):
+  config = edited("stages.halve.objective", {"kind": "moment_matching"})
+  stage = config["stages"]["halve"]
+  for field in ("start_steps", "long_rounds"):
+    del stage[field]
+  stage |= {"num_steps": (4, 2), "sampler": {"kind": "ancestral"}}
+  found = {p.name: p.runs for p in programs(from_config.build(config))}
+  assert found["halve/student"] == found["halve/auxiliary"]
+  assert found["halve/student"] == stage["num_updates"]
+
+
+def test_a_second_plan_compiles_nothing(plan, small_config):
+  first = plan(small_config)
+  assert any(line.startswith("compiling") for line in plan.said)
+  assert plan(small_config) == first
+  assert not plan.said
+
+
+def test_hours_are_runs_at_the_roofline(plan, small_config):
+  made = plan(small_config, memory=GIB)
+  for row in made.rows:
+    seconds = row.roofline.seconds
+    assert row.images_per_second == row.images / seconds
+    assert row.chip_hours == pytest.approx(row.runs * seconds * 8 / 3600)
+  assert made.chip_hours == sum(row.chip_hours for row in made.rows)
+  text = planning.table(made)
+  assert "halve/student" in text
+  assert "all-reduce" in text
+  json.dumps(planning.as_json(made))
+
+
+def test_what_does_not_fit_fits_with_its_remedy(plan, wide):
+  roomy = plan(wide, memory=GIB)
+  (row, _) = roomy.rows
+  assert planning.refusal(roomy) is None
+  # Half of its temporaries: its batch in parts.
+  memory = row.state_bytes + (row.memory_bytes - row.state_bytes) / 2
+  tight = plan(wide, memory=memory)
+  over = tight.rows[0].over_bytes
+  assert over == pytest.approx(row.memory_bytes - memory)
+  remedy = tight.remedies["teacher"]
+  assert f"{over / GIB:.2f} too many" in planning.refusal(tight)
+  assert flags(remedy) in planning.refusal(tight)
+  mended = plan(applied(wide, remedy), memory=memory)
+  assert planning.refusal(mended) is None
+
+
+def test_what_nothing_mends_says_so(plan, edited):
+  tight = plan({**edited("seed", 0), "run": ("teacher",)}, memory=1.0)
+  assert tight.remedies["teacher"] is None
+  assert "pass a larger topology" in planning.refusal(tight)
+
+
+def test_the_milder_remedies_come_first(wide):
+  config = applied(wide, {"model.network": {"kind": "unet", "remat": False}})
+  found = list(remedies(config, "teacher", 64))
+  assert found[:4] == [
+    {"mesh.data": -1, "mesh.fsdp": 8},
+    {"mesh.data": -1, "mesh.fsdp": 64},
+    {"model.network.remat": True},
+    {"stages.teacher.optimizer.accumulate": 2},
+  ]
+  assert all(found.count(remedy) == 1 for remedy in found)
+  assert "teacher_dtype" not in str(found)  # it has none
+
+
+def test_the_roofline_is_the_slowest_of_three():
+  chip = dataclasses.replace(
+    NO_CPU, flops=100.0, memory_bandwidth=10.0, network_bandwidth=1.0
+  )
+  compiled = Compiled(
+    memory=0.0,
+    refused=False,
+    traffic=30.0,
+    collectives={"all-reduce": Collective(count=1.0, bytes=1.0, sent=2.0)},
+    seconds=0.0,
+  )
+  found = roofline(400.0, compiled, chip)
+  assert (found.compute, found.memory, found.network) == (4.0, 3.0, 2.0)
+  assert found.seconds == 4.0
+  assert found.bound == "compute"
+
+
+def test_chips_are_known_by_what_jax_calls_them():
+  assert chip_of("TPU v5 lite").name == "v5e"
+  assert chip_of("NVIDIA H100 80GB HBM3").name == "h100"
+  assert chip_of("cpu") is None
+
+
+@pytest.mark.parametrize("name", ["v5e", "64", "cpu:8x8", "cpu:0", "cpu:64"])
+def test_topologies_that_cannot_be_are_refused(name):
+  with pytest.raises(ValueError, match="topology is"):
+    topology_of(name)
+
+
+def test_the_command_prints_a_table_or_json(
+  run_cli, config_file, capsys, monkeypatch, tmp_path
+):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  arguments = ("plan", f"--config={config_file}", "--topology=cpu:8")
+  assert run_cli(*arguments) == 0
+  assert "halve/student" in capsys.readouterr().out
+  assert run_cli(*arguments, "--json") == 0
+  assert json.loads(capsys.readouterr().out)["fits"] is True
