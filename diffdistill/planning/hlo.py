@@ -43,7 +43,13 @@ _CALLED = re.compile(
   r"|branch_computations=\{([^}]*)\}"
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-_GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]*)\}|\[\d+,(\d+)\])")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+# {{0,1},{2,3}}, or [groups,size]<=[devices], or mesh['a'=2,'b'=4] {'b'}.
+_GROUPS = re.compile(
+  r"replica_groups=(?:\{\{([\d,]*)\}|\[\d+,(\d+)\]"
+  r"|mesh\[([^\]]*)\] \{([^}]*)\})"
+)
+_AXIS = re.compile(r"'([^']+)'(?:=(\d+))?")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +96,9 @@ Computation = dict[str, _Instruction]
 def read_program(text: str, num_devices: int) -> Program:
   """The program of an optimised HLO module's text, as one chip runs it.
 
+  A TPU spreads a collective over the fusions that it runs beside; these steps
+  share a channel and count once.
+
   Args:
     text: of the module.
     num_devices: that share a collective whose groups are not spelled out.
@@ -97,25 +106,31 @@ def read_program(text: str, num_devices: int) -> Program:
   computations, entry = _parse(text)
   traffic = 0.0
   totals: dict[str, list[float]] = {}
+  channels: set[str] = set()
   for name, times, fused in _runs(computations, entry, 1.0, False):
     computation = computations[name]
     for instruction in computation.values():
-      if not fused:
-        moved = _traffic(instruction, computation, computations)
-        traffic += times * moved
       kind = instruction.kind.removesuffix("-start")
       if kind not in COLLECTIVES:
+        if not fused:
+          moved = _traffic(instruction, computation, computations)
+          traffic += times * moved
         continue
+      channel = _CHANNEL.search(instruction.attributes)
+      if fused and channel:
+        if channel[1] in channels:
+          continue
+        channels.add(channel[1])
       if name.startswith("all-reduce-scatter"):
         # Fused with the slice of it that a chip keeps.
         kind = "reduce-scatter"
-      given = sum(
-        _bytes(computation[o].shape, anywhere=True)
-        for o in instruction.operands
-      )
+      operands = [computation[o].shape for o in instruction.operands]
+      given = sum(_bytes(shape, anywhere=True) for shape in operands)
       made = _bytes(instruction.shape, anywhere=True)
+      traffic += times * sum(map(_bytes, (*operands, instruction.shape)))
       if instruction.kind.endswith("-start"):
         made -= given  # its result holds the operands too
+        traffic -= times * sum(map(_bytes, operands))
       size = max(given, made)
       n = _group_size(instruction, num_devices)
       share = 1.0 if kind == "collective-permute" else (n - 1) / n
@@ -204,18 +219,27 @@ def _traffic(
     return 2 * given[1]
   called = _CALLED.search(instruction.attributes)
   if kind == "fusion" and called and called[1] in computations:
-    return _fusion_traffic(given, made, computations[called[1]])
+    inside = computations[called[1]]
+    return _fusion_traffic(given, instruction.shape, inside)
   return sum(given) + made
 
 
 def _fusion_traffic(
-  given: list[float], made: float, inside: Computation
+  given: list[float], shape: str, inside: Computation
 ) -> float:
   """As XLA counts it: of an operand that is only sliced, the slices; of a
-  result that updates a slice in place, the update."""
+  result that updates a slice in place, the update. A collective's own are
+  counted with it."""
+  passed = {
+    part
+    for i in inside.values()
+    if i.kind in COLLECTIVES
+    for text in (i.shape, *(inside[o].shape for o in i.operands))
+    for part in _parts(text)
+  }
   total = 0.0
   for name, parameter in inside.items():
-    if parameter.kind != "parameter":
+    if parameter.kind != "parameter" or _parts(parameter.shape)[0] in passed:
       continue
     size = given[int(parameter.arguments)]
     users = [i for i in inside.values() if name in i.operands]
@@ -232,9 +256,14 @@ def _fusion_traffic(
   root = next(i for i in inside.values() if i.is_root)
   while root.kind == "bitcast":
     root = inside[root.operands[0]]
-  if root.kind == "dynamic-update-slice" and made:
+  if root.kind == "dynamic-update-slice" and _bytes(shape):
     return total + _bytes(inside[root.operands[1]].shape)
-  return total + made
+  return total + sum(_bytes(p) for p in _parts(shape) if p not in passed)
+
+
+def _parts(shape: str) -> list[str]:
+  """The arrays of a shape."""
+  return [found[0] for found in _SHAPE.finditer(shape)] or [shape]
 
 
 def _bytes(shape: str, *, anywhere: bool = False) -> float:
@@ -261,4 +290,7 @@ def _group_size(instruction: _Instruction, num_devices: int) -> int:
     return num_devices
   if found[2]:
     return int(found[2])
+  if found[3]:
+    sizes = dict(_AXIS.findall(found[3]))
+    return math.prod(int(sizes[axis]) for axis, _ in _AXIS.findall(found[4]))
   return len(found[1].split(",")) if found[1] else num_devices

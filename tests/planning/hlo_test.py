@@ -88,6 +88,36 @@ def test_a_loop_of_unknown_length_counts_once():
   assert found["all-gather"].count == 1
 
 
+def test_the_steps_of_one_collective_count_once():
+  step = """%step.{n} (m: bf16[2,8], n: bf16[8,8]) -> (f32[4], bf16[8,8]) {{
+  %m = bf16[2,8]{{1,0}} parameter(0)
+  %n = bf16[8,8]{{1,0}} parameter(1)
+  %one = f32[4]{{0}} constant(1)
+  %part = bf16[8,8]{{1,0}} all-gather(%m), channel_id=7, \
+replica_groups=mesh['a'=2,'b'=4] {{'b'}}, dimensions={{0}}
+  ROOT %both = (f32[4]{{0}}, bf16[8,8]{{1,0}}) tuple(%one, %part)
+}}
+"""
+  text = (
+    "\n".join(step.format(n=n) for n in range(3))
+    + """
+ENTRY %main (x: bf16[2,8], y: bf16[8,8]) -> bf16[8,8] {
+  %x = bf16[2,8]{1,0} parameter(0)
+  %y = bf16[8,8]{1,0} parameter(1)
+"""
+    + "".join(
+      f"  %s{n} = (f32[4]{{0}}, bf16[8,8]{{1,0}}) fusion(%x, %y), "
+      f"kind=kCustom, calls=%step.{n}\n"
+      for n in range(3)
+    )
+    + "  ROOT %z = bf16[8,8]{1,0} get-tuple-element(%s2), index=1\n}\n"
+  )
+  found = read_program(text, num_devices=8)
+  assert found.collectives["all-gather"].count == 1
+  assert found.collectives["all-gather"].sent == 8 * 8 * 2 * 3 / 4
+  assert found.traffic == (2 * 8 + 8 * 8) * 2 + 3 * 4 * 4
+
+
 def test_messages_of_a_real_program_are_what_was_asked_for(mesh_of):
   mesh = mesh_of(8)
   rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
