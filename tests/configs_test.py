@@ -23,6 +23,7 @@ from diffdistill.diffusion.schedule import LinearBeta, Shifted
 from diffdistill.sampling.ancestral import Ancestral
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.training.sharding import (
+  Layout,
   replicated,
   shard_batch,
   tree_shardings,
@@ -97,14 +98,18 @@ def native_size(config):
 
 
 def shrunken(config):
-  """(a config of one level, with as few of all else, image size).
+  """(a config of one level or two stages, with few of all else, image size).
 
   How levels and attention fit the images is tested on the config as it is.
   """
   config = copy.deepcopy(config)
   network = config.model.network
-  network.multipliers, network.attention = (1,), ()
-  network.channels, network.num_blocks = 8, 1
+  if network.kind == "uvit":
+    network.channels, network.num_blocks = (8, 8), (1, 1)
+    network.conv_stages, network.dropout = 1, network.dropout[-2:]
+  else:
+    network.multipliers, network.attention = (1,), ()
+    network.channels, network.num_blocks = 8, 1
   for name in ("head_dim", "embed_dim"):
     if name in network:
       network[name] = 8
@@ -120,7 +125,9 @@ def shrunken(config):
 
 
 def build_on_one_device(config, mesh_of):
-  return dataclasses.replace(from_config.build(config), mesh=mesh_of(1))
+  return dataclasses.replace(
+    from_config.build(config), layout=Layout(mesh=mesh_of(1))
+  )
 
 
 def start_and_update(stage, mesh):
@@ -130,7 +137,7 @@ def start_and_update(stage, mesh):
     return create_state(stage.objective, stage.optimizer, key, frozen)
 
   def update_for(shapes, name):
-    shardings = tree_shardings(shapes, mesh)
+    shardings = tree_shardings(shapes, Layout(mesh=mesh))
     return make_update(stage.objective, name, stage.optimizer, shardings, mesh)
 
   return init, update_for
@@ -508,6 +515,23 @@ def test_what_pairs_take_on_disk_is_as_said(name, recipe, built_as_it_is):
     has(stage, store_noise=False, max_gigabytes=100.0)
 
 
+# Heek et al. 2024, appendix A.1.
+UVITS = {
+  "imagenet64": {
+    "channels": (256, 512, 1024),
+    "num_blocks": (3, 3, 16),
+    "conv_stages": 1,
+    "dropout": (0.0, 0.0, 0.2),
+  },
+  "imagenet128": {
+    "channels": (128, 256, 512, 1024),
+    "num_blocks": (3, 3, 3, 16),
+    "conv_stages": 2,
+    "dropout": (0.0, 0.0, 0.0, 0.1),
+  },
+}
+
+
 @pytest.mark.parametrize(
   ("recipe", "stage_name", "num_steps"),
   [
@@ -537,6 +561,14 @@ def test_moment_matching_is_as_published(
     # Some labels are hidden from the teacher, so that it can be guided.
     assert built.denoiser.null_label is not None
     assert built.denoiser.output == "v"
+    # One that is differentiated forwards too.
+    has(
+      built.denoiser.network.module,
+      **UVITS[name],
+      attention="xla",
+      remat=True,
+      dtype="bfloat16",
+    )
   schedule = built.denoiser.process.schedule
   assert isinstance(schedule, Shifted) == (name == "imagenet128")
   if name == "imagenet128":

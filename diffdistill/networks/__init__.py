@@ -6,9 +6,11 @@ module is sealed into a `Network` (`LinenNetwork`) or a `Classifier`
 """
 
 from diffdistill.networks.classifier import ResNet
+from diffdistill.networks.dit import DiT
 from diffdistill.networks.mlp import MLP
 from diffdistill.networks.resnet import TorchResNet
 from diffdistill.networks.unet import UNet
+from diffdistill.networks.uvit import UViT
 
-NETWORKS = {"unet": UNet, "mlp": MLP}
+NETWORKS = {"unet": UNet, "uvit": UViT, "dit": DiT, "mlp": MLP}
 CLASSIFIERS = {"resnet": ResNet, "torch_resnet": TorchResNet}

@@ -5,6 +5,7 @@ Whatever the dtype, embeddings, normalisation statistics and the softmax of
 attention are float32: they are cheap, and where bfloat16 does harm.
 """
 
+import functools
 import math
 
 import flax.linen as nn
@@ -16,18 +17,39 @@ from jaxtyping import Array, Float
 from diffdistill.arrays import Label, Time
 
 Map = Float[Array, "b h w c"]
+Tokens = Float[Array, "b n c"]
 Vector = Float[Array, "b e"]
 
 # Of the normalisations, under the square root: the default of Flax, and what
 # the released weights of Salimans & Ho 2022 and of Ho et al. 2020 expect.
 EPSILON = 1e-6
 DTYPES = ("float32", "bfloat16")
+# Of the hidden layer of a transformer's perceptron.
+EXPANSION = 4
+# What computes attention: XLA on any platform, or NVIDIA's fused kernel.
+ATTENTIONS = ("xla", "cudnn")
 
 
 def require(condition: bool, message: str) -> None:
   """Raises ValueError(message) unless the condition holds."""
   if not condition:
     raise ValueError(message)
+
+
+def require_precision(dtype: str, attention: str) -> None:
+  """Raises ValueError for an unknown value, or two that do not go together."""
+  for name, value, known in (
+    ("dtype", dtype, DTYPES),
+    ("attention", attention, ATTENTIONS),
+  ):
+    require(
+      value in known, f"{name} is {value!r}; pass one of {', '.join(known)}"
+    )
+  require(
+    attention == "xla" or dtype == "bfloat16",
+    f"attention is {attention!r}, which computes no {dtype}; pass"
+    " dtype='bfloat16' or attention='xla'",
+  )
 
 
 def sinusoid(t: Time, dim: int) -> Vector:
@@ -142,23 +164,60 @@ class Attention(nn.Module, kw_only=True):
     batch, height, width, channels = x.shape
     name = "num_heads" if self.head_dim is None else "head_dim"
     divisor = self.num_heads if self.head_dim is None else self.head_dim
-    require(
-      divisor > 0 and channels % divisor == 0,
-      f"{name} is {divisor}, but attention has {channels} channels; pass a"
-      " divisor",
-    )
+    require_divisor(name, divisor, channels)
     heads = divisor if self.head_dim is None else channels // divisor
     h = Norm(groups=self.groups, dtype=self.dtype, name="norm")(x)
     h = h.reshape(batch, height * width, channels)
-    # One product for the three: the kernel has shape (c, 3, heads, c / heads).
-    qkv = nn.DenseGeneral(
-      (3, heads, channels // heads), dtype=self.dtype, name="qkv"
-    )(h)
-    h = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
-    h = nn.Dense(
-      channels, dtype=self.dtype, kernel_init=_init(True), name="out"
-    )(h.reshape(batch, height * width, channels))
+    h = self_attention(h, heads, dtype=self.dtype, zero=True)
     return x + h.reshape(x.shape)
+
+
+def require_divisor(name: str, divisor: int, channels: int) -> None:
+  """Raises ValueError unless the channels divide into heads."""
+  require(
+    divisor > 0 and channels % divisor == 0,
+    f"{name} is {divisor}, but attention has {channels} channels; pass a"
+    " divisor",
+  )
+
+
+def self_attention(
+  h: Tokens,
+  heads: int,
+  *,
+  dtype: DTypeLike,
+  attention: str = "xla",
+  norm_qk: bool = False,
+  zero: bool = False,
+) -> Tokens:
+  """Self-attention between two products, as parts of the calling module.
+
+  Args:
+    h: normalised; not added to the result.
+    heads: a divisor of the channels.
+    dtype: of what is computed.
+    attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs, which
+      has no forward-mode derivative.
+    norm_qk: normalise each head's queries and keys, which bounds the logits.
+    zero: start the second product's kernel at zero.
+  """
+  batch, length, channels = h.shape
+  # One product for the three: the kernel has shape (c, 3, heads, c / heads).
+  qkv = nn.DenseGeneral((3, heads, channels // heads), dtype=dtype, name="qkv")(
+    h
+  )
+  q, k, v = (qkv[:, :, i] for i in range(3))
+  if norm_qk:
+    norm = functools.partial(nn.LayerNorm, epsilon=EPSILON, dtype=dtype)
+    q = norm(name="norm_q")(q)
+    # The softmax does not see a bias of the keys.
+    k = norm(name="norm_k", use_bias=False)(k)
+  h = jax.nn.dot_product_attention(
+    q, k, v, implementation="cudnn" if attention == "cudnn" else "xla"
+  )
+  return nn.Dense(channels, dtype=dtype, kernel_init=_init(zero), name="out")(
+    h.reshape(batch, length, channels)
+  )
 
 
 def upsample(x: Map) -> Float[Array, "b 2*h 2*w c"]:

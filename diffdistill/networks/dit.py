@@ -1,0 +1,175 @@
+"""The diffusion transformer, DiT, with adaLN-Zero (Peebles & Xie 2023).
+
+Patches of the image are tokens h, of fixed sine-cosine positions. A block, with
+norm without weights:
+
+  (shift1, scale1, gate1, shift2, scale2, gate2) = dense(swish(embed))
+  h = h + gate1 attention(norm(h) (1 + scale1) + shift1)
+  h = h + gate2 mlp(norm(h) (1 + scale2) + shift2),  mlp(h) = dense(gelu(dense))
+
+Its first dense starts at zero, so a block is the identity at first; and so does
+the last layer, so the initial output is exactly zero. The blocks are one block,
+scanned.
+
+Unlike the paper, noise level and class are embedded as in the other networks
+here, and what does not start at zero starts LeCun-normal.
+
+Names of parameters: embed, patches, blocks, film_out, out.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from diffdistill.arrays import Image, Label, Time
+from diffdistill.networks.layers import (
+  EPSILON,
+  EXPANSION,
+  Embedding,
+  Tokens,
+  Vector,
+  fold,
+  require,
+  require_divisor,
+  require_precision,
+  self_attention,
+  unfold,
+)
+from diffdistill.networks.rows import keep_rows, scanned
+
+SINUSOID = 256  # of the noise level, as in the paper
+
+
+def positions(height: int, width: int, dim: int) -> Float[Array, "n d"]:
+  """sin and cos of the row, then of the column, for each patch row by row.
+
+  Each at dim / 4 frequencies, 1e4^(-4 j / dim) for j = 0, 1, ...
+  """
+  count = dim // 4
+  frequency = 1e4 ** (-np.arange(count) / count)
+  row, column = np.indices((height, width)).reshape(2, -1, 1) * frequency
+  waves = [np.sin(row), np.cos(row), np.sin(column), np.cos(column)]
+  return jnp.asarray(np.concatenate(waves, axis=1), jnp.float32)
+
+
+class Block(nn.Module, kw_only=True):
+  """Attention, then a perceptron, see above."""
+
+  num_heads: int
+  attention: str
+  dtype: DTypeLike
+
+  @nn.compact
+  def __call__(self, h: Tokens, embed: Vector) -> tuple[Tokens, None]:
+    width = h.shape[-1]
+    h, dense = keep_rows(h), _dense(self.dtype)
+    film = dense(6 * width, "film", zero=True)(nn.swish(embed))[:, None, :]
+    shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(film, 6, axis=-1)
+    update = self_attention(
+      _norm(h, self.dtype) * (1 + scale1) + shift1,
+      self.num_heads,
+      dtype=self.dtype,
+      attention=self.attention,
+    )
+    h = h + gate1 * update
+    update = _norm(h, self.dtype) * (1 + scale2) + shift2
+    update = nn.gelu(dense(EXPANSION * width, "dense1")(update))
+    return h + gate2 * dense(width, "dense2")(update), None
+
+
+class DiT(nn.Module, kw_only=True):
+  """A DiT over x_t and its noise level.
+
+  Args:
+    width: of a token; divisible by 4 and by num_heads.
+    depth: blocks.
+    num_heads: of attention.
+    patch: side of the pixel blocks that are tokens.
+    attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs: bfloat16
+      only, and without the forward-mode derivative that moment matching in
+      parameter space takes.
+    remat: recompute each block in the backward pass, for memory.
+    dtype: "float32" or "bfloat16", of the computation. Parameters, norms'
+      statistics, softmax, the embedding and the last layer are float32
+      whatever it is, and so is the output.
+    out_channels: of the output.
+    num_classes: 0 for unconditional.
+
+  Raises:
+    ValueError: for values out of these ranges; when called, for an image that
+      the patch does not divide.
+  """
+
+  width: int
+  depth: int
+  num_heads: int
+  out_channels: int
+  patch: int = 2
+  attention: str = "xla"
+  remat: bool = False
+  dtype: str = "float32"
+  num_classes: int = 0
+
+  def __post_init__(self):
+    super().__post_init__()
+    require_precision(self.dtype, self.attention)
+    for name in ("depth", "patch", "out_channels"):
+      value = getattr(self, name)
+      require(value > 0, f"{name} is {value}; pass 1 or more")
+    require(
+      self.width > 0 and self.width % 4 == 0,
+      f"width is {self.width}; pass a positive multiple of 4",
+    )
+    require_divisor("num_heads", self.num_heads, self.width)
+
+  @nn.compact
+  def __call__(
+    self, x: Image, t: Time, label: Label | None, train: bool
+  ) -> Float[Array, "b h w out"]:
+    """The raw output, float32; `train` changes nothing: there is no dropout."""
+    x = fold(x, self.patch)
+    batch, rows, columns, channels = x.shape
+    embed = Embedding(
+      dim=SINUSOID,
+      embed_dim=self.width,
+      num_classes=self.num_classes,
+      name="embed",
+    )(t, label)
+    dtype = jnp.dtype(self.dtype)
+    h = x.reshape(batch, rows * columns, channels)
+    h = _dense(dtype)(self.width, "patches")(h)
+    h = h + positions(rows, columns, self.width)[None].astype(dtype)
+    blocks = scanned(
+      Block, self.depth, in_axes=(nn.broadcast,), remat=self.remat
+    )
+    h, _ = blocks(
+      num_heads=self.num_heads,
+      attention=self.attention,
+      dtype=dtype,
+      name="blocks",
+    )(h, embed)
+
+    # Float32 from here on: rounding to bfloat16 would be noise in the output.
+    dense = _dense(jnp.float32)
+    film = dense(2 * self.width, "film_out", zero=True)(nn.swish(embed))
+    shift, scale = jnp.split(film[:, None, :], 2, axis=-1)
+    h = _norm(h, jnp.float32) * (1 + scale) + shift
+    h = dense(self.out_channels * self.patch**2, "out", zero=True)(h)
+    return unfold(h.reshape(batch, rows, columns, -1), self.patch)
+
+
+def _dense(dtype: DTypeLike):
+  def dense(features: int, name: str, zero: bool = False) -> nn.Dense:
+    init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
+    return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
+
+  return dense
+
+
+def _norm(h: Tokens, dtype: DTypeLike) -> Tokens:
+  """Each token with mean 0 and variance 1."""
+  return nn.LayerNorm(
+    epsilon=EPSILON, use_bias=False, use_scale=False, dtype=dtype
+  )(h)

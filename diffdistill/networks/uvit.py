@@ -1,0 +1,283 @@
+"""The UViT of simple diffusion: a U-Net whose coarse blocks are transformers.
+
+Hoogeboom et al. 2023, in the stages that Heek et al. 2024 (Multistep
+Consistency Models, appendix A.1) list. A stage is a row of equal blocks:
+
+  stage         blocks            on the way down       on the way up
+  the finest    ConvBlock         then means of 2x2     nearest neighbour first
+  the next      TransformerBlock  likewise              likewise
+  the last      TransformerBlock  once, from a learned vector for each position
+
+A block adds to its input x, with norm(x) = (norm(x) + norm(skip)) / sqrt(2) at
+its first norm on the way up, skip being the output of the block that mirrors it
+on the way down:
+
+  ConvBlock         conv(swish(film(norm(conv(swish(norm(x)))))))
+  TransformerBlock  dense(swish(film(dense(norm(x))))), and to that sum
+                    attention(norm(x)), its queries and keys normalised
+
+with film(h) = h (1 + scale) + shift, (scale, shift) = dense(swish(embed)), for
+noise level and class. So the blocks of a stage differ in their weights alone,
+and are one block, scanned.
+
+We have read neither the first paper's appendix nor its authors' code. Other
+people's implementations of it have the sum with the skip, the order of the
+halves, film on the hidden layer, normalised queries and keys, positions in the
+middle alone and dense layers beside the resampling; with these and embed_dim
+1024 both networks of Heek et al. have their published 394M and 397M parameters.
+[ours]: skips and norms of transformers, head_dim, swish, the sinusoid, and that
+all starts LeCun-normal but the layers that start at zero: the last of each sum
+and of the network, so that the initial output is exactly zero.
+
+Names of parameters: conv_in, embed, down_I, down_I_resample, position, middle,
+up_I_resample, up_I, norm_out, conv_out; I is the stage, 0 the finest.
+"""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from diffdistill.arrays import Image, Label, Time
+from diffdistill.networks.layers import (
+  EPSILON,
+  EXPANSION,
+  Embedding,
+  Map,
+  Norm,
+  Vector,
+  conv,
+  downsample,
+  fold,
+  require,
+  require_divisor,
+  require_precision,
+  self_attention,
+  unfold,
+  upsample,
+)
+from diffdistill.networks.rows import keep_rows, scanned
+
+
+class ConvBlock(nn.Module, kw_only=True):
+  """Two convolutions, see above; gives its output, and again as a skip."""
+
+  gives_skip: bool
+  train: bool
+  dropout: float
+  groups: int
+  dtype: DTypeLike
+
+  @nn.compact
+  def __call__(
+    self, x: Map, embed: Vector, skip: Map | None
+  ) -> tuple[Map, Map | None]:
+    def norm(name):
+      return Norm(groups=self.groups, dtype=self.dtype, name=name)
+
+    x = keep_rows(x)
+    h = nn.swish(_join(x, skip, norm))
+    h = conv(x.shape[-1], dtype=self.dtype, name="conv1")(h)
+    h = nn.swish(norm("norm2")(h, embed))
+    h = nn.Dropout(self.dropout)(h, deterministic=not self.train)
+    x = x + conv(x.shape[-1], dtype=self.dtype, zero=True, name="conv2")(h)
+    return x, x if self.gives_skip else None
+
+
+class TransformerBlock(nn.Module, kw_only=True):
+  """A perceptron, then attention, see above; gives what a ConvBlock gives."""
+
+  gives_skip: bool
+  train: bool
+  dropout: float
+  head_dim: int
+  attention: str
+  dtype: DTypeLike
+
+  @nn.compact
+  def __call__(
+    self, x: Map, embed: Vector, skip: Map | None
+  ) -> tuple[Map, Map | None]:
+    batch, height, width, channels = x.shape
+
+    def norm(name):
+      return nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name=name)
+
+    def dense(features, name, **fields):
+      return nn.Dense(features, dtype=self.dtype, name=name, **fields)
+
+    x, hidden = keep_rows(x), EXPANSION * channels
+    film = dense(2 * hidden, "film")(nn.swish(embed))
+    scale, shift = jnp.split(film[:, None, None, :], 2, axis=-1)
+    h = dense(hidden, "dense1")(_join(x, skip, norm))
+    h = nn.swish(h * (1 + scale) + shift)
+    h = nn.Dropout(self.dropout)(h, deterministic=not self.train)
+    x = x + dense(channels, "dense2", kernel_init=nn.initializers.zeros)(h)
+    h = self_attention(
+      norm("norm2")(x).reshape(batch, height * width, channels),
+      channels // self.head_dim,
+      dtype=self.dtype,
+      attention=self.attention,
+      norm_qk=True,
+      zero=True,
+    )
+    x = x + h.reshape(x.shape)
+    return x, x if self.gives_skip else None
+
+
+def _join(x: Map, skip: Map | None, norm: Callable) -> Map:
+  h = norm("norm1")(x)
+  if skip is None:
+    return h
+  return (h + norm("norm_skip")(skip)) / math.sqrt(2)
+
+
+class UViT(nn.Module, kw_only=True):
+  """A UViT over x_t and its noise level.
+
+  Args:
+    channels: of each stage, the finest first; each next stage halves the image.
+      The first, even and 4 or more, is the sinusoid's too.
+    num_blocks: of each stage, on either way; the last has one way.
+    conv_stages: how many of the finest stages are convolutions; not the last.
+    patch: side of the pixel blocks folded into channels before the first
+      convolution and unfolded after the last; 1 for none.
+    head_dim: channels of one head of attention.
+    embed_dim: of the embedded noise level and class; None for 4 * channels[0].
+    dropout: of each stage, in [0, 1), on when `train`; () for none.
+    attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs: bfloat16
+      only, and without the forward-mode derivative that moment matching in
+      parameter space takes.
+    remat: recompute each block in the backward pass, for memory.
+    dtype: "float32" or "bfloat16", of the computation. Parameters, norms'
+      statistics, softmax, the embedding and the last convolution are float32
+      whatever it is, and so is the output.
+    groups: of the norms of convolutions, see `layers.num_groups`.
+    out_channels: of the output.
+    num_classes: 0 for unconditional.
+
+  Raises:
+    ValueError: for values out of these ranges; when called, for an image that
+      the stages do not divide.
+  """
+
+  channels: tuple[int, ...]
+  num_blocks: tuple[int, ...]
+  out_channels: int
+  conv_stages: int = 1
+  patch: int = 1
+  head_dim: int = 64
+  embed_dim: int | None = None
+  dropout: tuple[float, ...] = ()
+  attention: str = "xla"
+  remat: bool = False
+  dtype: str = "float32"
+  groups: int = 32
+  num_classes: int = 0
+
+  def __post_init__(self):
+    super().__post_init__()
+    require_precision(self.dtype, self.attention)
+    stages = len(self.channels)
+    require(
+      stages > 0 and min(self.channels) >= 4 and self.channels[0] % 2 == 0,
+      f"channels is {self.channels}; pass one or more of at least 4, the first"
+      " even",
+    )
+    require(
+      len(self.num_blocks) == stages and min(self.num_blocks) > 0,
+      f"num_blocks is {self.num_blocks}; pass a positive number for each of"
+      f" the {stages} channels",
+    )
+    require(
+      len(self.dropout) in (0, stages)
+      and all(0 <= rate < 1 for rate in self.dropout),
+      f"dropout is {self.dropout}; pass a value in [0, 1) for each of the"
+      f" {stages} channels, or () for none",
+    )
+    require(
+      0 <= self.conv_stages < stages,
+      f"conv_stages is {self.conv_stages}; pass 0 to {stages - 1}, as the last"
+      " stage has transformers",
+    )
+    for name in ("out_channels", "patch", "groups"):
+      value = getattr(self, name)
+      require(value > 0, f"{name} is {value}; pass 1 or more")
+    for channels in self.channels[self.conv_stages :]:
+      require_divisor("head_dim", self.head_dim, channels)
+
+  @nn.compact
+  def __call__(
+    self, x: Image, t: Time, label: Label | None, train: bool
+  ) -> Float[Array, "b h w out"]:
+    """The network's raw output, float32; t is the noise level in [0, 1]."""
+    x = fold(x, self.patch)
+    self._check(x)
+    embed = Embedding(
+      dim=self.channels[0],
+      embed_dim=self.embed_dim or 4 * self.channels[0],
+      num_classes=self.num_classes,
+      name="embed",
+    )(t, label)
+    dtype = jnp.dtype(self.dtype)
+
+    def blocks(h, stage, name, skips=None, gives_skip=False):
+      fields = {"head_dim": self.head_dim, "attention": self.attention}
+      kind = TransformerBlock
+      if stage < self.conv_stages:
+        kind, fields = ConvBlock, {"groups": self.groups}
+      row = scanned(
+        kind,
+        self.num_blocks[stage],
+        in_axes=(nn.broadcast, 0),
+        remat=self.remat,
+        # The first block up meets the last block down.
+        reverse=skips is not None,
+      )
+      return row(
+        gives_skip=gives_skip,
+        train=train,
+        dropout=self.dropout[stage] if self.dropout else 0.0,
+        dtype=dtype,
+        name=name,
+        **fields,
+      )(h, embed, skips)
+
+    def dense(stage, name):
+      return nn.Dense(self.channels[stage], dtype=dtype, name=name)
+
+    last = len(self.channels) - 1
+    h = conv(self.channels[0], dtype=dtype, name="conv_in")(x)
+    skips = []
+    for stage in range(last):
+      h, skip = blocks(h, stage, f"down_{stage}", gives_skip=True)
+      skips.append(skip)
+      h = dense(stage + 1, f"down_{stage}_resample")(downsample(h))
+
+    position = self.param(
+      "position", nn.initializers.normal(0.01), h.shape[1:], jnp.float32
+    )
+    h = h + position[None].astype(dtype)
+    h, _ = blocks(h, last, "middle")
+
+    for stage in reversed(range(last)):
+      h = upsample(dense(stage, f"up_{stage}_resample")(h))
+      h, _ = blocks(h, stage, f"up_{stage}", skips[stage])
+
+    # Float32 from here on: rounding to bfloat16 would be noise in the output.
+    h = nn.swish(Norm(groups=self.groups, name="norm_out")(h))
+    channels = self.out_channels * self.patch**2
+    return unfold(conv(channels, zero=True, name="conv_out")(h), self.patch)
+
+  def _check(self, x: Image) -> None:
+    height, width = x.shape[1:3]
+    divisor = 2 ** (len(self.channels) - 1)
+    require(
+      height % divisor == 0 and width % divisor == 0,
+      f"images of {height}x{width} do not halve for each of the"
+      f" {len(self.channels)} channels but one; pass sizes divisible by"
+      f" {divisor}",
+    )
