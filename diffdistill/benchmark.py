@@ -12,6 +12,8 @@ import dataclasses
 import functools
 import tempfile
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +25,7 @@ from diffdistill.experiment import Experiment
 from diffdistill.ideal import (
   HPARAMS,
   first_batch,
+  random_denoiser,
   random_frozen,
   share_of_ideal,
 )
@@ -72,39 +75,98 @@ class Turns:
 
 
 def benchmark(
-  run: Experiment, name: str, num_updates: int, turns: int
+  run: Experiment,
+  name: str | None,
+  num_updates: int,
+  turns: int,
+  num_steps: Sequence[int],
+  profile: Path | None,
 ) -> dict[str, Any]:
-  """Times the stage called `name`.
+  """Times the updates of a recipe, and its teacher's sampler.
 
   Args:
     run: the recipe.
-    name: of a stage that trains.
+    name: of a stage that trains; None for all of them.
     num_updates: of each turn.
     turns: how many are timed.
+    num_steps: of the sampler, one after the other.
+    profile: a folder for the profiler's traces, one a stage; None for none.
 
   Raises:
     ValueError: for a stage that is not there or trains nothing.
   """
   trains = {s.name: s for s in run.stages if isinstance(s, Stage)}
-  if name not in trains:
+  if name is not None and name not in trains:
     raise ValueError(f"stage is {name!r}; pass one of {', '.join(trains)}")
-  stage = trains[name]
+  stages = trains.values() if name is None else [trains[name]]
+  return {
+    "devices": run.devices,
+    "turns": turns,
+    "updates_per_turn": num_updates,
+    "stages": [
+      _stage(run, s, num_updates, turns, profile and profile / s.name)
+      for s in stages
+    ],
+    "sampling": _sampling(run, num_steps, turns),
+  }
+
+
+def _stage(
+  run: Experiment,
+  stage: Stage,
+  num_updates: int,
+  turns: int,
+  profile: Path | None,
+) -> dict[str, Any]:
+  """One stage's update, and its loop where it needs no other stage."""
   with tempfile.TemporaryDirectory() as folder:
     trainer = _trainer(run, stage, epath.Path(folder), num_updates, turns)
     report = Report(epath.Path(folder), 0)
     frozen = random_frozen(run, stage)
     functions = trainer.compile(stage, frozen, report)
     result = {
-      "stage": name,
+      "stage": stage.name,
       "batch_size": stage.batch_size,
-      "devices": run.devices,
-      "turns": turns,
-      "updates_per_turn": num_updates,
-      **share_of_ideal(run, stage, functions, num_updates, turns),
+      **share_of_ideal(run, stage, functions, num_updates, turns, profile),
     }
     if not stage.frozen:
       result |= _loop(run, stage, trainer, functions)
+  stats = jax.devices()[0].memory_stats() or {}
+  # Of this process so far, on its first device; a CPU does not say.
+  result["peak_bytes"] = stats.get("peak_bytes_in_use")
   return result
+
+
+def _sampling(
+  run: Experiment, num_steps: Sequence[int], turns: int
+) -> list[dict[str, Any]]:
+  """Images a second of the first sampler of the recipe, its teacher's."""
+  samplers = [
+    stage.objective.sampler for stage in run.stages if isinstance(stage, Stage)
+  ]
+  sampler = next((s for s in samplers if s is not None), None)
+  if sampler is None:
+    return []
+  generator = run.generator(sampler, run.evaluation.batch_size)
+  params = random_denoiser(run)
+  rows = []
+  for steps in num_steps:
+    seconds = []
+    for _ in range(turns + 1):
+      start = time.monotonic()
+      batches = generator.batches(params, 0, generator.batch_size, steps)
+      jax.block_until_ready(list(batches))
+      seconds.append(time.monotonic() - start)
+    speeds = generator.batch_size / np.array(seconds[1:])  # the first compiles
+    rows.append(
+      {
+        "num_steps": steps,
+        "images_per_second": float(np.median(speeds)),
+        "images_per_second_least": float(speeds.min()),
+        "images_per_second_most": float(speeds.max()),
+      }
+    )
+  return rows
 
 
 def _trainer(
@@ -122,7 +184,7 @@ def _trainer(
     batches=run.batches,
     pairs=functools.partial(run.pairs, workdir),
     outside=run.outside,
-    mesh=run.mesh,
+    layout=run.layout,
     cadence=dataclasses.replace(
       run.cadence,
       log=min(run.cadence.log, num_updates),

@@ -5,8 +5,10 @@ and called on the update's own batch) are timed in turns with the compiled
 update, so that a machine whose speed drifts is compared with itself.
 """
 
+import functools
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +18,13 @@ import numpy as np
 from diffdistill.arrays import Batch, Key, Params
 from diffdistill.experiment import Experiment
 from diffdistill.objectives.objective import Objective
-from diffdistill.training.sharding import replicated, shard_batch
+from diffdistill.planning.chips import chip_of
+from diffdistill.planning.flops import count_flops
+from diffdistill.training.sharding import (
+  replicated,
+  shard_batch,
+  tree_shardings,
+)
 from diffdistill.training.stage import SECOND_MOMENTS, Stage
 from diffdistill.training.trainer import StageFunctions
 
@@ -37,11 +45,26 @@ def random_frozen(run: Experiment, stage: Stage) -> dict[str, Params]:
     network: Any = run.denoiser.network
     if name == "classifier":
       network = objective.classifier
-    params = network.init(key)
+    init = network.init
     if name == SECOND_MOMENTS:
-      params = jax.tree.map(jnp.ones_like, params)
-    frozen[name] = jax.device_put(params, replicated(run.mesh))
+      init = functools.partial(_ones_like, init)
+    frozen[name] = _drawn(run, init, key)
   return frozen
+
+
+def random_denoiser(run: Experiment) -> Params:
+  """Weights of the right shapes for the denoiser, with no meaning."""
+  return _drawn(run, run.denoiser.network.init, jax.random.key(run.seed))
+
+
+def _ones_like(init: Callable[[Key], Params], key: Key) -> Params:
+  return jax.tree.map(jnp.ones_like, init(key))
+
+
+def _drawn(run: Experiment, init: Callable[[Key], Params], key: Key) -> Params:
+  """Weights that lie from the first on as the run's do."""
+  places = tree_shardings(jax.eval_shape(init, key), run.layout)
+  return jax.jit(init, out_shardings=places)(key)
 
 
 def first_batch(run: Experiment, stage: Stage) -> Batch:
@@ -60,7 +83,8 @@ def share_of_ideal(
   functions: StageFunctions,
   num_updates: int,
   turns: int,
-) -> dict[str, float]:
+  profile: Path | None = None,
+) -> dict[str, Any]:
   """An update's time over that of its bare passes: 1 is the ideal.
 
   Args:
@@ -69,6 +93,7 @@ def share_of_ideal(
     functions: compiled for the stage.
     num_updates: of each turn; whole cycles of an alternating paper.
     turns: how many are timed.
+    profile: a folder for the profiler's trace of one turn more.
   """
   objective = stage.objective
   key, hparams = jax.device_put(
@@ -95,6 +120,12 @@ def share_of_ideal(
     jax.block_until_ready(state)
     return (time.monotonic() - start) / times
 
+  flops = sum(
+    count_flops(
+      functions.updates[name].trace(state, frozen, batch, key, hparams).jaxpr
+    )
+    for name in cycle
+  ) / len(cycle)
   update(len(cycle))  # compiles
   for call in passes.values():
     _timed(call, 1)
@@ -107,14 +138,32 @@ def share_of_ideal(
         for kind, call in passes.items()
       )
     )
+  if profile is not None:
+    with jax.profiler.trace(str(profile)):
+      update(num_updates)
   ratios = np.array(updates) / np.array(ideals)
+  seconds = float(np.median(updates))
   return {
-    "bare_seconds_per_update": float(np.median(updates)),
+    "bare_seconds_per_update": seconds,
+    "bare_seconds_per_update_least": min(updates),
+    "bare_seconds_per_update_most": max(updates),
+    "bare_images_per_second": stage.batch_size / seconds,
+    "flops_per_update": flops,
+    "flops_per_second": flops / seconds,
+    "share_of_peak": share_of_peak(flops / seconds),
     "passes_seconds_per_update": float(np.median(ideals)),
     "update_over_passes": float(np.median(ratios)),
     "update_over_passes_least": float(ratios.min()),
     "update_over_passes_most": float(ratios.max()),
   }
+
+
+def share_of_peak(flops_per_second: float) -> float | None:
+  """Of what all devices can do in bfloat16; None where that is not known."""
+  chip = chip_of(jax.devices()[0].device_kind)
+  if chip is None:
+    return None
+  return flops_per_second / (chip.flops * jax.device_count())
 
 
 def _needed(objective: Objective, cycle: list[str]) -> Mapping[str, float]:
@@ -131,9 +180,8 @@ def _passes(
   """The bare passes, by the names of `Passes`, on this batch."""
   denoiser, x = run.denoiser, batch["image"]
   t = jnp.full(x.shape[:1], 0.5)
-  params, other = jax.device_put(
-    tuple(map(denoiser.network.init, jax.random.split(key))),
-    replicated(run.mesh),
+  params, other = (
+    _drawn(run, denoiser.network.init, key) for key in jax.random.split(key)
   )
   label = batch.get("label")
 
@@ -154,7 +202,7 @@ def _passes(
   }
   classifier = getattr(objective, "classifier", None)
   if classifier is not None:
-    weights = jax.device_put(classifier.init(key), replicated(run.mesh))
+    weights = _drawn(run, classifier.init, key)
     trained = "classifier" in objective.trains
 
     def features(weights: Params, x: jax.Array) -> jax.Array:

@@ -43,6 +43,7 @@ _CALLED = re.compile(
   r"|branch_computations=\{([^}]*)\}"
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 # {{0,1},{2,3}}, or [groups,size]<=[devices], or mesh['a'=2,'b'=4] {'b'}.
 _GROUPS = re.compile(
@@ -191,12 +192,30 @@ def _runs(
     )
     again = times
     if instruction.kind == "while":
-      trips = _TRIPS.search(instruction.attributes)
-      again *= int(trips[1]) if trips else 1
+      again *= _trips(instruction, computations)
     for called, branches in _CALLED.findall(instruction.attributes):
       for target in _NAME.findall(branches) or [called]:
         if target in computations:
           yield from _runs(computations, target, again, inside)
+
+
+def _trips(loop: _Instruction, computations: Mapping[str, Computation]) -> int:
+  """How often a loop turns; 1 where nobody knows.
+
+  A CPU's compiler says so. A TPU's does not, but the loops of `lax.scan` count
+  from 0 by 1 while the count is less than a constant.
+  """
+  known = _TRIPS.search(loop.attributes)
+  if known:
+    return int(known[1])
+  condition = _CONDITION.search(loop.attributes)
+  inside = computations.get(condition[1], {}) if condition else {}
+  for i in inside.values():
+    if i.is_root and i.kind == "compare" and "direction=LT" in i.attributes:
+      counter, limit = (inside[name] for name in i.operands)
+      if counter.kind == "get-tuple-element" and limit.kind == "constant":
+        return int(limit.arguments)
+  return 1
 
 
 def _traffic(

@@ -59,7 +59,7 @@ def programs(run: Experiment) -> Iterator[Program]:
 def _update(run: Experiment, stage: Stage, name: str) -> Program:
   objective, optimizer = stage.objective, stage.optimizer
   frozen = {
-    needed: with_shardings(shapes, run.mesh)
+    needed: with_shardings(shapes, run.layout)
     for needed, shapes in _frozen(run, stage).items()
   }
   key = _key(run)
@@ -68,7 +68,7 @@ def _update(run: Experiment, stage: Stage, name: str) -> Program:
     key,
     frozen,
   )
-  state = with_shardings(shapes, run.mesh)
+  state = with_shardings(shapes, run.layout)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
   update: Any = make_update(objective, name, optimizer, shardings, run.mesh)
   hparams = {
@@ -116,7 +116,7 @@ def _sampler(
   runs: float,
 ) -> Program:
   generator = run.generator(sampler, batch_size)
-  params = with_shardings(_denoiser_shapes(run), run.mesh)
+  params = with_shardings(_denoiser_shapes(run), run.layout)
   return Program(
     name=name,
     stage=stage,

@@ -88,6 +88,19 @@ def test_a_loop_of_unknown_length_counts_once():
   assert found["all-gather"].count == 1
 
 
+@pytest.mark.parametrize(("direction", "turns"), [("LT", 5), ("GT", 1)])
+def test_a_scan_turns_until_its_count_is_no_longer_less(direction, turns):
+  text = TEXT.replace("known_trip_count", "unknown").replace(
+    "  ROOT %less = pred[] constant(true)",
+    """  %count = s32[] get-tuple-element(%state.1), index=0
+  %limit = s32[] constant(5)
+  ROOT %less = pred[] compare(%count, %limit), direction="""
+    + direction,
+  )
+  found = read_program(text, num_devices=16).collectives
+  assert found["all-gather"].count == turns
+
+
 def test_the_steps_of_one_collective_count_once():
   step = """%step.{n} (m: bf16[2,8], n: bf16[8,8]) -> (f32[4], bf16[8,8]) {{
   %m = bf16[2,8]{{1,0}} parameter(0)
