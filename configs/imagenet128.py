@@ -76,6 +76,7 @@ def get_config(recipe: str = "moment_matching") -> ConfigDict:
     batch_size=2048,  # [ours], as at 64x64
     weight_decay=0.0,  # [ours], as at 64x64
   )
+  config.stages.classifier.batch_size = 1024  # a row for each of 256 chips
   if recipe == "moment_matching":
     recipes.moment_matching(config, learning_rate=1e-5)  # [ours]
   else:

@@ -97,6 +97,7 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
     batch_size=2048,  # [PD code]
     weight_decay=0.0,  # [PD code]
   )
+  config.stages.classifier.batch_size = 1024  # a row for each of 256 chips
   if recipe == "progressive":
     recipes.progressive(
       config,
