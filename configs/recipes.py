@@ -650,7 +650,7 @@ def shared(
   """What every config has, so that the command line can change it."""
   return {
     "seed": 0,
-    "mesh": {"data": -1, "fsdp": 1},
+    "mesh": {"data": -1, "fsdp": 1, "overrides": ()},
     "cadence": {
       "log": log,
       "checkpoint": checkpoint,

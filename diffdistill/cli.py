@@ -1,18 +1,27 @@
 """The command line; the only file with FLAGS.
 
-Exit status 0; 1 for a refusal, in one line; 2 for bad usage.
+Exit status 0; 1 for a refusal, in one line; 2 for bad usage; 75 where train was
+told to leave (SIGTERM) and has saved what it had: start it again; 70 where it
+hung, or, of several processes, one failed or was lost: start all again. 130
+after an interrupt. Where the first of several processes is lost, JAX aborts the
+others: SIGABRT.
 """
 
+import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 import jax
 from absl import flags
 from etils import epath
 from ml_collections import config_flags
+
+from diffdistill import hosts
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -37,18 +46,27 @@ flags.DEFINE_integer(
 flags.DEFINE_string(
   "out", "samples.png", "Where samples go: a .png sheet or an .npz of bytes."
 )
-flags.DEFINE_string("stage", "teacher", "What benchmark times.")
+flags.DEFINE_string("stage", None, "What benchmark times; all by default.")
+flags.DEFINE_string("profile", None, "Folder for benchmark's profiler traces.")
 flags.DEFINE_integer("num_updates", 50, "Of each of benchmark's turns.")
 flags.DEFINE_string(
   "topology", None, "To plan for: v5e:8x8, v5p:4x4x4, v5e:16x16*2, cpu:8."
 )
 flags.DEFINE_bool("json", False, "Print a plan as JSON, not as a table.")
 flags.DEFINE_bool("multihost", False, "Join a pod's other processes first.")
+flags.DEFINE_integer(
+  "expect_devices", None, "Refuse to start on another number."
+)
+flags.DEFINE_string(
+  "coordinator", None, "HOST:PORT of process 0, where no cluster says so."
+)
+flags.DEFINE_integer("num_processes", None, "With --coordinator.")
+flags.DEFINE_integer("process_id", None, "With --coordinator: 0, 1, ...")
 
 USAGE = """usage: diffdistill COMMAND [--flag=value ...]
 
   train     --config=configs/digits.py:progressive --workdir=runs/digits
-            [--config.stages.halve.num_updates=200 ...] [--multihost]
+            [--config.stages.halve.num_updates=200 ...]
   sample    --workdir=runs/digits [--round=halve/004] [--num_images=64]
             [--num_steps=4] [--seed=0] [--label=3] [--guidance=1.5]
             [--interpolate=11] [--out=grid.png]
@@ -56,8 +74,17 @@ USAGE = """usage: diffdistill COMMAND [--flag=value ...]
   plan      --config=configs/imagenet64.py:progressive --topology=v5e:8x8
             [--json]
   benchmark --config=configs/digits.py:progressive [--stage=teacher]
-            [--num_updates=50]
-  list      objectives, networks, data sources, configs and recipes"""
+            [--num_updates=50] [--num_steps=1,2,4,8] [--profile=traces]
+  list      objectives, networks, data sources, configs and recipes
+
+train, sample and evaluate run on several hosts, with one command on each:
+
+  --multihost [--expect_devices=32]
+            [--coordinator=HOST:PORT --num_processes=4 --process_id=0]
+
+Exit status 0; 1 refused; 2 bad usage; 75 told to leave by SIGTERM, and saved;
+70 hung, failed or lost another process. After 75 and 70 the same command goes
+on from where it was."""
 HELP = ("help", "--help", "-h")
 
 
@@ -85,8 +112,7 @@ def main() -> int:
       reads = ", ".join(f"--{name}" for name in READS[command]) or "no flag"
       return _refuse(f"{command} does not read --{name}; pass {reads}", 2)
   try:
-    if FLAGS.multihost:
-      _join()
+    _join()
     COMMANDS[command]()
   except KeyboardInterrupt:
     return _refuse(
@@ -95,20 +121,46 @@ def main() -> int:
   except UsageError as error:
     return _refuse(error, 2)
   except Exception as error:
-    if not _is_refusal(error):
+    if _is_refusal(error):
+      return _refuse(error, getattr(error, "status", 1))
+    if not jax.distributed.is_initialized():
       raise
-    return _refuse(error, 1)
+    _fail()
   return 0
 
 
 def _join() -> None:
-  """Joins the processes that a cluster started with this one."""
-  try:
-    jax.distributed.initialize()
-  except ValueError as error:
+  """Joins the processes that a cluster, or flags, started with this one."""
+  places = ("coordinator", "num_processes", "process_id")
+  given = [name for name in places if FLAGS[name].value is not None]
+  if given and not FLAGS.multihost:
+    raise UsageError(f"--{given[0]} is for --multihost; pass that too")
+  if given and len(given) < len(places):
+    (missing, *_) = (name for name in places if name not in given)
     raise UsageError(
-      f"--multihost finds no cluster ({error}); leave it out on one host"
-    ) from error
+      f"--{given[0]} comes without --{missing}; pass all of"
+      f" {', '.join(f'--{name}' for name in places)}, or none in a cluster that"
+      " JAX knows"
+    )
+  if given and not re.fullmatch(r".+:\d+", FLAGS.coordinator):
+    raise UsageError(
+      f"--coordinator is {FLAGS.coordinator!r}; pass HOST:PORT of process 0"
+    )
+  if given and not 0 <= FLAGS.process_id < FLAGS.num_processes:
+    raise UsageError(
+      f"--process_id is {FLAGS.process_id} of {FLAGS.num_processes} processes;"
+      " pass 0 to one less than --num_processes"
+    )
+  if FLAGS.multihost:
+    try:
+      hosts.join(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+    except ValueError as error:
+      raise UsageError(
+        f"--multihost finds no cluster ({error}); pass --coordinator, or leave"
+        " it out on one host"
+      ) from error
+  if FLAGS.expect_devices is not None:
+    hosts.check_devices(FLAGS.expect_devices)
 
 
 def _train() -> None:
@@ -151,7 +203,13 @@ def _plan() -> None:
 def _benchmark() -> None:
   from diffdistill import commands
 
-  commands.benchmark(_required("config"), FLAGS.stage, FLAGS.num_updates)
+  commands.benchmark(
+    _required("config"),
+    FLAGS.stage,
+    FLAGS.num_updates,
+    _whole_numbers("num_steps") or (1, 2, 4, 8),
+    FLAGS.profile and Path(FLAGS.profile),
+  )
 
 
 def _list() -> None:
@@ -168,9 +226,16 @@ COMMANDS = {
   "benchmark": _benchmark,
   "list": _list,
 }
+HOSTS = (
+  "multihost",
+  "expect_devices",
+  "coordinator",
+  "num_processes",
+  "process_id",
+)
 # The flags that each command reads; another one is refused, not ignored.
 READS = {
-  "train": ("config", "workdir", "multihost"),
+  "train": ("config", "workdir", *HOSTS),
   "sample": (
     "workdir",
     "round",
@@ -181,10 +246,11 @@ READS = {
     "guidance",
     "interpolate",
     "out",
+    *HOSTS,
   ),
-  "evaluate": ("workdir", "num_images", "num_steps"),
+  "evaluate": ("workdir", "num_images", "num_steps", *HOSTS),
   "plan": ("config", "topology", "json"),
-  "benchmark": ("config", "stage", "num_updates"),
+  "benchmark": ("config", "stage", "num_updates", "num_steps", "profile"),
   "list": (),
 }
 
@@ -274,5 +340,33 @@ def _refuse(error: Exception | str, status: int) -> int:
       f"{error.filename}: {error.strerror}; pass a place that can be read and"
       " written"
     )
-  print(f"diffdistill: {message}", file=sys.stderr)
-  return status
+  if not jax.distributed.is_initialized():
+    print(f"diffdistill: {message}", file=sys.stderr)
+    return status
+  # The first says what all have to say.
+  if hosts.unanimous(message):
+    if hosts.is_first():
+      print(f"diffdistill: {message}", file=sys.stderr)
+    return status
+  _end(message, status)
+
+
+def _fail() -> NoReturn:
+  """Ends one of several processes that failed, or has lost another."""
+  traceback.print_exc()
+  _end(
+    "failed, or has lost another process; start all of them again: they go on"
+    " from the newest checkpoint",
+    70,
+  )
+
+
+def _end(message: str, status: int) -> NoReturn:
+  """Ends this process at once: the usual end waits for the others."""
+  print(
+    f"diffdistill: process {jax.process_index()} of {jax.process_count()}:"
+    f" {message}",
+    file=sys.stderr,
+    flush=True,
+  )
+  os._exit(status)

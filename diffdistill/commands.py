@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from diffdistill import from_config
+from diffdistill import from_config, hosts
 from diffdistill.arrays import Image, Params
 from diffdistill.benchmark import benchmark as measure
 from diffdistill.data import SOURCES
@@ -37,8 +37,10 @@ from diffdistill.sampling import SAMPLERS
 from diffdistill.sampling.interpolation import slerp
 from diffdistill.sampling.one_step import OneStep
 from diffdistill.sampling.sampler import Sampler
+from diffdistill.training.preemption import Preemption
 from diffdistill.training.stage import OUTSIDE, Pairs, Round, Stage
 from diffdistill.training.trainer import Trainer
+from diffdistill.training.watchdog import Watchdog
 from diffdistill.workdir import claim
 
 SHEET_IMAGES = 64
@@ -46,9 +48,25 @@ TURNS = 5
 
 
 def train(config: Any, workdir: epath.Path) -> None:
-  """Trains every round of the recipe that is not finished yet."""
+  """Trains every round of the recipe that is not finished yet.
+
+  Raises:
+    PreemptedError: after SIGTERM, once everything is saved.
+  """
+  with Preemption() as preemption:
+    trainer = _trainer(config, workdir, preemption)
+    with trainer.watchdog:
+      trainer.run()
+
+
+def _trainer(
+  config: Any, workdir: epath.Path, preemption: Preemption
+) -> Trainer:
+  """The trainer of a recipe in a workdir that is its own."""
   run = from_config.build(config)
   run.source.check()
+
+  watchdog = Watchdog(run.cadence.stall_seconds)
 
   @functools.cache
   def generator(sampler: Sampler, guidance: Guidance | None) -> Generator:
@@ -62,7 +80,8 @@ def train(config: Any, workdir: epath.Path) -> None:
       params, run.evaluation.seed, SHEET_IMAGES, run.usual_steps(round_)
     )
     path = workdir / "samples" / f"{round_.name.replace('/', '_')}.png"
-    grids.save_png(grids.sheet(next(images)), path)
+    sheet = grids.sheet(next(images))
+    hosts.on_first(lambda: grids.save_png(sheet, path))
 
   trainer = Trainer(
     stages=run.stages,
@@ -71,10 +90,12 @@ def train(config: Any, workdir: epath.Path) -> None:
     batches=run.batches,
     pairs=functools.partial(run.pairs, workdir),
     outside=run.outside,
-    mesh=run.mesh,
+    layout=run.layout,
     cadence=run.cadence,
     observe=observe,
-    distance=scorer(run, workdir),
+    distance=scorer(run, workdir, watchdog.each),
+    preemption=preemption,
+    watchdog=watchdog,
   )
   # Met before anything is trained, not when their stage begins.
   for stage in run.stages:
@@ -85,7 +106,7 @@ def train(config: Any, workdir: epath.Path) -> None:
       run.check_disk(stage)
   # Last, so that no refusal leaves a workdir behind.
   claim(workdir, run.config)
-  trainer.run()
+  return trainer
 
 
 def sample(
@@ -158,10 +179,11 @@ def sample(
   if out.suffix == ".npz":
     data = io.BytesIO()
     np.savez_compressed(data, images=images)
-    write_atomically(out, data.getvalue())
+    hosts.on_first(lambda: write_atomically(out, data.getvalue()))
   else:
-    grids.save_png(grids.sheet(from_uint8(images), interpolate), out)
-  print(f"{len(images)} images of {name} in {steps} steps: {out}")
+    sheet = grids.sheet(from_uint8(images), interpolate)
+    hosts.on_first(lambda: grids.save_png(sheet, out))
+  _print(f"{len(images)} images of {name} in {steps} steps: {out}")
 
 
 def _between(
@@ -234,10 +256,12 @@ def evaluate(
     "rounding": "to the nearest byte",
     "devices": run.devices,
   }
-  write_comparison(workdir, summary, rows, images, judge.metric)
-  print(grids.table(rows))
+  hosts.on_first(
+    lambda: write_comparison(workdir, summary, rows, images, judge.metric)
+  )
+  _print(grids.table(rows))
   for name, value in summary.items():
-    print(
+    _print(
       f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"
     )
 
@@ -262,11 +286,18 @@ def plan(config: Any, topology: str, as_json: bool) -> None:
     raise ValueError(refusal)
 
 
-def benchmark(config: Any, stage: str, num_updates: int) -> None:
-  """Prints, as JSON, how fast a stage trains and its share of the bare step."""
+def benchmark(
+  config: Any,
+  stage: str | None,
+  num_updates: int,
+  num_steps: tuple[int, ...],
+  profile: Path | None,
+) -> None:
+  """Prints, as JSON, how fast a recipe trains and samples, see benchmark.py."""
   run = from_config.build(config)
   run.source.check()
-  print(json.dumps(measure(run, stage, num_updates, TURNS), indent=2))
+  result = measure(run, stage, num_updates, TURNS, num_steps, profile)
+  print(json.dumps(result, indent=2))
 
 
 def list_all() -> None:
@@ -292,4 +323,10 @@ def list_all() -> None:
 
 
 def _say(message: str) -> None:
-  print(message, file=sys.stderr, flush=True)
+  if hosts.is_first():
+    print(message, file=sys.stderr, flush=True)
+
+
+def _print(message: str) -> None:
+  if hosts.is_first():
+    print(message)

@@ -10,6 +10,7 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
+from diffdistill import hosts
 from diffdistill.arrays import Image, Key, Label, Params
 from diffdistill.config_fields import (
   Fields,
@@ -28,7 +29,11 @@ from diffdistill.sampling.sampler import Sampler
 from diffdistill.training import checkpoint
 from diffdistill.training.curriculum import curriculum
 from diffdistill.training.fingerprint import fingerprint
-from diffdistill.training.sharding import replicated
+from diffdistill.training.sharding import (
+  Layout,
+  process_rows,
+  tree_shardings,
+)
 from diffdistill.training.stage import Pairs, Round, Stage
 from diffdistill.training.trainer import Cadence
 from diffdistill.workdir import stored_config
@@ -46,7 +51,7 @@ class Experiment:
   denoiser: Denoiser
   classifier: LinenClassifier | None
   guidance: Guidance
-  mesh: Mesh
+  layout: Layout
   cadence: Cadence
   evaluation: Settings
 
@@ -54,6 +59,10 @@ class Experiment:
   def rounds(self) -> dict[str, tuple[Stage | Pairs, Round]]:
     """Every round by name, in order."""
     return {r.name: (stage, r) for stage, r in curriculum(self.stages)}
+
+  @property
+  def mesh(self) -> Mesh:
+    return self.layout.mesh
 
   @property
   def devices(self) -> str:
@@ -80,8 +89,7 @@ class Experiment:
       batch_size=batch_size,
       seed=seed,
       flip=self.flip,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
+      rows=process_rows(batch_size, self.mesh),
     )
 
   def generator(
@@ -144,7 +152,7 @@ class Experiment:
     name = stage.objective.trains[0]
     if last:
       name = f"last_{name}"
-    return checkpoint.load_final(workdir / round_name, name, self.mesh)
+    return checkpoint.load_final(workdir / round_name, name, self.layout)
 
   def pairs(
     self, workdir: epath.Path, stage: Pairs, round_: Round, teacher: Params
@@ -229,13 +237,15 @@ class Experiment:
     if kind == "imported":
       assert isinstance(stage, Stage)
       params = load_resnet(epath.Path(place), classifier_of(stage))
-      return jax.device_put(params, replicated(self.mesh))
+      return jax.tree.map(
+        hosts.place, params, tree_shardings(params, self.layout)
+      )
     round_dir = epath.Path(place)
     product = name
     if name == "teacher" and checkpoint.has_final(round_dir):
       names = checkpoint.product_names(round_dir)
       product = "teacher" if "teacher" in names else "student"
-    params = checkpoint.load_final(round_dir, product, self.mesh)
+    params = checkpoint.load_final(round_dir, product, self.layout)
     self._check_model(stage, name, round_dir)
     network: Any = self.denoiser.network
     if name == "classifier":

@@ -1,20 +1,15 @@
 """Files that are written whole or not at all."""
 
-import jax
 from etils import epath
 
 
 def write_atomically(path: epath.PathLike, data: str | bytes) -> None:
   """Writes beside the target, then renames: no reader meets half a file.
 
-  Of several processes, the first writes and the others do nothing.
-
   Args:
     path: of the file, local or in a bucket; its folder is made.
     data: text, or bytes.
   """
-  if jax.process_index() != 0:
-    return
   path = epath.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   beside = path.with_name(f".{path.name}.partial")

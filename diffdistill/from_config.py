@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 from etils import epath
-from jax.sharding import Mesh
 
 from diffdistill.config_fields import (
   Fields,
@@ -47,7 +46,7 @@ from diffdistill.objectives.classification import Classification
 from diffdistill.sampling import SAMPLERS
 from diffdistill.training.curriculum import curriculum
 from diffdistill.training.optimizers import Optimizer
-from diffdistill.training.sharding import make_mesh
+from diffdistill.training.sharding import Layout, make_mesh
 from diffdistill.training.stage import Pairs, Selection, Stage
 from diffdistill.training.trainer import Cadence
 from diffdistill.workdir import stored_config
@@ -142,6 +141,16 @@ def build(config: Any, devices: Sequence[Any] | None = None) -> Experiment:
   for name, stage in _run(fields).items():
     stages.append(_stage(name, stage, given, source, stages))
   curriculum(tuple(stages))
+  classifiers = [
+    getattr(stage.objective, "classifier", None)
+    for stage in stages
+    if isinstance(stage, Stage)
+  ]
+  networks = [
+    network
+    for network in (denoiser.network, classifier, *classifiers)
+    if network is not None
+  ]
   return Experiment(
     config=json.loads(json.dumps(fields)),
     seed=seed,
@@ -151,7 +160,7 @@ def build(config: Any, devices: Sequence[Any] | None = None) -> Experiment:
     denoiser=denoiser,
     classifier=classifier,
     guidance=guidance,
-    mesh=_mesh(section(fields, "mesh"), devices),
+    layout=_layout(section(fields, "mesh"), devices, networks),
     cadence=make("cadence", Cadence, section(fields, "cadence")),
     evaluation=make("evaluation", Settings, section(fields, "evaluation")),
   )
@@ -182,13 +191,35 @@ def _run(fields: Fields) -> dict[str, Fields]:
   return {name: section(stages, name, "stages.") for name in run}
 
 
-def _mesh(fields: Fields, devices: Sequence[Any] | None) -> Mesh:
-  refuse_unknown("mesh.", fields, ("data", "fsdp"))
-  return make_mesh(
-    data=read(fields, "data", -1, path="mesh."),
-    fsdp=read(fields, "fsdp", 1, path="mesh."),
-    devices=devices,
+def _layout(
+  fields: Fields,
+  devices: Sequence[Any] | None,
+  networks: Sequence[Network | LinenClassifier],
+) -> Layout:
+  """The mesh, and overrides that fit the parameters of the networks."""
+  refuse_unknown("mesh.", fields, ("data", "fsdp", "overrides"))
+  overrides = read(fields, "overrides", (), path="mesh.")
+  for override in overrides:
+    if not (
+      isinstance(override, tuple)
+      and [type(part) for part in override] == [str, int]
+    ):
+      raise ValueError(
+        f"mesh.overrides has {override!r}; pass pairs of a regular expression"
+        " and an axis, such as (('conv_out/kernel', 2),)"
+      )
+  layout = Layout(
+    mesh=make_mesh(
+      data=read(fields, "data", -1, path="mesh."),
+      fsdp=read(fields, "fsdp", 1, path="mesh."),
+      devices=devices,
+    ),
+    overrides=overrides,
   )
+  if overrides:
+    key = jax.random.key(0)
+    layout.check([jax.eval_shape(network.init, key) for network in networks])
+  return layout
 
 
 def _denoiser(

@@ -26,6 +26,7 @@ from diffdistill.training.sharding import (
   tree_shardings,
 )
 from diffdistill.training.stage import SECOND_MOMENTS, Stage
+from diffdistill.training.state import in_dtype
 from diffdistill.training.trainer import StageFunctions
 
 # Of a guided teacher's student of 4 steps, which does not move.
@@ -101,6 +102,8 @@ def share_of_ideal(
   )
   frozen, batch = random_frozen(run, stage), first_batch(run, stage)
   state = functions.init(key, frozen)
+  if "teacher" in frozen:
+    frozen["teacher"] = in_dtype(frozen["teacher"], stage.teacher_dtype)
   cycle = [
     name for i in range(len(objective.trains)) for name in objective.turn(i)
   ]
@@ -120,10 +123,9 @@ def share_of_ideal(
     jax.block_until_ready(state)
     return (time.monotonic() - start) / times
 
+  jitted: Any = functions.updates
   flops = sum(
-    count_flops(
-      functions.updates[name].trace(state, frozen, batch, key, hparams).jaxpr
-    )
+    count_flops(jitted[name].trace(state, frozen, batch, key, hparams).jaxpr)
     for name in cycle
   ) / len(cycle)
   update(len(cycle))  # compiles

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ from diffdistill.training.stage import Round, Stage
 # Not a setting: a stochastic sampler's images depend on it, and on them which
 # weights are kept.
 SCORED_AT_A_TIME = 500
+# The same batches, one after the other.
+Each = Callable[[Iterable[Any]], Iterator[Any]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,8 +85,13 @@ class Judge:
     return float(np.concatenate(right).mean())
 
 
-def judge_of(run: Experiment, workdir: epath.Path) -> Judge:
+def judge_of(run: Experiment, workdir: epath.Path, each: Each = iter) -> Judge:
   """The judge of a run: the classifier of the first stage that makes one.
+
+  Args:
+    run: the recipe.
+    workdir: where it was trained.
+    each: sees the batches of its data go by.
 
   Raises:
     ValueError: where the run has none, or it is not trained yet.
@@ -105,7 +112,7 @@ def judge_of(run: Experiment, workdir: epath.Path) -> Judge:
     batch_size=batch_size,
   )
   reference = reference_statistics(
-    (batch["image"] for batch in once(run.source, batch_size)), features
+    (batch["image"] for batch in each(once(run.source, batch_size))), features
   )
   return Judge(
     metric=f"FD-{stage.name}", features=features, reference=reference
@@ -113,10 +120,16 @@ def judge_of(run: Experiment, workdir: epath.Path) -> Judge:
 
 
 def scorer(
-  run: Experiment, workdir: epath.Path
+  run: Experiment, workdir: epath.Path, each: Each
 ) -> Callable[[Stage, Round, Params, int], float]:
-  """Scores students while they are trained, by distance: lower is better."""
-  judge = functools.cache(lambda: judge_of(run, workdir))
+  """Scores students while they are trained, by distance: lower is better.
+
+  Args:
+    run: the recipe.
+    workdir: where it is trained.
+    each: sees the batches that are scored go by.
+  """
+  judge = functools.cache(lambda: judge_of(run, workdir, each))
 
   @functools.cache
   def generator(
@@ -134,7 +147,7 @@ def scorer(
     # Not the noise that students are judged on in the end.
     seed = run.seed ^ round_.code
     images = maker.batches(params, seed, num_images, run.usual_steps(round_))
-    return distance(images, judge().features, judge().reference)
+    return distance(each(images), judge().features, judge().reference)
 
   return score
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from diffdistill import hosts
 from diffdistill.config_fields import Fields
 from diffdistill.files import write_atomically
 
@@ -25,8 +26,18 @@ def claim(workdir: epath.Path, config: Fields) -> None:
     config: as an Experiment holds it; written as config.json.
 
   Raises:
-    ValueError: where another config made it; names one field.
+    ValueError: where another config made it; names one field. Where this host
+      has another disk than the first.
   """
+  hosts.on_first(lambda: _claim(workdir, config))
+  if not hosts.everywhere((workdir / "config.json").exists()):
+    raise ValueError(
+      f"{workdir} is not the same folder on every host; pass a bucket, or a"
+      " folder of a disk that all of them share"
+    )
+
+
+def _claim(workdir: epath.Path, config: Fields) -> None:
   path = workdir / "config.json"
   if path.exists():
     stored = stored_config(workdir)

@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from diffdistill import commands
+from diffdistill.training import preemption
 from diffdistill.data import SOURCES
 from diffdistill.objectives import OBJECTIVES
 
@@ -146,6 +147,47 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, refuse):
   monkeypatch.setattr(commands, "evaluate", interrupt)
   line = refuse(130, "evaluate", "--workdir=unused")
   assert line.startswith("interrupted; the same command goes on from")
+
+
+def test_leaving_when_told_has_a_status_of_its_own(monkeypatch, refuse):
+  def leave(*_):
+    raise preemption.PreemptedError("asked to leave teacher after update 3")
+
+  monkeypatch.setattr(commands, "train", leave)
+  line = refuse(75, "train", "--config=configs/digits.py", "--workdir=unused")
+  assert line == "asked to leave teacher after update 3"
+
+
+@pytest.mark.parametrize(
+  ("flags", "line"),
+  [
+    (("--process_id=0",), "--process_id is for --multihost; pass that too"),
+    (
+      ("--multihost", "--coordinator=a:1", "--process_id=0"),
+      "--coordinator comes without --num_processes; pass all of",
+    ),
+    (
+      ("--coordinator=host", "--num_processes=2", "--process_id=0"),
+      "--coordinator is 'host'; pass HOST:PORT of process 0",
+    ),
+    (
+      ("--coordinator=host:1", "--num_processes=2", "--process_id=2"),
+      "--process_id is 2 of 2 processes; pass 0 to one less",
+    ),
+    (("--multihost",), "--multihost finds no cluster (coordinator_address"),
+  ],
+)
+def test_hosts_that_cannot_be_found_are_bad_usage(refuse, train, flags, line):
+  if len(flags) == 3:
+    flags = ("--multihost", *flags)
+  assert refuse(2, *train, *flags).startswith(line)
+
+
+def test_a_part_of_a_pod_is_refused_before_anything_is_written(refuse, train):
+  assert refuse(1, *train, "--expect_devices=32") == (
+    "expected 32 devices but 8 are here, of 1 processes; start the others, or"
+    " pass --expect_devices=8"
+  )
 
 
 def test_the_program_itself():

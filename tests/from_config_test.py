@@ -50,6 +50,33 @@ def test_batches_are_of_the_source(tiny_config):
   assert pipeline.batch(0)["image"].shape == (8, 2, 2, 1)
 
 
+def test_a_mesh_may_be_of_other_devices_and_parameters_lie_as_told(edited):
+  config = edited("mesh", {"fsdp": 2, "overrides": (("kernel", -1),)})
+  built = from_config.build(config, devices=jax.devices()[2:6])
+  assert built.mesh.shape == {"data": 2, "fsdp": 2}
+  assert set(built.mesh.devices.ravel()) == set(jax.devices()[2:6])
+  assert built.layout.overrides == (("kernel", -1),)
+  # From JSON, and from a ConfigDict that the command line has changed.
+  for again in (built.config, ConfigDict(config)):
+    assert from_config.build(again).layout.overrides == (("kernel", -1),)
+
+
+def test_an_override_may_be_for_a_stage_s_classifier(edited):
+  config = edited("classifier", CLASSIFIER)
+  config["stages"]["judge"] = {
+    **CLASSIFICATION,
+    "classifier": {**CLASSIFIER, "num_blocks": 2},
+  }
+  config["run"] = ("judge",)
+  # Of two blocks, only the stage's own.
+  config["mesh"] = {
+    "data": 4,
+    "fsdp": 2,
+    "overrides": (("block_1/conv1/bias", 0),),
+  }
+  assert from_config.build(config).layout.overrides
+
+
 def test_kinds_are_chosen_by_name(edited):
   config = edited("sampler", {"kind": "heun", "grid": "karras"})
   config["run"] = ("teacher",)
@@ -409,6 +436,8 @@ def test_building_changes_nothing_it_is_given(tiny_config):
     ("evaluation.num_steps", ("a",), "('a',) of type tuple; pass tuple[int"),
     ("data.source.image_size", "8", "image_size is '8' of type str; pass int"),
     ("mesh.data", "all", "mesh.data is 'all' of type str; pass int"),
+    ("mesh.overrides", ("bias", 0), "mesh.overrides has 'bias'; pass pairs of"),
+    ("mesh.overrides", (("bias", "0"),), "has ('bias', '0'); pass pairs of"),
     # Sections.
     ("model.precondition", "edm", "pass a section with fields of its own"),
     ("classifier", 3, "classifier is 3; pass a section"),
@@ -416,7 +445,7 @@ def test_building_changes_nothing_it_is_given(tiny_config):
     ("run", "teacher", "run is 'teacher'; pass a tuple of stages"),
     # Kinds.
     ("data.source.kind", "cifar", "data.source.kind is 'cifar'; pass one of"),
-    ("model.network.kind", "dit", "model.network.kind is 'dit'; pass one of"),
+    ("model.network.kind", "vit", "model.network.kind is 'vit'; pass one of"),
     ("model.schedule.kind", "x", "model.schedule.kind is 'x'; pass one of"),
     ("model.schedule", None, "model.schedule.kind is None; pass one of cosine"),
     ("sampler.kind", "euler", "sampler.kind is 'euler'; pass one of ddim"),
@@ -430,6 +459,12 @@ def test_building_changes_nothing_it_is_given(tiny_config):
     ("run", ("teacher", "half"), "run names the stage 'half'; pass some of"),
     ("run", ("halve",), "stages.halve.frozen names 'teacher', which is no ear"),
     ("run", ("halve", "teacher"), "the earlier ones are none"),
+    (
+      "mesh.overrides",
+      (("dense_0", 9),),
+      "overrides has ('dense_0', 9), but dense_0/bias is of shape (",
+    ),
+    ("mesh.overrides", (("Conv", 0),), "has 'Conv', which is found in no para"),
     ("mesh.data", 3, "mesh is data=3, fsdp=1, but there are 8 devices"),
     ("model.output", "y", "output is 'y'; pass one of"),
     ("model.network.width", 7, "model.network: width is 7; pass an even"),

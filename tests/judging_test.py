@@ -141,7 +141,7 @@ def test_students_are_selected_by_the_distance_they_are_judged_by(
   evaluated, run, workdir
 ):
   rows, _ = evaluated
-  score = scorer(run, workdir)
+  score = scorer(run, workdir, iter)
   stage, round_ = run.rounds["halve/002"]
   scores = {}
   for last, name in ((False, "halve/002"), (True, "halve/002 last")):

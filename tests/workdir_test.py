@@ -3,7 +3,7 @@ import copy
 import pytest
 from etils import epath
 
-from diffdistill import from_config
+from diffdistill import from_config, hosts
 from diffdistill.workdir import claim, stored_config
 
 
@@ -37,8 +37,19 @@ def test_what_does_not_change_the_training_may_change(edited, tmp_path):
     ("cadence.checkpoint", 50),
     ("evaluation.num_images", 50),
     ("mesh.fsdp", 8),
+    ("mesh.overrides", (("bias", -1),)),
   ):
     claim(workdir, from_config.build(edited(path, value)).config)
+
+
+def test_hosts_with_disks_of_their_own_are_refused(
+  tiny_config, tmp_path, monkeypatch
+):
+  # As another process finds it: the first has written, and nothing is here.
+  monkeypatch.setattr(hosts, "on_first", lambda act: None)
+  workdir = epath.Path(tmp_path) / "new"
+  with pytest.raises(ValueError, match="is not the same folder on every host"):
+    claim(workdir, from_config.build(tiny_config).config)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

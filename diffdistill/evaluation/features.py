@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
+from diffdistill import hosts
 from diffdistill.arrays import Image, Params
 from diffdistill.evaluation.frechet import Moments
 from diffdistill.evaluation.quantise import ImageStream, from_uint8, to_uint8
@@ -79,7 +80,7 @@ def classifier_features(
       chunk = images[start : start + batch_size]
       missing = batch_size - len(chunk)
       padded = np.pad(chunk, ((0, missing), (0, 0), (0, 0), (0, 0)))
-      out = compiled(params, jax.device_put(padded, by_row))
+      out = compiled(params, hosts.place(padded, by_row))
       out = jax.device_get(out)
       pooled.append(out[0][: len(chunk)])
       probabilities.append(out[1][: len(chunk)])

@@ -1,8 +1,9 @@
 """The programs that a recipe runs, traced without data, weights or devices."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,8 +15,13 @@ from diffdistill.sampling.sampler import Sampler
 from diffdistill.training.curriculum import curriculum
 from diffdistill.training.sharding import batch_sharding, replicated
 from diffdistill.training.stage import Pairs, Stage
-from diffdistill.training.state import create_state, with_shardings
+from diffdistill.training.state import (
+  create_state,
+  in_dtype,
+  with_shardings,
+)
 from diffdistill.training.step import make_update
+from diffdistill.training.trainer import check_batches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +49,12 @@ class Program:
 
 
 def programs(run: Experiment) -> Iterator[Program]:
-  """Every update of a recipe in order, then the sampler of its last student."""
+  """Every update of a recipe in order, then the sampler of its last student.
+
+  Raises:
+    ValueError: for a batch that the devices do not divide.
+  """
+  check_batches(run.stages, run.mesh)
   last: Sampler | None = None
   for stage in run.stages:
     if isinstance(stage, Pairs):
@@ -58,17 +69,17 @@ def programs(run: Experiment) -> Iterator[Program]:
 
 def _update(run: Experiment, stage: Stage, name: str) -> Program:
   objective, optimizer = stage.objective, stage.optimizer
-  frozen = {
-    needed: with_shardings(shapes, run.layout)
-    for needed, shapes in _frozen(run, stage).items()
-  }
-  key = _key(run)
+  frozen, key = _frozen(run, stage), _key(run)
   shapes = jax.eval_shape(
     lambda key, frozen: create_state(objective, optimizer, key, frozen),
     key,
     frozen,
   )
   state = with_shardings(shapes, run.layout)
+  if "teacher" in frozen:
+    cast = functools.partial(in_dtype, dtype=stage.teacher_dtype)
+    frozen["teacher"] = jax.eval_shape(cast, frozen["teacher"])
+  frozen = {n: with_shardings(t, run.layout) for n, t in frozen.items()}
   shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
   update: Any = make_update(objective, name, optimizer, shardings, run.mesh)
   hparams = {
@@ -128,7 +139,7 @@ def _sampler(
   )
 
 
-def _frozen(run: Experiment, stage: Stage) -> Mapping[str, Params]:
+def _frozen(run: Experiment, stage: Stage) -> dict[str, Params]:
   """The shapes of what a stage is given, by name."""
   return {
     name: jax.eval_shape(classifier_of(stage).init, _key(run))

@@ -14,11 +14,12 @@ from typing import Any
 import jax
 from absl import logging
 from etils import epath
-from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
+from diffdistill import hosts
 from diffdistill.arrays import Params
 from diffdistill.files import write_atomically
+from diffdistill.training.sharding import Layout
 from diffdistill.training.state import TrainState, with_shardings
 
 
@@ -56,12 +57,14 @@ class Checkpoints:
     Raises:
       ValueError: where there are checkpoints and none can be read.
     """
-    steps = sorted(
+    here = sorted(
       (c.step for c in self._checkpointer.checkpoints), reverse=True
     )
+    steps = hosts.on_first(lambda: here)
     for step in steps:
+      tree: Any = None
       try:
-        tree: Any = self._checkpointer.load(step, _as_tree(abstract))
+        tree = self._checkpointer.load(step, _as_tree(abstract))
       except Exception as error:
         # Orbax and its storage raise many kinds for a damaged file.
         logging.warning(
@@ -69,8 +72,8 @@ class Checkpoints:
           self._directory / str(step),
           _first_line(error),
         )
-        continue
-      return TrainState(**tree)
+      if hosts.everywhere(tree is not None):
+        return TrainState(**tree)
     if steps:
       raise ValueError(
         f"none of the checkpoints {steps} in {self._directory} can be read;"
@@ -82,12 +85,29 @@ class Checkpoints:
     """Waits for what is being saved."""
     self._checkpointer.close()
 
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, kind, error, traceback) -> None:
+    """Waits for what is being saved: whatever happened, it is worth having.
+
+    Unless another process is lost, for which it would wait too.
+    """
+    lost = isinstance(error, jax.errors.JaxRuntimeError)
+    if not (lost and jax.process_count() > 1):
+      self.close()
+
 
 def discard(round_dir: epath.Path) -> None:
   """Removes what a round that is done needed while it ran."""
-  if jax.process_index() == 0:
+
+  def remove() -> None:
     (round_dir / "checkpoints").rmtree(missing_ok=True)
     (round_dir / "best").rmtree(missing_ok=True)
+
+  # After all have read and written what goes.
+  hosts.meet()
+  hosts.on_first(remove)
 
 
 def has_final(round_dir: epath.Path) -> bool:
@@ -102,8 +122,8 @@ def save_final(round_dir: epath.Path, products: Mapping[str, Params]) -> None:
   )
 
 
-def load_final(round_dir: epath.Path, name: str, mesh: Mesh) -> Params:
-  """The product called `name` of a finished round, sharded over the mesh.
+def load_final(round_dir: epath.Path, name: str, layout: Layout) -> Params:
+  """The product called `name` of a finished round, laid out on the mesh.
 
   Raises:
     ValueError: where the round is not finished, or has no such product.
@@ -117,7 +137,7 @@ def load_final(round_dir: epath.Path, name: str, mesh: Mesh) -> Params:
       f"{round_dir} holds no {name}, only"
       f" {', '.join(sorted(product_names(round_dir)))}"
     )
-  return _load(_absolute(round_dir) / "final", name, mesh)
+  return _load(_absolute(round_dir) / "final", name, layout)
 
 
 def product_names(round_dir: epath.Path) -> frozenset[str]:
@@ -136,7 +156,7 @@ def has_last(round_dir: epath.Path) -> bool:
 
 def mark_final(round_dir: epath.Path, words: str) -> None:
   """Says that a round without weights, of pairs, is done."""
-  write_atomically(round_dir / "final", words + "\n")
+  hosts.on_first(lambda: write_atomically(round_dir / "final", words + "\n"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,10 +177,13 @@ def save_best(
   # The score is in the name: one rename makes both true. The old ones go after.
   name = _best_name(Best(step=step, score=score))
   ocp.save_checkpointables(folder / name, {"product": product}, overwrite=True)
-  if jax.process_index() == 0:
+
+  def remove_others() -> None:
     for old in folder.iterdir():
       if old.name != name:
         old.rmtree()
+
+  hosts.on_first(remove_others)
   return Best(step=step, score=score)
 
 
@@ -181,20 +204,20 @@ def best_of(round_dir: epath.Path) -> Best | None:
   return min(kept, key=lambda best: best.score, default=None)
 
 
-def load_best(round_dir: epath.Path, best: Best, mesh: Mesh) -> Params:
+def load_best(round_dir: epath.Path, best: Best, layout: Layout) -> Params:
   """The weights kept as the best."""
   folder = _absolute(round_dir) / "best" / _best_name(best)
-  return _load(folder, "product", mesh)
+  return _load(folder, "product", layout)
 
 
 def _best_name(best: Best) -> str:
   return f"{best.step}_{best.score.hex()}"
 
 
-def _load(path: epath.Path, name: str, mesh: Mesh) -> Params:
+def _load(path: epath.Path, name: str, layout: Layout) -> Params:
   try:
     stored = ocp.checkpointables_metadata(path).metadata[name]
-    shapes = with_shardings(stored, mesh)
+    shapes = with_shardings(stored, layout)
     return ocp.load(path, shapes, checkpointable_name=name)
   except Exception as error:
     raise _damaged(path, error) from error

@@ -5,9 +5,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
-import jax
 from etils import epath
-from jax.sharding import Mesh
 
 from diffdistill.arrays import Params
 from diffdistill.data.pair_pipeline import PairPipeline
@@ -15,6 +13,7 @@ from diffdistill.data.pairs import PairStore
 from diffdistill.data.sources import Examples
 from diffdistill.training import checkpoint
 from diffdistill.training.curriculum import curriculum
+from diffdistill.training.sharding import Layout, process_rows
 from diffdistill.training.stage import (
   OUTSIDE,
   SECOND_MOMENTS,
@@ -41,7 +40,7 @@ class Inputs:
     stages: the recipe.
     workdir: where rounds live.
     seed: of everything random.
-    mesh: where weights are loaded to.
+    layout: where weights are loaded to.
     batches: the images of a (batch size, seed).
     pairs: the pairs of a stage and of a teacher, on disk.
     outside: frozen weights that are not of this run, of a (stage, name,
@@ -51,7 +50,7 @@ class Inputs:
   stages: tuple[Stage | Pairs, ...]
   workdir: epath.Path
   seed: int
-  mesh: Mesh
+  layout: Layout
   batches: Callable[[int, int], Data]
   pairs: Callable[[Pairs, Round, Params], PairStore]
   outside: Callable[[Stage | Pairs, str, str], Params]
@@ -78,8 +77,7 @@ class Inputs:
       batch_size=stage.batch_size,
       seed=seed,
       num_updates=round_.num_updates,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
+      rows=process_rows(stage.batch_size, self.layout.mesh),
       say=say,
     )
 
@@ -95,4 +93,4 @@ class Inputs:
     maker, _ = self._rounds[source]
     assert isinstance(maker, Stage)  # curriculum has seen to it
     product = name if name == SECOND_MOMENTS else maker.objective.trains[0]
-    return checkpoint.load_final(self.workdir / source, product, self.mesh)
+    return checkpoint.load_final(self.workdir / source, product, self.layout)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from diffdistill import hosts
 from diffdistill.arrays import Metrics
 from diffdistill.files import write_atomically
 
@@ -26,7 +27,7 @@ class Report:
   """
 
   def __init__(self, workdir: epath.Path, total_images: int):
-    self._active = jax.process_index() == 0
+    self._active = hosts.is_first()
     self._path = workdir / "metrics.jsonl"
     self._writer = _tensorboard(workdir) if self._active else None
     self._total_images = total_images
@@ -38,7 +39,10 @@ class Report:
     A killed run reported updates that its newest checkpoint does not hold;
     they are about to be made, and reported, again.
     """
-    if not self._active or not self._path.exists():
+    hosts.on_first(lambda: self._forget(name, step))
+
+  def _forget(self, name: str, step: int) -> None:
+    if not self._path.exists():
       return
     text = self._path.read_text()
     kept = "".join(
@@ -51,8 +55,9 @@ class Report:
 
   def write(self, name: str, step: int, values: Mapping[str, Any]) -> None:
     """Appends one record: a round's name, its step and its values."""
-    if not self._active:
-      return
+    hosts.on_first(lambda: self._append(name, step, values))
+
+  def _append(self, name: str, step: int, values: Mapping[str, Any]) -> None:
     # NaN is no JSON.
     values = {
       key: None if isinstance(value, float) and value != value else value
@@ -133,14 +138,14 @@ class Meter:
     self._start = 0.0
     self._last_read = time.monotonic()
 
-  def add(self, metrics: Metrics) -> None:
-    """Keeps the metrics of one update, on the device."""
+  def add(self, metrics: Metrics, updates: int = 1) -> None:
+    """Keeps the metrics of one call, of some updates, on the device."""
     if not self._start:
-      # The first update compiles: it counts for the means, not for the speed.
+      # The first call compiles: it counts for the means, not for the speed.
       jax.block_until_ready(metrics)
       self._start = time.monotonic()
     else:
-      self._updates += 1
+      self._updates += updates
     self._records.append(metrics)
 
   def read(self) -> tuple[dict[str, float], float, float]:

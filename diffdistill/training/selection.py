@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 
-import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
+from diffdistill import hosts
 from diffdistill.arrays import Params
 from diffdistill.training import checkpoint
+from diffdistill.training.sharding import Layout
 from diffdistill.training.stage import Selection
 
 
@@ -22,7 +21,7 @@ class Selector:
     selection: how often, and how patient.
     round_dir: the round's directory.
     score: of a product; the lower the better. NaN is never the best.
-    mesh: where the best is loaded to.
+    layout: where the best is loaded to.
   """
 
   def __init__(
@@ -30,13 +29,13 @@ class Selector:
     selection: Selection,
     round_dir: epath.Path,
     score: Callable[[Params], float],
-    mesh: Mesh,
+    layout: Layout,
   ):
     self._selection = selection
     self._round_dir = round_dir
     self._score = score
-    self._mesh = mesh
-    self._best = checkpoint.best_of(round_dir)
+    self._layout = layout
+    self._best = hosts.on_first(lambda: checkpoint.best_of(round_dir))
 
   def due(self, step: int) -> bool:
     """Whether a score is due after `step` updates."""
@@ -45,9 +44,8 @@ class Selector:
   def consider(self, product: Params, step: int) -> float:
     """The score of the weights after `step` updates, which it may keep."""
     # One host's word: their last digits may differ, and the name on disk too.
-    score = float(
-      multihost_utils.broadcast_one_to_all(np.float64(self._score(product)))
-    )
+    here = self._score(product)
+    score = hosts.on_first(lambda: here)
     if self._best is None or score < self._best.score:
       self._best = checkpoint.save_best(self._round_dir, product, step, score)
     return score
@@ -63,4 +61,4 @@ class Selector:
     """The best weights so far; None where no score was a number."""
     if self._best is None:
       return None
-    return checkpoint.load_best(self._round_dir, self._best, self._mesh)
+    return checkpoint.load_best(self._round_dir, self._best, self._layout)

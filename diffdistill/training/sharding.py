@@ -1,15 +1,20 @@
 """The mesh, and where each array lives on it.
 
 Batches are split over both axes, data and fsdp; parameters over fsdp alone,
-by shape: the largest axis that fsdp divides. Networks carry no annotation.
+by shape: the largest axis that fsdp divides, unless a layout overrides that
+for a parameter's path. Networks carry no annotation.
 """
 
+import dataclasses
 import math
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from diffdistill.arrays import Batch
@@ -22,19 +27,28 @@ MIN_SIZE_TO_SPLIT = 2**16
 def make_mesh(
   data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None
 ) -> Mesh:
-  """A data x fsdp mesh over all devices; one size may be -1 (the rest).
+  """A data x fsdp mesh over all devices.
+
+  Neighbours on the mesh are neighbours in the network. Of several slices (of
+  TPUs; of GPUs the hosts), data alone crosses the slow network between them.
 
   Args:
-    data, fsdp: its sizes.
+    data, fsdp: its sizes; -1 for one of them is the rest, and for both an fsdp
+      of a whole slice.
     devices: of another machine, to compile for; by default those that are here.
 
   Raises:
-    ValueError: where the sizes do not multiply to the number of devices.
+    ValueError: where the sizes do not multiply to the number of devices, or
+      fsdp does not fit into a slice.
   """
-  devices = jax.devices() if devices is None else devices
+  devices = jax.devices() if devices is None else list(devices)
   total = len(devices)
+  slices = Counter(map(_slice_of, devices))
+  of_slice = min(slices.values())
   sizes = [data, fsdp]
-  if -1 in sizes:
+  if sizes == [-1, -1]:
+    sizes = [len(slices), of_slice]
+  elif -1 in sizes:
     known = math.prod(size for size in sizes if size != -1)
     sizes[sizes.index(-1)] = total // known if known > 0 else 0
   if min(sizes) < 1 or math.prod(sizes) != total:
@@ -42,9 +56,90 @@ def make_mesh(
       f"mesh is data={data}, fsdp={fsdp}, but there are {total} devices; pass"
       " sizes whose product is that, or -1 for one of them"
     )
-  return jax.make_mesh(
-    tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices
-  )
+  if of_slice != max(slices.values()):
+    raise ValueError(
+      f"the {len(slices)} slices have {sorted(slices.values())} devices; start"
+      " with as many in each"
+    )
+  if of_slice % sizes[1]:
+    raise ValueError(
+      f"mesh.fsdp is {sizes[1]}, which does not divide the {of_slice} devices"
+      f" of each of {len(slices)} slices; pass one that does"
+    )
+  if len(slices) > 1:
+    ordered = mesh_utils.create_hybrid_device_mesh(
+      (of_slice // sizes[1], sizes[1]),
+      (len(slices), 1),
+      devices,
+      process_is_granule=not hasattr(devices[0], "slice_index"),
+      allow_split_physical_axes=True,
+    )
+  else:
+    ordered = mesh_utils.create_device_mesh(
+      sizes, devices, allow_split_physical_axes=True
+    )
+  return Mesh(ordered, AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def _slice_of(device: Any) -> int:
+  """Which slice a device is in; of GPUs that name none, which host."""
+  host = device.process_index if device.platform == "gpu" else 0
+  return getattr(device, "slice_index", host)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+  """A mesh, and where parameters lie on it other than by their shape.
+
+  Args:
+    mesh: from `make_mesh`.
+    overrides: (regular expression, axis): a parameter in whose path, such as
+      "conv_out/kernel", the expression is found is split along that axis, or
+      kept whole on every device where it is -1. The first that is found
+      counts. What belongs to a parameter, its moments and its average, lies as
+      it does.
+  """
+
+  mesh: Mesh
+  overrides: tuple[tuple[str, int], ...] = ()
+
+  def __post_init__(self):
+    for expression, _ in self.overrides:
+      try:
+        re.compile(expression)
+      except re.error as error:
+        raise ValueError(
+          f"mesh.overrides has {expression!r}, which is no regular expression"
+          f" ({error}); pass one such as 'conv_out/kernel'"
+        ) from error
+
+  def override(self, path: str) -> tuple[str, int] | None:
+    """The override that counts for a parameter; none for "", no parameter."""
+    found = (o for o in self.overrides if path and re.search(o[0], path))
+    return next(found, None)
+
+  def check(self, trees: Sequence[Any]) -> None:
+    """Refuses overrides that do not fit the run's parameters.
+
+    Args:
+      trees: of the parameters of each network, or of their shapes.
+
+    Raises:
+      ValueError: for an axis that is not there or that fsdp does not divide,
+        and for an override that counts for no parameter.
+    """
+    used = set()
+    for tree in trees:
+      tree_shardings(tree, self)
+      for path, _ in jax.tree.leaves_with_path(tree):
+        used.add(self.override(parameter_path(path)))
+    for override in self.overrides:
+      if override not in used:
+        raise ValueError(
+          f"mesh.overrides has {override[0]!r}, which is found in no parameter"
+          " that an earlier one leaves; remove it, or pass part of a path such"
+          " as 'conv_out/kernel'"
+        )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -57,27 +152,55 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(AXES))
 
 
-def tree_shardings(shapes, mesh: Mesh):
-  """The sharding of each array in a tree of parameters or state, by shape.
+def tree_shardings(shapes: Any, layout: Layout) -> Any:
+  """The sharding of each array in a tree of parameters or of an optimizer.
 
   Args:
     shapes: a tree of anything with a `shape`.
-    mesh: from `make_mesh`.
+    layout: of the mesh.
 
   Returns:
     A tree of NamedSharding of the same structure.
+
+  Raises:
+    ValueError: for an override to an axis that cannot be split.
   """
-  size = mesh.shape["fsdp"]
+  size = layout.mesh.shape["fsdp"]
 
-  def rule(leaf) -> NamedSharding:
-    axes = [i for i, n in enumerate(leaf.shape) if n % size == 0]
-    if size == 1 or not axes or math.prod(leaf.shape) < MIN_SIZE_TO_SPLIT:
-      return replicated(mesh)
-    largest = max(axes, key=lambda i: leaf.shape[i])
-    spec = ["fsdp" if i == largest else None for i in range(len(leaf.shape))]
-    return NamedSharding(mesh, PartitionSpec(*spec))
+  def rule(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+    shape = leaf.shape
+    override = layout.override(parameter_path(path))
+    if override is not None:
+      axis = override[1]
+      if not -1 <= axis < len(shape) or (axis >= 0 and shape[axis] % size):
+        raise ValueError(
+          f"mesh.overrides has {override!r}, but {parameter_path(path)} is of"
+          f" shape {shape}; pass an axis that fsdp={size} divides, or -1 to"
+          " keep it whole"
+        )
+    else:
+      axes = [i for i, n in enumerate(shape) if n % size == 0]
+      small = not axes or math.prod(shape) < MIN_SIZE_TO_SPLIT
+      axis = -1 if small else max(axes, key=lambda i: shape[i])
+    if size == 1 or axis == -1:
+      return replicated(layout.mesh)
+    spec = ["fsdp" if i == axis else None for i in range(len(shape))]
+    return NamedSharding(layout.mesh, PartitionSpec(*spec))
 
-  return jax.tree.map(rule, shapes)
+  return jax.tree.map_with_path(rule, shapes)
+
+
+def parameter_path(path: tuple[Any, ...]) -> str:
+  """A leaf's path in its tree of parameters: "conv_out/kernel".
+
+  Such trees are dicts, which optimizers keep within tuples of other things.
+  """
+  names: list[str] = []
+  for entry in reversed(path):
+    if not isinstance(entry, jax.tree_util.DictKey):
+      break
+    names.append(str(entry.key))
+  return "/".join(reversed(names))
 
 
 def process_rows(batch_size: int, mesh: Mesh) -> tuple[int, ...]:
@@ -95,10 +218,23 @@ def process_rows(batch_size: int, mesh: Mesh) -> tuple[int, ...]:
   return tuple(sorted(rows))
 
 
-def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
+def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
   """The rows of `process_rows`, as global arrays over the mesh."""
-  sharding = batch_sharding(mesh)
+  return _placed(batch, batch_sharding(mesh))
+
+
+def shard_batches(
+  batches: Sequence[Mapping[str, np.ndarray]], mesh: Mesh
+) -> Batch:
+  """The same of several batches, one after the other on a new first axis."""
+  stacked = {
+    name: np.stack([batch[name] for batch in batches]) for name in batches[0]
+  }
+  return _placed(stacked, NamedSharding(mesh, PartitionSpec(None, AXES)))
+
+
+def _placed(arrays: Mapping[str, np.ndarray], sharding: NamedSharding) -> Batch:
   return {
     name: jax.make_array_from_process_local_data(sharding, rows)
-    for name, rows in batch.items()
+    for name, rows in arrays.items()
   }

@@ -157,6 +157,11 @@ class Stage:
     pairs: the stage whose pairs are the data, where the objective consumes
       pairs.
     select: which weights become the product; by default those at the end.
+    updates_per_call: of the devices, one after the other without the host in
+      between, which gains where an update takes milliseconds; whole cycles of
+      an alternating paper. Every cadence is a multiple of it.
+    teacher_dtype: "bfloat16" holds the frozen teacher in half the memory, once
+      the student has been made of it.
   """
 
   name: str
@@ -171,9 +176,11 @@ class Stage:
   num_steps: tuple[int, ...] = ()
   pairs: str = ""
   select: Selection | None = None
+  updates_per_call: int = 1
+  teacher_dtype: str = "float32"
 
   def __post_init__(self):
-    for field in ("num_updates", "batch_size"):
+    for field in ("num_updates", "batch_size", "updates_per_call"):
       if getattr(self, field) < 1:
         raise ValueError(
           f"stages.{self.name}.{field} is {getattr(self, field)}; pass 1 or"
@@ -195,6 +202,7 @@ class Stage:
       raise ValueError(
         f"stages.{self.name}.long_rounds is {self.long_rounds}; pass 0 or more"
       )
+    self._check_execution()
     kind = self.objective.rounds
     for field, value, wanted in (
       ("start_steps", self.start_steps, kind == "halving"),
@@ -219,6 +227,32 @@ class Stage:
       raise ValueError(
         f"stages.{self.name}.select.by is 'held_out_loss', but only pairs have"
         " a held-out set; pass 'distance'"
+      )
+
+  def _check_execution(self):
+    cycle = len(self.objective.trains)
+    if self.updates_per_call > 1 and self.updates_per_call % cycle:
+      raise ValueError(
+        f"stages.{self.name}.updates_per_call is {self.updates_per_call}, but"
+        f" its trees {', '.join(self.objective.trains)} take turns; pass 1 or a"
+        f" multiple of {cycle}"
+      )
+    if self.teacher_dtype not in ("float32", "bfloat16"):
+      raise ValueError(
+        f"stages.{self.name}.teacher_dtype is {self.teacher_dtype!r}; pass"
+        " float32 or bfloat16"
+      )
+    if self.teacher_dtype == "float32":
+      return
+    if "teacher" not in self.objective.needs:
+      raise ValueError(
+        f"stages.{self.name}.teacher_dtype is {self.teacher_dtype!r}, but its"
+        " objective has no teacher; remove it"
+      )
+    if SECOND_MOMENTS in self.objective.needs:
+      raise ValueError(
+        f"stages.{self.name}.teacher_dtype is {self.teacher_dtype!r}, but its"
+        " objective takes derivatives along the teacher's weights; pass float32"
       )
 
   def _check_halving(self):

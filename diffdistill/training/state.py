@@ -6,12 +6,11 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from diffdistill.arrays import Key, Params
 from diffdistill.objectives.objective import Objective
 from diffdistill.training.optimizers import Optimizer
-from diffdistill.training.sharding import tree_shardings
+from diffdistill.training.sharding import Layout, tree_shardings
 
 
 @flax.struct.dataclass
@@ -50,12 +49,38 @@ def create_state(
   )
 
 
-def with_shardings(shapes: Params, mesh: Mesh) -> Params:
-  """Shapes and dtypes, each with the place on the mesh its rule gives it."""
+def in_dtype(tree: Params, dtype: str) -> Params:
+  """The tree with its floats in a dtype; pure, to be jitted or traced."""
+
+  def cast(leaf):
+    is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
+    return leaf.astype(dtype) if is_float else leaf
+
+  return jax.tree.map(cast, tree)
+
+
+def with_shardings(shapes: Any, layout: Layout) -> Any:
+  """Shapes and dtypes, each with the place that the layout gives it.
+
+  Args:
+    shapes: a tree of parameters, or a TrainState, whose trees lie alike.
+    layout: of the mesh.
+  """
+  if isinstance(shapes, TrainState):
+    params, opt_state, ema = (
+      {name: with_shardings(tree, layout) for name, tree in trees.items()}
+      for trees in (shapes.params, shapes.opt_state, shapes.ema)
+    )
+    return TrainState(
+      step=with_shardings(shapes.step, layout),
+      params=params,
+      opt_state=opt_state,
+      ema=ema,
+    )
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding
     ),
     shapes,
-    tree_shardings(shapes, mesh),
+    tree_shardings(shapes, layout),
   )

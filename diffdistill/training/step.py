@@ -16,6 +16,9 @@ from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.sharding import replicated
 from diffdistill.training.state import TrainState
 
+# Metrics that count since the round began: what comes last is what is meant.
+COUNTERS = ("/skipped", "/skipped_in_a_row")
+
 Update = Callable[
   [TrainState, Mapping[str, Params], Batch, Key, Hparams],
   tuple[TrainState, Metrics],
@@ -42,6 +45,75 @@ def make_update(
     shardings: a TrainState of shardings, for the state that comes out.
     mesh: where metrics are replicated.
   """
+  return jax.jit(
+    _update(objective, name, optimizer),
+    donate_argnums=0,
+    out_shardings=(shardings, replicated(mesh)),
+  )
+
+
+def make_updates(
+  objective: Objective,
+  optimizer: Optimizer,
+  shardings: TrainState,
+  mesh: Mesh,
+) -> Update:
+  """Several jitted updates in one call, each tree's in its turn.
+
+  Batches and hparams have a row for each update, whole cycles of turns, and
+  begin one. So a small model's device does not wait for the host between
+  updates. Arguments as of `make_update`.
+  """
+  cycle = [objective.turn(i) for i in range(len(objective.trains))]
+  update = {
+    name: _update(objective, name, optimizer) for name in objective.trains
+  }
+
+  def updates(
+    state: TrainState,
+    frozen: Mapping[str, Params],
+    batches: Batch,
+    key: Key,
+    hparams: Hparams,
+  ) -> tuple[TrainState, Metrics]:
+    def turns(
+      state: TrainState, rows: tuple[Batch, Hparams]
+    ) -> tuple[TrainState, list[Metrics]]:
+      found = []
+      for i, names in enumerate(cycle):
+        batch, given = jax.tree.map(lambda leaf, i=i: leaf[i], rows)
+        for name in names:
+          state, metrics = update[name](state, frozen, batch, key, given)
+          found.append(metrics)
+      # Or the partitioner may keep all of it everywhere between turns.
+      return jax.lax.with_sharding_constraint(state, shardings), found
+
+    rows = jax.tree.map(
+      lambda leaf: leaf.reshape(-1, len(cycle), *leaf.shape[1:]),
+      (dict(batches), dict(hparams)),
+    )
+    state, found = jax.lax.scan(turns, state, rows)
+    totals: Metrics = {}
+    for metrics in found:
+      for name, pair in metrics.items():
+        if name.endswith(COUNTERS):
+          totals[name] = jax.tree.map(lambda values: values[-1], pair)
+        else:
+          added = jax.tree.map(jnp.sum, pair)
+          totals[name] = jax.tree.map(
+            jnp.add, totals.get(name, (0.0, 0.0)), added
+          )
+    return state, totals
+
+  return jax.jit(
+    updates,
+    donate_argnums=0,
+    out_shardings=(shardings, replicated(mesh)),
+  )
+
+
+def _update(objective: Objective, name: str, optimizer: Optimizer) -> Update:
+  """The update of the tree `name`; pure."""
   transformation = optimizer.transformation()
   name_index = objective.trains.index(name)
 
@@ -93,11 +165,7 @@ def make_update(
     )
     return state, metrics
 
-  return jax.jit(
-    update,
-    donate_argnums=0,
-    out_shardings=(shardings, replicated(mesh)),
-  )
+  return update
 
 
 def make_evaluate(objective: Objective, mesh: Mesh) -> Callable[..., Metrics]:

@@ -1,10 +1,9 @@
 """The loop: every round of every stage, resumed where it was left."""
 
-import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,28 +13,39 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from diffdistill import hosts
 from diffdistill.arrays import Key, Metrics, Params
 from diffdistill.data.pair_pipeline import PairPipeline
-from diffdistill.data.pairs import PairStore
+from diffdistill.data.pairs import Drawn, PairStore
 from diffdistill.objectives.objective import Hparams
 from diffdistill.training import checkpoint, optimizers
 from diffdistill.training.curriculum import curriculum
 from diffdistill.training.inputs import Data, Inputs
 from diffdistill.training.passes import pair_passes, round_passes
+from diffdistill.training.preemption import PreemptedError, Preemption
 from diffdistill.training.report import Meter, Report
 from diffdistill.training.selection import Selector
 from diffdistill.training.sharding import (
+  Layout,
   replicated,
   shard_batch,
+  shard_batches,
   tree_shardings,
 )
 from diffdistill.training.stage import SECOND_MOMENTS, Pairs, Round, Stage
 from diffdistill.training.state import (
   TrainState,
   create_state,
+  in_dtype,
   with_shardings,
 )
-from diffdistill.training.step import Update, make_evaluate, make_update
+from diffdistill.training.step import (
+  Update,
+  make_evaluate,
+  make_update,
+  make_updates,
+)
+from diffdistill.training.watchdog import Watchdog
 
 # (stage, round, its product so far, updates done)
 Observe = Callable[[Stage, Round, Params, int], None]
@@ -58,6 +68,8 @@ class Cadence:
     observe: a sample sheet; one comes at the end of each round in any case.
     keep: checkpoints kept while a round runs.
     max_skipped: updates in a row that may be non-finite before the run stops.
+    stall_seconds: from one update to the next before the run counts as hung and
+      ends; what compiles or reads first is given six times as long.
   """
 
   log: int = 100
@@ -65,6 +77,7 @@ class Cadence:
   observe: int = 0
   keep: int = 2
   max_skipped: int = 50
+  stall_seconds: int = 600
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -85,6 +98,7 @@ class StageFunctions:
 
   init: Callable[..., TrainState]
   updates: Mapping[str, Update]
+  several: Update
   evaluate: Callable[..., Metrics]
   abstract: TrainState
 
@@ -101,10 +115,12 @@ class Trainer:
     pairs: the pairs of a stage and of a teacher, on disk.
     outside: frozen weights that are not of this run, of a (stage, name,
       source).
-    mesh: from `make_mesh`.
+    layout: of its mesh.
     cadence: how often to log, save and observe.
     observe: shown each round's product, at the cadence and at the end.
     distance: scores a product, where a stage selects by distance.
+    preemption: when to leave; never by default.
+    watchdog: is told of all that is finished; one that sleeps by default.
   """
 
   stages: tuple[Stage | Pairs, ...]
@@ -113,19 +129,20 @@ class Trainer:
   batches: Callable[[int, int], Data]
   pairs: Callable[[Pairs, Round, Params], PairStore]
   outside: Callable[[Stage | Pairs, str, str], Params]
-  mesh: Mesh
+  layout: Layout
   cadence: Cadence
   observe: Observe
   distance: Distance
+  preemption: Preemption = dataclasses.field(default_factory=Preemption)
+  watchdog: Watchdog = dataclasses.field(default_factory=Watchdog)
 
   def __post_init__(self):
-    for stage in self.stages:
-      if stage.batch_size % self.mesh.size:
-        raise ValueError(
-          f"stages.{stage.name}.batch_size is {stage.batch_size}, which the"
-          f" {self.mesh.size} devices do not divide; pass a multiple of"
-          f" {self.mesh.size}"
-        )
+    check_batches(self.stages, self.mesh)
+    check_cadence(self.stages, self.cadence)
+
+  @property
+  def mesh(self) -> Mesh:
+    return self.layout.mesh
 
   @functools.cached_property
   def _inputs(self) -> Inputs:
@@ -133,9 +150,9 @@ class Trainer:
       stages=self.stages,
       workdir=self.workdir,
       seed=self.seed,
-      mesh=self.mesh,
+      layout=self.layout,
       batches=self.batches,
-      pairs=self.pairs,
+      pairs=self._pair_store,
       outside=self.outside,
     )
 
@@ -144,12 +161,14 @@ class Trainer:
 
     Raises:
       TrainingStoppedError: where updates stay non-finite.
+      PreemptedError: where it was asked to leave; what is done is saved.
     """
     rounds = curriculum(self.stages)
     left = sum(_images(stage, round_) for stage, round_ in rounds)
     report = Report(self.workdir, left)
     stage_functions: dict[str, StageFunctions] = {}
     for stage, round_ in rounds:
+      self.watchdog.patience()
       round_dir = self.workdir / round_.name
       if not checkpoint.has_final(round_dir):
         frozen = self._inputs.frozen(stage, round_)
@@ -159,9 +178,8 @@ class Trainer:
           if stage.name not in stage_functions:
             stage_functions[stage.name] = self.compile(stage, frozen, report)
           functions = stage_functions[stage.name]
-          # Closed whatever happens: what is being saved is worth having.
-          with contextlib.closing(
-            checkpoint.Checkpoints(round_dir, self.cadence.keep)
+          with checkpoint.Checkpoints(
+            round_dir, self.cadence.keep
           ) as checkpoints:
             self._train(
               stage, round_, functions, frozen, checkpoints, report, left
@@ -181,7 +199,8 @@ class Trainer:
       return create_state(objective, optimizer, key, frozen)
 
     shapes = jax.eval_shape(init, jax.random.key(0), frozen)
-    shardings = tree_shardings(shapes, self.mesh)
+    abstract = with_shardings(shapes, self.layout)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     for name, tree in shapes.params.items():
       count = sum(leaf.size for leaf in jax.tree.leaves(tree))
       report.say(f"{stage.name}: {count:,} parameters in the {name}")
@@ -191,19 +210,30 @@ class Trainer:
         name: make_update(objective, name, optimizer, shardings, self.mesh)
         for name in objective.trains
       },
+      several=make_updates(objective, optimizer, shardings, self.mesh),
       evaluate=make_evaluate(objective, self.mesh),
-      abstract=with_shardings(shapes, self.mesh),
+      abstract=abstract,
     )
 
   def _make_pairs(
     self, stage: Pairs, round_: Round, teacher: Params, report: Report
   ) -> None:
     """The pairs that fit on disk, but for those that are there already."""
-    store = self.pairs(stage, round_, teacher)
+    store = self._pair_store(stage, round_, teacher)
     report.say(f"{stage.name}: {store.summary()}")
     report.start_round(round_.name, 0)
     start = time.monotonic()
-    store.fill(report.say)
+
+    def made(line: str) -> None:
+      report.say(line)
+      # Nothing is under way here: all can wait for each other.
+      if self.preemption.agreed(self.mesh, lag=0):
+        raise PreemptedError(
+          f"asked to leave {round_.name} after a shard; the same command goes"
+          " on from there"
+        )
+
+    store.fill(made)
     values = {
       "passes": pair_passes(stage, round_),
       "seconds": round(time.monotonic() - start, 3),
@@ -211,12 +241,26 @@ class Trainer:
     report.write(round_.name, stage.num_pairs + stage.held_out, values)
     checkpoint.mark_final(self.workdir / round_.name, str(store.directory))
 
+  def _pair_store(
+    self, stage: Pairs, round_: Round, teacher: Params
+  ) -> PairStore:
+    """The pairs of a stage; the watchdog sees them made."""
+    store = self.pairs(stage, round_, teacher)
+
+    def draw(first: int, count: int) -> Drawn:
+      self.watchdog.patience()
+      drawn = store.draw(first, count)
+      self.watchdog.alive()
+      return drawn
+
+    return dataclasses.replace(store, draw=draw)
+
   def _train(
     self,
     stage: Stage,
     round_: Round,
     functions: StageFunctions,
-    frozen: Mapping[str, Params],
+    frozen: dict[str, Params],
     checkpoints: checkpoint.Checkpoints,
     report: Report,
     left: int,
@@ -232,6 +276,9 @@ class Trainer:
       state = functions.init(key, frozen)
     else:
       report.say(f"{round_.name}: goes on from update {first}")
+    if stage.teacher_dtype != "float32":
+      # In place: the caller holds this mapping, and would hold what it had.
+      frozen["teacher"] = self._in_dtype(frozen["teacher"], stage.teacher_dtype)
     report.start_round(round_.name, first)
 
     data = self._inputs.data(stage, round_, report.say)
@@ -241,7 +288,7 @@ class Trainer:
     passes = round_passes(stage.objective, round_)
     # This order is law: evaluate the old state, save it, fetch the batch,
     # update each name in turn, count, report.
-    for step in range(first, round_.num_updates):
+    for step, count in _calls(stage, first, round_.num_updates):
       if step > first:
         if self._due(self.cadence.observe, step):
           self._show(stage, round_, state)
@@ -250,17 +297,34 @@ class Trainer:
           if selector.exhausted(step):
             report.say(f"{round_.name}: ends at update {step}, past its best")
             break
-        if self._due(self.cadence.checkpoint, step):
-          checkpoints.save(state, step)
-      batch = shard_batch(next(batches), self.mesh)
-      hparams = self._hparams(stage, round_, step)
+      leave = self.preemption.agreed(self.mesh)
+      if step > first and (leave or self._due(self.cadence.checkpoint, step)):
+        checkpoints.save(state, step)
+      if leave:
+        # Of what was done since the last record, only its time is missed.
+        report.write(round_.name, step, {"seconds": meter.read()[-1]})
+        raise PreemptedError(
+          f"asked to leave {round_.name} after update {step}; the same command"
+          " goes on from there"
+        )
+      rows = [next(batches) for _ in range(count)]
+      rates = [
+        stage.optimizer.rate(step + i, round_.num_updates) for i in range(count)
+      ]
+      if count == 1:
+        calls = [functions.updates[n] for n in stage.objective.turn(step)]
+        batch = shard_batch(rows[0], self.mesh)
+        hparams = self._hparams(round_, rates[0])
+      else:
+        calls = [functions.several]
+        batch = shard_batches(rows, self.mesh)
+        hparams = self._hparams(round_, rates)
       with jax.transfer_guard("disallow"):
-        for name in stage.objective.turn(step):
-          state, metrics = functions.updates[name](
-            state, frozen, batch, key, hparams
-          )
-          meter.add(metrics)
-      done = step + 1
+        for call in calls:
+          state, metrics = call(state, frozen, batch, key, hparams)
+          meter.add(metrics, count)
+          self.watchdog.dispatched(jax.tree.leaves(metrics)[0])
+      done = step + count
       # So that nothing of a round that its next score ends goes unrecorded.
       may_be_last = done == round_.num_updates or (
         selector is not None and selector.exhausted(done)
@@ -269,7 +333,7 @@ class Trainer:
         values, speed, seconds = meter.read()
         self._stop_if_not_finite(round_, done, values)
         values |= {
-          "learning_rate": float(hparams["learning_rate"]),
+          "learning_rate": rates[-1],
           "images": done * stage.batch_size,
           "passes": passes(done) * stage.batch_size,
           "images_per_second": round(speed, 1),
@@ -278,6 +342,7 @@ class Trainer:
         report.write(round_.name, done, values)
         todo = left - done * stage.batch_size
         report.progress(round_.name, done, round_.num_updates, speed, todo)
+    self.watchdog.patience()
     self._stop_if_all_skipped(round_, state)
     if selector and int(state.step) == round_.num_updates:
       start = time.monotonic()
@@ -304,7 +369,7 @@ class Trainer:
     if stage.select is None:
       return None
     select, name = stage.select, stage.objective.trains[0]
-    hparams = self._hparams(stage, round_, 0)
+    hparams = self._hparams(round_, 0.0)
     key = self._on_device(jax.random.key(self.seed))
 
     def held_out_loss(product: Params) -> float:
@@ -324,7 +389,7 @@ class Trainer:
 
     scores = {"held_out_loss": held_out_loss, "distance": distance}
     return Selector(
-      select, self.workdir / round_.name, scores[select.by], self.mesh
+      select, self.workdir / round_.name, scores[select.by], self.layout
     )
 
   def _consider(
@@ -336,9 +401,15 @@ class Trainer:
     report: Report,
   ) -> None:
     assert stage.select is not None
+    self.watchdog.patience()
     step = int(state.step)
     score = selector.consider(self._product(stage, state), step)
     report.write(round_.name, step, {stage.select.by: score})
+
+  def _in_dtype(self, tree: Params, dtype: str) -> Params:
+    shardings = tree_shardings(tree, self.layout)
+    cast = jax.jit(in_dtype, static_argnums=1, out_shardings=shardings)
+    return cast(tree, dtype)
 
   def _products(
     self, stage: Stage, state: TrainState, selector: Selector | None
@@ -360,23 +431,25 @@ class Trainer:
     return {**state.params, **state.ema}[stage.objective.trains[0]]
 
   def _show(self, stage: Stage, round_: Round, state: TrainState) -> None:
+    self.watchdog.patience()
     self.observe(stage, round_, self._product(stage, state), int(state.step))
 
   def _due(self, every: int, step: int) -> bool:
     return bool(every) and step % every == 0
 
-  def _hparams(self, stage: Stage, round_: Round, step: int) -> Hparams:
-    rate = stage.optimizer.rate(step, round_.num_updates)
+  def _hparams(self, round_: Round, rate: float | list[float]) -> Hparams:
+    """Of one update, or of several, one a row."""
+    rates = np.asarray(rate, np.float32)
     return self._on_device(
       {
-        "num_steps": np.int32(round_.num_steps),
-        "learning_rate": np.float32(rate),
-        "guided": np.float32(round_.guided),
+        "num_steps": np.full(rates.shape, round_.num_steps, np.int32),
+        "learning_rate": rates,
+        "guided": np.full(rates.shape, round_.guided, np.float32),
       }
     )
 
   def _on_device(self, tree: Any) -> Any:
-    return jax.device_put(tree, replicated(self.mesh))
+    return hosts.place(tree, replicated(self.mesh))
 
   def _stop_if_not_finite(
     self, round_: Round, step: int, values: Mapping[str, float]
@@ -406,6 +479,55 @@ class Trainer:
           f" {state_of}; lower the learning rate, then run the command in a new"
           f" workdir, or in this one without its folder {round_.stage}"
         )
+
+
+def check_batches(stages: Sequence[Stage | Pairs], mesh: Mesh) -> None:
+  """Refuses a batch that has not as many rows for each device.
+
+  Raises:
+    ValueError: where that is so.
+  """
+  for stage in stages:
+    if stage.batch_size % mesh.size:
+      raise ValueError(
+        f"stages.{stage.name}.batch_size is {stage.batch_size}, which the"
+        f" {mesh.size} devices do not divide; pass a multiple of {mesh.size}"
+      )
+
+
+def check_cadence(stages: Sequence[Stage | Pairs], cadence: Cadence) -> None:
+  """Refuses what would come in the middle of a call of several updates.
+
+  Raises:
+    ValueError: where that is so.
+  """
+  for stage in stages:
+    length = 1 if isinstance(stage, Pairs) else stage.updates_per_call
+    select = None if isinstance(stage, Pairs) else stage.select
+    for name, every in (
+      ("cadence.log", cadence.log),
+      ("cadence.checkpoint", cadence.checkpoint),
+      ("cadence.observe", cadence.observe),
+      (f"stages.{stage.name}.select.every", select.every if select else 0),
+    ):
+      if every % length:
+        raise ValueError(
+          f"{name} is {every}, but stages.{stage.name} makes {length} updates"
+          f" a call; pass a multiple of {length}"
+        )
+
+
+def _calls(stage: Stage, first: int, last: int) -> Iterator[tuple[int, int]]:
+  """(update, how many from it on are one call), from `first` to `last`.
+
+  What a call's length does not divide, at the end or after a change of it, is
+  done one by one.
+  """
+  step, length = first, stage.updates_per_call
+  while step < last:
+    count = length if step % length == 0 and step + length <= last else 1
+    yield step, count
+    step += count
 
 
 def _images(stage: Stage | Pairs, round_: Round) -> int:

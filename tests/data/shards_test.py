@@ -2,7 +2,6 @@
 
 import errno
 
-import jax
 import numpy as np
 import pytest
 from etils import epath
@@ -127,16 +126,6 @@ def test_a_partial_file_is_where_the_writer_leaves_it(path, monkeypatch):
   assert len(list(path.parent.iterdir())) == 1
   shards.remove_partial(path.parent)
   assert not list(path.parent.iterdir())
-
-
-def test_only_the_first_process_removes(path, monkeypatch):
-  shards.write_shard(path, ARRAYS)
-  monkeypatch.setattr(jax, "process_index", lambda: 1)
-  shards.remove(path)
-  assert path.exists()
-  monkeypatch.undo()
-  shards.remove(path)
-  assert not path.exists()
 
 
 @pytest.mark.parametrize(

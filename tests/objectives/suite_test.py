@@ -33,6 +33,7 @@ from diffdistill.sampling.one_step import OneStep
 from diffdistill.training.checkpoint import Checkpoints
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.sharding import (
+  Layout,
   replicated,
   shard_batch,
   tree_shardings,
@@ -187,17 +188,17 @@ def bench(name, mesh):
     # So that even these networks are split over fsdp.
     patch.setattr("diffdistill.training.sharding.MIN_SIZE_TO_SPLIT", 1)
     shapes = jax.eval_shape(init, jax.random.key(0), frozen)
-    shardings = tree_shardings(shapes, mesh)
+    shardings = tree_shardings(shapes, Layout(mesh=mesh))
     return Bench(
       objective=objective,
       mesh=mesh,
-      frozen=jax.device_put(frozen, tree_shardings(frozen, mesh)),
+      frozen=jax.device_put(frozen, tree_shardings(frozen, Layout(mesh=mesh))),
       init=jax.jit(init, out_shardings=shardings),
       updates={
         tree: make_update(objective, tree, OPTIMIZER, shardings, mesh)
         for tree in objective.trains
       },
-      abstract=with_shardings(shapes, mesh),
+      abstract=with_shardings(shapes, Layout(mesh=mesh)),
     )
 
 

@@ -9,7 +9,7 @@ from etils import epath
 
 from diffdistill.training import checkpoint
 from diffdistill.training.optimizers import Optimizer
-from diffdistill.training.sharding import tree_shardings
+from diffdistill.training.sharding import Layout, tree_shardings
 from diffdistill.training.state import create_state, with_shardings
 
 FROZEN = {"teacher": {"w": jnp.zeros((8, 8))}}
@@ -31,8 +31,8 @@ def state_on(least_squares):
     )
     numbers = iter(range(1, 1000))
     state = jax.tree.map(lambda leaf: leaf + next(numbers) + seed, state)
-    state = jax.device_put(state, tree_shardings(state, mesh))
-    return state, with_shardings(state, mesh)
+    state = jax.device_put(state, tree_shardings(state, Layout(mesh=mesh)))
+    return state, with_shardings(state, Layout(mesh=mesh))
 
   return make
 
@@ -231,7 +231,7 @@ def test_what_a_killed_save_left_is_ignored(
   assert_same(restore(round_dir, abstract), state)
   checkpoint.save_final(round_dir, state.params)
   assert checkpoint.has_final(round_dir)
-  product = checkpoint.load_final(round_dir, "student", mesh_of(1))
+  product = checkpoint.load_final(round_dir, "student", Layout(mesh=mesh_of(1)))
   assert_same(product, state.params["student"])
 
 
@@ -246,9 +246,11 @@ def test_final_results_come_back_by_name_on_any_mesh(
   }  # fmt: skip
   mesh = mesh_of(1, 4)
   for name, tree in products.items():
-    product = checkpoint.load_final(round_dir, name, mesh)
+    product = checkpoint.load_final(round_dir, name, Layout(mesh=mesh))
     assert_same(product, tree)
-    assert product["w"].sharding == tree_shardings(product, mesh)["w"]
+    assert (
+      product["w"].sharding == tree_shardings(product, Layout(mesh=mesh))["w"]
+    )
 
 
 def test_a_name_that_a_round_did_not_make_is_refused(
@@ -258,7 +260,7 @@ def test_a_name_that_a_round_did_not_make_is_refused(
   with pytest.raises(
     ValueError, match=r"004 holds no teacher, only auxiliary, student$"
   ):
-    checkpoint.load_final(round_dir, "teacher", mesh_of(1))
+    checkpoint.load_final(round_dir, "teacher", Layout(mesh=mesh_of(1)))
 
 
 @pytest.mark.parametrize("damage", [cut_in_half, empty_everything])
@@ -268,7 +270,7 @@ def test_a_damaged_final_result_is_refused_in_one_line(
   checkpoint.save_final(round_dir, state_on(mesh_of(1))[0].params)
   damage(tmp_path / "halve" / "004" / "final" / "student")
   with pytest.raises(ValueError, match=r"final cannot be read .* train") as e:
-    checkpoint.load_final(round_dir, "student", mesh_of(1))
+    checkpoint.load_final(round_dir, "student", Layout(mesh=mesh_of(1)))
   assert "\n" not in str(e.value)
 
 
@@ -282,7 +284,7 @@ def test_a_round_of_pairs_is_done_without_weights(round_dir):
 def test_an_unfinished_round_has_no_final_result(state_on, mesh_of, round_dir):
   save(round_dir, {5: state_on(mesh_of(1))[0]})
   with pytest.raises(ValueError, match="004 has no final result; train until"):
-    checkpoint.load_final(round_dir, "student", mesh_of(1))
+    checkpoint.load_final(round_dir, "student", Layout(mesh=mesh_of(1)))
 
 
 def test_relative_folders_are_as_good(state_on, mesh_of, tmp_path, monkeypatch):
@@ -292,10 +294,12 @@ def test_relative_folders_are_as_good(state_on, mesh_of, tmp_path, monkeypatch):
   save(relative, {5: state})
   assert_same(restore(relative, abstract), state)
   checkpoint.save_final(relative, state.params)
-  product = checkpoint.load_final(relative, "student", mesh_of(1))
+  product = checkpoint.load_final(relative, "student", Layout(mesh=mesh_of(1)))
   assert_same(product, state.params["student"])
   best = checkpoint.save_best(relative, product, 5, 0.5)
-  assert_same(checkpoint.load_best(relative, best, mesh_of(1)), product)
+  assert_same(
+    checkpoint.load_best(relative, best, Layout(mesh=mesh_of(1))), product
+  )
 
 
 def test_deleting_leaves_the_final_result(state_on, mesh_of, round_dir):
@@ -324,7 +328,9 @@ def test_the_best_takes_the_place_of_the_one_before(
   # Of 0.1 every bit: the score is compared with those that come.
   assert (best.step, best.score) == (10, 0.1)
   assert len(best_files(round_dir)) == 1
-  assert_same(checkpoint.load_best(round_dir, best, mesh_of(1)), second)
+  assert_same(
+    checkpoint.load_best(round_dir, best, Layout(mesh=mesh_of(1))), second
+  )
 
 
 @pytest.mark.parametrize("score", [-0.25, 0.0, float("inf"), 1e-300])
@@ -357,4 +363,6 @@ def test_a_crash_before_the_old_best_is_removed_leaves_the_new_one(
   assert checkpoint.best_of(round_dir).step == 5
   best = checkpoint.save_best(round_dir, first, 20, 0.05)
   assert len(best_files(round_dir)) == 1
-  assert_same(checkpoint.load_best(round_dir, best, mesh_of(1)), first)
+  assert_same(
+    checkpoint.load_best(round_dir, best, Layout(mesh=mesh_of(1))), first
+  )

@@ -14,6 +14,8 @@ from diffdistill import from_config
 from diffdistill.experiment import Experiment
 from diffdistill.objectives.objective import Passes
 from diffdistill.training import checkpoint
+from diffdistill.training.preemption import Preemption
+from diffdistill.training.sharding import Layout
 from diffdistill.training.trainer import Trainer
 
 
@@ -87,6 +89,7 @@ class Run:
     distance=lambda *_: 0.0,
     pairs=None,
     stages=None,
+    preemption=None,
     **cadence,
   ):
     """The whole run, or a life that crashes after so many updates."""
@@ -112,7 +115,9 @@ class Run:
           functions[key] = super().compile(stage, frozen, report)
         compiled = functions[key]
         updates = {n: mortal(u) for n, u in compiled.updates.items()}
-        return dataclasses.replace(compiled, updates=updates)
+        return dataclasses.replace(
+          compiled, updates=updates, several=mortal(compiled.several)
+        )
 
     def usual_pairs(*arguments):
       return self.built.pairs(epath.Path(workdir), *arguments)
@@ -124,10 +129,11 @@ class Run:
       batches=self.built.batches,
       pairs=pairs or usual_pairs,
       outside=self.built.outside,
-      mesh=self.built.mesh,
+      layout=self.built.layout,
       cadence=dataclasses.replace(self.built.cadence, **cadence),
       observe=observe,
       distance=distance,
+      preemption=preemption or Preemption(),
     ).run()
 
   def crash(self, workdir, updates=None, **arguments):
@@ -143,19 +149,23 @@ class Run:
       if round_dir.exists() and (round_dir / "final").is_dir():
         for product in sorted(checkpoint.product_names(round_dir)):
           result[f"{name} {product}"] = jax.device_get(
-            checkpoint.load_final(round_dir, product, self.built.mesh)
+            checkpoint.load_final(round_dir, product, self.built.layout)
           )
     return result
 
   def assert_same(self, workdir, other):
     """Both made the same weights, and scores of them, to the bit."""
+    self.assert_same_weights(workdir, other)
+    assert scores(workdir) == scores(other)
+
+  def assert_same_weights(self, workdir, other):
+    """Both made the same weights, to the bit."""
     expected, actual = self.products(other), self.products(workdir)
     assert jax.tree.structure(expected) == jax.tree.structure(actual)
     for (path, a), b in zip(
       jax.tree.leaves_with_path(expected), jax.tree.leaves(actual), strict=True
     ):
       assert np.array_equal(a, b), path
-    assert scores(workdir) == scores(other)
 
 
 def scores(workdir):
@@ -175,7 +185,7 @@ def run_of(mesh_of):
 
   def make(config):
     built = from_config.build(config)
-    return Run(dataclasses.replace(built, mesh=mesh_of(1)), {})
+    return Run(dataclasses.replace(built, layout=Layout(mesh=mesh_of(1))), {})
 
   return make
 

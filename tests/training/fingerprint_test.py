@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from diffdistill.training.fingerprint import fingerprint
-from diffdistill.training.sharding import tree_shardings
+from diffdistill.training.sharding import Layout, tree_shardings
 
 
 @pytest.fixture
@@ -29,7 +29,9 @@ def changed(params, change):
 @pytest.mark.parametrize(("data", "fsdp"), [(1, 1), (2, 1), (8, 1), (2, 4)])
 def test_it_is_the_same_on_every_mesh(params, mesh_of, monkeypatch, data, fsdp):
   monkeypatch.setattr("diffdistill.training.sharding.MIN_SIZE_TO_SPLIT", 1)
-  on_mesh = jax.device_put(params, tree_shardings(params, mesh_of(data, fsdp)))
+  on_mesh = jax.device_put(
+    params, tree_shardings(params, Layout(mesh=mesh_of(data, fsdp)))
+  )
   assert fingerprint(on_mesh) == fingerprint(params)
 
 

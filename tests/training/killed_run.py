@@ -41,7 +41,7 @@ def train(config: dict, workdir: str, cache: str) -> None:
     batches=run.batches,
     pairs=functools.partial(run.pairs, epath.Path(workdir)),
     outside=run.outside,
-    mesh=run.mesh,
+    layout=run.layout,
     cadence=run.cadence,
     observe=lambda *_: None,
     distance=lambda *_: 0.0,

@@ -12,6 +12,7 @@ import pytest
 from etils import epath
 
 from diffdistill.training import checkpoint
+from diffdistill.training.sharding import Layout
 
 SCRIPT = pathlib.Path(__file__).parent / "killed_run.py"
 ROOT = SCRIPT.parent.parent.parent
@@ -55,7 +56,7 @@ def test_kills_leave_no_trace(tiny_config, tmp_path, mesh_of):
       checkpoint.load_final(
         epath.Path(tmp_path / workdir / name),
         "teacher" if name == "teacher" else "student",
-        mesh_of(1),
+        Layout(mesh=mesh_of(1)),
       )
       for workdir in ("peace", "killed")
     )

@@ -7,6 +7,7 @@ import pytest
 
 from diffdistill.training.optimizers import Optimizer, applied
 from diffdistill.training.sharding import (
+  Layout,
   replicated,
   shard_batch,
   tree_shardings,
@@ -92,7 +93,7 @@ class Setting:
     key = jax.random.key(0)
     self.frozen = {"teacher": {"w": jax.random.normal(key, (6, 6))}}
     state = create_state(self.objective, self.optimizer, key, self.frozen)
-    shardings = tree_shardings(state, mesh)
+    shardings = tree_shardings(state, Layout(mesh=mesh))
     self.state = jax.device_put(state, shardings)
     self.update = make_update(
       self.objective, "student", self.optimizer, shardings, mesh

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 from etils import epath
 
+from diffdistill import hosts
 from diffdistill.training import report
 from diffdistill.training.report import (
   Meter,
@@ -205,7 +206,8 @@ def test_no_speed_is_no_forecast(workdir, capsys):
 
 
 def test_only_the_first_process_writes(workdir, capsys, monkeypatch):
-  monkeypatch.setattr("jax.process_index", lambda: 1)
+  monkeypatch.setattr(hosts, "is_first", lambda: False)
+  monkeypatch.setattr(hosts, "on_first", lambda act: None)
   log = Report(workdir, 100)
   log.start_round("teacher", 0)
   log.write("teacher", 10, {"a": 1.0})

@@ -16,6 +16,7 @@ from diffdistill.objectives.objective import Passes
 from diffdistill.training import checkpoint
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.selection import Selector
+from diffdistill.training.sharding import Layout
 from diffdistill.training.stage import Selection, Stage
 
 UPDATES, EVERY = 18, 4
@@ -31,7 +32,7 @@ def selector(tmp_path, mesh_of):
       Selection(**{"by": "distance", "every": 5, **fields}),
       epath.Path(tmp_path / "student"),
       lambda product: float(product["w"]),
-      mesh_of(1),
+      Layout(mesh=mesh_of(1)),
     )
 
   return make

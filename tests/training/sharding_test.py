@@ -1,6 +1,9 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
@@ -10,8 +13,10 @@ from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.sharding import (
   AXES,
   MIN_SIZE_TO_SPLIT,
+  Layout,
   batch_sharding,
   make_mesh,
+  parameter_path,
   replicated,
   shard_batch,
   tree_shardings,
@@ -32,11 +37,100 @@ def test_a_mesh_has_all_devices(data, fsdp, sizes):
 
 @pytest.mark.parametrize(
   ("data", "fsdp"),
-  [(3, -1), (-1, 3), (2, 2), (16, 1), (-1, -1), (0, 8), (-1, 0), (-8, -1)],
+  [(3, -1), (-1, 3), (2, 2), (16, 1), (0, 8), (-1, 0), (-8, -1)],
 )
 def test_refuses_sizes_that_do_not_use_the_devices(data, fsdp):
   with pytest.raises(ValueError, match=rf"data={data}, fsdp={fsdp}.* 8 dev"):
     make_mesh(data=data, fsdp=fsdp)
+
+
+@dataclasses.dataclass(frozen=True)
+class Far:
+  """A device that is not here."""
+
+  id: int
+  platform: str
+  process_index: int
+  device_kind: str = "one"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sliced(Far):
+  """One that names its slice."""
+
+  slice_index: int = 0
+  coords: tuple = ()
+  core_on_chip: int = 0
+
+
+def tpu_slices(count):
+  """Slices of 2 x 4 chips, two hosts each; the last one's come first."""
+  return [
+    Sliced(
+      id=8 * number + chip,
+      platform="tpu",
+      process_index=2 * number + chip // 4,
+      slice_index=number,
+      coords=(chip % 2, chip // 2, 0),
+    )
+    for number in reversed(range(count))
+    for chip in range(8)
+  ]
+
+
+def gpu_hosts(count, kind=Far, **fields):
+  return [
+    kind(id=i, platform="gpu", process_index=i // 4, **fields)
+    for i in range(4 * count)
+  ]
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 4, 8])
+def test_fsdp_stays_inside_a_slice(fsdp):
+  devices = make_mesh(fsdp=fsdp, devices=tpu_slices(2)).devices
+  assert devices.shape == (16 // fsdp, fsdp)
+  assert len(set(devices.ravel())) == 16
+  slices = np.vectorize(lambda device: device.slice_index)(devices)
+  # Data goes through one slice and then through the other.
+  assert (slices.ravel() == np.repeat([0, 1], 8)).all()
+
+
+def test_neighbours_on_the_mesh_are_neighbours_on_the_torus():
+  devices = make_mesh(data=2, fsdp=4, devices=tpu_slices(1)).devices
+  for row in devices:
+    places = np.array([device.coords for device in row])
+    assert (np.ptp(places, axis=0) == [0, 3, 0]).all()
+
+
+def test_fsdp_is_a_whole_slice_where_neither_size_is_given():
+  mesh = make_mesh(data=-1, fsdp=-1, devices=tpu_slices(2))
+  assert dict(mesh.shape) == {"data": 2, "fsdp": 8}
+  assert dict(make_mesh(data=-1, fsdp=-1).shape) == {"data": 1, "fsdp": 8}
+
+
+def test_the_hosts_of_gpus_are_slices_unless_they_name_theirs():
+  for fsdp in (2, 4):
+    devices = make_mesh(fsdp=fsdp, devices=gpu_hosts(3)).devices
+    hosts = np.vectorize(lambda device: device.process_index)(devices)
+    assert (hosts == hosts[:, :1]).all()
+  with pytest.raises(ValueError, match=r"mesh.fsdp is 12, which does not div"):
+    make_mesh(fsdp=12, devices=gpu_hosts(3))
+  # Hosts that one fast network joins.
+  joined = gpu_hosts(3, kind=Sliced, slice_index=7)
+  assert make_mesh(fsdp=12, devices=joined).shape["fsdp"] == 12
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(1, -1), (-1, 16), (1, 16)])
+def test_refuses_an_fsdp_across_slices(data, fsdp):
+  with pytest.raises(
+    ValueError, match=r"^mesh.fsdp is 16, .* the 8 devices of each of 2 slices"
+  ):
+    make_mesh(data=data, fsdp=fsdp, devices=tpu_slices(2))
+
+
+def test_refuses_half_a_slice():
+  with pytest.raises(ValueError, match=r"the 2 slices have \[4, 8\] devices"):
+    make_mesh(devices=tpu_slices(2)[:12])
 
 
 BIG = MIN_SIZE_TO_SPLIT
@@ -60,14 +154,104 @@ BIG = MIN_SIZE_TO_SPLIT
 def test_the_rule_from_shape_to_place(shape, spec):
   mesh = make_mesh(data=2, fsdp=4)
   array = jax.ShapeDtypeStruct(shape, jnp.float32)
-  actual = tree_shardings({"a": array}, mesh)
+  actual = tree_shardings({"a": array}, Layout(mesh=mesh))
   assert actual["a"].spec == PartitionSpec(*spec)
 
 
 def test_nothing_is_split_without_fsdp():
   mesh = make_mesh()
   array = jax.ShapeDtypeStruct((BIG, 8), jnp.float32)
-  assert tree_shardings([array], mesh) == [replicated(mesh)]
+  assert tree_shardings([array], Layout(mesh=mesh)) == [replicated(mesh)]
+
+
+def paths_of(places):
+  """Axis of the split by path, without those that are whole."""
+  return {
+    parameter_path(path): place.spec.index("fsdp")
+    for path, place in jax.tree.leaves_with_path(places)
+    if "fsdp" in place.spec
+  }
+
+
+NET = {
+  "conv_in": {"kernel": np.zeros((3, 3, 8, 512)), "bias": np.zeros(512)},
+  "block": {"conv_in": {"kernel": np.zeros((3, 3, 512, 512))}},
+}
+
+
+@pytest.mark.parametrize(
+  ("overrides", "expected"),
+  [
+    ((), {"block/conv_in/kernel": 2}),
+    (
+      (("conv_in/kernel", 3),),
+      {"conv_in/kernel": 3, "block/conv_in/kernel": 3},
+    ),
+    ((("^conv_in", -1), ("kernel", -1)), {}),
+    # The first that is found, and smaller arrays too.
+    (
+      (("^conv_in/kernel$", 2), ("block/.*kernel", 3), ("conv_in", -1)),
+      {"conv_in/kernel": 2, "block/conv_in/kernel": 3},
+    ),
+    ((("bias", 0),), {"conv_in/bias": 0, "block/conv_in/kernel": 2}),
+  ],
+)
+def test_an_override_comes_before_the_rule(overrides, expected):
+  layout = Layout(mesh=make_mesh(data=2, fsdp=4), overrides=overrides)
+  layout.check([NET])
+  assert paths_of(tree_shardings(NET, layout)) == expected
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ((("conv_in(", 2),), r"'conv_in\(', which is no regular expression"),
+    ((("conv_out", 2),), r"'conv_out', which is found in no parameter"),
+    ((("conv", -1), ("kernel", 3)), r"'kernel', which is found in no par"),
+    (
+      (("conv_in/kernel", 1),),
+      r"\('conv_in/kernel', 1\), but block/conv_in/kernel is of shape"
+      r" \(3, 3, 512, 512\); pass an axis that fsdp=4 divides",
+    ),
+    ((("bias", 1),), r"\('bias', 1\), but conv_in/bias is of shape \(512,\)"),
+    ((("bias", -2),), r"\('bias', -2\), but conv_in/bias is of shape"),
+  ],
+)
+def test_refuses_overrides_that_do_not_fit(overrides, message):
+  with pytest.raises(ValueError, match=rf"^mesh\.overrides has {message}"):
+    Layout(mesh=make_mesh(data=2, fsdp=4), overrides=overrides).check([NET])
+
+
+def test_moments_and_averages_lie_as_their_parameters_do(least_squares):
+  class Net(least_squares):
+    trains = ("student", "auxiliary")
+
+    def init(self, key, frozen):
+      return {name: jax.tree.map(jnp.asarray, NET) for name in self.trains}
+
+  layout = Layout(
+    mesh=make_mesh(data=2, fsdp=4),
+    # Anchored: a parameter's path is the same in every tree.
+    overrides=(("^conv_in/kernel$", 3), ("^block", -1)),
+  )
+  optimizer = Optimizer(learning_rate=0.1, ema_decay=0.9)
+  shapes = jax.eval_shape(
+    lambda key: create_state(Net(), optimizer, key, {}), jax.random.key(0)
+  )
+  state = with_shardings(shapes, layout)
+  assert jax.tree.structure(state) == jax.tree.structure(shapes)
+  for tree in (
+    *state.params.values(),
+    state.ema["student"],
+    *(
+      optax.tree.get(state.opt_state[n], m)
+      for n in Net.trains
+      for m in ("mu", "nu")
+    ),
+    with_shardings(NET, layout),
+  ):
+    places = jax.tree.map(lambda leaf: leaf.sharding, tree)
+    assert paths_of(places) == {"conv_in/kernel": 3}
 
 
 def test_rows_of_a_batch_are_spread_over_all_devices():
@@ -99,12 +283,14 @@ def test_state_is_born_split(least_squares):
     return create_state(Net(), optimizer, key, {})
 
   shapes = jax.eval_shape(init, jax.random.key(0))
-  compiled = jax.jit(init, out_shardings=tree_shardings(shapes, mesh))
+  compiled = jax.jit(
+    init, out_shardings=tree_shardings(shapes, Layout(mesh=mesh))
+  )
   state = compiled(jax.random.key(0))
   large = 0
   for array, abstract in zip(
     jax.tree.leaves(state),
-    jax.tree.leaves(with_shardings(shapes, mesh)),
+    jax.tree.leaves(with_shardings(shapes, Layout(mesh=mesh))),
     strict=True,
   ):
     assert array.sharding == abstract.sharding

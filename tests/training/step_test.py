@@ -5,6 +5,7 @@ import pytest
 from diffdistill import from_config
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.sharding import (
+  Layout,
   replicated,
   shard_batch,
   tree_shardings,
@@ -16,12 +17,12 @@ from diffdistill.training.step import make_evaluate, make_update
 def start(objective, optimizer, frozen, mesh):
   """(state, updates by name, frozen) on a mesh."""
   state = create_state(objective, optimizer, jax.random.key(0), frozen)
-  shardings = tree_shardings(state, mesh)
+  shardings = tree_shardings(state, Layout(mesh=mesh))
   updates = {
     name: make_update(objective, name, optimizer, shardings, mesh)
     for name in objective.trains
   }
-  frozen = jax.device_put(frozen, tree_shardings(frozen, mesh))
+  frozen = jax.device_put(frozen, tree_shardings(frozen, Layout(mesh=mesh)))
   return jax.device_put(state, shardings), updates, frozen
 
 

@@ -14,6 +14,7 @@ from etils import epath
 
 from diffdistill.training import checkpoint
 from diffdistill.training.optimizers import Optimizer
+from diffdistill.training.sharding import Layout
 from diffdistill.training.trainer import Cadence, TrainingStoppedError
 
 ROUNDS = ("teacher", "halve/004", "halve/002", "halve/001")
@@ -181,12 +182,12 @@ def test_finished_rounds_are_not_made_again(run, tmp_path):
 
 def test_a_run_goes_on_on_another_mesh(finished, run, tmp_path, mesh_of):
   run.crash(tmp_path, 12)
-  other = dataclasses.replace(run.built, mesh=mesh_of(2, 4))
+  other = dataclasses.replace(run.built, layout=Layout(mesh=mesh_of(2, 4)))
   elsewhere = dataclasses.replace(run, built=other, functions={})
   elsewhere.train(tmp_path, stages=run.built.stages[:1])
   expected, actual = (
     checkpoint.load_final(
-      epath.Path(folder) / "teacher", "teacher", run.built.mesh
+      epath.Path(folder) / "teacher", "teacher", run.built.layout
     )
     for folder in (finished[0], tmp_path)
   )
@@ -211,7 +212,7 @@ def test_a_run_that_diverges_stops_and_says_so(run, tmp_path):
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(run, mesh_of):
-  built = dataclasses.replace(run.built, mesh=mesh_of(3))
+  built = dataclasses.replace(run.built, layout=Layout(mesh=mesh_of(3)))
   with pytest.raises(
     ValueError, match=r"teacher\.batch_size is 8, which the 3 devices do not"
   ):
@@ -224,6 +225,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(run, mesh_of):
     ({"checkpoint": -1}, "cadence.checkpoint is -1; pass 0 or more"),
     ({"log": 0}, "cadence.log is 0"),
     ({"keep": 0}, "cadence.keep 0; pass 1"),
+    ({"stall_seconds": -1}, "cadence.stall_seconds is -1; pass 0 or more"),
   ],
 )
 def test_refuses_a_cadence_out_of_range(fields, message):

@@ -1,0 +1,159 @@
+"""The processes of one run, one or several a machine.
+
+All of them run the same program and make the same calls in the same order. What
+touches the disk is done by the first, and the others take its word, so that
+none waits for one that has met an error.
+"""
+
+import os
+import pickle
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+# The key-value store of JAX's coordination service has no public name; Orbax
+# takes this one too.
+from jax._src import distributed
+from jax.experimental import multihost_utils
+
+T = TypeVar("T")
+
+# For another process to come to the same words; it may be on a slower machine.
+SECONDS_TO_AGREE = 20
+WORDS = "diffdistill/last_words"
+THREADS = 64
+# Messages are padded to multiples of this: each length is compiled once.
+BLOCK = 1024
+
+
+def join(
+  coordinator: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+) -> None:
+  """Joins the other processes; before anything touches a device.
+
+  Args:
+    coordinator: HOST:PORT of the first process; as the cluster says by default.
+    num_processes: how many there are.
+    process_id: which of them this is.
+
+  Raises:
+    ValueError: where there is no cluster to ask.
+  """
+  # JAX's own service takes SIGTERM from every process, to answer only those
+  # that ask it; training/preemption.py says why it is not asked.
+  jax.config.update("jax_enable_preemption_service", False)
+  # Of the CPU client, one a core by default. Each local device of each program
+  # under way holds one while it waits for another process; with none left, the
+  # processes wait for each other for ever.
+  os.environ.setdefault("NPROC", str(max(THREADS, os.cpu_count() or 1)))
+  jax.distributed.initialize(
+    coordinator,
+    num_processes,
+    process_id,
+    cluster_detection_method="deactivate" if coordinator else None,
+  )
+
+
+def check_devices(expected: int) -> None:
+  """Refuses to go on with a part of a pod.
+
+  Raises:
+    ValueError: where there are more or fewer devices.
+  """
+  if jax.device_count() != expected:
+    raise ValueError(
+      f"expected {expected} devices but {jax.device_count()} are here, of"
+      f" {jax.process_count()} processes; start the others, or pass"
+      f" --expect_devices={jax.device_count()}"
+    )
+
+
+def is_first() -> bool:
+  """Whether this process is the one that writes and speaks."""
+  return jax.process_index() == 0
+
+
+def meet() -> None:
+  """Waits until every process is here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("meet")
+
+
+def everywhere(true: bool) -> bool:
+  """Whether it is so on every process."""
+  if jax.process_count() == 1:
+    return true
+  return bool(multihost_utils.process_allgather(np.int32(true)).all())
+
+
+def on_first(act: Callable[[], T]) -> T:
+  """Does it on the first process alone; all have its result, or its error.
+
+  Args:
+    act: of a result that pickle takes; it must not call on other processes.
+  """
+  if jax.process_count() == 1:
+    return act()
+  outcome: tuple[Any, Exception | None] = (None, None)
+  if is_first():
+    try:
+      outcome = act(), None
+    except Exception as error:
+      outcome = None, error
+  result, error = pickle.loads(_from_first(pickle.dumps(outcome)))
+  if error is not None:
+    raise error
+  return result
+
+
+def place(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+  """Arrays that every process holds, on the devices of all of them.
+
+  `jax.device_put` does so too, but first compares what each process holds,
+  which is a collective a call.
+  """
+  if jax.process_count() == 1:
+    return jax.device_put(tree, sharding)
+
+  def one(leaf):
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      return jax.random.wrap_key_data(
+        one(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf)
+      )
+    array = np.asarray(leaf)
+    return jax.make_array_from_callback(
+      array.shape, sharding, lambda index: array[index]
+    )
+
+  return jax.tree.map(one, tree)
+
+
+def unanimous(words: str) -> bool:
+  """Whether every process ends with these words; waits for them a while."""
+  client = distributed.global_state.client
+  if client is None:
+    return True
+  client.key_value_set(f"{WORDS}/{jax.process_index()}", words)
+  for other in range(jax.process_count()):
+    try:
+      theirs = client.blocking_key_value_get(
+        f"{WORDS}/{other}", SECONDS_TO_AGREE * 1000
+      )
+    except jax.errors.JaxRuntimeError:
+      return False
+    if theirs != words:
+      return False
+  return True
+
+
+def _from_first(message: bytes) -> bytes:
+  """The first process's message; what the others pass is not looked at."""
+  size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
+  padded = np.zeros(-(-size // BLOCK) * BLOCK, np.uint8)
+  if is_first():
+    padded[:size] = np.frombuffer(message, np.uint8)
+  return multihost_utils.broadcast_one_to_all(padded)[:size].tobytes()

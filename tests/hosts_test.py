@@ -1,0 +1,96 @@
+"""Processes that do the same, share a word, and own what their devices hold."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from diffdistill import hosts
+
+SCRIPT = pathlib.Path(__file__).parent / "two_processes.py"
+
+
+@pytest.fixture(scope="module")
+def found():
+  """What each of two processes found."""
+  with socket.socket() as sock:
+    sock.bind(("localhost", 0))
+    port = sock.getsockname()[1]
+  processes = [
+    subprocess.Popen(
+      [sys.executable, str(SCRIPT), str(port), str(i)],
+      env={**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent)},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(2)
+  ]
+  done = [process.communicate() for process in processes]
+  for process, (_, errors) in zip(processes, done, strict=True):
+    assert process.returncode == 0, errors
+  return [json.loads(said.splitlines()[-1]) for said, _ in done]
+
+
+def test_all_have_the_first_one_s_result_or_its_error(found):
+  for each in found:
+    assert each["on_first"] == {"from": 0, "long": "x" * 3000}
+    assert each["refusal"] == (
+      "OSError: [Errno 28] No space left on device: 'somewhere'"
+    )
+
+
+def test_everywhere_is_on_both(found):
+  for each in found:
+    assert each["everywhere"] == [False, False, True]
+
+
+def test_a_part_of_a_pod_is_refused(found):
+  for each in found:
+    assert each["check_devices"] == (
+      "ValueError: expected 32 devices but 8 are here, of 2 processes; start"
+      " the others, or pass --expect_devices=8"
+    )
+
+
+def test_each_row_is_fed_by_the_process_that_holds_it(found):
+  # Two rows a device, whose order is 0, 4, 1, 5, 6, 7, 2, 3.
+  assert found[0]["rows"] == [0, 1, 4, 5, 12, 13, 14, 15]
+  assert found[1]["rows"] == [2, 3, 6, 7, 8, 9, 10, 11]
+  for each in found:
+    assert each["shard_batch"] == np.arange(32).reshape(16, 2).tolist()
+    assert each["place"] == np.arange(32).reshape(16, 2).tolist()
+
+
+def test_keys_are_placed_too(found):
+  keys = jax.random.split(jax.random.key(5), 2)
+  for each in found:
+    assert each["key"] == jax.random.key_data(keys).tolist()
+
+
+def test_all_leave_at_one_boundary_whoever_is_told(found):
+  for each in found:
+    # Two boundaries after the first is told, or there, or not before the end.
+    assert each["leaves"] == [5, 5, 3, None, None]
+
+
+def test_they_find_that_they_say_the_same(found):
+  assert [each["unanimous"] for each in found] == [[True, True], [True, False]]
+
+
+def test_one_process_asks_nobody():
+  assert hosts.on_first(lambda: 3) == 3
+  assert hosts.everywhere(True)
+  assert not hosts.everywhere(False)
+  assert hosts.is_first()
+  assert hosts.unanimous("anything")
+  hosts.meet()
+  with pytest.raises(ValueError, match="expected 7 devices but 8 are here"):
+    hosts.check_devices(7)
+  hosts.check_devices(8)

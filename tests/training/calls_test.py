@@ -1,0 +1,191 @@
+"""Several updates in one call, and a teacher of half the memory."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffdistill import from_config
+from diffdistill.training.optimizers import Optimizer
+from diffdistill.training.sharding import Layout, shard_batch, shard_batches
+from diffdistill.training.state import create_state, in_dtype, with_shardings
+from diffdistill.training.step import make_update, make_updates
+
+
+@pytest.fixture(scope="module")
+def run(tiny_config, run_of):
+  return run_of(tiny_config)
+
+
+def of_stage(run, name, **fields):
+  """The stages of a run, one of them changed."""
+  return tuple(
+    dataclasses.replace(stage, **fields) if stage.name == name else stage
+    for stage in run.built.stages
+  )
+
+
+def batch(i):
+  random = np.random.default_rng(i)
+  return {
+    "image": random.uniform(-1, 1, (8, 1, 2, 3)).astype(np.float32),
+    "label": (np.arange(8) % 3).astype(np.int32),
+  }
+
+
+def hparams(rates):
+  rates = np.asarray(rates, np.float32)
+  return {
+    "num_steps": np.full(rates.shape, 4, np.int32),
+    "learning_rate": rates,
+    "guided": np.ones(rates.shape, np.float32),
+  }
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_one_call_makes_the_updates_of_several(least_squares, mesh_of, devices):
+  mesh, objective = mesh_of(devices), least_squares()
+  optimizer = Optimizer(learning_rate=0.1, ema_decay=0.9)
+  frozen = {"teacher": {"w": jax.random.normal(jax.random.key(5), (6, 6))}}
+  state = create_state(objective, optimizer, jax.random.key(0), frozen)
+  state = jax.device_get(state)  # updates donate what is on the devices
+  abstract = with_shardings(state, Layout(mesh=mesh))
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+  rates, key = [0.1, 0.2, 0.05, 0.3], jax.random.key(1)
+
+  one, metrics = jax.device_put(state, shardings), []
+  for i, rate in enumerate(rates):
+    for name in objective.turn(i):
+      update = make_update(objective, name, optimizer, shardings, mesh)
+      one, new = update(
+        one, frozen, shard_batch(batch(i), mesh), key, hparams(rate)
+      )
+      metrics.append(jax.device_get(new))
+  updates = make_updates(objective, optimizer, shardings, mesh)
+  batches = shard_batches([batch(i) for i in range(4)], mesh)
+  several, found = updates(
+    jax.device_put(state, shardings), frozen, batches, key, hparams(rates)
+  )
+
+  assert int(several.step) == 4
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(several), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+  assert jax.tree.map(lambda leaf: leaf.sharding, several) == shardings
+  for name, (total, count) in jax.device_get(found).items():
+    pairs = [new[name] for new in metrics if name in new]
+    if "skipped" in name:
+      assert (total, count) == pairs[-1]
+    else:
+      assert count == sum(n for _, n in pairs)
+      assert total == pytest.approx(sum(t for t, _ in pairs), rel=1e-5)
+
+
+def test_a_round_is_the_same_by_calls_of_any_length(run, tmp_path, records_of):
+  stage = run.built.stages[0]
+  calls = of_stage(run, "teacher", updates_per_call=4)[:1]
+  run.train(tmp_path / "one", stages=run.built.stages[:1], log=4)
+  # The tail is done one by one.
+  assert stage.num_updates % 4
+  run.train(tmp_path / "four", stages=calls, log=4, checkpoint=4)
+  ones, fours = (run.products(tmp_path / name) for name in ("one", "four"))
+  for a, b in zip(jax.tree.leaves(ones), jax.tree.leaves(fours), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+  theirs, ours = (
+    [
+      (record["step"], record.get("images"), record.get("learning_rate"))
+      for record in records_of(tmp_path / name)
+    ]
+    for name in ("one", "four")
+  )
+  assert theirs == ours
+
+
+def test_a_crash_between_calls_changes_no_bit(run, tmp_path):
+  stages = of_stage(run, "teacher", updates_per_call=4)[:1]
+  run.train(tmp_path / "whole", stages=stages, log=4, checkpoint=4)
+  # Two calls, and a half of the third.
+  run.crash(tmp_path / "crashed", 2, stages=stages, log=4, checkpoint=4)
+  run.train(tmp_path / "crashed", stages=stages, log=4, checkpoint=4)
+  run.assert_same_weights(tmp_path / "crashed", tmp_path / "whole")
+
+
+def test_what_would_come_within_a_call_is_refused(run, tmp_path):
+  stages = of_stage(run, "teacher", updates_per_call=4)
+  with pytest.raises(ValueError, match=r"cadence.checkpoint is 6.* 4 updates"):
+    run.train(tmp_path, stages=stages, log=4, checkpoint=6)
+
+
+def test_a_call_has_whole_cycles(edited):
+  config = edited("stages.halve.objective", {"kind": "moment_matching"})
+  stage = config["stages"]["halve"]
+  for field in ("start_steps", "long_rounds"):
+    del stage[field]
+  stage |= {"num_steps": (4,), "sampler": {"kind": "ancestral"}}
+  stage["updates_per_call"] = 3
+  with pytest.raises(
+    ValueError, match=r"take turns; pass 1 or a multiple of 2"
+  ):
+    from_config.build(config)
+
+
+def test_a_light_teacher_makes_nearly_the_same_student(run, tmp_path):
+  stages = of_stage(run, "halve", teacher_dtype="bfloat16")
+  run.train(tmp_path / "whole")
+  run.train(tmp_path / "light", stages=stages)
+  whole, light = (run.products(tmp_path / name) for name in ("whole", "light"))
+  teacher = "teacher teacher"
+  assert jax.tree.all(
+    jax.tree.map(np.array_equal, whole[teacher], light[teacher])
+  )
+  name = "halve/001 student"
+  for a, b in zip(
+    jax.tree.leaves(whole[name]), jax.tree.leaves(light[name]), strict=True
+  ):
+    assert b.dtype == np.float32
+    # Of bfloat16's 8 bits, after so many updates of Adam.
+    np.testing.assert_allclose(a, b, atol=0.1)
+    assert not np.array_equal(a, b)
+
+
+def test_a_student_begins_as_the_teacher_is_not_as_it_is_read(run, tmp_path):
+  seen = []
+
+  def observe(stage, round_, params, step):
+    if round_.name == "halve/004":
+      seen.append(jax.device_get(params))
+
+  stages = tuple(
+    dataclasses.replace(
+      stage,
+      teacher_dtype="bfloat16",
+      optimizer=dataclasses.replace(stage.optimizer, learning_rate=0.0),
+    )
+    if stage.name == "halve"
+    else stage
+    for stage in run.built.stages
+  )
+  run.train(tmp_path, stages=stages, observe=observe)
+  teacher = run.products(tmp_path)["teacher teacher"]
+  assert jax.tree.all(jax.tree.map(np.array_equal, seen[-1], teacher))
+
+
+def test_only_floats_change_their_dtype():
+  tree = {"w": jnp.ones((4,)), "count": jnp.ones((), jnp.int32)}
+  cast = in_dtype(tree, "bfloat16")
+  assert cast["w"].dtype == jnp.bfloat16
+  assert cast["w"].nbytes == tree["w"].nbytes / 2
+  assert cast["count"].dtype == jnp.int32
+
+
+@pytest.mark.parametrize(
+  ("path", "value", "message"),
+  [
+    ("stages.halve.teacher_dtype", "float16", "pass float32 or bfloat16"),
+    ("stages.teacher.teacher_dtype", "bfloat16", "has no teacher"),
+  ],
+)
+def test_a_dtype_that_cannot_be_is_refused(edited, path, value, message):
+  with pytest.raises(ValueError, match=message):
+    from_config.build(edited(path, value))

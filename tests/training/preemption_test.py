@@ -1,0 +1,137 @@
+"""Whether and where a run leaves, in one process; others in multihost_test.py.
+
+Here a run is told to leave at chosen boundaries; by real signals, at random
+moments, there.
+"""
+
+import os
+import signal
+import threading
+
+import pytest
+from etils import epath
+
+from diffdistill.training import checkpoint
+from diffdistill.training.preemption import PreemptedError, Preemption
+
+UPDATES = 18
+
+
+class Told(Preemption):
+  """Is told to leave at one boundary, counted from 0, and counts them."""
+
+  def __init__(self, boundary=None):
+    super().__init__()
+    self.boundary = boundary
+    self.asked = 0
+
+  def agreed(self, mesh, *, lag=0):
+    self.asked += 1
+    return self.asked - 1 == self.boundary
+
+
+@pytest.fixture(scope="module")
+def run(tiny_config, run_of):
+  return run_of(tiny_config)
+
+
+@pytest.fixture(scope="module")
+def finished(run, tmp_path_factory):
+  workdir, never = tmp_path_factory.mktemp("finished"), Told()
+  run.train(workdir, preemption=never)
+  # At each boundary before an update of the four rounds, once.
+  assert never.asked == 4 * UPDATES
+  return workdir
+
+
+def leave(run, workdir, boundary, **arguments):
+  """What a life says that is told to leave at a boundary."""
+  with pytest.raises(PreemptedError) as error:
+    run.train(workdir, preemption=Told(boundary), **arguments)
+  assert error.value.status == 75
+  assert "\n" not in str(error.value)
+  return str(error.value)
+
+
+def saved(workdir, name):
+  return sorted(int(p.name) for p in (workdir / name / "checkpoints").iterdir())
+
+
+def test_it_saves_where_it_leaves_and_goes_on_from_there(run, tmp_path, capsys):
+  assert leave(run, tmp_path, 7) == (
+    "asked to leave teacher after update 7; the same command goes on from there"
+  )
+  # The cadence's own, and its own.
+  assert saved(tmp_path, "teacher") == [5, 7]
+  capsys.readouterr()
+  leave(run, tmp_path, 3)
+  assert "teacher: goes on from update 7\n" in capsys.readouterr().err
+  assert saved(tmp_path, "teacher") == [7, 10]
+
+
+def test_nothing_new_is_not_saved_again(run, tmp_path):
+  assert "after update 0;" in leave(run, tmp_path, 0)
+  assert saved(tmp_path, "teacher") == []
+  leave(run, tmp_path, 6)
+  before = (tmp_path / "teacher" / "checkpoints" / "6").stat().st_mtime_ns
+  assert "after update 6;" in leave(run, tmp_path, 0)
+  assert saved(tmp_path, "teacher") == [5, 6]
+  after = (tmp_path / "teacher" / "checkpoints" / "6").stat().st_mtime_ns
+  assert before == after
+
+
+def test_a_run_that_is_told_again_and_again_makes_the_same(
+  run, finished, tmp_path, records_of
+):
+  # In the middle, at a checkpoint, at once, at the end of a round, across one.
+  for boundary in (4, 6, 0, 5, 18, 17, 1, 16):
+    leave(run, tmp_path, boundary)
+  run.train(tmp_path)
+  run.assert_same_weights(tmp_path, finished)
+  # All of its time is accounted for.
+  lives = [r for r in records_of(tmp_path) if "student/loss" not in r]
+  assert all(r["seconds"] >= 0 for r in lives)
+
+
+def test_pairs_are_left_between_two_shards(pairs_config, run_of, tmp_path):
+  run = run_of(pairs_config)
+  # Six boundaries of the teacher, then one after each of six shards.
+  message = leave(run, tmp_path, 6 + 2)
+  assert message.startswith("asked to leave pairs after a shard;")
+  shards = tmp_path / "pairs" / "pairs"
+  assert len(list(shards.glob("*.npz"))) == 3
+  assert not checkpoint.has_final(epath.Path(tmp_path) / "pairs")
+  assert leave(run, tmp_path, 0).startswith("asked to leave pairs")
+  assert len(list(shards.glob("*.npz"))) == 4
+
+
+def test_a_signal_is_noted_and_what_was_before_comes_back(mesh_of):
+  noted = []
+  before = signal.signal(signal.SIGTERM, lambda *_: noted.append(1))
+  try:
+    with Preemption() as preemption:
+      assert not preemption.agreed(mesh_of(1))
+      # A second one says nothing else.
+      for _ in range(2):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert preemption.agreed(mesh_of(1))
+      assert preemption.agreed(mesh_of(1))
+      assert not noted
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert noted
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_run_in_another_thread_has_no_signals(mesh_of):
+  before, agreed = signal.getsignal(signal.SIGTERM), []
+
+  def life():
+    with Preemption() as preemption:
+      agreed.append(preemption.agreed(mesh_of(1)))
+
+  thread = threading.Thread(target=life)
+  thread.start()
+  thread.join()
+  assert agreed == [False]
+  assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,93 @@
+"""What two processes do together; hosts_test.py's script.
+
+  python two_processes.py PORT PROCESS
+
+Each has four devices, and prints what it found as JSON.
+"""
+
+import json
+import os
+import signal
+import sys
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from diffdistill import hosts
+from diffdistill.training.preemption import Preemption
+from diffdistill.training.sharding import process_rows, shard_batch
+
+
+def refusal(act):
+  """What it raises, in words."""
+  try:
+    act()
+  except Exception as error:
+    return f"{type(error).__name__}: {error}"
+  return "nothing"
+
+
+def no_space():
+  raise OSError(28, "No space left on device", "somewhere")
+
+
+def values(array):
+  """A global array, as this process can have it."""
+  gather = jax.jit(
+    lambda x: x,
+    out_shardings=NamedSharding(array.sharding.mesh, PartitionSpec()),
+  )
+  return np.asarray(gather(array)).tolist()
+
+
+def leaves_at(mesh, told, lag):
+  """The boundary at which it leaves that is told at `told`; None for never."""
+  with Preemption() as preemption:
+    for boundary in range(12):
+      if boundary == told:
+        os.kill(os.getpid(), signal.SIGTERM)
+      if preemption.agreed(mesh, lag=lag):
+        return boundary
+
+
+def main(port, process):
+  jax.config.update("jax_num_cpu_devices", 4)
+  hosts.join(f"localhost:{port}", 2, process)
+  first = process == 0
+  # As on a torus, where a host's devices are not side by side.
+  devices = np.array(jax.devices())[[0, 4, 1, 5, 6, 7, 2, 3]].reshape(4, 2)
+  mesh = Mesh(devices, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+  rows = process_rows(16, mesh)
+  batch = np.arange(32, dtype=np.float32).reshape(16, 2)
+  key = hosts.place(jax.random.key(5), NamedSharding(mesh, PartitionSpec()))
+  by_row = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+  found = {
+    "on_first": hosts.on_first(lambda: {"from": process, "long": "x" * 3000}),
+    "refusal": refusal(lambda: hosts.on_first(no_space)),
+    "everywhere": [
+      hosts.everywhere(first),
+      hosts.everywhere(not first),
+      hosts.everywhere(True),
+    ],
+    "check_devices": refusal(lambda: hosts.check_devices(32)),
+    "rows": rows,
+    "shard_batch": values(shard_batch({"x": batch[list(rows)]}, mesh)["x"]),
+    "place": values(hosts.place(batch, by_row)),
+    "key": values(jax.random.key_data(jax.random.split(key, 2))),
+    # Told alone, told at different moments, told too late, and not told.
+    "leaves": [
+      leaves_at(mesh, None if first else 3, lag=2),
+      leaves_at(mesh, 3 if first else 4, lag=2),
+      leaves_at(mesh, 3 if first else None, lag=0),
+      leaves_at(mesh, 10 if first else None, lag=2),
+      leaves_at(mesh, None, lag=2),
+    ],
+    "unanimous": [hosts.unanimous("the same"), hosts.is_first()],
+  }
+  print(json.dumps(found))
+  hosts.meet()
+
+
+if __name__ == "__main__":
+  main(sys.argv[1], int(sys.argv[2]))
