@@ -1,0 +1,72 @@
+"""The stored plans of the published recipes, and the README's table of them."""
+
+import json
+import pathlib
+
+import pytest
+
+from diffdistill.planning.chips import GIB
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+# (config file and recipe, topology): the pod of the paper, or the nearest.
+PUBLISHED = [
+  ("imagenet64", "progressive", "v5e:8x8"),
+  ("imagenet64", "moment_matching", "v5e:16x16"),
+  ("imagenet64", "parameter_moment_matching", "v5e:16x16"),
+  ("imagenet128", "moment_matching", "v5e:16x16"),
+  ("imagenet128", "parameter_moment_matching", "v5e:16x16"),
+  ("lsun", "bedroom", "v5e:8x8"),
+  ("lsun", "church", "v5e:8x8"),
+  ("lsun", "bedroom256", "v5e:2x4"),
+  ("lsun", "church256", "v5e:2x4"),
+  ("cifar10", "progressive", "v5e:2x4"),
+  ("cifar10", "classifier_features", "v5e:2x2"),
+  ("cifar10", "denoising_student", "v5e:2x4"),
+  ("cifar10", "moment_matching", "v5e:2x4"),
+  ("cifar10", "parameter_moment_matching", "v5e:2x4"),
+]
+
+
+def stored(name, recipe, topology):
+  path = f"{name}_{recipe}_{topology.replace(':', '_')}.json"
+  return json.loads((ROOT / "launch" / "plans" / path).read_text())
+
+
+def table_row(name, recipe, topology):
+  """The README's row of a plan: its largest program, and its stages' costs."""
+  plan = stored(name, recipe, topology)
+  stages = [row for row in plan["rows"] if row["stage"]]
+  largest = max(row["memory_bytes"] for row in plan["rows"]) / GIB
+  *_, last = stages
+  # That of the last paper's student; an auxiliary costs as much.
+  speed = last["images_per_second"]
+  hours = {}
+  for row in stages:
+    hours[row["stage"]] = hours.get(row["stage"], 0) + row["chip_hours"]
+  shares = ", ".join(
+    f"{stage} {n:,.0f}" for stage, n in hours.items() if round(n)
+  )
+  trained = max(row["trained"] for row in stages) / 1e6
+  return (
+    f"| `{name}.py:{recipe}` | {topology} | {trained:.0f}M | {largest:.1f} GiB"
+    f" | {speed:,.0f} | {plan['chip_hours']:,.0f} | {shares} |"
+  )
+
+
+@pytest.mark.parametrize(("name", "recipe", "topology"), PUBLISHED)
+def test_a_published_recipe_fits_and_the_readme_says_so(name, recipe, topology):
+  assert stored(name, recipe, topology)["fits"]
+  assert table_row(name, recipe, topology) in (ROOT / "README.md").read_text()
+
+
+def test_messages_do_not_grow_with_the_pod():
+  small, large = (
+    {
+      row["program"]: sum(c["sent"] for c in row["collectives"].values())
+      for row in stored("imagenet64", "moment_matching", topology)["rows"]
+    }
+    for topology in ("v5e:8x8", "v5e:16x16")
+  )
+  for program, sent in small.items():
+    if not program.startswith("classifier"):  # 11M, of no matter
+      assert large[program] == pytest.approx(sent, rel=0.1)
