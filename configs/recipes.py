@@ -77,7 +77,6 @@ def teacher(
         "weight_decay": weight_decay,
         "clip": 1.0,  # [PD code]
         "ema_decay": 0.9999,  # [PD code]
-        "accumulate": 1,
       },
       "num_updates": num_updates,
       "batch_size": batch_size,
@@ -272,7 +271,6 @@ def progressive(
         "weight_decay": 0.0,  # [PD code]
         "clip": 1.0,  # [PD code]
         "ema_decay": 0.0,  # [PD code]
-        "accumulate": 1,
       },
       # Doubled for the 2-step and 1-step students [PD], section 5.2.
       "num_updates": num_updates,
@@ -329,7 +327,6 @@ def classifier_features(
         "weight_decay": 0.0,  # [CFD code]
         "clip": 1.0,  # [CFD code]
         "ema_decay": 0.0,  # [CFD code]
-        "accumulate": 1,
       },
       # Doubled for the 2-step and 1-step students [CFD code].
       "num_updates": num_updates,
@@ -466,7 +463,6 @@ def _moments(
       "weight_decay": 0.0,  # [ours]
       "clip": 1.0,  # [ours]
       "ema_decay": ema_decay,
-      "accumulate": 1,
     },
     "num_updates": num_updates,
     "batch_size": batch_size,
@@ -521,7 +517,6 @@ def denoising_student(
         "eps": 1e-8,  # [DS code]
         "weight_decay": 0.0,  # [DS code]
         "clip": 0.0,  # [DS code]
-        "accumulate": 1,
         **optimizer,
       },
       "num_updates": num_updates,
@@ -657,6 +652,7 @@ def shared(
       "observe": observe,
       "keep": 2,
       "max_skipped": 50,
+      "stall_seconds": 600,
     },
     "evaluation": {
       "num_images": 50_000,
@@ -676,6 +672,13 @@ def choose(recipe: str, recipes: dict[str, str]) -> str:
 
 
 def _add(config: Any, name: str, stage: Fields) -> None:
-  """One more stage, after those there are."""
+  """One more stage, after those there are.
+
+  It has the fields of its kind of stage that are no paper's, so that the
+  command line can change them.
+  """
+  if stage.get("kind") != "pairs":
+    stage = {"updates_per_call": 1, "teacher_dtype": "float32", **stage}
+    stage["optimizer"] = {"accumulate": 1, **stage["optimizer"]}
   config.run = (*config.run, name)
   config.stages[name] = stage

@@ -65,6 +65,7 @@ DOORS = {
   "planning": (
     "arrays",
     "config_fields",
+    "evaluation",
     "experiment",
     "files",
     "from_config",

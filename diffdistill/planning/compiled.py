@@ -164,7 +164,9 @@ def _laid_out(dump: Path) -> str | None:
   """The program's text, once its memory is laid out and all is written."""
   for path in dump.glob("*.after_optimizations_after_buffer_assignment.txt"):
     text = path.read_text()
-    if text.rstrip().endswith("}"):
+    # The first to run comes last.
+    _, entry, last = text.rpartition("\nENTRY ")
+    if entry and last.rstrip().endswith("\n}"):
       return text
   return None
 

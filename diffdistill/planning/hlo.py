@@ -32,6 +32,8 @@ _FREE = (
   "partition-id",
   "replica-id",
 )
+# They read no more of their operand than they make.
+_SLICES = ("slice", "dynamic-slice")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(
   r"\s+(ROOT )?%?([\w.\-]+) = (.+?) ([a-z][\w\-]*)\((.*)$"
@@ -232,7 +234,7 @@ def _traffic(
   if kind.endswith("-start"):
     # The result begins with what is made; the operands come with it.
     return sum(given) + max(made - sum(given), 0.0)
-  if kind == "dynamic-slice":
+  if kind in _SLICES:
     return 2 * made
   if kind == "dynamic-update-slice":
     return 2 * given[1]
@@ -263,7 +265,7 @@ def _fusion_traffic(
     size = given[int(parameter.arguments)]
     users = [i for i in inside.values() if name in i.operands]
     sliced = users and all(
-      i.kind == "dynamic-slice" and i.operands[0] == name for i in users
+      i.kind in _SLICES and i.operands[0] == name for i in users
     )
     updated = users and all(
       i.kind == "dynamic-update-slice" and i.operands[0] == name for i in users

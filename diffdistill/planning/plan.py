@@ -154,6 +154,11 @@ def table(plan: Plan) -> str:
       f"{row.flops / 1e12:>8.2f}{row.traffic_bytes / GIB:>9.1f}{limit:>10}"
       f"  {bound:<8}{speed:>9}{hours:>11}  {messages or 'none'}"
     )
+  if "*" in plan.topology:
+    lines.append(
+      "messages between slices are counted at the speed within one: they take"
+      " longer"
+    )
   if plan.chip_hours is not None:
     lines.append(
       f"chip-hours of the recipe, at the roofline: {plan.chip_hours:,.0f}"
@@ -176,22 +181,30 @@ def as_json(plan: Plan) -> Fields:
 
 def refusal(plan: Plan) -> str | None:
   """What does not fit, by how much, and what makes it fit; None if all does."""
-  for row in plan.rows:
-    if row.fits or plan.chip is None:
-      continue
-    remedy = plan.remedies.get(row.stage)
-    advice = (
-      f"pass {flags(remedy)}, with which it fits"
-      if remedy
-      else "nothing that was tried makes it fit; pass a larger topology"
-    )
-    return (
-      f"{row.program} takes {row.memory_bytes / GIB:.2f} GiB of the"
-      f" {plan.chip['memory'] / GIB:.2f} of a chip of {plan.topology}, with"
-      f" {CODE_BYTES / GIB:g} for its code {row.over_bytes / GIB:.2f} too many;"
-      f" {advice}"
-    )
-  return None
+  over = [row for row in plan.rows if not row.fits]
+  if not over:
+    return None
+  words = []
+  for row in over:
+    much = f"{row.program} takes {row.memory_bytes / GIB:.2f} GiB"
+    if plan.chip is not None:
+      free, over_by = CODE_BYTES / GIB, row.over_bytes / GIB
+      much += (
+        f" of the {plan.chip['memory'] / GIB:.2f} of a chip, {over_by:.2f} too"
+        f" many with {free:g} for its code"
+      )
+    words.append(much)
+  advice = []
+  for stage, remedy in plan.remedies.items():
+    if remedy is None:
+      advice.append(
+        f"nothing that was tried makes {stage} fit: pass a larger topology"
+      )
+    else:
+      advice.append(f"{stage} fits with {flags(remedy)}")
+  return "; ".join(
+    [f"{plan.topology} is too small: {', '.join(words)}", *advice]
+  )
 
 
 def _row(
@@ -237,11 +250,11 @@ def _row(
 
 def _over(compiled: Compiled, chip: Chip | None) -> float:
   """Bytes that a program takes more than there are."""
-  if chip is None:
-    return 0.0
-  over = compiled.memory + CODE_BYTES - chip.memory
   # A compiler that refuses has counted more than it says, if it says less.
-  return max(over, 1.0 if compiled.refused else 0.0)
+  least = 1.0 if compiled.refused else 0.0
+  if chip is None:
+    return least
+  return max(compiled.memory + CODE_BYTES - chip.memory, least)
 
 
 def _remedy(
@@ -253,13 +266,13 @@ def _remedy(
 ) -> Remedy | None:
   """The first of the changes with which every program of a stage fits."""
   for remedy in remedies(config, stage, len(topology.devices)):
-    say(f"{stage} does not fit; trying {remedy}")
     changed = applied(config, remedy)
-    run = from_config.build(changed, devices=topology.devices)
-    if all(
-      _row(program, changed, topology, cache, say).fits
-      for program in programs(run)
-      if program.stage == stage
-    ):
+    try:
+      run = from_config.build(changed, devices=topology.devices)
+      changes = [p for p in programs(run) if p.stage == stage]
+    except ValueError:
+      continue  # not for this recipe, or not across slices
+    say(f"{stage} does not fit; trying {flags(remedy)}")
+    if all(_row(p, changed, topology, cache, say).fits for p in changes):
       return remedy
   return None

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from diffdistill.arrays import Params
+from diffdistill.evaluation.evaluator import Generator
 from diffdistill.experiment import Experiment, classifier_of
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training.curriculum import curriculum
@@ -64,7 +65,8 @@ def programs(run: Experiment) -> Iterator[Program]:
       yield _update(run, stage, name)
     last = stage.objective.sampler or last
   if last is not None:
-    yield _sampler(run, "sampler", "", last, run.evaluation.batch_size, 0.0)
+    generator = run.generator(last, run.evaluation.batch_size)
+    yield _sampling(run, "sampler", "", generator, 0.0)
 
 
 def _update(run: Experiment, stage: Stage, name: str) -> Program:
@@ -107,26 +109,19 @@ def _update(run: Experiment, stage: Stage, name: str) -> Program:
 
 
 def _pairs(run: Experiment, stage: Pairs) -> Program:
-  made = stage.num_pairs + stage.held_out
-  return _sampler(
-    run,
-    f"{stage.name}/teacher",
-    stage.name,
-    stage.sampler,
-    stage.batch_size,
-    made * stage.num_steps / stage.batch_size,
+  (round_,) = (r for s, r in curriculum(run.stages) if s is stage)
+  guidance = stage.guidance if round_.guided else None
+  generator = run.generator(
+    stage.sampler, stage.batch_size, guidance=guidance, half=True
   )
+  made = stage.num_pairs + stage.held_out
+  runs = made * stage.num_steps / stage.batch_size
+  return _sampling(run, f"{stage.name}/teacher", stage.name, generator, runs)
 
 
-def _sampler(
-  run: Experiment,
-  name: str,
-  stage: str,
-  sampler: Sampler,
-  batch_size: int,
-  runs: float,
+def _sampling(
+  run: Experiment, name: str, stage: str, generator: Generator, runs: float
 ) -> Program:
-  generator = run.generator(sampler, batch_size)
   params = with_shardings(_denoiser_shapes(run), run.layout)
   return Program(
     name=name,

@@ -53,9 +53,7 @@ def remedies(config: Fields, stage: str, num_devices: int) -> Iterator[Remedy]:
     and size % (parts * num_devices) == 0
   ]
   teacher = []
-  if "teacher" in fields.get("frozen", {}) and (
-    fields.get("teacher_dtype", "float32") == "float32"
-  ):
+  if "teacher" in fields.get("frozen", {}):
     teacher = [{f"stages.{stage}.teacher_dtype": "bfloat16"}]
   yield from (*fsdp, *remat, *accumulate, *teacher)
   most = _joined(fsdp[-1:], remat) if fsdp and remat else [*fsdp[-1:], *remat]

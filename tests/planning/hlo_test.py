@@ -47,6 +47,7 @@ ENTRY %main (a: f32[64,256], b: bf16[8,256], n: s32[]) -> f32[64,256] {
   %b = bf16[8,256]{1,0} parameter(1)
   %n = s32[] parameter(2)
   %near = f32[64,256]{1,0:T(8,128)S(1)} copy(%a)
+  %part = f32[2,256]{1,0} slice(%a), slice={[0:2], [0:256]}
   %row = f32[1,256]{1,0} fusion(%a, %n), kind=kLoop, calls=%sliced
   %start = (s32[], bf16[8,256]{1,0}) tuple(%n, %b)
   %loop = (s32[], bf16[8,256]{1,0}) while(%start), condition=%condition, \
@@ -74,6 +75,7 @@ def test_traffic_is_of_slices_and_of_the_main_memory_alone():
   row, large, index = 256 * 4, 64 * 256 * 4, 4
   expected = (
     large  # read for a copy that stays on the chip
+    + 2 * 2 * row  # two rows, read and written
     + (row + index + row)  # a slice read, and written
     + 3 * (8 + 64) * 256 * 2  # gathered
     + 2 * row  # reduced

@@ -1,6 +1,8 @@
 """Plans on this machine's CPU devices, given chips of all sizes."""
 
+import copy
 import dataclasses
+import importlib
 import json
 
 import pytest
@@ -9,6 +11,7 @@ from diffdistill import from_config
 from diffdistill.planning import plan as planning
 from diffdistill.planning.chips import CHIPS, GIB, chip_of
 from diffdistill.planning.compiled import Compiled
+from diffdistill.planning.flops import count_flops
 from diffdistill.planning.hlo import Collective
 from diffdistill.planning.programs import programs
 from diffdistill.planning.remedies import applied, flags, remedies
@@ -134,6 +137,16 @@ def test_what_does_not_fit_fits_with_its_remedy(plan, wide):
   assert planning.refusal(mended) is None
 
 
+def test_a_refusal_needs_no_chip_to_be_one(plan, wide, monkeypatch):
+  refused = Compiled(
+    memory=GIB, refused=True, traffic=0.0, collectives={}, seconds=0.0
+  )
+  monkeypatch.setattr(planning, "compile_program", lambda *_: refused)
+  made = plan(wide)
+  assert not made.rows[0].fits
+  assert "cpu:8 is too small" in planning.refusal(made)
+
+
 def test_what_nothing_mends_says_so(plan, edited):
   tight = plan({**edited("seed", 0), "run": ("teacher",)}, memory=1.0)
   assert tight.remedies["teacher"] is None
@@ -151,6 +164,33 @@ def test_the_milder_remedies_come_first(wide):
   ]
   assert all(found.count(remedy) == 1 for remedy in found)
   assert "teacher_dtype" not in str(found)  # it has none
+
+
+@pytest.mark.parametrize("name", ["imagenet64", "lsun", "cifar10", "digits"])
+def test_the_command_line_takes_every_remedy(name):
+  module = importlib.import_module(f"configs.{name}")
+  for recipe in module.RECIPES:
+    config = module.get_config(recipe).lock()
+    fields = json.loads(config.to_json_best_effort())
+    for stage in config.run:
+      for remedy in remedies(fields, stage, 8):
+        for path, value in remedy.items():
+          # Of a locked config, as flags set it.
+          with config.ignore_type():
+            config.update_from_flattened_dict({path: value})
+
+
+def test_guided_pairs_cost_a_pass_more(pairs_config):
+  def flops(weight):
+    config = copy.deepcopy(pairs_config)
+    config["data"]["conditional"] = True
+    config["model"]["label_dropout"] = 0.1
+    config["guidance"] = {"weight": weight}
+    run = from_config.build(config)
+    (pairs,) = (p for p in programs(run) if p.stage == "pairs")
+    return count_flops(pairs.trace().jaxpr)
+
+  assert flops(1.0) == 2 * flops(0.0)
 
 
 def test_the_roofline_is_the_slowest_of_three():
