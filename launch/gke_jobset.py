@@ -115,7 +115,10 @@ class Cluster:
 
   def _by_hand(self) -> str:
     name = self._training.name
-    return shell.join(self._kubectl("delete", "jobset,configmap", name))
+    kinds = "jobset,configmap,role,rolebinding"
+    return shell.join(
+      self._kubectl("delete", kinds, name, "--ignore-not-found")
+    )
 
   def reason(self, failed: dict[str, Any]) -> str:
     """Why it failed, in the training's own words where it was refused."""

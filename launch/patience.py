@@ -5,7 +5,9 @@ import re
 from shell import RefusalError, call, pause, say
 
 # Names of what a run has saved: checkpoints, finished rounds, shards of pairs.
-_SAVED = re.compile(r"\S+/(?:checkpoints|best)/\d+/|\S+/final\b|\S+/\d+\.npz")
+_SAVED = re.compile(
+  r"\S+/checkpoints/\d+/|\S+/best/\d+_[^/\s]+/|\S+/final\b|\S+/\d+\.npz"
+)
 
 
 class Patience:
@@ -48,6 +50,8 @@ class Patience:
     return count
 
   def _has_progressed(self) -> bool:
-    before = self._saved
-    self._saved = set(_SAVED.findall(call(self._listing).output))
+    listed = call(self._listing)
+    if listed.status:
+      return False  # of a bucket that does not answer nothing is known
+    before, self._saved = self._saved, set(_SAVED.findall(listed.output))
     return self._saved != before

@@ -129,7 +129,11 @@ class Parser(argparse.ArgumentParser):
     add("--name", required=True, help="of the run in the cloud")
     add("--config", required=True, help="configs/imagenet64.py:progressive")
     add("--workdir", required=True, help="a bucket: gs://bucket/runs/name")
-    add("--extras", default="tfds", help="of diffdistill, to install")
+    add(
+      "--extras",
+      default="tfds,gcs",
+      help="of diffdistill, to install; gcs is for the workdir",
+    )
     add(
       "--env",
       action="append",
@@ -197,7 +201,7 @@ def requirements(package: str, extras: str, jax_extra: str) -> list[str]:
   Args:
     package: git+https://...@REF, or the path of a wheel that lies beside
       host.sh on the host.
-    extras: of diffdistill, such as "tfds"; may be empty.
+    extras: of diffdistill, such as "tfds,gcs"; may be empty.
     jax_extra: such as "tpu".
   """
   name = f"diffdistill[{extras}]" if extras else "diffdistill"

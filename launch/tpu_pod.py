@@ -93,7 +93,7 @@ class Launch:
       elif state in queued_resource.LOST:
         if state == "FAILED":
           self._patience.failed("renting", f"the request failed: {why}")
-        call(self._resource.delete())
+        self._delete()
       elif state == queued_resource.ACTIVE:
         self._patience.passed("renting")
         if self._hosts.step():
@@ -109,6 +109,15 @@ class Launch:
     if queued_resource.needs_a_person(done):
       raise RefusalError(f"gcloud does not create it: {done.reason}")
     self._patience.failed("renting", f"not granted: {done.reason}")
+
+  def _delete(self) -> None:
+    done = call(self._resource.delete())
+    if not done.status:
+      self._patience.passed("deleting")
+      return
+    if queued_resource.needs_a_person(done):
+      raise RefusalError(f"gcloud does not delete it: {done.reason}")
+    self._patience.failed("deleting", f"not deleted: {done.reason}")
 
   def tear_down(self) -> None:
     """Deletes the pod; returns when nothing is there."""
