@@ -37,6 +37,7 @@ setup(
     "typing_extensions>=4.12",
   ],
   extras_require={
+    "gcs": ["gcsfs>=2024.6"],
     "plan": ["libtpu>=0.0.42"],
     "tensorboard": ["clu>=0.0.12", "tensorflow-cpu", "tensorboard"],
     "tfds": ["tensorflow-datasets", "array-record"],

@@ -7,13 +7,13 @@ after an interrupt. Where the first of several processes is lost, JAX aborts the
 others: SIGABRT.
 """
 
+import importlib.util
 import os
 import re
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import NoReturn
 
 import jax
@@ -121,7 +121,7 @@ def main() -> int:
   except UsageError as error:
     return _refuse(error, 2)
   except Exception as error:
-    if _is_refusal(error):
+    if hosts.is_refusal(error):
       return _refuse(error, getattr(error, "status", 1))
     if not jax.distributed.is_initialized():
       raise
@@ -267,7 +267,13 @@ def _required(name: str):
 
 
 def _workdir() -> epath.Path:
-  return epath.Path(_required("workdir"))
+  workdir = _required("workdir")
+  if workdir.startswith("gs://") and importlib.util.find_spec("gcsfs") is None:
+    raise ValueError(
+      f"--workdir is {workdir}, which takes gcsfs; run"
+      " `pip install diffdistill[gcs]`"
+    )
+  return epath.Path(workdir)
 
 
 def _whole_numbers(name: str) -> tuple[int, ...] | None:
@@ -311,26 +317,6 @@ def _flag_error(error: Exception, arguments: Sequence[str]) -> str:
     f"--config cannot be read ({type(error).__name__}: {lines[-1].strip()});"
     " pass a file and its recipe, such as configs/digits.py:progressive"
   )
-
-
-def _is_refusal(error: Exception) -> bool:
-  """Whether a person can mend it: the system said no, or our own code did.
-
-  What libraries raise inside our code is a fault, and keeps its traceback; so
-  do the errors that Python raises by itself, such as a TypeError.
-  """
-  if isinstance(error, OSError):
-    return True
-  own = type(error).__module__.startswith("diffdistill.")
-  if not own and not isinstance(error, ValueError):
-    return False
-  innermost: TracebackType | None = error.__traceback__
-  while innermost is not None and innermost.tb_next is not None:
-    innermost = innermost.tb_next
-  if innermost is None:
-    return False
-  raised_in = Path(innermost.tb_frame.f_code.co_filename)
-  return Path(__file__).parent in raised_in.parents
 
 
 def _refuse(error: Exception | str, status: int) -> int:

@@ -1,6 +1,11 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and where they are."""
 
 from etils import epath
+
+
+def in_bucket(path: epath.PathLike) -> bool:
+  """Whether it is in an object store, where folders cannot be renamed."""
+  return "://" in epath.Path(path).as_posix()
 
 
 def write_atomically(path: epath.PathLike, data: str | bytes) -> None:

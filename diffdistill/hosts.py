@@ -5,9 +5,12 @@ touches the disk is done by the first, and the others take its word, so that
 none waits for one that has met an error.
 """
 
+import errno
+import json
 import os
-import pickle
 from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import jax
@@ -24,6 +27,15 @@ T = TypeVar("T")
 SECONDS_TO_AGREE = 20
 WORDS = "diffdistill/last_words"
 THREADS = 64
+# What a system says that a person can mend; not a connection that broke.
+MENDABLE = (
+  FileNotFoundError,
+  FileExistsError,
+  PermissionError,
+  NotADirectoryError,
+  IsADirectoryError,
+)
+MENDABLE_NUMBERS = (errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 # Messages are padded to multiples of this: each length is compiled once.
 BLOCK = 1024
 
@@ -93,21 +105,51 @@ def everywhere(true: bool) -> bool:
 def on_first(act: Callable[[], T]) -> T:
   """Does it on the first process alone; all have its result, or its error.
 
+  An error that a person can mend is a ValueError or an OSError everywhere; of
+  another one the first process has the traceback, and the others its words.
+
   Args:
-    act: of a result that pickle takes; it must not call on other processes.
+    act: of values that JSON holds; it must not call on other processes.
   """
   if jax.process_count() == 1:
     return act()
-  outcome: tuple[Any, Exception | None] = (None, None)
+  message = ""
+  failed: Exception | None = None
   if is_first():
     try:
-      outcome = act(), None
+      message = json.dumps({"result": act()})
     except Exception as error:
-      outcome = None, error
-  result, error = pickle.loads(_from_first(pickle.dumps(outcome)))
-  if error is not None:
-    raise error
-  return result
+      failed = error
+      message = json.dumps({"error": _described(error)}, default=str)
+  outcome = json.loads(_from_first(message.encode()))
+  if failed is not None:
+    raise failed
+  if "error" in outcome:
+    raise _rebuilt(**outcome["error"])
+  return outcome["result"]
+
+
+def is_refusal(error: Exception) -> bool:
+  """Whether a person can mend it: the system said no, or our own code did.
+
+  What libraries raise inside our code is a fault, and keeps its traceback; so
+  do the errors that Python raises by itself, such as a TypeError.
+  """
+  if isinstance(error, OSError):
+    if isinstance(error, MENDABLE) or error.errno in MENDABLE_NUMBERS:
+      return True
+    if error.errno is not None:
+      return False
+  own = type(error).__module__.startswith("diffdistill.")
+  if not own and not isinstance(error, ValueError | OSError):
+    return False
+  innermost: TracebackType | None = error.__traceback__
+  while innermost is not None and innermost.tb_next is not None:
+    innermost = innermost.tb_next
+  if innermost is None:
+    return False
+  raised_in = Path(innermost.tb_frame.f_code.co_filename)
+  return Path(__file__).parent in raised_in.parents
 
 
 def place(tree: Any, sharding: jax.sharding.Sharding) -> Any:
@@ -148,6 +190,33 @@ def unanimous(words: str) -> bool:
     if theirs != words:
       return False
   return True
+
+
+def _described(error: Exception) -> dict[str, Any]:
+  """An error as JSON; what is no refusal here is none on the others."""
+  if not is_refusal(error):
+    return {"kind": "fault", "text": f"{type(error).__name__}: {error}"}
+  if not isinstance(error, OSError):
+    return {"kind": "ValueError", "text": str(error)}
+  return {
+    "kind": "OSError",
+    "text": str(error.strerror or error),
+    "errno": error.errno,
+    "filename": None if error.filename is None else str(error.filename),
+  }
+
+
+def _rebuilt(
+  kind: str,
+  text: str,
+  errno: int | None = None,
+  filename: str | None = None,
+) -> Exception:
+  if kind == "ValueError":
+    return ValueError(text)
+  if kind == "fault":
+    return RuntimeError(f"on the first process: {text}")
+  return OSError(text) if errno is None else OSError(errno, text, filename)
 
 
 def _from_first(message: bytes) -> bytes:

@@ -1,5 +1,6 @@
 """The command line, in this process: what it understands and refuses."""
 
+import errno
 import re
 import subprocess
 import sys
@@ -7,8 +8,7 @@ import sys
 import jax
 import pytest
 
-from diffdistill import commands
-from diffdistill.training import preemption
+from diffdistill import commands, hosts
 from diffdistill.data import SOURCES
 from diffdistill.objectives import OBJECTIVES
 
@@ -140,6 +140,43 @@ def test_faults_of_ours_keep_their_traceback(monkeypatch, run_cli):
     run_cli("evaluate", "--workdir=unused")
 
 
+@pytest.mark.parametrize(
+  "error",
+  [
+    ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+    BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+    TimeoutError(errno.ETIMEDOUT, "Connection timed out"),
+  ],
+)
+def test_what_no_person_can_mend_keeps_its_traceback(
+  monkeypatch, run_cli, error
+):
+  def fail(*_):
+    raise error
+
+  monkeypatch.setattr(commands, "evaluate", fail)
+  with pytest.raises(type(error)):
+    run_cli("evaluate", "--workdir=unused")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_what_the_system_refuses_is_one_line(monkeypatch, refuse, number):
+  def fail(*_):
+    raise OSError(number, "no", "/somewhere")
+
+  monkeypatch.setattr(commands, "evaluate", fail)
+  line = refuse(1, "evaluate", "--workdir=unused")
+  assert line.startswith("/somewhere: no; pass a place that can be read")
+
+
+def test_a_bucket_without_its_package_is_refused(monkeypatch, refuse):
+  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+  assert refuse(1, "evaluate", "--workdir=gs://bucket/run") == (
+    "--workdir is gs://bucket/run, which takes gcsfs; run"
+    " `pip install diffdistill[gcs]`"
+  )
+
+
 def test_an_interruption_says_how_to_go_on(monkeypatch, refuse):
   def interrupt(*_):
     raise KeyboardInterrupt
@@ -147,15 +184,6 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, refuse):
   monkeypatch.setattr(commands, "evaluate", interrupt)
   line = refuse(130, "evaluate", "--workdir=unused")
   assert line.startswith("interrupted; the same command goes on from")
-
-
-def test_leaving_when_told_has_a_status_of_its_own(monkeypatch, refuse):
-  def leave(*_):
-    raise preemption.PreemptedError("asked to leave teacher after update 3")
-
-  monkeypatch.setattr(commands, "train", leave)
-  line = refuse(75, "train", "--config=configs/digits.py", "--workdir=unused")
-  assert line == "asked to leave teacher after update 3"
 
 
 @pytest.mark.parametrize(
@@ -174,10 +202,19 @@ def test_leaving_when_told_has_a_status_of_its_own(monkeypatch, refuse):
       ("--coordinator=host:1", "--num_processes=2", "--process_id=2"),
       "--process_id is 2 of 2 processes; pass 0 to one less",
     ),
-    (("--multihost",), "--multihost finds no cluster (coordinator_address"),
+    (
+      ("--multihost",),
+      "--multihost finds no cluster (there is none); pass --c",
+    ),
   ],
 )
-def test_hosts_that_cannot_be_found_are_bad_usage(refuse, train, flags, line):
+def test_hosts_that_cannot_be_found_are_bad_usage(
+  monkeypatch, refuse, train, flags, line
+):
+  def join(*_):
+    raise ValueError("there is none")
+
+  monkeypatch.setattr(hosts, "join", join)
   if len(flags) == 3:
     flags = ("--multihost", *flags)
   assert refuse(2, *train, *flags).startswith(line)

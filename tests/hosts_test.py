@@ -41,9 +41,20 @@ def found():
 def test_all_have_the_first_one_s_result_or_its_error(found):
   for each in found:
     assert each["on_first"] == {"from": 0, "long": "x" * 3000}
-    assert each["refusal"] == (
-      "OSError: [Errno 28] No space left on device: 'somewhere'"
-    )
+    assert each["floats"] == [True, "nan", True]
+    assert each["refusals"] == [
+      "OSError: [Errno 28] No space left on device: 'somewhere'",
+      each["check_devices"],
+    ]
+
+
+def test_a_fault_of_the_first_one_is_no_refusal_on_the_others(found):
+  reset = "ConnectionResetError: [Errno 104] Connection reset by peer"
+  unsaid = "TypeError: Object of type object is not JSON serializable"
+  assert found[0]["faults"] == [reset, unsaid]
+  assert found[1]["faults"] == [
+    f"RuntimeError: on the first process: {words}" for words in (reset, unsaid)
+  ]
 
 
 def test_everywhere_is_on_both(found):

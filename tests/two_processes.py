@@ -19,10 +19,10 @@ from diffdistill.training.preemption import Preemption
 from diffdistill.training.sharding import process_rows, shard_batch
 
 
-def refusal(act):
+def refusal(act, *arguments):
   """What it raises, in words."""
   try:
-    act()
+    act(*arguments)
   except Exception as error:
     return f"{type(error).__name__}: {error}"
   return "nothing"
@@ -30,6 +30,10 @@ def refusal(act):
 
 def no_space():
   raise OSError(28, "No space left on device", "somewhere")
+
+
+def reset():
+  raise ConnectionResetError(104, "Connection reset by peer")
 
 
 def values(array):
@@ -64,7 +68,17 @@ def main(port, process):
   by_row = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
   found = {
     "on_first": hosts.on_first(lambda: {"from": process, "long": "x" * 3000}),
-    "refusal": refusal(lambda: hosts.on_first(no_space)),
+    "floats": [
+      hosts.on_first(lambda: 0.1 + process) == 0.1,
+      repr(hosts.on_first(lambda: float("nan"))),
+      hosts.on_first(lambda: float("-inf")) < 0,
+    ],
+    "refusals": [
+      refusal(hosts.on_first, no_space),
+      refusal(hosts.on_first, lambda: hosts.check_devices(32)),
+    ],
+    # The last has no form as JSON.
+    "faults": [refusal(hosts.on_first, act) for act in (reset, object)],
     "everywhere": [
       hosts.everywhere(first),
       hosts.everywhere(not first),

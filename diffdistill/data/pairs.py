@@ -232,7 +232,7 @@ class PairStore:
     Raises:
       ValueError: where the disk is full, or an image is not finite.
     """
-    present, made = hosts.on_first(self._present), 0
+    present, made = hosts.on_first(lambda: sorted(self._present())), 0
     for shard in shards:
       if shard not in present:
         numbers = self.pairs.numbers(shard)

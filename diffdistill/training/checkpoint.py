@@ -1,9 +1,9 @@
 """Checkpoints and final results on disk, through Orbax v1.
 
 The only file that names Orbax. Every write is atomic: Orbax writes beside the
-place and renames. A round's directory holds `checkpoints/<step>/` while it
-runs, `best/<step>/` where its best weights are kept, and `final/` when it is
-done.
+place and renames or, in a bucket, writes there and marks it last. A round's
+directory holds `checkpoints/<step>/` while it runs, `best/<step>/` where its
+best weights are kept, and `final/` when it is done.
 """
 
 import dataclasses
@@ -18,9 +18,12 @@ from orbax.checkpoint import v1 as ocp
 
 from diffdistill import hosts
 from diffdistill.arrays import Params
-from diffdistill.files import write_atomically
+from diffdistill.files import in_bucket, write_atomically
 from diffdistill.training.sharding import Layout
 from diffdistill.training.state import TrainState, with_shardings
+
+# Orbax's mark of what it has written whole.
+COMMITTED = "commit_success.txt"
 
 
 class Checkpoints:
@@ -111,8 +114,8 @@ def discard(round_dir: epath.Path) -> None:
 
 
 def has_final(round_dir: epath.Path) -> bool:
-  """Whether the round is done."""
-  return (round_dir / "final").exists()
+  """Whether the round is done, as the first process sees it."""
+  return hosts.on_first(lambda: _is_whole(round_dir / "final"))
 
 
 def save_final(round_dir: epath.Path, products: Mapping[str, Params]) -> None:
@@ -128,25 +131,33 @@ def load_final(round_dir: epath.Path, name: str, layout: Layout) -> Params:
   Raises:
     ValueError: where the round is not finished, or has no such product.
   """
-  if not has_final(round_dir):
+  names = product_names(round_dir)
+  if name not in names:
     raise ValueError(
-      f"{round_dir} has no final result; train until that round is finished"
-    )
-  if name not in product_names(round_dir):
-    raise ValueError(
-      f"{round_dir} holds no {name}, only"
-      f" {', '.join(sorted(product_names(round_dir)))}"
+      f"{round_dir} holds no {name}, only {', '.join(sorted(names))}"
     )
   return _load(_absolute(round_dir) / "final", name, layout)
 
 
 def product_names(round_dir: epath.Path) -> frozenset[str]:
-  """The names of what a finished round made."""
+  """The names of what a finished round made, as the first process sees it.
+
+  Raises:
+    ValueError: where the round is not finished, or its result is damaged.
+  """
   path = _absolute(round_dir) / "final"
-  try:
-    return frozenset(ocp.checkpointables_metadata(path).metadata)
-  except Exception as error:
-    raise _damaged(path, error) from error
+
+  def names() -> list[str]:
+    if not _is_whole(path):
+      raise ValueError(
+        f"{round_dir} has no final result; train until that round is finished"
+      )
+    try:
+      return sorted(ocp.checkpointables_metadata(path).metadata)
+    except Exception as error:
+      raise _damaged(path, error) from error
+
+  return frozenset(hosts.on_first(names))
 
 
 def has_last(round_dir: epath.Path) -> bool:
@@ -188,13 +199,16 @@ def save_best(
 
 
 def best_of(round_dir: epath.Path) -> Best | None:
-  """The best so far; None where nothing has been kept."""
+  """The best so far, as the first process sees it; None where there is none."""
   folder = _absolute(round_dir) / "best"
-  if not folder.exists():
-    return None
+
+  def names() -> list[str]:
+    paths = folder.iterdir() if folder.exists() else ()
+    return [path.name for path in paths if _is_whole(path)]
+
   kept = []
-  for path in folder.iterdir():
-    step, _, score = path.name.partition("_")
+  for name in hosts.on_first(names):
+    step, _, score = name.partition("_")
     if step.isdigit():
       # A name that Orbax has not yet renamed begins otherwise or ends longer.
       try:
@@ -208,6 +222,17 @@ def load_best(round_dir: epath.Path, best: Best, layout: Layout) -> Params:
   """The weights kept as the best."""
   folder = _absolute(round_dir) / "best" / _best_name(best)
   return _load(folder, "product", layout)
+
+
+def _is_whole(path: epath.Path) -> bool:
+  """Whether all is there of what has this name.
+
+  A bucket can rename no folder: there Orbax gives the name first, and its mark
+  last. What marks a round of pairs is a plain file.
+  """
+  if in_bucket(path):
+    return (path / COMMITTED).exists() or path.is_file()
+  return path.exists()
 
 
 def _best_name(best: Best) -> str:

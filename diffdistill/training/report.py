@@ -12,7 +12,7 @@ from etils import epath
 
 from diffdistill import hosts
 from diffdistill.arrays import Metrics
-from diffdistill.files import write_atomically
+from diffdistill.files import in_bucket, write_atomically
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -64,8 +64,14 @@ class Report:
       for key, value in values.items()
     }
     record = {"round": name, "step": step, **values}
-    with self._path.open("a") as file:
-      file.write(json.dumps(record) + "\n")
+    line = json.dumps(record) + "\n"
+    if in_bucket(self._path):
+      # Objects cannot be appended to.
+      before = self._path.read_text() if self._path.exists() else ""
+      write_atomically(self._path, before + line)
+    else:
+      with self._path.open("a") as file:
+        file.write(line)
     if self._writer is not None:
       scalars = {k: v for k, v in values.items() if isinstance(v, int | float)}
       self._writer.write_scalars(

@@ -35,7 +35,7 @@ class Selector:
     self._round_dir = round_dir
     self._score = score
     self._layout = layout
-    self._best = hosts.on_first(lambda: checkpoint.best_of(round_dir))
+    self._best = checkpoint.best_of(round_dir)
 
   def due(self, step: int) -> bool:
     """Whether a score is due after `step` updates."""
@@ -44,7 +44,7 @@ class Selector:
   def consider(self, product: Params, step: int) -> float:
     """The score of the weights after `step` updates, which it may keep."""
     # One host's word: their last digits may differ, and the name on disk too.
-    here = self._score(product)
+    here = float(self._score(product))
     score = hosts.on_first(lambda: here)
     if self._best is None or score < self._best.score:
       self._best = checkpoint.save_best(self._round_dir, product, step, score)

@@ -209,7 +209,8 @@ def process_rows(batch_size: int, mesh: Mesh) -> tuple[int, ...]:
   On a torus they are not consecutive: a mesh follows its rings, and a ring
   passes through a host's devices more than once.
   """
-  indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+  sharding: Any = batch_sharding(mesh)
+  indices = sharding.addressable_devices_indices_map((batch_size,))
   rows = {
     row
     for (rows,) in indices.values()

@@ -46,7 +46,7 @@ def make_update(
     mesh: where metrics are replicated.
   """
   return jax.jit(
-    _update(objective, name, optimizer),
+    _update(objective, name, optimizer, shardings.params[name]),
     donate_argnums=0,
     out_shardings=(shardings, replicated(mesh)),
   )
@@ -66,7 +66,8 @@ def make_updates(
   """
   cycle = [objective.turn(i) for i in range(len(objective.trains))]
   update = {
-    name: _update(objective, name, optimizer) for name in objective.trains
+    name: _update(objective, name, optimizer, shardings.params[name])
+    for name in objective.trains
   }
 
   def updates(
@@ -112,8 +113,10 @@ def make_updates(
   )
 
 
-def _update(objective: Objective, name: str, optimizer: Optimizer) -> Update:
-  """The update of the tree `name`; pure."""
+def _update(
+  objective: Objective, name: str, optimizer: Optimizer, places: Params
+) -> Update:
+  """The update of the tree `name`, which lies at `places`; pure."""
   transformation = optimizer.transformation()
   name_index = objective.trains.index(name)
 
@@ -131,7 +134,7 @@ def _update(objective: Objective, name: str, optimizer: Optimizer) -> Update:
       return objective.loss(name, params, frozen, rows, key, hparams)
 
     grads, metrics = _gradient(
-      loss, state.params[name], batch, key, optimizer.accumulate
+      loss, state.params[name], places, batch, key, optimizer.accumulate
     )
     direction, new = transformation.update(
       grads, state.opt_state[name], state.params[name]
@@ -191,6 +194,7 @@ def make_evaluate(objective: Objective, mesh: Mesh) -> Callable[..., Metrics]:
 def _gradient(
   loss: Callable[[Params, Batch, Key], tuple[Scalar, Metrics]],
   tree: Params,
+  places: Params,
   batch: Batch,
   key: Key,
   parts: int,
@@ -198,9 +202,14 @@ def _gradient(
   """The mean gradient and summed metrics over `parts` slices of the batch.
 
   Slice i takes every parts-th row from i on, so that each stays spread over
-  all devices.
+  all devices. The gradient lies as the tree does, between slices too: no
+  device holds more of a sum than of the weights.
   """
-  gradient = jax.grad(loss, has_aux=True)
+
+  def gradient(tree: Params, rows: Batch, key: Key) -> tuple[Params, Metrics]:
+    grads, metrics = jax.grad(loss, has_aux=True)(tree, rows, key)
+    return jax.lax.with_sharding_constraint(grads, places), metrics
+
   if parts == 1:
     return gradient(tree, batch, key)
   slices = jax.tree.map(

@@ -286,6 +286,7 @@ class Trainer:
     selector = self._selector(stage, round_, functions, frozen, data)
     meter = Meter(stage.batch_size)
     passes = round_passes(stage.objective, round_)
+    called: set[Update] = set()
     # This order is law: evaluate the old state, save it, fetch the batch,
     # update each name in turn, count, report.
     for step, count in _calls(stage, first, round_.num_updates):
@@ -321,6 +322,10 @@ class Trainer:
         hparams = self._hparams(round_, rates)
       with jax.transfer_guard("disallow"):
         for call in calls:
+          if call not in called:
+            # It compiles first, however long others have been at work.
+            self.watchdog.patience()
+            called.add(call)
           state, metrics = call(state, frozen, batch, key, hparams)
           meter.add(metrics, count)
           self.watchdog.dispatched(jax.tree.leaves(metrics)[0])

@@ -4,7 +4,6 @@ A process that waits in a collective for one that is gone may wait for ever.
 """
 
 import collections
-import contextlib
 import faulthandler
 import os
 import sys
@@ -41,6 +40,9 @@ class Watchdog:
     self._seconds = seconds
     self._allowed, self._since = 0.0, 0.0
     self._running: collections.deque[Result] = collections.deque()
+    # Held by whoever decides when the time is up: the watcher, which finds that
+    # something is finished, or the main thread, which begins something else.
+    self._lock = threading.RLock()
     self._stop = threading.Event()
     self._thread: threading.Thread | None = None
 
@@ -60,12 +62,15 @@ class Watchdog:
 
   def patience(self) -> None:
     """Something begins that may compile, or read much, first."""
-    self._running.clear()
-    self._allowed, self._since = PATIENCE * self._seconds, time.monotonic()
+    with self._lock:
+      self._running.clear()
+      self._allowed = PATIENCE * self._seconds
+      self._since = time.monotonic()
 
   def alive(self) -> None:
     """Something is finished."""
-    self._allowed, self._since = self._seconds, time.monotonic()
+    with self._lock:
+      self._allowed, self._since = self._seconds, time.monotonic()
 
   def each(self, items: Iterable[T]) -> Iterator[T]:
     """The same items, each a sign of life."""
@@ -84,12 +89,12 @@ class Watchdog:
 
   def _watch(self) -> None:
     while not self._stop.wait(min(1, self._seconds / 4)):
-      with contextlib.suppress(IndexError):
-        while self._running[0].is_ready():
+      with self._lock:
+        while self._running and self._running[0].is_ready():
           self._running.popleft()
           self.alive()
-      if time.monotonic() > self._since + self._allowed:
-        self._end()
+        if time.monotonic() > self._since + self._allowed:
+          self._end()
 
   def _end(self) -> None:
     # By its number: what stands for stderr in a notebook has none.

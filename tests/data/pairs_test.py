@@ -297,7 +297,7 @@ def test_other_processes_draw_but_neither_write_nor_remove(
 ):
   """They see what the first one finds, and call on it in the same order."""
   store, teacher = make_store()
-  found = [None, {}, None, None]
+  found = [None, [], None, None]
   monkeypatch.setattr(hosts, "on_first", lambda act: found.pop(0))
   store.claim()
   assert store.make([0, 1], silent) == 16

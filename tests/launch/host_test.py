@@ -170,7 +170,7 @@ def test_skypilot_runs(new_cloud, plan, status, trainings):
     "--multihost",
   ]
   installed = (cloud.root / "uv.log").read_text()
-  assert f"jax[tpu] diffdistill[tfds] @ {ROOT}" in installed
+  assert f"jax[tpu] diffdistill[tfds,gcs] @ {ROOT}" in installed
 
 
 @pytest.mark.parametrize(

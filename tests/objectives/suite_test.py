@@ -38,7 +38,11 @@ from diffdistill.training.sharding import (
   shard_batch,
   tree_shardings,
 )
-from diffdistill.training.state import create_state, with_shardings
+from diffdistill.training.state import (
+  create_state,
+  in_dtype,
+  with_shardings,
+)
 from diffdistill.training.step import make_update
 
 PAPERS: dict[str, dict[str, Any]] = {
@@ -61,7 +65,7 @@ BATCH = 16  # of which every device has a row, of each half too
 OPTIMIZER = Optimizer(learning_rate=0.1, eps=1.0, ema_decay=0.9)
 
 
-def build(name, width=8, depth=1, channels=4):
+def build(name, width=8, depth=1, channels=8):
   """The objective of that name, given what from_config.py would give it."""
   process = GaussianProcess(schedule=Cosine())
   # A class more: the null label.
@@ -176,29 +180,31 @@ class Bench:
 
 
 @functools.cache
-def bench(name, mesh):
+def bench(name, mesh, accumulate=1):
   """The objective on a mesh: compiled once for all tests."""
   objective = build(name)
+  optimizer = dataclasses.replace(OPTIMIZER, accumulate=accumulate)
   frozen = frozen_of(objective)
 
   def init(key, frozen):
-    return create_state(objective, OPTIMIZER, key, frozen)
+    return create_state(objective, optimizer, key, frozen)
 
   with pytest.MonkeyPatch.context() as patch:
     # So that even these networks are split over fsdp.
     patch.setattr("diffdistill.training.sharding.MIN_SIZE_TO_SPLIT", 1)
     shapes = jax.eval_shape(init, jax.random.key(0), frozen)
-    shardings = tree_shardings(shapes, Layout(mesh=mesh))
+    abstract = with_shardings(shapes, Layout(mesh=mesh))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return Bench(
       objective=objective,
       mesh=mesh,
       frozen=jax.device_put(frozen, tree_shardings(frozen, Layout(mesh=mesh))),
       init=jax.jit(init, out_shardings=shardings),
       updates={
-        tree: make_update(objective, tree, OPTIMIZER, shardings, mesh)
+        tree: make_update(objective, tree, optimizer, shardings, mesh)
         for tree in objective.trains
       },
-      abstract=with_shardings(shapes, Layout(mesh=mesh)),
+      abstract=abstract,
     )
 
 
@@ -305,19 +311,30 @@ def test_one_executable_serves_every_round(name, mesh_of):
     assert on.updates[tree]._cache_size() == 1
 
 
-@every_paper
-def test_the_mesh_changes_no_result(name, mesh_of):
+def is_split(leaf):
+  """Whether no device has the whole array."""
+  return leaf.sharding.shard_shape(leaf.shape) != leaf.shape
+
+
+@pytest.mark.parametrize(
+  ("name", "accumulate"), [*((name, 1) for name in PAPERS), ("progressive", 2)]
+)
+def test_the_mesh_changes_no_result(name, accumulate, mesh_of):
   steps = 2 * len(build(name).trains)
 
-  def run(data, fsdp=1):
-    on = bench(name, mesh_of(data, fsdp))
+  def run(data, fsdp):
+    on = bench(name, mesh_of(data, fsdp), accumulate)
     state, metrics = on.run(on.start(), 0, steps)
-    whole = [leaf.is_fully_replicated for leaf in jax.tree.leaves(state.params)]
-    assert all(whole) == (fsdp == 1)
+    # All that can be split is: of the state, and of what is frozen.
+    for leaf in jax.tree.leaves((state, on.frozen)):
+      assert is_split(leaf) == (
+        fsdp > 1 and any(n % fsdp == 0 for n in leaf.shape)
+      )
+    assert any(map(is_split, jax.tree.leaves(state.params))) == (fsdp > 1)
     return on_host(state.params), on_host(metrics)
 
-  params, metrics = run(1)
-  for mesh in ((1, 2), (8, 1)):
+  params, metrics = run(1, 1)
+  for mesh in ((8, 1), (1, 8), (2, 4)):
     new_params, new_metrics = run(*mesh)
     for metric, (total, count) in metrics.items():
       new_total, new_count = new_metrics[metric]
@@ -332,6 +349,32 @@ def test_the_mesh_changes_no_result(name, mesh_of):
       new_params,
       params,
     )
+
+
+@pytest.mark.parametrize(
+  "name", ["progressive", "classifier_features", "moment_matching"]
+)
+def test_a_teacher_in_bfloat16_is_the_rounded_one(name):
+  objective = build(name)
+  frozen = frozen_of(objective)
+  batch = jax.tree.map(jnp.asarray, rows(objective, 0))
+  params = objective.init(jax.random.key(0), frozen)
+  hparams = jax.tree.map(jnp.asarray, hparams_of())
+  light = {**frozen, "teacher": in_dtype(frozen["teacher"], "bfloat16")}
+  rounded = {**frozen, "teacher": in_dtype(light["teacher"], "float32")}
+  for tree in objective.trains:
+
+    @jax.jit
+    def loss(frozen, tree=tree):
+      key = jax.random.key(1)
+      return objective.loss(tree, params, frozen, batch, key, hparams)[0]
+
+    found = loss(light)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, loss(rounded), rtol=1e-5, atol=1e-6)
+    # Moments of teacher and auxiliary agree here, but for the rounding.
+    assert found != loss(frozen)
+    np.testing.assert_allclose(found, loss(frozen), rtol=0.02, atol=0.02)
 
 
 @every_paper

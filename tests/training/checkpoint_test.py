@@ -281,6 +281,31 @@ def test_a_round_of_pairs_is_done_without_weights(round_dir):
   assert (round_dir / "final").read_text() == "/disk/pairs\n"
 
 
+def test_in_a_bucket_a_result_without_its_mark_is_none(
+  state_on, mesh_of, round_dir, tmp_path, monkeypatch
+):
+  # There Orbax writes under the last name, and its mark at the end.
+  monkeypatch.setattr(checkpoint, "in_bucket", lambda path: True)
+  params = state_on(mesh_of(1))[0].params
+  checkpoint.save_final(round_dir, params)
+  checkpoint.save_best(round_dir, params, 5, 0.3)
+  assert checkpoint.has_final(round_dir)
+  assert checkpoint.product_names(round_dir) == {"student", "auxiliary"}
+  assert checkpoint.best_of(round_dir).step == 5
+  folder = tmp_path / "halve" / "004"
+  for mark in ("final", f"best/5_{(0.3).hex()}"):
+    (folder / mark / "commit_success.txt").unlink()
+  assert not checkpoint.has_final(round_dir)
+  with pytest.raises(ValueError, match="004 has no final result; train until"):
+    checkpoint.product_names(round_dir)
+  assert checkpoint.best_of(round_dir) is None
+  checkpoint.mark_final(round_dir.parent / "pairs", "/disk/pairs")
+  assert checkpoint.has_final(round_dir.parent / "pairs")
+  # And what is there makes room for the whole.
+  checkpoint.save_final(round_dir, params)
+  assert checkpoint.has_final(round_dir)
+
+
 def test_an_unfinished_round_has_no_final_result(state_on, mesh_of, round_dir):
   save(round_dir, {5: state_on(mesh_of(1))[0]})
   with pytest.raises(ValueError, match="004 has no final result; train until"):

@@ -4,7 +4,6 @@ It is run with a global `given`: the `arguments` of the command line, how many
 `devices`, the `log` for its output, the `cache` of compiled programs.
 """
 
-import atexit
 import os
 import sys
 
@@ -22,8 +21,8 @@ jax.config.update("jax_compilation_cache_dir", given["cache"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 sys.argv = ["diffdistill", *given["arguments"]]
 status = cli.main()
-# As at the end of a process of its own: JAX waits for the others there.
-atexit._run_exitfuncs()
+# As JAX does at the end of a process of its own; a forked one forgets it.
+jax.distributed.shutdown()
 sys.stdout.flush()
 sys.stderr.flush()
 os._exit(status)

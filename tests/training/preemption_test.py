@@ -105,6 +105,16 @@ def test_pairs_are_left_between_two_shards(pairs_config, run_of, tmp_path):
   assert len(list(shards.glob("*.npz"))) == 4
 
 
+def test_the_command_has_a_status_of_its_own(
+  monkeypatch, refuse, config_file, tmp_path
+):
+  monkeypatch.setattr(Preemption, "agreed", lambda *_, **__: True)
+  before = signal.getsignal(signal.SIGTERM)
+  line = refuse(75, "train", f"--config={config_file}", f"--workdir={tmp_path}")
+  assert line.startswith("asked to leave classifier after update 0;")
+  assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_signal_is_noted_and_what_was_before_comes_back(mesh_of):
   noted = []
   before = signal.signal(signal.SIGTERM, lambda *_: noted.append(1))

@@ -165,6 +165,23 @@ def test_nan_is_written_as_nothing(workdir):
   ]
 
 
+def test_a_bucket_holds_the_same_records(workdir, monkeypatch):
+  monkeypatch.setattr(report, "in_bucket", lambda path: True)
+  # As object stores do.
+  opened = type(workdir).open
+
+  def no_append(self, mode="r", **kwargs):
+    assert "a" not in mode
+    return opened(self, mode, **kwargs)
+
+  monkeypatch.setattr(type(workdir), "open", no_append)
+  log = Report(workdir, 100)
+  log.write("teacher", 10, {"a": 1.0})
+  log.write("teacher", 20, {"a": 2.0})
+  assert [record["step"] for record in records(workdir)] == [10, 20]
+  assert [path.name for path in workdir.iterdir()] == ["metrics.jsonl"]
+
+
 def test_a_new_run_has_nothing_to_forget(workdir):
   Report(workdir, 100).start_round("teacher", 0)
   assert not (workdir / "metrics.jsonl").exists()

@@ -1,7 +1,9 @@
 """A run that hangs ends by itself, and one that is slow does not."""
 
+import dataclasses
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -104,3 +106,41 @@ def test_a_watchdog_that_is_off_or_done_ends_nothing(ended):
     pass
   time.sleep(0.4)
   assert not ended
+
+
+def test_patience_is_not_undone_by_what_was_finished_before(ended):
+  begins = []
+
+  class Main(Watchdog):
+    """Its main thread begins something just as the watcher sees an end."""
+
+    def alive(self):
+      if not begins:
+        begins.append(threading.Thread(target=self.patience))
+        begins[0].start()
+        begins[0].join(0.1)
+      super().alive()
+
+  done = Result()
+  done.ready = True
+  with Main(0.3) as watchdog:
+    watchdog.dispatched(done)
+    while not begins:
+      time.sleep(0.01)
+    time.sleep(0.9)
+    assert not ended
+
+
+def test_each_function_has_its_time_to_compile(
+  tiny_config, run_of, tmp_path, monkeypatch
+):
+  seen = []
+  monkeypatch.setattr(Watchdog, "patience", lambda self: seen.append("wait"))
+  monkeypatch.setattr(Watchdog, "dispatched", lambda *_: seen.append("call"))
+  run = run_of(tiny_config)
+  (teacher,) = (s for s in run.built.stages if s.name == "teacher")
+  teacher = dataclasses.replace(teacher, num_updates=6, updates_per_call=4)
+  run.train(tmp_path, stages=(teacher,), log=4, checkpoint=0)
+  # Four updates at once, and the last two one by one.
+  first = seen.index("call")
+  assert seen[first - 1 : first + 4] == ["wait", "call", "wait", "call", "call"]
