@@ -1,0 +1,452 @@
+"""Runs of several processes, killed, stopped and told to leave; by the CLI.
+
+Processes are forked from one that has imported everything and started nothing,
+so that each is new, and none waits for imports.
+"""
+
+import json
+import multiprocessing
+import os
+import pathlib
+import random
+import re
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from diffdistill.training import checkpoint
+from diffdistill.training.sharding import Layout
+
+SCRIPT = pathlib.Path(__file__).parent / "one_process.py"
+UPDATES, SAVED_AFTER = 14, 7
+ROUNDS = ("teacher", "halve/002", "halve/001")
+SECONDS = 300  # for a process on a machine with other work to do
+
+
+@pytest.fixture(scope="module")
+def fork():
+  """Starts a process of a command on some devices; its output goes to a log."""
+  context = multiprocessing.get_context("forkserver")
+  context.set_forkserver_preload(["diffdistill.cli", "diffdistill.commands"])
+  started = []
+
+  def start(log, devices, *arguments):
+    given = {
+      "arguments": list(map(str, arguments)),
+      "devices": devices,
+      "log": str(log),
+      "cache": str(pathlib.Path(".cache/jax").absolute()),
+    }
+    process = context.Process(
+      target=runpy.run_path, args=(str(SCRIPT), {"given": given}), daemon=True
+    )
+    process.start()
+    started.append(process)
+    return process
+
+  yield start
+  for process in started:
+    if process.is_alive():
+      process.kill()
+
+
+class Job:
+  """The processes of one command, 0 to hosts - 1."""
+
+  def __init__(self, fork, tmp_path, hosts, devices, *arguments):
+    with socket.socket() as sock:
+      sock.bind(("localhost", 0))
+      port = sock.getsockname()[1]
+    self.logs = [tmp_path / f"log.{i}" for i in range(hosts)]
+    self.processes = []
+    for i, log in enumerate(self.logs):
+      log.unlink(missing_ok=True)
+      where = (
+        "--multihost",
+        f"--coordinator=localhost:{port}",
+        f"--num_processes={hosts}",
+        f"--process_id={i}",
+      )
+      extra = where if hosts > 1 else ()
+      self.processes.append(fork(log, devices, *arguments, *extra))
+
+  def statuses(self):
+    """What they end with."""
+    for process in self.processes:
+      process.join(SECONDS)
+      assert process.exitcode is not None, self.said(0)
+    return [process.exitcode for process in self.processes]
+
+  def send(self, number, to=0):
+    os.kill(self.processes[to].pid, number)
+
+  def said(self, process=0):
+    """What a process said, but for Gloo's greetings, cut up by each other."""
+    lines = self.logs[process].read_text().splitlines()
+    return [x for x in lines if "[Gloo]" not in x and "peer ranks" not in x]
+
+  def until(self, true):
+    """Waits until it is so."""
+    while not true():
+      alive = [process.is_alive() for process in self.processes]
+      assert all(alive), self.said(alive.index(False))
+      time.sleep(0.005)
+
+
+@pytest.fixture
+def job(fork, tmp_path):
+  def make(hosts, devices, *arguments):
+    return Job(fork, tmp_path, hosts, devices, *arguments)
+
+  return make
+
+
+def updates_recorded(workdir):
+  path = workdir / "metrics.jsonl"
+  return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def config_of(tiny_config, write_config):
+  """The path of a config of two halvings, whose weights span processes.
+
+  A record of each update tells how far a run is. The learning rate is low: at
+  a higher one Adam's first updates, of about the sign of the gradient, make
+  much of what is rounded otherwise.
+  """
+
+  def make(*run, **fields):
+    stages = {
+      name: {
+        **stage,
+        "num_updates": UPDATES,
+        "optimizer": {**stage["optimizer"], "learning_rate": 1e-3},
+      }
+      for name, stage in tiny_config["stages"].items()
+    }
+    stages["halve"]["start_steps"] = 4
+    network = {"kind": "mlp", "width": 256, "depth": 1}
+    config = {
+      **tiny_config,
+      "run": run or ("teacher", "halve"),
+      "cadence": {"log": 1, "checkpoint": SAVED_AFTER},
+      "mesh": {"data": 1, "fsdp": -1},
+      "model": {**tiny_config["model"], "network": network},
+      "stages": stages,
+      **fields,
+    }
+    return write_config(config)
+
+  return make
+
+
+def products(workdir, mesh, rounds):
+  """Everything that rounds keep, by name, as float64 of a row."""
+  result = {}
+  for name in rounds:
+    round_dir = epath.Path(workdir / name)
+    for product in sorted(checkpoint.product_names(round_dir)):
+      tree = checkpoint.load_final(round_dir, product, Layout(mesh=mesh))
+      leaves = [np.ravel(x) for x in jax.tree.leaves(jax.device_get(tree))]
+      result[f"{name} {product}"] = np.concatenate(leaves).astype(np.float64)
+  return result
+
+
+def distances(workdir, other, mesh, rounds=ROUNDS):
+  """The relative distances of what rounds keep."""
+  ours, theirs = (products(w, mesh, rounds) for w in (workdir, other))
+  assert ours.keys() == theirs.keys()
+  return {
+    name: np.linalg.norm(ours[name] - theirs[name])
+    / np.linalg.norm(theirs[name])
+    for name in theirs
+  }
+
+
+@pytest.fixture(scope="module")
+def peace(fork, config_of, tmp_path_factory):
+  """The workdir of a run on one process that nothing interrupted."""
+  folder = tmp_path_factory.mktemp("peace")
+  config = f"--config={config_of()}"
+  job = Job(fork, folder, 1, 8, "train", config, f"--workdir={folder}/run")
+  assert job.statuses() == [0], job.said()
+  return folder / "run"
+
+
+@pytest.mark.slow
+def test_killed_twice_and_gone_on_with_elsewhere(
+  job, config_of, peace, tmp_path, mesh_of
+):
+  """Two processes of four devices, one of eight, two of two."""
+  workdir = tmp_path / "run"
+  command = ("train", f"--config={config_of()}", f"--workdir={workdir}")
+
+  two = job(2, 4, *command)
+  saved = workdir / "halve" / "002" / "checkpoints" / str(SAVED_AFTER)
+  two.until(saved.exists)
+  two.send(signal.SIGKILL, to=1)
+  # The other one ends by itself: its next collective fails. Where it waits for
+  # the lost one to save, JAX aborts it 100 s later.
+  assert two.statuses() in ([70, -9], [-signal.SIGABRT, -9]), two.said()
+  if two.statuses()[0] == 70:
+    assert two.said()[-1].startswith(
+      "diffdistill: process 0 of 2: failed, or has lost another process; start"
+    )
+
+  one = job(1, 8, *command)
+  one.until(lambda: updates_recorded(workdir) >= 2 * UPDATES + 10)
+  one.send(signal.SIGKILL)
+  assert one.statuses() == [-signal.SIGKILL]
+  assert f"halve/002: goes on from update {SAVED_AFTER}" in one.said()
+  assert not (workdir / "halve" / "001" / "final").exists()
+
+  others = job(2, 2, *command)
+  assert others.statuses() == [0, 0], others.said()
+  assert others.said()[-1].startswith("halve/001")
+  assert others.said(1) == []
+
+  apart = distances(workdir, peace, mesh_of(1))
+  print(f"relative distances: {apart}")
+  assert set(apart) >= {"teacher teacher", "halve/001 student"}
+  assert max(apart.values()) < 1e-5
+  # Bit for bit it is not: sums over two processes add in another order.
+  assert max(apart.values()) > 0
+  # No round has left anything but its result, and no record came twice.
+  for name in ROUNDS:
+    assert [path.name for path in (workdir / name).iterdir()] == ["final"]
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  records = [json.loads(line) for line in lines]
+  assert [(r["round"], r["step"]) for r in records] == [
+    (name, step) for name in ROUNDS for step in range(1, UPDATES + 1)
+  ]
+
+
+@pytest.fixture(scope="module")
+def long_run(tiny_config, pairs_config):
+  """The fields of a run of images, pairs and halvings: 300 updates, 6 shards.
+
+  So long that it outlives twenty signals on a fast machine.
+  """
+  stages = pairs_config["stages"] | {"halve": tiny_config["stages"]["halve"]}
+  stages |= {
+    name: {**stages[name], "num_updates": 60}
+    for name in ("teacher", "student", "halve")
+  }
+  return {
+    **tiny_config,
+    "run": ("teacher", "pairs", "student", "halve"),
+    "cadence": {"log": 1, "checkpoint": 5},
+    "stages": stages,
+  }
+
+
+@pytest.mark.slow
+def test_told_to_leave_twenty_times(
+  job, long_run, write_config, tmp_path, mesh_of
+):
+  """Finished, and bit for bit what a run in peace makes.
+
+  SIGTERM comes when chance says: after so many updates more and a while, or a
+  while after the process began. Before the command has begun there is nothing
+  to save, and the process ends as any other does.
+  """
+  config = f"--config={write_config(long_run)}"
+  whole, told = tmp_path / "whole", tmp_path / "told"
+  assert job(1, 1, "train", config, f"--workdir={whole}").statuses() == [0]
+  draw = random.Random(4)
+  statuses, places = [], []
+  for number in range(20):
+    life = job(1, 1, "train", config, f"--workdir={told}")
+    if number % 4:
+      goal = updates_recorded(told) + draw.randint(1, 5)
+      life.until(lambda goal=goal: updates_recorded(told) >= goal)
+      time.sleep(draw.uniform(0, 0.02))
+    else:
+      time.sleep(draw.uniform(0, 0.6))
+    life.send(signal.SIGTERM)
+    statuses += life.statuses()
+    places += life.said()[-1:] if statuses[-1] == 75 else []
+  life = job(1, 1, "train", config, f"--workdir={told}")
+  assert life.statuses() == [0]
+  print(f"statuses {statuses}, places {places}")
+  assert set(statuses) <= {75, -signal.SIGTERM}
+  assert statuses.count(75) >= 15
+  assert all(
+    re.fullmatch(
+      r"diffdistill: asked to leave [\w/]+ after (update \d+|a shard); the same"
+      " command goes on from there",
+      place,
+    )
+    for place in places
+  )
+  rounds = ("teacher", "student/001", "halve/004", "halve/002", "halve/001")
+  apart = distances(told, whole, mesh_of(1), rounds)
+  assert len(apart) == 7
+  assert set(apart.values()) == {0.0}
+  for shard in (whole / "pairs" / "pairs").iterdir():
+    other = told / "pairs" / "pairs" / shard.name
+    assert shard.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.slow
+def test_one_of_two_is_told_to_leave(job, config_of, peace, tmp_path, mesh_of):
+  workdir = tmp_path / "run"
+  command = ("train", f"--config={config_of()}", f"--workdir={workdir}")
+  two = job(2, 1, *command)
+  two.until(lambda: updates_recorded(workdir) >= UPDATES + 3)
+  two.send(signal.SIGTERM, to=1)
+  assert two.statuses() == [75, 75], two.said()
+  left = re.match(
+    r"diffdistill: asked to leave halve/002 after update (\d+);", two.said()[-1]
+  )
+  step = int(left[1])
+  # What all have to say is said once.
+  assert two.said(1) == []
+  kept = workdir / "halve" / "002" / "checkpoints"
+  assert step == max(int(path.name) for path in kept.iterdir())
+  two = job(2, 1, *command)
+  assert two.statuses() == [0, 0], two.said()
+  assert f"halve/002: goes on from update {step}" in two.said()
+  assert max(distances(workdir, peace, mesh_of(1)).values()) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_command_of_its_own_process_is_told_to_leave(config_of, tmp_path):
+  workdir = tmp_path / "run"
+  command = [sys.executable, "-m", "diffdistill", "train"]
+  process = subprocess.Popen(
+    [*command, f"--config={config_of()}", f"--workdir={workdir}"],
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  while updates_recorded(workdir) < 3:
+    assert process.poll() is None, process.stderr.read()
+    time.sleep(0.01)
+  process.send_signal(signal.SIGTERM)
+  _, said = process.communicate()
+  assert process.returncode == 75
+  assert "diffdistill: asked to leave teacher after update" in said
+
+
+@pytest.mark.slow
+def test_the_others_of_a_hung_process_end(job, config_of, tmp_path):
+  workdir = tmp_path / "run"
+  cadence = {"log": 1, "stall_seconds": 3}
+  config = f"--config={config_of(cadence=cadence)}"
+  two = job(2, 1, "train", config, f"--workdir={workdir}")
+  two.until(lambda: updates_recorded(workdir) >= 3)
+  two.send(signal.SIGSTOP, to=1)
+  two.processes[0].join(SECONDS)
+  two.processes[1].kill()
+  assert two.processes[0].exitcode == 70, two.said()
+  (line,) = (line for line in two.said() if line.startswith("diffdistill: "))
+  assert line.startswith("diffdistill: no update finished in 3 s;")
+  assert "trainer.py" in "".join(two.said())
+
+
+@pytest.fixture(scope="module")
+def judged_run(small_config, pairs_config):
+  """A classifier, a teacher, a pool of its pairs, and students of them."""
+  stages = {
+    name: {**stage, "num_updates": 4}
+    for name, stage in small_config["stages"].items()
+  }
+  stages["teacher"]["updates_per_call"] = 2
+  stages["halve"]["select"] = {"by": "distance", "every": 2, "num_images": 24}
+  stages["student"] = {**pairs_config["stages"]["student"], "num_updates": 8}
+  # Room for the held-out pairs and two shards, of a byte a value.
+  pool = {"store_noise": False, "max_gigabytes": 260e-9}
+  stages["pairs"] = {**pairs_config["stages"]["pairs"], **pool}
+  return {
+    **small_config,
+    "run": ("classifier", "teacher", "pairs", "student", "halve"),
+    "cadence": {"log": 4, "checkpoint": 4},
+    "stages": stages,
+  }
+
+
+@pytest.mark.slow
+def test_two_processes_make_and_judge_what_one_does(
+  job, judged_run, write_config, tmp_path, mesh_of
+):
+  """On the same two devices: the same pairs, weights, images and numbers."""
+  config = f"--config={write_config(judged_run)}"
+  workdirs = {1: tmp_path / "one", 2: tmp_path / "two"}
+  for hosts, workdir in workdirs.items():
+    for command, *flags in (
+      ("train", config),
+      ("sample", f"--out={workdir}/images.npz", "--interpolate=3"),
+      ("evaluate",),
+    ):
+      run = job(
+        *(hosts, 2 // hosts, command, *flags),
+        *(f"--workdir={workdir}", "--expect_devices=2"),
+      )
+      assert run.statuses() == [0] * hosts, run.said()
+      assert all(run.said(other) == [] for other in range(1, hosts))
+      assert run.said()
+  one, two = workdirs.values()
+  names = ("classifier", "teacher", "student/001", "halve/001")
+  apart = distances(two, one, mesh_of(1), names)
+  print(f"relative distances: {apart}")
+  assert max(apart.values()) < 1e-5
+  shards = sorted(path.name for path in (one / "pairs" / "pairs").glob("*.npz"))
+  assert len(shards) == 4
+  for name in shards:
+    ours, theirs = (np.load(w / "pairs" / "pairs" / name) for w in (one, two))
+    for field in ours.files:
+      np.testing.assert_array_equal(ours[field], theirs[field])
+  ours, theirs = (np.load(w / "images.npz")["images"] for w in (one, two))
+  np.testing.assert_array_equal(ours, theirs)
+  ours, theirs = (
+    json.loads((w / "evaluation.json").read_text()) for w in (one, two)
+  )
+  assert ours["classifier_test_accuracy"] == theirs["classifier_test_accuracy"]
+  assert len(ours["rows"]) == len(theirs["rows"]) >= 4
+  for mine, other in zip(ours["rows"], theirs["rows"], strict=True):
+    for field in ("model", "steps", "training_passes"):
+      assert mine[field] == other[field]
+    for field in ("FD-classifier", "inception_score", "teacher_gap"):
+      assert mine[field] == pytest.approx(other[field], rel=1e-3), field
+  files = [
+    sorted(str(path.relative_to(w)) for path in w.rglob("*.png"))
+    for w in (one, two)
+  ]
+  assert files[0] == files[1]
+
+
+@pytest.mark.slow
+def test_a_refusal_is_said_once_and_ends_all(
+  job, config_of, judged_run, write_config, peace, tmp_path
+):
+  config, other = f"--config={config_of()}", tmp_path / "other"
+  # Both know; the first alone has looked at the disk; the first alone writes.
+  blocked = {**judged_run, "run": ("teacher", "pairs")}
+  (tmp_path / "file").write_text("no folder")
+  blocked["stages"]["pairs"]["path"] = str(tmp_path / "file" / "pairs")
+  for workdir, flags, words in (
+    (
+      other,
+      (config, "--expect_devices=32"),
+      "expected 32 devices but 2 are he",
+    ),
+    (
+      peace,
+      (config, "--config.seed=5"),
+      f"{peace} was made with another confi",
+    ),
+    (other, (f"--config={write_config(blocked)}",), f"{tmp_path}/file"),
+  ):
+    two = job(2, 1, "train", *flags, f"--workdir={workdir}")
+    assert two.statuses() == [1, 1], two.said()
+    *_, line = two.said()
+    assert line.startswith(f"diffdistill: {words}"), two.said()
+    assert two.said(1) == []

@@ -1,0 +1,213 @@
+"""A run on a mesh of 1 x 8 devices: nothing that can be split is ever whole."""
+
+import collections
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from etils import epath
+
+from diffdistill import from_config
+from diffdistill.ideal import random_frozen
+from diffdistill.planning.hlo import read_program
+from diffdistill.planning.programs import programs
+from diffdistill.training.state import with_shardings
+from diffdistill.training.trainer import Cadence, Trainer
+
+# Numbers in an array that may be whole: more than in an eighth of any here.
+FEW = 200
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_arrays_are_split():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr("diffdistill.training.sharding.MIN_SIZE_TO_SPLIT", FEW)
+    yield
+
+
+@pytest.fixture(scope="module")
+def run(small_config):
+  """A classifier, a teacher, and students of its features and its moments."""
+  stages = small_config["stages"]
+  stage = {
+    "optimizer": {"learning_rate": 1e-3, "ema_decay": 0.9},
+    "num_updates": 2,
+    "batch_size": 16,
+  }
+  config = {
+    **small_config,
+    "run": ("classifier", "teacher", "halve", "moments"),
+    "mesh": {"data": 1, "fsdp": 8},
+    "classifier": {**small_config["classifier"], "channels": 8},
+    "model": {
+      **small_config["model"],
+      "network": {"kind": "mlp", "width": 32, "depth": 1},
+    },
+    "stages": {
+      "classifier": {**stages["classifier"], "batch_size": 16},
+      "teacher": {**stage, "objective": {"kind": "denoising"}},
+      "halve": {
+        **stage,
+        "objective": {"kind": "classifier_features"},
+        "frozen": {"teacher": "teacher", "classifier": "classifier"},
+        "start_steps": 2,
+        "long_rounds": 0,
+        "select": {"by": "distance", "every": 1},
+        "teacher_dtype": "bfloat16",
+      },
+      "moments": {
+        **stage,
+        "objective": {"kind": "parameter_moment_matching"},
+        "sampler": {"kind": "ancestral", "noise": 0.0},
+        "frozen": {"teacher": "teacher", "second_moments": "teacher"},
+        "num_steps": (2,),
+      },
+    },
+  }
+  return from_config.build(config)
+
+
+def whole(array):
+  """Whether a device has all of an array that could be split."""
+  divisible = any(n % 8 == 0 for n in array.shape)
+  if array.size < FEW or not divisible:
+    return False
+  return array.sharding.shard_shape(array.shape) == array.shape
+
+
+def test_nothing_is_whole_while_a_run_trains_selects_and_shows(run, tmp_path):
+  there = set(map(id, jax.live_arrays()))
+  looked, held = [], {}
+
+  def look(stage, round_, product, *_):
+    assert not any(map(whole, jax.tree.leaves(product)))
+    new = [a for a in jax.live_arrays() if id(a) not in there]
+    assert [a.shape for a in new if whole(a)] == []
+    looked.append(round_.name)
+    # Numbers that are split, when the round's first update is done.
+    for dtype in (jnp.float32, jnp.bfloat16):
+      split = [a for a in new if a.dtype == dtype and not a.is_fully_replicated]
+      held.setdefault((round_.name, dtype), sum(a.size for a in split))
+    return 1.0 / len(looked)
+
+  Trainer(
+    stages=run.stages,
+    workdir=epath.Path(tmp_path),
+    seed=0,
+    batches=run.batches,
+    pairs=functools.partial(run.pairs, epath.Path(tmp_path)),
+    outside=run.outside,
+    layout=run.layout,
+    cadence=Cadence(observe=1, checkpoint=1),
+    observe=look,
+    distance=look,
+  ).run()
+  names = ["classifier", "teacher", "halve/001", "moments/002"]
+  # After the first update and at the end; one round is scored then too.
+  assert [looked.count(name) for name in names] == [2, 2, 4, 2]
+  frozen = random_frozen(run, run.stages[2])
+  network, classifier = (
+    sum(
+      leaf.size
+      for leaf in jax.tree.leaves(tree)
+      if not leaf.is_fully_replicated
+    )
+    for tree in (frozen["teacher"], frozen["classifier"])
+  )
+  images = 16 * 2 * 2
+  # Weights, two moments and an average, and nothing that is not needed: least
+  # of all the float32 teacher of a student that has it in bfloat16.
+  assert [held[name, jnp.float32] - images for name in names] == [
+    3 * classifier,
+    4 * network,
+    4 * network + classifier,
+    4 * network + 2 * network,
+  ]
+  assert [held[name, jnp.bfloat16] for name in names] == [0, 0, network, 0]
+
+
+def test_random_weights_are_born_split(run):
+  for stage in run.stages[2:]:
+    frozen = random_frozen(run, stage)
+    assert set(frozen) == set(stage.objective.needs)
+    for tree in frozen.values():
+      assert not any(map(whole, jax.tree.leaves(tree)))
+  ones = jax.tree.leaves(frozen["second_moments"])
+  assert all((leaf == 1).all() for leaf in ones)
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids="in {} parts".format)
+def program(request, small_config):
+  """(parts of the batch, the run, the update of its U-Net, and it compiled)."""
+  config = {
+    **small_config,
+    "run": ("teacher",),
+    "mesh": {"data": 1, "fsdp": 8},
+    "model": {
+      "network": {
+        "kind": "unet",
+        "channels": 32,
+        "multipliers": (1,),
+        "num_blocks": 1,
+        "attention": (),
+      },
+      "schedule": {"kind": "cosine"},
+    },
+    "stages": {
+      "teacher": {
+        "objective": {"kind": "denoising"},
+        "optimizer": {
+          "learning_rate": 1e-3,
+          "ema_decay": 0.9,
+          "accumulate": request.param,
+        },
+        "num_updates": 2,
+        "batch_size": 128,
+      }
+    },
+  }
+  built = from_config.build(config)
+  update, _ = programs(built)
+  return request.param, built, update, update.trace().lower().compile()
+
+
+def test_no_argument_of_an_update_is_whole(program):
+  _, _, update, compiled = program
+  # Weights, two moments and an average.
+  everything = 4 * 4 * update.trained
+  assert update.state_bytes < 1.2 * everything / 8
+  images = 128 * (2 * 2 * 1 + 1) * 4 / 8
+  held = compiled.memory_analysis().argument_size_in_bytes
+  assert held == pytest.approx(update.state_bytes + images, rel=0.01)
+
+
+def test_weights_alone_are_gathered_and_gradients_alone_summed(program):
+  parts, _, update, compiled = program
+  messages = read_program(compiled.as_text(), 8).collectives
+  weights = 4 * update.trained
+  # Forward and backward at most, for each part. With the optimizer's state it
+  # would be more: that is four times the weights.
+  assert 0.9 * weights < messages["all-gather"].bytes < 2.2 * parts * weights
+  summed = messages["all-reduce"].bytes / parts
+  assert 0.7 * weights < summed < 1.15 * weights
+  for kind in set(messages) - {"all-gather", "all-reduce"}:
+    assert messages[kind].bytes < 0.3 * weights, kind
+
+
+def test_a_sum_of_gradients_is_as_split_as_the_weights(program):
+  parts, built, _, compiled = program
+  # What loops carry: one over the parts, others to draw noise.
+  carried = collections.Counter(
+    tuple(map(int, shape.split(",")))
+    for loop in re.findall(r"= \((.*)\) while\(", compiled.as_text())
+    for shape in re.findall(r"f32\[([\d,]+)\]", loop)
+  )
+  weights = with_shardings(
+    jax.eval_shape(built.denoiser.network.init, jax.random.key(0)), built.layout
+  )
+  held = collections.Counter(
+    leaf.sharding.shard_shape(leaf.shape) for leaf in jax.tree.leaves(weights)
+  )
+  assert (held <= carried) == (parts > 1)
