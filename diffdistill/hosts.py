@@ -27,6 +27,9 @@ T = TypeVar("T")
 SECONDS_TO_AGREE = 20
 WORDS = "diffdistill/last_words"
 THREADS = 64
+# JAX's own: a process that has said nothing for so long is lost, and JAX aborts
+# those that still wait for it.
+HEARTBEAT_SECONDS = 100
 # What a system says that a person can mend; not a connection that broke.
 MENDABLE = (
   FileNotFoundError,
@@ -67,6 +70,7 @@ def join(
     num_processes,
     process_id,
     cluster_detection_method="deactivate" if coordinator else None,
+    heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
   )
 
 

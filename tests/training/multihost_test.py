@@ -193,8 +193,8 @@ def test_killed_twice_and_gone_on_with_elsewhere(
   saved = workdir / "halve" / "002" / "checkpoints" / str(SAVED_AFTER)
   two.until(saved.exists)
   two.send(signal.SIGKILL, to=1)
-  # The other one ends by itself: its next collective fails. Where it waits for
-  # the lost one to save, JAX aborts it 100 s later.
+  # The other one ends by itself: its next collective fails or, where one of
+  # its own devices waits for another that has failed, JAX misses the lost one.
   assert two.statuses() in ([70, -9], [-signal.SIGABRT, -9]), two.said()
   if two.statuses()[0] == 70:
     assert two.said()[-1].startswith(

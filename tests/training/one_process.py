@@ -9,7 +9,7 @@ import sys
 
 import jax
 
-from diffdistill import cli
+from diffdistill import cli, hosts
 
 given = globals()["given"]
 
@@ -19,6 +19,8 @@ os.dup2(log, 2)
 jax.config.update("jax_num_cpu_devices", given["devices"])
 jax.config.update("jax_compilation_cache_dir", given["cache"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+# Some that lose another wait for JAX to say so; tests do not wait for long.
+hosts.HEARTBEAT_SECONDS = 20
 sys.argv = ["diffdistill", *given["arguments"]]
 status = cli.main()
 # As JAX does at the end of a process of its own; a forked one forgets it.
