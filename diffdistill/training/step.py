@@ -13,7 +13,7 @@ from diffdistill.arrays import Batch, Key, Metrics, Params, Scalar
 from diffdistill.objectives.objective import Hparams, Objective
 from diffdistill.training.ema import ema_update
 from diffdistill.training.optimizers import Optimizer
-from diffdistill.training.sharding import replicated
+from diffdistill.training.sharding import replicated, unrolled
 from diffdistill.training.state import TrainState
 
 # Metrics that count since the round began: what comes last is what is meant.
@@ -46,7 +46,7 @@ def make_update(
     mesh: where metrics are replicated.
   """
   return jax.jit(
-    _update(objective, name, optimizer, shardings.params[name]),
+    _update(objective, name, optimizer, shardings, mesh),
     donate_argnums=0,
     out_shardings=(shardings, replicated(mesh)),
   )
@@ -66,7 +66,7 @@ def make_updates(
   """
   cycle = [objective.turn(i) for i in range(len(objective.trains))]
   update = {
-    name: _update(objective, name, optimizer, shardings.params[name])
+    name: _update(objective, name, optimizer, shardings, mesh)
     for name in objective.trains
   }
 
@@ -93,7 +93,7 @@ def make_updates(
       lambda leaf: leaf.reshape(-1, len(cycle), *leaf.shape[1:]),
       (dict(batches), dict(hparams)),
     )
-    state, found = jax.lax.scan(turns, state, rows)
+    state, found = jax.lax.scan(turns, state, rows, unroll=unrolled(mesh))
     totals: Metrics = {}
     for metrics in found:
       for name, pair in metrics.items():
@@ -114,9 +114,13 @@ def make_updates(
 
 
 def _update(
-  objective: Objective, name: str, optimizer: Optimizer, places: Params
+  objective: Objective,
+  name: str,
+  optimizer: Optimizer,
+  shardings: TrainState,
+  mesh: Mesh,
 ) -> Update:
-  """The update of the tree `name`, which lies at `places`; pure."""
+  """The update of the tree `name`; pure. Arguments as of `make_update`."""
   transformation = optimizer.transformation()
   name_index = objective.trains.index(name)
 
@@ -134,7 +138,13 @@ def _update(
       return objective.loss(name, params, frozen, rows, key, hparams)
 
     grads, metrics = _gradient(
-      loss, state.params[name], places, batch, key, optimizer.accumulate
+      loss,
+      state.params[name],
+      shardings.params[name],
+      mesh,
+      batch,
+      key,
+      optimizer.accumulate,
     )
     direction, new = transformation.update(
       grads, state.opt_state[name], state.params[name]
@@ -195,6 +205,7 @@ def _gradient(
   loss: Callable[[Params, Batch, Key], tuple[Scalar, Metrics]],
   tree: Params,
   places: Params,
+  mesh: Mesh,
   batch: Batch,
   key: Key,
   parts: int,
@@ -229,5 +240,7 @@ def _gradient(
     lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
     jax.eval_shape(gradient, tree, first, key),
   )
-  (grads, metrics), _ = jax.lax.scan(add, zeros, (slices, jnp.arange(parts)))
+  (grads, metrics), _ = jax.lax.scan(
+    add, zeros, (slices, jnp.arange(parts)), unroll=unrolled(mesh)
+  )
   return jax.tree.map(lambda g: g / parts, grads), metrics

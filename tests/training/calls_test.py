@@ -44,8 +44,14 @@ def hparams(rates):
   }
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_one_call_makes_the_updates_of_several(least_squares, mesh_of, devices):
+# Loops are written out on a CPU, and are loops on accelerators.
+@pytest.mark.parametrize(
+  ("devices", "unroll"), [(1, True), (8, True), (8, False)]
+)
+def test_one_call_makes_the_updates_of_several(
+  least_squares, mesh_of, monkeypatch, devices, unroll
+):
+  monkeypatch.setattr("diffdistill.training.step.unrolled", lambda _: unroll)
   mesh, objective = mesh_of(devices), least_squares()
   optimizer = Optimizer(learning_rate=0.1, ema_decay=0.9)
   frozen = {"teacher": {"w": jax.random.normal(jax.random.key(5), (6, 6))}}
@@ -109,6 +115,7 @@ def test_a_crash_between_calls_changes_no_bit(run, tmp_path):
   run.crash(tmp_path / "crashed", 2, stages=stages, log=4, checkpoint=4)
   run.train(tmp_path / "crashed", stages=stages, log=4, checkpoint=4)
   run.assert_same_weights(tmp_path / "crashed", tmp_path / "whole")
+  assert run.functions["teacher", 0.9].several._cache_size() == 1
 
 
 def test_what_would_come_within_a_call_is_refused(run, tmp_path):
@@ -177,6 +184,29 @@ def test_only_floats_change_their_dtype():
   assert cast["w"].dtype == jnp.bfloat16
   assert cast["w"].nbytes == tree["w"].nbytes / 2
   assert cast["count"].dtype == jnp.int32
+
+
+# Its second moments are among the frozen trees, or they are not.
+@pytest.mark.parametrize("preconditioner", ["adam", "identity"])
+def test_a_teacher_is_not_light_where_it_is_differentiated(
+  edited, preconditioner
+):
+  config = edited("stages.halve.teacher_dtype", "bfloat16")
+  stage = config["stages"]["halve"]
+  for field in ("start_steps", "long_rounds"):
+    del stage[field]
+  if preconditioner == "adam":
+    stage["frozen"] = {"teacher": "teacher", "second_moments": "teacher"}
+  stage |= {
+    "objective": {
+      "kind": "parameter_moment_matching",
+      "preconditioner": preconditioner,
+    },
+    "num_steps": (4,),
+    "sampler": {"kind": "ancestral"},
+  }
+  with pytest.raises(ValueError, match=r"takes derivatives along the teacher"):
+    from_config.build(config)
 
 
 @pytest.mark.parametrize(

@@ -135,10 +135,14 @@ def test_an_evaluation_says_what_an_update_would_and_changes_nothing(
     np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(
+  ("devices", "unroll"), [(1, True), (8, True), (8, False)]
+)
 def test_accumulation_gives_the_gradient_of_the_whole_batch(
-  least_squares, mesh_of, devices
+  least_squares, mesh_of, monkeypatch, devices, unroll
 ):
+  # Loops are written out on a CPU, and are loops on accelerators.
+  monkeypatch.setattr("diffdistill.training.step.unrolled", lambda _: unroll)
   mesh = mesh_of(devices)
   results = []
   for accumulate in (1, 4):
