@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -119,6 +120,16 @@ class Cloud:
     for session in (self.root / "hosts").glob("*/diffdistill/*/session"):
       with contextlib.suppress(ProcessLookupError, ValueError, IndexError):
         os.killpg(int(session.read_text().split()[0]), 9)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible():
+  """Ctrl-C reaches launchers even where these tests run in the background.
+
+  A shell has what it puts there ignore it, and so would what they start.
+  """
+  if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
