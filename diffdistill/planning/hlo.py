@@ -120,13 +120,13 @@ def read_program(text: str, num_devices: int) -> Program:
           traffic += times * moved
         continue
       channel = _CHANNEL.search(instruction.attributes)
-      if fused and channel:
+      if name.startswith("all-reduce-scatter"):
+        # Fused with the slice of it that a chip keeps; all say one channel.
+        kind = "reduce-scatter"
+      elif fused and channel:
         if channel[1] in channels:
           continue
         channels.add(channel[1])
-      if name.startswith("all-reduce-scatter"):
-        # Fused with the slice of it that a chip keeps.
-        kind = "reduce-scatter"
       operands = [computation[o].shape for o in instruction.operands]
       given = sum(_bytes(shape, anywhere=True) for shape in operands)
       made = _bytes(instruction.shape, anywhere=True)

@@ -133,6 +133,34 @@ ENTRY %main (x: bf16[2,8], y: bf16[8,8]) -> bf16[8,8] {
   assert found.traffic == (2 * 8 + 8 * 8) * 2 + 3 * 4 * 4
 
 
+def test_reduced_shares_count_each_though_they_say_one_channel():
+  text = """%sum (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %c = f32[] add(%a, %b)
+}
+"""
+  for n in range(2):
+    text += f"""%all-reduce-scatter.{n} (p: f32[8]) -> f32[2] {{
+  %p = f32[8]{{0}} parameter(0)
+  %zero = s32[] constant(0)
+  %r = f32[8]{{0}} all-reduce(%p), channel_id=1, replica_groups={{{{0,1,2,3}}}}, to_apply=%sum
+  ROOT %own = f32[2]{{0}} dynamic-slice(%r, %zero), dynamic_slice_sizes={{2}}
+}}
+"""
+  text += """
+ENTRY %main (x: f32[8]) -> f32[2] {
+  %x = f32[8]{0} parameter(0)
+  %s0 = f32[2]{0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.0
+  ROOT %s1 = f32[2]{0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
+  found = read_program(text, num_devices=4).collectives
+  assert found.keys() == {"reduce-scatter"}
+  assert found["reduce-scatter"].count == 2
+  assert found["reduce-scatter"].sent == 2 * 8 * 4 * 3 / 4
+
+
 def test_messages_of_a_real_program_are_what_was_asked_for(mesh_of):
   mesh = mesh_of(8)
   rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
