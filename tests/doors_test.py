@@ -34,7 +34,7 @@ DOORS = {
     "objectives.objective",  # the protocol, never a paper
     "sampling",
   ),
-  "interop": ("arrays", "networks"),
+  "interop": ("arrays", "diffusion", "files", "networks"),
   "experiment": (
     "arrays",
     "config_fields",

@@ -5,11 +5,8 @@ layer1.0.downsample.0.weight, fc.bias. BatchNorm at inference is folded into
 
   (1)  scale = gamma / sqrt(var + 1e-5), bias = beta - mean scale
 
-A pickle can run any program, so nothing is unpickled but by torch itself with
-weights_only=True, which makes tensors and plain containers alone.
 """
 
-import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,18 +14,14 @@ import jax
 import numpy as np
 from etils import epath
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_safetensors
 
 from diffdistill.arrays import Params
+from diffdistill.interop.tensors import Tensors, read_tensors
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.networks.resnet import TorchResNet
 
 BATCHNORM_EPSILON = 1e-5  # torch's default, which these networks keep
-# Where training scripts put the state dict in what they save.
-WRAPPERS = ("state_dict", "net")
 
-Tensors = dict[str, np.ndarray]
 # The tensor of a name, checked to have a shape.
 Take = Callable[[str, tuple[int, ...]], Float[np.ndarray, "..."]]
 
@@ -55,7 +48,7 @@ def load_resnet(path: epath.PathLike, classifier: LinenClassifier) -> Params:
       " torchvision's names"
     )
   path = epath.Path(path)
-  tensors = _torchvision_names(path, _read(path))
+  tensors = _torchvision_names(path, read_tensors(path))
 
   def take(name: str, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
     if name not in tensors:
@@ -127,60 +120,3 @@ def _torchvision_names(path: epath.Path, tensors: Tensors) -> Tensors:
     if not new.endswith(".num_batches_tracked"):
       renamed[new] = tensor
   return renamed
-
-
-def _read(path: epath.Path) -> Tensors:
-  if path.suffix not in (".safetensors", ".pt", ".pth"):
-    raise ValueError(
-      f"{path} is no file of weights that can be read; pass one that ends in"
-      " .safetensors, .pt or .pth"
-    )
-  if not path.is_file():
-    raise ValueError(f"there is no file {path}; pass one of a ResNet's weights")
-  data = path.read_bytes()
-  if path.suffix == ".safetensors":
-    return _read_safetensors(path, data)
-  return _read_torch(path, data)
-
-
-def _read_safetensors(path: epath.Path, data: bytes) -> Tensors:
-  try:
-    return load_safetensors(data)
-  except SafetensorError as error:
-    raise ValueError(
-      f"{path} is damaged or no safetensors file; fetch or convert it again"
-    ) from error
-  except KeyError as error:
-    raise ValueError(
-      f"{path} has tensors of type {error.args[0]}; save them as float32"
-    ) from error
-
-
-def _read_torch(path: epath.Path, data: bytes) -> Tensors:
-  try:
-    import torch
-  except ImportError as error:
-    raise ValueError(
-      f"{path} is read with torch, which is not installed; convert it to"
-      " .safetensors where it is, or pip install torch"
-    ) from error
-  try:
-    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-  # A damaged or hostile file ends in any of a dozen errors.
-  except Exception as error:
-    raise ValueError(
-      f"{path} is damaged or holds more than tensors, and nothing else is"
-      " unpickled; save model.state_dict(), or convert it to .safetensors"
-    ) from error
-  for wrapper in WRAPPERS:
-    if isinstance(state, dict) and wrapper in state:
-      state = state[wrapper]
-  if not isinstance(state, dict) or not all(
-    isinstance(tensor, torch.Tensor) for tensor in state.values()
-  ):
-    raise ValueError(
-      f"{path} holds no state dict of tensors; save model.state_dict()"
-    )
-  return {
-    str(name): tensor.detach().float().numpy() for name, tensor in state.items()
-  }

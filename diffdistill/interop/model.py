@@ -1,0 +1,102 @@
+"""A denoiser with its weights, by itself: what is imported and exported.
+
+It means what a recipe's `model` section means: the fields are that section's.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffdistill.arrays import Params
+from diffdistill.diffusion.prediction import output_channels
+from diffdistill.networks import NETWORKS
+from diffdistill.networks.network import LinenNetwork
+
+Fields = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+  """A denoiser's weights and what they mean.
+
+  Args:
+    network: the fields of model.network, with its kind; without out_channels
+      and num_classes, which follow from the others.
+    schedule: the fields of model.schedule, with its kind.
+    output: what the network predicts, see diffusion/prediction.py.
+    precondition: the fields of model.precondition, with its kind.
+    image_shape: (h, w, c).
+    num_classes: that the network is told; 0 for none.
+    null_label: whether a class after these stands for none, so that the model
+      can be guided.
+    params: the tree of the network's weights, float32.
+    origin: where the weights come from, for the model card.
+    license: of the weights, where it is known.
+    sampler: the fields of a sampler section, with its kind, of a student; a
+      teacher has none.
+    num_steps: that a student was made for; 0 for a teacher.
+  """
+
+  network: Fields
+  schedule: Fields
+  output: str
+  precondition: Fields
+  image_shape: tuple[int, int, int]
+  params: Params
+  num_classes: int = 0
+  null_label: bool = False
+  origin: str = ""
+  license: str = ""
+  sampler: Fields | None = None
+  num_steps: int = 0
+
+
+def network_of(model: Model) -> LinenNetwork:
+  """The architecture of a model's weights.
+
+  Raises:
+    ValueError: for an unknown kind of network, or one that its fields refuse.
+  """
+  known = model.num_classes + model.null_label
+  fields = dict(model.network)
+  kind = fields.pop("kind")
+  if kind not in NETWORKS:
+    raise ValueError(
+      f"the network is {kind!r}; pass one of {', '.join(NETWORKS)}"
+    )
+  channels = output_channels(model.output, model.image_shape[-1])
+  module = NETWORKS[kind](**fields, out_channels=channels, num_classes=known)
+  return LinenNetwork(
+    module=module, image_shape=model.image_shape, num_classes=known
+  )
+
+
+def check(model: Model) -> Model:
+  """The model, whose weights are finite and those of its network.
+
+  Raises:
+    ValueError: where they are not, naming one.
+  """
+  wanted = jax.eval_shape(network_of(model).init, jax.random.key(0))
+  ours, theirs = (
+    {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    for leaves in map(
+      jax.tree_util.tree_leaves_with_path, (wanted, model.params)
+    )
+  )
+  for path in sorted(ours.keys() | theirs.keys()):
+    shapes = [
+      tree[path].shape if path in tree else None for tree in (ours, theirs)
+    ]
+    if shapes[0] != shapes[1]:
+      raise ValueError(
+        f"the weights do not fit their network: {path} is {shapes[1]} where"
+        f" {shapes[0]} is due; pass weights that are whole"
+      )
+    if not np.isfinite(theirs[path]).all():
+      raise ValueError(
+        f"the weights at {path} are not finite; pass those of a trained model"
+      )
+  return model
