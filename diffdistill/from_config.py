@@ -31,6 +31,7 @@ from diffdistill.diffusion.process import GaussianProcess
 from diffdistill.diffusion.schedule import (
   EDM,
   Cosine,
+  CosineBeta,
   LinearBeta,
   RectifiedFlow,
   Schedule,
@@ -54,6 +55,7 @@ from diffdistill.workdir import stored_config
 SCHEDULES = {
   "cosine": Cosine,
   "linear_beta": LinearBeta,
+  "cosine_beta": CosineBeta,
   "edm": EDM,
   "rectified_flow": RectifiedFlow,
 }

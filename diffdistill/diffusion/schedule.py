@@ -99,28 +99,28 @@ class Cosine(Schedule):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LinearBeta(Schedule):
-  """The variance-preserving schedule of DDPM: beta linear over its steps.
+class DiscreteBetas(Schedule):
+  """A variance-preserving schedule given by the beta of each step.
 
   t = i / num_steps is DDPM's index i - 1: alpha^2 = prod_{j < i} (1 - beta_j)
-  (Ho et al. 2020, Eq. 4 and section 4). Between the steps log alpha^2 is
-  linear. Times below `t_min` are read as t_min, so that sigma(0) > 0.
+  (Ho et al. 2020, Eq. 4). Between the steps log alpha^2 is linear. Times below
+  `t_min` are read as t_min, so that sigma(0) > 0.
   """
 
   num_steps: int = 1000
-  beta_min: float = 1e-4
-  beta_max: float = 0.02
   t_min: float = 1e-5
 
   def __post_init__(self):
-    _require_increasing(self, "beta_min", "beta_max")
     if self.num_steps < 2:
       raise ValueError(f"num_steps is {self.num_steps}; pass 2 or more")
 
+  @abc.abstractmethod
+  def betas(self) -> Float[np.ndarray, " n"]:
+    """beta_0, ..., in float64."""
+
   def _table(self) -> np.ndarray:
     """log alpha^2 at t = i / num_steps, i = 0 .. num_steps."""
-    beta = np.linspace(self.beta_min, self.beta_max, self.num_steps)
-    return np.concatenate([[0.0], np.cumsum(np.log1p(-beta))])
+    return np.concatenate([[0.0], np.cumsum(np.log1p(-self.betas()))])
 
   def _log_alpha2(self, t: Floats) -> Floats:
     grid = jnp.linspace(0, 1, self.num_steps + 1, dtype=t.dtype)
@@ -138,6 +138,46 @@ class LinearBeta(Schedule):
     table = jnp.asarray(self._table(), logsnr.dtype)
     # interp wants increasing abscissae: the table decreases with t.
     return jnp.interp(jax.nn.log_sigmoid(logsnr), table[::-1], grid[::-1])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearBeta(DiscreteBetas):
+  """The schedule of DDPM: beta linear over its steps.
+
+  Ho et al. 2020, section 4.
+
+  Args:
+    power: beta^(1/power) is linear; 2 is what latent diffusion models and
+      diffusers' "scaled_linear" take.
+  """
+
+  beta_min: float = 1e-4
+  beta_max: float = 0.02
+  power: float = 1.0
+
+  def __post_init__(self):
+    super().__post_init__()
+    _require_increasing(self, "beta_min", "beta_max")
+    if self.power <= 0:
+      raise ValueError(f"power is {self.power}; pass more than 0")
+
+  def betas(self) -> Float[np.ndarray, " n"]:
+    low, high = (b ** (1 / self.power) for b in (self.beta_min, self.beta_max))
+    return np.linspace(low, high, self.num_steps) ** self.power
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CosineBeta(DiscreteBetas):
+  """The schedule of improved DDPM: alpha^2 a squared cosine, betas capped.
+
+  beta_i = min(1 - f((i + 1) / n) / f(i / n), 0.999) with f(t) =
+  cos^2((t + 0.008) / 1.008 pi / 2): Nichol & Dhariwal 2021, Eq. 17.
+  """
+
+  def betas(self) -> Float[np.ndarray, " n"]:
+    t = np.linspace(0, 1, self.num_steps + 1)
+    f = np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1 - f[1:] / f[:-1], 0.999)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from diffdistill.diffusion.schedule import (
   EDM,
   Cosine,
+  CosineBeta,
   LinearBeta,
   RectifiedFlow,
   Shifted,
@@ -16,6 +17,7 @@ from diffdistill.diffusion.schedule import (
 VARIANCE_PRESERVING = {
   "cosine": Cosine(),
   "linear": LinearBeta(),
+  "cosine_beta": CosineBeta(),
   "shifted": Shifted(base=Cosine(), image_size=256),
   "shifted_linear": Shifted(base=LinearBeta(), image_size=32),
 }
@@ -63,8 +65,9 @@ def test_derivatives_are_finite_at_both_ends(name):
 @given(t=times)
 def test_time_inverts_logsnr(name, t):
   schedule = SCHEDULES[name]
-  # The two that read the ends as clipped cannot tell times within the clip.
-  atol = {"linear": 2e-5, "shifted_linear": 2e-5, "flow": 2e-5}.get(name, 1e-6)
+  # Those that read the ends as clipped cannot tell times within the clip.
+  clipped = ("linear", "cosine_beta", "shifted_linear", "flow")
+  atol = 2e-5 if name in clipped else 1e-6
   np.testing.assert_allclose(schedule.time(schedule.logsnr(t)), t, atol=atol)
 
 
@@ -134,6 +137,26 @@ def test_linear_beta_is_ddpm_at_all_its_steps():
   )
 
 
+def test_scaled_linear_betas_are_squares():
+  """Latent diffusion: linspace(sqrt(min), sqrt(max))^2."""
+  betas = LinearBeta(beta_min=0.00085, beta_max=0.012, power=2.0).betas()
+  roots = np.sqrt(betas)
+  np.testing.assert_allclose(np.diff(roots), np.diff(roots)[0], rtol=1e-9)
+  np.testing.assert_allclose(betas[[0, -1]], [0.00085, 0.012], rtol=1e-9)
+
+
+def test_cosine_beta_is_the_squared_cosine():
+  """alpha^2 = f(t) / f(0) until the cap: Nichol & Dhariwal 2021, Eq. 17."""
+  schedule = CosineBeta()
+  t = np.arange(1, 990) / 1000
+  f = np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
+  alpha2 = f / np.cos(0.008 / 1.008 * np.pi / 2) ** 2
+  got = schedule.alpha(jnp.asarray(t, jnp.float32)) ** 2
+  np.testing.assert_allclose(got, alpha2, rtol=1e-4)
+  assert schedule.betas().max() == 0.999
+  assert schedule.alpha(jnp.ones(1))[0] > 0
+
+
 def test_edm_ends_and_curve():
   """Karras et al. 2022, Eq. 5, with their formula's N + 1 levels."""
   schedule, num_steps = EDM(), 18
@@ -175,6 +198,7 @@ def test_shifted_moves_the_logsnr_and_nothing_else(base):
     (lambda: Cosine(logsnr_min=3.0, logsnr_max=3.0), "logsnr_min is 3.0"),
     (lambda: LinearBeta(num_steps=1), "num_steps is 1"),
     (lambda: LinearBeta(beta_min=0.1), "beta_min is 0.1"),
+    (lambda: LinearBeta(power=0.0), "power is 0.0"),
     (lambda: EDM(sigma_min=0.0), "sigma_min is 0.0"),
     (lambda: EDM(sigma_max=0.001), "sigma_max is 0.001"),
     (lambda: RectifiedFlow(margin=0.0), "margin is 0.0"),
