@@ -65,6 +65,7 @@ def teacher(
     config,
     "teacher",
     {
+      "source": "",  # imported:PATH for a teacher made elsewhere
       "objective": {
         "kind": "denoising",
         "weighting": weighting,

@@ -95,7 +95,9 @@ def benchmark(
   Raises:
     ValueError: for a stage that is not there or trains nothing.
   """
-  trains = {s.name: s for s in run.stages if isinstance(s, Stage)}
+  trains = {
+    s.name: s for s in run.stages if isinstance(s, Stage) and not s.source
+  }
   if name is not None and name not in trains:
     raise ValueError(f"stage is {name!r}; pass one of {', '.join(trains)}")
   stages = trains.values() if name is None else [trains[name]]

@@ -37,6 +37,7 @@ from diffdistill.sampling import SAMPLERS
 from diffdistill.sampling.interpolation import slerp
 from diffdistill.sampling.one_step import OneStep
 from diffdistill.sampling.sampler import Sampler
+from diffdistill.training import checkpoint
 from diffdistill.training.preemption import Preemption
 from diffdistill.training.stage import OUTSIDE, Pairs, Round, Stage
 from diffdistill.training.trainer import Trainer
@@ -104,6 +105,8 @@ def _trainer(
         run.outside(stage, name, source)
     if isinstance(stage, Pairs):
       run.check_disk(stage)
+    elif stage.source and not checkpoint.has_final(workdir / stage.name):
+      run.outside(stage, stage.objective.trains[0], stage.source)
   # Last, so that no refusal leaves a workdir behind.
   claim(workdir, run.config)
   return trainer

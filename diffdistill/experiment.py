@@ -23,6 +23,8 @@ from diffdistill.diffusion.guidance import Guidance
 from diffdistill.evaluation.comparison import Settings
 from diffdistill.evaluation.evaluator import Generator
 from diffdistill.evaluation.quantise import to_host
+from diffdistill.interop import model_folder
+from diffdistill.interop.model import Model
 from diffdistill.interop.torch_resnet import load_resnet
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.sampling.sampler import Sampler
@@ -223,30 +225,37 @@ class Experiment:
     )
 
   def outside(self, stage: Stage | Pairs, name: str, source: str) -> Params:
-    """Frozen weights that are not of this run.
+    """Weights that are not of this run.
 
     Args:
       stage: that needs them.
       name: what they are to it: "teacher", "classifier", ...
-      source: "path:DIR", a finished round of another run, or "imported:FILE".
+      source: "path:DIR", a finished round of another run; or "imported:PATH",
+        a folder that `diffdistill import` wrote, or a classifier's file.
 
     Raises:
       ValueError: where there are none, or they do not fit this run's networks.
     """
     kind, _, place = source.partition(":")
+    path = epath.Path(place)
     if kind == "imported":
-      assert isinstance(stage, Stage)
-      params = load_resnet(epath.Path(place), classifier_of(stage))
-      return jax.tree.map(
+      if name == "classifier":
+        assert isinstance(stage, Stage)
+        params = load_resnet(path, classifier_of(stage))
+      else:
+        model = model_folder.load(path)
+        self._check_imported(stage, name, model)
+        params = model.params
+      params = jax.tree.map(
         hosts.place, params, tree_shardings(params, self.layout)
       )
-    round_dir = epath.Path(place)
-    product = name
-    if name == "teacher" and checkpoint.has_final(round_dir):
-      names = checkpoint.product_names(round_dir)
-      product = "teacher" if "teacher" in names else "student"
-    params = checkpoint.load_final(round_dir, product, self.layout)
-    self._check_model(stage, name, round_dir)
+    else:
+      product = name
+      if name == "teacher" and checkpoint.has_final(path):
+        names = checkpoint.product_names(path)
+        product = "teacher" if "teacher" in names else "student"
+      params = checkpoint.load_final(path, product, self.layout)
+      self._check_model(stage, name, path)
     network: Any = self.denoiser.network
     if name == "classifier":
       assert isinstance(stage, Stage)
@@ -259,11 +268,25 @@ class Experiment:
     for path in sorted(shapes.keys() | theirs.keys()):
       if shapes.get(path) != theirs.get(path):
         raise ValueError(
-          f"stages.{stage.name}.frozen.{name} is {source!r}, whose weights do"
-          f" not fit: {path} is {theirs.get(path)} there and"
-          f" {shapes.get(path)} here; pass the config it was made with"
+          f"{_field(stage, name)} is {source!r}, whose weights do not fit:"
+          f" {path} is {theirs.get(path)} there and {shapes.get(path)} here;"
+          " pass the config it was made with"
         )
     return params
+
+  def _check_imported(
+    self, stage: Stage | Pairs, name: str, model: Model
+  ) -> None:
+    """Refuses a model of other images or classes than this run's data has."""
+    for what, theirs, ours in (
+      ("images of", model.image_shape, self.source.image_shape),
+      ("classes:", model.num_classes, self.num_classes),
+    ):
+      if theirs != ours:
+        raise ValueError(
+          f"{_field(stage, name)} is a model with {what} {theirs}, but the data"
+          f" has {what} {ours}; pass a data source that fits it"
+        )
 
   def _check_model(
     self, stage: Stage | Pairs, name: str, round_dir: epath.Path
@@ -276,9 +299,15 @@ class Experiment:
       for field in ("schedule", "output", "precondition"):
         if theirs.get(field) != ours.get(field):
           raise ValueError(
-            f"stages.{stage.name}.frozen.{name} is of a run whose model.{field}"
-            f" is {theirs.get(field)}, not {ours.get(field)}; pass the same"
+            f"{_field(stage, name)} is of a run whose model.{field} is"
+            f" {theirs.get(field)}, not {ours.get(field)}; pass the same"
           )
+
+
+def _field(stage: Stage | Pairs, name: str) -> str:
+  """The config's field that says where a stage has outside weights from."""
+  given = isinstance(stage, Stage) and stage.source
+  return f"stages.{stage.name}.{'source' if given else f'frozen.{name}'}"
 
 
 def classifier_of(stage: Stage) -> Any:

@@ -39,6 +39,7 @@ from diffdistill.diffusion.schedule import (
 )
 from diffdistill.evaluation.comparison import Settings
 from diffdistill.experiment import Experiment, classifier_of
+from diffdistill.interop import model_folder
 from diffdistill.networks import CLASSIFIERS, NETWORKS
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.networks.network import LinenNetwork, Network
@@ -81,7 +82,8 @@ def reopen(workdir: epath.Path) -> Experiment:
   Raises:
     ValueError: where no run has begun there, or its config is damaged.
   """
-  return build({**stored_config(workdir), "mesh": {}})
+  # As it was built: what was imported is in it, and may be gone from its place.
+  return _build({**plain(stored_config(workdir)), "mesh": {}}, None)
 
 
 def build(config: Any, devices: Sequence[Any] | None = None) -> Experiment:
@@ -98,6 +100,50 @@ def build(config: Any, devices: Sequence[Any] | None = None) -> Experiment:
   fields = plain(config)
   if not isinstance(fields, dict):
     raise ValueError(f"the config is {fields!r}; return a ConfigDict of fields")
+  return _build(_with_imported(fields), devices)
+
+
+def _with_imported(fields: Fields) -> Fields:
+  """The fields, with the model of an imported teacher where there is one.
+
+  Of the recipe's own network remains how it is computed: dropout, dtype, remat
+  and attention's kernel, where the imported kind has such fields.
+  """
+  for name, stage in _run(fields).items():
+    place = str(stage.get("source", "")).removeprefix("imported:")
+    objective = section(stage, "objective", f"stages.{name}.")
+    is_classifier = objective.get("kind") == "classification"
+    if is_classifier or place == stage.get("source", ""):
+      continue
+    model = model_folder.describe(epath.Path(place))
+    recipe = section(fields, "model")
+    own = section(recipe, "network", "model.")
+    kept = {
+      field: own[field]
+      for field in ("dropout", "dtype", "remat")
+      if field in own and hasattr(NETWORKS[model.network["kind"]], field)
+    }
+    fields = {
+      **fields,
+      "model": {
+        "network": {**model.network, **kept},
+        "schedule": model.schedule,
+        "output": model.output,
+        "precondition": model.precondition,
+        # Whether a null label is known; a rate only matters to training.
+        "label_dropout": (
+          recipe.get("label_dropout") or 0.1 if model.null_label else 0.0
+        ),
+      },
+      "data": {
+        **section(fields, "data"),
+        "conditional": model.num_classes > 0,
+      },
+    }
+  return fields
+
+
+def _build(fields: Fields, devices: Sequence[Any] | None) -> Experiment:
   refuse_unknown("", fields, SECTIONS)
   data = section(fields, "data")
   refuse_unknown("data.", data, ("source", "conditional", "flip"))

@@ -56,6 +56,7 @@ DOORS = {
     "diffusion",
     "evaluation",
     "experiment",
+    "interop",
     "networks",
     "objectives",
     "sampling",

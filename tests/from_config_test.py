@@ -527,7 +527,7 @@ def test_building_changes_nothing_it_is_given(tiny_config):
     (
       "stages.halve.frozen",
       {"teacher": "imported:x.pt"},
-      "imports its teacher from 'imported:x.pt'; only a classifier can be",
+      "imports its teacher from 'imported:x.pt'; give that to the source",
     ),
     (
       "stages.halve.frozen",

@@ -62,7 +62,8 @@ def programs(run: Experiment) -> Iterator[Program]:
       yield _pairs(run, stage)
       continue
     for name in stage.objective.trains:
-      yield _update(run, stage, name)
+      if not stage.source:
+        yield _update(run, stage, name)
     last = stage.objective.sampler or last
   if last is not None:
     generator = run.generator(last, run.evaluation.batch_size)

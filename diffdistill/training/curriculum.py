@@ -66,8 +66,8 @@ def _source(
   if source.startswith(OUTSIDE):
     if source.startswith("imported:") and name != "classifier":
       raise ValueError(
-        f"{field} imports its {name} from {source!r}; only a classifier can be"
-        " imported"
+        f"{field} imports its {name} from {source!r}; give that to the source"
+        f" of a {name}'s stage, and name the stage here"
       )
     return source
   if source not in made:
@@ -76,10 +76,12 @@ def _source(
       f" are {', '.join(made) or 'none'}"
     )
   maker, round_ = made[source]
-  if name == SECOND_MOMENTS and round_.num_steps:
+  given = isinstance(maker, Stage) and maker.source
+  if name == SECOND_MOMENTS and (round_.num_steps or given):
+    which = "trains nothing" if given else "makes a student"
     raise ValueError(
-      f"{field} takes its {name} from {source!r}, which makes a student; only"
-      " a teacher's stage keeps them (fine_tuning with a learning rate of 0"
+      f"{field} takes its {name} from {source!r}, which {which}; only a stage"
+      " that trains a teacher keeps them (fine_tuning with a learning rate of 0"
       " makes them for any teacher)"
     )
   makes_images = (

@@ -148,6 +148,8 @@ class Stage:
     batch_size: images per update, over all devices.
     frozen: for each name the objective needs, the stage that made it; or one
       of its rounds ("halve/008"), or a place outside the run.
+    source: a place outside the run whose weights are this stage's product as
+      they are: nothing is trained.
     start_steps: the teacher's steps before the first halving.
     end_steps: the last student's steps.
     num_steps: of the students of a stage that trains "each" by itself.
@@ -170,6 +172,7 @@ class Stage:
   num_updates: int
   batch_size: int
   frozen: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  source: str = ""
   start_steps: int = 0
   end_steps: int = 1
   long_rounds: int = 2
@@ -197,6 +200,13 @@ class Stage:
       raise ValueError(
         f"stages.{self.name}.frozen names {sorted(self.frozen)}; its objective"
         f" needs exactly {sorted(self.objective.needs)}"
+      )
+    if self.source and (
+      self.objective.needs or not self.source.startswith(OUTSIDE)
+    ):
+      raise ValueError(
+        f"stages.{self.name}.source is {self.source!r}; pass imported:PATH or"
+        " path:DIR, to a stage of a teacher or a classifier"
       )
     if self.long_rounds < 0:
       raise ValueError(
@@ -300,7 +310,7 @@ class Stage:
     return Round(
       name=name,
       stage=self.name,
-      num_updates=self.num_updates * (1 + doubled),
+      num_updates=0 if self.source else self.num_updates * (1 + doubled),
       num_steps=num_steps,
       frozen=frozen,
       guided=guided,

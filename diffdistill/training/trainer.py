@@ -174,6 +174,8 @@ class Trainer:
         frozen = self._inputs.frozen(stage, round_)
         if isinstance(stage, Pairs):
           self._make_pairs(stage, round_, frozen["teacher"], report)
+        elif stage.source:
+          self._take(stage, round_, report)
         else:
           if stage.name not in stage_functions:
             stage_functions[stage.name] = self.compile(stage, frozen, report)
@@ -214,6 +216,14 @@ class Trainer:
       evaluate=make_evaluate(objective, self.mesh),
       abstract=abstract,
     )
+
+  def _take(self, stage: Stage, round_: Round, report: Report) -> None:
+    """The product of a stage whose weights were made elsewhere."""
+    name = stage.objective.trains[0]
+    product = self.outside(stage, name, stage.source)
+    report.say(f"{round_.name}: {stage.source}")
+    checkpoint.save_final(self.workdir / round_.name, {name: product})
+    self.observe(stage, round_, product, 0)
 
   def _make_pairs(
     self, stage: Pairs, round_: Round, teacher: Params, report: Report

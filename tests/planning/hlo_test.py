@@ -144,7 +144,8 @@ def test_reduced_shares_count_each_though_they_say_one_channel():
     text += f"""%all-reduce-scatter.{n} (p: f32[8]) -> f32[2] {{
   %p = f32[8]{{0}} parameter(0)
   %zero = s32[] constant(0)
-  %r = f32[8]{{0}} all-reduce(%p), channel_id=1, replica_groups={{{{0,1,2,3}}}}, to_apply=%sum
+  %r = f32[8]{{0}} all-reduce(%p), channel_id=1, \
+replica_groups={{{{0,1,2,3}}}}, to_apply=%sum
   ROOT %own = f32[2]{{0}} dynamic-slice(%r, %zero), dynamic_slice_sizes={{2}}
 }}
 """

@@ -1,5 +1,7 @@
 """What a stage may be made from, and where the curriculum finds it."""
 
+import dataclasses
+
 import pytest
 
 from diffdistill.diffusion.process import GaussianProcess
@@ -212,10 +214,17 @@ def test_second_moments_come_from_the_teacher_s_round(teacher, stage):
   assert rounds["m/002"].frozen == frozen
 
 
+def test_what_is_not_trained_has_no_second_moments(teacher, stage):
+  given = dataclasses.replace(teacher, source="imported:x")
+  frozen = {"teacher": "teacher", "second_moments": "teacher"}
+  late = stage("m", "each", frozen=frozen, num_steps=(2,))
+  assert "from 'teacher', which trains nothing" in refusal(given, late)
+
+
 def test_a_student_has_no_second_moments(teacher, student, stage):
   frozen = {"teacher": "teacher", "second_moments": "halve/004"}
   late = stage("m", "each", frozen=frozen, num_steps=(2,))
-  assert "only a teacher's stage keeps them" in refusal(
+  assert "only a stage that trains a teacher keeps" in refusal(
     teacher, student(), late
   )
 
@@ -225,8 +234,8 @@ def test_only_a_classifier_is_imported(teacher, stage, student):
   rounds = rounds_of(teacher, stage("f", frozen=frozen))
   assert rounds["f"].frozen == frozen
   assert refusal(teacher, student("halve", "imported:a.pt")) == (
-    "stages.halve.frozen imports its teacher from 'imported:a.pt'; only a"
-    " classifier can be imported"
+    "stages.halve.frozen imports its teacher from 'imported:a.pt'; give that"
+    " to the source of a teacher's stage, and name the stage here"
   )
 
 

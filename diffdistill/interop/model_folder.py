@@ -1,0 +1,102 @@
+"""A model in a folder of our own: model.json says what model.safetensors means.
+
+The JSON holds the fields of `Model` but for its weights, whose names are those
+of the network's parameters, joined by dots: down_0_block_0.conv1.kernel.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+from etils import epath
+from safetensors.numpy import save as save_safetensors
+
+from diffdistill.arrays import Params
+from diffdistill.files import write_atomically
+from diffdistill.interop.model import Model, check
+from diffdistill.interop.tensors import Tensors, read_tensors
+
+DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
+FORMAT = "diffdistill-1"
+
+
+def save(model: Model, folder: epath.Path) -> None:
+  """Writes both files; the description last, as the mark of a whole folder."""
+  tensors = flat(model.params)
+  write_atomically(folder / WEIGHTS, save_safetensors(tensors))
+  fields = {
+    field.name: getattr(model, field.name)
+    for field in dataclasses.fields(model)
+    if field.name != "params"
+  }
+  text = json.dumps({"format": FORMAT, **fields}, indent=2)
+  write_atomically(folder / DESCRIPTION, text + "\n")
+
+
+def describe(folder: epath.Path) -> Model:
+  """The model of a folder, without its weights.
+
+  Raises:
+    ValueError: where the folder holds none, or a damaged one.
+  """
+  path = folder / DESCRIPTION
+  if not path.exists():
+    raise ValueError(
+      f"{folder} holds no imported model (it has no {DESCRIPTION}); make one"
+      f" with `diffdistill import --from=... --out={folder}`"
+    )
+  try:
+    fields = json.loads(path.read_text())
+    if fields.pop("format") != FORMAT:
+      raise ValueError("it has another format")
+    return Model(**_tuples(fields), params={})
+  except (ValueError, TypeError, KeyError, AttributeError) as error:
+    raise ValueError(
+      f"{path} cannot be read ({error}); import the model again"
+    ) from error
+
+
+def load(folder: epath.Path) -> Model:
+  """The model of a folder.
+
+  Raises:
+    ValueError: where the folder holds none, or weights that are damaged or not
+      those of the network.
+  """
+  model = describe(folder)
+  params = nested(read_tensors(folder / WEIGHTS))
+  return check(dataclasses.replace(model, params=params))
+
+
+def flat(params: Params) -> Tensors:
+  """Every array by its path in the tree, joined by dots."""
+  result: Tensors = {}
+  for name, value in params.items():
+    if hasattr(value, "items"):
+      for path, leaf in flat(value).items():
+        result[f"{name}.{path}"] = leaf
+    else:
+      result[name] = np.ascontiguousarray(value, np.float32)
+  return result
+
+
+def nested(tensors: Tensors) -> Params:
+  """The inverse of `flat`."""
+  tree: dict[str, Any] = {}
+  for path, tensor in tensors.items():
+    *parents, name = path.split(".")
+    branch = tree
+    for parent in parents:
+      branch = branch.setdefault(parent, {})
+    branch[name] = tensor
+  return tree
+
+
+def _tuples(value: Any) -> Any:
+  """JSON's lists as the tuples that fields of a config are."""
+  if isinstance(value, dict):
+    return {name: _tuples(item) for name, item in value.items()}
+  if isinstance(value, list):
+    return tuple(_tuples(item) for item in value)
+  return value
