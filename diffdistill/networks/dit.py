@@ -11,8 +11,12 @@ Its first dense starts at zero, so a block is the identity at first; and so does
 the last layer, so the initial output is exactly zero. The blocks are one block,
 scanned.
 
-Unlike the paper, noise level and class are embedded as in the other networks
-here, and what does not start at zero starts LeCun-normal.
+Positions, embeddings and patches have the order of the released weights.
+
+Unlike the paper's code, the frequencies of the noise level end at 1e-4, as in
+diffusers, which publishes those weights; in the code they end just above it.
+Unlike the paper, a class has a row of a dense layer, so that a bias is added to
+all, and what does not start at zero starts LeCun-normal.
 
 Names of parameters: embed, patches, blocks, film_out, out.
 """
@@ -43,14 +47,14 @@ SINUSOID = 256  # of the noise level, as in the paper
 
 
 def positions(height: int, width: int, dim: int) -> Float[Array, "n d"]:
-  """sin and cos of the row, then of the column, for each patch row by row.
+  """sin and cos of the column, then of the row, for each patch row by row.
 
   Each at dim / 4 frequencies, 1e4^(-4 j / dim) for j = 0, 1, ...
   """
   count = dim // 4
   frequency = 1e4 ** (-np.arange(count) / count)
   row, column = np.indices((height, width)).reshape(2, -1, 1) * frequency
-  waves = [np.sin(row), np.cos(row), np.sin(column), np.cos(column)]
+  waves = [np.sin(column), np.cos(column), np.sin(row), np.cos(row)]
   return jnp.asarray(np.concatenate(waves, axis=1), jnp.float32)
 
 
@@ -135,6 +139,7 @@ class DiT(nn.Module, kw_only=True):
       dim=SINUSOID,
       embed_dim=self.width,
       num_classes=self.num_classes,
+      cos_first=True,
       name="embed",
     )(t, label)
     dtype = jnp.dtype(self.dtype)

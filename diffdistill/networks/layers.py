@@ -52,15 +52,19 @@ def require_precision(dtype: str, attention: str) -> None:
   )
 
 
-def sinusoid(t: Time, dim: int) -> Vector:
-  """concat(sin, cos) of 1000 t f_j with f_j = exp(-ln(1e4) j / (dim/2 - 1)).
+def sinusoid(
+  t: Time, dim: int, *, cos_first: bool = False, shift: int = 1
+) -> Vector:
+  """concat(sin, cos) of 1000 t f_j, f_j = exp(-ln(1e4) j / (dim/2 - shift)).
 
   Ho et al. 2020 (code); the factor 1000 turns t in [0, 1] into their index.
+  Cosines come first and the shift is 0 in the code of Dhariwal & Nichol 2021.
   """
   half = dim // 2
-  frequency = jnp.exp(-math.log(1e4) * jnp.arange(half) / (half - 1))
+  frequency = jnp.exp(-math.log(1e4) * jnp.arange(half) / (half - shift))
   angle = 1000 * t.astype(jnp.float32)[:, None] * frequency[None, :]
-  return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+  waves = [jnp.sin(angle), jnp.cos(angle)]
+  return jnp.concatenate(waves[::-1] if cos_first else waves, axis=-1)
 
 
 class Embedding(nn.Module, kw_only=True):
@@ -73,11 +77,14 @@ class Embedding(nn.Module, kw_only=True):
     dim: of the sinusoid; even, 4 or more.
     embed_dim: of the result.
     num_classes: 0 for none.
+    cos_first: of the sinusoid, like `shift`; see there.
   """
 
   dim: int
   embed_dim: int
   num_classes: int = 0
+  cos_first: bool = False
+  shift: int = 1
 
   @nn.compact
   def __call__(self, t: Time, label: Label | None) -> Vector:
@@ -86,7 +93,8 @@ class Embedding(nn.Module, kw_only=True):
       f"label is {'None' if label is None else 'given'} but num_classes is"
       f" {self.num_classes}; pass labels exactly when num_classes > 0",
     )
-    embed = nn.Dense(self.embed_dim, name="dense1")(sinusoid(t, self.dim))
+    waves = sinusoid(t, self.dim, cos_first=self.cos_first, shift=self.shift)
+    embed = nn.Dense(self.embed_dim, name="dense1")(waves)
     embed = nn.Dense(self.embed_dim, name="dense2")(nn.swish(embed))
     if label is not None:
       one_hot = jax.nn.one_hot(label, self.num_classes)
@@ -94,14 +102,15 @@ class Embedding(nn.Module, kw_only=True):
     return embed
 
 
-def num_groups(groups: int, channels: int) -> int:
+def num_groups(groups: int, channels: int, group_size: int = 2) -> int:
   """The groups used where `groups` were asked for.
 
-  The largest divisor of the channels that is at most `groups` and leaves two
-  or more channels to a group, since one alone would forget its mean. So 32
-  stays 32 for 64, 96, 128, ... channels: the papers' networks are unchanged.
+  The largest divisor of the channels that is at most `groups` and leaves
+  `group_size` or more channels to a group: two, since one alone would forget
+  its mean. So 32 stays 32 for 64, 96, 128, ... channels: the papers' networks
+  are unchanged.
   """
-  limit = max(1, min(groups, channels // 2))
+  limit = max(1, min(groups, channels // group_size))
   return next(n for n in range(limit, 0, -1) if channels % n == 0)
 
 
@@ -113,14 +122,15 @@ class Norm(nn.Module, kw_only=True):
   """
 
   groups: int = 32
+  group_size: int = 2
+  epsilon: float = EPSILON
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Map, embed: Vector | None = None) -> Map:
     channels = x.shape[-1]
-    h = nn.GroupNorm(
-      num_groups(self.groups, channels), epsilon=EPSILON, name="norm"
-    )(x)
+    groups = num_groups(self.groups, channels, self.group_size)
+    h = nn.GroupNorm(groups, epsilon=self.epsilon, name="norm")(x)
     if embed is not None:
       film = nn.Dense(2 * channels, dtype=self.dtype, name="film")
       scale, shift = jnp.split(film(nn.swish(embed))[:, None, None, :], 2, -1)
@@ -134,13 +144,20 @@ def conv(
   name: str,
   dtype: DTypeLike = jnp.float32,
   stride: int = 1,
+  padding: str = "same",
   zero: bool = False,
 ) -> nn.Conv:
-  """A 3x3 convolution; `zero` starts its kernel at zero."""
+  """A 3x3 convolution; `zero` starts its kernel at zero.
+
+  It pads with zeros: "both" sides by one, or as much as makes the "same" size,
+  divided by the stride. They differ for a stride of 2 and even sizes, where
+  "same" pads below and to the right alone.
+  """
   return nn.Conv(
     features,
     (3, 3),
     strides=stride,
+    padding={"same": "SAME", "both": 1}[padding],
     dtype=dtype,
     kernel_init=_init(zero),
     name=name,
@@ -152,11 +169,16 @@ class Attention(nn.Module, kw_only=True):
 
   Args:
     num_heads: heads, unless head_dim says how wide each is.
+    normalise: first, of the image; groups, group_size and epsilon are the
+      norm's.
   """
 
   num_heads: int = 1
   head_dim: int | None = None
+  normalise: bool = True
   groups: int = 32
+  group_size: int = 2
+  epsilon: float = EPSILON
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
@@ -166,7 +188,15 @@ class Attention(nn.Module, kw_only=True):
     divisor = self.num_heads if self.head_dim is None else self.head_dim
     require_divisor(name, divisor, channels)
     heads = divisor if self.head_dim is None else channels // divisor
-    h = Norm(groups=self.groups, dtype=self.dtype, name="norm")(x)
+    h = x
+    if self.normalise:
+      h = Norm(
+        groups=self.groups,
+        group_size=self.group_size,
+        epsilon=self.epsilon,
+        dtype=self.dtype,
+        name="norm",
+      )(x)
     h = h.reshape(batch, height * width, channels)
     h = self_attention(h, heads, dtype=self.dtype, zero=True)
     return x + h.reshape(x.shape)
@@ -255,13 +285,24 @@ def unfold(x: Map, patch: int) -> Float[Array, "b H W C"]:
 
 
 class StridedDown(nn.Module, kw_only=True):
-  """Half the resolution by a convolution of stride 2 (Ho et al. 2020)."""
+  """Half the resolution by a convolution of stride 2 (Ho et al. 2020).
 
+  Args:
+    padding: "same" or "both", see `conv`.
+  """
+
+  padding: str = "same"
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Map) -> Float[Array, "b h//2 w//2 c"]:
-    return conv(x.shape[-1], stride=2, dtype=self.dtype, name="conv")(x)
+    return conv(
+      x.shape[-1],
+      stride=2,
+      padding=self.padding,
+      dtype=self.dtype,
+      name="conv",
+    )(x)
 
 
 class NearestUp(nn.Module, kw_only=True):

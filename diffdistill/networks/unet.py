@@ -1,12 +1,13 @@
 """The U-Net of DDPM, improved DDPM and ADM, in two styles.
 
-  style    noise level enters by      resampling
+  style    noise level enters by      resampling, where none is asked for
   "film"   scale and shift of norms   a residual block (BigGAN)
   "ddpm"   addition after conv1       strided conv down, nearest + conv up
 
 "film" is the network of Salimans & Ho 2022 (released code), "ddpm" that of Ho
 et al. 2020 and Song et al. 2021 (DDIM), hence of papers that start from their
-weights. Unlike Ho et al., the initial weights are LeCun-normal and the last
+weights. Later fields tell apart what others trained: they change nothing here
+by default. Unlike Ho et al., the initial weights are LeCun-normal and the last
 layers exactly zero in both styles, so the initial output is exactly zero.
 
 Names of parameters: conv_in, embed, down_I_block_J, down_I_attention_J,
@@ -22,6 +23,7 @@ from jaxtyping import Array, Float
 from diffdistill.arrays import Image, Label, Time
 from diffdistill.networks.layers import (
   DTYPES,
+  EPSILON,
   Attention,
   Embedding,
   Map,
@@ -37,7 +39,11 @@ from diffdistill.networks.layers import (
   upsample,
 )
 
-STYLES = ("film", "ddpm")
+# How each style changes the resolution, where nothing else is asked for.
+STYLES = {"film": "block", "ddpm": "conv"}
+RESAMPLING = (None, "block", "conv")
+PADDING = ("same", "both")
+MIDDLE = ("attention", "bare_attention", "blocks")
 RESAMPLE = {"down": downsample, "up": upsample, None: lambda x: x}
 
 
@@ -55,6 +61,8 @@ class ResBlock(nn.Module, kw_only=True):
   style: str = "film"
   dropout: float = 0.0
   groups: int = 32
+  group_size: int = 2
+  epsilon: float = EPSILON
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
@@ -64,7 +72,13 @@ class ResBlock(nn.Module, kw_only=True):
     features = self.features or x.shape[-1]
     resample = RESAMPLE[self.resample]
     norm1, norm2 = (
-      Norm(groups=self.groups, dtype=self.dtype, name=name)
+      Norm(
+        groups=self.groups,
+        group_size=self.group_size,
+        epsilon=self.epsilon,
+        dtype=self.dtype,
+        name=name,
+      )
       for name in ("norm1", "norm2")
     )
     h = resample(nn.swish(norm1(x)))
@@ -94,7 +108,7 @@ class UNet(nn.Module, kw_only=True):
       diffusion, section 3.3); levels, attention and divisibility then count
       in patches. 1 for none.
     attention: the image heights at which blocks are followed by attention;
-      the middle always has it.
+      the middle always has it, unless `middle` says otherwise.
     num_heads: of attention; ignored where head_dim is given.
     head_dim: channels of one head.
     embed_dim: of the embedded noise level and class; None for 4 * channels.
@@ -108,6 +122,18 @@ class UNet(nn.Module, kw_only=True):
       `layers.num_groups`.
     out_channels: of the output.
     num_classes: 0 for unconditional.
+    resampling: "block" for a residual block, "conv" for a strided convolution
+      down and one after the nearest neighbours up; None for the style's own.
+    padding: of the strided convolution: "same" (one row and column of zeros,
+      below and to the right) or "both" (one on every side).
+    middle: "attention" between the middle's two blocks, "bare_attention"
+      without a norm of its own, or the "blocks" alone.
+    group_size: the channels that a norm's group has at the least.
+    epsilon: of the norms, under the square root.
+    sinusoid_dim: of the sinusoid, even; None for `channels`.
+    cos_first: of the sinusoid, rather than the sines.
+    frequency_shift: 1 where the sinusoid's last frequency is exactly 1e-4 of
+      its first, 0 where the one after the last would be.
 
   Raises:
     ValueError: for values out of these ranges; when called, for an image that
@@ -129,25 +155,47 @@ class UNet(nn.Module, kw_only=True):
   dtype: str = "float32"
   groups: int = 32
   num_classes: int = 0
+  resampling: str | None = None
+  padding: str = "same"
+  middle: str = "attention"
+  group_size: int = 2
+  epsilon: float = EPSILON
+  sinusoid_dim: int | None = None
+  cos_first: bool = False
+  frequency_shift: int = 1
 
   def __post_init__(self):
     super().__post_init__()
-    for name, known in (("style", STYLES), ("dtype", DTYPES)):
+    for name, known in (
+      ("style", STYLES),
+      ("dtype", DTYPES),
+      ("resampling", RESAMPLING),
+      ("padding", PADDING),
+      ("middle", MIDDLE),
+      ("frequency_shift", (0, 1)),
+    ):
+      value, names = getattr(self, name), ", ".join(map(str, known))
+      require(value in known, f"{name} is {value!r}; pass one of {names}")
+    for name in ("channels", "sinusoid_dim"):
       value = getattr(self, name)
       require(
-        value in known, f"{name} is {value!r}; pass one of {', '.join(known)}"
+        value is None or (value >= 4 and value % 2 == 0),
+        f"{name} is {value}; pass an even number, 4 or more",
       )
-    require(
-      self.channels >= 4 and self.channels % 2 == 0,
-      f"channels is {self.channels}; pass an even number, 4 or more",
-    )
     require(
       len(self.multipliers) > 0 and min(self.multipliers) > 0,
       f"multipliers is {self.multipliers}; pass one or more positive numbers",
     )
-    for name in ("num_blocks", "out_channels", "patch", "groups"):
+    for name in (
+      "num_blocks",
+      "out_channels",
+      "patch",
+      "groups",
+      "group_size",
+    ):
       value = getattr(self, name)
       require(value > 0, f"{name} is {value}; pass 1 or more")
+    require(self.epsilon > 0, f"epsilon is {self.epsilon}; pass more than 0")
     require(
       0 <= self.dropout < 1,
       f"dropout is {self.dropout}; pass a value in [0, 1)",
@@ -161,9 +209,11 @@ class UNet(nn.Module, kw_only=True):
     x = fold(x, self.patch)
     self._check(x)
     embed = Embedding(
-      dim=self.channels,
+      dim=self.sinusoid_dim or self.channels,
       embed_dim=self.embed_dim or 4 * self.channels,
       num_classes=self.num_classes,
+      cos_first=self.cos_first,
+      shift=self.frequency_shift,
       name="embed",
     )(t, label)
     dtype = jnp.dtype(self.dtype)
@@ -171,6 +221,11 @@ class UNet(nn.Module, kw_only=True):
     remat_block = nn.remat(ResBlock, static_argnums=(3,))
     block_type = remat_block if self.remat else ResBlock
     attention_type = nn.remat(Attention) if self.remat else Attention
+    norms = {
+      "groups": self.groups,
+      "group_size": self.group_size,
+      "epsilon": self.epsilon,
+    }
 
     def block(h, name, features=None, resample=None):
       return block_type(
@@ -178,18 +233,19 @@ class UNet(nn.Module, kw_only=True):
         resample=resample,
         style=self.style,
         dropout=self.dropout,
-        groups=self.groups,
         dtype=dtype,
         name=name,
+        **norms,
       )(h, embed, train)
 
-    def attend(h, name):
+    def attend(h, name, normalise=True):
       return attention_type(
         num_heads=self.num_heads,
         head_dim=self.head_dim,
-        groups=self.groups,
+        normalise=normalise,
         dtype=dtype,
         name=name,
+        **norms,
       )(h)
 
     def stage(h, name, index, features):
@@ -199,10 +255,11 @@ class UNet(nn.Module, kw_only=True):
       return h
 
     def resample(h, way, name):
-      if self.style == "film":
+      if (self.resampling or STYLES[self.style]) == "block":
         return block(h, name, resample=way)
-      layer = StridedDown if way == "down" else NearestUp
-      return layer(dtype=dtype, name=name)(h)
+      if way == "up":
+        return NearestUp(dtype=dtype, name=name)(h)
+      return StridedDown(padding=self.padding, dtype=dtype, name=name)(h)
 
     last = len(self.multipliers) - 1
     h = conv(self.channels, dtype=dtype, name="conv_in")(x)
@@ -216,7 +273,8 @@ class UNet(nn.Module, kw_only=True):
         skips.append(h)
 
     h = block(h, "middle_block_1")
-    h = attend(h, "middle_attention")
+    if self.middle != "blocks":
+      h = attend(h, "middle_attention", self.middle == "attention")
     h = block(h, "middle_block_2")
 
     for level, multiplier in reversed(list(enumerate(self.multipliers))):
@@ -227,7 +285,7 @@ class UNet(nn.Module, kw_only=True):
         h = resample(h, "up", f"up_{level}_resample")
 
     # Float32 from here on: rounding to bfloat16 would be noise in the output.
-    h = nn.swish(Norm(groups=self.groups, name="norm_out")(h))
+    h = nn.swish(Norm(name="norm_out", **norms)(h))
     channels = self.out_channels * self.patch**2
     return unfold(conv(channels, zero=True, name="conv_out")(h), self.patch)
 

@@ -64,13 +64,13 @@ def test_initial_output_is_exactly_zero_and_blocks_the_identity():
   assert jnp.max(jnp.abs(kernel[0] - kernel[1])) > 0.1
 
 
-def test_positions_are_waves_of_the_row_and_the_column():
+def test_positions_are_waves_of_the_column_then_of_the_row():
   waves = positions(2, 3, 8)
   assert waves.shape == (6, 8)
   row, column = 1, 2
   expected = [
     wave(place * frequency)
-    for place in (row, column)
+    for place in (column, row)
     for wave in (np.sin, np.cos)
     for frequency in (1.0, 0.01)
   ]

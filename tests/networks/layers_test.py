@@ -6,13 +6,20 @@ import pytest
 from diffdistill.networks import layers
 
 
-def test_sinusoid_is_the_stated_formula():
+@pytest.mark.parametrize(
+  ("fields", "shift"),
+  [({}, 1), ({"cos_first": True}, 1), ({"shift": 0}, 0)],
+)
+def test_sinusoid_is_the_stated_formula(fields, shift):
   t = np.array([0.0, 0.3, 1.0])
   dim, half = 8, 4
-  frequency = np.exp(-np.log(1e4) * np.arange(half) / (half - 1))
+  frequency = np.exp(-np.log(1e4) * np.arange(half) / (half - shift))
   angle = 1000 * t[:, None] * frequency
-  expected = np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)
-  actual = layers.sinusoid(jnp.asarray(t, jnp.float32), dim)
+  waves = [np.sin(angle), np.cos(angle)]
+  if "cos_first" in fields:
+    waves.reverse()
+  expected = np.concatenate(waves, axis=-1)
+  actual = layers.sinusoid(jnp.asarray(t, jnp.float32), dim, **fields)
   # Float32 angles up to 1000 are known to 1000 * 6e-8.
   np.testing.assert_allclose(actual, expected, atol=2e-4)
 
@@ -34,6 +41,11 @@ def test_number_of_groups(groups, channels, expected):
   assert layers.num_groups(groups, channels) == expected
 
 
+def test_a_group_may_have_one_channel():
+  assert layers.num_groups(32, 32, group_size=1) == 32
+  assert layers.num_groups(32, 48, group_size=3) == 16
+
+
 def test_resampling_values():
   x = jnp.arange(16.0).reshape(1, 4, 4, 1)
   np.testing.assert_array_equal(
@@ -52,6 +64,23 @@ def test_strided_down_and_nearest_up_change_the_size():
   assert up.shape == (1, 8, 12, 2)
 
 
+@pytest.mark.parametrize(
+  ("padding", "sums"),
+  [("same", [[9, 6], [6, 4]]), ("both", [[4, 6], [6, 9]])],
+)
+def test_where_a_strided_convolution_pads(padding, sums):
+  down = layers.StridedDown(padding=padding)
+  params = {"conv": {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.zeros(1)}}
+  actual = down.apply({"params": params}, jnp.ones((1, 4, 4, 1)))
+  np.testing.assert_array_equal(actual[0, :, :, 0], sums)
+
+
+def test_epsilon_is_added_to_the_variance():
+  x = jnp.array([-1.0, 1.0]).reshape(1, 1, 2, 1)
+  y, _ = layers.Norm(epsilon=3.0).init_with_output(jax.random.key(0), x)
+  np.testing.assert_allclose(y, x / 2, rtol=1e-6)
+
+
 def test_adaptive_norm_scales_and_shifts():
   x = 3 + 5 * jax.random.normal(jax.random.key(0), (2, 4, 4, 4))
   embed = jnp.ones((2, 3))
@@ -67,14 +96,20 @@ def test_adaptive_norm_scales_and_shifts():
   np.testing.assert_allclose(actual, 1.5 * plain - 2, atol=1e-5)
 
 
-@pytest.mark.parametrize("heads", [{"num_heads": 2}, {"head_dim": 4}])
-def test_attention_against_the_formula(heads):
+@pytest.mark.parametrize(
+  "fields",
+  [{"num_heads": 2}, {"head_dim": 4}, {"num_heads": 2, "normalise": False}],
+)
+def test_attention_against_the_formula(fields):
   x = jax.random.normal(jax.random.key(0), (2, 2, 3, 8))
-  attention = layers.Attention(**heads)
+  attention = layers.Attention(**fields)
   params = attention.init(jax.random.key(1), x)["params"]
   np.testing.assert_array_equal(attention.apply({"params": params}, x), x)
   params["out"]["kernel"] = jnp.eye(8)
-  h = layers.Norm().apply({"params": params["norm"]}, x).reshape(2, 6, 8)
+  h = x
+  if fields.get("normalise", True):
+    h = layers.Norm().apply({"params": params["norm"]}, x)
+  h = h.reshape(2, 6, 8)
   qkv = np.einsum("bnc,cshd->sbnhd", h, params["qkv"]["kernel"])
   logits = np.einsum("bnhd,bmhd->bhnm", qkv[0], qkv[1]) / np.sqrt(4)
   weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)

@@ -213,6 +213,57 @@ def test_labels_change_the_output():
   assert jnp.max(jnp.abs(zero[1] - one[1])) > 1e-3
 
 
+def tree(**fields):
+  """The names of a network's parameters and their shapes."""
+  shapes = jax.eval_shape(tiny(**fields).init, jax.random.key(0))
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
+  }
+
+
+def test_either_style_changes_the_resolution_either_way():
+  assert tree(style="film") == tree(style="film", resampling="block")
+  assert tree(style="ddpm") == tree(style="ddpm", resampling="conv")
+  film, ddpm = tree(resampling="conv"), tree(style="ddpm", resampling="block")
+  for level, way in ((0, "down"), (1, "up")):
+    name = f"{way}_{level}_resample"
+    assert f"{name}/conv/kernel" in film
+    assert f"{name}/conv1/kernel" in ddpm
+
+
+def test_the_middle():
+  whole, bare, blocks = (
+    {name for name in tree(middle=middle) if name.startswith("middle_a")}
+    for middle in ("attention", "bare_attention", "blocks")
+  )
+  norm = {f"middle_attention/norm/norm/{part}" for part in ("scale", "bias")}
+  assert whole - bare == norm
+  assert bare < whole
+  assert blocks == set()
+
+
+def test_the_size_of_the_sinusoid():
+  assert tree(sinusoid_dim=6)["embed/dense1/kernel"] == (6, 32)
+
+
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {"padding": "both"},
+    {"group_size": 1},
+    {"epsilon": 0.1},
+    {"cos_first": True},
+    {"frequency_shift": 0},
+  ],
+)
+def test_each_other_field_matters(fields):
+  plain, other = tiny(style="ddpm"), tiny(style="ddpm", **fields)
+  params, (x, t) = trained(plain), data()
+  actual, expected = (jit(net.apply)(params, x, t) for net in (other, plain))
+  assert jnp.max(jnp.abs(actual - expected)) > 1e-3
+
+
 def test_rectangles_and_forward_derivatives():
   module = UNet(**(TINY | NANO))
   network = LinenNetwork(module=module, image_shape=(4, 8, 1))
@@ -233,6 +284,13 @@ def test_rectangles_and_forward_derivatives():
   ("fields", "message"),
   [
     ({"style": "biggan"}, "style is 'biggan'; pass one of film, ddpm"),
+    ({"resampling": "fir"}, "resampling is 'fir'; pass one of None, block"),
+    ({"padding": "valid"}, "padding is 'valid'; pass one of same, both"),
+    ({"middle": "none"}, "middle is 'none'; pass one of attention, bare_att"),
+    ({"frequency_shift": 2}, "frequency_shift is 2; pass one of 0, 1"),
+    ({"sinusoid_dim": 5}, "sinusoid_dim is 5; pass an even number"),
+    ({"group_size": 0}, "group_size is 0; pass 1 or more"),
+    ({"epsilon": 0.0}, r"epsilon is 0\.0; pass more than 0"),
     ({"dtype": "float16"}, "dtype is 'float16'; pass one of float32"),
     ({"channels": 7}, "channels is 7; pass an even number"),
     ({"multipliers": ()}, "multipliers is"),
