@@ -1,19 +1,21 @@
 """The tensors of a file of weights, by name, as numpy arrays.
 
-A pickle can run any program, so nothing is unpickled but by torch itself with
-weights_only=True, which makes tensors and plain containers alone.
+A pickle can run any program, so nothing is unpickled: `pickles` reads what
+torch wrote, and makes arrays and plain containers alone.
 """
-
-import io
 
 import numpy as np
 from etils import epath
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
+from diffdistill.interop.pickles import read_pickle
+
 Tensors = dict[str, np.ndarray]
 # Where training scripts put the state dict in what they save.
 WRAPPERS = ("state_dict", "net")
+# How often a file's values may be in its tensors: all tied to one, and more.
+MAX_SHARED = 8
 
 
 def read_tensors(path: epath.PathLike) -> Tensors:
@@ -30,15 +32,14 @@ def read_tensors(path: epath.PathLike) -> Tensors:
     )
   if not path.is_file():
     raise ValueError(f"there is no file {path}; pass one of weights")
-  data = path.read_bytes()
   if path.suffix == ".safetensors":
-    return _read_safetensors(path, data)
-  return _read_torch(path, data)
+    return _read_safetensors(path)
+  return _read_torch(path)
 
 
-def _read_safetensors(path: epath.Path, data: bytes) -> Tensors:
+def _read_safetensors(path: epath.Path) -> Tensors:
   try:
-    return load_safetensors(data)
+    return load_safetensors(path.read_bytes())
   except SafetensorError as error:
     raise ValueError(
       f"{path} is damaged or no safetensors file; fetch or convert it again"
@@ -49,31 +50,24 @@ def _read_safetensors(path: epath.Path, data: bytes) -> Tensors:
     ) from error
 
 
-def _read_torch(path: epath.Path, data: bytes) -> Tensors:
-  try:
-    import torch
-  except ImportError as error:
-    raise ValueError(
-      f"{path} is read with torch, which is not installed; convert it to"
-      " .safetensors where it is, or pip install torch"
-    ) from error
-  try:
-    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-  # A damaged or hostile file ends in any of a dozen errors.
-  except Exception as error:
-    raise ValueError(
-      f"{path} is damaged or holds more than tensors, and nothing else is"
-      " unpickled; save model.state_dict(), or convert it to .safetensors"
-    ) from error
+def _read_torch(path: epath.Path) -> Tensors:
+  state = read_pickle(path)
   for wrapper in WRAPPERS:
     if isinstance(state, dict) and wrapper in state:
       state = state[wrapper]
   if not isinstance(state, dict) or not all(
-    isinstance(tensor, torch.Tensor) for tensor in state.values()
+    isinstance(tensor, np.ndarray) for tensor in state.values()
   ):
     raise ValueError(
       f"{path} holds no state dict of tensors; save model.state_dict()"
     )
+  # Tied weights are views of one storage. A copy of each must not fill the
+  # memory where a small file has many.
+  size, count = path.stat().length, sum(t.size for t in state.values())
+  if count > MAX_SHARED * size:
+    raise ValueError(
+      f"{path} of {size} bytes has tensors of {count} values; save each once"
+    )
   return {
-    str(name): tensor.detach().float().numpy() for name, tensor in state.items()
+    str(name): np.asarray(tensor, np.float32) for name, tensor in state.items()
   }

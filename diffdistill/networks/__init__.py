@@ -9,8 +9,15 @@ from diffdistill.networks.classifier import ResNet
 from diffdistill.networks.dit import DiT
 from diffdistill.networks.mlp import MLP
 from diffdistill.networks.resnet import TorchResNet
+from diffdistill.networks.song_unet import SongUNet
 from diffdistill.networks.unet import UNet
 from diffdistill.networks.uvit import UViT
 
-NETWORKS = {"unet": UNet, "uvit": UViT, "dit": DiT, "mlp": MLP}
+NETWORKS = {
+  "unet": UNet,
+  "song_unet": SongUNet,
+  "uvit": UViT,
+  "dit": DiT,
+  "mlp": MLP,
+}
 CLASSIFIERS = {"resnet": ResNet, "torch_resnet": TorchResNet}

@@ -1,0 +1,245 @@
+"""What the names in files of weights stand for: the only ones that are known.
+
+Each stands for a function of this file that makes numbers, arrays or plain
+containers out of such; nothing is imported by its name.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+# Torch's names for types of values.
+STORAGES = {
+  "torch.DoubleStorage": np.dtype("<f8"),
+  "torch.FloatStorage": np.dtype("<f4"),
+  "torch.HalfStorage": np.dtype("<f2"),
+  "torch.BFloat16Storage": np.dtype(jnp.bfloat16),
+  "torch.LongStorage": np.dtype("<i8"),
+  "torch.IntStorage": np.dtype("<i4"),
+  "torch.ShortStorage": np.dtype("<i2"),
+  "torch.CharStorage": np.dtype("i1"),
+  "torch.ByteStorage": np.dtype("u1"),
+  "torch.BoolStorage": np.dtype("?"),
+}
+# Of dicts and sets: tuples of tuples could take for ever to hash.
+KEYS = (str, bytes, int, float, bool, type(None))
+
+
+class RefusalError(ValueError):
+  """Why a pickle is not read, without the name of its file."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Object:
+  """What a pickle says of an object: the name of its class, and its state."""
+
+  name: str
+  state: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Global:
+  """A name in a pickle that is known here."""
+
+  name: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Storage:
+  """The values that tensors are views of."""
+
+  values: np.ndarray
+
+
+@dataclasses.dataclass(kw_only=True)
+class Dtype:
+  """A type of numpy's, whose byte order comes by BUILD."""
+
+  code: str
+  order: str = "="
+
+
+class Unfilled:
+  """An array of numpy's, all of which comes by BUILD."""
+
+
+def require(condition: bool, message: str) -> None:
+  """Raises RefusalError(message) unless the condition holds."""
+  if not condition:
+    raise RefusalError(message)
+
+
+def extend(target: Any, items: list[Any]) -> None:
+  if type(target) is set:
+    _check_keys(items)
+    target.update(items)
+  else:
+    require(type(target) is list, "appends to what is no list; save it again")
+    target.extend(items)
+
+
+def set_items(target: Any, items: list[Any]) -> None:
+  require(type(target) is dict, "sets items of what is no dict; save it again")
+  _check_keys(items[::2])
+  target.update(zip(items[::2], items[1::2], strict=True))
+
+
+def _check_keys(keys: list[Any]) -> None:
+  for key in keys:
+    require(
+      type(key) in KEYS,
+      f"has a key that is a {type(key).__name__}; save its state_dict()",
+    )
+
+
+def build(target: Any, state: Any) -> Any:
+  """The target with its state."""
+  if isinstance(target, Object):
+    require(type(state) is dict, "has an object of no dict; save it again")
+    target.state.update(state)
+  elif isinstance(target, Dtype):
+    # A version and the byte order; then what only types of parts have.
+    require(
+      state[1] in ("<", ">", "|", "=") and state[2:5] == (None, None, None),
+      "has a numpy type of parts; save arrays of numbers",
+    )
+    target.order = state[1]
+  elif isinstance(target, Unfilled):
+    _, shape, dtype, fortran, content = state
+    values = np.frombuffer(content, _numpy_dtype(dtype))
+    # Which refuses a shape of any other number of values.
+    return values.reshape(shape, order="F" if fortran else "C")
+  else:
+    # Torch leaves remarks on its ordered dicts, which say nothing of values.
+    require(
+      type(target) is dict,
+      f"gives a state to a {type(target).__name__}; save its state_dict()",
+    )
+  return target
+
+
+def _make_tensor(
+  storage: Any,
+  offset: Any,
+  shape: Any,
+  strides: Any,
+  requires_grad: Any = False,
+  hooks: Any = None,
+  metadata: Any = None,
+) -> np.ndarray:
+  """The view of a storage; never of more values than it has."""
+  require(
+    isinstance(storage, Storage)
+    and type(shape) is type(strides) is tuple
+    and len(shape) == len(strides) <= 32
+    and all(type(n) is int and n >= 0 for n in (offset, *shape, *strides))
+    and not metadata,
+    "has a tensor that is no plain view; save its state_dict()",
+  )
+  values, count = storage.values, 1
+  for size in shape:
+    count *= size
+  last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+  require(
+    count == 0 or (count <= values.size and last < values.size),
+    f"has a tensor of shape {shape} beyond its storage of {values.size}"
+    " values; fetch or save it again",
+  )
+  if count == 0:
+    offset, strides = 0, [0] * len(shape)
+  return np.lib.stride_tricks.as_strided(
+    values[offset:],
+    shape,
+    [stride * values.itemsize for stride in strides],
+    writeable=False,
+  )
+
+
+def _make_parameter(tensor: Any, requires_grad: Any, hooks: Any) -> Any:
+  return tensor
+
+
+def _make_persistent(meta: Any) -> Object:
+  """An object of NVIDIA's, which holds the source of its class too.
+
+  That is code; nothing reads it.
+  """
+  require(
+    meta["type"] == "class"
+    and type(meta["class_name"]) is str
+    and type(meta["state"]) is dict,
+    "has an object without a class or a state; save it again",
+  )
+  return Object(name=meta["class_name"], state=meta["state"])
+
+
+def _make_dict(pairs: Any = ()) -> dict[Any, Any]:
+  made: dict[Any, Any] = {}
+  set_items(made, [part for key, value in pairs for part in (key, value)])
+  return made
+
+
+def _make_set(items: Any = ()) -> set[Any]:
+  made: set[Any] = set()
+  extend(made, list(items))
+  return made
+
+
+def _make_dtype(code: Any, align: Any = False, copy: Any = True) -> Dtype:
+  require(
+    bool(re.fullmatch("[biuf][1248]", code)),
+    f"has an array of numpy's type {code[:9]!r}; save arrays of numbers",
+  )
+  return Dtype(code=code)
+
+
+def _numpy_dtype(dtype: Any) -> np.dtype:
+  require(isinstance(dtype, Dtype), "has an array of no type; save it again")
+  return np.dtype(dtype.code).newbyteorder(dtype.order)
+
+
+def _make_array(kind: Any, shape: Any, code: Any) -> Unfilled:
+  return Unfilled()
+
+
+def _make_scalar(dtype: Any, content: Any) -> Any:
+  (value,) = np.frombuffer(content, _numpy_dtype(dtype))
+  return value.item()
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+  """Bytes, which protocol 2 has not."""
+  require(
+    type(text) is str and encoding == "latin1",
+    "has text for bytes; save it again",
+  )
+  return text.encode("latin1")
+
+
+CALLS: dict[str, Callable[..., Any]] = {
+  "torch._utils._rebuild_tensor": _make_tensor,
+  "torch._utils._rebuild_tensor_v2": _make_tensor,
+  "torch._utils._rebuild_parameter": _make_parameter,
+  "torch.Size": tuple,
+  "torch.device": lambda kind, index=None: kind,
+  "torch.nn.modules.container.ModuleDict": lambda: Object(name="ModuleDict"),
+  "torch_utils.persistence._reconstruct_persistent_obj": _make_persistent,
+  "collections.OrderedDict": _make_dict,
+  "dnnlib.util.EasyDict": _make_dict,
+  "__builtin__.bytes": lambda: b"",
+  "__builtin__.set": _make_set,
+  "builtins.set": _make_set,
+  "_codecs.encode": _encode,
+  "numpy.dtype": _make_dtype,
+  "numpy.core.multiarray._reconstruct": _make_array,
+  "numpy._core.multiarray._reconstruct": _make_array,
+  "numpy.core.multiarray.scalar": _make_scalar,
+  "numpy._core.multiarray.scalar": _make_scalar,
+}
+# What `run` is given stands for this one.
+LOAD_STORAGE = "torch.storage._load_from_bytes"
+NAMES = {*CALLS, LOAD_STORAGE, *STORAGES, "numpy.ndarray"}

@@ -1,0 +1,167 @@
+"""The content of a pickle, or of a file of torch's, without running any of it.
+
+  file                            begins with    then
+  of torch.save                   PK             a zip: data.pkl, data/0, ...
+  of torch.save before torch 1.6  LEGACY         pickles, then storages
+  of pickle.dump                  anything else  one pickle
+
+Pickles are read by `stack_machine`. Tensors become numpy arrays that cannot be
+written to.
+"""
+
+import io
+import zipfile
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from diffdistill.interop.pickled_names import (
+  STORAGES,
+  Global,
+  RefusalError,
+  Storage,
+  require,
+)
+from diffdistill.interop.stack_machine import Find, no_storage, run
+
+# The number that torch pickles before all else, and its protocol.
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+LEGACY_VERSION = 1001
+
+
+def read_pickle(path: epath.Path) -> Any:
+  """The containers, numbers, arrays and `Object`s in a file.
+
+  Raises:
+    ValueError: for a file that is damaged, or that names anything else.
+  """
+  try:
+    return _load(path.read_bytes(), _load_storage)
+  except RefusalError as error:
+    raise ValueError(f"{path} {error}") from error
+  # A damaged file ends in any of a dozen errors.
+  except Exception as error:
+    raise ValueError(
+      f"{path} is damaged or no pickle; fetch or save it again"
+    ) from error
+
+
+def _load(data: bytes, load_storage: Find) -> Any:
+  """The content of a file; load_storage is for files within it."""
+  if data.startswith(b"PK"):
+    return _load_zip(data, load_storage)
+  if data.startswith(LEGACY):
+    return _load_legacy(data, load_storage)
+  return run(io.BytesIO(data), load_storage=load_storage)
+
+
+def _load_storage(data: bytes) -> Storage:
+  """A storage that was pickled by itself: a file of torch's within a file."""
+  storage = _load(data, no_storage)
+  require(
+    isinstance(storage, Storage),
+    "has a file within it that is no storage; save its state_dict()",
+  )
+  return storage
+
+
+def _load_zip(data: bytes, load_storage: Find) -> Any:
+  # Entries are looked up by their names and never leave the memory.
+  archive = zipfile.ZipFile(io.BytesIO(data))
+  entries = archive.infolist()
+  names = [entry.filename for entry in entries]
+  require(
+    len(names) == len(set(names))
+    and all(e.compress_type == zipfile.ZIP_STORED for e in entries)
+    and sum(e.file_size for e in entries) <= len(data),
+    "is a zip with entries that are packed or shared, which torch does not"
+    " write; save it again",
+  )
+  roots = [n.removesuffix("data.pkl") for n in names if n.endswith("/data.pkl")]
+  require(
+    len(roots) == 1,
+    f"is a zip with {len(roots)} entries data.pkl; pass what torch.save wrote",
+  )
+  (root,) = roots
+  require(
+    f"{root}byteorder" not in names
+    or archive.read(f"{root}byteorder") == b"little",
+    "is of another byte order; save it on a little-endian machine",
+  )
+  contents: dict[str, bytes] = {}
+
+  def find(persistent: Any) -> Storage:
+    dtype, key, count = _storage_id(persistent)
+    if key not in contents:
+      contents[key] = archive.read(f"{root}data/{key}")
+    require(
+      len(contents[key]) == count * dtype.itemsize,
+      f"has {len(contents[key])} bytes in the storage {key} of {count}"
+      f" {dtype}; fetch it again",
+    )
+    return Storage(values=np.frombuffer(contents[key], dtype))
+
+  file = io.BytesIO(archive.read(f"{root}data.pkl"))
+  return run(file, find=find, load_storage=load_storage)
+
+
+def _load_legacy(data: bytes, load_storage: Find) -> Any:
+  file = io.BytesIO(data)
+  file.seek(len(LEGACY))
+  version, machine = run(file), run(file)
+  require(
+    version == LEGACY_VERSION and machine["little_endian"] is True,
+    f"is not of version {LEGACY_VERSION} and little-endian; save it again",
+  )
+  storages: dict[str, Storage] = {}
+  room = len(data)
+
+  def find(persistent: Any) -> Storage:
+    nonlocal room
+    dtype, key, count = _storage_id(persistent)
+    require(
+      persistent[5:] == (None,),
+      f"has a part of the storage {key}; save it again",
+    )
+    if key not in storages:
+      room -= count * dtype.itemsize
+      require(room >= 0, f"is shorter than its storage {key}; fetch it again")
+      # The values come after the pickle that has views of them.
+      storages[key] = Storage(values=np.zeros(count, dtype))
+    values = storages[key].values
+    require(
+      (values.dtype, values.size) == (dtype, count),
+      f"has the storage {key} in two ways; save it again",
+    )
+    return storages[key]
+
+  result = run(file, find=find, load_storage=load_storage)
+  keys = run(file)
+  require(sorted(keys) == sorted(storages), "is damaged; fetch it again")
+  for key in keys:
+    values = storages[key].values
+    count, content = file.read(8), file.read(values.nbytes)
+    require(
+      int.from_bytes(count, "little") == values.size
+      and len(content) == values.nbytes,
+      f"is damaged or shorter than its storage {key}; fetch it again",
+    )
+    values[:] = np.frombuffer(content, values.dtype)
+  return result
+
+
+def _storage_id(persistent: Any) -> tuple[np.dtype, str, int]:
+  """The type, key and number of values of torch's ("storage", ...)."""
+  kind, dtype, key, _, count = persistent[:5]
+  require(
+    kind == "storage"
+    and isinstance(dtype, Global)
+    and dtype.name in STORAGES
+    and type(key) is str
+    and key.isdigit()
+    and type(count) is int
+    and count >= 0,
+    "has a persistent id that is no storage of torch's; save its state_dict()",
+  )
+  return STORAGES[dtype.name], key, count

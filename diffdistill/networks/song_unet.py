@@ -1,0 +1,359 @@
+"""The U-Nets of Song et al. 2021 (score SDE), as Karras et al. 2022 have them.
+
+DDPM++ and NCSN++, and what lies between; defaults are DDPM++'s:
+
+             DDPM++        NCSN++
+  embedding  "positional"  "fourier"
+  encoder    "standard"    "residual"
+  taps       (1, 1)        (1, 3, 3, 1)
+
+Each block, each attention and each residual of the encoder is scaled by
+sqrt(1/2), so that variances stay; resolutions are changed by residual blocks,
+with the taps as filter.
+
+Unlike the paper, a class enters as its one-hot vector, without a factor
+sqrt(num_classes); and the initial weights are LeCun-normal, with the last of a
+block and the last of all exactly zero, so the initial output is exactly zero.
+
+Names of parameters: conv_in, embed, down_I_block_J, down_I_attention_J,
+down_I_resample, down_I_auxiliary, middle_block_1, middle_attention,
+middle_block_2, up_I_* likewise, up_I_norm_out, up_I_conv_out; I is the level,
+0 the finest.
+"""
+
+import math
+from typing import cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from diffdistill.arrays import Image, Label, Time
+from diffdistill.networks.layers import (
+  DTYPES,
+  Attention,
+  Map,
+  Norm,
+  Vector,
+  conv,
+  require,
+  sinusoid,
+)
+
+EMBEDDINGS = ("positional", "fourier")
+ENCODERS = ("standard", "residual", "skip")
+DECODERS = ("standard", "skip")
+GROUP_SIZE = 4  # channels of a norm's group, at the least
+SCALE = math.sqrt(0.5)
+FOURIER = 16.0  # standard deviation of the frequencies
+Taps = tuple[int | float, ...]
+
+
+def filtered_down(
+  x: Map, taps: Taps, pad: int | None = None
+) -> Float[Array, "b H W c"]:
+  """Filtered along rows and columns, then every other pixel of each.
+
+  Args:
+    x: an image.
+    taps: of the filter, an even number; used divided by their sum.
+    pad: zeros around the image; by default as many as halve its sides.
+  """
+  if pad is None:
+    pad = len(taps) // 2 - 1
+  for axis in (1, 2):
+    x = _correlate(x, taps, axis, (pad, pad, 0), stride=2)
+  return x
+
+
+def filtered_up(x: Map, taps: Taps) -> Float[Array, "b 2*h 2*w c"]:
+  """The transpose of `filtered_down`, times four: the mean stays."""
+  pad = len(taps) // 2
+  for axis in (1, 2):
+    # A zero between neighbours, and twice the taps.
+    x = 2 * _correlate(x, taps[::-1], axis, (pad, pad, 1), stride=1)
+  return x
+
+
+def _correlate(
+  x: Map, taps: Taps, axis: int, pad: tuple[int, int, int], stride: int
+) -> Float[Array, "b H W c"]:
+  """Sums of shifted slices, which compile to one loop over the pixels."""
+  pads = [(0, 0, 0)] * 4
+  pads[axis] = pad
+  x = lax.pad(x, jnp.zeros((), x.dtype), pads)
+  length = x.shape[axis] - len(taps) + 1
+  h = jnp.zeros((), x.dtype)
+  for i, tap in enumerate(taps):
+    part = lax.slice_in_dim(x, i, i + length, stride=stride, axis=axis)
+    h = h + tap / sum(taps) * part
+  return h
+
+
+class SongEmbedding(nn.Module, kw_only=True):
+  """Noise level and class as one float32 vector.
+
+  swish(dense(swish(dense(waves + dense(one-hot label))))). A label outside
+  [0, num_classes), such as -1, is "no class": an all-zero one-hot.
+
+  Args:
+    kind: waves are the sinusoid of DDPM, or sines and cosines of random
+      frequencies, which are weights that training leaves as they are.
+    waves: the number of them.
+    embed_dim: of the result.
+    num_classes: 0 for none.
+  """
+
+  kind: str
+  waves: int
+  embed_dim: int
+  num_classes: int = 0
+
+  @nn.compact
+  def __call__(self, t: Time, label: Label | None) -> Vector:
+    require(
+      (label is None) == (self.num_classes == 0),
+      f"label is {'None' if label is None else 'given'} but num_classes is"
+      f" {self.num_classes}; pass labels exactly when num_classes > 0",
+    )
+    if self.kind == "positional":
+      embed = sinusoid(t, self.waves)
+    else:
+      frequency = self.param(
+        "frequency", nn.initializers.normal(FOURIER), (self.waves // 2,)
+      )
+      frequency = 2 * jnp.pi * lax.stop_gradient(frequency)
+      angle = 1000 * t.astype(jnp.float32)[:, None] * frequency[None, :]
+      embed = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+    if label is not None:
+      one_hot = jax.nn.one_hot(label, self.num_classes)
+      embed = embed + nn.Dense(self.waves, name="label")(one_hot)
+    for name in ("dense1", "dense2"):
+      embed = nn.swish(nn.Dense(self.embed_dim, name=name)(embed))
+    return embed
+
+
+class SongBlock(nn.Module, kw_only=True):
+  """norm, swish, conv, plus dense(embed), norm, swish, dropout, conv.
+
+  Plus the input, times sqrt(1/2).
+
+  Args:
+    features: channels of the result; the input's if None.
+    resample: "down" or "up" before the first convolution and on the skip.
+    taps: of the filter with which.
+  """
+
+  features: int | None = None
+  resample: str | None = None
+  taps: Taps = (1, 1)
+  dropout: float = 0.0
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Map, embed: Vector, train: bool
+  ) -> Float[Array, "b H W C"]:
+    features = self.features or x.shape[-1]
+    norm1, norm2 = (
+      Norm(group_size=GROUP_SIZE, dtype=self.dtype, name=name)
+      for name in ("norm1", "norm2")
+    )
+    h = self._resample(nn.swish(norm1(x)))
+    h = conv(features, dtype=self.dtype, name="conv1")(h)
+    add = nn.Dense(features, dtype=self.dtype, name="embed")(embed)
+    h = nn.swish(norm2(h + add[:, None, None, :]))
+    h = nn.Dropout(self.dropout)(h, deterministic=not train)
+    h = conv(features, dtype=self.dtype, zero=True, name="conv2")(h)
+    skip = self._resample(x)
+    if self.resample or skip.shape[-1] != features:
+      skip = nn.Dense(features, dtype=self.dtype, name="skip")(skip)
+    return SCALE * (skip + h)
+
+  def _resample(self, x: Map) -> Float[Array, "b H W c"]:
+    if self.resample is None:
+      return x
+    way = {"down": filtered_down, "up": filtered_up}[self.resample]
+    return way(x, self.taps)
+
+
+class SongUNet(nn.Module, kw_only=True):
+  """DDPM++ or NCSN++ over x_t and its noise level, see above.
+
+  It reads 1000 t as its noise level: c_noise of `EDMPrecondition`.
+
+  Args:
+    channels: at the first convolution.
+    multipliers: of the channels, one per level; each level halves the image.
+    num_blocks: residual blocks per level going down; one more going up.
+    attention: the image heights at which blocks are followed by attention, of
+      one head: all going down, the last going up. The middle always has it.
+    embed_dim: of the embedded noise level and class; None for 4 * channels.
+    embedding: "positional" or "fourier".
+    num_waves: of the embedding, even, 4 or more; None for `channels`.
+    encoder: "standard"; or what else each lower resolution is given: of the
+      "residual" below a convolution of it, of the "skip" the small image.
+    decoder: "standard"; or "skip" to sum an output of each resolution.
+    taps: of the filter with which resolutions change; an even number.
+    dropout: in [0, 1), on when `train`.
+    remat: recompute each block in the backward pass, for memory.
+    dtype: "float32" or "bfloat16", see `UNet`.
+    out_channels: of the output.
+    num_classes: 0 for unconditional.
+  """
+
+  channels: int
+  multipliers: tuple[int, ...]
+  num_blocks: int
+  out_channels: int
+  attention: tuple[int, ...] = ()
+  embed_dim: int | None = None
+  embedding: str = "positional"
+  num_waves: int | None = None
+  encoder: str = "standard"
+  decoder: str = "standard"
+  taps: Taps = (1, 1)
+  dropout: float = 0.0
+  remat: bool = False
+  dtype: str = "float32"
+  num_classes: int = 0
+
+  def __post_init__(self):
+    super().__post_init__()
+    for name, known in (
+      ("embedding", EMBEDDINGS),
+      ("encoder", ENCODERS),
+      ("decoder", DECODERS),
+      ("dtype", DTYPES),
+    ):
+      value = getattr(self, name)
+      require(
+        value in known, f"{name} is {value!r}; pass one of {', '.join(known)}"
+      )
+    require(
+      len(self.multipliers) > 0 and min(self.multipliers) > 0,
+      f"multipliers is {self.multipliers}; pass one or more positive numbers",
+    )
+    for name in ("channels", "num_blocks", "out_channels"):
+      value = getattr(self, name)
+      require(value > 0, f"{name} is {value}; pass 1 or more")
+    waves = self.num_waves or self.channels
+    require(
+      waves >= 4 and waves % 2 == 0,
+      f"num_waves is {waves}; pass an even number, 4 or more",
+    )
+    require(
+      len(self.taps) > 0 and len(self.taps) % 2 == 0 and sum(self.taps) > 0,
+      f"taps is {self.taps}; pass an even number of them, as (1, 1)",
+    )
+    require(
+      0 <= self.dropout < 1,
+      f"dropout is {self.dropout}; pass a value in [0, 1)",
+    )
+
+  @nn.compact
+  def __call__(
+    self, x: Image, t: Time, label: Label | None, train: bool
+  ) -> Float[Array, "b h w out"]:
+    """The network's raw output, float32; 1000 t is the noise level."""
+    self._check(x)
+    embed = SongEmbedding(
+      kind=self.embedding,
+      waves=self.num_waves or self.channels,
+      embed_dim=self.embed_dim or 4 * self.channels,
+      num_classes=self.num_classes,
+      name="embed",
+    )(t, label)
+    dtype = jnp.dtype(self.dtype)
+    # `train` is the third argument after self, and a Python value.
+    remat_block = nn.remat(SongBlock, static_argnums=(3,))
+    block_type = remat_block if self.remat else SongBlock
+    attention_type = nn.remat(Attention) if self.remat else Attention
+
+    def block(h, name, features=None, resample=None):
+      return block_type(
+        features=features,
+        resample=resample,
+        taps=self.taps,
+        dropout=self.dropout,
+        dtype=dtype,
+        name=name,
+      )(h, embed, train)
+
+    def attend(h, name):
+      layer = attention_type(group_size=GROUP_SIZE, dtype=dtype, name=name)
+      return SCALE * layer(h)
+
+    last = len(self.multipliers) - 1
+    h = conv(self.channels, dtype=dtype, name="conv_in")(x)
+    skips, small = [h], x
+    for level, multiplier in enumerate(self.multipliers):
+      for index in range(self.num_blocks):
+        features = multiplier * self.channels
+        h = block(h, f"down_{level}_block_{index}", features)
+        if h.shape[1] in self.attention:
+          h = attend(h, f"down_{level}_attention_{index}")
+        skips.append(h)
+      if level != last:
+        h = block(h, f"down_{level}_resample", resample="down")
+        if self.encoder != "standard":
+          h, small = self._auxiliary(h, small, f"down_{level}_auxiliary")
+        skips.append(h)
+
+    h = block(h, "middle_block_1")
+    h = attend(h, "middle_attention")
+    h = block(h, "middle_block_2")
+
+    out: Map | None = None
+    for level, multiplier in reversed(list(enumerate(self.multipliers))):
+      for index in range(self.num_blocks + 1):
+        h = jnp.concatenate([h, skips.pop()], axis=-1)
+        h = block(h, f"up_{level}_block_{index}", multiplier * self.channels)
+      if h.shape[1] in self.attention:
+        h = attend(h, f"up_{level}_attention_{self.num_blocks}")
+      if level == 0 or self.decoder == "skip":
+        # Float32: rounding to bfloat16 would be noise in the output.
+        norm = Norm(group_size=GROUP_SIZE, name=f"up_{level}_norm_out")
+        layer = conv(self.out_channels, zero=True, name=f"up_{level}_conv_out")
+        update = layer(nn.swish(norm(h)))
+        out = update if out is None else update + filtered_up(out, self.taps)
+      if level != 0:
+        h = block(h, f"up_{level}_resample", resample="up")
+    return cast(Array, out)
+
+  def _auxiliary(
+    self, h: Map, small: Float[Array, "b H W C"], name: str
+  ) -> tuple[Map, Float[Array, "b h w D"]]:
+    """h with what the encoder adds from the input, and that for what follows.
+
+    The residual's convolution is of the image as it is, padded for the filter
+    too: padding between the two would be other zeros.
+    """
+    features, dtype = h.shape[-1], jnp.dtype(self.dtype)
+    if self.encoder == "residual":
+      side = len(self.taps) // 2
+      layer = nn.Conv(features, (3, 3), padding=side, dtype=dtype, name=name)
+      h = SCALE * (h + filtered_down(layer(small), self.taps, pad=0))
+      return h, h
+    small = filtered_down(small, self.taps)
+    return h + nn.Dense(features, dtype=dtype, name=name)(small), small
+
+  def _check(self, x: Image) -> None:
+    height, width = x.shape[1:3]
+    levels = len(self.multipliers)
+    divisor = 2 ** (levels - 1)
+    require(
+      height % divisor == 0 and width % divisor == 0,
+      f"images of {height}x{width} do not halve {levels - 1} times for the"
+      f" {levels} multipliers; pass sizes divisible by {divisor}",
+    )
+    heights = [height // 2**level for level in range(levels)]
+    absent = [size for size in self.attention if size not in heights]
+    require(
+      not absent,
+      f"attention at {absent} never occurs in images of height {height}; pass"
+      f" some of {heights}",
+    )

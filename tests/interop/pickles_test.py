@@ -1,0 +1,434 @@
+"""What is read of pickles, and that nothing in them ever runs."""
+
+import collections
+import copyreg
+import io
+import pathlib
+import pickle
+import runpy
+import sys
+import types
+import zipfile
+
+import numpy as np
+import pytest
+from etils import epath
+
+from diffdistill.interop.pickles import LEGACY, read_pickle
+
+WRITER = runpy.run_path(
+  str(pathlib.Path(__file__).with_name("write_pickles.py"))
+)
+Call, Name, New = WRITER["Call"], WRITER["Name"], WRITER["New"]
+Persistent, Raw, dumps = (WRITER[n] for n in ("Persistent", "Raw", "dumps"))
+VALUES = np.arange(12, dtype=np.float32)
+
+
+@pytest.fixture
+def read(tmp_path):
+  """Reads bytes as a file of them."""
+
+  def read(data):
+    path = epath.Path(tmp_path / "file.pt")
+    path.write_bytes(data)
+    return read_pickle(path)
+
+  return read
+
+
+def zipped(content, storages=(), *, root="archive", more=(), **settings):
+  """What torch.save writes; storages and more are (name, bytes)s."""
+  file = io.BytesIO()
+  with zipfile.ZipFile(file, "w", **settings) as archive:
+    archive.writestr(f"{root}/data.pkl", dumps(content, protocol=2))
+    archive.writestr(f"{root}/byteorder", b"little")
+    for name, data in storages:
+      archive.writestr(f"{root}/data/{name}", data)
+    for name, data in more:
+      archive.writestr(name, data)
+  return file.getvalue()
+
+
+def view(shape, strides, offset=0, key="0", array=VALUES):
+  return WRITER["tensor"](
+    WRITER["storage_id"](array, key), shape, strides, offset
+  )
+
+
+def test_plain_containers_and_numbers_are_read(read):
+  content = {
+    "a": [1, -2, 3.5, None, True, False, "text", b"bytes", 10**30, -(2**70)],
+    "b": ((), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)),
+    3: {"x": [], "y": {}, "z": {1, 2}},
+    "twice": (shared := [1]),
+    "again": shared,
+    "é": list(range(2000)),
+    "many": {i: str(i) for i in range(2000)},
+  }
+  for protocol in (0, 1, 2, 3, 4):
+    if protocol < 4:
+      # Sets are calls of a name before.
+      content["z"] = {"z": {1, 2}}
+    if protocol < 2:
+      # There, these two are written in ways that nobody needs.
+      content = {k: v for k, v in content.items() if k not in (3, "a", "z")}
+    got = read(pickle.dumps(content, protocol))
+    assert got == content
+    assert got["twice"] is got["again"]
+
+
+def test_ordered_dicts_and_their_remarks_become_dicts(read):
+  ordered = collections.OrderedDict([("b", 1), ("a", 2)])
+  ordered._metadata = {"version": 1}
+  got = read(pickle.dumps(ordered))
+  assert type(got) is dict
+  assert list(got.items()) == [("b", 1), ("a", 2)]
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_arrays_of_numpy_are_read(read, protocol):
+  arrays = {
+    "c": np.arange(6.0).reshape(2, 3),
+    "fortran": np.asfortranarray(np.arange(6, dtype=np.int16).reshape(2, 3)),
+    "big": np.arange(3, dtype=">f4"),
+    "bool": np.array([True, False]),
+    "none": np.zeros((0, 3), np.float16),
+    "scalar": np.array(3, np.uint8),
+  }
+  got = read(pickle.dumps(arrays | {"number": np.sqrt(0.5)}, protocol))
+  assert got.pop("number") == np.sqrt(0.5)
+  for name, array in arrays.items():
+    assert got[name].dtype == array.dtype
+    np.testing.assert_array_equal(got[name], array)
+
+
+def test_an_array_of_numpy_that_is_there_twice_is_the_same(read):
+  array = np.arange(3.0)
+  got = read(pickle.dumps([array, array]))
+  assert got[0] is got[1]
+  np.testing.assert_array_equal(got[0], array)
+
+
+def test_views_of_a_storage(read):
+  views = {
+    "whole": view((3, 4), (4, 1)),
+    "transposed": view((4, 3), (1, 4)),
+    "part": view((2, 2), (4, 2), 5),
+    "number": view((), (), 11),
+    "none": view((0, 5), (5, 1)),
+  }
+  got = read(zipped(views, [("0", VALUES.tobytes())]))
+  square = VALUES.reshape(3, 4)
+  np.testing.assert_array_equal(got["whole"], square)
+  np.testing.assert_array_equal(got["transposed"], square.T)
+  np.testing.assert_array_equal(got["part"], [[5, 7], [9, 11]])
+  assert got["number"] == 11
+  assert got["none"].shape == (0, 5)
+  assert got["whole"].base is not None
+  assert not any(tensor.flags.writeable for tensor in got.values())
+
+
+# Ways to run code. Each leaves a trace where pickle itself reads it, of which
+# the first test makes sure; trace is a path as a string.
+
+
+def touching(trace):
+  """Python that leaves the trace."""
+  return f"open({trace!r}, 'w').close()"
+
+
+def reduced(module, member, *arguments, call=Call):
+  return call(Name(module, member), *arguments)
+
+
+def file_within(content):
+  """The hostile pickle as the storage of a tensor outside torch's files."""
+  return reduced("torch.storage", "_load_from_bytes", dumps(content, 2))
+
+
+def attacks(trace):
+  code, command = touching(trace), f"touch {trace}"
+  system, os_system = reduced("os", "system", command), Name("os", "system")
+  get, find = Name("builtins", "getattr"), Name("operator", "attrgetter")
+  import_os = reduced("importlib", "import_module", "os")
+  modules = Name("collections", "_sys.modules.get")
+  lazy = New(Name("builtins", "map"), os_system, [command])
+  instance = f"(V{command}\nios\nsystem\n".encode()
+  return {
+    "os.system": system,
+    "posix.system": reduced("posix", "system", command),
+    "subprocess": reduced("subprocess", "check_call", ["touch", trace]),
+    "eval": reduced("builtins", "eval", code),
+    "exec": reduced("builtins", "exec", code),
+    "python 2": reduced("__builtin__", "eval", code),
+    "getattr": Call(Call(get, Name("os", "path.os"), "system"), command),
+    "importlib": Call(Call(Call(find, "system"), import_os), command),
+    "dotted": reduced("pathlib", "Path.touch", path_of(trace)),
+    "known module": Call(Call(get, Call(modules, "os"), "system"), command),
+    "new object": New(Name("builtins", "tuple"), lazy),
+    "in a list": [1, {"a": (system,)}],
+    "popped": Raw(body(system) + b"0N"),
+    "instance": Raw(instance),
+    "state": Call(Name("collections", "OrderedDict"), state={"a": system}),
+  }
+
+
+def path_of(trace):
+  return reduced("pathlib", "PosixPath", trace)
+
+
+def body(content):
+  """The instructions of a pickle, without its beginning and end."""
+  return dumps(content, protocol=2)[2:-1]
+
+
+NAMES = tuple(attacks("trace"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("wrap", ["plain", "zip", "legacy", "in a file"])
+def test_nothing_runs(name, wrap, read, tmp_path):
+  trace = tmp_path / "trace"
+  attack = attacks(str(trace))[name]
+  # STACK_GLOBAL, or GLOBAL.
+  plain = dumps(attack, 2 if name == "python 2" else 4)
+  if wrap == "plain":
+    # It is no attack that does nothing.
+    pickle.loads(plain)
+    assert trace.exists()
+    trace.unlink()
+  data = {
+    "plain": plain,
+    "zip": zipped(attack),
+    "legacy": WRITER["legacy_file"](attack),
+    "in a file": dumps(file_within(attack)),
+  }[wrap]
+  refused(read, data, r"names '|has the instruction INST")
+  assert not trace.exists()
+
+
+def refused(read, data, message):
+  with pytest.raises(ValueError, match=message) as refusal:
+    read(data)
+  assert "\n" not in str(refusal.value)
+  assert "file.pt" in str(refusal.value)
+
+
+def test_a_class_that_is_known_to_the_process_cannot_be_built(
+  read, tmp_path, monkeypatch
+):
+  """Even one that this test has imported and that has a __setstate__."""
+  trace = tmp_path / "trace"
+  here = types.ModuleType("hostile_module")
+  monkeypatch.setitem(sys.modules, "hostile_module", here)
+
+  class Hostile:
+    def __setstate__(self, state):
+      trace.touch()
+
+  here.Hostile = Hostile
+  data = dumps(New(Name("hostile_module", "Hostile"), state={"a": 1}))
+  pickle.loads(data)
+  assert trace.exists()
+  trace.unlink()
+  refused(read, data, r"names 'hostile_module\.Hostile'")
+  assert not trace.exists()
+
+
+def test_extensions_of_copyreg_are_refused(read, tmp_path):
+  trace, code = tmp_path / "trace", 240
+  copyreg.add_extension("os", "system", code)
+  try:
+    command = f"touch {trace}"
+    attack = b"\x80\x02\x82\xf0" + body(command) + b"\x85R."
+    pickle.loads(attack)
+    assert trace.exists()
+    trace.unlink()
+    # By now the process has a cache of the extension.
+    refused(read, attack, "has the instruction EXT1")
+  finally:
+    copyreg.remove_extension("os", "system", code)
+    copyreg.clear_extension_cache()
+  assert not trace.exists()
+
+
+def test_the_source_of_a_class_is_not_run(read, tmp_path):
+  trace = tmp_path / "trace"
+  source = touching(str(trace))
+  got = read(dumps(WRITER["persistent"]("Net", {"a": [1]}, source)))
+  assert (got.name, got.state) == ("Net", {"a": [1]})
+  assert not trace.exists()
+
+
+DICT = Name("collections", "OrderedDict")
+DTYPE = Name("numpy", "dtype")
+RECONSTRUCT = Name("numpy._core.multiarray", "_reconstruct")
+EMPTY = Call(RECONSTRUCT, Name("numpy", "ndarray"), (0,), b"b")
+FLOAT = Call(DTYPE, "f4", False, True)
+
+
+def array(*state):
+  return Call(RECONSTRUCT, Name("numpy", "ndarray"), (0,), b"b", state=state)
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    # Calls of what is no known function.
+    (Call(3, 4), "calls int"),
+    (Call("os.system", "true"), "calls str"),
+    (Call(Call(DICT), 4), "calls dict"),
+    (Call(Name("numpy", "ndarray"), (2,)), r"calls numpy\.ndarray"),
+    (Call(Name("torch", "FloatStorage"), 2), r"calls torch\.FloatStorage"),
+    # States of what has none.
+    (Call(DICT, state={"__class__": 1}), None),
+    (Raw(b"]" + body({"__class__": 1}) + b"b"), "gives a state to a list"),
+    (Raw(body(DICT) + body({"a": 1}) + b"b"), "gives a state to a Global"),
+    (Raw(body(DICT) + body((None, {"fromkeys": 1})) + b"b"), "state to a Glob"),
+    # Containers that are none.
+    (Raw(body(DICT) + b"K\x01a"), "appends to what is no list"),
+    (Raw(body(DICT) + b"K\x01K\x01s"), "sets items of what is no dict"),
+    (Raw(b"}((K\x01tK\x02u"), "has a key that is a tuple"),
+    # Persistent ids.
+    (
+      Persistent(("storage", Name("torch", "FloatStorage"), "0", "cpu", 1)),
+      "pe",
+    ),
+    (Persistent("os.system"), "has a persistent id"),
+    # Arrays of objects, of structures, and of a type that is none.
+    (Call(DTYPE, "O8", False, True), "numpy's type 'O8'"),
+    (Call(DTYPE, "V4", False, True), "numpy's type 'V4'"),
+    (Call(DTYPE, "f4,O", False, True), "numpy's type 'f4,O'"),
+    (Call(DTYPE, "f4", state=(3, "<", None, ("a",), {}, 4, 1, 0)), "of parts"),
+    (array(1, (1,), "O", False, [3]), "has an array of no type"),
+    (array(1, (1,), FLOAT, False, [3]), "damaged"),
+    (array(1, (3,), FLOAT, False, b"1234"), "damaged"),
+    (array(1, (2**40,), FLOAT, False, b"1234"), "damaged"),
+    (Call(Name("_codecs", "encode"), "a", "rot13"), "has text for bytes"),
+    # A file in a file in a file, or of another kind.
+    (file_within(file_within([])), "has a persistent id or a file within it"),
+    (file_within([1]), "has a file within it that is no storage"),
+    # Objects without what they need.
+    (WRITER["persistent"]("Net", None), "an object without a class or a state"),
+    # Of instructions that could take memory for nothing.
+    (Raw(b"r\xff\xff\xff\xff"), "damaged"),
+    (Raw(b"\x8e" + bytes([0, 0, 0, 0, 0, 1, 0, 0])), "damaged"),
+    (Raw(b"\x97"), "has the instruction NEXT_BUFFER"),
+  ],
+)
+def test_tricks_are_refused(content, message, read):
+  if message is None:
+    assert read(dumps(content)) == {}
+  else:
+    refused(read, dumps(content), message)
+
+
+@pytest.mark.parametrize(
+  "tensor",
+  [
+    view((3, 5), (5, 1)),
+    view((3, 4), (4, 2)),
+    view((12,), (1,), 1),
+    view((12,), (1,), -1),
+    view((2,), (-1,), 5),
+    view((-1,), (1,)),
+    view((1,), (1,), 12),
+    view((13,), (0,)),
+    view((2**31, 2**31), (0, 0)),
+    view((2**62, 4), (1, 2**62)),
+    view((True,), (1,)),
+    view((2.0,), (1,)),
+    view((2, 2), (1,)),
+    view((1,) * 40, (1,) * 40),
+  ],
+)
+@pytest.mark.parametrize("kind", ["zip", "legacy"])
+def test_tensors_beyond_their_storage_are_refused(tensor, kind, read):
+  if kind == "zip":
+    data = zipped([tensor], [("0", VALUES.tobytes())])
+  else:
+    tensor.arguments[0].key += (None,)
+    data = WRITER["legacy_file"]([tensor], [("0", VALUES)])
+    tensor.arguments[0].key = tensor.arguments[0].key[:-1]
+  refused(read, data, "beyond its storage|no plain view")
+
+
+def test_storages_that_are_not_what_they_say(read):
+  content, bytes_of = [view((12,), (1,))], VALUES.tobytes()
+  good = [("0", bytes_of)]
+  np.testing.assert_array_equal(read(zipped(content, good))[0], VALUES)
+  for storages in ([], [("0", bytes_of[:-1])], [("0", bytes_of + b"0000")]):
+    refused(read, zipped(content, storages), "in the storage 0|damaged")
+  # A key is a number, whatever the zip has.
+  for key in ("../0", "/etc/passwd", "0/../0", "", 0):
+    named = [view((12,), (1,), key=key)]
+    data = zipped(named, good, more=[("archive/data/../0", bytes_of)])
+    refused(read, data, "a persistent id that is no storage")
+  again = [view((12,), (1,)), view((6,), (1,), array=VALUES.astype("f8")[:6])]
+  np.testing.assert_array_equal(read(zipped(again, good))[0], VALUES)
+
+
+def test_zips_that_torch_does_not_write(read, recwarn):
+  content, good = [1], [("0", bytes(9))]
+  packed = zipped(content, good, compression=zipfile.ZIP_DEFLATED)
+  refused(read, packed, "entries that are packed or shared")
+  twice = zipped(
+    content, more=[("archive/data/1", b""), ("archive/data/1", b"")]
+  )
+  refused(read, twice, "entries that are packed or shared")
+  recwarn.clear()
+  other = [("other/data.pkl", dumps([2]))]
+  refused(read, zipped(content, more=other), r"2 entries data\.pkl")
+  swapped = zipped(content).replace(b"little", b"bigbig")
+  refused(read, swapped, "another byte order|damaged")
+  assert read(zipped(content, root="../../a")) == [1]
+
+
+def test_legacy_storages_that_are_not_what_they_say(read):
+  def file(storages, array=VALUES):
+    tensor = WRITER["tensor"](
+      WRITER["storage_id"](array, "0", None), (12,), (1,)
+    )
+    return WRITER["legacy_file"]({"a": tensor}, storages)
+
+  data = file([("0", VALUES)])
+  np.testing.assert_array_equal(read(data)["a"], VALUES)
+  for cut in (1, 8, 48, 60):
+    refused(read, data[:-cut], "damaged|shorter")
+  refused(read, file([("0", VALUES[:-1])]), "is damaged or shorter")
+  refused(read, file([("1", VALUES)]), "is damaged")
+  refused(read, file([]), "is damaged")
+  # No memory is taken for values that the file cannot have.
+  huge = types.SimpleNamespace(dtype=VALUES.dtype, size=2**50)
+  refused(read, file([], huge), "is shorter than its storage 0")
+  assert data.startswith(LEGACY)
+  refused(read, data[: len(LEGACY)] + pickle.dumps(1000, 2), "damaged")
+
+
+def test_what_is_no_pickle(read):
+  for data in (b"", b"\x00", b"text", b"PK\x03\x04", LEGACY, b"\x80\x04", b"."):
+    refused(read, data, "is damaged|has no end")
+
+
+@pytest.mark.parametrize("kind", ["plain", "zip", "legacy"])
+def test_any_damage_is_one_line(kind, read):
+  tensor = view((3, 4), (4, 1))
+  content = {"a": tensor, "b": [1, 2.5, ("c", None)], "d": {1}}
+  if kind == "zip":
+    data = zipped(content, [("0", VALUES.tobytes())])
+  else:
+    tensor.arguments[0].key += (None,)
+    data = WRITER["legacy_file"](content, [("0", VALUES)])
+  if kind == "plain":
+    data = dumps({**content, "a": WRITER["parameter"](VALUES)})
+  random, refusals = np.random.RandomState(0), []
+  for _ in range(300):
+    damaged = bytearray(data)
+    for place in random.randint(len(data), size=1 + random.randint(3)):
+      damaged[place] = random.randint(256)
+    try:
+      read(bytes(damaged))
+    except ValueError as error:
+      refusals.append(str(error))
+  assert len(refusals) > 50
+  assert all("\n" not in r and "file.pt" in r for r in refusals)
