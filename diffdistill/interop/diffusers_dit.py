@@ -1,0 +1,238 @@
+"""diffusers' DiTTransformer2DModel as our DiT, and back.
+
+Each of its blocks has an embedding of the noise level and of the class, which
+in the published weights are one embedding copied: ours has one. Half of what
+they output may be a variance that nothing here reads: it is left out.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from diffdistill.arrays import Params
+from diffdistill.interop.diffusers_dit_config import DEFAULTS, checked
+from diffdistill.interop.model import Fields, Model, network_of
+from diffdistill.interop.tensors import Tensors
+from diffdistill.networks.dit import SINUSOID, DiT
+from diffdistill.networks.layers import EPSILON, EXPANSION
+
+# Ours and theirs, of a block and of the embedding.
+BLOCK = {
+  "film": "norm1.linear",
+  "out": "attn1.to_out.0",
+  "dense1": "ff.net.0.proj",
+  "dense2": "ff.net.2",
+}
+EMBED = "norm1.emb.timestep_embedder.linear_"
+TABLE = "norm1.emb.class_embedder.embedding_table.weight"
+QKV = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
+
+# The tensor of a name, checked to have a shape.
+Take = Callable[[str, tuple[int, ...]], Float[np.ndarray, "..."]]
+
+
+def read(
+  config: dict[str, Any], tensors: Tensors
+) -> tuple[Fields, Params, tuple[int, int, int], int, bool]:
+  """A transformer's (network, params, image_shape, num_classes, null_label).
+
+  The network's noise input is the timestep divided by 1000.
+
+  Args:
+    config: of its config.json.
+    tensors: of its state dict, whole.
+
+  Raises:
+    ValueError: for a field that our network has not, or tensors that are not
+      those of the config; one line that names it.
+  """
+  config = checked(config)
+  heads, depth, channels, side, patch, classes = (
+    config[name]
+    for name in (
+      "num_attention_heads",
+      "num_layers",
+      "in_channels",
+      "sample_size",
+      "patch_size",
+      "num_embeds_ada_norm",
+    )
+  )
+  width = heads * config["attention_head_dim"]
+  outputs = config["out_channels"] or channels
+  tensors = dict(tensors)
+
+  def take(name: str, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
+    if name not in tensors:
+      raise ValueError(
+        f"the transformer has no tensor {name}; pass weights that are whole,"
+        " with their own config.json"
+      )
+    tensor = tensors.pop(name)
+    if tensor.shape != shape:
+      raise ValueError(
+        f"the transformer's {name} has shape {tensor.shape} where its config"
+        f" says {shape}; pass weights with their own config.json"
+      )
+    return tensor
+
+  embeds, blocks = [], []
+  for i in range(depth):
+    name = f"transformer_blocks.{i}"
+    embeds.append(_embedding(take, name, width, classes))
+    blocks.append(_block(take, name, width, heads, config["attention_bias"]))
+    if not all(
+      map(np.array_equal, *map(jax.tree.leaves, (embeds[0], embeds[i])))
+    ):
+      raise ValueError(
+        f"{name}.norm1.emb is not that of block 0, and our DiT has one for all;"
+        " pass weights converted from the released code, where they are copies"
+      )
+  weight = take("pos_embed.proj.weight", (width, channels, patch, patch))
+  out = _dense(take, "proj_out_2", width, patch**2 * outputs)
+  params = {
+    "embed": embeds[0],
+    "patches": {
+      "kernel": weight.transpose(2, 3, 1, 0).reshape(-1, width),
+      "bias": take("pos_embed.proj.bias", (width,)),
+    },
+    "blocks": jax.tree.map(lambda *leaves: np.stack(leaves), *blocks),
+    "film_out": _dense(take, "proj_out_1", width, 2 * width),
+    "out": jax.tree.map(lambda leaf: _mean_of(leaf, outputs, channels), out),
+  }
+  if tensors:
+    raise ValueError(
+      f"the tensor {min(tensors)} is none of a DiTTransformer2DModel of this"
+      " config; pass weights with their own config.json"
+    )
+  params = jax.tree.map(
+    lambda leaf: np.ascontiguousarray(leaf, np.float32), params
+  )
+  network = {
+    "kind": "dit",
+    "width": width,
+    "depth": depth,
+    "num_heads": heads,
+    "patch": patch,
+  }
+  return network, params, (side, side, channels), classes, True
+
+
+def write(model: Model) -> tuple[dict[str, Any], Tensors]:
+  """(config, tensors) of a DiTTransformer2DModel that is the model's network.
+
+  Raises:
+    ValueError: for a model that it cannot be, naming the field.
+  """
+  module = network_of(model).module
+  side, _, channels = model.image_shape
+  for wrong, what in (
+    (not isinstance(module, DiT), f"network is a {type(module).__name__}"),
+    (model.image_shape[1] != side, f"image_shape is {model.image_shape}"),
+    (model.output == "both", "output is 'both'"),
+    (not model.num_classes, "num_classes is 0"),
+    (not model.null_label, "null_label is False"),
+  ):
+    if wrong:
+      raise ValueError(
+        f"the model's {what}, and diffusers' DiT is a transformer of square"
+        " images, of one output, told a class or that there is none; export it"
+        " as safetensors or stablehlo"
+      )
+  config = {
+    "_class_name": "DiTTransformer2DModel",
+    **DEFAULTS,
+    "num_attention_heads": module.num_heads,
+    "attention_head_dim": module.width // module.num_heads,
+    "in_channels": channels,
+    "out_channels": channels,
+    "num_layers": module.depth,
+    "sample_size": side,
+    "patch_size": module.patch,
+    "num_embeds_ada_norm": model.num_classes,
+    "norm_eps": EPSILON,
+  }
+  params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), model.params)
+  kernel, embed = params["patches"]["kernel"], params["embed"]
+  kernel = kernel.reshape(module.patch, module.patch, channels, module.width)
+  tensors = {
+    "pos_embed.proj.weight": kernel.transpose(3, 2, 0, 1),
+    "pos_embed.proj.bias": params["patches"]["bias"],
+    **_linear("proj_out_1", params["film_out"]),
+    **_linear("proj_out_2", params["out"]),
+  }
+  for i in range(module.depth):
+    name = f"transformer_blocks.{i}"
+    block = jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
+    # A class is a row, and the layer's bias is of all.
+    table = embed["label"]["kernel"] + embed["label"]["bias"][None]
+    tensors[f"{name}.{TABLE}"] = table
+    for j in (1, 2):
+      tensors |= _linear(f"{name}.{EMBED}{j}", embed[f"dense{j}"])
+    for ours, theirs in BLOCK.items():
+      tensors |= _linear(f"{name}.{theirs}", block[ours])
+    for j, theirs in enumerate(QKV):
+      part = {
+        "kernel": block["qkv"]["kernel"][:, j].reshape(module.width, -1),
+        "bias": block["qkv"]["bias"][j].reshape(-1),
+      }
+      tensors |= _linear(f"{name}.{theirs}", part)
+  return config, {k: np.ascontiguousarray(v) for k, v in tensors.items()}
+
+
+def _dense(
+  take: Take, name: str, inputs: int, outputs: int, bias: bool = True
+) -> Params:
+  return {
+    "kernel": take(f"{name}.weight", (outputs, inputs)).T,
+    "bias": take(f"{name}.bias", (outputs,)) if bias else np.zeros(outputs),
+  }
+
+
+def _linear(name: str, dense: Params) -> Tensors:
+  """The inverse of `_dense`."""
+  return {f"{name}.weight": dense["kernel"].T, f"{name}.bias": dense["bias"]}
+
+
+def _embedding(take: Take, name: str, width: int, classes: int) -> Params:
+  return {
+    "dense1": _dense(take, f"{name}.{EMBED}1", SINUSOID, width),
+    "dense2": _dense(take, f"{name}.{EMBED}2", width, width),
+    "label": {
+      # The row after the classes is that of none.
+      "kernel": take(f"{name}.{TABLE}", (classes + 1, width)),
+      "bias": np.zeros(width),
+    },
+  }
+
+
+def _block(take: Take, name: str, width: int, heads: int, bias: bool) -> Params:
+  sizes = {
+    "film": (width, 6 * width),
+    "out": (width, width),
+    "dense1": (width, EXPANSION * width),
+    "dense2": (EXPANSION * width, width),
+  }
+  qkv = [_dense(take, f"{name}.{part}", width, width, bias) for part in QKV]
+  kernel = np.stack([part["kernel"] for part in qkv], axis=1)
+  return {
+    "qkv": {
+      "kernel": kernel.reshape(width, 3, heads, -1),
+      "bias": np.stack([part["bias"] for part in qkv]).reshape(3, heads, -1),
+    },
+    **{
+      ours: _dense(take, f"{name}.{theirs}", *sizes[ours])
+      for ours, theirs in BLOCK.items()
+    },
+  }
+
+
+def _mean_of(
+  leaf: Float[np.ndarray, "..."], outputs: int, channels: int
+) -> Float[np.ndarray, "..."]:
+  """Of what makes each pixel's outputs, what makes the first: no variance."""
+  pixels = leaf.reshape(*leaf.shape[:-1], -1, outputs)[..., :channels]
+  return pixels.reshape(*leaf.shape[:-1], -1)

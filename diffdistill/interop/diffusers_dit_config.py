@@ -1,0 +1,96 @@
+"""The config.json of a DiTTransformer2DModel that our DiT can represent."""
+
+from typing import Any
+
+from diffdistill.networks.layers import EPSILON
+
+# What a config that lacks a field means by it.
+DEFAULTS: dict[str, Any] = {
+  "num_attention_heads": 16,
+  "attention_head_dim": 72,
+  "in_channels": 4,
+  "out_channels": None,
+  "num_layers": 28,
+  "dropout": 0.0,
+  "norm_num_groups": 32,  # of no layer
+  "attention_bias": True,
+  "sample_size": 32,
+  "patch_size": 2,
+  "activation_fn": "gelu-approximate",
+  "num_embeds_ada_norm": 1000,
+  "upcast_attention": False,  # ours are float32
+  "norm_type": "ada_norm_zero",
+  "norm_elementwise_affine": False,
+  "norm_eps": 1e-5,
+}
+SIZES = (
+  "num_attention_heads",
+  "attention_head_dim",
+  "in_channels",
+  "num_layers",
+  "sample_size",
+  "patch_size",
+  "num_embeds_ada_norm",
+)
+# The values that our network has.
+ALLOWED = {
+  "dropout": (0,),
+  "attention_bias": (True, False),
+  "activation_fn": ("gelu-approximate",),
+  "norm_type": ("ada_norm_zero",),
+  "norm_elementwise_affine": (False,),
+  # Of half the norms, beside a variance of about one. All of the released code
+  # have EPSILON, as ours have, but diffusers publishes the weights with 1e-5.
+  "norm_eps": (1e-5, EPSILON),
+}
+
+
+def checked(config: dict[str, Any]) -> dict[str, Any]:
+  """A config.json with all fields, none of a value that our DiT has not.
+
+  Raises:
+    ValueError: for one that it has not; one line that names the field.
+  """
+  for name, value in config.items():
+    # Older configs have fields of other transformers, which are off.
+    if name not in DEFAULTS and not name.startswith("_") and value:
+      raise ValueError(
+        f"the transformer's {name} is {value!r}, which is no field of a"
+        " DiTTransformer2DModel; pass a folder of one"
+      )
+  config = DEFAULTS | config
+  for name in SIZES:
+    if type(config[name]) is not int or config[name] < 1:
+      raise ValueError(
+        f"the transformer's {name} is {config[name]!r}; pass a folder where it"
+        " is a whole number above 0"
+      )
+  channels, patch = config["in_channels"], config["patch_size"]
+  for name, right, wanted in (
+    *((k, config[k] in v, _either(v)) for k, v in ALLOWED.items()),
+    (
+      "out_channels",
+      config["out_channels"] in (None, channels, 2 * channels),
+      _either((channels, 2 * channels)),
+    ),
+    (
+      "sample_size",
+      config["sample_size"] % patch == 0,
+      f"a multiple of its patch_size, {patch}",
+    ),
+    (
+      "attention_head_dim",
+      config["attention_head_dim"] * config["num_attention_heads"] % 4 == 0,
+      "such that all heads have a multiple of 4",
+    ),
+  ):
+    if not right:
+      raise ValueError(
+        f"the transformer's {name} is {config[name]!r}, which our DiT has not;"
+        f" pass a folder where it is {wanted}"
+      )
+  return config
+
+
+def _either(values: tuple[Any, ...]) -> str:
+  return " or ".join(map(repr, values))

@@ -1,0 +1,211 @@
+"""What a config.json of diffusers' UNet2DModel means as fields of our U-Net.
+
+A field that we cannot represent is refused by its name.
+"""
+
+from typing import Any
+
+from diffdistill.interop.model import Fields
+from diffdistill.interop.unet_layers import without_defaults
+from diffdistill.networks.layers import require
+from diffdistill.networks.unet import STYLES
+
+Config = dict[str, Any]
+
+# What a field means that config.json leaves out: the defaults of UNet2DModel.
+DEFAULTS: Config = {
+  "sample_size": None,
+  "in_channels": 3,
+  "out_channels": 3,
+  "center_input_sample": False,
+  "time_embedding_type": "positional",
+  "time_embedding_dim": None,
+  "freq_shift": 0,
+  "flip_sin_to_cos": True,
+  "down_block_types": ("DownBlock2D", *("AttnDownBlock2D",) * 3),
+  "mid_block_type": "UNetMidBlock2D",
+  "up_block_types": (*("AttnUpBlock2D",) * 3, "UpBlock2D"),
+  "block_out_channels": (224, 448, 672, 896),
+  "layers_per_block": 2,
+  "mid_block_scale_factor": 1,
+  "downsample_padding": 1,
+  "downsample_type": "conv",
+  "upsample_type": "conv",
+  "dropout": 0.0,
+  "act_fn": "silu",
+  "attention_head_dim": 8,
+  "norm_num_groups": 32,
+  "attn_norm_num_groups": None,
+  "norm_eps": 1e-5,
+  "resnet_time_scale_shift": "default",
+  "add_attention": True,
+  "class_embed_type": None,
+  "num_class_embeds": None,
+  "num_train_timesteps": None,
+}
+# The values that we can represent, of fields that have few.
+CHOICES = {
+  "center_input_sample": (False,),
+  "time_embedding_type": ("positional",),
+  "freq_shift": (0, 1),
+  "mid_block_type": ("UNetMidBlock2D",),
+  "mid_block_scale_factor": (1,),
+  "downsample_padding": (0, 1),
+  "downsample_type": ("conv", "resnet", None),
+  "upsample_type": ("conv", "resnet", None),
+  "act_fn": ("silu", "swish"),
+  "resnet_time_scale_shift": ("default", "scale_shift"),
+  "class_embed_type": (None,),
+}
+STYLE = {"default": "ddpm", "scale_shift": "film"}
+RESAMPLING = {"conv": "conv", "resnet": "block", None: "conv"}
+PADDING = {0: "same", 1: "both"}
+# How a level without attention is called, by how it changes the resolution.
+PLAIN = {
+  "down": {"conv": "DownBlock2D", "block": "ResnetDownsampleBlock2D"},
+  "up": {"conv": "UpBlock2D", "block": "ResnetUpsampleBlock2D"},
+}
+ATTENTIVE = {"down": "AttnDownBlock2D", "up": "AttnUpBlock2D"}
+
+
+def read_config(config: Config) -> tuple[Fields, tuple[int, int, int], int]:
+  """The fields of a U-Net, (h, w, c) and the number of classes.
+
+  Dropout is a matter of training and left at 0.
+
+  Raises:
+    ValueError: for a field that we cannot represent.
+  """
+  for name in config:
+    require(
+      name.startswith("_") or name in DEFAULTS,
+      f"{name} is no field of UNet2DModel; pass the config.json of one",
+    )
+  config = DEFAULTS | config
+  for name, known in CHOICES.items():
+    _require(config, name, config[name] in known, f"one of {known}")
+  channels, *_ = widths = tuple(config["block_out_channels"])
+  _require(
+    config,
+    "block_out_channels",
+    all(width % channels == 0 for width in widths),
+    "multiples of the first",
+  )
+  size = config["sample_size"]
+  _require(config, "sample_size", size is not None, "the side of the images")
+  height, width = (size, size) if isinstance(size, int) else size
+  divisor = 2 ** (len(widths) - 1)
+  _require(
+    config,
+    "sample_size",
+    height % divisor == 0 and width % divisor == 0,
+    f"sizes divisible by {divisor}",
+  )
+  groups = config["norm_num_groups"]
+  _require(
+    config,
+    "norm_num_groups",
+    groups is not None and all(width % groups == 0 for width in widths),
+    f"a divisor of {widths}",
+  )
+  style = STYLE[config["resnet_time_scale_shift"]]
+  attentive, resampling = _levels(config)
+  head_dim = config["attention_head_dim"]
+  middle = _read_middle(config)
+  attended = [widths[i] for i in attentive]
+  attended += [] if middle == "blocks" else [widths[-1]]
+  _require(
+    config,
+    "attention_head_dim",
+    head_dim is None or all(width % head_dim == 0 for width in attended),
+    f"a divisor of {attended}",
+  )
+  embed_dim = config["time_embedding_dim"]
+  fields = {
+    "channels": channels,
+    "multipliers": tuple(width // channels for width in widths),
+    "num_blocks": config["layers_per_block"],
+    "attention": tuple(height // 2**i for i in attentive),
+    "head_dim": head_dim,
+    "embed_dim": None if embed_dim in (None, 4 * channels) else embed_dim,
+    "style": style,
+    "groups": groups,
+    "group_size": 1 if min(widths) < 2 * groups else 2,
+    "resampling": None if resampling == STYLES[style] else resampling,
+    "padding": PADDING[config["downsample_padding"]],
+    "middle": middle,
+    "epsilon": config["norm_eps"],
+    "cos_first": config["flip_sin_to_cos"],
+    "frequency_shift": config["freq_shift"],
+  }
+  if resampling != "conv":
+    del fields["padding"]
+  return (
+    without_defaults(fields),
+    (height, width, config["in_channels"]),
+    config["num_class_embeds"] or 0,
+  )
+
+
+def _levels(config: Config) -> tuple[list[int], str | None]:
+  """The levels with attention, and how all change the resolution."""
+  attentive, ways = {}, {}
+  for way in ("down", "up"):
+    field = f"{way}_block_types"
+    types = [name.removeprefix("UNetRes") for name in config[field]]
+    plain = {name: how for how, name in PLAIN[way].items()}
+    count = len(config["block_out_channels"])
+    known = (*plain, ATTENTIVE[way])
+    _require(
+      config,
+      field,
+      len(types) == count and set(types) <= set(known),
+      f"{count} of {', '.join(known)}",
+    )
+    # The last block down and the first one up are of the coarsest level.
+    types = types if way == "down" else types[::-1]
+    attentive[way] = [
+      i for i, name in enumerate(types) if name == ATTENTIVE[way]
+    ]
+    own = RESAMPLING[config[f"{way}sample_type"]]
+    # The coarsest level goes no further down, the finest no further up.
+    moving = types[:-1] if way == "down" else types[1:]
+    ways[way] = {plain.get(name, own) for name in moving}
+  _require(
+    config,
+    "up_block_types",
+    attentive["down"] == attentive["up"],
+    "attention at the levels of down_block_types",
+  )
+  for way, other in (("down", "downsample_type"), ("up", "upsample_type")):
+    _require(
+      config,
+      f"{way}_block_types",
+      len(ways["down"] | ways[way]) <= 1,
+      f"blocks that change the resolution alike, as {other} and"
+      " down_block_types say",
+    )
+  return attentive["down"], next(iter(ways["down"]), None)
+
+
+def _read_middle(config: Config) -> str:
+  if not config["add_attention"]:
+    return "blocks"
+  groups = config["attn_norm_num_groups"]
+  if groups is None and config["resnet_time_scale_shift"] == "scale_shift":
+    return "bare_attention"
+  _require(
+    config,
+    "attn_norm_num_groups",
+    groups in (None, config["norm_num_groups"]),
+    "None or norm_num_groups",
+  )
+  return "attention"
+
+
+def _require(config: Config, field: str, condition: bool, remedy: str) -> None:
+  require(
+    condition,
+    f"{field} of UNet2DModel is {config[field]!r}, which cannot be"
+    f" represented; pass {remedy}",
+  )

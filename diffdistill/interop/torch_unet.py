@@ -1,0 +1,155 @@
+"""The weights of our U-Net, from torch's layers and back.
+
+A family of files says what it calls each layer; how a layer is laid out is the
+same in all of them, and is here:
+
+  layer         ours                      torch's
+  convolution   (height, width, in, out)  (out, in, height, width)
+  dense         (in, out)                 (out, in), or of a 1x1 convolution
+  norm          scale, bias               weight, bias
+  label         a dense layer of one-hots, whose bias is added to all rows of
+                torch's table of embeddings
+  qkv           (in, 3, heads, size)      three dense layers, or one whose
+                                          outputs are in either order
+"""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from diffdistill.arrays import Params
+from diffdistill.interop.tensors import Tensors
+from diffdistill.interop.unet_layers import Layer, build, layers
+from diffdistill.networks.unet import UNet
+
+# What a family calls a layer of ours, such as "down_0_block_1/conv1"; queries,
+# keys and values may be layers of their own.
+Name = Callable[[str], str | tuple[str, str, str]]
+
+
+def params_from_torch(
+  module: UNet,
+  image_shape: tuple[int, int, int],
+  tensors: Tensors,
+  name: Name,
+  *,
+  heads_first: bool = False,
+) -> Params:
+  """The tree of a U-Net's weights, float32.
+
+  Args:
+    module: the U-Net.
+    image_shape: (h, w, c).
+    tensors: torch's state dict, each of its tensors a weight of this U-Net.
+    name: of each layer.
+    heads_first: whether the outputs of one layer for queries, keys and values
+      are in the order (heads, 3, size), rather than (3, heads, size).
+
+  Raises:
+    ValueError: for a tensor that is missing, of another shape or left over.
+  """
+  left = dict(tensors)
+
+  def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    if name not in left:
+      raise ValueError(
+        f"the weights have no tensor {name}, which this network has; pass the"
+        " settings that they were trained with"
+      )
+    tensor = left.pop(name)
+    extra = tensor.shape[len(shape) :]
+    if tensor.shape != (*shape, *(1 for _ in extra)):
+      raise ValueError(
+        f"the tensor {name} has shape {tensor.shape}, but this network's is"
+        f" {shape}; pass the settings that it was trained with"
+      )
+    return tensor.reshape(shape).astype(np.float32)
+
+  def layer(path: str, shapes: Layer) -> Layer:
+    theirs = name(path)
+    if path.endswith("/qkv"):
+      return _attention(theirs, shapes["kernel"].shape, heads_first, take)
+    assert isinstance(theirs, str)
+    if path.endswith("/label"):
+      # A table of embeddings has no bias.
+      table = take(f"{theirs}.weight", shapes["kernel"].shape)
+      return {"kernel": table, "bias": np.zeros_like(table[0])}
+    bias = take(f"{theirs}.bias", shapes["bias"].shape)
+    if "scale" in shapes:
+      return {"scale": take(f"{theirs}.weight", bias.shape), "bias": bias}
+    *sides, inputs, outputs = shapes["kernel"].shape
+    weight = take(f"{theirs}.weight", (outputs, inputs, *sides))
+    kernel = np.ascontiguousarray(np.moveaxis(weight, (1, 0), (-2, -1)))
+    return {"kernel": kernel, "bias": bias}
+
+  params = build(module, image_shape, layer)
+  if left:
+    raise ValueError(
+      f"the tensor {min(left)} is none of this network; pass the settings that"
+      " the weights were trained with"
+    )
+  return params
+
+
+def _attention(
+  names: str | tuple[str, str, str],
+  kernel: tuple[int, ...],
+  heads_first: bool,
+  take: Callable[[str, tuple[int, ...]], np.ndarray],
+) -> Layer:
+  inputs, _, heads, size = kernel
+  width = heads * size
+  if isinstance(names, str):
+    weight = take(f"{names}.weight", (3 * width, inputs))
+    bias = take(f"{names}.bias", (3 * width,))
+  else:
+    weight = np.concatenate(
+      [take(f"{name}.weight", (width, inputs)) for name in names]
+    )
+    bias = np.concatenate([take(f"{name}.bias", (width,)) for name in names])
+  outputs = (heads, 3, size) if heads_first else (3, heads, size)
+  weight = weight.T.reshape(inputs, *outputs)
+  bias = bias.reshape(outputs)
+  if heads_first:
+    weight, bias = weight.swapaxes(1, 2), bias.swapaxes(0, 1)
+  return {
+    "kernel": np.ascontiguousarray(weight),
+    "bias": np.ascontiguousarray(bias),
+  }
+
+
+def torch_from_params(
+  params: Params, name: Name, pointwise: Callable[[str], bool]
+) -> Tensors:
+  """The inverse of `params_from_torch`, but for the bias of the labels.
+
+  Args:
+    params: the tree of a U-Net's weights.
+    name: of each layer; of three for queries, keys and values.
+    pointwise: whether a dense layer of ours is a 1x1 convolution of theirs.
+  """
+  tensors = {}
+  for path, ours in layers(jax.tree.map(np.asarray, params)).items():
+    theirs = name(path)
+    if not isinstance(theirs, str):
+      inputs = len(ours["kernel"])
+      for i, part in enumerate(theirs):
+        weight = ours["kernel"][:, i].reshape(inputs, -1)
+        tensors[f"{part}.weight"] = weight.T
+        tensors[f"{part}.bias"] = ours["bias"][i].reshape(-1)
+    elif path.endswith("/label"):
+      tensors[f"{theirs}.weight"] = ours["kernel"] + ours["bias"][None, :]
+    elif "scale" in ours:
+      tensors[f"{theirs}.weight"] = ours["scale"]
+      tensors[f"{theirs}.bias"] = ours["bias"]
+    else:
+      weight = np.moveaxis(ours["kernel"], (-2, -1), (1, 0))
+      if pointwise(path):
+        weight = weight[:, :, None, None]
+      tensors[f"{theirs}.weight"] = weight
+      tensors[f"{theirs}.bias"] = ours["bias"]
+  return {
+    name: np.ascontiguousarray(tensor, np.float32)
+    for name, tensor in tensors.items()
+  }
