@@ -661,6 +661,8 @@ def shared(
       "batch_size": 500,
       "seed": 0,
       "gap_images": 500,
+      "inception": "",  # the file of the FID network's weights
+      "reference": "",  # an .npz of its statistics of the data
     },
   }
 

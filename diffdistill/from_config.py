@@ -40,13 +40,15 @@ from diffdistill.diffusion.schedule import (
 from diffdistill.evaluation.comparison import Settings
 from diffdistill.experiment import Experiment, classifier_of
 from diffdistill.interop import model_folder
+from diffdistill.interop.model import Model
 from diffdistill.networks import CLASSIFIERS, NETWORKS
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.networks.network import LinenNetwork, Network
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.objectives.classification import Classification
 from diffdistill.sampling import SAMPLERS
-from diffdistill.training.curriculum import curriculum
+from diffdistill.sampling.sampler import Sampler
+from diffdistill.training.curriculum import check_judges, curriculum
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.sharding import Layout, make_mesh
 from diffdistill.training.stage import Pairs, Selection, Stage
@@ -134,6 +136,8 @@ def _with_imported(fields: Fields) -> Fields:
         "label_dropout": (
           recipe.get("label_dropout") or 0.1 if model.null_label else 0.0
         ),
+        "origin": model.origin,
+        "license": model.license,
       },
       "data": {
         **section(fields, "data"),
@@ -161,7 +165,10 @@ def _build(fields: Fields, devices: Sequence[Any] | None) -> Experiment:
       " data.conditional=True or a label_dropout of 0"
     )
   denoiser = _denoiser(
-    model, source, source.num_classes if conditional else 0, label_dropout > 0
+    model,
+    source.image_shape,
+    source.num_classes if conditional else 0,
+    label_dropout > 0,
   )
   sampler = choose(
     "sampler",
@@ -189,6 +196,9 @@ def _build(fields: Fields, devices: Sequence[Any] | None) -> Experiment:
   for name, stage in _run(fields).items():
     stages.append(_stage(name, stage, given, source, stages))
   curriculum(tuple(stages))
+  evaluation = make("evaluation", Settings, section(fields, "evaluation"))
+  if not evaluation.inception:
+    check_judges(tuple(stages))
   classifiers = [
     getattr(stage.objective, "classifier", None)
     for stage in stages
@@ -210,7 +220,7 @@ def _build(fields: Fields, devices: Sequence[Any] | None) -> Experiment:
     guidance=guidance,
     layout=_layout(section(fields, "mesh"), devices, networks),
     cadence=make("cadence", Cadence, section(fields, "cadence")),
-    evaluation=make("evaluation", Settings, section(fields, "evaluation")),
+    evaluation=evaluation,
   )
 
 
@@ -270,18 +280,47 @@ def _layout(
   return layout
 
 
+def denoiser_of(model: Model) -> Denoiser:
+  """The denoiser that an imported or exported model's weights are of."""
+  fields = {
+    name: getattr(model, name)
+    for name in ("network", "schedule", "output", "precondition")
+  }
+  return _denoiser(
+    fields, model.image_shape, model.num_classes, model.null_label
+  )
+
+
+def sampler_of(model: Model, denoiser: Denoiser) -> Sampler:
+  """A student's own sampler; DDIM for a teacher, which has none."""
+  fields = model.sampler or {"kind": "ddim"}
+  return choose("sampler", SAMPLERS, fields, process=denoiser.process)
+
+
 def _denoiser(
-  model: Fields, source: Source, num_classes: int, null_label: bool
+  model: Fields,
+  image_shape: tuple[int, int, int],
+  num_classes: int,
+  null_label: bool,
 ) -> Denoiser:
   """A denoiser; its null label comes after the classes of the data."""
   refuse_unknown(
     "model.",
     model,
-    ("network", "schedule", "output", "precondition", "label_dropout"),
+    (
+      "network",
+      "schedule",
+      "output",
+      "precondition",
+      "label_dropout",
+      # For the cards of models made of an imported one.
+      "origin",
+      "license",
+    ),
   )
   known = num_classes + null_label
   output = read(model, "output", "x0", path="model.")
-  channels = source.image_shape[-1]
+  channels = image_shape[-1]
   module = choose(
     "model.network",
     NETWORKS,
@@ -294,9 +333,9 @@ def _denoiser(
   precondition = section(model, "precondition", "model.")
   return Denoiser(
     network=LinenNetwork(
-      module=module, image_shape=source.image_shape, num_classes=known
+      module=module, image_shape=image_shape, num_classes=known
     ),
-    process=GaussianProcess(schedule=_schedule(schedule, source)),
+    process=GaussianProcess(schedule=_schedule(schedule, image_shape[0])),
     output=output,
     conditional=num_classes > 0,
     null_label=num_classes if null_label else None,
@@ -304,16 +343,14 @@ def _denoiser(
   )
 
 
-def _schedule(fields: Fields, source: Source) -> Schedule:
+def _schedule(fields: Fields, image_size: int) -> Schedule:
   """A schedule; `shift_from` is the image size whose noise it was made for."""
   base_size = read(fields, "shift_from", 0, path="model.schedule.")
   fields.pop("shift_from", None)
   base = choose("model.schedule", SCHEDULES, fields)
   if not base_size:
     return base
-  return Shifted(
-    base=base, image_size=source.image_shape[0], base_size=base_size
-  )
+  return Shifted(base=base, image_size=image_size, base_size=base_size)
 
 
 def _classifier(path: str, fields: Fields, source: Source) -> LinenClassifier:

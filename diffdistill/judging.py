@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
+from jax.sharding import NamedSharding, PartitionSpec
 
+from diffdistill import hosts
 from diffdistill.arrays import Params
 from diffdistill.data.pipeline import once
 from diffdistill.diffusion.guidance import Guidance
@@ -23,7 +26,14 @@ from diffdistill.evaluation.features import (
   classifier_features,
   reference_statistics,
 )
+from diffdistill.evaluation.references import (
+  load_reference,
+  require_enough_images,
+  save_reference,
+)
 from diffdistill.experiment import Experiment, classifier_of
+from diffdistill.interop.torch_inception import SHA256, load_inception
+from diffdistill.networks.inception import FEATURES, RESIZER, inception
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training import checkpoint
@@ -33,37 +43,52 @@ from diffdistill.training.stage import Round, Stage
 # Not a setting: a stochastic sampler's images depend on it, and on them which
 # weights are kept.
 SCORED_AT_A_TIME = 500
+FID = "FID"
+DETECTOR = "Inception-v3 of 2015-12-05"
 # The same batches, one after the other.
 Each = Callable[[Iterable[Any]], Iterator[Any]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judge:
-  """The classifier of a run, and the data as it sees it.
+  """The network that judges a run, and the data as it sees it.
 
   Args:
     metric: the name of its distance.
+    kernel: the name of its kernel distance; empty where there is none.
     features: the feature network.
     reference: of the training data.
+    said: of the network and the data, by name.
   """
 
   metric: str
   features: FeatureFn
   reference: Reference
+  said: Mapping[str, str]
+  kernel: str = ""
+
+  def check(self, num_images: int) -> None:
+    """Refuses too few images for a FID, which others will compare.
+
+    Raises:
+      ValueError: where there are not more images than features.
+    """
+    if self.metric == FID:
+      require_enough_images(self.reference, num_images)
 
   def facts(
     self, run: Experiment, say: Callable[[str], None]
   ) -> dict[str, Any]:
     """What a reader must know of it."""
-    half = len(self.reference.pooled) // 2
-    return {
-      "metric": self.metric,
-      "reference": f"{len(run.source)} training images",
-      "classifier_test_accuracy": self._accuracy(run, say),
-      f"{self.metric} of two samples of {half} real images": (
-        distance_of_halves(self.reference)
-      ),
-    }
+    facts: dict[str, Any] = {"metric": self.metric, **self.said}
+    if self.metric != FID:
+      facts["classifier_test_accuracy"] = self._accuracy(run, say)
+    pooled = self.reference.pooled
+    if pooled is not None:
+      half = len(pooled) // 2
+      name = f"{self.metric} of two samples of {half} real images"
+      facts[name] = distance_of_halves(pooled)
+    return facts
 
   def _accuracy(
     self, run: Experiment, say: Callable[[str], None]
@@ -86,16 +111,19 @@ class Judge:
 
 
 def judge_of(run: Experiment, workdir: epath.Path, each: Each = iter) -> Judge:
-  """The judge of a run: the classifier of the first stage that makes one.
+  """The judge of a run: Inception, or the classifier of its first such stage.
 
   Args:
-    run: the recipe.
+    run: the recipe, whose `evaluation` may name Inception's weights.
     workdir: where it was trained.
     each: sees the batches of its data go by.
 
   Raises:
-    ValueError: where the run has none, or it is not trained yet.
+    ValueError: where the run has none, or it is not trained yet; or where
+      Inception's weights or a reference are not what they should be.
   """
+  if run.evaluation.inception:
+    return _inception(run, workdir, each)
   for stage in run.stages:
     if isinstance(stage, Stage) and stage.objective.trains[0] == "classifier":
       break
@@ -115,7 +143,60 @@ def judge_of(run: Experiment, workdir: epath.Path, each: Each = iter) -> Judge:
     (batch["image"] for batch in each(once(run.source, batch_size))), features
   )
   return Judge(
-    metric=f"FD-{stage.name}", features=features, reference=reference
+    metric=f"FD-{stage.name}",
+    features=features,
+    reference=reference,
+    said={
+      "detector": f"the run's own {stage.name}: no FID",
+      "reference": f"{len(run.source)} training images",
+    },
+  )
+
+
+def _inception(run: Experiment, workdir: epath.Path, each: Each) -> Judge:
+  """The judge of FID; a reference that it makes is kept in the workdir."""
+  settings, shape = run.evaluation, run.source.image_shape
+  everywhere = NamedSharding(run.mesh, PartitionSpec())
+  params = jax.tree.map(
+    lambda leaf: hosts.place(leaf, everywhere),
+    load_inception(settings.inception),
+  )
+  features = classifier_features(
+    inception(shape), params, run.mesh, batch_size=settings.batch_size
+  )
+  if settings.reference:
+    said = settings.reference
+    reference = load_reference(
+      said,
+      detector=DETECTOR,
+      dim=FEATURES,
+      image_shape=shape,
+      features=features,
+    )
+  else:
+    said = f"{len(run.source)} training images"
+    reference = reference_statistics(
+      (row["image"] for row in each(once(run.source, settings.batch_size))),
+      features,
+    )
+    hosts.on_first(
+      lambda: save_reference(
+        workdir / "inception_reference.npz",
+        reference,
+        detector=DETECTOR,
+        image_shape=shape,
+      )
+    )
+  return Judge(
+    metric=FID,
+    kernel="KID",
+    features=features,
+    reference=reference,
+    said={
+      "detector": f"{DETECTOR}, weights of SHA-256 {SHA256}",
+      "resizer": RESIZER,
+      "reference": said,
+    },
   )
 
 
@@ -143,6 +224,7 @@ def scorer(
   ) -> float:
     sampler = stage.objective.sampler
     assert sampler is not None  # only images can be selected by distance
+    judge().check(num_images)
     maker = generator(sampler, run.usual_guidance(round_), num_images)
     # Not the noise that students are judged on in the end.
     seed = run.seed ^ round_.code

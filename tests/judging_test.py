@@ -3,11 +3,14 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill import commands, from_config
+from diffdistill import commands, from_config, judging
 from diffdistill.evaluation.evaluator import distance
+from diffdistill.evaluation.features import Reference
+from diffdistill.evaluation.frechet import Moments
 from diffdistill.judging import (
   contestants,
   finished_models,
@@ -192,3 +195,79 @@ def test_a_run_without_a_classifier_has_no_judge(config, workdir):
   run = from_config.build(fields)
   with pytest.raises(ValueError, match="no classifier stage, whose features"):
     judge_of(run, workdir)
+
+
+@pytest.fixture
+def detector(monkeypatch, run, workdir):
+  """The run's classifier in the place of Inception: as deep, but small."""
+  monkeypatch.setattr(judging, "inception", lambda shape: run.classifier)
+  monkeypatch.setattr(judging, "FEATURES", run.classifier.module.channels)
+  params = run.product(workdir, "classifier")
+  monkeypatch.setattr(judging, "load_inception", lambda path: params)
+
+
+def judged_by(workdir, **settings):
+  """What evaluation.json says; it goes, as other tests want their own."""
+  commands.evaluate(workdir, None, (1,), inception="weights.pth", **settings)
+  path = workdir / "evaluation.json"
+  result = json.loads(path.read_text())
+  path.unlink()
+  return result
+
+
+def test_inception_s_distances_have_their_names_and_say_what_they_are_of(
+  workdir, detector
+):
+  result = judged_by(workdir)
+  assert result["metric"] == "FID"
+  assert judging.SHA256 in result["detector"]
+  assert result["resizer"] == judging.RESIZER
+  assert result["reference"] == "50 training images"
+  assert result["rounding"] == "to the nearest byte"
+  assert all(isinstance(row["FID"], float) for row in result["rows"])
+  assert all(isinstance(row["KID"], float) for row in result["rows"])
+  # The statistics that it made are a reference for the next time.
+  kept = str(workdir / "inception_reference.npz")
+  again = judged_by(workdir, reference=kept)
+  assert again["reference"] == kept
+  for row, other in zip(result["rows"], again["rows"], strict=True):
+    assert row["FID"] == pytest.approx(other["FID"], rel=1e-6)
+
+
+def test_moments_alone_leave_the_other_columns_empty(
+  workdir, detector, tmp_path
+):
+  dim = judging.FEATURES
+  np.savez(tmp_path / "s.npz", mu=np.zeros(dim), sigma=np.eye(dim))
+  result = judged_by(workdir, reference=str(tmp_path / "s.npz"))
+  for row in result["rows"]:
+    assert row["FID"] > 0
+    assert row["precision"] is row["recall"] is row["KID"] is None
+
+
+def test_too_few_images_for_a_covariance_are_refused():
+  judge = judge_of_fid(24, num_images=30)
+  with pytest.raises(ValueError, match="num_images is 24, but a covariance"):
+    judge.check(24)
+  judge.check(25)
+  with pytest.raises(ValueError, match="the reference is of 24 images"):
+    judge_of_fid(24, num_images=24).check(50_000)
+
+
+def judge_of_fid(dim, num_images):
+  moments = Moments.empty(dim).update(np.eye(num_images, dim))
+  return judging.Judge(
+    metric=judging.FID,
+    features=lambda images: None,
+    reference=Reference(moments=moments, pooled=None),
+    said={},
+  )
+
+
+def test_a_run_without_a_classifier_may_select_by_fid(config):
+  without = copy.deepcopy(config)
+  without["run"] = ("teacher", "halve")
+  with pytest.raises(ValueError, match=r"pass evaluation\.inception"):
+    from_config.build(without)
+  without["evaluation"]["inception"] = "weights.pth"
+  assert from_config.build(without).evaluation.inception == "weights.pth"

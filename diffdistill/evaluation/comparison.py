@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from jaxtyping import Float
 
 from diffdistill.arrays import Params
 from diffdistill.evaluation import grids
@@ -33,6 +34,10 @@ class Settings:
     batch_size: images generated at a time.
     seed: of the noise.
     gap_images: pairs compared for the teacher gap, at most num_images.
+    inception: the file of the FID network's weights; a classifier of the run
+      judges where it is empty, and its distance is no FID.
+    reference: an .npz of the FID network's statistics of the data, or of
+      images; the run's own data where it is empty.
   """
 
   num_images: int = 2000
@@ -40,8 +45,15 @@ class Settings:
   batch_size: int = 500
   seed: int = 0
   gap_images: int = 500
+  inception: str = ""
+  reference: str = ""
 
   def __post_init__(self):
+    if self.reference and not self.inception:
+      raise ValueError(
+        f"reference is {self.reference!r}, which is for the FID network; pass"
+        " its weights as inception too"
+      )
     # Frechet moments and the neighbours of precision want more than a few.
     for name, least in (
       ("num_images", 20),
@@ -88,6 +100,7 @@ def compare(
   features: FeatureFn,
   reference: Reference,
   metric: str,
+  kernel: str,
   settings: Settings,
   say: Callable[[str], None],
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
@@ -100,6 +113,7 @@ def compare(
     features: the metric's feature network.
     reference: of the data, by the same network.
     metric: the name of the distance, such as FD-classifier.
+    kernel: the name of the kernel distance; empty where there is none.
     settings: see there.
     say: told each row as it is done.
 
@@ -114,7 +128,7 @@ def compare(
     params = contestant.load()
     for num_steps in sorted(contestant.num_steps, reverse=True):
       stream = Timed(contestant.generator, params, num_steps, settings)
-      judged = judge(stream, features, reference)
+      judged = judge(stream, features, reference, kernel=bool(kernel))
       shown = np.concatenate(stream.first)[:gap_images]
       if contestant is teacher and num_steps == most:
         target = shown
@@ -123,8 +137,9 @@ def compare(
         "steps": num_steps,
         metric: judged["frechet_distance"],
         "inception_score": judged["inception_score"],
-        "precision": judged["precision"],
-        "recall": judged["recall"],
+        "precision": judged.get("precision"),
+        "recall": judged.get("recall"),
+        **({kernel: judged.get("kernel_distance")} if kernel else {}),
         "teacher_gap": teacher_gap([shown], [target]).relative,
         "images_per_second": settings.num_images / stream.seconds,
         **contestant.facts,
@@ -180,13 +195,12 @@ class Timed:
       start = time.monotonic()
 
 
-def distance_of_halves(reference: Reference) -> float:
-  """The distance between two random halves of the data: what is noise."""
-  half = len(reference.pooled) // 2
-  empty = Moments.empty(reference.pooled.shape[1])
+def distance_of_halves(pooled: Float[np.ndarray, "n d"]) -> float:
+  """The distance between two halves of shuffled features: what is noise."""
+  half = len(pooled) // 2
+  empty = Moments.empty(pooled.shape[1])
   return frechet_distance(
-    empty.update(reference.pooled[:half]),
-    empty.update(reference.pooled[half : 2 * half]),
+    empty.update(pooled[:half]), empty.update(pooled[half : 2 * half])
   )
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from diffdistill import hosts
 from diffdistill.arrays import Image, Params
-from diffdistill.evaluation.frechet import Moments
+from diffdistill.evaluation.frechet import Gaussian, Moments
 from diffdistill.evaluation.quantise import ImageStream, from_uint8, to_uint8
 
 
@@ -135,12 +135,12 @@ class Reference:
 
   Attributes:
     moments: of the pooled features of all images.
-    pooled: features of some images in shuffled order, for precision and
-      recall.
+    pooled: features of some images in shuffled order, for precision, recall
+      and the kernel distance; None where only the moments are known.
   """
 
-  moments: Moments
-  pooled: Float[np.ndarray, "n d"]
+  moments: Moments | Gaussian
+  pooled: Float[np.ndarray, "n d"] | None
 
 
 def reference_statistics(
@@ -155,7 +155,7 @@ def reference_statistics(
     batches: images of the training set (the convention of published FIDs),
       prepared as for training but unflipped; rounded to bytes and back.
     features: the feature network of the metric.
-    max_features: images whose features are kept for precision and recall.
+    max_features: images whose features are kept, see `Reference.pooled`.
   """
   moments, kept = None, RowSample(max_features)
   for images in batches:

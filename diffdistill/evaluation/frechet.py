@@ -83,7 +83,22 @@ class Moments:
     return self.scatter / (self.count - 1)
 
 
-def frechet_distance(a: Moments, b: Moments) -> float:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gaussian:
+  """A mean and a covariance that others estimated.
+
+  Attributes:
+    mean: of shape `d`, float64.
+    cov: of shape `d d`, float64.
+    count: vectors that it was estimated from; None where nobody says.
+  """
+
+  mean: Float[np.ndarray, " d"]
+  cov: Float[np.ndarray, "d d"]
+  count: int | None = None
+
+
+def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
   """The squared Frechet distance (1) between two Gaussians; never negative.
 
   With F F^T = C from the symmetric eigendecomposition, Tr (C_a C_b)^(1/2) is

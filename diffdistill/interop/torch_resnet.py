@@ -3,8 +3,7 @@
 Names are torchvision's: conv1.weight, bn1.running_mean, layer1.0.conv1.weight,
 layer1.0.downsample.0.weight, fc.bias. BatchNorm at inference is folded into
 
-  (1)  scale = gamma / sqrt(var + 1e-5), bias = beta - mean scale
-
+  (1)  scale = gamma / sqrt(var + epsilon), bias = beta - mean scale
 """
 
 from collections.abc import Callable, Mapping
@@ -48,19 +47,54 @@ def load_resnet(path: epath.PathLike, classifier: LinenClassifier) -> Params:
       " torchvision's names"
     )
   path = epath.Path(path)
-  tensors = _torchvision_names(path, read_tensors(path))
+  return from_torch(
+    _torchvision_names(path, read_tensors(path)),
+    jax.eval_shape(classifier.init, jax.random.key(0)),
+    path=path,
+    network=f"a ResNet of depth {module.depth}",
+    remedy="pass the depth, stem, channels and classes of the file",
+    epsilon=BATCHNORM_EPSILON,
+    rename=_torch_name,
+  )
+
+
+def from_torch(
+  tensors: Tensors,
+  shapes: Mapping[str, Any],
+  *,
+  path: epath.Path,
+  network: str,
+  remedy: str,
+  epsilon: float,
+  rename: Callable[[str], str] = str,
+) -> Params:
+  """Tensors of torch's names and order of axes as the tree of a network.
+
+  Args:
+    tensors: all of them, without counters of batches.
+    shapes: of our tree: kernels and biases, or the scales and biases of norms.
+    path: of the file, for what is said of it.
+    network: what it should hold, in words.
+    remedy: what to do where it does not.
+    epsilon: of (1).
+    rename: our name of a layer -> torch's.
+
+  Raises:
+    ValueError: for a tensor that is missing, left over, of another shape or
+      not finite.
+  """
+  left = dict(tensors)
 
   def take(name: str, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
-    if name not in tensors:
+    if name not in left:
       raise ValueError(
-        f"{path} has no tensor {name}, which a ResNet of depth {module.depth}"
-        " has; pass the depth of the file"
+        f"{path} has no tensor {name}, which {network} has; {remedy}"
       )
-    tensor = tensors.pop(name)
+    tensor = left.pop(name)
     if tensor.shape != shape:
       raise ValueError(
         f"{path}: {name} has shape {tensor.shape}, but this classifier's is"
-        f" {shape}; pass the depth, stem, channels and classes of the file"
+        f" {shape}; {remedy}"
       )
     if not np.all(np.isfinite(tensor)):
       raise ValueError(
@@ -68,17 +102,22 @@ def load_resnet(path: epath.PathLike, classifier: LinenClassifier) -> Params:
       )
     return tensor.astype(np.float64)
 
-  shapes = jax.eval_shape(classifier.init, jax.random.key(0))
-  params = _fill(shapes, "", take)
-  if tensors:
+  params = _fill(shapes, "", take, epsilon, rename)
+  if left:
     raise ValueError(
-      f"{path}: the tensor {min(tensors)} is none of a ResNet of depth"
-      f" {module.depth}; pass the depth of the file, or remove it"
+      f"{path}: the tensor {min(left)} is none of {network}; {remedy}, or"
+      " remove it"
     )
   return jax.tree.map(lambda x: np.ascontiguousarray(x, np.float32), params)
 
 
-def _fill(shapes: Mapping[str, Any], name: str, take: Take) -> Params:
+def _fill(
+  shapes: Mapping[str, Any],
+  name: str,
+  take: Take,
+  epsilon: float,
+  rename: Callable[[str], str],
+) -> Params:
   """The tree of a layer and those below it, from torch's layer `name`."""
   if "scale" in shapes:
     shape = shapes["scale"].shape
@@ -86,7 +125,7 @@ def _fill(shapes: Mapping[str, Any], name: str, take: Take) -> Params:
       take(f"{name}.{part}", shape)
       for part in ("weight", "bias", "running_mean", "running_var")
     )
-    scale = gamma / np.sqrt(var + BATCHNORM_EPSILON)
+    scale = gamma / np.sqrt(var + epsilon)
     return {"scale": scale, "bias": beta - mean * scale}
   if "kernel" in shapes:
     # Ours is (height, width, in, out) or (in, out); torch's has out, in first.
@@ -97,8 +136,10 @@ def _fill(shapes: Mapping[str, Any], name: str, take: Take) -> Params:
       layer["bias"] = take(f"{name}.bias", (outputs,))
     return layer
   return {
-    child: _fill(shapes[child], f"{name}.{_torch_name(child)}".strip("."), take)
-    for child in shapes
+    child: _fill(
+      below, f"{name}.{rename(child)}".strip("."), take, epsilon, rename
+    )
+    for child, below in shapes.items()
   }
 
 

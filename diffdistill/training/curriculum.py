@@ -46,13 +46,30 @@ def curriculum(
         _check_pairs(stage, made)
       if teacher is not None:
         _check_teacher(stage, teacher[1])
-      if stage.select is not None and stage.select.by == "distance":
-        _check_distance(stage, made)
       rounds = stage.rounds(frozen, guided)
     for round_ in rounds:
       made[round_.name] = made[stage.name] = (stage, round_)
       result.append((stage, round_))
   return tuple(result)
+
+
+def check_judges(stages: tuple[Stage | Pairs, ...]) -> None:
+  """Refuses to select by a distance what no earlier classifier can judge.
+
+  Raises:
+    ValueError: where a stage would.
+  """
+  judged = False
+  for stage in stages:
+    if isinstance(stage, Pairs):
+      continue
+    if stage.select and stage.select.by == "distance" and not judged:
+      raise ValueError(
+        f"stages.{stage.name}.select.by is 'distance', which needs an earlier"
+        " classifier stage to judge images, or the FID network; add one to"
+        " config.run, pass evaluation.inception, or leave select out"
+      )
+    judged = judged or stage.objective.trains[0] == "classifier"
 
 
 def _source(
@@ -128,21 +145,4 @@ def _check_teacher(stage: Stage, teacher: Round) -> None:
       f"stages.{stage.name}.start_steps is {stage.start_steps}, but its teacher"
       f" {teacher.name} was made for {teacher.num_steps} steps; pass"
       f" start_steps={teacher.num_steps}"
-    )
-
-
-def _check_distance(
-  stage: Stage, made: Mapping[str, tuple[Stage | Pairs, Round]]
-) -> None:
-  """A distance needs images, and a classifier that is trained already."""
-  judges = [
-    maker
-    for maker, _ in made.values()
-    if isinstance(maker, Stage) and maker.objective.trains[0] == "classifier"
-  ]
-  if stage.objective.sampler is None or not judges:
-    raise ValueError(
-      f"stages.{stage.name}.select.by is 'distance', which needs images and an"
-      " earlier classifier stage to judge them; add one to config.run, or leave"
-      " select out"
     )

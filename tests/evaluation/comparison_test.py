@@ -91,6 +91,7 @@ def compared(contestant):
     features,
     reference_statistics([data], features),
     "FD-x",
+    "",
     SETTINGS,
     said.append,
   )

@@ -9,10 +9,12 @@ import pytest
 
 from diffdistill.evaluation.evaluator import Generator, distance, judge
 from diffdistill.evaluation.features import (
+  Reference,
   classifier_features,
   reference_statistics,
 )
-from diffdistill.evaluation.quantise import to_host
+from diffdistill.evaluation.kernel import kernel_distance
+from diffdistill.evaluation.quantise import from_uint8, to_host, to_uint8
 
 Auto = jax.sharding.AxisType.Auto
 
@@ -256,6 +258,39 @@ def test_narrow_images_are_precise_and_incomplete():
   assert metrics["precision"] > 0.95
   assert metrics["recall"] < metrics["precision"] - 0.25
   assert {type(value) for value in metrics.values()} == {float}
+
+
+def test_the_kernel_distance_is_of_the_features_that_were_kept():
+  random = np.random.default_rng(0)
+  real, fake = random.uniform(-1, 1, (2, 40, 2, 2, 1)).astype(np.float32)
+  features = classifier_features(
+    Linear(), jnp.asarray(np.eye(4, 3), jnp.float32), make_mesh(1)
+  )
+  reference = reference_statistics([real], features)
+  metrics = judge(np.split(fake, [13]), features, reference, kernel=True)
+  # All that there are, so that their order does not matter.
+  expected = kernel_distance(
+    *(features(from_uint8(to_uint8(x))).pooled for x in (real, fake)),
+    subset_size=40,
+  )
+  found = metrics["kernel_distance"], metrics["kernel_distance_std"]
+  assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+  smaller = judge([fake], features, reference, kernel=True, subset_size=10)
+  assert smaller["kernel_distance_std"] > 1e-3
+
+
+def test_moments_alone_give_the_distance_alone():
+  random = np.random.default_rng(0)
+  real, fake = random.uniform(-1, 1, (2, 40, 2, 2, 1)).astype(np.float32)
+  features = classifier_features(
+    Linear(), jnp.asarray(np.eye(4, 3), jnp.float32), make_mesh(1)
+  )
+  reference = reference_statistics([real], features)
+  expected = judge([fake], features, reference)
+  for name in ("precision", "recall"):
+    del expected[name]
+  moments = Reference(moments=reference.moments, pooled=None)
+  assert judge([fake], features, moments, kernel=True) == expected
 
 
 def test_differences_below_a_byte_and_outside_the_range_are_not_judged():

@@ -1,5 +1,9 @@
 """Distances against closed forms computed another way."""
 
+import json
+import pathlib
+import runpy
+
 import hypothesis
 import numpy as np
 import pytest
@@ -7,11 +11,16 @@ import scipy.linalg
 from hypothesis import strategies as st
 
 from diffdistill.evaluation.frechet import (
+  Gaussian,
   Moments,
   frechet_distance,
   inception_score,
   precision_recall,
 )
+
+HERE = pathlib.Path(__file__).parent
+MAKER = runpy.run_path(str(HERE / "make_golden_metrics.py"))
+GOLDEN = json.loads(MAKER["GOLDEN"].read_text())
 
 
 def gaussian(mean, cov):
@@ -58,6 +67,37 @@ def test_low_rank_gaussians_keep_full_accuracy():
   expected = u @ u + v @ v - 2 * abs(u @ v)
   assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
   assert frechet_distance(a, a) < 1e-10
+
+
+@pytest.mark.parametrize("name", MAKER["CASES"])
+def test_distance_is_pytorch_fid_s(name):
+  real, generated = MAKER["features"](name)
+  empty = Moments.empty(MAKER["DIM"])
+  a, b = empty.update(real), empty.update(generated)
+  # Theirs sees float32 features in float64 too: only the roots differ.
+  expected = pytest.approx(GOLDEN[name]["fid"], rel=1e-6)
+  assert frechet_distance(a, b) == expected
+  # A mean and a covariance alone are all that it needs.
+  given = Gaussian(mean=a.mean, cov=a.cov)
+  assert frechet_distance(given, b) == frechet_distance(a, b)
+
+
+@pytest.mark.parametrize("name", MAKER["CASES"])
+def test_precision_and_recall_are_torch_fidelity_s(name):
+  real, generated = MAKER["features"](name)
+  expected = GOLDEN[name]["precision"], GOLDEN[name]["recall"]
+  # Theirs are float32: shares of hundreds, known to 1e-7.
+  assert precision_recall(real, generated) == pytest.approx(expected, abs=1e-6)
+
+
+def test_inception_score_is_torch_fidelity_s():
+  odds = np.exp(MAKER["logits"]().astype(np.float64))
+  score = inception_score(odds / odds.sum(axis=1, keepdims=True))
+  expected = GOLDEN["inception_score"]
+  assert score == pytest.approx(
+    (expected["inception_score_mean"], expected["inception_score_std"]),
+    rel=1e-6,
+  )
 
 
 def test_a_set_is_at_distance_zero_from_itself():

@@ -7,7 +7,7 @@ import pytest
 from diffdistill.diffusion.process import GaussianProcess
 from diffdistill.diffusion.schedule import Cosine
 from diffdistill.sampling.ddim import DDIM
-from diffdistill.training.curriculum import curriculum
+from diffdistill.training.curriculum import check_judges, curriculum
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.stage import Pairs, Selection, Stage
 
@@ -280,8 +280,10 @@ def test_a_held_out_loss_needs_held_out_pairs(teacher, pairs, on_pairs):
 def test_a_distance_needs_images_and_an_earlier_classifier(
   teacher, classifier, student
 ):
-  selected = student(select=Selection(by="distance", every=5))
-  assert rounds_of(classifier, teacher, selected)
-  assert "'distance', which needs images and an earlier" in refusal(
-    teacher, selected, classifier
-  )
+  select = Selection(by="distance", every=5)
+  selected = student(select=select)
+  check_judges((classifier, teacher, selected))
+  with pytest.raises(ValueError, match="'distance', which needs an earlier"):
+    check_judges((teacher, selected, classifier))
+  with pytest.raises(ValueError, match="makes no images to select by"):
+    dataclasses.replace(classifier, select=select)

@@ -1,0 +1,260 @@
+"""References in files: moments as others publish them, or images.
+
+An .npz may hold
+
+  mu, sigma          mean and covariance of features, as pytorch-fid and EDM
+                     write them
+  images or arr_0    uint8 of shape (n, h, w, c), as the reference batches of
+                     Dhariwal & Nichol 2021; features are taken of them here
+
+Where it holds both, as those batches do, moments are mu and sigma, which are of
+the whole data set, and precision, recall and the kernel distance see the
+images. What is written here holds mu, sigma and
+
+  pooled             features of some of the images; of none where unknown
+  num_images         that mu and sigma are of; 0 where unknown
+  detector           the network's name
+  image_shape        of the images that it saw
+"""
+
+import io
+import zipfile
+import zlib
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float, UInt8
+
+from diffdistill.evaluation.features import (
+  FeatureFn,
+  Reference,
+  reference_statistics,
+)
+from diffdistill.evaluation.frechet import Gaussian
+from diffdistill.evaluation.quantise import from_uint8
+from diffdistill.files import write_atomically
+
+IMAGES = ("images", "arr_0")
+STATISTICS = ("mu", "sigma", "pooled", "num_images", "detector", "image_shape")
+# What an archive that is damaged, or more than arrays, raises.
+_ERRORS = (
+  OSError,
+  EOFError,
+  ValueError,
+  NotImplementedError,
+  zipfile.BadZipFile,
+  zlib.error,
+)
+
+Arrays = dict[str, np.ndarray]
+
+
+def load_reference(
+  path: epath.PathLike,
+  *,
+  detector: str,
+  dim: int,
+  image_shape: tuple[int, int, int],
+  features: FeatureFn,
+  batch_size: int = 256,
+  max_features: int = 10_000,
+) -> Reference:
+  """The reference of an .npz file, see above.
+
+  Args:
+    path: of the file, local or in a bucket.
+    detector: the name of the feature network.
+    dim: how many features it gives.
+    image_shape: (h, w, c) of the images that are judged.
+    features: the network, for a file of images.
+    batch_size: images at a time.
+    max_features: images whose features are kept, see `Reference.pooled`.
+
+  Raises:
+    ValueError: for a file that is missing, damaged or more than arrays, and
+      for statistics of another network or images of another size; one line.
+  """
+  path = epath.Path(path)
+  arrays = _read(path)
+  _check_made_for(path, arrays, detector, image_shape)
+  gaussian = _gaussian(path, arrays, detector, dim)
+  pooled = arrays.get("pooled")
+  if pooled is not None and (
+    pooled.dtype.kind != "f" or pooled.ndim != 2 or pooled.shape[1] != dim
+  ):
+    raise ValueError(
+      f"pooled in {path} is {pooled.dtype} of shape {pooled.shape}, but"
+      f" {detector} has {dim} features; make the file again"
+    )
+  found = [name for name in IMAGES if name in arrays]
+  if found:
+    images = _checked(path, found[0], arrays[found[0]], image_shape)
+    starts = range(0, len(images), batch_size)
+    seen = reference_statistics(
+      (from_uint8(images[i : i + batch_size]) for i in starts),
+      features,
+      max_features=max_features,
+    )
+    return Reference(moments=gaussian or seen.moments, pooled=seen.pooled)
+  if gaussian is None:
+    raise ValueError(
+      f"{path} has neither mu and sigma nor images or arr_0; pass an .npz of"
+      " statistics or of images"
+    )
+  kept = pooled is not None and len(pooled) > 0
+  return Reference(moments=gaussian, pooled=pooled if kept else None)
+
+
+def save_reference(
+  path: epath.PathLike,
+  reference: Reference,
+  *,
+  detector: str,
+  image_shape: tuple[int, int, int],
+) -> None:
+  """Writes a reference so that `load_reference`, and pytorch-fid, read it."""
+  moments, pooled = reference.moments, reference.pooled
+  data = io.BytesIO()
+  np.savez(
+    data,
+    mu=moments.mean,
+    sigma=moments.cov,
+    pooled=np.zeros((0, len(moments.mean))) if pooled is None else pooled,
+    num_images=np.array(moments.count or 0),
+    detector=np.array(detector),
+    image_shape=np.array(image_shape),
+  )
+  write_atomically(path, data.getvalue())
+
+
+def require_enough_images(reference: Reference, num_images: int) -> None:
+  """Refuses a Frechet distance of fewer images than features.
+
+  Their covariance lacks whole directions, so that the distance is of the
+  number of images more than of the model. A reference that does not say how
+  many images it is of passes.
+
+  Args:
+    reference: of the data.
+    num_images: that are generated.
+
+  Raises:
+    ValueError: with the numbers.
+  """
+  dim, count = len(reference.moments.mean), reference.moments.count
+  if count is not None and count <= dim:
+    raise ValueError(
+      f"the reference is of {count} images, but a covariance of {dim} features"
+      f" needs more than {dim}; pass the statistics of more images, or judge by"
+      " a classifier with fewer features"
+    )
+  if num_images <= dim:
+    raise ValueError(
+      f"num_images is {num_images}, but a covariance of {dim} features needs"
+      f" more than {dim}; pass {dim + 1} or more, usually 50000, or judge by a"
+      " classifier with fewer features"
+    )
+
+
+def _read(path: epath.Path) -> Arrays:
+  """The arrays of the file that mean something here."""
+  if not path.is_file():
+    raise ValueError(
+      f"there is no file {path}; pass an .npz of mu and sigma, or of images"
+    )
+  try:
+    with path.open("rb") as opened:
+      archive = np.load(opened, allow_pickle=False)
+      # A lone .npy comes back as an array: it has no members.
+      names = () if isinstance(archive, np.ndarray) else archive.files
+      wanted = (*STATISTICS, *IMAGES)
+      return {name: archive[name] for name in wanted if name in names}
+  except _ERRORS as error:
+    raise ValueError(
+      f"{path} is damaged or holds more than plain arrays, and nothing is"
+      " unpickled; write it with np.savez(path, mu=..., sigma=...)"
+    ) from error
+
+
+def _check_made_for(
+  path: epath.Path,
+  arrays: Arrays,
+  detector: str,
+  image_shape: tuple[int, int, int],
+) -> None:
+  """Refuses statistics that say that they are of other things."""
+  if "detector" in arrays and str(arrays["detector"]) != detector:
+    raise ValueError(
+      f"{path} has statistics of {arrays['detector']}, but images are judged by"
+      f" {detector}; pass statistics made with it"
+    )
+  if "image_shape" in arrays:
+    shape = tuple(arrays["image_shape"].ravel().tolist())
+    if shape != image_shape:
+      raise ValueError(
+        f"{path} has statistics of images of shape {shape}, but those judged"
+        f" are {image_shape}; pass statistics of the same size"
+      )
+
+
+def _gaussian(
+  path: epath.Path, arrays: Arrays, detector: str, dim: int
+) -> Gaussian | None:
+  """Its mu and sigma; None where it has none."""
+  missing = [name for name in ("mu", "sigma") if name not in arrays]
+  if len(missing) == 2:
+    return None
+  if missing:
+    raise ValueError(f"{path} has no {missing[0]}; pass one with mu and sigma")
+  mean, cov = arrays["mu"], arrays["sigma"]
+  if mean.dtype.kind != "f" or mean.ndim != 1 or cov.dtype.kind != "f":
+    raise ValueError(
+      f"mu in {path} is {mean.dtype} of shape {mean.shape}, sigma {cov.dtype};"
+      " store floats of shapes (d,) and (d, d)"
+    )
+  if len(mean) != dim:
+    raise ValueError(
+      f"{path} has statistics of {len(mean)} features, but {detector} has"
+      f" {dim}; pass statistics made with it"
+    )
+  mean, cov = mean.astype(np.float64), cov.astype(np.float64)
+  if not _is_covariance(cov, dim) or not np.isfinite(mean).all():
+    raise ValueError(
+      f"mu and sigma in {path}, of shape {cov.shape}, are no mean and"
+      f" covariance of {dim} features: finite and symmetric; make them again"
+    )
+  count = arrays.get("num_images", np.zeros(0, int))
+  known = count.size == 1 and count.dtype.kind in "iu"
+  return Gaussian(
+    mean=mean, cov=cov, count=int(count.item()) or None if known else None
+  )
+
+
+def _is_covariance(cov: Float[np.ndarray, "..."], dim: int) -> bool:
+  if cov.shape != (dim, dim) or not np.isfinite(cov).all():
+    return False
+  # Float32 files are symmetric to their rounding.
+  slack = 1e-5 * np.abs(cov).max()
+  return bool(
+    np.abs(cov - cov.T).max() <= slack and np.diagonal(cov).min() >= 0
+  )
+
+
+def _checked(
+  path: epath.Path,
+  name: str,
+  images: np.ndarray,
+  image_shape: tuple[int, int, int],
+) -> UInt8[np.ndarray, "n h w c"]:
+  """The images, which are bytes of the right size."""
+  if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
+    raise ValueError(
+      f"{name} in {path} is {images.dtype} of shape {images.shape}; store uint8"
+      " of shape (n, h, w, c)"
+    )
+  if images.shape[1:] != image_shape:
+    raise ValueError(
+      f"{name} in {path} has images of shape {images.shape[1:]}, but those"
+      f" judged are {image_shape}; pass a reference of the same size"
+    )
+  return images
