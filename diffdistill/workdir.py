@@ -66,11 +66,14 @@ def stored_config(workdir: epath.Path) -> Fields:
       " a training"
     )
   try:
-    return json.loads(path.read_text())
+    config = json.loads(path.read_text())
+    if not isinstance(config, dict):
+      raise ValueError("it holds no fields")
   except ValueError as error:
     raise ValueError(
       f"{path} is damaged ({error}); restore it, or pass a new --workdir"
     ) from error
+  return config
 
 
 def _binding(config: Fields, begun: list[str]) -> Iterator[tuple[str, Any]]:

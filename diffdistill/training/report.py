@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -63,7 +64,7 @@ class Report:
       key: None if isinstance(value, float) and value != value else value
       for key, value in values.items()
     }
-    record = {"round": name, "step": step, **values}
+    record = {"round": name, "step": step, **values, **_machine()}
     line = json.dumps(record) + "\n"
     if in_bucket(self._path):
       # Objects cannot be appended to.
@@ -194,6 +195,27 @@ def duration(seconds: float) -> str:
   if hours:
     return f"{hours}h{minutes:02d}m"
   return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+def _machine() -> dict[str, Any]:
+  """The devices, and the most memory that this process has taken so far.
+
+  Of a device only where the platform says so, which a CPU does not.
+  """
+  peaks = [
+    (device.memory_stats() or {}).get("peak_bytes_in_use")
+    for device in jax.local_devices()
+  ]
+  known = [peak for peak in peaks if peak is not None]
+  # Kilobytes, but bytes on a Mac.
+  unit = 1 if sys.platform == "darwin" else 1024
+  usage = resource.getrusage(resource.RUSAGE_SELF)
+  return {
+    "num_devices": jax.device_count(),
+    "device_kind": jax.devices()[0].device_kind,
+    "peak_host_bytes": usage.ru_maxrss * unit,
+    **({"peak_device_bytes": max(known)} if known else {}),
+  }
 
 
 def _is_after(line: str, name: str, step: int) -> bool:

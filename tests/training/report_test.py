@@ -1,4 +1,5 @@
 import json
+import resource
 import sys
 import types
 
@@ -48,8 +49,22 @@ def pair(total, count):
 
 
 def records(workdir):
+  """Without what each says of its machine."""
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  return [json.loads(line) for line in lines]
+  machine = ("num_devices", "device_kind", "peak_host_bytes")
+  return [
+    {k: v for k, v in json.loads(line).items() if k not in machine}
+    for line in lines
+  ]
+
+
+def test_a_record_says_on_what_machine_it_was_made(workdir):
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+  Report(workdir, 100).write("teacher", 10, {})
+  record = json.loads((workdir / "metrics.jsonl").read_text())
+  assert (record["num_devices"], record["device_kind"]) == (8, "cpu")
+  assert before <= record["peak_host_bytes"] < 2 * before
+  assert "peak_device_bytes" not in record  # a CPU does not say
 
 
 def test_means_weigh_by_count_and_counts_are_the_last():

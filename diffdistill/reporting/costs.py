@@ -1,0 +1,165 @@
+"""What each stage of a run has cost, recorded or counted."""
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from diffdistill.experiment import Experiment
+from diffdistill.planning.flops import count_flops
+from diffdistill.planning.programs import Program, programs
+from diffdistill.reporting.gather import RoundLog, Run
+from diffdistill.reporting.scales import Number
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+  """Of a stage, or of a run; None where that is not known.
+
+  Args:
+    seconds: by the clock, of what is recorded.
+    device_seconds: times the devices, where every record names them.
+    devices: what it ran on, such as "8 TPU v5e".
+    images: taken from the data, or pairs made.
+    passes: images forward through the denoiser, a gradient counting three.
+    flops: of its updates, as their programs are.
+    trees_bytes: of what one device keeps where nothing is split.
+    device_bytes: the most that a device held.
+    host_bytes: the most that a host's process held.
+    speed: images a second, the median of the records.
+  """
+
+  seconds: Number | None = None
+  device_seconds: Number | None = None
+  devices: tuple[str, ...] = ()
+  images: Number | None = None
+  passes: Number | None = None
+  flops: Number | None = None
+  trees_bytes: Number | None = None
+  device_bytes: Number | None = None
+  host_bytes: Number | None = None
+  speed: Number | None = None
+
+
+def costs(
+  run: Run, say: Callable[[str], None], notes: list[str]
+) -> dict[str, Cost]:
+  """The cost of each stage.
+
+  Args:
+    run: the workdir.
+    say: told what takes a while.
+    notes: gets what could not be counted.
+  """
+  counted = _counted(run.experiment, say, notes) if run.experiment else {}
+  return {
+    stage: _cost(logs, counted.get(stage, ()))
+    for stage, logs in run.stages.items()
+  }
+
+
+def total(parts: Mapping[str, Cost]) -> Cost:
+  """Of a whole run: sums, and the most memory of any stage."""
+  each = list(parts.values())
+  begun = [c for c in each if c.images is not None]
+  # One stage without would make a part look like the whole.
+  return Cost(
+    seconds=_whole([c.seconds for c in begun]),
+    device_seconds=_whole([c.device_seconds for c in begun]),
+    devices=tuple(dict.fromkeys(d for c in each for d in c.devices)),
+    images=_sum(c.images for c in each),
+    passes=_whole([c.passes for c in begun]),
+    flops=_whole([c.flops for c in begun]),
+    trees_bytes=_max(c.trees_bytes for c in each),
+    device_bytes=_max(c.device_bytes for c in each),
+    host_bytes=_max(c.host_bytes for c in each),
+  )
+
+
+def _cost(
+  logs: Sequence[RoundLog], counted: Sequence[tuple[Program, Number]]
+) -> Cost:
+  records = [record for log in logs for record in log.records]
+  timed = [r for r in records if _number(r, "seconds") is not None]
+  on_devices = [
+    r["seconds"] * r["num_devices"]
+    for r in timed
+    if _number(r, "num_devices") is not None
+  ]
+  devices = dict.fromkeys(
+    f"{r['num_devices']} {r.get('device_kind', 'devices')}"
+    for r in records
+    if _number(r, "num_devices") is not None
+  )
+  speeds = [s for log in logs for s in log.values("images_per_second") if s > 0]
+  done = sum(log.done for log in logs)
+  planned = [log.planned for log in logs if log.planned is not None]
+  return Cost(
+    seconds=_sum(r["seconds"] for r in timed),
+    device_seconds=(
+      sum(on_devices) if timed and len(on_devices) == len(timed) else None
+    ),
+    devices=tuple(devices),
+    images=_sum(
+      float(log.done) if log.unit == "pairs" else max(log.values("images"))
+      for log in logs
+      if (log.unit == "pairs" and log.records) or log.values("images")
+    ),
+    passes=_sum(
+      max(log.values("passes")) for log in logs if log.values("passes")
+    ),
+    flops=(
+      sum(each * program.runs for program, each in counted)
+      * (done / sum(planned))
+      if counted and sum(planned)
+      else None
+    ),
+    trees_bytes=_max(program.state_bytes for program, _ in counted),
+    device_bytes=_max(_recorded(records, "peak_device_bytes")),
+    host_bytes=_max(_recorded(records, "peak_host_bytes")),
+    speed=statistics.median(speeds) if speeds else None,
+  )
+
+
+def _counted(
+  experiment: Experiment, say: Callable[[str], None], notes: list[str]
+) -> dict[str, list[tuple[Program, Number]]]:
+  """The programs of each stage with the operations of one run of each."""
+  result: dict[str, list[tuple[Program, Number]]] = {}
+  try:
+    for program in programs(experiment):
+      if program.stage:
+        say(f"counting {program.name}")
+        flops = count_flops(program.trace().jaxpr)
+        result.setdefault(program.stage, []).append((program, flops))
+  except Exception as error:
+    # Nothing else of the page needs them.
+    reason = " ".join(str(error).split())
+    notes.append(f"Operations are not counted: {reason}.")
+    return {}
+  return result
+
+
+def _recorded(records: Iterable[Mapping], key: str) -> list[Number | None]:
+  return [_number(record, key) for record in records]
+
+
+def _number(record: Mapping, key: str) -> Number | None:
+  value = record.get(key)
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    return None
+  return value
+
+
+def _sum(values: Iterable[Number | None]) -> Number | None:
+  known = [v for v in values if v is not None]
+  return sum(known) if known else None
+
+
+def _max(values: Iterable[Number | None]) -> Number | None:
+  return max((v for v in values if v is not None), default=None)
+
+
+def _whole(values: Sequence[Number | None]) -> Number | None:
+  """Their sum, where all of them are known."""
+  known = [v for v in values if v is not None]
+  return sum(known) if known and len(known) == len(values) else None

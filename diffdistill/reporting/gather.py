@@ -1,0 +1,260 @@
+"""What a workdir holds, read for a page: nothing in it is taken on trust."""
+
+import dataclasses
+import datetime
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+from etils import epath
+
+from diffdistill import from_config
+from diffdistill.config_fields import Fields
+from diffdistill.experiment import Experiment
+from diffdistill.reporting.judged import Judged
+from diffdistill.reporting.pictures import Picture, read_pictures
+from diffdistill.reporting.scales import Number
+from diffdistill.training import checkpoint
+from diffdistill.training.stage import Pairs
+from diffdistill.workdir import stored_config
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RoundLog:
+  """What is known of one round.
+
+  Args:
+    name: "teacher", or "halve/004".
+    stage: its stage's.
+    unit: what `done` counts: "updates" or "pairs".
+    planned: how many; None where the config cannot say.
+    finished: whether its product is there.
+    makes_images: whether its product can be judged; None if not known.
+    records: of metrics.jsonl, in the order written.
+  """
+
+  name: str
+  stage: str
+  unit: str = "updates"
+  planned: int | None = None
+  finished: bool = False
+  makes_images: bool | None = None
+  records: tuple[Fields, ...] = ()
+
+  @property
+  def done(self) -> int:
+    return max((record["step"] for record in self.records), default=0)
+
+  @property
+  def state(self) -> str:
+    if self.finished:
+      return "finished"
+    return "under way" if self.records else "not begun"
+
+  def lines(self, ending: str) -> dict[str, tuple[tuple[Number, Number], ...]]:
+    """(step, value) of each recorded name with an ending, by what is before.
+
+    Args:
+      ending: "/loss", of student/loss and auxiliary/loss.
+    """
+    found: dict[str, list[tuple[Number, Number]]] = {}
+    for record in self.records:
+      for key, value in record.items():
+        if key.endswith(ending) and is_number(value):
+          name = key.removesuffix(ending)
+          found.setdefault(name, []).append((float(record["step"]), value))
+    return {name: tuple(points) for name, points in found.items()}
+
+  def values(self, key: str) -> list[Number]:
+    """The numbers recorded under a name, in order."""
+    return [r[key] for r in self.records if is_number(r.get(key))]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+  """A workdir, as far as it can be read.
+
+  Args:
+    name: that tells it from the others of the page.
+    place: the workdir.
+    written: when anything was last recorded; None if never.
+    config: as it was made with.
+    experiment: the config built; None where it cannot be built here.
+    judged: its evaluation; None where there is none.
+    rounds: of the config and of metrics.jsonl, in order.
+    compared: the sheet of all models from the same noise.
+    sheets: of the rounds.
+    notes: what is missing or damaged.
+  """
+
+  name: str
+  place: str
+  written: datetime.datetime | None
+  config: Fields
+  experiment: Experiment | None
+  judged: Judged | None
+  rounds: tuple[RoundLog, ...]
+  compared: Picture | None
+  sheets: tuple[Picture, ...]
+  notes: tuple[str, ...]
+
+  @property
+  def stages(self) -> dict[str, tuple[RoundLog, ...]]:
+    """The rounds by stage."""
+    result: dict[str, tuple[RoundLog, ...]] = {}
+    for log in self.rounds:
+      result[log.stage] = (*result.get(log.stage, ()), log)
+    return result
+
+
+def gather(workdir: epath.Path, name: str) -> Run:
+  """Reads a workdir.
+
+  Raises:
+    ValueError: where it holds no run, or its config is damaged.
+  """
+  config = stored_config(workdir)
+  notes: list[str] = []
+  experiment = _open(config, notes)
+  rounds = _rounds(workdir, experiment, _records(workdir, notes))
+  compared, sheets = read_pictures(workdir, [log.name for log in rounds], notes)
+  return Run(
+    name=name,
+    place=str(workdir),
+    written=_written(workdir),
+    config=config,
+    experiment=experiment,
+    judged=_judged(workdir, notes),
+    rounds=rounds,
+    compared=compared,
+    sheets=sheets,
+    notes=tuple(notes),
+  )
+
+
+def flat(
+  fields: Mapping[str, Any], path: str = ""
+) -> Iterator[tuple[str, Any]]:
+  """The fields of a config by path, in order."""
+  for name, value in sorted(fields.items()):
+    if isinstance(value, dict) and value:
+      yield from flat(value, f"{path}{name}.")
+    else:
+      yield f"{path}{name}", value
+
+
+def written(value: object) -> str:
+  """A field's value, as a reader would write it."""
+  if not isinstance(value, list):
+    return str(value)
+  items = [f"({written(v)})" if isinstance(v, list) else str(v) for v in value]
+  return ", ".join(items) or "none"
+
+
+def is_number(value: object) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _open(config: Fields, notes: list[str]) -> Experiment | None:
+  try:
+    # One device: what a report counts is the same on any number of them.
+    return from_config.build({**config, "mesh": {}}, devices=jax.devices()[:1])
+  except Exception as error:
+    # A config of another version, or whose data is elsewhere, fails in any
+    # way; the rest of the page does not need it.
+    reason = " ".join(str(error).split()) or type(error).__name__
+    notes.append(
+      "The config cannot be built here, so lengths and operations are not"
+      f" counted: {reason}."
+    )
+    return None
+
+
+def _records(workdir: epath.Path, notes: list[str]) -> list[Fields]:
+  path = workdir / "metrics.jsonl"
+  if not path.exists():
+    notes.append("Nothing is recorded yet (no metrics.jsonl).")
+    return []
+  records, damaged = [], 0
+  for line in path.read_bytes().decode(errors="replace").splitlines():
+    record = _parsed(line)
+    if (
+      isinstance(record, dict)
+      and isinstance(record.get("round"), str)
+      and isinstance(record.get("step"), int)
+    ):
+      records.append(record)
+    else:
+      damaged += 1
+  if damaged:
+    lines = "1 line" if damaged == 1 else f"{damaged} lines"
+    notes.append(f"{lines} of metrics.jsonl cannot be read and were skipped.")
+  return records
+
+
+def _parsed(text: str) -> Any:
+  try:
+    return json.loads(text)
+  except ValueError:
+    return None
+
+
+def _rounds(
+  workdir: epath.Path,
+  experiment: Experiment | None,
+  records: Sequence[Fields],
+) -> tuple[RoundLog, ...]:
+  """Those of the config, then those that are only recorded."""
+  logs: dict[str, RoundLog] = {}
+  for name, (stage, round_) in experiment.rounds.items() if experiment else ():
+    if isinstance(stage, Pairs):
+      logs[name] = RoundLog(
+        name=name,
+        stage=stage.name,
+        unit="pairs",
+        planned=stage.num_pairs + stage.held_out,
+        makes_images=False,
+      )
+    else:
+      logs[name] = RoundLog(
+        name=name,
+        stage=stage.name,
+        planned=round_.num_updates,
+        makes_images=stage.objective.sampler is not None,
+      )
+  for name in dict.fromkeys(record["round"] for record in records):
+    logs.setdefault(name, RoundLog(name=name, stage=name.split("/")[0]))
+  return tuple(
+    dataclasses.replace(
+      log,
+      # A name that is only recorded may be no folder's.
+      finished=checkpoint.has_final(workdir / log.name),
+      records=tuple(r for r in records if r["round"] == log.name),
+    )
+    for log in logs.values()
+  )
+
+
+def _judged(workdir: epath.Path, notes: list[str]) -> Judged | None:
+  path = workdir / "evaluation.json"
+  if not path.exists():
+    return None
+  judged = Judged.of(_parsed(path.read_bytes().decode(errors="replace")))
+  if judged is None:
+    notes.append(
+      "evaluation.json is damaged; diffdistill evaluate writes it anew."
+    )
+  return judged
+
+
+def _written(workdir: epath.Path) -> datetime.datetime | None:
+  times = [
+    (workdir / name).stat().mtime
+    for name in ("config.json", "metrics.jsonl", "evaluation.json")
+    if (workdir / name).exists()
+  ]
+  times = [time for time in times if time]
+  if not times:
+    return None
+  return datetime.datetime.fromtimestamp(max(times), datetime.UTC)

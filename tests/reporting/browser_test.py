@@ -1,0 +1,112 @@
+"""In a real browser, as wide as a phone: nothing sticks out, nothing is asked
+of a network."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+from etils import epath
+
+from diffdistill.reporting.page import write_report
+
+BROWSER = next(
+  filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None
+)
+PHONE, DESK = 390, 1280
+# The page is inside a frame as wide as a phone: a window has a least width.
+FRAMES = """<!doctype html>
+{frames}
+<script>
+addEventListener("load", () => {{
+  const read = (frame) => {{
+    const page = frame.contentDocument, root = page.documentElement;
+    const width = frame.contentWindow.innerWidth;
+    const out = [...page.querySelectorAll("body *")].filter((e) =>
+      !e.closest(".scroll") && e.getBoundingClientRect().right > width + 1);
+    return {{
+      width: width,
+      scrolls: root.scrollWidth,
+      out: out.map((e) => e.outerHTML.slice(0, 200)),
+      boxes: [...page.querySelectorAll(".scroll")].map(
+        (e) => [e.clientWidth, e.scrollWidth]),
+      loaded: frame.contentWindow.performance.getEntriesByType("resource")
+        .map((e) => e.name.slice(0, 60)),
+      broken: [...page.images].filter((i) => !i.naturalWidth).length,
+      images: page.images.length,
+      type: [...page.querySelectorAll("svg text")].map((e) =>
+        e.getBoundingClientRect().height).filter((h) => h > 0),
+    }};
+  }};
+  document.body.dataset.read =
+    JSON.stringify([...document.querySelectorAll("iframe")].map(read));
+}});
+</script>
+"""
+
+
+@pytest.fixture
+def look(tmp_path):
+  """What a browser makes of pages, each of a (path, width)."""
+
+  def run(*pages):
+    frames = "\n".join(
+      f'<iframe width="{width}" height="900" style="border: 0"'
+      f' srcdoc="{html.escape(page.read_text())}"></iframe>'
+      for page, width in pages
+    )
+    wrapper = tmp_path / "frames.html"
+    wrapper.write_text(FRAMES.format(frames=frames))
+    done = subprocess.run(
+      [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--virtual-time-budget=5000",
+        "--dump-dom",
+        wrapper.as_uri(),
+      ],
+      capture_output=True,
+      text=True,
+      timeout=120,
+      check=True,
+    )
+    found = re.search(r'data-read="([^"]*)"', done.stdout)
+    assert found, done.stderr[-2000:]
+    return json.loads(html.unescape(found[1]))
+
+  return run
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")
+def test_a_phone_shows_the_page_without_a_network(write_run, tmp_path, look):
+  def edit(config):
+    config["stages"]["halve"]["frozen"]["teacher"] = "teacher"
+    config["stages"]["of_a_very_long_name_" + "x" * 60] = {"y" * 80: "z" * 90}
+
+  one, two = write_run("one"), write_run("two" + "o" * 60, edit=edit)
+  pages = []
+  for name, workdirs in (("a", [one]), ("b", [one, two])):
+    out = epath.Path(tmp_path) / f"{name}.html"
+    write_report(workdirs, out, lambda line: None)
+    # What is folded is looked at too.
+    out.write_text(out.read_text().replace("<details>", '<details open="">'))
+    pages.append(out)
+  seen = look(*((p, w) for p in pages for w in (PHONE, DESK)))
+  for page, width in zip(seen, (PHONE, DESK) * 2, strict=True):
+    assert page["out"] == []
+    # A scroll bar is a part of the window.
+    assert width - 20 <= page["scrolls"] <= page["width"] == width
+    assert all(name.startswith("data:") for name in page["loaded"])
+    assert page["images"] > 0
+    assert page["broken"] == 0
+    assert min(page["type"]) >= 10
+    # Tables and sheets that are too wide scroll inside their own box.
+    assert all(inside <= width for inside, _ in page["boxes"])
+  assert any(whole > inside for inside, whole in seen[0]["boxes"])

@@ -1,0 +1,112 @@
+"""Workdirs as training and evaluation leave them, written by hand."""
+
+import json
+import shutil
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from etils import epath
+from PIL import Image as PillowImage
+
+METRIC = "FD-classifier"
+
+
+def rows():
+  """A teacher at two numbers of steps, and students of 4, 2 and 1."""
+  distances = [
+    ("teacher", 64, 0.0695758),
+    ("teacher", 4, 0.3291674),
+    ("halve/004", 4, 0.1060690),
+    ("halve/002", 2, 0.1286),
+    ("halve/001", 1, 0.1738807),
+    ("halve/001 last", 1, 0.11),
+  ]
+  return [
+    {
+      "model": model,
+      "steps": steps,
+      METRIC: distance,
+      "precision": 0.7274549,
+      "teacher_gap": 0.0 if steps == 64 else 1 / (1 + steps),
+      "images_per_second": 12345.678 / steps,
+      "paper": "denoising" if model == "teacher" else "progressive",
+    }
+    for model, steps, distance in distances
+  ]
+
+
+def evaluation():
+  return {
+    "metric": METRIC,
+    "reference": "1497 training images",
+    "num_images": 2000,
+    f"{METRIC} of two samples of 748 real images": 0.0454,
+    "devices": "1 cpu",
+    "rows": rows(),
+  }
+
+
+def record(name, step, **more):
+  tree = "teacher" if name == "teacher" else "student"
+  return {
+    "round": name,
+    "step": step,
+    f"{tree}/loss": 1.0 / step,
+    f"{tree}/grad_norm": 0.5,
+    f"{tree}/skipped": 0.0,
+    "images": 8 * step,
+    "passes": 24 * step,
+    "images_per_second": 100.0,
+    "seconds": 9.0,
+    **more,
+  }
+
+
+@pytest.fixture
+def write_run(tmp_path, tiny_config):
+  """Writes a workdir: all rounds finished, judged and shown, by default."""
+
+  def write(name="run", *, rounds=None, judged=True, edit=None, more=None):
+    workdir = epath.Path(tmp_path) / name
+    (workdir / "samples").mkdir(parents=True)
+    config = json.loads(json.dumps(tiny_config))
+    if edit:
+      edit(config)
+    (workdir / "config.json").write_text(json.dumps(config))
+    done = rounds or {
+      "teacher": 18,
+      "halve/004": 18,
+      "halve/002": 18,
+      "halve/001": 18,
+    }
+    lines = []
+    for round_, steps in done.items():
+      for step in (steps // 2, steps):
+        lines.append(json.dumps(record(round_, step, **(more or {}))))
+      if steps == 18:
+        (workdir / round_).mkdir(parents=True)
+        (workdir / round_ / "final").write_text("done\n")
+        picture = PillowImage.new("L", (40, 40), 128)
+        stem = round_.replace("/", "_")
+        picture.save(workdir / "samples" / f"{stem}.png")
+    (workdir / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    if judged:
+      (workdir / "evaluation.json").write_text(json.dumps(evaluation()))
+      # Wider than a phone.
+      wide = PillowImage.new("L", (900, 200), 200)
+      wide.save(workdir / "samples" / "compared.png")
+    return workdir
+
+  yield write
+  shutil.rmtree(tmp_path)
+
+
+@pytest.fixture
+def parse():
+  """The elements of a page; an ill-formed one fails."""
+
+  def parsed(page):
+    assert page.startswith("<!doctype html>\n")
+    return ElementTree.fromstring(page.removeprefix("<!doctype html>\n"))
+
+  return parsed

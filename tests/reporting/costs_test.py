@@ -1,0 +1,110 @@
+"""What a stage has cost is what its records and its programs add up to."""
+
+import jax
+import pytest
+
+from diffdistill import from_config
+from diffdistill.planning.flops import count_flops
+from diffdistill.planning.programs import programs
+from diffdistill.reporting.costs import Cost, costs, total
+from diffdistill.reporting.gather import gather
+
+
+def spent(workdir):
+  notes = []
+  result = costs(gather(workdir, "run"), lambda line: None, notes)
+  assert notes == []
+  return result
+
+
+def test_records_add_up(write_run):
+  machine = {
+    "num_devices": 4,
+    "device_kind": "TPU v5e",
+    "peak_device_bytes": 3000,
+    "peak_host_bytes": 5000,
+  }
+  cost = spent(write_run(more=machine))
+  # Three rounds, two records of 9 s each.
+  assert cost["halve"].seconds == 54
+  assert cost["halve"].device_seconds == 4 * 54
+  assert cost["halve"].devices == ("4 TPU v5e",)
+  assert cost["halve"].images == 3 * 8 * 18
+  assert cost["halve"].passes == 3 * 24 * 18
+  assert cost["halve"].device_bytes == 3000
+  assert cost["halve"].host_bytes == 5000
+  assert cost["halve"].speed == 100
+  whole = total(cost)
+  assert whole.seconds == 54 + 18
+  assert whole.device_seconds == 4 * (54 + 18)
+  assert whole.images == 4 * 8 * 18
+
+
+def test_operations_are_those_of_the_updates_that_were_done(
+  write_run, tiny_config
+):
+  run = from_config.build(tiny_config, devices=jax.devices()[:1])
+  each = {
+    p.stage: count_flops(p.trace().jaxpr) for p in programs(run) if p.stage
+  }
+  cost = spent(write_run("whole"))
+  assert cost["teacher"].flops == pytest.approx(18 * each["teacher"])
+  assert cost["halve"].flops == pytest.approx(54 * each["halve"])
+  # A teacher's pass, then two and a half passes' worth of the student's.
+  assert each["halve"] > each["teacher"] > 0
+  part = spent(write_run("part", rounds={"teacher": 18, "halve/004": 6}))
+  assert part["halve"].flops == pytest.approx(6 * each["halve"])
+  assert total(part).flops == pytest.approx(
+    18 * each["teacher"] + 6 * each["halve"]
+  )
+
+
+def test_pairs_are_counted_as_far_as_they_are_made(write_run, pairs_config):
+  def edit(config):
+    config.clear()
+    config.update(pairs_config)
+
+  workdir = write_run(
+    rounds={"teacher": 6, "pairs": 24}, judged=False, edit=edit
+  )
+  cost = spent(workdir)
+  run = from_config.build(pairs_config, devices=jax.devices()[:1])
+  (program,) = [p for p in programs(run) if p.stage == "pairs"]
+  # 24 of 48, each in four steps of a batch of eight.
+  steps = 24 * 4 / 8
+  flops = steps * count_flops(program.trace().jaxpr)
+  assert cost["pairs"].flops == pytest.approx(flops)
+  assert cost["pairs"].images == 24
+  assert cost["student"].flops == 0
+  assert cost["student"].seconds is None
+
+
+def test_what_is_not_recorded_is_not_made_up(write_run):
+  workdir = write_run(more={"seconds": "?"})
+  cost = spent(workdir)["halve"]
+  assert cost.seconds is None
+  assert cost.device_seconds is None
+  assert cost.device_bytes is None
+  assert cost.devices == ()
+
+
+def test_a_part_is_not_given_for_the_whole():
+  known = Cost(
+    seconds=10.0, device_seconds=80.0, images=64, passes=192, flops=5.0
+  )
+  part = total({"a": known, "b": Cost(images=64)})
+  assert part == Cost(images=128)
+  # A stage that has not begun is no missing part.
+  assert total({"a": known, "b": Cost(flops=0.0)}) == known
+
+
+def test_a_program_that_cannot_be_counted_is_said(write_run, monkeypatch):
+  def broken(run):
+    raise RuntimeError("no\nsuch thing")
+
+  monkeypatch.setattr("diffdistill.reporting.costs.programs", broken)
+  notes = []
+  cost = costs(gather(write_run(), "run"), lambda line: None, notes)
+  assert notes == ["Operations are not counted: no such thing."]
+  assert cost["halve"].flops is None
+  assert cost["halve"].seconds == 54

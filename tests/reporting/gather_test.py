@@ -1,0 +1,132 @@
+"""A workdir is read as far as it can be, and what cannot is said."""
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+
+from diffdistill.reporting.gather import flat, gather, written
+from diffdistill.reporting.pictures import PIXELS
+
+
+def states(run):
+  return {log.name: (log.state, log.done, log.planned) for log in run.rounds}
+
+
+def test_a_finished_run(write_run):
+  run = gather(write_run(), "run")
+  assert run.notes == ()
+  assert states(run) == {
+    name: ("finished", 18, 18)
+    for name in ("teacher", "halve/004", "halve/002", "halve/001")
+  }
+  assert list(run.stages) == ["teacher", "halve"]
+  assert [sheet.name for sheet in run.sheets] == [
+    log.name for log in run.rounds
+  ]
+  assert run.compared is not None
+  assert (run.compared.width, run.compared.height) == (900, 200)
+  assert run.judged is not None
+  assert run.written is not None
+  assert run.rounds[0].lines("/loss") == {
+    "teacher": ((9.0, 1 / 9), (18.0, 1 / 18))
+  }
+
+
+def test_an_unfinished_run(write_run):
+  run = gather(
+    write_run(rounds={"teacher": 18, "halve/004": 10}, judged=False), "run"
+  )
+  assert states(run) == {
+    "teacher": ("finished", 18, 18),
+    "halve/004": ("under way", 10, 18),
+    "halve/002": ("not begun", 0, 18),
+    "halve/001": ("not begun", 0, 18),
+  }
+  assert run.judged is None
+  assert run.compared is None
+
+
+def test_damaged_lines_are_skipped_and_counted(write_run):
+  workdir = write_run()
+  path = workdir / "metrics.jsonl"
+  before = gather(workdir, "run").rounds
+  bad = b'{"round": "teach\n3\n{"round": 1, "step": 2}\n\xff\xfe\n'
+  path.write_bytes(bad + path.read_bytes())
+  run = gather(workdir, "run")
+  assert run.notes == (
+    "4 lines of metrics.jsonl cannot be read and were skipped.",
+  )
+  assert run.rounds == before
+
+
+def test_missing_and_damaged_files_are_said(write_run):
+  workdir = write_run()
+  (workdir / "metrics.jsonl").unlink()
+  (workdir / "evaluation.json").write_text('{"metric": "FID", "rows"')
+  (workdir / "samples" / "compared.png").write_text("no image")
+  run = gather(workdir, "run")
+  assert run.notes == (
+    "Nothing is recorded yet (no metrics.jsonl).",
+    "samples/compared.png is no PNG that can be read.",
+    "evaluation.json is damaged; diffdistill evaluate writes it anew.",
+  )
+  assert run.judged is None
+  assert len(run.sheets) == 4
+
+
+def test_a_config_that_cannot_be_built_here(write_run):
+  def edit(config):
+    config["data"]["source"]["path"] = "nowhere.npz"
+
+  run = gather(write_run(edit=edit), "run")
+  (note,) = run.notes
+  assert note.startswith("The config cannot be built here, so lengths and")
+  assert "nowhere.npz" in note
+  assert run.experiment is None
+  assert states(run)["halve/004"] == ("finished", 18, None)
+
+
+def test_a_round_that_the_config_has_no_more(write_run):
+  def edit(config):
+    config["run"] = ["teacher"]
+
+  run = gather(write_run(edit=edit), "run")
+  assert states(run)["teacher"] == ("finished", 18, 18)
+  assert states(run)["halve/001"] == ("finished", 18, None)
+
+
+def test_what_holds_no_run_is_refused(tmp_path, write_run):
+  workdir = write_run()
+  with pytest.raises(ValueError, match=r"holds no run .* pass the --workdir"):
+    gather(workdir / "samples", "run")
+  (workdir / "config.json").write_text("{")
+  with pytest.raises(ValueError, match=r"config\.json is damaged .*restore"):
+    gather(workdir, "run")
+
+
+def test_a_large_sheet_becomes_smaller(write_run):
+  workdir = write_run()
+  random = np.random.default_rng(0)
+  noise = random.integers(0, 256, (300, 2 * PIXELS, 3), dtype=np.uint8)
+  path = workdir / "samples" / "compared.png"
+  PillowImage.fromarray(noise).save(path)
+  compared = gather(workdir, "run").compared
+  assert compared is not None
+  kind, data = compared.data.split(",")
+  assert kind == "data:image/jpeg;base64"
+  with PillowImage.open(io.BytesIO(base64.b64decode(data))) as image:
+    assert image.size == (compared.width, compared.height) == (PIXELS, 150)
+
+
+def test_fields_and_values_are_written_plainly():
+  config = {"b": {"c": [1, [2, "x"]], "d": {}}, "a": []}
+  assert [(path, written(v)) for path, v in flat(config)] == [
+    ("a", "none"),
+    ("b.c", "1, (2, x)"),
+    ("b.d", "{}"),
+  ]
+  assert json.dumps(config)

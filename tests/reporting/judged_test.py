@@ -1,0 +1,83 @@
+"""Who is best at how many steps, of an evaluation as it is written."""
+
+import math
+
+import pytest
+
+from diffdistill.reporting.judged import Judged
+
+METRIC = "FID"
+
+
+def written(*rows, **facts):
+  keys = ("model", "steps", METRIC)
+  return {
+    "metric": METRIC,
+    **facts,
+    "rows": [dict(zip(keys, row, strict=True)) for row in rows],
+  }
+
+
+JUDGED = Judged.of(
+  written(
+    ("teacher", 64, 2.0),
+    ("teacher", 4, 30.0),
+    ("tuned", 4, 1.0),
+    ("halve/004", 4, 5.0),
+    ("moments/004", 4, 4.0),
+    ("moments/004 last", 4, 3.0),
+    ("halve/001", 1, 9.0),
+    ("halve/002", 2, None),
+    num_images=100,
+    **{f"{METRIC} of two samples of 50 real images": 0.5},
+  )
+)
+
+
+def test_the_best_student_of_each_number_of_steps():
+  assert JUDGED is not None
+  best = {steps: row["model"] for steps, row in JUDGED.best().items()}
+  # Neither another teacher nor weights that no one chose.
+  assert best == {1: "halve/001", 4: "moments/004"}
+  assert list(JUDGED.of_teacher()) == [4, 64]
+  assert JUDGED.teacher == "teacher"
+  assert JUDGED.noise == 0.5
+
+
+def test_students_of_a_family_are_one_curve():
+  assert JUDGED is not None
+  assert JUDGED.curves(METRIC) == {
+    "teacher": [(4.0, 30.0), (64.0, 2.0)],
+    "halve": [(1.0, 9.0), (4.0, 5.0)],
+    "tuned": [(4.0, 1.0)],
+    "moments": [(4.0, 4.0)],
+  }
+  assert JUDGED.curves("no such column") == {}
+
+
+def test_what_is_not_a_number_is_no_distance():
+  judged = Judged.of(
+    written(("teacher", 4, math.nan), ("a/004", 4, math.inf), ("b/004", 4, 1.0))
+  )
+  assert judged is not None
+  assert judged.of_teacher() == {}
+  assert [row["model"] for row in judged.best().values()] == ["b/004"]
+  assert judged.noise is None
+
+
+@pytest.mark.parametrize(
+  "damaged",
+  [
+    None,
+    [],
+    {},
+    {"metric": METRIC},
+    {"metric": METRIC, "rows": []},
+    {"metric": METRIC, "rows": [3]},
+    {"metric": METRIC, "rows": [{"model": "a"}]},
+    {"metric": METRIC, "rows": [{"model": "a", "steps": 1, METRIC: "x"}]},
+    {"metric": 3, "rows": [{"model": "a", "steps": 1}]},
+  ],
+)
+def test_what_is_no_evaluation(damaged):
+  assert Judged.of(damaged) is None

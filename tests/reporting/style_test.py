@@ -1,0 +1,50 @@
+"""Type and lines can be told from their ground, in the light and the dark."""
+
+import itertools
+import re
+
+import pytest
+
+from diffdistill.reporting.charts import COLOURS
+from diffdistill.reporting.style import STYLE
+
+LIGHT, DARK = (
+  dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block))
+  for block in re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)
+)
+
+
+def luminance(colour):
+  """Relative luminance (WCAG 2.2)."""
+  parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+  linear = [
+    p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts
+  ]
+  return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+  dark, light = sorted((luminance(one), luminance(other)))
+  return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
+def test_type_and_lines_have_contrast(theme):
+  for text, ground in itertools.product(
+    ("ink", "muted", "strong"), ("ground", "card")
+  ):
+    assert contrast(theme[text], theme[ground]) >= 4.5, (text, ground)
+  assert contrast(theme["ink"], theme["mark"]) >= 4.5
+  for i, ground in itertools.product(range(COLOURS), ("ground", "card")):
+    assert contrast(theme[f"c{i}"], theme[ground]) >= 3, (i, ground)
+
+
+def test_both_themes_name_the_same_colours():
+  assert LIGHT.keys() == DARK.keys()
+  for i in range(COLOURS):
+    assert f".c{i} {{ color: var(--c{i}); }}" in STYLE
+
+
+def test_nothing_is_loaded():
+  assert "url(" not in STYLE
+  assert "@import" not in STYLE
