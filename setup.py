@@ -21,6 +21,7 @@ setup(
   install_requires=[
     "absl-py>=2.1",
     "etils[epath]>=1.9",
+    "flatbuffers>=24.3",
     "flax>=0.12",
     "grain>=0.2.18",
     "jax>=0.10",

@@ -18,6 +18,9 @@ The rooms, each importing only from those before it:
   experiment   a recipe, built; from_config builds it, with config_fields and
                workdir
   planning     what a recipe costs on a pod, by the pod's compiler
+  reporting    report.html: one page of one run, or of several
+  model_card   what a reader must know of an exported model
+  exporting    a trained model in other formats
   judging      who of a run is judged, by what, at what cost
   benchmark    a stage's loop against its bare update, and, in ideal, that
                against the passes its paper needs

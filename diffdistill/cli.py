@@ -44,7 +44,22 @@ flags.DEFINE_integer(
   "interpolate", None, "Images a row, from one noise to another; 11, say."
 )
 flags.DEFINE_string(
-  "out", "samples.png", "Where samples go: a .png sheet or an .npz of bytes."
+  "out",
+  None,
+  "Where to: samples' .png sheet or .npz of bytes, or a model's folder.",
+)
+flags.DEFINE_string(
+  "inception", None, "pt_inception-2015-12-05-6726825d.pth: FID is by it."
+)
+flags.DEFINE_string(
+  "reference", None, "FID's .npz of mu and sigma, or of images."
+)
+flags.DEFINE_string("from", None, "A model of another framework.")
+flags.DEFINE_string(
+  "settings", None, "JSON of the settings that its file does not say."
+)
+flags.DEFINE_string(
+  "format", "safetensors", "Of an export: diffusers, safetensors, stablehlo."
 )
 flags.DEFINE_string("stage", None, "What benchmark times; all by default.")
 flags.DEFINE_string("profile", None, "Folder for benchmark's profiler traces.")
@@ -71,6 +86,12 @@ USAGE = """usage: diffdistill COMMAND [--flag=value ...]
             [--num_steps=4] [--seed=0] [--label=3] [--guidance=1.5]
             [--interpolate=11] [--out=grid.png]
   evaluate  --workdir=runs/digits [--num_steps=1,2,4,8] [--num_images=10000]
+            [--inception=pt_inception-2015-12-05-6726825d.pth]
+            [--reference=statistics.npz]
+  report    --workdir=runs/digits[,runs/other] [--out=report.html]
+  import    --from=FILE_OR_FOLDER [--settings=FILE.json] --out=FOLDER
+  export    --workdir=runs/digits [--round=halve/004] [--num_steps=4]
+            [--format=diffusers|safetensors|stablehlo] --out=FOLDER
   plan      --config=configs/imagenet64.py:progressive --topology=v5e:8x8
             [--json]
   benchmark --config=configs/digits.py:progressive [--stage=teacher]
@@ -184,14 +205,52 @@ def _sample() -> None:
     FLAGS.label,
     FLAGS.guidance,
     FLAGS.interpolate,
-    epath.Path(FLAGS.out),
+    _place("out", FLAGS.out or "samples.png"),
+  )
+
+
+def _import() -> None:
+  from diffdistill import commands
+
+  commands.import_model(
+    _place("from", _required("from")),
+    FLAGS.settings and _place("settings", FLAGS.settings),
+    _place("out", _required("out")),
+  )
+
+
+def _export() -> None:
+  from diffdistill import commands
+
+  steps = _whole_numbers("num_steps")
+  if steps is not None and len(steps) != 1:
+    raise UsageError(f"--num_steps is {FLAGS.num_steps}; export takes one")
+  commands.export(
+    _workdir(),
+    FLAGS.round,
+    steps[0] if steps else None,
+    FLAGS.format,
+    _place("out", _required("out")),
   )
 
 
 def _evaluate() -> None:
   from diffdistill import commands
 
-  commands.evaluate(_workdir(), FLAGS.num_images, _whole_numbers("num_steps"))
+  commands.evaluate(
+    _workdir(),
+    FLAGS.num_images,
+    _whole_numbers("num_steps"),
+    FLAGS.inception or os.environ.get("DIFFDISTILL_INCEPTION"),
+    FLAGS.reference,
+  )
+
+
+def _report() -> None:
+  from diffdistill import commands
+
+  workdirs = [_place("workdir", d) for d in _required("workdir").split(",")]
+  commands.report(workdirs, _place("out", FLAGS.out or "report.html"))
 
 
 def _plan() -> None:
@@ -222,6 +281,9 @@ COMMANDS = {
   "train": _train,
   "sample": _sample,
   "evaluate": _evaluate,
+  "report": _report,
+  "import": _import,
+  "export": _export,
   "plan": _plan,
   "benchmark": _benchmark,
   "list": _list,
@@ -248,7 +310,17 @@ READS = {
     "out",
     *HOSTS,
   ),
-  "evaluate": ("workdir", "num_images", "num_steps", *HOSTS),
+  "evaluate": (
+    "workdir",
+    "num_images",
+    "num_steps",
+    "inception",
+    "reference",
+    *HOSTS,
+  ),
+  "report": ("workdir", "out"),
+  "import": ("from", "settings", "out"),
+  "export": ("workdir", "round", "num_steps", "format", "out"),
   "plan": ("config", "topology", "json"),
   "benchmark": ("config", "stage", "num_updates", "num_steps", "profile"),
   "list": (),
@@ -260,20 +332,24 @@ class UsageError(Exception):
 
 
 def _required(name: str):
-  value = getattr(FLAGS, name)
+  value = FLAGS[name].value
   if value is None or value == "":
     raise UsageError(f"--{name} is missing; see diffdistill help")
   return value
 
 
 def _workdir() -> epath.Path:
-  workdir = _required("workdir")
-  if workdir.startswith("gs://") and importlib.util.find_spec("gcsfs") is None:
+  return _place("workdir", _required("workdir"))
+
+
+def _place(flag: str, path: str) -> epath.Path:
+  """A local place, or one in a bucket that can be reached."""
+  if path.startswith("gs://") and importlib.util.find_spec("gcsfs") is None:
     raise ValueError(
-      f"--workdir is {workdir}, which takes gcsfs; run"
+      f"--{flag} is {path}, which takes gcsfs; run"
       " `pip install diffdistill[gcs]`"
     )
-  return epath.Path(workdir)
+  return epath.Path(path)
 
 
 def _whole_numbers(name: str) -> tuple[int, ...] | None:

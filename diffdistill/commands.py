@@ -7,14 +7,16 @@ import io
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from diffdistill import from_config, hosts
+from diffdistill import exporting, from_config, hosts
 from diffdistill.arrays import Image, Params
 from diffdistill.benchmark import benchmark as measure
 from diffdistill.data import SOURCES
@@ -23,7 +25,10 @@ from diffdistill.evaluation import grids
 from diffdistill.evaluation.comparison import compare, write_comparison
 from diffdistill.evaluation.evaluator import Generator
 from diffdistill.evaluation.quantise import from_uint8, to_uint8
+from diffdistill.experiment import Experiment
 from diffdistill.files import write_atomically
+from diffdistill.interop import model_folder
+from diffdistill.interop.formats import read_model
 from diffdistill.judging import (
   contestants,
   finished_models,
@@ -33,6 +38,7 @@ from diffdistill.judging import (
 from diffdistill.networks import CLASSIFIERS, NETWORKS
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.planning import plan as planning
+from diffdistill.reporting.page import write_report
 from diffdistill.sampling import SAMPLERS
 from diffdistill.sampling.interpolation import slerp
 from diffdistill.sampling.one_step import OneStep
@@ -149,27 +155,14 @@ def sample(
   if interpolate is not None and interpolate < 2:
     raise ValueError(f"interpolate is {interpolate}; pass 2 images or more")
   run = from_config.reopen(workdir)
-  models = finished_models(run, workdir, _say)
-  name = round_name or list(models)[-1]
-  if name not in models:
-    raise ValueError(
-      f"round is {name!r}, which is not finished or does not exist; pass one of"
-      f" {', '.join(models)}"
-    )
-  stage, round_ = models[name]
+  stage, round_, steps = _model(run, workdir, round_name, num_steps)
   sampler = stage.objective.sampler
   assert sampler is not None  # it makes images
-  if isinstance(sampler, OneStep) and num_steps not in (None, 1):
-    raise ValueError(
-      f"num_steps is {num_steps}, but {name} makes its images in one; leave it"
-      " out"
-    )
   usual = run.usual_guidance(round_)
   if guidance is not None:
     usual = dataclasses.replace(run.guidance, weight=guidance)
-  steps = num_steps or run.usual_steps(round_)
   make = functools.partial(run.generator, sampler, label=label, guidance=usual)
-  params = run.product(workdir, name)
+  params = run.product(workdir, round_.name)
   if interpolate is not None:
     ends = make(2 * num_images)
     ways = make(num_images * interpolate)
@@ -186,7 +179,84 @@ def sample(
   else:
     sheet = grids.sheet(from_uint8(images), interpolate)
     hosts.on_first(lambda: grids.save_png(sheet, out))
-  _print(f"{len(images)} images of {name} in {steps} steps: {out}")
+  _print(f"{len(images)} images of {round_.name} in {steps} steps: {out}")
+
+
+def _model(
+  run: Experiment,
+  workdir: epath.Path,
+  round_name: str | None,
+  num_steps: int | None,
+) -> tuple[Stage, Round, int]:
+  """A finished model and its sampler's steps; the last one by default."""
+  models = finished_models(run, workdir, _say)
+  name = round_name or list(models)[-1]
+  if name not in models:
+    raise ValueError(
+      f"round is {name!r}, which is not finished or does not exist; pass one of"
+      f" {', '.join(models)}"
+    )
+  stage, round_ = models[name]
+  if isinstance(stage.objective.sampler, OneStep) and num_steps not in (
+    None,
+    1,
+  ):
+    raise ValueError(
+      f"num_steps is {num_steps}, but {name} makes its images in one; leave it"
+      " out"
+    )
+  return stage, round_, num_steps or run.usual_steps(round_)
+
+
+def import_model(
+  source: epath.Path, settings: epath.Path | None, out: epath.Path
+) -> None:
+  """Writes another framework's model as a folder that a recipe can take.
+
+  Args:
+    source: a file or a folder, see interop/formats.py.
+    settings: a JSON file of what some formats do not say.
+    out: the folder, for stages.teacher.source=imported:OUT.
+
+  Raises:
+    ValueError: for a model that is damaged or cannot be represented.
+  """
+  model = read_model(source, settings)
+  model_folder.save(model, out)
+  count = sum(leaf.size for leaf in jax.tree.leaves(model.params))
+  _print(
+    f"{model.origin}: {model.network['kind']} of {count:,} parameters,"
+    f" {model.schedule['kind']}, predicts {model.output}: {out}"
+  )
+
+
+def export(
+  workdir: epath.Path,
+  round_name: str | None,
+  num_steps: int | None,
+  kind: str,
+  out: epath.Path,
+) -> None:
+  """Writes a finished model in another format, with its card.
+
+  Args:
+    workdir: of the run.
+    round_name: whose; the last finished one by default.
+    num_steps: of the sampler; by default those that the student was made for.
+    kind: diffusers, safetensors or stablehlo.
+    out: a folder.
+
+  Raises:
+    ValueError: for a model that the format cannot represent.
+  """
+  if kind not in exporting.FORMATS:
+    raise ValueError(
+      f"format is {kind!r}; pass one of {', '.join(exporting.FORMATS)}"
+    )
+  run = from_config.reopen(workdir)
+  stage, round_, steps = _model(run, workdir, round_name, num_steps)
+  exporting.export(run, workdir, round_, stage, steps, kind, out)
+  _print(f"{round_.name} in {steps} steps as {kind}: {out}")
 
 
 def _between(
@@ -221,7 +291,11 @@ def _between(
 
 
 def evaluate(
-  workdir: epath.Path, num_images: int | None, num_steps: tuple[int, ...] | None
+  workdir: epath.Path,
+  num_images: int | None,
+  num_steps: tuple[int, ...] | None,
+  inception: str | None = None,
+  reference: str | None = None,
 ) -> None:
   """Judges the teacher and every finished student; writes and prints it.
 
@@ -231,24 +305,33 @@ def evaluate(
     num_images: per row; the config's by default.
     num_steps: of the teacher's sampler, and which students to judge; the
       config's by default.
+    inception: the file of the FID network's weights; the config's by default.
+    reference: an .npz of its statistics; the config's by default.
 
   Raises:
-    ValueError: where the run has no classifier or no teacher to judge by.
+    ValueError: where the run has no classifier or no teacher to judge by, or
+      where a file or the number of images is not what FID needs.
   """
   run = from_config.reopen(workdir)
-  settings = run.evaluation
-  if num_images is not None:
-    settings = dataclasses.replace(settings, num_images=num_images)
-  if num_steps is not None:
-    settings = dataclasses.replace(settings, num_steps=num_steps)
+  given = {
+    "num_images": num_images,
+    "num_steps": num_steps,
+    "inception": inception,
+    "reference": reference,
+  }
+  given = {name: value for name, value in given.items() if value is not None}
+  settings = dataclasses.replace(run.evaluation, **given)
+  run = dataclasses.replace(run, evaluation=settings)
   teacher, *students = contestants(run, workdir, settings, _say)
   judge = judge_of(run, workdir)
+  judge.check(settings.num_images)
   rows, images = compare(
     teacher,
     students,
     judge.features,
     judge.reference,
     judge.metric,
+    judge.kernel,
     settings,
     _say,
   )
@@ -267,6 +350,20 @@ def evaluate(
     _print(
       f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"
     )
+
+
+def report(workdirs: Sequence[epath.Path], out: epath.Path) -> None:
+  """Writes one page of a run, or of several side by side.
+
+  Args:
+    workdirs: of the runs, finished or not.
+    out: an .html file.
+
+  Raises:
+    ValueError: where one holds no run, or for another ending.
+  """
+  write_report(workdirs, out, _say)
+  _print(f"{', '.join(map(str, workdirs))}: {out}")
 
 
 def plan(config: Any, topology: str, as_json: bool) -> None:

@@ -1,0 +1,315 @@
+"""Folders of diffusers pipelines, read and written.
+
+A folder holds `unet/` or `transformer/` (config.json and weights), `scheduler/`
+and, of a whole pipeline, model_index.json. Its scheduler's index i is our time
+t = (i + 1) / n of n steps.
+
+A student of k steps becomes one of two:
+
+  native   its network reads DDPM's index and k divides n: the schedule stays,
+           its steps are indices n j / k - 1 ("trailing" spacing)
+  table    otherwise, U-Nets only: a schedule of k steps alone, and a table of k
+           embedded noise levels in place of the sinusoid
+"""
+
+import dataclasses
+import json
+import re
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+from safetensors.numpy import save as save_safetensors
+
+from diffdistill.files import write_atomically
+from diffdistill.interop import diffusers_dit, diffusers_unet
+from diffdistill.interop.model import Model, check
+from diffdistill.interop.tensors import Tensors, read_tensors
+
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+INDICES = 1000  # that a network's sinusoid counts noise levels in
+# Of the oldest diffusers whose schedulers read all that is written here.
+VERSION = "0.21.0"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grid:
+  """A student's steps, from the cleanest (its last) to the noisiest.
+
+  Attributes:
+    times: t of each step, in (0, 1].
+    alphas: alpha(t).
+    noise: what the network reads as the noise level.
+  """
+
+  times: Float[np.ndarray, " k"]
+  alphas: Float[np.ndarray, " k"]
+  noise: Float[np.ndarray, " k"]
+
+
+def read(folder: epath.Path) -> Model:
+  """The model of a pipeline's folder, or of its network's with a scheduler.
+
+  Raises:
+    ValueError: for another class of model, or one that is not represented
+      here; one line that names its field.
+  """
+  part = next(
+    (
+      folder / name
+      for name in ("unet", "transformer", ".")
+      if (folder / name / "config.json").exists()
+    ),
+    None,
+  )
+  if part is None:
+    raise ValueError(
+      f"{folder} has no unet/config.json and no transformer/config.json; pass"
+      " the folder of a diffusers pipeline"
+    )
+  config = _json(part / "config.json")
+  tensors = _weights(part)
+  kind = config.get("_class_name")
+  if kind == "UNet2DModel":
+    network, params, shape, num_classes = diffusers_unet.read(config, tensors)
+    null_label = False
+  elif kind in ("DiTTransformer2DModel", "Transformer2DModel"):
+    network, params, shape, num_classes, null_label = diffusers_dit.read(
+      config, tensors
+    )
+  else:
+    raise ValueError(
+      f"{part} holds a {kind}; pass a UNet2DModel or a DiTTransformer2DModel"
+    )
+  schedule, output = _schedule(folder)
+  return check(
+    Model(
+      network=network,
+      schedule=schedule,
+      output=output,
+      precondition={"kind": "identity", "noise": "index", "num_steps": INDICES},
+      image_shape=shape,
+      num_classes=num_classes,
+      null_label=null_label,
+      params=params,
+      origin=f"diffusers {kind} of {folder.resolve().name}",
+      license=_license(folder),
+    )
+  )
+
+
+def write(model: Model, folder: epath.Path, grid: Grid | None) -> None:
+  """A folder that diffusers loads.
+
+  Args:
+    model: a teacher that reads DDPM's index, or a student.
+    folder: where to.
+    grid: of a student's sampler; None for a teacher.
+
+  Raises:
+    ValueError: for a model that diffusers cannot represent.
+  """
+  if model.precondition["kind"] != "identity":
+    raise ValueError(
+      f"the model's precondition is {model.precondition['kind']}, which"
+      " diffusers' networks do not have; pass --format=safetensors or stablehlo"
+    )
+  native = _is_native(model, grid)
+  kind = model.network["kind"]
+  if kind == "dit" and native:
+    name, (config, tensors) = "transformer", diffusers_dit.write(model)
+  elif kind == "unet":
+    levels = None if native or grid is None else grid.noise
+    name, (config, tensors) = "unet", diffusers_unet.write(model, levels)
+  else:
+    raise ValueError(
+      f"the model is a {kind} that reads noise levels of its own kind, which"
+      " diffusers has no network for; pass --format=safetensors or stablehlo"
+    )
+  scheduler = _scheduler(model, grid, native)
+  _write_part(folder / name, config, tensors)
+  _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+  if kind == "unet" and not model.num_classes:
+    # No pipeline of diffusers gives a label to a UNet2DModel.
+    pipeline = scheduler["_class_name"].replace("Scheduler", "Pipeline")
+    index = {
+      "_class_name": pipeline,
+      "_diffusers_version": VERSION,
+      "scheduler": ["diffusers", scheduler["_class_name"]],
+      "unet": ["diffusers", "UNet2DModel"],
+    }
+    _write_json(folder / "model_index.json", index)
+
+
+def _is_native(model: Model, grid: Grid | None) -> bool:
+  """Whether the model's own schedule and indices say all."""
+  reads_index = (
+    model.schedule["kind"] in ("linear_beta", "cosine_beta")
+    and model.schedule.get("num_steps", INDICES) == INDICES
+    and model.precondition.get("noise") == "index"
+    and model.precondition.get("num_steps", INDICES) == INDICES
+  )
+  if grid is None:
+    if not reads_index:
+      raise ValueError(
+        "the model is no student, and its network reads another noise level"
+        f" than DDPM's index ({model.precondition}); pass a student, or"
+        " --format=safetensors or stablehlo"
+      )
+    return True
+  count = len(grid.times)
+  uniform = np.allclose(grid.times, np.arange(1, count + 1) / count, atol=1e-7)
+  return reads_index and uniform and INDICES % count == 0
+
+
+def _scheduler(model: Model, grid: Grid | None, native: bool) -> dict[str, Any]:
+  """The scheduler_config.json whose steps are the sampler's."""
+  outputs = {ours: theirs for theirs, ours in PREDICTIONS.items()}
+  if model.output not in outputs:
+    raise ValueError(
+      f"the model predicts {model.output}, which diffusers' schedulers do not"
+      " know; pass --format=safetensors or stablehlo"
+    )
+  sampler = model.sampler or {"kind": "ddim"}
+  config = {
+    "_diffusers_version": VERSION,
+    "prediction_type": outputs[model.output],
+    "clip_sample": sampler.get("clip", True),
+    "clip_sample_range": 1.0,
+    "timestep_spacing": "trailing",
+    "steps_offset": 0,
+    **(_betas(model) if native else _table(grid)),
+  }
+  variances = {0.0: "fixed_small", 1.0: "fixed_large"}
+  if sampler["kind"] == "ancestral" and sampler.get("noise", 0.0) in variances:
+    return {
+      "_class_name": "DDPMScheduler",
+      "variance_type": variances[sampler.get("noise", 0.0)],
+      **config,
+    }
+  one_step = sampler["kind"] == "one_step" and sampler.get("form") == "x0"
+  if sampler["kind"] == "ddim" or one_step:
+    return {"_class_name": "DDIMScheduler", "set_alpha_to_one": True, **config}
+  raise ValueError(
+    f"the student's sampler is {sampler}, which diffusers has no scheduler for;"
+    " pass --format=safetensors or stablehlo"
+  )
+
+
+def _betas(model: Model) -> dict[str, Any]:
+  """Of a schedule of 1000 steps."""
+  if model.schedule["kind"] == "cosine_beta":
+    return {
+      "num_train_timesteps": INDICES,
+      "beta_schedule": "squaredcos_cap_v2",
+    }
+  scaled = {1.0: "linear", 2.0: "scaled_linear"}
+  power = model.schedule.get("power", 1.0)
+  if power not in scaled:
+    raise ValueError(
+      f"the schedule's power is {power}, which diffusers does not know; pass"
+      " --format=safetensors or stablehlo"
+    )
+  return {
+    "num_train_timesteps": INDICES,
+    "beta_schedule": scaled[power],
+    "beta_start": model.schedule.get("beta_min", 1e-4),
+    "beta_end": model.schedule.get("beta_max", 0.02),
+  }
+
+
+def _table(grid: Grid | None) -> dict[str, Any]:
+  """Of the student's steps alone."""
+  assert grid is not None  # a teacher is native
+  squares = grid.alphas.astype(np.float64) ** 2
+  ratios = squares / np.concatenate([[1.0], squares[:-1]])
+  return {
+    "num_train_timesteps": len(squares),
+    "trained_betas": [float(beta) for beta in 1 - ratios],
+  }
+
+
+def _schedule(folder: epath.Path) -> tuple[dict[str, Any], str]:
+  """(schedule fields, output) of a folder's scheduler."""
+  path = folder / "scheduler" / "scheduler_config.json"
+  if not path.exists():
+    path = folder / "scheduler_config.json"
+  if not path.exists():
+    raise ValueError(
+      f"{folder} has no scheduler/scheduler_config.json, which says what the"
+      " network's noise levels are; add the one that it was trained with"
+    )
+  config = _json(path)
+
+  def refuse(field: str, known: str) -> ValueError:
+    return ValueError(
+      f"{path}: {field} is {config.get(field)!r}, which is not represented"
+      f" here; pass a model with {known}"
+    )
+
+  steps = config.get("num_train_timesteps", INDICES)
+  if steps != INDICES:
+    raise refuse("num_train_timesteps", str(INDICES))
+  if config.get("trained_betas") is not None:
+    raise refuse("trained_betas", "a named beta_schedule")
+  if config.get("rescale_betas_zero_snr"):
+    raise refuse("rescale_betas_zero_snr", "False")
+  output = PREDICTIONS.get(config.get("prediction_type", "epsilon"))
+  if output is None:
+    raise refuse("prediction_type", ", ".join(PREDICTIONS))
+  kind = config.get("beta_schedule", "linear")
+  if kind == "squaredcos_cap_v2":
+    return {"kind": "cosine_beta", "num_steps": steps}, output
+  powers = {"linear": 1.0, "scaled_linear": 2.0}
+  if kind not in powers:
+    raise refuse("beta_schedule", f"{', '.join(powers)} or squaredcos_cap_v2")
+  fields = {
+    "kind": "linear_beta",
+    "num_steps": steps,
+    "beta_min": float(config.get("beta_start", 1e-4)),
+    "beta_max": float(config.get("beta_end", 0.02)),
+    "power": powers[kind],
+  }
+  return fields, output
+
+
+def _weights(part: epath.Path) -> Tensors:
+  for name in WEIGHTS:
+    if (part / name).exists():
+      return read_tensors(part / name)
+  raise ValueError(f"{part} has no {' and no '.join(WEIGHTS)}; add its weights")
+
+
+def _license(folder: epath.Path) -> str:
+  """What the model card's header says, where there is one."""
+  path = folder / "README.md"
+  found = (
+    re.search(r"^license:\s*(\S+)", path.read_text(), re.MULTILINE)
+    if path.exists()
+    else None
+  )
+  return found[1] if found else ""
+
+
+def _json(path: epath.Path) -> dict[str, Any]:
+  try:
+    fields = json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(f"{path} is no JSON ({error}); fetch it again") from error
+  if not isinstance(fields, dict):
+    raise ValueError(f"{path} holds no fields; fetch it again")
+  return fields
+
+
+def _write_part(
+  part: epath.Path, config: dict[str, Any], tensors: Tensors
+) -> None:
+  data = save_safetensors(tensors, metadata={"format": "pt"})
+  write_atomically(part / WEIGHTS[0], data)
+  _write_json(part / "config.json", {"_diffusers_version": VERSION, **config})
+
+
+def _write_json(path: epath.Path, fields: dict[str, Any]) -> None:
+  write_atomically(path, json.dumps(fields, indent=2) + "\n")

@@ -1,0 +1,57 @@
+"""Which importer reads a file or a folder."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from diffdistill.interop import (
+  diffusers,
+  edm,
+  google,
+  guided_diffusion,
+  model_folder,
+)
+from diffdistill.interop.model import Model
+
+
+def read_model(path: epath.Path, settings: epath.Path | None) -> Model:
+  """The model of a place, by what is there.
+
+  Args:
+    path: a folder of ours or of diffusers; an EDM pickle (.pkl); OpenAI's ADM
+      (.pt); or a Flax checkpoint of Salimans & Ho 2022 (any other file).
+    settings: a JSON file of the last two's own settings, which their weights do
+      not say.
+
+  Raises:
+    ValueError: for anything else, or settings that are missing or not needed.
+  """
+  needs_settings = path.is_file() and path.suffix != ".pkl"
+  if not path.exists():
+    raise ValueError(f"there is no {path}; pass a file or a folder of weights")
+  if needs_settings != (settings is not None):
+    raise ValueError(
+      f"{path} comes without its settings; pass --settings=FILE.json"
+      if needs_settings
+      else f"{path} says its settings itself; leave --settings out"
+    )
+  if path.is_dir():
+    is_ours = (path / model_folder.DESCRIPTION).exists()
+    return model_folder.load(path) if is_ours else diffusers.read(path)
+  if settings is None:
+    return edm.read(path)
+  reader = guided_diffusion if path.suffix == ".pt" else google
+  return reader.read(path, _read_settings(settings))
+
+
+def _read_settings(path: epath.Path) -> dict[str, Any]:
+  if not path.is_file():
+    raise ValueError(f"there is no {path}; pass a JSON file as --settings")
+  try:
+    settings = json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(f"{path} is no JSON ({error}); mend it") from error
+  if not isinstance(settings, dict):
+    raise ValueError(f"{path} holds no fields; pass {{name: value, ...}}")
+  return settings

@@ -1,0 +1,155 @@
+"""A whole sampler, weights and all, as one file that runs with jax alone.
+
+The file is jax.export's: StableHLO for CPU, CUDA and TPU, for any batch size,
+
+  images in [-1, 1] = f(noise of unit variance, label or None, seed)
+
+with float32 noise (b, h, w, c), int32 labels (b,) and a uint32 seed, which only
+stochastic samplers read. The script beside it draws what `diffdistill sample`
+draws with the same seed, images and batch size.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax import export
+from jaxtyping import Array
+
+from diffdistill.arrays import Image, Key, Label, Params
+from diffdistill.files import write_atomically
+
+# (params, noise of unit variance, label, key, num_steps) -> images.
+Sample = Callable[[Params, Image, Label | None, Key, Array], Image]
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+# The offsets of the file format have 31 bits, and the program needs some too.
+MAX_BYTES = 2 * 10**9
+
+SCRIPT = r'''"""Images of model.stablehlo, without the code that made it.
+
+  pip install jax flatbuffers
+  python sample.py [number of images] [seed]
+
+writes images.npy, in [-1, 1], and images.png. Classes take turns.
+"""
+
+import pathlib
+import struct
+import sys
+import zlib
+
+import jax
+import numpy as np
+from jax import export
+
+NUM_CLASSES = {num_classes}  # 0: the model is told none
+
+count, seed = [*map(int, sys.argv[1:]), *(16, 0)[len(sys.argv) - 1 :]]
+file = pathlib.Path(__file__).with_name("model.stablehlo")
+model = export.deserialize(bytearray(file.read_bytes()))
+key, index = jax.random.split(jax.random.key(seed))[0], np.arange(count)
+noise = jax.vmap(
+  lambda i: jax.random.normal(jax.random.fold_in(key, i), {image_shape})
+)(index)
+label = np.int32(index % NUM_CLASSES) if NUM_CLASSES else None
+images = np.asarray(model.call(noise, label, np.uint32(seed)))
+np.save("images.npy", images)
+
+
+def chunk(kind, data):
+  check = struct.pack(">I", zlib.crc32(kind + data))
+  return struct.pack(">I", len(data)) + kind + data + check
+
+
+row = np.concatenate(np.uint8(np.rint((np.clip(images, -1, 1) + 1) * 127.5)), 1)
+height, width, channels = row.shape
+if channels in (1, 3):
+  kind = (8, channels - 1, 0, 0, 0)  # 8 bits of grey, or of red, green, blue
+  lines = b"".join(b"\0" + line.tobytes() for line in row)
+  pathlib.Path("images.png").write_bytes(
+    b"\x89PNG\r\n\x1a\n"
+    + chunk(b"IHDR", struct.pack(">2I5B", width, height, *kind))
+    + chunk(b"IDAT", zlib.compress(lines))
+    + chunk(b"IEND", b"")
+  )
+'''
+
+
+def export_sampler(
+  sample: Sample,
+  params: Params,
+  image_shape: tuple[int, int, int],
+  num_classes: int,
+  num_steps: int,
+  platforms: Sequence[str] = PLATFORMS,
+) -> bytes:
+  """A sampler as a file that `jax.export.deserialize` reads.
+
+  Args:
+    sample: (params, noise of unit variance, label, key, num_steps) -> images.
+      Its network computes attention by "xla": "cudnn" is of one platform.
+    params: the weights of its network, on any devices of this process.
+    image_shape: (h, w, c).
+    num_classes: 0 for a model that is told none.
+    num_steps: of the sampler, for good.
+    platforms: that it can run on.
+
+  Raises:
+    ValueError: for values out of these ranges, weights of two gigabytes, or
+      where the flatbuffers that jax.export needs is not installed.
+  """
+  if num_steps < 1:
+    raise ValueError(f"num_steps is {num_steps}; pass 1 or more")
+  for platform in platforms:
+    if platform not in PLATFORMS:
+      raise ValueError(
+        f"the platform is {platform!r}; pass some of {', '.join(PLATFORMS)}"
+      )
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+  if size > MAX_BYTES:
+    raise ValueError(
+      f"the weights have {size / 1e9:.1f} GB, and one StableHLO file holds"
+      " 2; export them as safetensors"
+    )
+  # On no device: they become constants of the program.
+  params = jax.tree.map(np.asarray, params)
+
+  def program(noise, label, seed):
+    # The key that the first batch of `Generator` gives its sampler.
+    _, key = jax.random.split(jax.random.key(seed))
+    key = jax.random.fold_in(key, 0)
+    weights = jax.tree.map(jnp.asarray, params)
+    steps = jnp.asarray(num_steps, jnp.int32)
+    return sample(weights, noise, label, key, steps)
+
+  (batch,) = export.symbolic_shape("b")
+  label = jax.ShapeDtypeStruct((batch,), jnp.int32) if num_classes else None
+  exported = export.export(jax.jit(program), platforms=platforms)(
+    jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32),
+    label,
+    jax.ShapeDtypeStruct((), jnp.uint32),
+  )
+  try:
+    return bytes(exported.serialize())
+  except ImportError as error:
+    raise ValueError(
+      "jax.export writes with flatbuffers, which is not installed; pip install"
+      " flatbuffers"
+    ) from error
+
+
+def write_sampler(
+  folder: epath.PathLike,
+  sampler: bytes,
+  image_shape: tuple[int, int, int],
+  num_classes: int,
+) -> None:
+  """Writes model.stablehlo, from `export_sampler`, and the sample.py of it."""
+  script = SCRIPT.replace("{num_classes}", str(num_classes))
+  script = script.replace("{image_shape}", str(tuple(image_shape)))
+  folder = epath.Path(folder)
+  write_atomically(folder / "model.stablehlo", sampler)
+  write_atomically(folder / "sample.py", script)

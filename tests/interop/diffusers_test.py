@@ -1,0 +1,218 @@
+"""Folders of diffusers: what is written is read, what cannot be is refused.
+
+That diffusers itself agrees is live_test's.
+"""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from diffdistill.diffusion.schedule import CosineBeta, LinearBeta
+from diffdistill.interop import diffusers
+from diffdistill.interop.model import Model, network_of
+
+SCHEDULER = "scheduler/scheduler_config.json"
+
+
+@pytest.fixture(scope="module")
+def teacher():
+  """A model that reads DDPM's index, as diffusers' do."""
+  bare = Model(
+    network={
+      "kind": "unet",
+      "style": "ddpm",
+      "channels": 8,
+      "multipliers": (1, 2),
+      "num_blocks": 1,
+      "attention": (4,),
+      "groups": 4,
+    },
+    schedule={
+      "kind": "linear_beta",
+      "num_steps": 1000,
+      "beta_min": 1e-4,
+      "beta_max": 0.02,
+      "power": 1.0,
+    },
+    output="eps",
+    precondition={"kind": "identity", "noise": "index", "num_steps": 1000},
+    image_shape=(8, 8, 3),
+    params={},
+  )
+  params = network_of(bare).init(jax.random.key(0))
+  return dataclasses.replace(bare, params=jax.tree.map(np.asarray, params))
+
+
+@pytest.fixture
+def folder(teacher, tmp_path):
+  folder = epath.Path(tmp_path / "teacher")
+  diffusers.write(teacher, folder, None)
+  return folder
+
+
+def fields_of(folder, path=SCHEDULER):
+  return json.loads((folder / path).read_text())
+
+
+def grid(count, schedule=None, times=None):
+  times = np.arange(1, count + 1) / count if times is None else times
+  schedule = schedule or LinearBeta()
+  return diffusers.Grid(
+    times=times,
+    alphas=np.asarray(schedule.alpha(jax.numpy.asarray(times))),
+    noise=times / 2,
+  )
+
+
+@pytest.mark.parametrize(
+  ("schedule", "output"),
+  [
+    ({}, "eps"),
+    ({"beta_min": 0.00085, "beta_max": 0.012, "power": 2.0}, "v"),
+    ({"kind": "cosine_beta", "num_steps": 1000}, "x0"),
+  ],
+)
+def test_what_is_written_is_read(teacher, schedule, output, tmp_path):
+  if "kind" not in schedule:
+    schedule = {**teacher.schedule, **schedule}
+  model = dataclasses.replace(teacher, schedule=schedule, output=output)
+  folder = epath.Path(tmp_path / "out")
+  diffusers.write(model, folder, None)
+  again = diffusers.read(folder)
+  jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+  for field in ("schedule", "output", "precondition", "image_shape"):
+    assert getattr(again, field) == getattr(model, field)
+  assert network_of(again).module == network_of(model).module
+  assert again.origin == "diffusers UNet2DModel of out"
+
+
+def test_the_card_s_licence_comes_along(folder):
+  (folder / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
+  assert diffusers.read(folder).license == "mit"
+
+
+def test_a_student_that_reads_the_index_keeps_its_schedule(teacher, tmp_path):
+  folder = epath.Path(tmp_path / "out")
+  student = dataclasses.replace(
+    teacher, sampler={"kind": "ddim", "clip": False}
+  )
+  diffusers.write(student, folder, grid(4))
+  fields = fields_of(folder)
+  assert fields["_class_name"] == "DDIMScheduler"
+  assert fields["num_train_timesteps"] == 1000
+  # Trailing: indices 999, 749, 499, 249 are t = 1, 3/4, 1/2, 1/4.
+  assert fields["timestep_spacing"] == "trailing"
+  assert fields["clip_sample"] is False
+  assert fields_of(folder, "model_index.json")["_class_name"] == "DDIMPipeline"
+  assert diffusers.read(folder).schedule == teacher.schedule
+
+
+@pytest.mark.parametrize(
+  ("steps", "noise", "kind", "variance"),
+  [
+    ((3, None), None, "DDIMScheduler", None),  # 3 does not divide 1000
+    ((4, "quadratic"), 0.0, "DDPMScheduler", "fixed_small"),
+    ((2, "quadratic"), 1.0, "DDPMScheduler", "fixed_large"),
+  ],
+)
+def test_another_student_has_a_table_of_its_steps(
+  teacher, steps, noise, kind, variance, tmp_path
+):
+  count, shape = steps
+  times = (np.arange(1, count + 1) / count) ** (2 if shape else 1)
+  sampler = {"kind": "ddim"}
+  if noise is not None:
+    sampler = {"kind": "ancestral", "noise": noise}
+  student = dataclasses.replace(teacher, sampler=sampler)
+  folder, steps = epath.Path(tmp_path / "out"), grid(count, CosineBeta(), times)
+  diffusers.write(student, folder, steps)
+  fields = fields_of(folder)
+  assert fields["_class_name"] == kind
+  assert fields.get("variance_type") == variance
+  assert fields["num_train_timesteps"] == count
+  squares = np.cumprod(1 - np.asarray(fields["trained_betas"]))
+  np.testing.assert_allclose(squares, steps.alphas**2, rtol=1e-6)
+  unet = fields_of(folder, "unet/config.json")
+  assert unet["time_embedding_type"] == "learned"
+  assert unet["num_train_timesteps"] == count
+
+
+def test_a_network_with_classes_has_no_pipeline(teacher, tmp_path):
+  bare = dataclasses.replace(teacher, num_classes=3)
+  params = network_of(bare).init(jax.random.key(0))
+  params = jax.tree.map(np.array, params)
+  # A class is a row of a table there: its Dense has no bias of its own.
+  params["embed"]["label"]["bias"] *= 0
+  model = dataclasses.replace(bare, params=params)
+  folder = epath.Path(tmp_path / "out")
+  diffusers.write(model, folder, None)
+  assert not (folder / "model_index.json").exists()
+  assert diffusers.read(folder).num_classes == 3
+
+
+@pytest.mark.parametrize(
+  ("change", "match"),
+  [
+    ({"output": "both"}, "the model predicts both"),
+    ({"schedule": {"kind": "cosine"}}, "the model is no student"),
+    ({"precondition": {"kind": "edm"}}, "precondition is edm"),
+    ({"sampler": {"kind": "heun"}}, "sampler is {'kind': 'heun'}"),
+    ({"sampler": {"kind": "ancestral", "noise": 0.5}}, "has no scheduler"),
+    (
+      {"sampler": {"kind": "one_step", "form": "difference"}},
+      "has no scheduler",
+    ),
+    ({"network": {"kind": "mlp"}}, "the model is a mlp"),
+  ],
+)
+def test_what_diffusers_has_no_way_to_say_is_refused(
+  teacher, change, match, tmp_path
+):
+  model = dataclasses.replace(teacher, **change)
+  with pytest.raises(ValueError, match=match) as refusal:
+    diffusers.write(model, epath.Path(tmp_path / "out"), None)
+  assert "--format=" in str(refusal.value)
+  assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+  ("path", "change", "match"),
+  [
+    ("unet/config.json", {"_class_name": "AutoencoderKL"}, "a AutoencoderKL"),
+    (SCHEDULER, {"trained_betas": [0.1]}, "trained_betas is"),
+    (SCHEDULER, {"beta_schedule": "sigmoid"}, "beta_schedule is 'sigmoid'"),
+    (SCHEDULER, {"prediction_type": "flow"}, "prediction_type is 'flow'"),
+    (SCHEDULER, {"num_train_timesteps": 4000}, "num_train_timesteps is 4000"),
+    (SCHEDULER, {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr is"),
+  ],
+)
+def test_what_is_not_represented_here_is_refused(folder, path, change, match):
+  file = folder / path
+  file.write_text(json.dumps(fields_of(folder, path) | change))
+  with pytest.raises(ValueError, match=match) as refusal:
+    diffusers.read(folder)
+  assert "\n" not in str(refusal.value)
+
+
+def test_folders_that_are_not_whole_are_refused(folder, tmp_path):
+  with pytest.raises(ValueError, match=r"has no unet/config\.json"):
+    diffusers.read(epath.Path(tmp_path))
+  weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+  whole = weights.read_bytes()
+  weights.write_bytes(whole[: len(whole) // 2])
+  with pytest.raises(ValueError, match="damaged"):
+    diffusers.read(folder)
+  weights.unlink()
+  with pytest.raises(ValueError, match="has no diffusion_pytorch_model"):
+    diffusers.read(folder)
+  weights.write_bytes(whole)
+  (folder / SCHEDULER).write_text("{")
+  with pytest.raises(ValueError, match="is no JSON"):
+    diffusers.read(folder)
+  (folder / SCHEDULER).unlink()
+  with pytest.raises(ValueError, match="has no scheduler"):
+    diffusers.read(folder)

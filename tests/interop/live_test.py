@@ -1,0 +1,161 @@
+"""diffusers reads what is exported, and what it wrote is a teacher here.
+
+Where diffusers is installed (`make check-diffusers`).
+"""
+
+import importlib.util
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from diffdistill import commands, from_config
+from diffdistill.evaluation.quantise import to_host
+
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.skipif(
+    importlib.util.find_spec("diffusers") is None, reason="needs diffusers"
+  ),
+  # Their own: of torch's and the hub's deprecations we can mend none.
+  pytest.mark.filterwarnings("ignore"),
+]
+SIZE, IMAGES = 8, 8
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+  """A U-Net teacher of a few updates and students of 4 steps and 2."""
+  random = np.random.default_rng(0)
+  path = tmp_path_factory.mktemp("data") / "images.npz"
+  images = random.integers(0, 256, (64, SIZE, SIZE, 3), dtype=np.uint8)
+  np.savez(path, image=images, label=np.zeros(64, np.int64))
+  stage = {
+    "num_updates": 3,
+    "batch_size": IMAGES,
+    "optimizer": {"learning_rate": 1e-2},
+  }
+  return {
+    "seed": 0,
+    "run": ("teacher", "halve"),
+    "data": {"source": {"kind": "npz", "path": str(path), "split": "train"}},
+    "model": {
+      "network": {
+        "kind": "unet",
+        "channels": 8,
+        "multipliers": (1, 2),
+        "num_blocks": 1,
+        "attention": (4,),
+        "groups": 4,
+      },
+      "schedule": {"kind": "cosine"},
+      "output": "v",
+    },
+    "sampler": {"kind": "ddim"},
+    "stages": {
+      "teacher": {**stage, "objective": {"kind": "denoising"}},
+      "halve": {
+        **stage,
+        "objective": {"kind": "progressive"},
+        "frozen": {"teacher": "teacher"},
+        "start_steps": 8,
+        "end_steps": 4,
+        "long_rounds": 0,
+      },
+    },
+    "evaluation": {"num_images": 20, "batch_size": IMAGES, "num_steps": (1, 4)},
+  }
+
+
+def ours(workdir, name, noise, num_steps):
+  """Our images of torch's noise, as a pipeline gives them: in [0, 1]."""
+  run = from_config.reopen(workdir)
+  stage, round_ = run.rounds[name]
+  generator = run.generator(stage.objective.sampler, IMAGES)
+  images = generator.images_of(
+    run.product(workdir, round_.name), jnp.asarray(noise), None, num_steps
+  )
+  return np.clip(np.asarray(to_host(images)) / 2 + 0.5, 0, 1)
+
+
+def theirs(folder, num_steps):
+  """(noise, images) of the folder's own pipeline."""
+  import torch
+  from diffusers import DiffusionPipeline
+
+  pipeline = DiffusionPipeline.from_pretrained(str(folder))
+  pipeline.set_progress_bar_config(disable=True)
+  images = pipeline(
+    batch_size=IMAGES,
+    generator=torch.Generator().manual_seed(0),
+    num_inference_steps=num_steps,
+    use_clipped_model_output=True,
+    output_type="np",
+  ).images
+  noise = torch.randn(
+    (IMAGES, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(0)
+  )
+  return np.moveaxis(noise.numpy(), 1, -1), images
+
+
+@pytest.mark.parametrize("output", ["v", "x0"])
+def test_a_student_s_images_are_its_pipeline_s(config, output, tmp_path):
+  workdir, folder = epath.Path(tmp_path / "run"), epath.Path(tmp_path / "out")
+  config = {**config, "model": {**config["model"], "output": output}}
+  commands.train(config, workdir)
+  commands.export(workdir, "halve/004", None, "diffusers", folder)
+  noise, images = theirs(folder, 4)
+  expected = ours(workdir, "halve/004", noise, 4)
+  assert expected.std() > 0.05
+  np.testing.assert_allclose(images, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("beta_schedule", ["linear", "squaredcos_cap_v2"])
+def test_their_teacher_becomes_our_student_and_theirs(
+  config, beta_schedule, tmp_path
+):
+  """Made by diffusers, imported, distilled, exported, sampled by diffusers."""
+  import torch
+  from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+
+  torch.manual_seed(0)
+  network = UNet2DModel(
+    sample_size=SIZE,
+    block_out_channels=(8, 16),
+    layers_per_block=1,
+    norm_num_groups=4,
+    attention_head_dim=None,
+    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+  )
+  # DDPM's 0.02 leaves 1/157 of the image at the end: predicting noise there
+  # takes as many digits from float32.
+  scheduler = DDIMScheduler(
+    beta_schedule=beta_schedule, beta_end=0.012, timestep_spacing="trailing"
+  )
+  DDIMPipeline(network, scheduler).save_pretrained(str(tmp_path / "teacher"))
+  imported = epath.Path(tmp_path / "imported")
+  commands.import_model(epath.Path(tmp_path / "teacher"), None, imported)
+  workdir = epath.Path(tmp_path / "run")
+  stages = dict(config["stages"])
+  stages["teacher"] = {**stages["teacher"], "source": f"imported:{imported}"}
+  commands.train({**config, "stages": stages}, workdir)
+
+  # The teacher samples as diffusers has it sample,
+  noise, images = theirs(tmp_path / "teacher", 8)
+  np.testing.assert_allclose(
+    images, ours(workdir, "teacher", noise, 8), atol=1e-3
+  )
+  # the student as its own export does,
+  student = epath.Path(tmp_path / "student")
+  commands.export(workdir, "halve/004", None, "diffusers", student)
+  noise, images = theirs(student, 4)
+  expected = ours(workdir, "halve/004", noise, 4)
+  np.testing.assert_allclose(images, expected, atol=1e-3)
+  # and what was imported goes out as it came in.
+  back = epath.Path(tmp_path / "back")
+  commands.export(workdir, "teacher", 8, "diffusers", back)
+  again = UNet2DModel.from_pretrained(str(back / "unet")).state_dict()
+  for name, tensor in network.state_dict().items():
+    np.testing.assert_array_equal(tensor.numpy(), again[name].numpy())
