@@ -50,7 +50,7 @@ def configuration(family, seed):
   song = family != "adm"
   # A head has 64 channels in ADM.
   settings["model_channels"] = 8 * random.randint(1, 4) if song else 64
-  multipliers = ([1, 2], [2, 2, 1], [2, 1]) if song else ([1], [1, 1], [1, 2])
+  multipliers = ([1, 2], [2, 2], [2, 1]) if song else ([1], [1, 1], [1, 2])
   settings["channel_mult"] = multipliers[random.randint(3)]
   settings["sigma_data"] = (0.5, 0.7)[random.randint(2)]
   return {**settings, **FAMILIES[family]}

@@ -1,0 +1,181 @@
+"""A trained student leaves, and is the same elsewhere."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from diffdistill import commands, from_config
+from diffdistill.evaluation.quantise import to_host
+from diffdistill.interop import model_folder
+
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def config(small_config):
+  """The classes of the small config, and a student of two steps and of one."""
+  stages = {
+    name: dict(fields) for name, fields in small_config["stages"].items()
+  }
+  stages["halve"]["start_steps"] = 4
+  return {**small_config, "stages": stages}
+
+
+@pytest.fixture(scope="module")
+def workdir(config, tmp_path_factory):
+  workdir = epath.Path(tmp_path_factory.mktemp("runs")) / "run"
+  commands.train(config, workdir)
+  commands.evaluate(workdir, None, (1, 2))
+  return workdir
+
+
+@pytest.fixture
+def out(tmp_path):
+  return epath.Path(tmp_path / "out")
+
+
+def images_of(run, workdir, name, num_steps):
+  """The first images of seed 0."""
+  stage, round_ = run.rounds[name]
+  generator = run.generator(stage.objective.sampler, BATCH)
+  params = run.product(workdir, round_.name)
+  return to_host(next(generator.batches(params, 0, BATCH, num_steps)))
+
+
+def test_safetensors_hold_the_model_and_how_it_is_sampled(workdir, out):
+  commands.export(workdir, "halve/002", None, "safetensors", out)
+  model = model_folder.load(out)
+  run = from_config.reopen(workdir)
+  params = run.product(workdir, "halve/002")
+  jax.tree.map(np.testing.assert_array_equal, model.params, params)
+  assert (model.num_steps, model.num_classes) == (2, 3)
+  denoiser = from_config.denoiser_of(model)
+  assert denoiser == run.denoiser
+  stage, _ = run.rounds["halve/002"]
+  assert from_config.sampler_of(model, denoiser) == stage.objective.sampler
+
+
+def test_what_is_exported_is_a_teacher_elsewhere(
+  config, workdir, out, tmp_path
+):
+  """import . export is the identity."""
+  commands.export(workdir, "teacher", None, "safetensors", out)
+  again, imported = epath.Path(tmp_path / "again"), epath.Path(tmp_path / "in")
+  commands.import_model(out, None, imported)
+  stages = dict(config["stages"])
+  stages["teacher"] = {**stages["teacher"], "source": f"imported:{imported}"}
+  commands.train({**config, "run": ("teacher",), "stages": stages}, again)
+  ours, theirs = (
+    from_config.reopen(place).product(place, "teacher")
+    for place in (workdir, again)
+  )
+  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_a_program_draws_the_run_s_images(workdir, out):
+  commands.export(workdir, "halve/002", None, "stablehlo", out)
+  run = from_config.reopen(workdir)
+  stage, _ = run.rounds["halve/002"]
+  generator = run.generator(stage.objective.sampler, BATCH)
+  script = f"""
+import numpy as np
+from jax import export
+with open({str(out / "model.stablehlo")!r}, "rb") as file:
+  sampler = export.deserialize(bytearray(file.read()))
+folder = {str(out)!r}
+noise, label = (np.load(f"{{folder}}/{{n}}.npy") for n in ("noise", "label"))
+np.save({str(out / "images.npy")!r}, sampler.call(noise, label, np.uint32(0)))
+"""
+  np.save(out / "noise.npy", np.asarray(generator.noise(0, 0)))
+  np.save(out / "label.npy", np.asarray(generator.labels(0)))
+  subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+  np.testing.assert_allclose(
+    np.load(out / "images.npy"),
+    images_of(run, workdir, "halve/002", 2),
+    atol=1e-5,
+  )
+
+
+def test_the_card_says_what_a_reader_must_know(workdir, out):
+  commands.export(workdir, "halve/002", None, "safetensors", out)
+  card = (out / "README.md").read_text()
+  rows = json.loads((workdir / "evaluation.json").read_text())["rows"]
+  (row,) = (row for row in rows if row["model"] == "halve/002")
+  assert "# halve/002, 2 steps" in card
+  assert "Progressive distillation" in card or "progressive" in card
+  assert "trained in the same run" in card
+  assert "images of 2x2x1, 3 classes" in card
+  assert f"{row['FD-classifier']:.4g}" in card
+  assert "are no FID" in card
+  assert '"start_steps": 4' in card
+  assert "None that are known" in card
+
+
+def test_a_card_names_an_imported_teacher_and_its_licence(
+  config, workdir, out, tmp_path
+):
+  commands.export(workdir, "teacher", None, "safetensors", out)
+  description = out / "model.json"
+  fields = json.loads(description.read_text())
+  fields |= {"origin": "somebody's network", "license": "mit"}
+  description.write_text(json.dumps(fields))
+  stages = dict(config["stages"])
+  stages["teacher"] = {**stages["teacher"], "source": f"imported:{out}"}
+  run = epath.Path(tmp_path / "run")
+  commands.train({**config, "run": ("teacher", "halve"), "stages": stages}, run)
+  folder = epath.Path(tmp_path / "student")
+  commands.export(run, None, None, "safetensors", folder)
+  card = (folder / "README.md").read_text()
+  assert "license: mit" in card
+  assert "The teacher was somebody's network. Its licence: mit." in card
+  assert "It has not been judged" in card
+
+
+@pytest.mark.parametrize(
+  ("flags", "match"),
+  [
+    ("--format=onnx", "format is 'onnx'; pass one of diffusers"),
+    ("--round=halve/064", "round is 'halve/064'"),
+    ("--format=diffusers", "the model is a mlp"),
+  ],
+)
+def test_exports_that_cannot_be_are_refused(refuse, workdir, out, flags, match):
+  arguments = (f"--workdir={workdir}", flags, f"--out={out}")
+  assert match in refuse(1, "export", *arguments)
+  assert not out.exists()
+
+
+@pytest.mark.parametrize(
+  ("place", "settings", "match"),
+  [
+    ("none", None, "there is no"),
+    ("weights.pt", None, "comes without its settings; pass --settings="),
+    ("weights.pkl", "settings.json", "says its settings itself"),
+    ("weights.pt", "missing.json", "there is no"),
+    ("weights.pt", "damaged.json", "is no JSON"),
+    ("weights.pt", "list.json", "holds no fields"),
+    ("folder", None, "has no unet/config.json"),
+    ("weights.pkl", None, "damaged"),
+    ("weights.pt", "settings.json", "damaged"),
+    ("checkpoint_3", "settings.json", ""),
+  ],
+)
+def test_imports_that_cannot_be_are_refused(
+  refuse, tmp_path, out, place, settings, match
+):
+  for name in ("weights.pt", "weights.pkl", "checkpoint_3"):
+    (tmp_path / name).write_bytes(b"\x80no weights")
+  (tmp_path / "settings.json").write_text("{}")
+  (tmp_path / "damaged.json").write_text("{")
+  (tmp_path / "list.json").write_text("[]")
+  (tmp_path / "folder").mkdir()
+  flags = [f"--from={tmp_path / place}", f"--out={out}"]
+  if settings:
+    flags.append(f"--settings={tmp_path / settings}")
+  assert match in refuse(1, "import", *flags)
+  assert not out.exists()
