@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Small networks on a CPU compile longer than they gain from full optimisation.
 export XLA_FLAGS ?= --xla_backend_optimization_level=1
 
-.PHONY: demo compare test check check-plan format clean
+.PHONY: demo compare test check check-plan check-diffusers format clean
 
 demo: $(VENV)/installed  ## Train, distil and judge on the embedded digits.
 	$(BIN)/diffdistill train --config=configs/digits.py:progressive --workdir=runs/digits
@@ -27,6 +27,9 @@ check: $(VENV)/installed-dev  ## Format, lint, types, doors.
 check-plan: $(VENV)/installed-plan  ## Plans, by the TPU compiler.
 	PYTHONPATH=$(VENV)/plan $(BIN)/python -m pytest -q tests/planning/tpu_test.py
 
+check-diffusers: $(VENV)/installed-diffusers  ## Models, with diffusers itself.
+	PYTHONPATH=$(VENV)/diffusers $(BIN)/python -m pytest -q -m torch tests/interop
+
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -47,4 +50,8 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 
 $(VENV)/installed-plan: $(VENV)/installed-dev requirements-plan.txt
 	$(BIN)/python -m pip install --quiet --upgrade --target $(VENV)/plan -r requirements-plan.txt
+	touch $@
+
+$(VENV)/installed-diffusers: $(VENV)/installed-dev requirements-diffusers.txt
+	$(BIN)/python -m pip install --quiet --upgrade --target $(VENV)/diffusers -r requirements-diffusers.txt
 	touch $@

@@ -42,7 +42,6 @@ setup(
     "plan": ["libtpu>=0.0.42"],
     "tensorboard": ["clu>=0.0.12", "tensorflow-cpu", "tensorboard"],
     "tfds": ["tensorflow-datasets", "array-record"],
-    "torch": ["torch>=2.6"],
   },
   entry_points={"console_scripts": ["diffdistill = diffdistill.cli:main"]},
 )

@@ -1,6 +1,7 @@
 """Eight CPU devices, strict ranks, cheap and cached compilation."""
 
 import copy
+import importlib.util
 import os
 import re
 import sys
@@ -30,6 +31,12 @@ PROGRESS = (
   r"|[\w/]+: goes on from update \d+"
   r"|shard \d+ is made: .*"
 )
+
+
+def pytest_runtest_setup(item):
+  needed = item.get_closest_marker("torch")
+  if needed and importlib.util.find_spec("diffusers") is None:
+    pytest.skip("torch and diffusers are not here: make check-diffusers")
 
 
 @pytest.fixture(scope="session")

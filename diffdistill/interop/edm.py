@@ -114,6 +114,12 @@ def _model(content: Any, origin: str) -> Model:
     )
   song = inner.name == "SongUNet"
   settings = _settings(inner.state["_init_kwargs"], SONG if song else ADM)
+  tensors = _tensors(inner)
+  if settings["num_blocks"] > len(tensors):
+    raise ValueError(
+      f"num_blocks is {settings['num_blocks']}, but the model has"
+      f" {len(tensors)} tensors; pass a pickle that is whole"
+    )
   size, classes = state["img_resolution"], state["label_dim"]
   model = Model(
     network=_song(settings, size) if song else _adm(settings, size),
@@ -130,7 +136,7 @@ def _model(content: Any, origin: str) -> Model:
     null_label=classes > 0 and settings["label_dropout"] > 0,
     origin=origin,
   )
-  return dataclasses.replace(model, params=_params(model, _tensors(inner)))
+  return dataclasses.replace(model, params=_params(model, tensors))
 
 
 def _settings(given: dict[str, Any], defaults: Fields) -> Fields:

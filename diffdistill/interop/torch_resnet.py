@@ -29,7 +29,7 @@ def load_resnet(path: epath.PathLike, classifier: LinenClassifier) -> Params:
   """The weights of a `TorchResNet`, as numpy arrays, from torch's.
 
   Args:
-    path: .safetensors; or .pt or .pth, where torch is installed.
+    path: .safetensors, .pt or .pth.
     classifier: whose weights they become; it has the depth, stem and classes
       of the file. Nothing in the file says how its images were normalised:
       that is classifier.normalisation.

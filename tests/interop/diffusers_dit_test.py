@@ -123,9 +123,8 @@ def test_the_bias_of_classes_is_written_to_their_rows(state):
   near(answer(again, CONFIG), answer(model, CONFIG), 1e-5)
 
 
+@pytest.mark.torch
 def test_diffusers_gives_the_answers_of_what_is_written(state):
-  pytest.importorskip("torch")
-  pytest.importorskip("diffusers")
   model = trained_here(state)
   config, tensors = write(model)
   near(answer(model, CONFIG), MAKER["answer"](config, tensors), 1e-4)

@@ -108,9 +108,9 @@ def test_gives_diffusers_answers_and_goes_back(variant, seed):
   jax.tree.map(np.testing.assert_array_equal, params, ours.params)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(("variant", "seed"), MAKER["CASES"][::3])
 def test_gives_the_answers_of_the_diffusers_that_is_here(variant, seed):
-  pytest.importorskip("diffusers")
   config = MAKER["config"](variant, seed)
   expected = MAKER["answer"](config, seed)
   ours = model(*diffusers_unet.read(config, tensors_of(config, seed)))
@@ -183,8 +183,10 @@ def config():
   }
 
 
+@pytest.mark.torch
 def test_what_a_config_leaves_out_is_diffusers_default(config):
-  unet_2d = pytest.importorskip("diffusers.models.unets.unet_2d")
+  from diffusers.models.unets import unet_2d
+
   theirs = dict(unet_2d.UNet2DModel(**config).config)
   ours = diffusers_unet_config.DEFAULTS | config
   for name, value in ours.items():
@@ -226,8 +228,9 @@ def test_a_students_steps_become_a_learned_embedding(config):
     np.testing.assert_array_equal(tensors[name], tensor)
 
 
+@pytest.mark.torch
 def test_diffusers_reads_a_learned_embedding(config):
-  diffusers = pytest.importorskip("diffusers")
+  import diffusers
   import torch
 
   ours = model(*diffusers_unet.read(config, tensors_of(config)))

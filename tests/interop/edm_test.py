@@ -246,6 +246,12 @@ def replaced(name, value):
       "map_layer1.bias is not finite",
     ),
     (dict, {"num_blocks": 2}, {}, "has no tensor enc.8x8_block1"),
+    (
+      dict,
+      {"num_blocks": 2**40},
+      {},
+      "num_blocks is 1099511627776, but the mo",
+    ),
     (dict, {"embedding_type": "sine"}, {}, "embedding is 'sine'; pass one of"),
     (dict, {}, {"sigma_data": None}, "lacks a part or has it in another form"),
     (dict, {}, {"_modules": {}}, "lacks a part or has it in another form"),

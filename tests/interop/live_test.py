@@ -3,8 +3,7 @@
 Where diffusers is installed (`make check-diffusers`).
 """
 
-import importlib.util
-
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,12 +11,11 @@ from etils import epath
 
 from diffdistill import commands, from_config
 from diffdistill.evaluation.quantise import to_host
+from diffdistill.interop import diffusers
 
 pytestmark = [
   pytest.mark.slow,
-  pytest.mark.skipif(
-    importlib.util.find_spec("diffusers") is None, reason="needs diffusers"
-  ),
+  pytest.mark.torch,
   # Their own: of torch's and the hub's deprecations we can mend none.
   pytest.mark.filterwarnings("ignore"),
 ]
@@ -111,16 +109,13 @@ def test_a_student_s_images_are_its_pipeline_s(config, output, tmp_path):
   np.testing.assert_allclose(images, expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("beta_schedule", ["linear", "squaredcos_cap_v2"])
-def test_their_teacher_becomes_our_student_and_theirs(
-  config, beta_schedule, tmp_path
-):
-  """Made by diffusers, imported, distilled, exported, sampled by diffusers."""
+def network():
+  """A U-Net as diffusers makes one, of random weights."""
   import torch
-  from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+  from diffusers import UNet2DModel
 
   torch.manual_seed(0)
-  network = UNet2DModel(
+  return UNet2DModel(
     sample_size=SIZE,
     block_out_channels=(8, 16),
     layers_per_block=1,
@@ -129,12 +124,25 @@ def test_their_teacher_becomes_our_student_and_theirs(
     down_block_types=("DownBlock2D", "AttnDownBlock2D"),
     up_block_types=("AttnUpBlock2D", "UpBlock2D"),
   )
-  # DDPM's 0.02 leaves 1/157 of the image at the end: predicting noise there
-  # takes as many digits from float32.
+
+
+@pytest.mark.parametrize(
+  ("beta_schedule", "prediction_type"),
+  [("linear", "v_prediction"), ("squaredcos_cap_v2", "sample")],
+)
+def test_their_teacher_becomes_our_student_and_theirs(
+  config, beta_schedule, prediction_type, tmp_path
+):
+  """Made by diffusers, imported, distilled, exported, sampled by diffusers."""
+  from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+
   scheduler = DDIMScheduler(
-    beta_schedule=beta_schedule, beta_end=0.012, timestep_spacing="trailing"
+    beta_schedule=beta_schedule,
+    prediction_type=prediction_type,
+    timestep_spacing="trailing",
   )
-  DDIMPipeline(network, scheduler).save_pretrained(str(tmp_path / "teacher"))
+  made = network()
+  DDIMPipeline(made, scheduler).save_pretrained(str(tmp_path / "teacher"))
   imported = epath.Path(tmp_path / "imported")
   commands.import_model(epath.Path(tmp_path / "teacher"), None, imported)
   workdir = epath.Path(tmp_path / "run")
@@ -144,9 +152,8 @@ def test_their_teacher_becomes_our_student_and_theirs(
 
   # The teacher samples as diffusers has it sample,
   noise, images = theirs(tmp_path / "teacher", 8)
-  np.testing.assert_allclose(
-    images, ours(workdir, "teacher", noise, 8), atol=1e-3
-  )
+  expected = ours(workdir, "teacher", noise, 8)
+  np.testing.assert_allclose(images, expected, atol=1e-3)
   # the student as its own export does,
   student = epath.Path(tmp_path / "student")
   commands.export(workdir, "halve/004", None, "diffusers", student)
@@ -157,5 +164,37 @@ def test_their_teacher_becomes_our_student_and_theirs(
   back = epath.Path(tmp_path / "back")
   commands.export(workdir, "teacher", 8, "diffusers", back)
   again = UNet2DModel.from_pretrained(str(back / "unet")).state_dict()
-  for name, tensor in network.state_dict().items():
+  for name, tensor in made.state_dict().items():
     np.testing.assert_array_equal(tensor.numpy(), again[name].numpy())
+
+
+def test_every_step_of_a_teacher_of_noise_is_theirs(tmp_path):
+  """From the same x_t: of random weights, a whole chain of clipped x0 =
+  (x_t - sigma eps) / alpha multiplies rounding by 1 / alpha at every step.
+  """
+  import torch
+  from diffusers import DDIMPipeline, DDIMScheduler
+
+  made, scheduler = network(), DDIMScheduler(timestep_spacing="trailing")
+  DDIMPipeline(made, scheduler).save_pretrained(str(tmp_path))
+  model = diffusers.read(epath.Path(tmp_path))
+  assert model.output == "eps"
+  denoiser = from_config.denoiser_of(model)
+  sampler = from_config.sampler_of(model, denoiser)
+
+  @jax.jit
+  def step(x, t, s):
+    denoise = denoiser.bind(model.params)
+    return sampler.step(denoise, x, t, s, jax.random.key(0), jnp.int32(8))
+
+  scheduler.set_timesteps(8)
+  x = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+  for left, index in zip(range(8, 0, -1), scheduler.timesteps, strict=True):
+    with torch.no_grad():
+      eps = made(x, index).sample
+    after = scheduler.step(eps, index, x, use_clipped_model_output=True)
+    t, s = (jnp.full(2, i / 8) for i in (left, left - 1))
+    stepped = step(jnp.moveaxis(jnp.asarray(x.numpy()), 1, -1), t, s)
+    x = after.prev_sample
+    expected = np.moveaxis(x.numpy(), 1, -1)
+    np.testing.assert_allclose(stepped, expected, atol=1e-5)

@@ -44,8 +44,8 @@ def test_files_of_torch_s(kind, suffix, written):
   same(read_tensors(written(data, f"a{suffix}")), MAKER["arrays"]())
 
 
+@pytest.mark.torch
 def test_files_of_the_torch_that_is_here(written):
-  pytest.importorskip("torch")
   for data in MAKER["written"]().values():
     same(read_tensors(written(data)), MAKER["arrays"]())
 

@@ -163,9 +163,11 @@ def test_tensors_of_another_network_are_refused(
   refused(path, message, sha256=sha256)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_torch_file_gives_the_same(zipped, params, state, tmp_path):
-  torch = pytest.importorskip("torch")
+  import torch
+
   path = tmp_path / FILE
   # Files of before torch 1.6 are no zips.
   torch.save(

@@ -201,8 +201,10 @@ def test_no_program_is_unpickled(hostile, tmp_path):
   refused(empty, "is damaged or no pickle")
 
 
+@pytest.mark.torch
 def test_no_program_is_unpickled_from_torch_s_format(hostile):
-  torch = pytest.importorskip("torch")
+  import torch
+
   path, trace = hostile
   torch.save({"fc.weight": Hostile(trace)}, path)
   refused(path, "names ")
@@ -229,8 +231,10 @@ def test_torch_files_give_the_same(wrapper, dtype, state, saved, tmp_path):
   )
 
 
+@pytest.mark.torch
 def test_files_of_the_torch_that_is_here_give_the_same(state, saved, tmp_path):
-  torch = pytest.importorskip("torch")
+  import torch
+
   net, path = classifier(), tmp_path / "weights.pth"
   torch.save({k: torch.from_numpy(v) for k, v in state.items()}, path)
   jax.tree.map(
