@@ -313,7 +313,7 @@ def evaluate(
       where a file or the number of images is not what FID needs.
   """
   run = from_config.reopen(workdir)
-  given = {
+  given: dict[str, Any] = {
     "num_images": num_images,
     "num_steps": num_steps,
     "inception": inception,

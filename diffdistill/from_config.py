@@ -397,10 +397,10 @@ def _stage(
   objective = section(fields, "objective", f"{path}.")
   optimizer = section(fields, "optimizer", f"{path}.")
   select = None
-  if "select" in fields:
-    select = make(
-      f"{path}.select", Selection, section(fields, "select", f"{path}.")
-    )
+  chosen = section(fields, "select", f"{path}.")
+  # A recipe's own says every=0, for the command line to change.
+  if chosen and chosen.get("every") != 0:
+    select = make(f"{path}.select", Selection, chosen)
   for part in ("objective", "optimizer", "select"):
     fields.pop(part, None)
   cls = OBJECTIVES.get(str(objective.get("kind")))

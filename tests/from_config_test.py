@@ -8,6 +8,7 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
+from configs import digits
 from diffdistill import from_config
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.schedule import Shifted
@@ -214,6 +215,14 @@ def judged(edited):
   halve["objective"] = {"kind": "classifier_features"}
   halve["frozen"] = {"teacher": "teacher", "classifier": "judge"}
   return config
+
+
+def test_a_recipe_s_stages_are_judged_while_they_train_where_asked():
+  config = digits.get_config("progressive")
+  assert all(stage.select is None for stage in from_config.build(config).stages)
+  config.stages.halve.select.every = 250
+  *_, halve = from_config.build(config).stages
+  assert halve.select == Selection(by="distance", every=250)
 
 
 def test_a_frozen_classifier_is_the_one_it_was(judged):
@@ -486,7 +495,7 @@ def test_building_changes_nothing_it_is_given(tiny_config):
     (
       "stages.halve.select",
       {"by": "distance", "every": 5},
-      "stages.halve.select.by is 'distance', which needs images and an earlier",
+      "stages.halve.select.by is 'distance', which needs an earlier",
     ),
     (
       "stages.halve.select",

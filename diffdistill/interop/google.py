@@ -173,7 +173,10 @@ def _restore(path: epath.Path) -> Tensors:
       f"{path} is damaged or no Flax checkpoint; fetch it again"
     ) from error
   params = state.get("ema_params") if isinstance(state, dict) else None
-  tensors = flatten_dict(params, sep="/") if isinstance(params, dict) else {}
+  # Typed as any: what a file holds is for the next line to say.
+  tensors: Any = {}
+  if isinstance(params, dict):
+    tensors = flatten_dict(params, sep="/")
   if np.ndim(tensors.get("conv_in/kernel", 0)) != 4:
     raise ValueError(
       f"{path} holds no ema_params of a U-Net; pass a checkpoint of"
