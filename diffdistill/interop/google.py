@@ -6,6 +6,8 @@ mean is in the config that trained them, config/*.py of the released code:
 model.args, with image_size, mean_type and the schedule's ends beside it.
 """
 
+from typing import cast
+
 import numpy as np
 from etils import epath
 from flax import serialization
@@ -173,10 +175,9 @@ def _restore(path: epath.Path) -> Tensors:
       f"{path} is damaged or no Flax checkpoint; fetch it again"
     ) from error
   params = state.get("ema_params") if isinstance(state, dict) else None
-  # Typed as any: what a file holds is for the next line to say.
-  tensors: Any = {}
-  if isinstance(params, dict):
-    tensors = flatten_dict(params, sep="/")
+  flat = flatten_dict(params, sep="/") if isinstance(params, dict) else {}
+  # Flax's type has empty branches too; the next line sees to the rest.
+  tensors = cast(Tensors, flat)
   if np.ndim(tensors.get("conv_in/kernel", 0)) != 4:
     raise ValueError(
       f"{path} holds no ema_params of a U-Net; pass a checkpoint of"
