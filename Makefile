@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Small networks on a CPU compile longer than they gain from full optimisation.
 export XLA_FLAGS ?= --xla_backend_optimization_level=1
 
-.PHONY: demo compare test check check-plan check-diffusers format clean
+.PHONY: demo compare test test-slow check check-plan check-diffusers format clean
 
 demo: $(VENV)/installed  ## Train, distil and judge on the embedded digits.
 	$(BIN)/diffdistill train --config=configs/digits.py:progressive --workdir=runs/digits
@@ -15,8 +15,11 @@ compare: $(VENV)/installed  ## Every paper from one teacher, in one table.
 	$(BIN)/diffdistill train --config=configs/digits.py:all --workdir=runs/compare
 	$(BIN)/diffdistill evaluate --workdir=runs/compare
 
-test: $(VENV)/installed-dev  ## All tests.
-	$(BIN)/python -m pytest -n 2
+test: $(VENV)/installed-dev  ## Tests that take seconds each.
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(VENV)/installed-dev  ## Those that take longer: processes, kills, meshes.
+	$(BIN)/python -m pytest -n 2 -m slow
 
 check: $(VENV)/installed-dev  ## Format, lint, types, doors.
 	$(BIN)/ruff format --check .

@@ -62,7 +62,9 @@ def export(
       model.num_classes,
       num_steps,
     )
-    stablehlo.write_sampler(out, program, model.image_shape, model.num_classes)
+    stablehlo.write_sampler(
+      out, program, model.image_shape, model.num_classes, num_steps
+    )
   # Last: what has a card is whole.
   card = model_card(run, workdir, round_, stage, num_steps, kind)
   write_atomically(out / "README.md", card)

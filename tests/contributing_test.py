@@ -87,14 +87,18 @@ def test_the_file_goes_through_the_doors(added, monkeypatch):
   doors_test.test_imports_go_through_doors(added / FILE)
 
 
-CHECKS = {
-  name.removeprefix("test_"): check
+CHECKS = [
+  pytest.param(
+    check,
+    id=name.removeprefix("test_"),
+    marks=[m for m in getattr(check, "pytestmark", []) if m.name == "slow"],
+  )
   for name, check in vars(suite_test).items()
   if name.startswith("test_")
-}
+]
 
 
-@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+@pytest.mark.parametrize("check", CHECKS)
 def test_it_passes_the_suite(check, request):
   arguments = {
     name: NAME if name == "name" else request.getfixturevalue(name)

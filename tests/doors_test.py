@@ -106,6 +106,15 @@ DOORS = {
     "sampling",
     "training",
   ),
+  "exported": (
+    "arrays",
+    "evaluation",
+    "from_config",
+    "hosts",
+    "interop",
+    "sampling",
+    "training",
+  ),
   "judging": (
     "arrays",
     "data",

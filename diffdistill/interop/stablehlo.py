@@ -6,9 +6,11 @@ The file is jax.export's: StableHLO for CPU, CUDA and TPU, for any batch size,
 
 with float32 noise (b, h, w, c), int32 labels (b,) and a uint32 seed, which only
 stochastic samplers read. The script beside it draws what `diffdistill sample`
-draws with the same seed, images and batch size.
+draws with the same seed, images and batch size; sampler.json says what the file
+cannot: its classes and its steps.
 """
 
+import json
 from collections.abc import Callable, Sequence
 
 import jax
@@ -27,6 +29,7 @@ Sample = Callable[[Params, Image, Label | None, Key, Array], Image]
 PLATFORMS = ("cpu", "cuda", "tpu")
 # The offsets of the file format have 31 bits, and the program needs some too.
 MAX_BYTES = 2 * 10**9
+PROGRAM, DESCRIPTION = "model.stablehlo", "sampler.json"
 
 SCRIPT = r'''"""Images of model.stablehlo, without the code that made it.
 
@@ -146,10 +149,38 @@ def write_sampler(
   sampler: bytes,
   image_shape: tuple[int, int, int],
   num_classes: int,
+  num_steps: int,
 ) -> None:
-  """Writes model.stablehlo, from `export_sampler`, and the sample.py of it."""
+  """Writes model.stablehlo, from `export_sampler`, and what explains it."""
   script = SCRIPT.replace("{num_classes}", str(num_classes))
   script = script.replace("{image_shape}", str(tuple(image_shape)))
   folder = epath.Path(folder)
-  write_atomically(folder / "model.stablehlo", sampler)
+  write_atomically(folder / PROGRAM, sampler)
   write_atomically(folder / "sample.py", script)
+  said = {"num_classes": num_classes, "num_steps": num_steps}
+  write_atomically(folder / DESCRIPTION, json.dumps(said) + "\n")
+
+
+def read_sampler(folder: epath.Path) -> tuple[export.Exported, int, int]:
+  """The program of a folder, the number of its classes and of its steps.
+
+  Raises:
+    ValueError: where the folder holds none, or a damaged one.
+  """
+  path = folder / DESCRIPTION
+  if not path.exists():
+    raise ValueError(
+      f"{folder} holds no sampler (it has no {DESCRIPTION}); make one with"
+      f" `diffdistill export --format=stablehlo --out={folder}`"
+    )
+  try:
+    said = json.loads(path.read_text())
+    counts = int(said["num_classes"]), int(said["num_steps"])
+    program = export.deserialize(bytearray((folder / PROGRAM).read_bytes()))
+  except Exception as error:
+    # A damaged flatbuffer fails in any way.
+    reason = " ".join(str(error).split()) or type(error).__name__
+    raise ValueError(
+      f"the sampler in {folder} is damaged ({reason}); export it again"
+    ) from error
+  return program, *counts

@@ -233,15 +233,15 @@ class Stage:
         f"stages.{self.name}.num_steps is {self.num_steps}; pass different"
         " numbers of steps, each 1 or more"
       )
-    if self.select and self.objective.sampler is None:
-      raise ValueError(
-        f"stages.{self.name}.select is given, but its objective makes no"
-        " images to select by; remove it"
-      )
     if self.select and self.select.by == "held_out_loss" and not self.pairs:
       raise ValueError(
         f"stages.{self.name}.select.by is 'held_out_loss', but only pairs have"
         " a held-out set; pass 'distance'"
+      )
+    if self.select and self.objective.sampler is None:
+      raise ValueError(
+        f"stages.{self.name}.select is given, but its objective makes no"
+        " images to select by; remove it"
       )
 
   def _check_execution(self):

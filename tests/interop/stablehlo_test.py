@@ -126,7 +126,9 @@ def elsewhere(tmp_path_factory):
   root = tmp_path_factory.mktemp("exported")
   for name in CASES:
     *_, image_shape, classes, sampler = made(name)
-    stablehlo.write_sampler(root / name, sampler, image_shape, classes)
+    stablehlo.write_sampler(
+      root / name, sampler, image_shape, classes, NUM_STEPS
+    )
   runs = [
     (str(root / name), count, SEED, str(root / name / str(count)))
     for name, count in RUNS

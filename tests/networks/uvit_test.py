@@ -83,6 +83,7 @@ def test_blocks_start_with_weights_of_their_own():
   assert abs(np.corrcoef(kernel.reshape(2, -1))[0, 1]) < 0.05
 
 
+@pytest.mark.slow
 def test_every_parameter_and_input_matters(trained):
   network = tiny(num_classes=3)
   params, (x, t) = trained(network), data()

@@ -316,11 +316,13 @@ def is_split(leaf):
   return leaf.sharding.shard_shape(leaf.shape) != leaf.shape
 
 
+@pytest.mark.slow
 @every_paper
 def test_the_mesh_changes_no_result(name, mesh_of):
   same_on_every_mesh(name, mesh_of)
 
 
+@pytest.mark.slow
 def test_the_mesh_changes_no_result_of_accumulated_gradients(mesh_of):
   same_on_every_mesh("progressive", mesh_of, accumulate=2)
 

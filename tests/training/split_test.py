@@ -78,7 +78,8 @@ def whole(array):
 
 
 def test_nothing_is_whole_while_a_run_trains_selects_and_shows(run, tmp_path):
-  there = set(map(id, jax.live_arrays()))
+  # Kept, so that no new array has the identity of one that was there.
+  there = {id(a): a for a in jax.live_arrays()}
   looked, held = [], {}
 
   def look(stage, round_, product, *_):
