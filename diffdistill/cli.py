@@ -136,9 +136,8 @@ def main() -> int:
     _join()
     COMMANDS[command]()
   except KeyboardInterrupt:
-    return _refuse(
-      "interrupted; the same command goes on from the newest checkpoint", 130
-    )
+    goes_on = "; the same command goes on from the newest checkpoint"
+    return _refuse(f"interrupted{goes_on if command == 'train' else ''}", 130)
   except UsageError as error:
     return _refuse(error, 2)
   except Exception as error:
@@ -241,8 +240,8 @@ def _evaluate() -> None:
     _workdir(),
     FLAGS.num_images,
     _whole_numbers("num_steps"),
-    FLAGS.inception or os.environ.get("DIFFDISTILL_INCEPTION"),
-    FLAGS.reference,
+    FLAGS.inception and str(_place("inception", FLAGS.inception)),
+    FLAGS.reference and str(_place("reference", FLAGS.reference)),
   )
 
 

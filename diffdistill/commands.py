@@ -30,6 +30,7 @@ from diffdistill.files import write_atomically
 from diffdistill.interop import model_folder
 from diffdistill.interop.formats import read_model
 from diffdistill.judging import (
+  check_inception,
   contestants,
   finished_models,
   judge_of,
@@ -70,8 +71,10 @@ def _trainer(
   config: Any, workdir: epath.Path, preemption: Preemption
 ) -> Trainer:
   """The trainer of a recipe in a workdir that is its own."""
-  run = from_config.build(config)
+  run = from_config.build(config, workdir=workdir)
   run.source.check()
+  if run.evaluation.inception:
+    check_inception(run)
 
   watchdog = Watchdog(run.cadence.stall_seconds)
 
@@ -113,6 +116,7 @@ def _trainer(
       run.check_disk(stage)
     elif stage.source and not checkpoint.has_final(workdir / stage.name):
       run.outside(stage, stage.objective.trains[0], stage.source)
+      _say(f"{stage.name}: the run's model is that of {stage.source}")
   # Last, so that no refusal leaves a workdir behind.
   claim(workdir, run.config)
   return trainer
@@ -221,7 +225,10 @@ def import_model(
   Raises:
     ValueError: for a model that is damaged or cannot be represented.
   """
+  exporting.check_empty(out)
   model = read_model(source, settings)
+  # What its fields mean is known where recipes are.
+  from_config.sampler_of(model, from_config.denoiser_of(model))
   model_folder.save(model, out)
   count = sum(leaf.size for leaf in jax.tree.leaves(model.params))
   _print(
@@ -253,6 +260,7 @@ def export(
     raise ValueError(
       f"format is {kind!r}; pass one of {', '.join(exporting.FORMATS)}"
     )
+  exporting.check_empty(out)
   run = from_config.reopen(workdir)
   stage, round_, steps = _model(run, workdir, round_name, num_steps)
   exporting.export(run, workdir, round_, stage, steps, kind, out)
@@ -305,7 +313,8 @@ def evaluate(
     num_images: per row; the config's by default.
     num_steps: of the teacher's sampler, and which students to judge; the
       config's by default.
-    inception: the file of the FID network's weights; the config's by default.
+    inception: the file of the FID network's weights; by default the config's,
+      or that of DIFFDISTILL_INCEPTION.
     reference: an .npz of its statistics; the config's by default.
 
   Raises:
@@ -313,6 +322,8 @@ def evaluate(
       where a file or the number of images is not what FID needs.
   """
   run = from_config.reopen(workdir)
+  if inception is None and not run.evaluation.inception:
+    inception = os.environ.get("DIFFDISTILL_INCEPTION")
   given: dict[str, Any] = {
     "num_images": num_images,
     "num_steps": num_steps,

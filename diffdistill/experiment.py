@@ -12,9 +12,7 @@ from jaxtyping import Array, Int
 
 from diffdistill import hosts
 from diffdistill.arrays import Image, Key, Label, Params
-from diffdistill.config_fields import (
-  Fields,
-)
+from diffdistill.config_fields import Fields, plain
 from diffdistill.data.pairs import PairSet, PairStore
 from diffdistill.data.pipeline import Pipeline
 from diffdistill.data.sources import Source
@@ -277,15 +275,32 @@ class Experiment:
   def _check_imported(
     self, stage: Stage | Pairs, name: str, model: Model
   ) -> None:
-    """Refuses a model of other images or classes than this run's data has."""
+    """Refuses a model of other images or classes than this run's data has.
+
+    And one that means something else than this run's model does, or was made
+    for a number of steps.
+    """
+    field = _field(stage, name)
     for what, theirs, ours in (
       ("images of", model.image_shape, self.source.image_shape),
       ("classes:", model.num_classes, self.num_classes),
     ):
       if theirs != ours:
         raise ValueError(
-          f"{_field(stage, name)} is a model with {what} {theirs}, but the data"
-          f" has {what} {ours}; pass a data source that fits it"
+          f"{field} is a model with {what} {theirs}, but the data has {what}"
+          f" {ours}; pass a data source that fits it"
+        )
+    if model.num_steps:
+      raise ValueError(
+        f"{field} is a student of {model.num_steps} steps, which knows no other"
+        " times; pass a teacher"
+      )
+    own = plain(self.config["model"])
+    for what in ("schedule", "output", "precondition"):
+      if getattr(model, what) != own[what]:
+        raise ValueError(
+          f"{field} is a model whose {what} is {getattr(model, what)}, but the"
+          f" run's is {own[what]}; import one teacher a run"
         )
 
   def _check_model(

@@ -13,7 +13,7 @@ from diffdistill.experiment import Experiment
 from diffdistill.files import write_atomically
 from diffdistill.interop import diffusers, model_folder, stablehlo
 from diffdistill.interop.model import Model
-from diffdistill.model_card import model_card
+from diffdistill.model_card import model_card, teacher_of
 from diffdistill.sampling import SAMPLERS
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training.stage import Round, Stage
@@ -50,6 +50,11 @@ def export(
   if kind == "diffusers":
     is_student = bool(round_.num_steps)
     grid = grid_of(run, sampler, num_steps) if is_student else None
+    if not is_student and diffusers.INDICES % num_steps:
+      raise ValueError(
+        f"num_steps is {num_steps}, but diffusers' steps are whole indices of"
+        f" {diffusers.INDICES}; pass --num_steps=100 or another divisor"
+      )
     diffusers.write(model, out, grid)
   elif kind == "safetensors":
     model_folder.save(model, out)
@@ -70,6 +75,18 @@ def export(
   write_atomically(out / "README.md", card)
 
 
+def check_empty(out: epath.Path) -> None:
+  """Refuses a folder in which something is already.
+
+  Raises:
+    ValueError: where that is so.
+  """
+  if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    raise ValueError(
+      f"out is {out}, where something is already; pass a new or empty folder"
+    )
+
+
 def model_of(
   run: Experiment,
   workdir: epath.Path,
@@ -79,6 +96,7 @@ def model_of(
 ) -> Model:
   """The weights that a finished round made, by themselves."""
   fields = plain(run.config["model"])
+  teacher = teacher_of(run)
   params = run.product(workdir, round_.name)
   return Model(
     network=dict(fields["network"]),
@@ -89,7 +107,11 @@ def model_of(
     num_classes=run.num_classes,
     null_label=run.denoiser.null_label is not None,
     params=jax.device_get(params),
-    origin=fields.get("origin", "") or f"trained by {round_.stage}",
+    origin=(
+      f"{round_.name}, distilled from {teacher}"
+      if round_.num_steps
+      else teacher
+    ),
     license=fields.get("license", ""),
     sampler=sampler_fields(sampler) if round_.num_steps else None,
     num_steps=num_steps if round_.num_steps else 0,

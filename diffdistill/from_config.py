@@ -48,6 +48,7 @@ from diffdistill.objectives import OBJECTIVES
 from diffdistill.objectives.classification import Classification
 from diffdistill.sampling import SAMPLERS
 from diffdistill.sampling.sampler import Sampler
+from diffdistill.training import checkpoint
 from diffdistill.training.curriculum import check_judges, curriculum
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.sharding import Layout, make_mesh
@@ -84,16 +85,31 @@ def reopen(workdir: epath.Path) -> Experiment:
   Raises:
     ValueError: where no run has begun there, or its config is damaged.
   """
-  # As it was built: what was imported is in it, and may be gone from its place.
-  return _build({**plain(stored_config(workdir)), "mesh": {}}, None)
+  return rebuild({**stored_config(workdir), "mesh": {}})
 
 
-def build(config: Any, devices: Sequence[Any] | None = None) -> Experiment:
+def rebuild(config: Fields, devices: Sequence[Any] | None = None) -> Experiment:
+  """The experiment of a stored config.
+
+  What was imported is in it, and may be gone from where it was.
+
+  Raises:
+    ValueError: where it is damaged.
+  """
+  return _build(plain(config), devices)
+
+
+def build(
+  config: Any,
+  devices: Sequence[Any] | None = None,
+  workdir: epath.Path | None = None,
+) -> Experiment:
   """The experiment that a config describes.
 
   Args:
     config: a ConfigDict, or plain values as `stored_config` gives them.
     devices: of its mesh; by default those that are here.
+    workdir: of the run; a teacher that was imported into it is not read again.
 
   Raises:
     ValueError: for an unknown or missing field, a wrong type or a value out of
@@ -102,20 +118,26 @@ def build(config: Any, devices: Sequence[Any] | None = None) -> Experiment:
   fields = plain(config)
   if not isinstance(fields, dict):
     raise ValueError(f"the config is {fields!r}; return a ConfigDict of fields")
-  return _build(_with_imported(fields), devices)
+  return _build(_with_imported(fields, workdir), devices)
 
 
-def _with_imported(fields: Fields) -> Fields:
+def _with_imported(fields: Fields, workdir: epath.Path | None) -> Fields:
   """The fields, with the model of an imported teacher where there is one.
 
-  Of the recipe's own network remains how it is computed: dropout, dtype, remat
-  and attention's kernel, where the imported kind has such fields.
+  Of the recipe's own network remains how it is computed: dropout, dtype and
+  remat, where the imported kind has such fields.
   """
   for name, stage in _run(fields).items():
     place = str(stage.get("source", "")).removeprefix("imported:")
     objective = section(stage, "objective", f"stages.{name}.")
     is_classifier = objective.get("kind") == "classification"
     if is_classifier or place == stage.get("source", ""):
+      continue
+    if workdir is not None and checkpoint.has_final(workdir / name):
+      stored = plain(stored_config(workdir))
+      conditional = stored["data"].get("conditional", False)
+      data = {**section(fields, "data"), "conditional": conditional}
+      fields = {**fields, "model": stored["model"], "data": data}
       continue
     model = model_folder.describe(epath.Path(place))
     recipe = section(fields, "model")

@@ -27,6 +27,7 @@ from diffdistill.evaluation.features import (
   reference_statistics,
 )
 from diffdistill.evaluation.references import (
+  is_ours,
   load_reference,
   require_enough_images,
   save_reference,
@@ -153,6 +154,29 @@ def judge_of(run: Experiment, workdir: epath.Path, each: Each = iter) -> Judge:
   )
 
 
+def check_inception(run: Experiment) -> None:
+  """Refuses, before anything is trained, what a FID could not be of later.
+
+  Raises:
+    ValueError: for weights that are not the FID network's, or fewer images
+      than it has features.
+  """
+  load_inception(run.evaluation.inception)
+  counts = {"evaluation.num_images": run.evaluation.num_images}
+  if not run.evaluation.reference:
+    counts["the number of training images"] = len(run.source)
+  for stage in run.stages:
+    if isinstance(stage, Stage) and stage.select:
+      field = f"stages.{stage.name}.select.num_images"
+      counts[field] = stage.select.num_images
+  for field, count in counts.items():
+    if count <= FEATURES:
+      raise ValueError(
+        f"{field} is {count}, but FID has {FEATURES} features and needs more"
+        " images; pass 5000 or more, or leave evaluation.inception empty"
+      )
+
+
 def _inception(run: Experiment, workdir: epath.Path, each: Each) -> Judge:
   """The judge of FID; a reference that it makes is kept in the workdir."""
   settings, shape = run.evaluation, run.source.image_shape
@@ -166,8 +190,10 @@ def _inception(run: Experiment, workdir: epath.Path, each: Each) -> Judge:
   )
   if settings.reference:
     said = settings.reference
+    if not is_ours(said):
+      said += ", which does not say how its network resized images"
     reference = load_reference(
-      said,
+      settings.reference,
       detector=DETECTOR,
       dim=FEATURES,
       image_shape=shape,

@@ -11,6 +11,8 @@ from etils import epath
 
 from diffdistill.evaluation.grids import table
 from diffdistill.experiment import Experiment
+from diffdistill.sampling.ddim import DDIM
+from diffdistill.sampling.one_step import OneStep
 from diffdistill.training.report import costs
 from diffdistill.training.stage import Round, Stage
 
@@ -63,8 +65,9 @@ def model_card(
   """
   model = run.config["model"]
   license_ = model.get("license", "")
-  teacher = model.get("origin") or "trained in the same run"
-  clipped = getattr(stage.objective.sampler, "clip", False)
+  # DDPM's pipeline has no such argument: there x0 is all that matters.
+  sampler = stage.objective.sampler
+  clipped = isinstance(sampler, DDIM | OneStep) and sampler.clip
   use = USES[kind].format(
     num_steps=num_steps,
     clipped="\n  use_clipped_model_output=True," if clipped else "",
@@ -82,7 +85,7 @@ def model_card(
     f"# {round_.name}, {num_steps} steps",
     f"{paper} Made with diffdistill.",
     f"## Use\n\n{use}",
-    f"## Teacher\n\nThe teacher was {teacher}. Its licence:"
+    f"## Teacher\n\nThe teacher: {teacher_of(run)}. Its licence:"
     f" {license_ or 'not stated where it came from'}.",
     f"## Data\n\n{_data(run)}",
     f"## Settings\n\n{_settings(run, round_)}",
@@ -90,6 +93,17 @@ def model_card(
     f"## Deviations from the paper\n\n{_deviations(stage)}",
   ]
   return "\n\n".join(parts) + "\n"
+
+
+def teacher_of(run: Experiment) -> str:
+  """Where the weights come from that all students of a run begin from."""
+  origin = run.config["model"].get("origin")
+  sources = [
+    stage.source
+    for stage in run.stages
+    if isinstance(stage, Stage) and stage.source and stage.objective.sampler
+  ]
+  return origin or ", ".join(sources) or "a teacher trained in the same run"
 
 
 def _data(run: Experiment) -> str:
@@ -107,7 +121,11 @@ def _settings(run: Experiment, round_: Round) -> str:
   stages = run.config["stages"]
   names = [run.rounds[name][0].name for name in lineage(run, round_.name)]
   fields = {
-    "model": run.config["model"],
+    **{
+      part: run.config[part]
+      for part in ("model", "sampler", "guidance")
+      if part in run.config
+    },
     **{f"stages.{name}": stages[name] for name in dict.fromkeys(names)},
   }
   return f"```json\n{json.dumps(fields, indent=2)}\n```"
@@ -141,7 +159,10 @@ def _deviations(stage: Stage) -> str:
   text = f"{inspect.getdoc(module)}\n\n{inspect.getdoc(cls)}"
   text = " ".join(text.split())
   found = re.findall(r"Unlike the paper,.*?\.(?= [A-Z(]|$)", text)
-  return "\n".join(f"* {line}" for line in found) or "None that are known."
+  return "\n".join(f"* {line}" for line in found) or (
+    "None in the paper's own file; those of a published recipe are listed in"
+    " its config."
+  )
 
 
 def lineage(run: Experiment, name: str) -> Iterator[str]:

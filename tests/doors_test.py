@@ -94,6 +94,7 @@ DOORS = {
   "model_card": (
     "evaluation",
     "experiment",
+    "sampling",
     "training",
   ),
   "exporting": (

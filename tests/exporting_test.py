@@ -107,13 +107,15 @@ def test_the_card_says_what_a_reader_must_know(workdir, out):
   rows = json.loads((workdir / "evaluation.json").read_text())["rows"]
   (row,) = (row for row in rows if row["model"] == "halve/002")
   assert "# halve/002, 2 steps" in card
-  assert "Progressive distillation" in card or "progressive" in card
-  assert "trained in the same run" in card
+  stage, _ = from_config.reopen(workdir).rounds["halve/002"]
+  assert stage.objective.__doc__.strip().splitlines()[0] in card
+  assert "The teacher: a teacher trained in the same run." in card
   assert "images of 2x2x1, 3 classes" in card
   assert f"{row['FD-classifier']:.4g}" in card
   assert "are no FID" in card
   assert '"start_steps": 4' in card
-  assert "None that are known" in card
+  assert '"guidance"' not in card  # the config has none
+  assert "None in the paper's own file" in card
 
 
 def test_a_card_names_an_imported_teacher_and_its_licence(
@@ -132,8 +134,27 @@ def test_a_card_names_an_imported_teacher_and_its_licence(
   commands.export(run, None, None, "safetensors", folder)
   card = (folder / "README.md").read_text()
   assert "license: mit" in card
-  assert "The teacher was somebody's network. Its licence: mit." in card
+  assert "The teacher: somebody's network. Its licence: mit." in card
   assert "It has not been judged" in card
+
+
+def test_a_student_s_card_is_of_its_own_weights(config, workdir, out, tmp_path):
+  guided = {**config, "guidance": {"weight": 0.0}}
+  run = epath.Path(tmp_path / "run")
+  commands.train({**guided, "run": ("teacher", "halve")}, run)
+  commands.export(run, "halve/001", None, "safetensors", out)
+  origin = model_folder.describe(out).origin
+  assert origin == "halve/001, distilled from a teacher trained in the same run"
+  assert '"guidance": {' in (out / "README.md").read_text()
+
+
+def test_what_is_there_already_is_not_written_over(refuse, workdir, tmp_path):
+  readme = tmp_path / "README.md"
+  readme.write_text("mine")
+  for command in (("export", f"--workdir={workdir}"), ("import", "--from=x")):
+    line = refuse(1, *command, f"--out={tmp_path}")
+    assert "where something is already; pass a new or empty folder" in line
+  assert readme.read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,8 @@ def test_students_are_made_of_it(config, folder, model, tmp_path):
     for line in (workdir / "metrics.jsonl").read_text().splitlines()
   ]
   assert {r["round"] for r in records} == {"halve/001"}
+  # The same command finds all done.
+  commands.train(config, workdir)
 
 
 def test_how_it_is_computed_stays_the_recipe_s(edited, model, tmp_path):
@@ -93,6 +95,7 @@ def test_a_stage_that_trains_nothing_has_no_update(config):
   [
     ({"image_shape": (4, 4, 1)}, r"a model with images of \(4, 4, 1\)"),
     ({"num_classes": 5}, "a model with classes: 5"),
+    ({"num_steps": 4}, "a student of 4 steps, which knows no other times"),
   ],
 )
 def test_a_model_of_other_data_is_refused(
@@ -105,6 +108,22 @@ def test_a_model_of_other_data_is_refused(
   with pytest.raises(ValueError, match=match):
     commands.train(config, epath.Path(tmp_path / "run"))
   assert not (tmp_path / "run").exists()
+
+
+def test_two_teachers_of_two_meanings_are_refused(
+  config, model, tmp_path, folder
+):
+  other = epath.Path(tmp_path / "other")
+  model_folder.save(dataclasses.replace(model, output="v"), other)
+  config["stages"]["second"] = {
+    **config["stages"]["teacher"],
+    "source": f"imported:{other}",
+  }
+  config["run"] = ("teacher", "second", "halve")
+  with pytest.raises(
+    ValueError, match=r"teacher\.source is a model whose output"
+  ):
+    commands.train(config, epath.Path(tmp_path / "run"))
 
 
 def test_sources_that_cannot_be_are_refused(edited, tmp_path):

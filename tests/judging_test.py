@@ -271,3 +271,26 @@ def test_a_run_without_a_classifier_may_select_by_fid(config):
     from_config.build(without)
   without["evaluation"]["inception"] = "weights.pth"
   assert from_config.build(without).evaluation.inception == "weights.pth"
+
+
+def test_what_fid_could_not_be_of_is_refused_before_training(
+  config, detector, monkeypatch
+):
+  monkeypatch.setattr(judging, "FEATURES", 30)
+  judged = copy.deepcopy(config)
+  evaluation = {"num_images": 40, "batch_size": 8, "inception": "weights.pth"}
+  judged["evaluation"] = evaluation
+  with pytest.raises(
+    ValueError, match=r"stages\.halve\.select\.num_images is 24"
+  ):
+    judging.check_inception(from_config.build(judged))
+  judged["stages"]["halve"]["select"]["num_images"] = 31
+  judged["stages"]["student"]["select"]["num_images"] = 31
+  judging.check_inception(from_config.build(judged))
+  judged["evaluation"] = {**evaluation, "num_images": 30}
+  with pytest.raises(ValueError, match=r"evaluation\.num_images is 30"):
+    judging.check_inception(from_config.build(judged))
+  monkeypatch.setattr(judging, "FEATURES", 60)
+  judged["evaluation"] = {**evaluation, "num_images": 70}
+  with pytest.raises(ValueError, match="number of training images is 50"):
+    judging.check_inception(from_config.build(judged))

@@ -2,14 +2,15 @@
 
 An .npz may hold
 
-  mu, sigma          mean and covariance of features, as pytorch-fid and EDM
-                     write them
+  mu, sigma          mean and covariance of features, as pytorch-fid writes them
   images or arr_0    uint8 of shape (n, h, w, c), as the reference batches of
                      Dhariwal & Nichol 2021; features are taken of them here
 
-Where it holds both, as those batches do, moments are mu and sigma, which are of
-the whole data set, and precision, recall and the kernel distance see the
-images. What is written here holds mu, sigma and
+Where it holds both, moments are mu and sigma, and precision, recall and the
+kernel distance see the images. Moments that others made with TensorFlow's graph
+are of images that were resized and scaled otherwise (EDM's and ADM's are): a
+distance to them is no comparable FID, and the result says that their file does
+not state it. What is written here holds mu, sigma and
 
   pooled             features of some of the images; of none where unknown
   num_images         that mu and sigma are of; 0 where unknown
@@ -18,8 +19,6 @@ images. What is written here holds mu, sigma and
 """
 
 import io
-import zipfile
-import zlib
 
 import numpy as np
 from etils import epath
@@ -35,17 +34,8 @@ from diffdistill.evaluation.quantise import from_uint8
 from diffdistill.files import write_atomically
 
 IMAGES = ("images", "arr_0")
+LEAST_KEPT = 10
 STATISTICS = ("mu", "sigma", "pooled", "num_images", "detector", "image_shape")
-# What an archive that is damaged, or more than arrays, raises.
-_ERRORS = (
-  OSError,
-  EOFError,
-  ValueError,
-  NotImplementedError,
-  zipfile.BadZipFile,
-  zlib.error,
-)
-
 Arrays = dict[str, np.ndarray]
 
 
@@ -101,8 +91,18 @@ def load_reference(
       f"{path} has neither mu and sigma nor images or arr_0; pass an .npz of"
       " statistics or of images"
     )
-  kept = pooled is not None and len(pooled) > 0
+  if pooled is not None and not np.isfinite(pooled).all():
+    raise ValueError(
+      f"pooled in {path} has features that are not finite; make the file again"
+    )
+  # Of fewer there are no neighbours.
+  kept = pooled is not None and len(pooled) > LEAST_KEPT
   return Reference(moments=gaussian, pooled=pooled if kept else None)
+
+
+def is_ours(path: epath.PathLike) -> bool:
+  """Whether a file of statistics was written here, for the network it names."""
+  return "detector" in _read(epath.Path(path))
 
 
 def save_reference(
@@ -169,7 +169,8 @@ def _read(path: epath.Path) -> Arrays:
       names = () if isinstance(archive, np.ndarray) else archive.files
       wanted = (*STATISTICS, *IMAGES)
       return {name: archive[name] for name in wanted if name in names}
-  except _ERRORS as error:
+  # An archive that is damaged, or more than arrays, fails in any way.
+  except Exception as error:
     raise ValueError(
       f"{path} is damaged or holds more than plain arrays, and nothing is"
       " unpickled; write it with np.savez(path, mu=..., sigma=...)"

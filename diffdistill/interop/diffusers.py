@@ -29,6 +29,20 @@ from diffdistill.interop.tensors import Tensors, read_tensors
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+# Of variance-preserving processes in DDPM's indices.
+SCHEDULERS = (
+  "DDIMScheduler",
+  "DDPMScheduler",
+  "DEISMultistepScheduler",
+  "DPMSolverMultistepScheduler",
+  "DPMSolverSinglestepScheduler",
+  "EulerAncestralDiscreteScheduler",
+  "EulerDiscreteScheduler",
+  "HeunDiscreteScheduler",
+  "LMSDiscreteScheduler",
+  "PNDMScheduler",
+  "UniPCMultistepScheduler",
+)
 INDICES = 1000  # that a network's sinusoid counts noise levels in
 # Of the oldest diffusers whose schedulers read all that is written here.
 VERSION = "0.21.0"
@@ -147,6 +161,7 @@ def _is_native(model: Model, grid: Grid | None) -> bool:
   """Whether the model's own schedule and indices say all."""
   reads_index = (
     model.schedule["kind"] in ("linear_beta", "cosine_beta")
+    and not model.schedule.get("shift_from")
     and model.schedule.get("num_steps", INDICES) == INDICES
     and model.precondition.get("noise") == "index"
     and model.precondition.get("num_steps", INDICES) == INDICES
@@ -249,6 +264,8 @@ def _schedule(folder: epath.Path) -> tuple[dict[str, Any], str]:
       f" here; pass a model with {known}"
     )
 
+  if config.get("_class_name") not in SCHEDULERS:
+    raise refuse("_class_name", f"one of {', '.join(SCHEDULERS)}")
   steps = config.get("num_train_timesteps", INDICES)
   if steps != INDICES:
     raise refuse("num_train_timesteps", str(INDICES))
@@ -285,11 +302,11 @@ def _weights(part: epath.Path) -> Tensors:
 def _license(folder: epath.Path) -> str:
   """What the model card's header says, where there is one."""
   path = folder / "README.md"
-  found = (
-    re.search(r"^license:\s*(\S+)", path.read_text(), re.MULTILINE)
-    if path.exists()
-    else None
-  )
+  if not path.exists():
+    return ""
+  text = path.read_bytes().decode(errors="replace")
+  header = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+  found = header and re.search(r"^license: *(\w\S*)", header[1], re.MULTILINE)
   return found[1] if found else ""
 
 

@@ -36,6 +36,20 @@ def read_model(path: epath.Path, settings: epath.Path | None) -> Model:
       if needs_settings
       else f"{path} says its settings itself; leave --settings out"
     )
+  try:
+    return _read(path, settings)
+  except ValueError:
+    raise
+  # A field of a type that nobody thought of.
+  except Exception as error:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    raise ValueError(
+      f"{path} cannot be read ({reason}); one of its settings is damaged, or"
+      " of a kind that is not represented here"
+    ) from error
+
+
+def _read(path: epath.Path, settings: epath.Path | None) -> Model:
   if path.is_dir():
     is_ours = (path / model_folder.DESCRIPTION).exists()
     return model_folder.load(path) if is_ours else diffusers.read(path)

@@ -52,6 +52,21 @@ class Model:
   sampler: Fields | None = None
   num_steps: int = 0
 
+  def __post_init__(self):
+    shape = self.image_shape
+    if not (
+      isinstance(shape, tuple)
+      and len(shape) == 3
+      and all(isinstance(size, int) and size > 0 for size in shape)
+    ):
+      raise ValueError(
+        f"image_shape is {shape!r}; pass (height, width, channels)"
+      )
+    for field in ("num_classes", "num_steps"):
+      value = getattr(self, field)
+      if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{field} is {value!r}; pass 0 or more")
+
 
 def network_of(model: Model) -> LinenNetwork:
   """The architecture of a model's weights.

@@ -5,6 +5,7 @@ of the network's parameters, joined by dots: down_0_block_0.conv1.kernel.
 """
 
 import dataclasses
+import hashlib
 import json
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.numpy import save as save_safetensors
 
 from diffdistill.arrays import Params
 from diffdistill.files import write_atomically
-from diffdistill.interop.model import Model, check
+from diffdistill.interop.model import Model, check, network_of
 from diffdistill.interop.tensors import Tensors, read_tensors
 
 DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
@@ -23,14 +24,16 @@ FORMAT = "diffdistill-1"
 
 def save(model: Model, folder: epath.Path) -> None:
   """Writes both files; the description last, as the mark of a whole folder."""
-  tensors = flat(model.params)
-  write_atomically(folder / WEIGHTS, save_safetensors(tensors))
+  weights = save_safetensors(flat(model.params))
+  write_atomically(folder / WEIGHTS, weights)
   fields = {
     field.name: getattr(model, field.name)
     for field in dataclasses.fields(model)
     if field.name != "params"
   }
-  text = json.dumps({"format": FORMAT, **fields}, indent=2)
+  # Two files cannot be written as one: the description knows its weights.
+  fields = {"format": FORMAT, "weights": _digest(weights), **fields}
+  text = json.dumps(fields, indent=2)
   write_atomically(folder / DESCRIPTION, text + "\n")
 
 
@@ -40,6 +43,29 @@ def describe(folder: epath.Path) -> Model:
   Raises:
     ValueError: where the folder holds none, or a damaged one.
   """
+  return _described(folder)[0]
+
+
+def load(folder: epath.Path) -> Model:
+  """The model of a folder.
+
+  Raises:
+    ValueError: where the folder holds none, or weights that are damaged or not
+      those of the network.
+  """
+  model, digest = _described(folder)
+  path = folder / WEIGHTS
+  tensors = read_tensors(path)
+  if _digest(path.read_bytes()) != digest:
+    raise ValueError(
+      f"{path} has other weights than {DESCRIPTION} was written for; import or"
+      " export the model again"
+    )
+  return check(dataclasses.replace(model, params=nested(tensors)))
+
+
+def _described(folder: epath.Path) -> tuple[Model, str]:
+  """The model without its weights, and their digest."""
   path = folder / DESCRIPTION
   if not path.exists():
     raise ValueError(
@@ -50,23 +76,20 @@ def describe(folder: epath.Path) -> Model:
     fields = json.loads(path.read_text())
     if fields.pop("format") != FORMAT:
       raise ValueError("it has another format")
-    return Model(**_tuples(fields), params={})
-  except (ValueError, TypeError, KeyError, AttributeError) as error:
+    digest = fields.pop("weights")
+    model = Model(**_tuples(fields), params={})
+    network_of(model)
+  # JSON that others have edited is wrong in any way.
+  except Exception as error:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
     raise ValueError(
-      f"{path} cannot be read ({error}); import the model again"
+      f"{path} cannot be read ({reason}); import the model again"
     ) from error
+  return model, digest
 
 
-def load(folder: epath.Path) -> Model:
-  """The model of a folder.
-
-  Raises:
-    ValueError: where the folder holds none, or weights that are damaged or not
-      those of the network.
-  """
-  model = describe(folder)
-  params = nested(read_tensors(folder / WEIGHTS))
-  return check(dataclasses.replace(model, params=params))
+def _digest(data: bytes) -> str:
+  return hashlib.sha256(data).hexdigest()
 
 
 def flat(params: Params) -> Tensors:

@@ -159,7 +159,7 @@ def is_number(value: object) -> bool:
 def _open(config: Fields, notes: list[str]) -> Experiment | None:
   try:
     # One device: what a report counts is the same on any number of them.
-    return from_config.build({**config, "mesh": {}}, devices=jax.devices()[:1])
+    return from_config.rebuild({**config, "mesh": {}}, jax.devices()[:1])
   except Exception as error:
     # A config of another version, or whose data is elsewhere, fails in any
     # way; the rest of the page does not need it.

@@ -90,11 +90,6 @@ def test_what_is_written_is_read(teacher, schedule, output, tmp_path):
   assert again.origin == "diffusers UNet2DModel of out"
 
 
-def test_the_card_s_licence_comes_along(folder):
-  (folder / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
-  assert diffusers.read(folder).license == "mit"
-
-
 def test_a_student_that_reads_the_index_keeps_its_schedule(teacher, tmp_path):
   folder = epath.Path(tmp_path / "out")
   student = dataclasses.replace(
@@ -141,6 +136,33 @@ def test_another_student_has_a_table_of_its_steps(
   assert unet["num_train_timesteps"] == count
 
 
+def test_a_shifted_schedule_is_a_table(teacher, tmp_path):
+  """Its betas are not those that its fields name."""
+  schedule = {**teacher.schedule, "shift_from": 32}
+  student = dataclasses.replace(
+    teacher, schedule=schedule, sampler={"kind": "ddim"}
+  )
+  folder = epath.Path(tmp_path / "out")
+  diffusers.write(student, folder, grid(4))
+  assert fields_of(folder)["num_train_timesteps"] == 4
+  with pytest.raises(ValueError, match="the model is no student"):
+    diffusers.write(student, epath.Path(tmp_path / "other"), None)
+
+
+@pytest.mark.parametrize(
+  ("header", "license_"),
+  [
+    ("---\nlicense: mit\n---\n", "mit"),
+    ("---\nlicense:\n- mit\n---\n", ""),
+    ("# A model\n\nlicense: none of ours\n", ""),
+    ("\xff", ""),
+  ],
+)
+def test_a_licence_is_what_a_card_s_header_says(folder, header, license_):
+  (folder / "README.md").write_bytes(header.encode("latin-1"))
+  assert diffusers.read(folder).license == license_
+
+
 def test_a_network_with_classes_has_no_pipeline(teacher, tmp_path):
   bare = dataclasses.replace(teacher, num_classes=3)
   params = network_of(bare).init(jax.random.key(0))
@@ -184,6 +206,7 @@ def test_what_diffusers_has_no_way_to_say_is_refused(
   [
     ("unet/config.json", {"_class_name": "AutoencoderKL"}, "a AutoencoderKL"),
     (SCHEDULER, {"trained_betas": [0.1]}, "trained_betas is"),
+    (SCHEDULER, {"_class_name": "EDMEulerScheduler"}, "_class_name is 'EDME"),
     (SCHEDULER, {"beta_schedule": "sigmoid"}, "beta_schedule is 'sigmoid'"),
     (SCHEDULER, {"prediction_type": "flow"}, "prediction_type is 'flow'"),
     (SCHEDULER, {"num_train_timesteps": 4000}, "num_train_timesteps is 4000"),

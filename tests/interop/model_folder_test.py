@@ -89,12 +89,26 @@ def test_folders_that_hold_no_model_are_refused(saved, tmp_path):
     model_folder.load(epath.Path(tmp_path))
   description = saved / "model.json"
   fields = json.loads(description.read_text())
-  for change in ({"format": "other"}, {"nothing": 1}):
+  for change in (
+    {"format": "other"},
+    {"nothing": 1},
+    {"network": []},
+    {"network": {}},
+    {"network": {**fields["network"], "channels": "8"}},
+    {"network": {**fields["network"], "unknown": 8}},
+    {"num_classes": -1},
+    {"image_shape": "8"},
+  ):
     description.write_text(json.dumps(fields | change))
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="cannot be read") as refusal:
       model_folder.describe(saved)
+    assert "\n" not in str(refusal.value)
   description.write_text(json.dumps(fields))
   weights = saved / "model.safetensors"
-  weights.write_bytes(weights.read_bytes()[:-7])
+  whole = weights.read_bytes()
+  weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+  with pytest.raises(ValueError, match=r"other weights than model\.json was"):
+    model_folder.load(saved)
+  weights.write_bytes(whole[:-7])
   with pytest.raises(ValueError, match="damaged"):
     model_folder.load(saved)
