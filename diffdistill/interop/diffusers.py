@@ -197,13 +197,10 @@ def _scheduler(model: Model, grid: Grid | None, native: bool) -> dict[str, Any]:
     "steps_offset": 0,
     **(_betas(model) if native else _table(grid)),
   }
-  variances = {0.0: "fixed_small", 1.0: "fixed_large"}
-  if sampler["kind"] == "ancestral" and sampler.get("noise", 0.0) in variances:
-    return {
-      "_class_name": "DDPMScheduler",
-      "variance_type": variances[sampler.get("noise", 0.0)],
-      **config,
-    }
+  if sampler["kind"] == "ancestral" and not sampler.get("noise"):
+    # The variance of the posterior.
+    variance = {"variance_type": "fixed_small"}
+    return {"_class_name": "DDPMScheduler", **variance, **config}
   one_step = sampler["kind"] == "one_step" and sampler.get("form") == "x0"
   if sampler["kind"] == "ddim" or one_step:
     return {"_class_name": "DDIMScheduler", "set_alpha_to_one": True, **config}

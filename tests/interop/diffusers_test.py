@@ -111,7 +111,6 @@ def test_a_student_that_reads_the_index_keeps_its_schedule(teacher, tmp_path):
   [
     ((3, None), None, "DDIMScheduler", None),  # 3 does not divide 1000
     ((4, "quadratic"), 0.0, "DDPMScheduler", "fixed_small"),
-    ((2, "quadratic"), 1.0, "DDPMScheduler", "fixed_large"),
   ],
 )
 def test_another_student_has_a_table_of_its_steps(

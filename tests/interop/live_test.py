@@ -3,6 +3,8 @@
 Where diffusers is installed (`make check-diffusers`).
 """
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,6 +109,66 @@ def test_a_student_s_images_are_its_pipeline_s(config, output, tmp_path):
   expected = ours(workdir, "halve/004", noise, 4)
   assert expected.std() > 0.05
   np.testing.assert_allclose(images, expected, atol=1e-3)
+  # As its card has it.
+  card = (folder / "README.md").read_text()
+  snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+  names = {}
+  exec(snippet.replace("FOLDER", str(folder)), names)
+  again = np.stack([np.asarray(image) for image in names["images"][:IMAGES]])
+  np.testing.assert_allclose(again / 255, images, atol=0.5 / 255 + 1e-3)
+
+
+def test_an_ancestral_student_s_steps_are_its_scheduler_s(config, tmp_path):
+  """The mean, and what the noise is multiplied by, at every step."""
+  import torch
+  from diffusers import DDPMPipeline
+
+  workdir, folder = epath.Path(tmp_path / "run"), epath.Path(tmp_path / "out")
+  halve = config["stages"]["halve"]
+  moments = {
+    **{f: halve[f] for f in ("num_updates", "batch_size", "optimizer")},
+    "objective": {"kind": "moment_matching"},
+    "frozen": {"teacher": "teacher"},
+    "sampler": {"kind": "ancestral"},
+    "num_steps": (4,),
+  }
+  stages = {**config["stages"], "moments": moments}
+  run = {**config, "stages": stages, "run": ("teacher", "moments")}
+  commands.train(run, workdir)
+  commands.export(workdir, None, None, "diffusers", folder)
+  pipeline = DDPMPipeline.from_pretrained(str(folder))
+  scheduler = pipeline.scheduler
+  scheduler.set_timesteps(4)
+  run = from_config.reopen(workdir)
+  sampler = run.rounds["moments/004"][0].objective.sampler
+  params = run.product(workdir, "moments/004")
+
+  @jax.jit
+  def posterior(x, t, s):
+    x0 = sampler.predict(run.denoiser.bind(params), x, t).x0
+    return sampler.process.posterior(x, x0, t, s, sampler.noise)
+
+  shape = (2, 3, SIZE, SIZE)
+  x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+  for left, index in zip(range(4, 0, -1), scheduler.timesteps, strict=True):
+    with torch.no_grad():
+      out = pipeline.unet(x, index).sample
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    after = scheduler.step(
+      out, index, x, generator=torch.Generator().manual_seed(1)
+    ).prev_sample
+    t, s = (jnp.full(2, i / 4) for i in (left, left - 1))
+    mean, std = posterior(jnp.moveaxis(jnp.asarray(x.numpy()), 1, -1), t, s)
+    expected = mean + std * np.moveaxis(drawn.numpy(), 1, -1)
+    got = np.moveaxis(after.numpy(), 1, -1)
+    np.testing.assert_allclose(got, expected, atol=1e-3)
+    x = after
+  snippet = (folder / "README.md").read_text().split("```")[1]
+  assert "use_clipped_model_output" not in snippet
+  names = {}
+  snippet = snippet.removeprefix("python\n").replace("FOLDER", str(folder))
+  exec(snippet, names)
+  assert len(names["images"]) == 16
 
 
 def network():
