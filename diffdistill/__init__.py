@@ -12,7 +12,7 @@ The rooms, each importing only from those before it:
   sampling     from noise to image
   objectives   the papers, one file each
   data         batch(step), a pure function of (seed, step)
-  interop      weights of other frameworks
+  interop      models of other frameworks, in and out
   training     the loop, its state, its checkpoints, its reports
   evaluation   distances, sample sheets, curves
   experiment   a recipe, built; from_config builds it, with config_fields and
@@ -20,7 +20,7 @@ The rooms, each importing only from those before it:
   planning     what a recipe costs on a pod, by the pod's compiler
   reporting    report.html: one page of one run, or of several
   model_card   what a reader must know of an exported model
-  exporting    a trained model in other formats
+  exporting    a trained model in other formats; exported opens one again
   judging      who of a run is judged, by what, at what cost
   benchmark    a stage's loop against its bare update, and, in ideal, that
                against the passes its paper needs

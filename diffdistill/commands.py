@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from diffdistill import exporting, from_config, hosts
-from diffdistill.arrays import Image, Params
+from diffdistill.arrays import Params
 from diffdistill.benchmark import benchmark as measure
 from diffdistill.data import SOURCES
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.evaluation import grids
 from diffdistill.evaluation.comparison import compare, write_comparison
 from diffdistill.evaluation.evaluator import Generator
+from diffdistill.evaluation.interpolated import interpolated
 from diffdistill.evaluation.quantise import from_uint8, to_uint8
 from diffdistill.experiment import Experiment
 from diffdistill.files import write_atomically
@@ -41,7 +41,6 @@ from diffdistill.objectives import OBJECTIVES
 from diffdistill.planning import plan as planning
 from diffdistill.reporting.page import write_report
 from diffdistill.sampling import SAMPLERS
-from diffdistill.sampling.interpolation import slerp
 from diffdistill.sampling.one_step import OneStep
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training import checkpoint
@@ -168,10 +167,8 @@ def sample(
   make = functools.partial(run.generator, sampler, label=label, guidance=usual)
   params = run.product(workdir, round_.name)
   if interpolate is not None:
-    ends = make(2 * num_images)
-    ways = make(num_images * interpolate)
-    images = to_uint8(_between(ends, ways, params, seed, interpolate, steps))
-    images = images[: num_images * interpolate]
+    rows = interpolated(make(1), params, seed, num_images, interpolate, steps)
+    images = to_uint8(rows)
   else:
     generator = make(min(run.evaluation.batch_size, num_images))
     batches = generator.batches(params, seed, num_images, steps)
@@ -265,37 +262,6 @@ def export(
   stage, round_, steps = _model(run, workdir, round_name, num_steps)
   exporting.export(run, workdir, round_, stage, steps, kind, out)
   _print(f"{round_.name} in {steps} steps as {kind}: {out}")
-
-
-def _between(
-  ends: Generator,
-  ways: Generator,
-  params: Params,
-  seed: int,
-  points: int,
-  num_steps: int,
-) -> Image:
-  """Images along the arcs from noise 0 to noise 1, from 2 to 3, and so on.
-
-  Args:
-    ends: draws the ends and their labels.
-    ways: makes the images; row r has one label all along.
-    params: of the model.
-    seed: of the ends.
-    points: images a row.
-    num_steps: of the sampler.
-  """
-  noise, labels = ends.noise(seed, 0), ends.labels(0)
-  last = len(noise) - 1
-  rows = [
-    slerp(noise[min(2 * r, last - 1)], noise[min(2 * r + 1, last)], points)
-    for r in range(-(-ways.batch_size // points))
-  ]
-  along = jnp.concatenate(rows)[: ways.batch_size]
-  if labels is not None:
-    of_row = labels[jnp.arange(len(rows)) % len(labels)]
-    labels = jnp.repeat(of_row, points)[: ways.batch_size]
-  return ways.images_of(params, along, labels, num_steps)
 
 
 def evaluate(

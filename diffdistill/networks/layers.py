@@ -36,6 +36,30 @@ def require(condition: bool, message: str) -> None:
     raise ValueError(message)
 
 
+def require_levels(x: Map, levels: int, attention: tuple[int, ...]) -> None:
+  """Raises ValueError unless the levels halve the image and attend in it.
+
+  Args:
+    x: the input.
+    levels: of the network; each but the first halves the image.
+    attention: heights at which there is to be some.
+  """
+  height, width = x.shape[1:3]
+  divisor = 2 ** (levels - 1)
+  require(
+    height % divisor == 0 and width % divisor == 0,
+    f"images of {height}x{width} do not halve {levels - 1} times for the"
+    f" {levels} multipliers; pass sizes divisible by {divisor}",
+  )
+  heights = [height // 2**level for level in range(levels)]
+  absent = [size for size in attention if size not in heights]
+  require(
+    not absent,
+    f"attention at {absent} never occurs in images of height {height}; pass"
+    f" some of {heights}",
+  )
+
+
 def require_precision(dtype: str, attention: str) -> None:
   """Raises ValueError for an unknown value, or two that do not go together."""
   for name, value, known in (

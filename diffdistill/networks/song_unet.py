@@ -40,6 +40,7 @@ from diffdistill.networks.layers import (
   Vector,
   conv,
   require,
+  require_levels,
   sinusoid,
 )
 
@@ -259,7 +260,7 @@ class SongUNet(nn.Module, kw_only=True):
     self, x: Image, t: Time, label: Label | None, train: bool
   ) -> Float[Array, "b h w out"]:
     """The network's raw output, float32; 1000 t is the noise level."""
-    self._check(x)
+    require_levels(x, len(self.multipliers), self.attention)
     embed = SongEmbedding(
       kind=self.embedding,
       waves=self.num_waves or self.channels,
@@ -340,20 +341,3 @@ class SongUNet(nn.Module, kw_only=True):
       return h, h
     small = filtered_down(small, self.taps)
     return h + nn.Dense(features, dtype=dtype, name=name)(small), small
-
-  def _check(self, x: Image) -> None:
-    height, width = x.shape[1:3]
-    levels = len(self.multipliers)
-    divisor = 2 ** (levels - 1)
-    require(
-      height % divisor == 0 and width % divisor == 0,
-      f"images of {height}x{width} do not halve {levels - 1} times for the"
-      f" {levels} multipliers; pass sizes divisible by {divisor}",
-    )
-    heights = [height // 2**level for level in range(levels)]
-    absent = [size for size in self.attention if size not in heights]
-    require(
-      not absent,
-      f"attention at {absent} never occurs in images of height {height}; pass"
-      f" some of {heights}",
-    )

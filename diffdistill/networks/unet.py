@@ -35,6 +35,7 @@ from diffdistill.networks.layers import (
   downsample,
   fold,
   require,
+  require_levels,
   unfold,
   upsample,
 )
@@ -207,7 +208,7 @@ class UNet(nn.Module, kw_only=True):
   ) -> Float[Array, "b h w out"]:
     """The network's raw output, float32; t is the noise level in [0, 1]."""
     x = fold(x, self.patch)
-    self._check(x)
+    require_levels(x, len(self.multipliers), self.attention)
     embed = Embedding(
       dim=self.sinusoid_dim or self.channels,
       embed_dim=self.embed_dim or 4 * self.channels,
@@ -288,20 +289,3 @@ class UNet(nn.Module, kw_only=True):
     h = nn.swish(Norm(name="norm_out", **norms)(h))
     channels = self.out_channels * self.patch**2
     return unfold(conv(channels, zero=True, name="conv_out")(h), self.patch)
-
-  def _check(self, x: Image) -> None:
-    height, width = x.shape[1:3]
-    levels = len(self.multipliers)
-    divisor = 2 ** (levels - 1)
-    require(
-      height % divisor == 0 and width % divisor == 0,
-      f"images of {height}x{width} do not halve {levels - 1} times for the"
-      f" {levels} multipliers; pass sizes divisible by {divisor}",
-    )
-    heights = [height // 2**level for level in range(levels)]
-    absent = [size for size in self.attention if size not in heights]
-    require(
-      not absent,
-      f"attention at {absent} never occurs in images of height {height}; pass"
-      f" some of {heights}",
-    )

@@ -1,11 +1,12 @@
 """What evaluation.json says: who is near the data, in how many steps."""
 
 import dataclasses
-import math
 from typing import Any
 
 from diffdistill.config_fields import Fields
 from diffdistill.reporting.scales import Number
+
+LARGEST = 1e30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class Judged:
         isinstance(row, dict)
         and isinstance(row.get("model"), str)
         and isinstance(row.get("steps"), int)
+        and row["steps"] >= 1
         and isinstance(row.get(metric), int | float | None)
       ):
         return None
@@ -102,5 +104,6 @@ def _is_distance(value: object) -> bool:
   return (
     isinstance(value, int | float)
     and not isinstance(value, bool)
-    and math.isfinite(value)
+    # NaN is not, and what is larger is no distance but an accident.
+    and abs(value) < LARGEST
   )

@@ -57,7 +57,12 @@ def test_students_of_a_family_are_one_curve():
 
 def test_what_is_not_a_number_is_no_distance():
   judged = Judged.of(
-    written(("teacher", 4, math.nan), ("a/004", 4, math.inf), ("b/004", 4, 1.0))
+    written(
+      ("teacher", 4, math.nan),
+      ("a/004", 4, math.inf),
+      ("b/004", 4, 1.0),
+      ("c/002", 2, 1e308),
+    )
   )
   assert judged is not None
   assert judged.of_teacher() == {}
@@ -72,6 +77,7 @@ def test_what_is_not_a_number_is_no_distance():
     [],
     {},
     {"metric": METRIC},
+    written(("teacher", 0, 1.0)),
     {"metric": METRIC, "rows": []},
     {"metric": METRIC, "rows": [3]},
     {"metric": METRIC, "rows": [{"model": "a"}]},

@@ -1,0 +1,102 @@
+"""A model that was exported, opened again without the run that made it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from etils import epath
+from jaxtyping import Array, Int
+
+from diffdistill import from_config, hosts
+from diffdistill.arrays import Image, Key, Label, Params
+from diffdistill.evaluation.comparison import Contestant
+from diffdistill.evaluation.evaluator import Generator, Sample
+from diffdistill.interop import model_folder, stablehlo
+from diffdistill.training.sharding import make_mesh, replicated
+
+# (sample, params, image_shape, num_classes, num_steps: 0 of a teacher)
+Parts = tuple[Sample, Params, tuple[int, int, int], int, int]
+
+
+def open_exported(
+  folder: epath.Path,
+  batch_size: int,
+  num_steps: tuple[int, ...] = (),
+  devices: Sequence[Any] | None = None,
+) -> Contestant:
+  """A model of `diffdistill export`, ready to make images or to be judged.
+
+  Args:
+    folder: of safetensors with their model.json, or of StableHLO.
+    batch_size: images made at a time.
+    num_steps: to judge a teacher at; a student has a number of its own.
+    devices: that it runs on; by default those that are here.
+
+  Raises:
+    ValueError: where the folder holds none, or a damaged one; for a teacher
+      and no number of steps.
+  """
+  is_program = (folder / stablehlo.DESCRIPTION).exists()
+  parts = _program(folder) if is_program else _weights(folder)
+  sample, params, image_shape, num_classes, made_for = parts
+  if made_for:
+    num_steps = (made_for,)
+  if not num_steps:
+    raise ValueError(
+      f"{folder} holds a teacher, which was made for no number of steps; pass"
+      " some as num_steps"
+    )
+  mesh = make_mesh(devices=devices)
+  params = hosts.place(params, replicated(mesh))
+  generator = Generator(
+    sample=sample,
+    image_shape=image_shape,
+    num_classes=num_classes,
+    mesh=mesh,
+    batch_size=batch_size,
+  )
+  return Contestant(
+    name=folder.name,
+    num_steps=num_steps,
+    generator=generator,
+    load=lambda: params,
+  )
+
+
+def _weights(folder: epath.Path) -> Parts:
+  """Of safetensors."""
+  model = model_folder.load(folder)
+  denoiser = from_config.denoiser_of(model)
+  sampler = from_config.sampler_of(model, denoiser)
+
+  def sample(
+    params: Params,
+    noise: Image,
+    label: Label | None,
+    key: Key,
+    num_steps: Int[Array, ""],
+  ) -> Image:
+    x = sampler.start(noise, num_steps)
+    return sampler(denoiser.bind(params, label), x, key, num_steps)
+
+  shape, classes = model.image_shape, model.num_classes
+  return sample, model.params, shape, classes, model.num_steps
+
+
+def _program(folder: epath.Path) -> Parts:
+  """Of StableHLO, whose weights are in the program."""
+  program, num_classes, num_steps = stablehlo.read_sampler(folder)
+  noise_like, *_ = program.in_avals
+  height, width, channels = (int(size) for size in noise_like.shape[1:])
+
+  def sample(
+    params: Params,
+    noise: Image,
+    label: Label | None,
+    key: Key,
+    num_steps: Int[Array, ""],
+  ) -> Image:
+    # Its stochastic samplers take a seed: one for each batch.
+    return program.call(noise, label, jax.random.bits(key))
+
+  return sample, {}, (height, width, channels), num_classes, num_steps

@@ -1,0 +1,295 @@
+"""The notebooks as they are kept, and as a kernel runs them."""
+
+import ast
+import base64
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import types
+
+import nbformat
+import pytest
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+FOLDER = ROOT / "launch" / "colab"
+NAMES = ("distil", "evaluate")
+MOST_BYTES, MOST_LINES, WIDTH = 300_000, 25, 80
+# A value of the form, as Colab writes it.
+FIELD = re.compile(r"^(\w+) = (.*?)  # @param (\{.*\})$", re.MULTILINE)
+TINY = {
+  "CLASSIFIER_UPDATES": 10,
+  "TEACHER_UPDATES": 10,
+  "STUDENT_UPDATES": 4,
+  "START_STEPS": 4,
+}
+
+
+class Kernel(AsyncKernelManager):
+  """A kernel of this Python, which none need have been installed for."""
+
+  @property
+  def kernel_spec(self):
+    command = [sys.executable, "-m", "ipykernel_launcher"]
+    # It warns of every connection that is not encrypted.
+    quiet = "--IPKernelApp.log_level=ERROR"
+    return KernelSpec(argv=[*command, "-f", "{connection_file}", quiet])
+
+
+def read(name):
+  return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def code(notebook):
+  """The code cells by name."""
+  return {c.id: c for c in notebook.cells if c.cell_type == "code"}
+
+
+def set_fields(cell, **values):
+  """Writes other values into a form, each of which must be there."""
+  for name, value in values.items():
+    found = [match for match in FIELD.finditer(cell.source) if match[1] == name]
+    assert len(found) == 1, name
+    start, end = found[0].span(2)
+    cell.source = f"{cell.source[:start]}{value!r}{cell.source[end:]}"
+
+
+def execute(name, folder, **values):
+  """The code cells of a notebook, run with other values in its form."""
+  notebook = read(name)
+  for cell in code(notebook).values():
+    cell.outputs = []
+  set_fields(code(notebook)["settings"], **values)
+  client = NotebookClient(
+    notebook,
+    kernel_manager_class=Kernel,
+    timeout=300,
+    coalesce_streams=True,
+    resources={"metadata": {"path": str(folder)}},
+  )
+  client.execute(
+    env=os.environ
+    | {
+      "IPYTHONDIR": str(folder / ".ipython"),
+      "JAX_PLATFORMS": "cpu",
+      "PYTHONPATH": str(ROOT),
+      # Of a machine of one device, which compiles fast.
+      "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
+  )
+  return code(notebook)
+
+
+def printed(cell):
+  return "".join(o.text for o in cell.outputs if o.output_type == "stream")
+
+
+def pictures(cell):
+  return [
+    base64.b64decode(o.data["image/png"])
+    for o in cell.outputs
+    if o.output_type == "display_data" and "image/png" in o.data
+  ]
+
+
+def table(cell):
+  """The rows of a table that is printed first, by column."""
+  lines = printed(cell).split("\n\n")[0].splitlines()
+  columns, _, *rows = map(str.split, lines)
+  return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def complaints(cells):
+  """What a kernel said on its error stream."""
+  return [
+    (name, o)
+    for name, cell in cells.items()
+    for o in cell.outputs
+    if o.output_type == "error" or o.get("name") == "stderr"
+  ]
+
+
+@pytest.mark.slow
+def test_both_run_the_second_on_what_the_first_has_made(tmp_path):
+  check_distilled(execute("distil", tmp_path, **TINY, NUM_IMAGES=20), tmp_path)
+  few = {"NUM_IMAGES": 20, "BATCH_SIZE": 20}
+  check_judged(execute("evaluate", tmp_path, **few, NUM_STEPS=(1, 2)), tmp_path)
+  check_alone(execute("evaluate", tmp_path, **few, WORKDIR=""))
+
+
+def check_distilled(distilled, folder):
+  """From data to a one-step student."""
+  assert complaints(distilled) == []
+  assert "1497 images of (8, 8, 1)" in printed(distilled["data"])
+  counts = {name: len(pictures(cell)) for name, cell in distilled.items()}
+  # The losses of each stage, and a sheet of each product that makes images.
+  assert counts == {
+    "install": 0,
+    "settings": 0,
+    "bucket": 0,
+    "data": 1,
+    "sheets": 0,
+    "losses": 0,
+    "teacher": 3,
+    "students": 3,
+    "table": 0,
+    "pictures": 2,
+    "file": 0,
+    "draw": 1,
+  }
+  (steps,) = re.findall(r"halve/001 .* 8/8 ", printed(distilled["students"]))
+  assert steps
+  lines = printed(distilled["table"]).splitlines()
+  assert lines[0] == "by the run's own classifier: no FID, 20 images a row"
+  assert "FD-classifier" in lines[1]
+  models = [line.split()[:2] for line in lines[3:]]
+  assert models[-2:] == [["halve/002", "2"], ["halve/001", "1"]]
+  made = folder / "runs" / "colab_student"
+  assert (made / "model.stablehlo").exists()
+  assert json.loads((made / "sampler.json").read_text())["num_steps"] == 1
+
+
+def check_judged(evaluated, folder):
+  """A run and an exported student."""
+  assert complaints(evaluated) == []
+  shown = [name for name, cell in evaluated.items() if pictures(cell)]
+  assert shown == ["sheets", "curve", "between"]
+  rows = table(evaluated["table"])
+  assert [(row["model"], row["steps"]) for row in rows] == [
+    ("teacher", "2"),
+    ("teacher", "1"),
+    ("halve/002", "2"),
+    ("halve/001", "1"),
+    ("colab_student", "1"),
+  ]
+  # The file is the student: of other bits only where XLA compiled otherwise.
+  own, exported = (float(row["FD-classifier"]) for row in rows[-2:])
+  assert exported == pytest.approx(own, rel=1e-2)
+  facts = printed(evaluated["table"])
+  assert "detector: the run's own classifier: no FID" in facts
+  assert "FD-classifier of two samples of 748 real images: " in facts
+  costs = printed(evaluated["cost"]).splitlines()
+  assert costs[0].split()[:3] == ["stage", "on", "passes"]
+  assert [row.split()[0] for row in costs[2:]] == [
+    "classifier",
+    "teacher",
+    "halve",
+  ]
+  # 10 updates of 64 images, a gradient being three passes.
+  assert str(3 * 64 * 10) in costs[3]
+  assert "colab_student, 1 steps" in printed(evaluated["between"])
+  written = json.loads(
+    (folder / "runs" / "colab_evaluation" / "evaluation.json").read_text()
+  )
+  assert len(written["rows"]) == 5
+
+
+def check_alone(cells):
+  """A student without its run is shown, and not judged."""
+  assert complaints(cells) == []
+  shown = [name for name, cell in cells.items() if pictures(cell)]
+  assert shown == ["sheets", "between"]
+  assert printed(cells["open"]).splitlines()[1:] == [
+    "colab_student        steps: 1"
+  ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_cell_installs_on_colab_alone(name, monkeypatch):
+  cells = code(read(name))
+  first = next(iter(cells))
+  assert first == "install"
+  ran = []
+  monkeypatch.setattr(subprocess, "run", lambda *a, **k: ran.append((a, k)))
+  assert "google.colab" not in sys.modules
+  exec(cells[first].source, {})
+  assert ran == []
+  monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("colab"))
+  monkeypatch.setattr("shutil.which", lambda _: "/bin/nvidia-smi")
+  monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+  exec(cells[first].source, {})
+  monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
+  exec(cells[first].source, {})
+  ((gpu,), checked), ((tpu,), _) = ran
+  assert checked == {"check": True}
+  assert gpu[:4] == [sys.executable, "-m", "pip", "install"]
+  source = "diffdistill[gcs] @ git+https://github.com/OWNER/diffdistill"
+  assert gpu[-2:] == ["jax[cuda12]", source]
+  assert tpu[-2:] == ["jax[tpu]", source]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_kept_small_whole_and_clean(name):
+  path = FOLDER / f"{name}.ipynb"
+  notebook = read(name)
+  nbformat.validate(notebook)
+  assert path.stat().st_size < MOST_BYTES
+  text = path.read_text()
+  # Of machines, of persons, and of what went wrong.
+  found = re.findall(
+    r"/(?:home|root|tmp|work|Users|content/[a-z_]+\.)|Warning|Traceback", text
+  )
+  assert found == []
+  cells = code(notebook)
+  assert complaints(cells) == []
+  counts = [cell.execution_count for cell in cells.values()]
+  assert counts == list(range(1, len(counts) + 1))
+  assert sum(len(pictures(cell)) for cell in cells.values()) >= 3
+  for output in (o for cell in cells.values() for o in cell.outputs):
+    assert set(output.get("data", {})) <= {"image/png", "text/plain"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_cells_can_be_read(name):
+  for cell in read(name).cells:
+    lines = cell.source.splitlines()
+    assert len([line for line in lines if line]) <= MOST_LINES, cell.id
+    if cell.cell_type == "code":
+      ast.parse(cell.source)
+      long = [line for line in lines if len(line) > WIDTH]
+      assert long == [], cell.id
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_value_of_the_form_says_what_it_is(name):
+  source = code(read(name))["settings"].source
+  fields = FIELD.findall(source)
+  lines = [s for s in source.splitlines()[1:] if not s.startswith("#")]
+  assert len(fields) == len(lines)
+  assert len(fields) >= 6
+  kinds = {"string": str, "integer": int, "raw": tuple}
+  for field, value, form in fields:
+    kind = kinds[json.loads(form.replace("type", '"type"'))["type"]]
+    assert isinstance(ast.literal_eval(value), kind), field
+  before = [
+    source.splitlines()[source.splitlines().index(s) - 1] for s in lines
+  ]
+  assert all(re.match(r"# .+", comment) for comment in before), before
+
+
+def test_other_values_are_written_into_a_form():
+  cell = types.SimpleNamespace(
+    source='# A.\nA = "x # y"  # @param {type: "string"}\nAB = 1  # @param {}'
+  )
+  set_fields(cell, A="z")
+  assert cell.source.splitlines()[1] == "A = 'z'  # @param {type: \"string\"}"
+  with pytest.raises(AssertionError, match="B"):
+    set_fields(cell, B=2)
+
+
+def test_the_second_opens_by_default_what_the_first_makes():
+  values = {
+    name: dict(
+      (field, ast.literal_eval(value))
+      for field, value, _ in FIELD.findall(code(read(name))["settings"].source)
+    )
+    for name in NAMES
+  }
+  first, second = values["distil"], values["evaluate"]
+  assert second["WORKDIR"] == first["WORKDIR"]
+  assert second["STUDENT"] == f"{first['WORKDIR']}_student"
