@@ -39,9 +39,9 @@ what they are. Another run distils from them, or judges them, with
 diffdistill train --config=configs/FILE.py:RECIPE --workdir=DIR \\
   --config.stages.teacher.source=imported:FOLDER
 ```""",
-  "stablehlo": """`python sample.py` draws images with jax, numpy and
-flatbuffers alone, on a CPU, a GPU or a TPU. `model.stablehlo` holds the whole
-sampler, {num_steps} steps, with the weights.""",
+  "stablehlo": """`python sample.py` writes images to images.npy with jax, numpy
+and flatbuffers alone, on a CPU, a GPU or a TPU. `model.stablehlo` holds the
+whole sampler, {num_steps} steps, with the weights.""",
 }
 
 

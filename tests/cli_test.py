@@ -177,12 +177,14 @@ def test_a_bucket_without_its_package_is_refused(monkeypatch, refuse):
   )
 
 
-def test_an_interruption_says_how_to_go_on(monkeypatch, refuse):
+def test_an_interruption_says_how_to_go_on(refuse, monkeypatch, config_file):
   def interrupt(*_):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(commands, "evaluate", interrupt)
-  line = refuse(130, "evaluate", "--workdir=unused")
+  monkeypatch.setattr(commands, "train", interrupt)
+  assert refuse(130, "evaluate", "--workdir=unused") == "interrupted"
+  line = refuse(130, "train", f"--config={config_file}", "--workdir=unused")
   assert line.startswith("interrupted; the same command goes on from")
 
 

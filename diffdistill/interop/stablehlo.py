@@ -31,53 +31,29 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 MAX_BYTES = 2 * 10**9
 PROGRAM, DESCRIPTION = "model.stablehlo", "sampler.json"
 
-SCRIPT = r'''"""Images of model.stablehlo, without the code that made it.
+SCRIPT = '''"""Images of model.stablehlo, in [-1, 1], to images.npy.
 
   pip install jax flatbuffers
   python sample.py [number of images] [seed]
-
-writes images.npy, in [-1, 1], and images.png. Classes take turns.
 """
 
 import pathlib
-import struct
 import sys
-import zlib
 
 import jax
 import numpy as np
 from jax import export
 
-NUM_CLASSES = {num_classes}  # 0: the model is told none
+CLASSES = {num_classes}  # they take turns; 0: the model is told none
 
 count, seed = [*map(int, sys.argv[1:]), *(16, 0)[len(sys.argv) - 1 :]]
 file = pathlib.Path(__file__).with_name("model.stablehlo")
 model = export.deserialize(bytearray(file.read_bytes()))
 key, index = jax.random.split(jax.random.key(seed))[0], np.arange(count)
-noise = jax.vmap(
-  lambda i: jax.random.normal(jax.random.fold_in(key, i), {image_shape})
-)(index)
-label = np.int32(index % NUM_CLASSES) if NUM_CLASSES else None
-images = np.asarray(model.call(noise, label, np.uint32(seed)))
-np.save("images.npy", images)
-
-
-def chunk(kind, data):
-  check = struct.pack(">I", zlib.crc32(kind + data))
-  return struct.pack(">I", len(data)) + kind + data + check
-
-
-row = np.concatenate(np.uint8(np.rint((np.clip(images, -1, 1) + 1) * 127.5)), 1)
-height, width, channels = row.shape
-if channels in (1, 3):
-  kind = (8, channels - 1, 0, 0, 0)  # 8 bits of grey, or of red, green, blue
-  lines = b"".join(b"\0" + line.tobytes() for line in row)
-  pathlib.Path("images.png").write_bytes(
-    b"\x89PNG\r\n\x1a\n"
-    + chunk(b"IHDR", struct.pack(">2I5B", width, height, *kind))
-    + chunk(b"IDAT", zlib.compress(lines))
-    + chunk(b"IEND", b"")
-  )
+keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+noise = jax.vmap(lambda k: jax.random.normal(k, {image_shape}))(keys)
+label = np.int32(index % CLASSES) if CLASSES else None
+np.save("images.npy", model.call(noise, label, np.uint32(seed)))
 '''
 
 

@@ -11,14 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.process import GaussianProcess
 from diffdistill.diffusion.schedule import Cosine
 from diffdistill.evaluation.evaluator import Generator
-from diffdistill.evaluation.quantise import to_uint8
 from diffdistill.interop import stablehlo
 from diffdistill.networks import NETWORKS
 from diffdistill.networks.network import LinenNetwork
@@ -173,21 +171,6 @@ def test_gives_our_images_elsewhere(name, count, elsewhere, mesh_of):
   assert images.dtype == np.float32
   assert np.std(images) > 0.1
   np.testing.assert_allclose(images, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["unconditional", "conditional"])
-def test_the_picture_is_the_row_of_images(name, elsewhere):
-  folder = elsewhere / name / "5"
-  images = np.load(folder / "images.npy")
-  row = np.concatenate(to_uint8(images), axis=1)
-  with Image.open(folder / "images.png") as picture:
-    pixels = np.asarray(picture)
-  np.testing.assert_array_equal(pixels.reshape(row.shape), row)
-
-
-def test_images_of_four_channels_have_no_picture(elsewhere):
-  files = {path.name for path in (elsewhere / "stochastic" / "2").iterdir()}
-  assert files == {"images.npy"}
 
 
 def test_one_file_for_all_platforms_any_batch_and_seed():
