@@ -200,3 +200,23 @@ def test_imports_that_cannot_be_are_refused(
     flags.append(f"--settings={tmp_path / settings}")
   assert match in refuse(1, "import", *flags)
   assert not out.exists()
+
+
+def test_a_network_that_diffusers_lacks_may_leave_in_another_format(
+  config, tmp_path, refuse
+):
+  run, out = epath.Path(tmp_path / "run"), tmp_path / "out"
+  network = {
+    "kind": "unet",
+    "channels": 4,
+    "multipliers": (1,),
+    "num_blocks": 1,
+    "patch": 2,
+  }
+  model = {"network": network, "schedule": {"kind": "cosine"}}
+  commands.train({**config, "run": ("teacher", "halve"), "model": model}, run)
+  flags = (f"--workdir={run}", "--format=diffusers", f"--out={out}")
+  line = refuse(1, "export", *flags)
+  assert line.startswith("patch is 2, which UNet2DModel does not have")
+  assert line.endswith("or pass --format=safetensors or stablehlo")
+  assert not out.exists()
