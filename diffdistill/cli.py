@@ -192,14 +192,11 @@ def _train() -> None:
 def _sample() -> None:
   from diffdistill import commands
 
-  steps = _whole_numbers("num_steps")
-  if steps is not None and len(steps) != 1:
-    raise UsageError(f"--num_steps is {FLAGS.num_steps}; sample takes one")
   commands.sample(
     _workdir(),
     FLAGS.round,
     64 if FLAGS.num_images is None else FLAGS.num_images,
-    steps[0] if steps else None,
+    _one_num_steps("sample"),
     FLAGS.seed,
     FLAGS.label,
     FLAGS.guidance,
@@ -221,13 +218,10 @@ def _import() -> None:
 def _export() -> None:
   from diffdistill import commands
 
-  steps = _whole_numbers("num_steps")
-  if steps is not None and len(steps) != 1:
-    raise UsageError(f"--num_steps is {FLAGS.num_steps}; export takes one")
   commands.export(
     _workdir(),
     FLAGS.round,
-    steps[0] if steps else None,
+    _one_num_steps("export"),
     FLAGS.format,
     _place("out", _required("out")),
   )
@@ -349,6 +343,14 @@ def _place(flag: str, path: str) -> epath.Path:
       " `pip install diffdistill[gcs]`"
     )
   return epath.Path(path)
+
+
+def _one_num_steps(command: str) -> int | None:
+  """Of a sampler, for a command that takes no list of them."""
+  steps = _whole_numbers("num_steps")
+  if steps is not None and len(steps) != 1:
+    raise UsageError(f"--num_steps is {FLAGS.num_steps}; {command} takes one")
+  return steps[0] if steps else None
 
 
 def _whole_numbers(name: str) -> tuple[int, ...] | None:

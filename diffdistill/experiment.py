@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,10 +20,10 @@ from diffdistill.data.sources import Source
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.evaluation.comparison import Settings
-from diffdistill.evaluation.evaluator import Generator
+from diffdistill.evaluation.evaluator import Generator, Sample
 from diffdistill.evaluation.quantise import to_host
 from diffdistill.interop import model_folder
-from diffdistill.interop.model import Model
+from diffdistill.interop.model import Model, misfits
 from diffdistill.interop.torch_resnet import load_resnet
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.sampling.sampler import Sampler
@@ -74,6 +75,23 @@ class Experiment:
     """That the denoiser is told; 0 where it is told none."""
     return self.source.num_classes if self.denoiser.conditional else 0
 
+  def lineage(self, name: str, *, students: bool = False) -> Iterator[str]:
+    """The rounds that a model is made by, the teacher first, itself last.
+
+    Args:
+      name: of its round.
+      students: from the teacher's first student on.
+    """
+    stage, round_ = self.rounds[name]
+    teacher = round_.frozen.get("teacher", "")
+    if teacher in self.rounds and (
+      self.rounds[teacher][1].num_steps or not students
+    ):
+      yield from self.lineage(teacher, students=students)
+    if isinstance(stage, Stage) and stage.pairs:
+      yield stage.pairs
+    yield name
+
   def usual_steps(self, round_: Round) -> int:
     """Of a student, those it was made for; of a teacher, its best."""
     return round_.num_steps or max(self.evaluation.num_steps)
@@ -116,19 +134,8 @@ class Experiment:
     if guidance is not None and guidance.weight > 0:
       self.denoiser.check_guidance(guidance)
 
-    def sample(
-      params: Params,
-      noise: Image,
-      label: Label | None,
-      key: Key,
-      num_steps: Int[Array, ""],
-    ) -> Image:
-      x = sampler.start(noise, num_steps)
-      denoise = self.denoiser.bind(params, label, guidance)
-      return sampler(denoise, x, key, num_steps)
-
     return Generator(
-      sample=sample,
+      sample=sample_of(self.denoiser, sampler, guidance),
       image_shape=self.source.image_shape,
       num_classes=self.num_classes,
       label=label,
@@ -259,17 +266,12 @@ class Experiment:
       assert isinstance(stage, Stage)
       network = classifier_of(stage)
     wanted = jax.eval_shape(network.init, jax.random.key(0))
-    shapes, theirs = (
-      {jax.tree_util.keystr(k): v.shape for k, v in leaves}
-      for leaves in map(jax.tree_util.tree_leaves_with_path, (wanted, params))
-    )
-    for path in sorted(shapes.keys() | theirs.keys()):
-      if shapes.get(path) != theirs.get(path):
-        raise ValueError(
-          f"{_field(stage, name)} is {source!r}, whose weights do not fit:"
-          f" {path} is {theirs.get(path)} there and {shapes.get(path)} here;"
-          " pass the config it was made with"
-        )
+    for where, ours, theirs in misfits(wanted, params):
+      raise ValueError(
+        f"{_field(stage, name)} is {source!r}, whose weights do not fit:"
+        f" {where} is {theirs} there and {ours} here; pass the config it was"
+        " made with"
+      )
     return params
 
   def _check_imported(
@@ -317,6 +319,24 @@ class Experiment:
             f"{_field(stage, name)} is of a run whose model.{field} is"
             f" {theirs.get(field)}, not {ours.get(field)}; pass the same"
           )
+
+
+def sample_of(
+  denoiser: Denoiser, sampler: Sampler, guidance: Guidance | None = None
+) -> Sample:
+  """From weights and unit noise to images, as generators take it."""
+
+  def sample(
+    params: Params,
+    noise: Image,
+    label: Label | None,
+    key: Key,
+    num_steps: Int[Array, ""],
+  ) -> Image:
+    x = sampler.start(noise, num_steps)
+    return sampler(denoiser.bind(params, label, guidance), x, key, num_steps)
+
+  return sample
 
 
 def _field(stage: Stage | Pairs, name: str) -> str:

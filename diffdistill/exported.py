@@ -11,6 +11,7 @@ from diffdistill import from_config, hosts
 from diffdistill.arrays import Image, Key, Label, Params
 from diffdistill.evaluation.comparison import Contestant
 from diffdistill.evaluation.evaluator import Generator, Sample
+from diffdistill.experiment import sample_of
 from diffdistill.interop import model_folder, stablehlo
 from diffdistill.training.sharding import make_mesh, replicated
 
@@ -67,18 +68,7 @@ def _weights(folder: epath.Path) -> Parts:
   """Of safetensors."""
   model = model_folder.load(folder)
   denoiser = from_config.denoiser_of(model)
-  sampler = from_config.sampler_of(model, denoiser)
-
-  def sample(
-    params: Params,
-    noise: Image,
-    label: Label | None,
-    key: Key,
-    num_steps: Int[Array, ""],
-  ) -> Image:
-    x = sampler.start(noise, num_steps)
-    return sampler(denoiser.bind(params, label), x, key, num_steps)
-
+  sample = sample_of(denoiser, from_config.sampler_of(model, denoiser))
   shape, classes = model.image_shape, model.num_classes
   return sample, model.params, shape, classes, model.num_steps
 

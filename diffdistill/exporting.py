@@ -55,15 +55,7 @@ def export(
         f"num_steps is {num_steps}, but diffusers' steps are whole indices of"
         f" {diffusers.INDICES}; pass --num_steps=100 or another divisor"
       )
-    try:
-      diffusers.write(model, out, grid)
-    except ValueError as error:
-      # Of a part of its network: another format takes it as it is.
-      if "--format" in str(error):
-        raise
-      raise ValueError(
-        f"{error}, or pass --format=safetensors or stablehlo"
-      ) from error
+    diffusers.write(model, out, grid)
   elif kind == "safetensors":
     model_folder.save(model, out)
   else:

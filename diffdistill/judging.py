@@ -27,7 +27,6 @@ from diffdistill.evaluation.features import (
   reference_statistics,
 )
 from diffdistill.evaluation.references import (
-  is_ours,
   load_reference,
   require_enough_images,
   save_reference,
@@ -189,9 +188,6 @@ def _inception(run: Experiment, workdir: epath.Path, each: Each) -> Judge:
     inception(shape), params, run.mesh, batch_size=settings.batch_size
   )
   if settings.reference:
-    said = settings.reference
-    if not is_ours(said):
-      said += ", which does not say how its network resized images"
     reference = load_reference(
       settings.reference,
       detector=DETECTOR,
@@ -199,6 +195,9 @@ def _inception(run: Experiment, workdir: epath.Path, each: Each) -> Judge:
       image_shape=shape,
       features=features,
     )
+    said = settings.reference
+    if not reference.stated:
+      said += ", which does not say how its network resized images"
   else:
     said = f"{len(run.source)} training images"
     reference = reference_statistics(
@@ -304,7 +303,7 @@ def contestants(
     steps, chain = settings.num_steps, []
     if round_.num_steps:
       steps = tuple(n for n in steps if n == round_.num_steps)
-      chain = list(_chain(run, name))
+      chain = list(run.lineage(name, students=True))
     facts = {
       "paper": _paper(stage),
       "training_passes": round(sum(spent[r][0] for r in chain if r in spent)),
@@ -332,17 +331,6 @@ def contestants(
       " the same run"
     )
   return result
-
-
-def _chain(run: Experiment, name: str) -> Iterator[str]:
-  """The rounds that a student took, from the teacher's first student on."""
-  stage, round_ = run.rounds[name]
-  teacher = round_.frozen.get("teacher", "")
-  if teacher in run.rounds and run.rounds[teacher][1].num_steps:
-    yield from _chain(run, teacher)
-  if isinstance(stage, Stage) and stage.pairs:
-    yield stage.pairs
-  yield name
 
 
 def _paper(stage: Stage) -> str:

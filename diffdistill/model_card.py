@@ -4,7 +4,6 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -119,7 +118,7 @@ def _data(run: Experiment) -> str:
 def _settings(run: Experiment, round_: Round) -> str:
   """Every field of the stages that this model is made by, and its cost."""
   stages = run.config["stages"]
-  names = [run.rounds[name][0].name for name in lineage(run, round_.name)]
+  names = [run.rounds[name][0].name for name in run.lineage(round_.name)]
   fields = {
     **{
       part: run.config[part]
@@ -163,14 +162,3 @@ def _deviations(stage: Stage) -> str:
     "None in the paper's own file; those of a published recipe are listed in"
     " its config."
   )
-
-
-def lineage(run: Experiment, name: str) -> Iterator[str]:
-  """The rounds that a model is made by, the teacher first."""
-  stage, round_ = run.rounds[name]
-  teacher = round_.frozen.get("teacher", "")
-  if teacher in run.rounds:
-    yield from lineage(run, teacher)
-  if isinstance(stage, Stage) and stage.pairs:
-    yield stage.pairs
-  yield name

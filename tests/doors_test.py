@@ -34,7 +34,7 @@ DOORS = {
     "objectives.objective",  # the protocol, never a paper
     "sampling",
   ),
-  "interop": ("arrays", "diffusion", "files", "networks"),
+  "interop": ("arrays", "config_fields", "diffusion", "files", "networks"),
   "experiment": (
     "arrays",
     "config_fields",
@@ -110,6 +110,7 @@ DOORS = {
   "exported": (
     "arrays",
     "evaluation",
+    "experiment",
     "from_config",
     "hosts",
     "interop",

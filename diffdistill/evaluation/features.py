@@ -137,10 +137,12 @@ class Reference:
     moments: of the pooled features of all images.
     pooled: features of some images in shuffled order, for precision, recall
       and the kernel distance; None where only the moments are known.
+    stated: whether whoever made it says which network saw the images.
   """
 
   moments: Moments | Gaussian
   pooled: Float[np.ndarray, "n d"] | None
+  stated: bool = True
 
 
 def reference_statistics(

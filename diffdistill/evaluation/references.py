@@ -68,6 +68,7 @@ def load_reference(
   arrays = _read(path)
   _check_made_for(path, arrays, detector, image_shape)
   gaussian = _gaussian(path, arrays, detector, dim)
+  stated = "detector" in arrays
   pooled = arrays.get("pooled")
   if pooled is not None and (
     pooled.dtype.kind != "f" or pooled.ndim != 2 or pooled.shape[1] != dim
@@ -85,7 +86,9 @@ def load_reference(
       features,
       max_features=max_features,
     )
-    return Reference(moments=gaussian or seen.moments, pooled=seen.pooled)
+    return Reference(
+      moments=gaussian or seen.moments, pooled=seen.pooled, stated=stated
+    )
   if gaussian is None:
     raise ValueError(
       f"{path} has neither mu and sigma nor images or arr_0; pass an .npz of"
@@ -97,12 +100,9 @@ def load_reference(
     )
   # Of fewer there are no neighbours.
   kept = pooled is not None and len(pooled) > LEAST_KEPT
-  return Reference(moments=gaussian, pooled=pooled if kept else None)
-
-
-def is_ours(path: epath.PathLike) -> bool:
-  """Whether a file of statistics was written here, for the network it names."""
-  return "detector" in _read(epath.Path(path))
+  return Reference(
+    moments=gaussian, pooled=pooled if kept else None, stated=stated
+  )
 
 
 def save_reference(

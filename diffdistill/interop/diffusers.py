@@ -132,16 +132,22 @@ def write(model: Model, folder: epath.Path, grid: Grid | None) -> None:
     )
   native = _is_native(model, grid)
   kind = model.network["kind"]
-  if kind == "dit" and native:
-    name, (config, tensors) = "transformer", diffusers_dit.write(model)
-  elif kind == "unet":
-    levels = None if native or grid is None else grid.noise
-    name, (config, tensors) = "unet", diffusers_unet.write(model, levels)
-  else:
+  name = {"dit": "transformer", "unet": "unet"}.get(kind)
+  if name is None or (kind == "dit" and not native):
     raise ValueError(
       f"the model is a {kind} that reads noise levels of its own kind, which"
       " diffusers has no network for; pass --format=safetensors or stablehlo"
     )
+  try:
+    if kind == "dit":
+      config, tensors = diffusers_dit.write(model)
+    else:
+      levels = None if native or grid is None else grid.noise
+      config, tensors = diffusers_unet.write(model, levels)
+  except ValueError as error:
+    raise ValueError(
+      f"{error}, or pass --format=safetensors or stablehlo"
+    ) from error
   scheduler = _scheduler(model, grid, native)
   _write_part(folder / name, config, tensors)
   _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)

@@ -4,17 +4,19 @@ It means what a recipe's `model` section means: the fields are that section's.
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 
 from diffdistill.arrays import Params
+from diffdistill.config_fields import Fields
 from diffdistill.diffusion.prediction import output_channels
 from diffdistill.networks import NETWORKS
 from diffdistill.networks.network import LinenNetwork
 
-Fields = dict[str, Any]
+# Of an array that may not be there.
+Shape = tuple[int, ...] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,23 +97,28 @@ def check(model: Model) -> Model:
     ValueError: where they are not, naming one.
   """
   wanted = jax.eval_shape(network_of(model).init, jax.random.key(0))
-  ours, theirs = (
-    {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-    for leaves in map(
-      jax.tree_util.tree_leaves_with_path, (wanted, model.params)
+  for path, due, given in misfits(wanted, model.params):
+    raise ValueError(
+      f"the weights do not fit their network: {path} is {given} where {due} is"
+      " due; pass weights that are whole"
     )
-  )
-  for path in sorted(ours.keys() | theirs.keys()):
-    shapes = [
-      tree[path].shape if path in tree else None for tree in (ours, theirs)
-    ]
-    if shapes[0] != shapes[1]:
+  for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
+    if not np.isfinite(leaf).all():
       raise ValueError(
-        f"the weights do not fit their network: {path} is {shapes[1]} where"
-        f" {shapes[0]} is due; pass weights that are whole"
-      )
-    if not np.isfinite(theirs[path]).all():
-      raise ValueError(
-        f"the weights at {path} are not finite; pass those of a trained model"
+        f"the weights at {jax.tree_util.keystr(path)} are not finite; pass"
+        " those of a trained model"
       )
   return model
+
+
+def misfits(
+  wanted: Params, given: Params
+) -> Iterator[tuple[str, Shape, Shape]]:
+  """(path, shape wanted, shape given) where two trees of weights differ."""
+  ours, theirs = (
+    {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
+    for leaves in map(jax.tree_util.tree_leaves_with_path, (wanted, given))
+  )
+  for path in sorted(ours.keys() | theirs.keys()):
+    if ours.get(path) != theirs.get(path):
+      yield path, ours.get(path), theirs.get(path)

@@ -7,13 +7,14 @@ of the network's parameters, joined by dots: down_0_block_0.conv1.kernel.
 import dataclasses
 import hashlib
 import json
-from typing import Any
 
 import numpy as np
 from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save as save_safetensors
 
 from diffdistill.arrays import Params
+from diffdistill.config_fields import plain
 from diffdistill.files import write_atomically
 from diffdistill.interop.model import Model, check, network_of
 from diffdistill.interop.tensors import Tensors, read_tensors
@@ -77,7 +78,7 @@ def _described(folder: epath.Path) -> tuple[Model, str]:
     if fields.pop("format") != FORMAT:
       raise ValueError("it has another format")
     digest = fields.pop("weights")
-    model = Model(**_tuples(fields), params={})
+    model = Model(**plain(fields), params={})
     network_of(model)
   # JSON that others have edited is wrong in any way.
   except Exception as error:
@@ -94,32 +95,12 @@ def _digest(data: bytes) -> str:
 
 def flat(params: Params) -> Tensors:
   """Every array by its path in the tree, joined by dots."""
-  result: Tensors = {}
-  for name, value in params.items():
-    if hasattr(value, "items"):
-      for path, leaf in flat(value).items():
-        result[f"{name}.{path}"] = leaf
-    else:
-      result[name] = np.ascontiguousarray(value, np.float32)
-  return result
+  return {
+    path: np.ascontiguousarray(leaf, np.float32)
+    for path, leaf in flatten_dict(params, sep=".").items()
+  }
 
 
 def nested(tensors: Tensors) -> Params:
   """The inverse of `flat`."""
-  tree: dict[str, Any] = {}
-  for path, tensor in tensors.items():
-    *parents, name = path.split(".")
-    branch = tree
-    for parent in parents:
-      branch = branch.setdefault(parent, {})
-    branch[name] = tensor
-  return tree
-
-
-def _tuples(value: Any) -> Any:
-  """JSON's lists as the tuples that fields of a config are."""
-  if isinstance(value, dict):
-    return {name: _tuples(item) for name, item in value.items()}
-  if isinstance(value, list):
-    return tuple(_tuples(item) for item in value)
-  return value
+  return unflatten_dict(tensors, sep=".")

@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from diffdistill.arrays import Params
 from diffdistill.interop.model import Fields
+from diffdistill.networks.network import LinenNetwork
 from diffdistill.networks.unet import UNet
 
 # The arrays of a layer, or their shapes: kernel or scale, and bias.
@@ -28,36 +29,22 @@ def build(
     layer: its arrays, given its path such as "down_0_block_1/conv1" and the
       shapes that they have.
   """
-  params: Params = {}
-  for path, shapes in layers(shapes_of(module, image_shape)).items():
-    *parents, last = path.split("/")
-    tree = params
-    for parent in parents:
-      tree = tree.setdefault(parent, {})
-    tree[last] = layer(path, shapes)
-  return params
+  shapes = layers(shapes_of(module, image_shape))
+  filled = {path: layer(path, arrays) for path, arrays in shapes.items()}
+  return unflatten_dict(filled, sep="/")
 
 
 def shapes_of(module: UNet, image_shape: tuple[int, int, int]) -> Params:
   """The tree of its weights' shapes."""
-  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-  time = jax.ShapeDtypeStruct((1,), jnp.float32)
-  label = jax.ShapeDtypeStruct((1,), jnp.int32) if module.num_classes else None
-
-  def init(x, t, label):
-    return module.init(jax.random.key(0), x, t, label, False)["params"]
-
-  return jax.eval_shape(init, image, time, label)
+  network = LinenNetwork(
+    module=module, image_shape=image_shape, num_classes=module.num_classes
+  )
+  return jax.eval_shape(network.init, jax.random.key(0))
 
 
-def layers(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+def layers(tree: Mapping[str, Any]) -> dict[str, Any]:
   """The layers of a tree by path: what has arrays of its own."""
-  if "bias" in tree:
-    return {path: tree}
-  found = {}
-  for name, child in tree.items():
-    found |= layers(child, f"{path}/{name}".strip("/"))
-  return found
+  return flatten_dict(tree, is_leaf=lambda _, part: "bias" in part, sep="/")
 
 
 def without_defaults(fields: Fields) -> Fields:

@@ -14,7 +14,16 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from diffdistill.arrays import Image, Key, Params
-from diffdistill.networks.layers import DTYPES, Map, Norm, conv, require
+from diffdistill.networks.layers import (
+  DTYPES,
+  Map,
+  Norm,
+  conv,
+  require,
+  require_dropout,
+  require_known,
+  require_multipliers,
+)
 
 
 class Classification(NamedTuple):
@@ -174,21 +183,12 @@ class ResNet(nn.Module, kw_only=True):
 
   def __post_init__(self):
     super().__post_init__()
-    require(
-      self.dtype in DTYPES,
-      f"dtype is {self.dtype!r}; pass one of {', '.join(DTYPES)}",
-    )
-    require(
-      len(self.multipliers) > 0 and min(self.multipliers) > 0,
-      f"multipliers is {self.multipliers}; pass one or more positive numbers",
-    )
+    require_known("dtype", self.dtype, DTYPES)
+    require_multipliers(self.multipliers)
     for name in ("channels", "num_blocks", "num_classes", "groups"):
       value = getattr(self, name)
       require(value > 0, f"{name} is {value}; pass 1 or more")
-    require(
-      0 <= self.dropout < 1,
-      f"dropout is {self.dropout}; pass a value in [0, 1)",
-    )
+    require_dropout(self.dropout)
 
   @nn.compact
   def __call__(self, x: Image, train: bool) -> Classification:

@@ -7,6 +7,7 @@ attention are float32: they are cheap, and where bfloat16 does harm.
 
 import functools
 import math
+from collections.abc import Collection
 
 import flax.linen as nn
 import jax
@@ -36,6 +37,36 @@ def require(condition: bool, message: str) -> None:
     raise ValueError(message)
 
 
+def require_known(name: str, value: object, known: Collection[object]) -> None:
+  """Raises ValueError unless the value of a field is one of those known."""
+  require(
+    value in known,
+    f"{name} is {value!r}; pass one of {', '.join(map(str, known))}",
+  )
+
+
+def require_multipliers(multipliers: tuple[int, ...]) -> None:
+  """Raises ValueError unless there are some, all positive."""
+  require(
+    len(multipliers) > 0 and min(multipliers) > 0,
+    f"multipliers is {multipliers}; pass one or more positive numbers",
+  )
+
+
+def require_dropout(dropout: float) -> None:
+  """Raises ValueError unless it is a share that leaves something."""
+  require(0 <= dropout < 1, f"dropout is {dropout}; pass a value in [0, 1)")
+
+
+def require_label(label: Label | None, num_classes: int) -> None:
+  """Raises ValueError unless labels come exactly where there are classes."""
+  require(
+    (label is None) == (num_classes == 0),
+    f"label is {'None' if label is None else 'given'} but num_classes is"
+    f" {num_classes}; pass labels exactly when num_classes > 0",
+  )
+
+
 def require_levels(x: Map, levels: int, attention: tuple[int, ...]) -> None:
   """Raises ValueError unless the levels halve the image and attend in it.
 
@@ -62,13 +93,8 @@ def require_levels(x: Map, levels: int, attention: tuple[int, ...]) -> None:
 
 def require_precision(dtype: str, attention: str) -> None:
   """Raises ValueError for an unknown value, or two that do not go together."""
-  for name, value, known in (
-    ("dtype", dtype, DTYPES),
-    ("attention", attention, ATTENTIONS),
-  ):
-    require(
-      value in known, f"{name} is {value!r}; pass one of {', '.join(known)}"
-    )
+  require_known("dtype", dtype, DTYPES)
+  require_known("attention", attention, ATTENTIONS)
   require(
     attention == "xla" or dtype == "bfloat16",
     f"attention is {attention!r}, which computes no {dtype}; pass"
@@ -112,11 +138,7 @@ class Embedding(nn.Module, kw_only=True):
 
   @nn.compact
   def __call__(self, t: Time, label: Label | None) -> Vector:
-    require(
-      (label is None) == (self.num_classes == 0),
-      f"label is {'None' if label is None else 'given'} but num_classes is"
-      f" {self.num_classes}; pass labels exactly when num_classes > 0",
-    )
+    require_label(label, self.num_classes)
     waves = sinusoid(t, self.dim, cos_first=self.cos_first, shift=self.shift)
     embed = nn.Dense(self.embed_dim, name="dense1")(waves)
     embed = nn.Dense(self.embed_dim, name="dense2")(nn.swish(embed))

@@ -40,7 +40,11 @@ from diffdistill.networks.layers import (
   Vector,
   conv,
   require,
+  require_dropout,
+  require_known,
+  require_label,
   require_levels,
+  require_multipliers,
   sinusoid,
 )
 
@@ -115,11 +119,7 @@ class SongEmbedding(nn.Module, kw_only=True):
 
   @nn.compact
   def __call__(self, t: Time, label: Label | None) -> Vector:
-    require(
-      (label is None) == (self.num_classes == 0),
-      f"label is {'None' if label is None else 'given'} but num_classes is"
-      f" {self.num_classes}; pass labels exactly when num_classes > 0",
-    )
+    require_label(label, self.num_classes)
     if self.kind == "positional":
       embed = sinusoid(t, self.waves)
     else:
@@ -230,14 +230,8 @@ class SongUNet(nn.Module, kw_only=True):
       ("decoder", DECODERS),
       ("dtype", DTYPES),
     ):
-      value = getattr(self, name)
-      require(
-        value in known, f"{name} is {value!r}; pass one of {', '.join(known)}"
-      )
-    require(
-      len(self.multipliers) > 0 and min(self.multipliers) > 0,
-      f"multipliers is {self.multipliers}; pass one or more positive numbers",
-    )
+      require_known(name, getattr(self, name), known)
+    require_multipliers(self.multipliers)
     for name in ("channels", "num_blocks", "out_channels"):
       value = getattr(self, name)
       require(value > 0, f"{name} is {value}; pass 1 or more")
@@ -250,10 +244,7 @@ class SongUNet(nn.Module, kw_only=True):
       len(self.taps) > 0 and len(self.taps) % 2 == 0 and sum(self.taps) > 0,
       f"taps is {self.taps}; pass an even number of them, as (1, 1)",
     )
-    require(
-      0 <= self.dropout < 1,
-      f"dropout is {self.dropout}; pass a value in [0, 1)",
-    )
+    require_dropout(self.dropout)
 
   @nn.compact
   def __call__(

@@ -35,7 +35,10 @@ from diffdistill.networks.layers import (
   downsample,
   fold,
   require,
+  require_dropout,
+  require_known,
   require_levels,
+  require_multipliers,
   unfold,
   upsample,
 )
@@ -175,18 +178,14 @@ class UNet(nn.Module, kw_only=True):
       ("middle", MIDDLE),
       ("frequency_shift", (0, 1)),
     ):
-      value, names = getattr(self, name), ", ".join(map(str, known))
-      require(value in known, f"{name} is {value!r}; pass one of {names}")
+      require_known(name, getattr(self, name), known)
     for name in ("channels", "sinusoid_dim"):
       value = getattr(self, name)
       require(
         value is None or (value >= 4 and value % 2 == 0),
         f"{name} is {value}; pass an even number, 4 or more",
       )
-    require(
-      len(self.multipliers) > 0 and min(self.multipliers) > 0,
-      f"multipliers is {self.multipliers}; pass one or more positive numbers",
-    )
+    require_multipliers(self.multipliers)
     for name in (
       "num_blocks",
       "out_channels",
@@ -197,10 +196,7 @@ class UNet(nn.Module, kw_only=True):
       value = getattr(self, name)
       require(value > 0, f"{name} is {value}; pass 1 or more")
     require(self.epsilon > 0, f"epsilon is {self.epsilon}; pass more than 0")
-    require(
-      0 <= self.dropout < 1,
-      f"dropout is {self.dropout}; pass a value in [0, 1)",
-    )
+    require_dropout(self.dropout)
 
   @nn.compact
   def __call__(
