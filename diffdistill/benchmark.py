@@ -29,7 +29,7 @@ from diffdistill.ideal import (
   random_frozen,
   share_of_ideal,
 )
-from diffdistill.training.report import Report
+from diffdistill.training.report import Report, Work
 from diffdistill.training.sharding import replicated
 from diffdistill.training.stage import Round, Stage
 from diffdistill.training.trainer import StageFunctions, Trainer
@@ -123,7 +123,7 @@ def _stage(
   """One stage's update, and its loop where it needs no other stage."""
   with tempfile.TemporaryDirectory() as folder:
     trainer = _trainer(run, stage, epath.Path(folder), num_updates, turns)
-    report = Report(epath.Path(folder), 0)
+    report = Report(epath.Path(folder), Work(0))
     frozen = random_frozen(run, stage)
     functions = trainer.compile(stage, frozen, report)
     result = {
@@ -179,8 +179,9 @@ def _trainer(
   turns: int,
 ) -> Trainer:
   """A trainer of one stage that logs, saves and shows once a turn or more."""
+  length = (turns + 1) * num_updates
   return Trainer(
-    stages=(dataclasses.replace(stage, num_updates=(turns + 1) * num_updates),),
+    stages=(dataclasses.replace(stage, num_updates=length, minutes=0.0),),
     workdir=workdir,
     seed=run.seed,
     batches=run.batches,

@@ -95,7 +95,7 @@ class PairPipeline:
 
   def pool(self, visit: int) -> range:
     """The shards on disk at a visit."""
-    count = len(self.store.pairs.train_shards)
+    count = len(self.store.train_shards)
     size = self.store.capacity
     # A last epoch that is not whole keeps the pool of the one before it.
     epochs = max(self.num_updates // self._visit_length // size, 1)

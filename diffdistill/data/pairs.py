@@ -150,6 +150,8 @@ class PairStore:
       whole shard.
     noise: draws the noise of pairs (first, count) again, as `draw` returned
       it; needed where it is not stored.
+    num_shards: of those to train on, the first so many are all that there will
+      be; 0 for all of them.
   """
 
   directory: epath.Path
@@ -158,9 +160,10 @@ class PairStore:
   draw: Draw
   draw_size: int = 0
   noise: Callable[[int, int], Noise] | None = None
+  num_shards: int = 0
 
   def __post_init__(self):
-    for name in ("max_gigabytes", "draw_size"):
+    for name in ("max_gigabytes", "draw_size", "num_shards"):
       if getattr(self, name) < 0:
         raise ValueError(f"{name} is {getattr(self, name)}; pass 0 or more")
     if self.noise is None and not self.pairs.store_noise:
@@ -172,14 +175,30 @@ class PairStore:
   @property
   def capacity(self) -> int:
     """P: training shards on disk at once, besides the held-out ones."""
-    return self.pairs.capacity(self.max_gigabytes)
+    return min(self.pairs.capacity(self.max_gigabytes), len(self.train_shards))
+
+  @property
+  def train_shards(self) -> range:
+    """S, where not all that there could be are made."""
+    return self.pairs.train_shards[: self.num_shards or None]
+
+  @property
+  def num_pairs(self) -> int:
+    """To train on."""
+    return len(self.train_shards) * self.pairs.shard_size
+
+  @property
+  def missing(self) -> list[int]:
+    """The training shards that are not on disk, as the first process sees."""
+    present = hosts.on_first(lambda: sorted(self._present()))
+    return [shard for shard in self.train_shards if shard not in present]
 
   def summary(self) -> str:
     """What there will be on disk, in one line."""
-    pairs, shards = self.pairs, len(self.pairs.train_shards)
+    pairs, shards = self.pairs, len(self.train_shards)
     count = self.capacity * pairs.shard_size + pairs.held_out
     parts = [
-      f"{pairs.num_pairs:,} pairs and {pairs.held_out:,} held out,"
+      f"{self.num_pairs:,} pairs and {pairs.held_out:,} held out,"
       f" {readable(pairs.num_bytes(count))} on disk"
     ]
     if self.capacity < shards:
@@ -223,7 +242,7 @@ class PairStore:
     self.claim()
     pairs = self.pairs
     return self.make(
-      [*pairs.train_shards[: self.capacity], *pairs.held_out_shards], say
+      [*self.train_shards[: self.capacity], *pairs.held_out_shards], say
     )
 
   def make(self, shards: Sequence[int], say: Say) -> int:

@@ -39,6 +39,7 @@ def curriculum(
           num_steps=0,
           frozen=frozen,
           guided=guided,
+          seconds=60 * stage.minutes,
         ),
       )
     else:
@@ -128,6 +129,12 @@ def _check_pairs(
         f" stages.{stage.name}.batch_size={stage.batch_size} does not divide;"
         " pass a multiple of it"
       )
+  if stage.minutes and pairs.max_gigabytes:
+    raise ValueError(
+      f"stages.{stage.name}.minutes is {stage.minutes}, but over how many"
+      f" updates the rolling pool of stages.{pairs.name} moves must be known"
+      " from the start; pass a max_gigabytes of 0 there, or no minutes here"
+    )
   if stage.select and stage.select.by == "held_out_loss" and not pairs.held_out:
     raise ValueError(
       f"stages.{stage.name}.select.by is 'held_out_loss', but"

@@ -79,11 +79,18 @@ class Optimizer:
     # Never apply one, however many come: the trainer stops the run instead.
     return optax.apply_if_finite(chain, max_consecutive_errors=2**31 - 1)
 
-  def rate(self, step: int, num_updates: int) -> float:
-    """The learning rate of update `step` (from 0) of a round of num_updates."""
+  def rate(self, step: int, num_updates: int, held: int = 0) -> float:
+    """The learning rate of update `step` (from 0) of a round of num_updates.
+
+    Args:
+      step: of the round.
+      num_updates: of the round.
+      held: updates, those of the warm-up among them, before it decays.
+    """
     if step < self.warmup:
       return self.learning_rate * (step + 1) / self.warmup
-    part = (step - self.warmup) / max(num_updates - self.warmup, 1)
+    start = max(self.warmup, held)
+    part = max(step - start, 0) / max(num_updates - start, 1)
     factor = {
       "constant": 1.0,
       "linear": 1.0 - part,

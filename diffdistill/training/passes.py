@@ -26,7 +26,7 @@ def round_passes(
   return passes
 
 
-def pair_passes(stage: Pairs, round_: Round) -> int:
-  """The passes that make all the pairs of a stage."""
+def pair_passes(stage: Pairs, round_: Round, num_pairs: int) -> int:
+  """The passes that make so many pairs to train on, and those held out."""
   per_step = stage.sampler.evaluations * stage.guidance.passes(round_.guided)
-  return (stage.num_pairs + stage.held_out) * stage.num_steps * per_step
+  return (num_pairs + stage.held_out) * stage.num_steps * per_step

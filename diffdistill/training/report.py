@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
@@ -18,20 +18,31 @@ from diffdistill.files import in_bucket, write_atomically
 SECONDS_BETWEEN_LINES = 30.0
 
 
+class Work(NamedTuple):
+  """What is to be done: images to see, and seconds of rounds by the clock."""
+
+  images: int
+  seconds: float = 0.0
+
+  def time(self, speed: float) -> float:
+    """Seconds that it takes, at so many images a second."""
+    return self.seconds + (self.images / speed if self.images else 0.0)
+
+
 class Report:
   """The reports of one run; only the first process writes.
 
   Args:
     workdir: holds `metrics.jsonl` (one record a report) and, where clu and
       TensorFlow can be imported, TensorBoard's event files.
-    total_images: that the whole run sees, for the share done.
+    total: of the whole run, for the share done.
   """
 
-  def __init__(self, workdir: epath.Path, total_images: int):
+  def __init__(self, workdir: epath.Path, total: Work):
     self._active = hosts.is_first()
     self._path = workdir / "metrics.jsonl"
     self._writer = _tensorboard(workdir) if self._active else None
-    self._total_images = total_images
+    self._total = total
     self._last_line = 0.0
 
   def start_round(self, name: str, step: int) -> None:
@@ -80,16 +91,16 @@ class Report:
       )
 
   def progress(
-    self, name: str, step: int, num_updates: int, speed: float, left: int
+    self, name: str, step: int, num_updates: int, speed: float, left: Work
   ) -> None:
     """One line: where the run is, how fast, and how long it still takes.
 
     Args:
       name: of the round.
       step: updates done.
-      num_updates: of the round.
+      num_updates: of the round, as far as one can say.
       speed: images a second.
-      left: images that the whole run has still to see.
+      left: of the whole run.
     """
     now = time.monotonic()
     terminal = sys.stderr.isatty()
@@ -98,9 +109,10 @@ class Report:
     if not self._active or not due:
       return
     self._last_line = now
-    share = 100 * (1 - left / max(self._total_images, 1))
     # A report of the first update alone knows no speed: that update compiles.
-    time_left = duration(left / speed) if speed else "?"
+    time_left = duration(left.time(speed)) if speed else "?"
+    pace = speed or 1.0
+    share = 100 * (1 - left.time(pace) / max(self._total.time(pace), 1e-9))
     line = (
       f"{name:<16} {step:>7}/{num_updates}  {speed:>8.0f} images/s"
       f"  {time_left:>8} left  {share:3.0f} %"

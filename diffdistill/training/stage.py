@@ -25,12 +25,14 @@ class Round:
   Args:
     name: "teacher", or "halve/016" for the student of 16 steps.
     stage: the name of its stage.
-    num_updates: its length; 0 for a round of pairs.
+    num_updates: its length, or its most where it ends by the clock; 0 for a
+      round of pairs.
     num_steps: of the student's sampler; 0 where it has no number of steps.
     frozen: for each frozen name, the round whose product it is, or a place
       outside the run.
     guided: whether its teacher is to be guided: not where that is a student of
       this run. One from outside counts as a teacher.
+    seconds: after which it ends, see clock.py; 0 where it does not.
   """
 
   name: str
@@ -39,6 +41,7 @@ class Round:
   num_steps: int
   frozen: Mapping[str, str]
   guided: bool
+  seconds: float = 0.0
 
   @property
   def code(self) -> int:
@@ -94,6 +97,8 @@ class Pairs:
     max_gigabytes: of disk; where all pairs take more, training uses a rolling
       pool that fits. 0 for no limit.
     path: where they go, if not in the workdir.
+    minutes: that making them may take; as many shards as fit into it are made,
+      one at least. 0 for all.
     frozen: which stage made the teacher.
   """
 
@@ -108,6 +113,7 @@ class Pairs:
   store_noise: bool = True
   max_gigabytes: float = 0.0
   path: str = ""
+  minutes: float = 0.0
   frozen: Mapping[str, str] = dataclasses.field(
     default_factory=lambda: {"teacher": "teacher"}
   )
@@ -116,9 +122,15 @@ class Pairs:
     for field in ("num_steps", "num_pairs", "shard_size", "batch_size"):
       if getattr(self, field) < 1:
         raise ValueError(f"{field} is {getattr(self, field)}; pass 1 or more")
-    for field in ("held_out", "max_gigabytes"):
+    for field in ("held_out", "max_gigabytes", "minutes"):
       if getattr(self, field) < 0:
         raise ValueError(f"{field} is {getattr(self, field)}; pass 0 or more")
+    if self.minutes and self.max_gigabytes:
+      raise ValueError(
+        f"minutes is {self.minutes} and max_gigabytes {self.max_gigabytes}, but"
+        " how many pairs there will be in a rolling pool must be known from the"
+        " start; pass 0 for one of them"
+      )
     if not self.sampler.deterministic:
       raise ValueError(
         f"sampler is {type(self.sampler).__name__}, which adds noise of its"
@@ -144,7 +156,7 @@ class Stage:
     name: of the stage, and of its round or folder of rounds.
     objective: what is minimised.
     optimizer: how.
-    num_updates: per round.
+    num_updates: per round; where it ends by the clock, the most.
     batch_size: images per update, over all devices.
     frozen: for each name the objective needs, the stage that made it; or one
       of its rounds ("halve/008"), or a place outside the run.
@@ -156,6 +168,8 @@ class Stage:
     long_rounds: rounds to this many student steps or fewer take twice
       num_updates (Salimans & Ho 2022, section 5.2: the 2-step and 1-step
       rounds); 0 for none.
+    minutes: after which the stage ends, its learning rate annealed; its rounds
+      share them, long ones with two parts. 0 where it has its num_updates.
     pairs: the stage whose pairs are the data, where the objective consumes
       pairs.
     select: which weights become the product; by default those at the end.
@@ -177,6 +191,7 @@ class Stage:
   end_steps: int = 1
   long_rounds: int = 2
   num_steps: tuple[int, ...] = ()
+  minutes: float = 0.0
   pairs: str = ""
   select: Selection | None = None
   updates_per_call: int = 1
@@ -208,10 +223,12 @@ class Stage:
         f"stages.{self.name}.source is {self.source!r}; pass imported:PATH or"
         " path:DIR, to a stage of a teacher or a classifier"
       )
-    if self.long_rounds < 0:
-      raise ValueError(
-        f"stages.{self.name}.long_rounds is {self.long_rounds}; pass 0 or more"
-      )
+    for field in ("long_rounds", "minutes"):
+      if getattr(self, field) < 0:
+        raise ValueError(
+          f"stages.{self.name}.{field} is {getattr(self, field)}; pass 0 or"
+          " more"
+        )
     self._check_execution()
     kind = self.objective.rounds
     for field, value, wanted in (
@@ -298,25 +315,35 @@ class Stage:
     if kind == "each":
       return tuple(make(f"{self.name}/{n:03d}", n) for n in self.num_steps)
     result = []
-    num_steps = self.start_steps
-    while num_steps > self.end_steps:
-      num_steps //= 2
+    for num_steps in self._students():
       name = f"{self.name}/{num_steps:03d}"
       result.append(self._round(name, num_steps, frozen, guided))
       frozen, guided = {**frozen, "teacher": name}, False
     return tuple(result)
 
+  def _students(self) -> list[int]:
+    """The numbers of steps of its rounds; 0 where they have none."""
+    if self.objective.rounds != "halving":
+      return list(self.num_steps) or [0]
+    halvings = (self.start_steps // self.end_steps).bit_length() - 1
+    return [self.start_steps >> i for i in range(1, halvings + 1)]
+
+  def _parts(self, num_steps: int) -> int:
+    """How many times num_updates a round has."""
+    halving = self.objective.rounds == "halving"
+    return 2 if halving and num_steps <= self.long_rounds else 1
+
   def _round(
     self, name: str, num_steps: int, frozen: Mapping[str, str], guided: bool
   ) -> Round:
-    doubled = self.objective.rounds == "halving" and (
-      num_steps <= self.long_rounds
-    )
+    parts = self._parts(num_steps)
+    total = sum(map(self._parts, self._students()))
     return Round(
       name=name,
       stage=self.name,
-      num_updates=0 if self.source else self.num_updates * (1 + doubled),
+      num_updates=0 if self.source else self.num_updates * parts,
       num_steps=num_steps,
       frozen=frozen,
       guided=guided,
+      seconds=0.0 if self.source else 60 * self.minutes * parts / total,
     )

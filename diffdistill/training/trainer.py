@@ -19,11 +19,12 @@ from diffdistill.data.pair_pipeline import PairPipeline
 from diffdistill.data.pairs import Drawn, PairStore
 from diffdistill.objectives.objective import Hparams
 from diffdistill.training import checkpoint, optimizers
+from diffdistill.training.clock import Clock, fitting_shards
 from diffdistill.training.curriculum import curriculum
 from diffdistill.training.inputs import Data, Inputs
 from diffdistill.training.passes import pair_passes, round_passes
 from diffdistill.training.preemption import PreemptedError, Preemption
-from diffdistill.training.report import Meter, Report
+from diffdistill.training.report import Meter, Report, Work
 from diffdistill.training.selection import Selector
 from diffdistill.training.sharding import (
   Layout,
@@ -121,6 +122,7 @@ class Trainer:
     distance: scores a product, where a stage selects by distance.
     preemption: when to leave; never by default.
     watchdog: is told of all that is finished; one that sleeps by default.
+    now: of the clock that ends rounds.
   """
 
   stages: tuple[Stage | Pairs, ...]
@@ -135,6 +137,7 @@ class Trainer:
   distance: Distance
   preemption: Preemption = dataclasses.field(default_factory=Preemption)
   watchdog: Watchdog = dataclasses.field(default_factory=Watchdog)
+  now: Callable[[], float] = time.monotonic
 
   def __post_init__(self):
     check_batches(self.stages, self.mesh)
@@ -164,10 +167,10 @@ class Trainer:
       PreemptedError: where it was asked to leave; what is done is saved.
     """
     rounds = curriculum(self.stages)
-    left = sum(_images(stage, round_) for stage, round_ in rounds)
-    report = Report(self.workdir, left)
+    works = [_work(stage, round_) for stage, round_ in rounds]
+    report = Report(self.workdir, _sum(works))
     stage_functions: dict[str, StageFunctions] = {}
-    for stage, round_ in rounds:
+    for i, (stage, round_) in enumerate(rounds):
       self.watchdog.patience()
       round_dir = self.workdir / round_.name
       if not checkpoint.has_final(round_dir):
@@ -183,12 +186,12 @@ class Trainer:
           with checkpoint.Checkpoints(
             round_dir, self.cadence.keep
           ) as checkpoints:
+            later = _sum(works[i + 1 :])
             self._train(
-              stage, round_, functions, frozen, checkpoints, report, left
+              stage, round_, functions, frozen, checkpoints, report, later
             )
       # Here, and not in _train: a crash may come right after the final result.
       checkpoint.discard(round_dir)
-      left -= _images(stage, round_)
     report.close()
 
   def compile(
@@ -243,12 +246,16 @@ class Trainer:
           " on from there"
         )
 
+    if stage.minutes:
+      round_dir = self.workdir / round_.name
+      shards = fitting_shards(store, round_dir, round_.seconds, made, self.now)
+      store = dataclasses.replace(store, num_shards=shards)
     store.fill(made)
     values = {
-      "passes": pair_passes(stage, round_),
+      "passes": pair_passes(stage, round_, store.num_pairs),
       "seconds": round(time.monotonic() - start, 3),
     }
-    report.write(round_.name, stage.num_pairs + stage.held_out, values)
+    report.write(round_.name, store.num_pairs + stage.held_out, values)
     checkpoint.mark_final(self.workdir / round_.name, str(store.directory))
 
   def _pair_store(
@@ -273,7 +280,7 @@ class Trainer:
     frozen: dict[str, Params],
     checkpoints: checkpoint.Checkpoints,
     report: Report,
-    left: int,
+    later: Work,
   ) -> None:
     """One round, from its newest checkpoint or its beginning to its end."""
     round_dir = self.workdir / round_.name
@@ -294,12 +301,19 @@ class Trainer:
     data = self._inputs.data(stage, round_, report.say)
     batches = data.iterate(first)
     selector = self._selector(stage, round_, functions, frozen, data)
+    clock = Clock(
+      round_dir,
+      round_.seconds,
+      round_.num_updates,
+      stage.updates_per_call,
+      self.now,
+    )
     meter = Meter(stage.batch_size)
     passes = round_passes(stage.objective, round_)
     called: set[Update] = set()
-    # This order is law: evaluate the old state, save it, fetch the batch,
-    # update each name in turn, count, report.
-    for step, count in _calls(stage, first, round_.num_updates):
+    # This order is law: evaluate the old state, save it, look at the clock,
+    # fetch the batch, update each name in turn, count, report.
+    for step, count in _calls(stage, first, clock):
       if step > first:
         if self._due(self.cadence.observe, step):
           self._show(stage, round_, state)
@@ -318,9 +332,11 @@ class Trainer:
           f"asked to leave {round_.name} after update {step}; the same command"
           " goes on from there"
         )
+      clock.look(step, functools.partial(jax.block_until_ready, state.step))
       rows = [next(batches) for _ in range(count)]
       rates = [
-        stage.optimizer.rate(step + i, round_.num_updates) for i in range(count)
+        stage.optimizer.rate(step + i, clock.last, clock.held)
+        for i in range(count)
       ]
       if count == 1:
         calls = [functions.updates[n] for n in stage.objective.turn(step)]
@@ -330,6 +346,7 @@ class Trainer:
         calls = [functions.several]
         batch = shard_batches(rows, self.mesh)
         hparams = self._hparams(round_, rates)
+      new = not called.issuperset(calls)
       with jax.transfer_guard("disallow"):
         for call in calls:
           if call not in called:
@@ -340,8 +357,11 @@ class Trainer:
           meter.add(metrics, count)
           self.watchdog.dispatched(jax.tree.leaves(metrics)[0])
       done = step + count
+      if new:
+        jax.block_until_ready(state.step)
+        clock.start(done)
       # So that nothing of a round that its next score ends goes unrecorded.
-      may_be_last = done == round_.num_updates or (
+      may_be_last = done == clock.last or (
         selector is not None and selector.exhausted(done)
       )
       if self._due(self.cadence.log, done) or may_be_last:
@@ -355,16 +375,16 @@ class Trainer:
           "seconds": seconds,
         }
         report.write(round_.name, done, values)
-        todo = left - done * stage.batch_size
-        report.progress(round_.name, done, round_.num_updates, speed, todo)
+        todo = _sum([later, _rest(stage, round_, clock, done)])
+        report.progress(round_.name, done, clock.last, speed, todo)
     self.watchdog.patience()
     self._stop_if_all_skipped(round_, state)
-    if selector and int(state.step) == round_.num_updates:
+    if selector and int(state.step) == clock.last:
       start = time.monotonic()
       self._consider(selector, stage, round_, state, report)
       # After the last record of the round's updates, whose seconds end there.
       seconds = round(time.monotonic() - start, 3)
-      report.write(round_.name, round_.num_updates, {"seconds": seconds})
+      report.write(round_.name, clock.last, {"seconds": seconds})
     products = self._products(stage, state, selector)
     # Saved before it is shown: a picture that fails loses no work.
     checkpoint.save_final(round_dir, products)
@@ -532,24 +552,35 @@ def check_cadence(stages: Sequence[Stage | Pairs], cadence: Cadence) -> None:
         )
 
 
-def _calls(stage: Stage, first: int, last: int) -> Iterator[tuple[int, int]]:
-  """(update, how many from it on are one call), from `first` to `last`.
+def _calls(stage: Stage, first: int, clock: Clock) -> Iterator[tuple[int, int]]:
+  """(update, how many from it on are one call), from `first` to the last.
 
   What a call's length does not divide, at the end or after a change of it, is
   done one by one.
   """
   step, length = first, stage.updates_per_call
-  while step < last:
-    count = length if step % length == 0 and step + length <= last else 1
+  while step < clock.last:
+    count = length if step % length == 0 and step + length <= clock.last else 1
     yield step, count
     step += count
 
 
-def _images(stage: Stage | Pairs, round_: Round) -> int:
-  """Images that a round takes from the data."""
-  if isinstance(stage, Pairs):
-    return 0
-  return stage.batch_size * round_.num_updates
+def _work(stage: Stage | Pairs, round_: Round) -> Work:
+  """Of a whole round: the images that it takes from the data, or its time."""
+  if round_.seconds or isinstance(stage, Pairs):
+    return Work(0, round_.seconds)
+  return Work(stage.batch_size * round_.num_updates)
+
+
+def _rest(stage: Stage, round_: Round, clock: Clock, done: int) -> Work:
+  """Of a round after so many updates."""
+  if round_.seconds:
+    return Work(0, clock.left(done))
+  return Work(stage.batch_size * (round_.num_updates - done))
+
+
+def _sum(works: Sequence[Work]) -> Work:
+  return Work(sum(w.images for w in works), sum(w.seconds for w in works))
 
 
 @jax.jit

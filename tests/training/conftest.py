@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from typing import ClassVar
 
 import jax
@@ -90,9 +91,13 @@ class Run:
     pairs=None,
     stages=None,
     preemption=None,
+    clock=None,
     **cadence,
   ):
-    """The whole run, or a life that crashes after so many updates."""
+    """The whole run, or a life that crashes after so many updates.
+
+    Each update takes a tick of the clock, where there is one.
+    """
     functions, left = self.functions, updates
 
     def mortal(update):
@@ -102,6 +107,8 @@ class Run:
           raise CrashError
         if left is not None:
           left -= 1
+        if clock is not None:
+          clock.tick()
         return update(*arguments)
 
       return call
@@ -134,6 +141,7 @@ class Run:
       observe=observe,
       distance=distance,
       preemption=preemption or Preemption(),
+      now=clock or time.monotonic,
     ).run()
 
   def crash(self, workdir, updates=None, **arguments):

@@ -12,6 +12,7 @@ from diffdistill.training import report
 from diffdistill.training.report import (
   Meter,
   Report,
+  Work,
   costs,
   duration,
   means,
@@ -60,7 +61,7 @@ def records(workdir):
 
 def test_a_record_says_on_what_machine_it_was_made(workdir):
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-  Report(workdir, 100).write("teacher", 10, {})
+  Report(workdir, Work(100)).write("teacher", 10, {})
   record = json.loads((workdir / "metrics.jsonl").read_text())
   assert (record["num_devices"], record["device_kind"]) == (8, "cpu")
   assert before <= record["peak_host_bytes"] < 2 * before
@@ -118,7 +119,7 @@ def test_speed_leaves_out_the_compilation(clock):
 
 
 def test_records_are_lines_of_json(workdir):
-  log = Report(workdir, 100)
+  log = Report(workdir, Work(100))
   log.write("halve/004", 10, {"student/loss": 0.5, "images": 80})
   log.write("halve/004", 20, {"student/loss": 0.25, "images": 160})
   log.close()
@@ -129,7 +130,7 @@ def test_records_are_lines_of_json(workdir):
 
 
 def test_a_round_that_goes_on_forgets_what_is_made_again(workdir):
-  log = Report(workdir, 100)
+  log = Report(workdir, Work(100))
   for name in ("teacher", "halve/004"):
     for step in (10, 20, 30):
       log.write(name, step, {})
@@ -145,7 +146,7 @@ def test_a_round_that_goes_on_forgets_what_is_made_again(workdir):
 
 @pytest.mark.parametrize("cut", [1, 5, 40])
 def test_a_line_that_was_cut_off_is_dropped(workdir, cut):
-  log = Report(workdir, 100)
+  log = Report(workdir, Work(100))
   log.write("teacher", 10, {"teacher/loss": 0.5})
   log.write("teacher", 20, {"teacher/loss": 0.25})
   path = workdir / "metrics.jsonl"
@@ -159,7 +160,7 @@ def test_a_line_that_was_cut_off_is_dropped(workdir, cut):
 
 def test_costs_are_the_passes_so_far_and_the_seconds_together(workdir):
   assert costs(workdir) == {}
-  log = Report(workdir, 100)
+  log = Report(workdir, Work(100))
   log.write("teacher", 10, {"passes": 240, "seconds": 1.5})
   log.write("teacher", 20, {"passes": 480, "seconds": 0.5})
   log.write("teacher", 20, {"distance": 0.25})
@@ -174,7 +175,7 @@ def test_costs_are_the_passes_so_far_and_the_seconds_together(workdir):
 
 
 def test_nan_is_written_as_nothing(workdir):
-  Report(workdir, 100).write("teacher", 10, {"distance": float("nan")})
+  Report(workdir, Work(100)).write("teacher", 10, {"distance": float("nan")})
   assert records(workdir) == [
     {"round": "teacher", "step": 10, "distance": None}
   ]
@@ -190,7 +191,7 @@ def test_a_bucket_holds_the_same_records(workdir, monkeypatch):
     return opened(self, mode, **kwargs)
 
   monkeypatch.setattr(type(workdir), "open", no_append)
-  log = Report(workdir, 100)
+  log = Report(workdir, Work(100))
   log.write("teacher", 10, {"a": 1.0})
   log.write("teacher", 20, {"a": 2.0})
   assert [record["step"] for record in records(workdir)] == [10, 20]
@@ -198,23 +199,23 @@ def test_a_bucket_holds_the_same_records(workdir, monkeypatch):
 
 
 def test_a_new_run_has_nothing_to_forget(workdir):
-  Report(workdir, 100).start_round("teacher", 0)
+  Report(workdir, Work(100)).start_round("teacher", 0)
   assert not (workdir / "metrics.jsonl").exists()
 
 
 def test_the_progress_line(workdir, clock, capsys):
-  log = Report(workdir, 1000)
-  log.progress("halve/004", 20, 50, 12.5, 600)
+  log = Report(workdir, Work(1000))
+  log.progress("halve/004", 20, 50, 12.5, Work(600))
   line = capsys.readouterr().err
   assert " ".join(line.split()) == ("halve/004 20/50 12 images/s 48s left 40 %")
   assert line.endswith("\n")
   # Not on a terminal: at most one line in half a minute, and the last one.
   clock.now += 29
-  log.progress("halve/004", 30, 50, 12.5, 500)
+  log.progress("halve/004", 30, 50, 12.5, Work(500))
   assert capsys.readouterr().err == ""
   clock.now += 2
-  log.progress("halve/004", 40, 50, 12.5, 400)
-  log.progress("halve/004", 50, 50, 12.5, 0)
+  log.progress("halve/004", 40, 50, 12.5, Work(400))
+  log.progress("halve/004", 50, 50, 12.5, Work(0))
   lines = capsys.readouterr().err.splitlines()
   assert [line.split()[1] for line in lines] == ["40/50", "50/50"]
   assert lines[-1].split()[-4:] == ["0s", "left", "100", "%"]
@@ -224,26 +225,26 @@ def test_a_terminal_has_one_line_for_a_round(
   workdir, clock, capsys, monkeypatch
 ):
   monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-  log = Report(workdir, 1000)
+  log = Report(workdir, Work(1000))
   for step in (10, 20, 30):
-    log.progress("teacher", step, 30, 12.5, 1000 - 10 * step)
+    log.progress("teacher", step, 30, 12.5, Work(1000 - 10 * step))
   text = capsys.readouterr().err
   assert text.count("\r") == 2
   assert text.endswith("%\n")
 
 
 def test_no_speed_is_no_forecast(workdir, capsys):
-  Report(workdir, 1000).progress("teacher", 1, 50, 0.0, 600)
+  Report(workdir, Work(1000)).progress("teacher", 1, 50, 0.0, Work(600))
   assert capsys.readouterr().err.split()[-4:] == ["?", "left", "40", "%"]
 
 
 def test_only_the_first_process_writes(workdir, capsys, monkeypatch):
   monkeypatch.setattr(hosts, "is_first", lambda: False)
   monkeypatch.setattr(hosts, "on_first", lambda act: None)
-  log = Report(workdir, 100)
+  log = Report(workdir, Work(100))
   log.start_round("teacher", 0)
   log.write("teacher", 10, {"a": 1.0})
-  log.progress("teacher", 10, 10, 1.0, 0)
+  log.progress("teacher", 10, 10, 1.0, Work(0))
   log.say("hello")
   log.close()
   assert capsys.readouterr().err == ""
@@ -266,7 +267,7 @@ def test_tensorboard_gets_the_scalars(workdir, monkeypatch):
   clu = types.ModuleType("clu")
   clu.metric_writers = types.SimpleNamespace(SummaryWriter=SummaryWriter)
   monkeypatch.setitem(sys.modules, "clu", clu)
-  log = Report(workdir, 100)
+  log = Report(workdir, Work(100))
   log.write("halve/004", 10, {"student/loss": 0.5, "images": 80, "note": "x"})
   log.close()
   assert calls == [

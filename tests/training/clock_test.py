@@ -1,0 +1,141 @@
+"""The length of a round that ends by the clock, on a clock of our own."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from etils import epath
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffdistill.training.clock import HELD, Clock
+from diffdistill.training.optimizers import Optimizer
+
+
+class Time:
+  """A clock that goes on when it is told to."""
+
+  def __init__(self):
+    self.seconds = 1000.0
+
+  def __call__(self):
+    return self.seconds
+
+
+def run(round_dir, seconds, per_update, most=10**6, multiple=1, first=0, **end):
+  """A round as the trainer makes it: its clock, and the rates it was given.
+
+  Args:
+    per_update: seconds of update i.
+    end: `crash` ends it before that update.
+  """
+  time = Time()
+  clock = Clock(epath.Path(round_dir), seconds, most, multiple, time)
+  optimizer = Optimizer(learning_rate=1.0, warmup=3, decay="linear")
+  rates, step, waits = [], first, []
+  while step < clock.last:
+    clock.look(step, lambda: waits.append(time.seconds))
+    if step >= end.get("crash", math.inf):
+      break
+    for i in range(step, step + multiple):
+      rates.append(optimizer.rate(i, clock.last, clock.held))
+      time.seconds += 60.0 if i == first else per_update(i)
+    step += multiple
+    if step == first + multiple:
+      clock.start(step)
+  return clock, rates, waits, time.seconds - 1060
+
+
+def test_a_round_of_updates_has_its_updates(tmp_path):
+  clock = Clock(epath.Path(tmp_path), 0.0, 7)
+  assert (clock.length, clock.last, clock.held) == (7, 7, 0)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("seconds", [10.0, 60.0, 3600.0])
+@pytest.mark.parametrize("per_update", [0.01, 0.3])
+def test_as_many_updates_as_fit(tmp_path, seconds, per_update):
+  clock, rates, waits, took = run(tmp_path, seconds, lambda i: per_update)
+  assert clock.length == len(rates)
+  # The update that compiled is not on the clock.
+  assert took == pytest.approx(seconds, abs=2 * per_update)
+  assert json.loads((tmp_path / "clock.json").read_text()) == {
+    "num_updates": clock.length
+  }
+  # To wait for the devices costs time: it is done some tens of times at most.
+  assert len(waits) <= 4 + math.log2(clock.length)
+
+
+def test_an_update_as_long_as_the_round_is_made_a_few_times(tmp_path):
+  clock, _, _, _ = run(tmp_path, 5.0, lambda i: 10.0)
+  # One that compiled and one that was timed are the quarter that is held.
+  assert clock.length == 8
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+  seconds=st.floats(0.5, 100),
+  times=st.lists(st.floats(0.001, 1.0), min_size=1, max_size=40),
+  most=st.integers(1, 5000),
+  multiple=st.sampled_from([1, 2, 10]),
+)
+def test_the_schedule_is_a_function_of_the_number_of_updates(
+  tmp_path_factory, seconds, times, most, multiple
+):
+  """However speed changes: held to a quarter, then down to nothing."""
+  most *= multiple
+  clock, rates, _, _ = run(
+    tmp_path_factory.mktemp("round"),
+    seconds,
+    lambda i: times[i % len(times)],
+    most,
+    multiple,
+  )
+  length = clock.length
+  assert length == len(rates) <= most
+  assert length % multiple == 0
+  start = max(3, math.ceil(HELD * length))
+  for i, rate in enumerate(rates):
+    expected = (
+      (i + 1) / 3 if i < 3 else 1 - max(i - start, 0) / max(length - start, 1)
+    )
+    assert rate == pytest.approx(expected, abs=1e-12)
+  if length > start:
+    assert rates[-1] == pytest.approx(1 / (length - start))
+
+
+@pytest.mark.parametrize("crash", [1, 20, 199, 200, 201, 500, 999])
+def test_a_killed_round_goes_on_with_the_length_it_had(tmp_path, crash):
+  """Elsewhere, at a tenth of the speed."""
+  clock, before, _, _ = run(tmp_path, 10.0, lambda i: 0.01, crash=crash)
+  settled = clock.length
+  again, after, _, _ = run(tmp_path, 10.0, lambda i: 0.1, first=crash)
+  if settled is not None:
+    assert again.length == settled == pytest.approx(1000, abs=2)
+  else:
+    assert again.length == pytest.approx(max(100, 4 * crash), abs=8)
+  length, rates = again.length, before + after
+  assert len(rates) == length
+  start = math.ceil(HELD * length)
+  expected = [1 - max(i - start, 0) / (length - start) for i in range(length)]
+  np.testing.assert_allclose(rates[3:], expected[3:])
+
+
+def test_a_round_ends_with_its_most_updates_where_those_come_first(tmp_path):
+  clock, rates, _, took = run(tmp_path, 100.0, lambda i: 0.01, most=400)
+  assert clock.length == len(rates) == 400
+  assert took < 5
+
+
+def test_what_is_left_of_the_round(tmp_path):
+  clock, _, _, _ = run(tmp_path, 10.0, lambda i: 0.01, crash=300)
+  assert clock.left(300) == pytest.approx(7.0, rel=0.01)
+  assert clock.left(2000) == 0
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"num_updates": "5"}', "[]"])
+def test_a_damaged_record_is_refused(tmp_path, text):
+  (tmp_path / "clock.json").write_text(text)
+  with pytest.raises(ValueError, match="does not say num_updates; remove the"):
+    Clock(epath.Path(tmp_path), 1.0, 100)

@@ -1,0 +1,181 @@
+"""Stages that end by the clock, on a clock that ticks with every update."""
+
+import copy
+import dataclasses
+import json
+
+import pytest
+from etils import epath
+
+from diffdistill import from_config
+
+ROUNDS = ("teacher", "halve/004", "halve/002", "halve/001")
+
+
+class Clock:
+  """Seconds that pass only where something is made."""
+
+  def __init__(self, seconds=0.125):
+    self._seconds, self._now = seconds, 5000.0
+
+  def __call__(self):
+    return self._now
+
+  def tick(self, times=1):
+    self._now += self._seconds * times
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config):
+  """6 seconds for the teacher, 12 for the students; all at most 500 updates."""
+  config = copy.deepcopy(tiny_config)
+  for name, minutes in (("teacher", 0.1), ("halve", 0.2)):
+    config["stages"][name] |= {"minutes": minutes, "num_updates": 500}
+  config["stages"]["halve"]["long_rounds"] = 2
+  config["cadence"] = {"log": 8, "checkpoint": 5}
+  return config
+
+
+@pytest.fixture(scope="module")
+def run(config, run_of):
+  return run_of(config)
+
+
+@pytest.fixture(scope="module")
+def finished(run, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("finished")
+  run.train(workdir, clock=Clock())
+  return workdir
+
+
+def lengths(workdir):
+  return {
+    name: json.loads((workdir / name / "clock.json").read_text())["num_updates"]
+    for name in ROUNDS
+    if (workdir / name / "clock.json").exists()
+  }
+
+
+def test_rounds_have_as_many_updates_as_fit(finished, records_of):
+  # 8 updates a second; the long rounds have two parts of five each.
+  assert lengths(finished) == {
+    "teacher": 48,
+    "halve/004": 20,
+    "halve/002": 39,
+    "halve/001": 39,
+  }
+  last = {record["round"]: record for record in records_of(finished)}
+  for name, length in lengths(finished).items():
+    assert last[name]["step"] == length
+    assert last[name]["learning_rate"] < 1e-2 / (0.7 * length)
+    assert last[name]["images"] == 8 * length
+
+
+@pytest.mark.parametrize("speed", [0.125, 0.01])
+def test_killed_anywhere_it_makes_the_same_weights(
+  finished, run, tmp_path, speed
+):
+  """At another speed too, once the length of a round is settled."""
+  clock = Clock()
+  # Before, at and after the update at which a length is settled (10 of 48, 4
+  # of 20), and beside checkpoints.
+  for life in (3, 8, 3, 0, 9, 30, 1, 4):
+    run.crash(tmp_path, life, clock=clock)
+    if lengths(tmp_path):
+      clock = Clock(speed)
+  if speed == 0.125:
+    run.train(tmp_path, clock=clock)
+    run.assert_same_weights(tmp_path, finished)
+  else:
+    run.train(tmp_path, clock=clock, stages=run.built.stages[:1])
+    made, wanted = run.products(tmp_path), run.products(finished)
+    for name in ("teacher teacher", "teacher second_moments"):
+      assert str(made[name]) == str(wanted[name])
+
+
+def test_the_number_of_updates_says_all(finished, run, tmp_path):
+  """Given the lengths, a machine at any speed makes the same weights."""
+  for name in ROUNDS:
+    (tmp_path / name).mkdir(parents=True)
+    record = (finished / name / "clock.json").read_bytes()
+    (tmp_path / name / "clock.json").write_bytes(record)
+  run.train(tmp_path, clock=Clock(7.0))
+  run.assert_same_weights(tmp_path, finished)
+
+
+def test_a_number_of_updates_may_come_first(run, tmp_path):
+  (teacher, _) = run.built.stages
+  short = dataclasses.replace(teacher, num_updates=18)
+  run.train(tmp_path / "both", clock=Clock(), stages=(short,))
+  assert lengths(tmp_path / "both") == {"teacher": 18}
+
+
+def test_calls_of_several_updates_are_whole(run, tmp_path):
+  (teacher, _) = run.built.stages
+  calls = dataclasses.replace(teacher, updates_per_call=4)
+  clock = Clock(0.51)  # a call, not an update, takes a tick
+  run.train(tmp_path, clock=clock, stages=(calls,), log=8, checkpoint=8)
+  assert lengths(tmp_path) == {"teacher": 48}
+
+
+def test_the_pairs_that_fit_are_made_and_learned(
+  pairs_config, run_of, tmp_path, crash_error
+):
+  """2 shards of the 4 that there could be, and those that are held out."""
+  config = copy.deepcopy(pairs_config)
+  config["stages"]["pairs"]["minutes"] = 0.55
+  run, clock = run_of(config), Clock(1.0)
+  drawn = []
+
+  def pairs(*arguments):
+    store = run.built.pairs(epath.Path(tmp_path), *arguments)
+
+    def draw(first, count):
+      if len(drawn) == 2:
+        drawn.append(None)
+        raise crash_error
+      drawn.append(first)
+      clock.tick(count)
+      return store.draw(first, count)
+
+    return dataclasses.replace(store, draw=draw)
+
+  # 33 s at a second each: 16 held out, and two shards of 8. The second shard
+  # is where it is killed; the first draw of all compiles.
+  run.crash(tmp_path, clock=clock, pairs=pairs)
+  assert drawn == [0, 0, None]
+  record = json.loads((tmp_path / "pairs" / "clock.json").read_text())
+  assert record == {"num_shards": 2}
+  run.train(tmp_path, clock=clock, pairs=pairs)
+  assert drawn[3:] == [8, 32, 40]
+  made = sorted(p.name for p in (tmp_path / "pairs" / "pairs").glob("*.npz"))
+  assert made == ["00000.npz", "00001.npz", "00004.npz", "00005.npz"]
+
+
+@pytest.mark.parametrize(
+  ("stage", "fields", "message"),
+  [
+    ("teacher", {"minutes": -1.0}, "teacher.minutes is -1.0; pass 0 or more"),
+    ("pairs", {"minutes": -1.0}, "minutes is -1.0; pass 0 or more"),
+    (
+      "pairs",
+      {"minutes": 1.0, "max_gigabytes": 1.0},
+      "minutes is 1.0 and max_gigabytes 1.0, but how many pairs there will be",
+    ),
+  ],
+)
+def test_refuses_what_cannot_be(pairs_config, stage, fields, message):
+  config = copy.deepcopy(pairs_config)
+  config["stages"][stage] |= fields
+  with pytest.raises(ValueError, match=message):
+    from_config.build(config)
+
+
+def test_a_rolling_pool_has_no_end_by_the_clock(pairs_config):
+  config = copy.deepcopy(pairs_config)
+  config["stages"]["pairs"]["max_gigabytes"] = 1.0
+  config["stages"]["student"]["minutes"] = 1.0
+  with pytest.raises(
+    ValueError, match="over how many updates the rolling pool"
+  ):
+    from_config.build(config)
