@@ -34,7 +34,6 @@ setup(
     "pillow>=11",
     "safetensors>=0.5",
     "scikit-learn>=1.5",
-    "scipy>=1.13",
     "typing_extensions>=4.12",
   ],
   extras_require={

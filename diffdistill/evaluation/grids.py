@@ -92,11 +92,14 @@ def curve(
       logarithmic axis cannot show (not finite, or <= 0) are left out.
     ylabel: the measure's name, with which direction is better.
     path: of the PNG, written whole or not at all.
+
+  Raises:
+    ImportError: where matplotlib is not installed.
   """
   if not curves:
     raise ValueError("a plot needs at least one curve, got none")
-  # Here because matplotlib takes a second to import. Agg without pyplot needs
-  # no display and leaves the user's backend alone.
+  # Here because a machine may be without it, and because it takes a second.
+  # Agg without pyplot needs no display and leaves the user's backend alone.
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
   from matplotlib.ticker import NullFormatter, NullLocator

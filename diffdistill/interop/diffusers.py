@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 from jaxtyping import Float
-from safetensors.numpy import save as save_safetensors
 
 from diffdistill.files import write_atomically
 from diffdistill.interop import diffusers_dit, diffusers_unet
 from diffdistill.interop.model import Model, check
-from diffdistill.interop.tensors import Tensors, read_tensors
+from diffdistill.interop.tensors import Tensors, as_safetensors, read_tensors
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
@@ -326,7 +325,7 @@ def _json(path: epath.Path) -> dict[str, Any]:
 def _write_part(
   part: epath.Path, config: dict[str, Any], tensors: Tensors
 ) -> None:
-  data = save_safetensors(tensors, metadata={"format": "pt"})
+  data = as_safetensors(tensors, metadata={"format": "pt"})
   write_atomically(part / WEIGHTS[0], data)
   _write_json(part / "config.json", {"_diffusers_version": VERSION, **config})
 

@@ -11,13 +11,12 @@ import json
 import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors.numpy import save as save_safetensors
 
 from diffdistill.arrays import Params
 from diffdistill.config_fields import plain
 from diffdistill.files import write_atomically
 from diffdistill.interop.model import Model, check, network_of
-from diffdistill.interop.tensors import Tensors, read_tensors
+from diffdistill.interop.tensors import Tensors, as_safetensors, read_tensors
 
 DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
 FORMAT = "diffdistill-1"
@@ -25,7 +24,7 @@ FORMAT = "diffdistill-1"
 
 def save(model: Model, folder: epath.Path) -> None:
   """Writes both files; the description last, as the mark of a whole folder."""
-  weights = save_safetensors(flat(model.params))
+  weights = as_safetensors(flat(model.params))
   write_atomically(folder / WEIGHTS, weights)
   fields = {
     field.name: getattr(model, field.name)

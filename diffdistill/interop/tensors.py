@@ -4,10 +4,10 @@ A pickle can run any program, so nothing is unpickled: `pickles` reads what
 torch wrote, and makes arrays and plain containers alone.
 """
 
+import types
+
 import numpy as np
 from etils import epath
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_safetensors
 
 from diffdistill.interop.pickles import read_pickle
 
@@ -37,10 +37,35 @@ def read_tensors(path: epath.PathLike) -> Tensors:
   return _read_torch(path)
 
 
-def _read_safetensors(path: epath.Path) -> Tensors:
+def as_safetensors(
+  tensors: Tensors, metadata: dict[str, str] | None = None
+) -> bytes:
+  """What a .safetensors file of these tensors holds.
+
+  Raises:
+    ValueError: where the library of that name is not installed.
+  """
+  return _library().numpy.save(tensors, metadata=metadata)
+
+
+def _library() -> types.ModuleType:
+  # Here because a machine that only trains may be without it.
   try:
-    return load_safetensors(path.read_bytes())
-  except SafetensorError as error:
+    import safetensors
+    import safetensors.numpy
+  except ImportError as error:
+    raise ValueError(
+      "safetensors files take a library of that name, which is not installed;"
+      " run `pip install safetensors`"
+    ) from error
+  return safetensors
+
+
+def _read_safetensors(path: epath.Path) -> Tensors:
+  safetensors = _library()
+  try:
+    return safetensors.numpy.load(path.read_bytes())
+  except safetensors.SafetensorError as error:
     raise ValueError(
       f"{path} is damaged or no safetensors file; fetch or convert it again"
     ) from error
