@@ -20,6 +20,7 @@ from diffdistill.experiment import Experiment
 from diffdistill.objectives.objective import Objective
 from diffdistill.planning.chips import chip_of
 from diffdistill.planning.flops import count_flops
+from diffdistill.training.augment import as_trained
 from diffdistill.training.sharding import (
   replicated,
   shard_batch,
@@ -69,12 +70,19 @@ def _drawn(run: Experiment, init: Callable[[Key], Params], key: Key) -> Params:
 
 
 def first_batch(run: Experiment, stage: Stage) -> Batch:
-  """One batch of the kind that a stage consumes, on the mesh."""
+  """One batch of the kind that a stage consumes, stored as it is, on the mesh.
+
+  Of pairs, the images are those of the data: no teacher has made any.
+  """
   rows = run.batches(stage.batch_size, run.seed).batch(0)
   if stage.objective.consumes == "pairs":
-    random = np.random.default_rng(run.seed)
-    shape = rows["image"].shape
-    rows["noise"] = random.standard_normal(shape, np.float32)
+    random, image = np.random.default_rng(run.seed), rows["image"]
+    noise = random.standard_normal(image.shape, np.float32)
+    pairs = {
+      "noise": noise.astype(np.float16),
+      "image": np.rint(image).astype(np.uint8),
+    }
+    rows = {**pairs, "label": rows["label"]} if run.num_classes else pairs
   return shard_batch(rows, run.mesh)
 
 
@@ -101,6 +109,7 @@ def share_of_ideal(
     (jax.random.key(run.seed), HPARAMS), replicated(run.mesh)
   )
   frozen, batch = random_frozen(run, stage), first_batch(run, stage)
+  trained = jax.jit(as_trained)(batch)
   state = functions.init(key, frozen)
   if "teacher" in frozen:
     frozen["teacher"] = in_dtype(frozen["teacher"], stage.teacher_dtype)
@@ -110,7 +119,7 @@ def share_of_ideal(
   needed = _needed(objective, cycle)
   passes = {
     kind: call
-    for kind, call in _passes(run, objective, batch, key).items()
+    for kind, call in _passes(run, objective, trained, key).items()
     if needed[kind]
   }
 

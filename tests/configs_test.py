@@ -164,7 +164,11 @@ def traced_pairs(built, stage, teacher):
   image = jax.eval_shape(
     generator.sample, teacher, noise, label, jax.random.key(0), np.int32(2)
   )
-  batch = {"noise": noise, "image": image, "label": label}
+  batch = {
+    "noise": shape(noise.shape, np.float16),
+    "image": shape(image.shape, np.uint8),
+    "label": label,
+  }
   return {name: rows for name, rows in batch.items() if rows is not None}
 
 

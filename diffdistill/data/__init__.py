@@ -5,8 +5,9 @@ never images. Nothing here reads a file, or imports scikit-learn or
 tensorflow-datasets, before a source is asked for its data.
 """
 
+from diffdistill.data.packed import Npz
 from diffdistill.data.pipeline import Pipeline, once
-from diffdistill.data.sources import Digits, Idx, Npz, Source
+from diffdistill.data.sources import Digits, Idx, Source
 from diffdistill.data.streamed import Folder
 from diffdistill.data.tfds import Tfds
 

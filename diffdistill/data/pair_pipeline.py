@@ -75,7 +75,7 @@ class PairPipeline:
     Reads a shard for one batch, and makes it where it is missing.
 
     Returns:
-      "noise": float32 and "image": float32 in [-1, 1], both of shape
+      "noise": float16 and "image": uint8, as they are stored, both of shape
       `b h w c` with b the number of rows; "label", if the pairs have any:
       int32, shape `b`.
     """
@@ -149,8 +149,5 @@ class PairPipeline:
     rows = order[: self.batch_size]
     if self.rows is not None:
       rows = rows[list(self.rows)]
-    image = pairs["image"][rows].astype(np.float32) / 127.5 - 1
-    batch = {"noise": pairs["noise"][rows].astype(np.float32), "image": image}
-    if "label" in pairs:
-      batch["label"] = pairs["label"][rows]
-    return batch
+    names = ("noise", "image", "label")
+    return {name: pairs[name][rows] for name in names if name in pairs}

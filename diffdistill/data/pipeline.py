@@ -1,19 +1,22 @@
 """batch(step): the shuffled batches of a source as a function of the step.
 
 Nothing positional is stored: a run resumes by asking for the step it is at.
-Grain shuffles, repeats and batches *indices*; the images of a batch are taken
-in one call, so a batch costs what its images cost.
+The indices of a batch are a slice of its epoch's permutation, and its images
+are taken in one call, as they are stored: a batch costs what its images cost.
+Grain prepares batches ahead.
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterator
-from typing import cast
+import sys
+from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
 
 from diffdistill.data.sources import Examples, Indices, Source
+
+OF_EPOCH, OF_FLIPS = 0, 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,15 +65,26 @@ class Pipeline:
     _check_source(self.source)
 
   def batch(self, step: int) -> Examples:
-    """This process's rows of the global batch of `step`.
+    """This process's rows of the global batch of `step`, as they are stored.
+
+    Scaling and mirroring are for the device: see training/augment.py.
 
     Returns:
-      "image": float32 in [-1, 1], shape `b h w c` with b the
-      number of rows; "label" (if asked for): int32, shape `b`.
+      "image": uint8, or float32 where the source resizes, in [0, 255], shape
+      `b h w c` with b the number of rows; "label" (if asked for): int32,
+      shape `b`; "flip" (if there are flips): which images to mirror, bool,
+      shape `b`.
     """
     _check_step(step)
-    # Grain's type allows for gaps in a data set; there are none in this one.
-    return cast(Examples, self._batches[step])
+    rows = slice(None) if self.rows is None else list(self.rows)
+    batch = self.source.take(self._indices(step)[rows])
+    if self.flip:
+      # Drawn for the global batch, so that no process count can change it.
+      random = np.random.default_rng([self.seed, OF_FLIPS, step])
+      batch["flip"] = (random.random(self.batch_size) < 0.5)[rows]
+    if not self.labels:
+      del batch["label"]
+    return batch
 
   def iterate(self, start: int) -> Iterator[Examples]:
     """batch(start), batch(start + 1), ..., prepared ahead by threads."""
@@ -78,32 +92,37 @@ class Pipeline:
     options = grain.ReadOptions(
       num_threads=self.num_threads, prefetch_buffer_size=self.prefetch
     )
-    return iter(self._batches[start:].to_iter_dataset(options))
+    steps = grain.MapDataset.range(start, sys.maxsize)
+    return iter(steps.map(self.batch).to_iter_dataset(options))
+
+  def _indices(self, step: int) -> Indices:
+    """The global batch's, of one epoch or of several."""
+    size, parts = len(self.source), []
+    first, end = step * self.batch_size, (step + 1) * self.batch_size
+    while first < end:
+      epoch, start = divmod(first, size)
+      parts.append(self._order(epoch)[start : start + end - first])
+      first += len(parts[-1])
+    return np.concatenate(parts)
 
   @functools.cached_property
-  def _batches(self) -> grain.MapDataset:
-    indices = grain.MapDataset.range(len(self.source)).seed(self.seed)
-    batches = indices.shuffle().repeat().batch(self.batch_size)
-    return batches.random_map(self._rows)
+  def _order(self) -> Callable[[int], Indices]:
+    """The permutation of an epoch; two are kept, for batches between them."""
 
-  def _rows(self, indices: Indices, generator: np.random.Generator) -> Examples:
-    """This process's examples, of the global batch's indices."""
-    rows = slice(None) if self.rows is None else list(self.rows)
-    batch = _scale(self.source.take(indices[rows]))
-    if self.flip:
-      # Drawn for the global batch, so that no process count can change it.
-      flipped = (generator.random(self.batch_size) < 0.5)[rows]
-      batch["image"][flipped] = batch["image"][flipped, :, ::-1]
-    if not self.labels:
-      del batch["label"]
-    return batch
+    @functools.lru_cache(maxsize=2)
+    def order(epoch: int) -> Indices:
+      random = np.random.default_rng([self.seed, OF_EPOCH, epoch])
+      return random.permutation(len(self.source))
+
+    return order
 
 
 def once(source: Source, batch_size: int) -> Iterator[Examples]:
   """Every example exactly once, in order, for reference statistics.
 
-  Yields what `Pipeline.batch` returns, neither shuffled nor flipped; the last
-  batch may be short.
+  Yields what is trained on ("image": float32 in [-1, 1], shape `b h w c`;
+  "label": int32, shape `b`), neither shuffled nor flipped; the last batch may
+  be short.
 
   Raises:
     ValueError: batch_size below 1 or an empty source; what the source's

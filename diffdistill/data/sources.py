@@ -11,7 +11,6 @@ import functools
 import gzip
 import importlib
 import math
-import zipfile
 import zlib
 
 import numpy as np
@@ -23,8 +22,6 @@ from jaxtyping import Int, Shaped
 from typing_extensions import Protocol, runtime_checkable
 
 from diffdistill.data.resize import check_fit, fit
-
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
 
 Indices = Int[np.ndarray, " n"]
 Images = Shaped[np.ndarray, "n h w c"]
@@ -46,6 +43,11 @@ class Source(Protocol):
   @property
   def image_shape(self) -> tuple[int, int, int]:
     """(h, w, c)."""
+    ...
+
+  @property
+  def image_dtype(self) -> np.dtype:
+    """uint8 as stored; float32 where images are resized."""
     ...
 
   @property
@@ -96,6 +98,12 @@ class InMemory(abc.ABC):
     return self.image_size, self.image_size, channels
 
   @property
+  def image_dtype(self) -> np.dtype:
+    """Images that have their size already stay the bytes that they are."""
+    resized = self._arrays[0].shape[1:] != self.image_shape
+    return np.dtype(np.float32 if resized else np.uint8)
+
+  @property
   def num_classes(self) -> int:
     """One more than the largest label of this split."""
     return int(self._arrays[1].max(initial=-1)) + 1
@@ -104,7 +112,7 @@ class InMemory(abc.ABC):
     """The images and labels at `indices`, in that order."""
     images, labels = self._arrays
     taken = images[indices]
-    if self.image_size is not None:
+    if self.image_dtype != np.uint8:
       size, resize, crop = self.image_size, self.resize, self.crop
       out = np.empty((len(taken), *self.image_shape), np.float32)
       for i, image in enumerate(taken):
@@ -208,71 +216,3 @@ class Idx(InMemory):
       " Fashion-MNIST files (Debian: `apt install dataset-fashion-mnist`, then"
       " path=/usr/share/datasets/fashion-mnist)"
     )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Npz(InMemory):
-  """Images and labels from a NumPy archive.
-
-  Args:
-    path: of the file; "{split}" in it stands for the split.
-    image_key: its images, uint8 of shape `n h w c`.
-    label_key: its labels, integers from 0 of shape `n`.
-
-  Errors, from `check()` on: FileNotFoundError for a missing file, ValueError
-  for one whose arrays are missing or not as above.
-  """
-
-  path: str
-  image_key: str = "image"
-  label_key: str = "label"
-
-  def held_out(self) -> Source | None:
-    return super().held_out() if "{split}" in self.path else None
-
-  def _read(self) -> tuple[Images, Labels]:
-    file = epath.Path(self.path.replace("{split}", self.split))
-    if not file.exists():
-      raise FileNotFoundError(
-        f"{file} does not exist; pass the path of an .npz file"
-      )
-    try:
-      with file.open("rb") as opened:
-        archive = np.load(opened, allow_pickle=False)
-        # A lone .npy comes back as an array: it has no members.
-        names = () if isinstance(archive, np.ndarray) else archive.files
-        found = {
-          key: archive[key]
-          for key in (self.image_key, self.label_key)
-          if key in names
-        }
-    except (OSError, EOFError, ValueError, *_ZIP_ERRORS) as error:
-      raise ValueError(
-        f"{file} is not a readable .npz of plain arrays; write it with"
-        f" np.savez(path, {self.image_key}=..., {self.label_key}=...)"
-      ) from error
-    for key in (self.image_key, self.label_key):
-      if key not in found:
-        raise ValueError(
-          f"{file} holds {', '.join(names) or 'no named array'} but no {key};"
-          " pass image_key and label_key"
-        )
-    images, labels = found[self.image_key], found[self.label_key]
-    if images.dtype != np.uint8 or images.ndim != 4:
-      raise ValueError(
-        f"{self.image_key} in {file} is {images.dtype} of shape"
-        f" {images.shape}; store uint8 of shape (n, h, w, c)"
-      )
-    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
-      raise ValueError(
-        f"{self.label_key} in {file} is {labels.dtype} of shape"
-        f" {labels.shape}; store integers of shape {images.shape[:1]}"
-      )
-    limit = np.iinfo(np.int32).max
-    wrong = labels[(labels < 0) | (labels >= limit)]
-    if wrong.size:
-      raise ValueError(
-        f"{self.label_key} in {file} holds {wrong[0]}; number the classes"
-        " from 0"
-      )
-    return images, labels.astype(np.int32)

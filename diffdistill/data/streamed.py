@@ -59,7 +59,7 @@ class Streamed(abc.ABC):
     decoded = list(self._threads.map(self._fitted, indices.tolist()))
     if not decoded:
       return {
-        "image": np.empty((0, *self.image_shape), np.uint8),
+        "image": np.empty((0, *self.image_shape), self.image_dtype),
         "label": np.empty(0, np.int32),
       }
     images, labels = zip(*decoded, strict=True)
@@ -70,6 +70,11 @@ class Streamed(abc.ABC):
           f" {self.num_classes} classes from 0"
         )
     return {"image": np.stack(images), "label": np.array(labels, np.int32)}
+
+  @property
+  def image_dtype(self) -> np.dtype:
+    """As `fit` gives them: of one type, whichever of them are resized."""
+    return np.dtype(np.uint8 if self.image_size is None else np.float32)
 
   @property
   def num_classes(self) -> int:

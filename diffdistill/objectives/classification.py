@@ -7,8 +7,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array
 
-from diffdistill.arrays import Batch, Key, Metrics, Params, Scalar
+from diffdistill.arrays import Batch, Image, Key, Metrics, Params, Scalar
 from diffdistill.objectives.objective import Classifier, Hparams, Passes, summed
 
 
@@ -21,11 +22,15 @@ class Classification:
     label_smoothing: in [0, 1).
     noise: standard deviation of Gaussian noise added to the images, an
       augmentation; 0 for none.
+    crop: pixels by which each image is shifted at most, down or up and right
+      or left, an augmentation; what is uncovered is 0, the middle of the range.
+      0 for none.
   """
 
   classifier: Classifier
   label_smoothing: float = 0.0
   noise: float = 0.0
+  crop: int = 0
 
   trains: ClassVar[tuple[str, ...]] = ("classifier",)
   needs: ClassVar[tuple[str, ...]] = ()
@@ -40,6 +45,8 @@ class Classification:
       )
     if self.noise < 0:
       raise ValueError(f"noise is {self.noise}; pass 0 or more")
+    if self.crop < 0:
+      raise ValueError(f"crop is {self.crop}; pass 0 or more")
 
   def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
     return {"classifier": self.classifier.init(key)}
@@ -60,6 +67,9 @@ class Classification:
     hparams: Hparams,
   ) -> tuple[Scalar, Metrics]:
     x0, label = batch["image"], batch["label"]
+    if self.crop:
+      key, key_crop = jax.random.split(key)
+      x0 = shifted(x0, key_crop, self.crop)
     key_noise, key_dropout = jax.random.split(key)
     x0 = x0 + self.noise * jax.random.normal(key_noise, x0.shape)
     logits = self.classifier.apply(params[name], x0, key=key_dropout).logits
@@ -73,3 +83,23 @@ class Classification:
       "classifier/accuracy": summed(correct),
     }
     return jnp.mean(loss), metrics
+
+
+def shifted(x0: Image, key: Key, most: int) -> Image:
+  """Each image moved by its own whole pixels, zeros coming in at its edges.
+
+  Args:
+    x0: the images.
+    key: of the moves: along each axis one of -most, ..., most, all alike.
+    most: how far.
+  """
+  b, h, w, c = x0.shape
+  pad = (most, most)
+  padded = jnp.pad(x0, ((0, 0), pad, pad, (0, 0)))
+  # Where in the padded image each new one begins.
+  starts = jax.random.randint(key, (b, 2), 0, 2 * most + 1)
+
+  def window(image: Array, start: Array) -> Array:
+    return jax.lax.dynamic_slice(image, (start[0], start[1], 0), (h, w, c))
+
+  return jax.vmap(window)(padded, starts)

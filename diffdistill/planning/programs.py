@@ -90,6 +90,7 @@ def _update(run: Experiment, stage: Stage, name: str) -> Program:
     "learning_rate": _scalar(run, jnp.float32),
     "guided": _scalar(run, jnp.float32),
   }
+  batch = batch_shapes(run, stage)
   cycle = [
     turn for i in range(len(objective.trains)) for turn in objective.turn(i)
   ]
@@ -103,7 +104,7 @@ def _update(run: Experiment, stage: Stage, name: str) -> Program:
     stage=stage.name,
     images=stage.batch_size,
     runs=updates * cycle.count(name) / len(objective.trains),
-    trace=lambda: update.trace(state, frozen, _batch(run, stage), key, hparams),
+    trace=lambda: update.trace(state, frozen, batch, key, hparams),
     trained=_count(state.params[name]),
     state_bytes=_bytes_of_one((state, frozen)),
   )
@@ -149,14 +150,20 @@ def _denoiser_shapes(run: Experiment) -> Params:
   return jax.eval_shape(run.denoiser.network.init, _key(run))
 
 
-def _batch(run: Experiment, stage: Stage) -> dict[str, jax.ShapeDtypeStruct]:
-  rows = batch_sharding(run.mesh)
+def batch_shapes(
+  run: Experiment, stage: Stage
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """A batch of a stage, as the pipelines of images and pairs hand it over."""
   shape = (stage.batch_size, *run.source.image_shape)
-  image = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=rows)
-  label = jax.ShapeDtypeStruct(shape[:1], jnp.int32, sharding=rows)
+
+  def rows(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(run.mesh))
+
+  label = rows(shape[:1], jnp.int32)
   if stage.objective.consumes == "images":
-    return {"image": image, "label": label}
-  pairs = {"image": image, "noise": image}
+    images = {"image": rows(shape, run.source.image_dtype), "label": label}
+    return {**images, "flip": rows(shape[:1], bool)} if run.flip else images
+  pairs = {"image": rows(shape, jnp.uint8), "noise": rows(shape, jnp.float16)}
   return {**pairs, "label": label} if run.num_classes else pairs
 
 

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from diffdistill.arrays import Batch, Key, Metrics, Params, Scalar
 from diffdistill.objectives.objective import Hparams, Objective
+from diffdistill.training.augment import as_trained
 from diffdistill.training.ema import ema_update
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.sharding import replicated, unrolled
@@ -36,7 +37,8 @@ def make_update(
 
   The gradient is that of the mean over the global batch, so clipping comes
   after the all-reduce. `hparams` are traced scalars ("num_steps",
-  "learning_rate"); `key` is the round's, folded with step and name.
+  "learning_rate"); `key` is the round's, folded with step and name; `batch` is
+  a pipeline's, which the device turns into what is trained on.
 
   Args:
     objective: whose loss is differentiated in params[name] alone.
@@ -135,7 +137,8 @@ def _update(
 
     def loss(tree: Params, rows: Batch, key: Key) -> tuple[Scalar, Metrics]:
       params = {**state.params, name: tree}
-      return objective.loss(name, params, frozen, rows, key, hparams)
+      trained = as_trained(rows)
+      return objective.loss(name, params, frozen, trained, key, hparams)
 
     grads, metrics = _gradient(
       loss,
@@ -184,8 +187,8 @@ def _update(
 def make_evaluate(objective: Objective, mesh: Mesh) -> Callable[..., Metrics]:
   """The jitted metrics of the product, with no gradient and no update.
 
-  It takes (params by name, frozen, batch, key, hparams); compiled when first
-  called.
+  It takes (params by name, frozen, a pipeline's batch, key, hparams); compiled
+  when first called.
   """
 
   def evaluate(
@@ -195,8 +198,8 @@ def make_evaluate(objective: Objective, mesh: Mesh) -> Callable[..., Metrics]:
     key: Key,
     hparams: Hparams,
   ) -> Metrics:
-    name = objective.trains[0]
-    return objective.loss(name, params, frozen, batch, key, hparams)[1]
+    name, trained = objective.trains[0], as_trained(batch)
+    return objective.loss(name, params, frozen, trained, key, hparams)[1]
 
   return jax.jit(evaluate, out_shardings=replicated(mesh))
 

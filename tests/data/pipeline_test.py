@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
+from diffdistill.data.packed import Npz
 from diffdistill.data.pipeline import Pipeline, once
 from diffdistill.data.streamed import Folder
 
@@ -21,6 +22,10 @@ class Numbered:
   size: int = SIZE
   image_shape = (2, 2, 1)
   dtype: type = np.uint8
+
+  @property
+  def image_dtype(self):
+    return np.dtype(self.dtype)
 
   def check(self):
     pass
@@ -60,14 +65,13 @@ def _labels(pipeline: Pipeline, steps: range) -> list[int]:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_images_and_labels_are_the_sources_in_range(dtype):
+def test_images_and_labels_are_the_sources_as_stored(dtype):
   batch = _pipeline(source=Numbered(dtype=dtype)).batch(0)
   image, label = batch["image"], batch["label"]
-  assert (image.shape, image.dtype) == ((4, 2, 2, 1), np.float32)
+  assert (image.shape, image.dtype) == ((4, 2, 2, 1), dtype)
   assert (label.shape, label.dtype) == ((4,), np.int32)
-  expected = label / 127.5 - 1
-  np.testing.assert_allclose(image[:, 1, 0, 0], expected, atol=1e-6)
-  np.testing.assert_allclose(image[:, 0, 1, 0], -expected, atol=1e-6)
+  np.testing.assert_array_equal(image[:, 1, 0, 0], label)
+  np.testing.assert_array_equal(image[:, 0, 1, 0], 255 - label)
 
 
 def test_black_is_minus_one_and_white_is_one_exactly():
@@ -113,34 +117,39 @@ def test_a_batch_may_exceed_the_source(size):
   assert np.bincount(labels).tolist() == [24 // size] * size
 
 
-def test_about_half_are_flipped_as_a_whole():
-  source = Numbered(size=100)
-  pipeline = _pipeline(source=source, batch_size=500, flip=True)
-  batch = pipeline.batch(0)
-  straight = source.take(batch["label"])["image"] / np.float32(127.5) - 1
-  same = np.isclose(batch["image"], straight).all(axis=(1, 2, 3))
-  mirrored = np.isclose(batch["image"][:, :, ::-1], straight)
-  assert (same ^ mirrored.all(axis=(1, 2, 3))).all()
+def test_about_half_are_to_be_flipped():
+  pipeline = _pipeline(source=Numbered(size=100), batch_size=500, flip=True)
+  flip = pipeline.batch(0)["flip"]
+  assert (flip.shape, flip.dtype) == ((500,), np.bool_)
   # Four standard deviations of 500 fair coins.
-  assert abs(same.mean() - 0.5) < 4 * 0.5 / 500**0.5
-  again = pipeline.batch(1)
-  straight = source.take(again["label"])["image"] / np.float32(127.5) - 1
-  same_again = np.isclose(again["image"], straight).all(axis=(1, 2, 3))
-  assert (same != same_again).any()
+  assert abs(flip.mean() - 0.5) < 4 * 0.5 / 500**0.5
+  again = pipeline.batch(1)["flip"]
+  other = dataclasses.replace(pipeline, seed=4).batch(0)["flip"]
+  # Of independent coins, half agree.
+  for drawn in (again, other):
+    assert abs((flip == drawn).mean() - 0.5) < 4 * 0.5 / 500**0.5
 
 
-def test_flips_leave_the_order_alone():
-  assert _labels(_pipeline(flip=True), range(5)) == _labels(
-    _pipeline(), range(5)
-  )
+def test_flips_leave_order_and_images_alone():
+  for step in range(5):
+    flipped = _pipeline(flip=True).batch(step)
+    assert flipped.pop("flip").any() or step
+    _equal(flipped, _pipeline().batch(step))
 
 
 def test_labels_may_be_left_out():
   batch = _pipeline(labels=False, flip=True).batch(2)
-  assert list(batch) == ["image"]
-  np.testing.assert_array_equal(
-    batch["image"], _pipeline(flip=True).batch(2)["image"]
-  )
+  whole = _pipeline(flip=True).batch(2)
+  _equal(batch, {name: whole[name] for name in ("image", "flip")})
+
+
+def test_a_batch_is_the_reader_s_own():
+  source = Npz(path="unused", split="train")
+  images = np.arange(40, dtype=np.uint8).reshape(10, 2, 2, 1)
+  vars(source)["_arrays"] = (images, np.arange(10, dtype=np.int32))
+  kept = images.copy()
+  _pipeline(source=source).batch(0)["image"][:] = 7
+  np.testing.assert_array_equal(images, kept)
 
 
 @pytest.mark.parametrize("start", [0, 3, 10**9])

@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from diffdistill.data.sources import Digits, Idx, Npz
+from diffdistill.data.sources import Digits, Idx
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 4, 6)).astype(np.uint8)
 LABELS = np.array([2, 0, 1, 2, 1, 0, 2], np.uint8)
@@ -25,18 +25,6 @@ def mnist(tmp_path):
     path = tmp_path / f"t10k-{name}-ubyte.gz"
     path.write_bytes(gzip.compress(_idx(array)))
   return tmp_path
-
-
-@pytest.fixture
-def npz(tmp_path):
-  """Writes arrays to an archive, returns its path."""
-
-  def write(**arrays) -> str:
-    path = tmp_path / "set.npz"
-    np.savez(path, **arrays)
-    return str(path)
-
-  return write
 
 
 def _refused(source, *words: str, error: type[Exception] = ValueError) -> None:
@@ -131,70 +119,6 @@ def test_idx_with_labels_missing(mnist):
   _refused(Idx(path=str(mnist), split="train"), str(mnist), "7 train", "6")
 
 
-def test_npz_reads_its_keys_and_split(npz):
-  path = npz(x=IMAGES[..., None], y=LABELS.astype(np.int64))
-  path = path.replace("set", "{split}")
-  for split in ("train", "test"):
-    source = Npz(path=path, split=split, image_key="x", label_key="y")
-    _refused(source, f"{split}.npz does not exist", error=FileNotFoundError)
-  np.savez(path.replace("{split}", "test"), x=IMAGES[..., None], y=LABELS)
-  source = Npz(path=path, split="test", image_key="x", label_key="y")
-  assert (len(source), source.num_classes) == (7, 3)
-  assert source.image_shape == (4, 6, 1)
-  taken = source.take(np.array([6, 1]))
-  np.testing.assert_array_equal(taken["image"], IMAGES[[6, 1]][..., None])
-  assert taken["label"].dtype == np.int32
-  assert taken["label"].tolist() == [2, 0]
-
-
-@pytest.mark.parametrize(
-  ("arrays", "words"),
-  [
-    ({"image": IMAGES[..., None]}, ("holds image but no label", "label_key")),
-    (
-      {"image": IMAGES, "label": LABELS},
-      ("uint8 of shape (7, 4, 6)", "(n, h, w, c)"),
-    ),
-    (
-      {"image": IMAGES[..., None] / 255, "label": LABELS},
-      ("float64 of shape (7, 4, 6, 1)", "store uint8"),
-    ),
-    (
-      {"image": IMAGES[..., None], "label": LABELS[:6]},
-      ("label", "(6,)", "(7,)"),
-    ),
-    (
-      {"image": IMAGES[..., None], "label": LABELS * 0.5},
-      ("label", "float64", "store integers"),
-    ),
-    (
-      {"image": IMAGES[..., None], "label": LABELS.astype(np.int32) - 1},
-      ("holds -1", "from 0"),
-    ),
-    (
-      {"image": IMAGES[..., None], "label": LABELS.astype(object)},
-      ("plain arrays", "np.savez"),
-    ),
-  ],
-)
-def test_npz_refuses_wrong_arrays(npz, arrays, words):
-  path = npz(**arrays)
-  _refused(Npz(path=path, split="train"), path, *words)
-
-
-@pytest.mark.parametrize("content", [b"", b"not a zip file", b"PK\3\4 broken"])
-def test_npz_refuses_other_files(tmp_path, content):
-  path = tmp_path / "set.npz"
-  path.write_bytes(content)
-  _refused(Npz(path=str(path), split="train"), str(path), "np.savez")
-
-
-def test_npz_refuses_a_lone_array(tmp_path):
-  path = tmp_path / "set.npy"
-  np.save(path, IMAGES)
-  _refused(Npz(path=str(path), split="train"), str(path), "no named array")
-
-
 @pytest.mark.parametrize(
   ("fields", "words"),
   [
@@ -208,10 +132,19 @@ def test_fields_are_refused_at_construction(fields, words):
     Digits(**fields)
 
 
-def test_held_out_is_the_test_split_where_there_is_one(tmp_path):
+def test_held_out_is_the_test_split():
   train = Digits(split="train")
   test = train.held_out()
   assert len(train) + len(test) == 1797
-  assert Npz(path=str(tmp_path / "all.npz"), split="train").held_out() is None
-  pair = Npz(path=str(tmp_path / "{split}.npz"), split="train")
-  assert pair.held_out().split == "test"
+
+
+@pytest.mark.parametrize("crop", ["center", "none"])
+def test_images_of_the_size_asked_for_are_the_bytes_that_they_are(crop):
+  stored = Digits(split="train").take(np.array([3, 0]))
+  source = Digits(split="train", image_size=8, crop=crop)
+  assert source.image_dtype == np.uint8
+  taken = source.take(np.array([3, 0]))
+  for name in ("image", "label"):
+    np.testing.assert_array_equal(taken[name], stored[name], strict=True)
+  assert Digits(split="train").image_dtype == np.uint8
+  assert Digits(split="train", image_size=4).image_dtype == np.float32

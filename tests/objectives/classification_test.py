@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -75,7 +76,74 @@ def test_noise_is_added_to_the_image():
   assert heard[0]["key"] is not None
 
 
-@pytest.mark.parametrize("smoothing", [-0.1, 1.0])
-def test_refusals(smoothing):
-  with pytest.raises(ValueError, match=f"label_smoothing is {smoothing}"):
-    Classification(classifier=Linear([]), label_smoothing=smoothing)
+def heard_by(goal, image, key=0):
+  """What the classifier is given for these images."""
+  batch = {"image": image, "label": jnp.zeros(len(image), jnp.int32)}
+  params = {"classifier": jnp.ones(3)}
+  goal.loss("classifier", params, {}, batch, jax.random.key(key), {})
+  return np.asarray(goal.classifier.heard[-1]["x"])
+
+
+def moved(image, down, right):
+  """The image further down and right, zeros coming in; written out."""
+  out = np.zeros_like(image)
+  height, width, _ = image.shape
+  for i in range(height):
+    for j in range(width):
+      if 0 <= i - down < height and 0 <= j - right < width:
+        out[i, j] = image[i - down, j - right]
+  return out
+
+
+def test_crop_shifts_each_image_by_every_offset_alike():
+  goal = Classification(classifier=Linear([]), crop=2)
+  image = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
+  offsets = list(itertools.product(range(-2, 3), repeat=2))
+  candidates = np.stack([moved(image, *offset) for offset in offsets])
+  number = 2500
+  seen = heard_by(goal, jnp.tile(image, (number, 1, 1, 1)))
+  same = (seen[:, None] == candidates).all(axis=(2, 3, 4))
+  # Each is one of the 25, and only one: the image does not repeat itself.
+  assert (same.sum(axis=1) == 1).all()
+  # 100 of each are expected; five standard deviations.
+  assert np.abs(same.sum(axis=0) - 100).max() < 50
+  again = heard_by(goal, jnp.tile(image, (number, 1, 1, 1)), key=1)
+  assert not np.array_equal(seen, again)
+
+
+def test_crop_is_drawn_for_each_image():
+  goal = Classification(classifier=Linear([]), crop=1)
+  images = np.random.default_rng(1).normal(size=(64, 3, 3, 1))
+  images = images.astype(np.float32)
+  for image, seen in zip(
+    images, heard_by(goal, jnp.array(images)), strict=True
+  ):
+    offsets = itertools.product((-1, 0, 1), repeat=2)
+    assert any(np.array_equal(seen, moved(image, *o)) for o in offsets)
+
+
+def test_no_crop_changes_no_bit():
+  image = jnp.array(np.random.default_rng(2).normal(size=(8, 4, 4, 1)))
+  goal = Classification(classifier=Linear([]), crop=0)
+  np.testing.assert_array_equal(heard_by(goal, image), image)
+  # Nor does it change the noise of those who have some.
+  key_noise, _ = jax.random.split(jax.random.key(0))
+  noisy = Classification(classifier=Linear([]), noise=0.5)
+  np.testing.assert_array_equal(
+    heard_by(noisy, image),
+    image + 0.5 * jax.random.normal(key_noise, image.shape),
+  )
+
+
+@pytest.mark.parametrize(
+  ("fields", "words"),
+  [
+    ({"label_smoothing": -0.1}, "label_smoothing is -0.1; pass a value in"),
+    ({"label_smoothing": 1.0}, "label_smoothing is 1.0; pass a value in"),
+    ({"noise": -0.1}, "noise is -0.1; pass 0 or more"),
+    ({"crop": -1}, "crop is -1; pass 0 or more"),
+  ],
+)
+def test_refusals(fields, words):
+  with pytest.raises(ValueError, match=words):
+    Classification(classifier=Linear([]), **fields)

@@ -1,6 +1,7 @@
 """Pairs of an exact teacher on disk, and the one-step student they make."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from diffdistill.networks.network import LinenNetwork
 from diffdistill.objectives.denoising_student import DenoisingStudent
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.sampling.one_step import OneStep
+from diffdistill.training.augment import as_trained
 
 # Within [-1, 1], as images are.
 MIXTURE = {
@@ -113,9 +115,10 @@ def batches(tmp_path_factory):
   )
   assert store.fill(lambda line: None) == 2**14 + 2**11
   pipeline = PairPipeline(store=store, batch_size=256, seed=0, num_updates=64)
-  return (
-    [batch for _, batch in zip(range(64), pipeline.iterate(0), strict=False)],
-    list(pipeline.held_out()),
+  train = itertools.islice(pipeline.iterate(0), 64)
+  return tuple(
+    [as_trained(jax.tree.map(jnp.asarray, batch)) for batch in part]
+    for part in (train, pipeline.held_out())
   )
 
 

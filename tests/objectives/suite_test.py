@@ -30,6 +30,7 @@ from diffdistill.objectives import OBJECTIVES
 from diffdistill.sampling.ancestral import Ancestral
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.sampling.one_step import OneStep
+from diffdistill.training.augment import as_trained
 from diffdistill.training.checkpoint import Checkpoints
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.sharding import (
@@ -130,11 +131,11 @@ def rows(objective, step, size=BATCH):
   """The batch of an update, as this process's data would have it."""
   random = np.random.default_rng(step)
   batch = {
-    "image": random.uniform(-1, 1, (size, *IMAGE)).astype(np.float32),
+    "image": random.integers(0, 256, (size, *IMAGE), np.uint8),
     "label": random.integers(0, CLASSES, size, np.int32),
   }
   if objective.consumes == "pairs":
-    batch["noise"] = random.normal(size=(size, *IMAGE)).astype(np.float32)
+    batch["noise"] = random.normal(size=(size, *IMAGE)).astype(np.float16)
   return batch
 
 
@@ -366,7 +367,7 @@ def same_on_every_mesh(name, mesh_of, accumulate=1):
 def test_a_teacher_in_bfloat16_is_the_rounded_one(name):
   objective = build(name)
   frozen = frozen_of(objective)
-  batch = jax.tree.map(jnp.asarray, rows(objective, 0))
+  batch = as_trained(jax.tree.map(jnp.asarray, rows(objective, 0)))
   params = objective.init(jax.random.key(0), frozen)
   hparams = jax.tree.map(jnp.asarray, hparams_of())
   light = {**frozen, "teacher": in_dtype(frozen["teacher"], "bfloat16")}
@@ -413,7 +414,7 @@ def test_it_costs_the_passes_that_it_says(name, monkeypatch):
   """Above all that no gradient is taken that the paper does not need."""
   objective = build(name, width=256, depth=5, channels=32)
   key, t = jax.random.key(0), jnp.full(8, 0.5)
-  batch = jax.tree.map(jnp.asarray, rows(objective, 0, size=8))
+  batch = as_trained(jax.tree.map(jnp.asarray, rows(objective, 0, size=8)))
   frozen = jax.eval_shape(lambda: frozen_of(objective))
   params = jax.eval_shape(objective.init, key, frozen)
 

@@ -30,7 +30,8 @@ def of_stage(run, name, **fields):
 def batch(i):
   random = np.random.default_rng(i)
   return {
-    "image": random.uniform(-1, 1, (8, 1, 2, 3)).astype(np.float32),
+    "image": random.integers(0, 256, (8, 1, 2, 3), np.uint8),
+    "flip": random.random(8) < 0.5,
     "label": (np.arange(8) % 3).astype(np.int32),
   }
 

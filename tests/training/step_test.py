@@ -1,3 +1,6 @@
+import dataclasses
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -45,7 +48,7 @@ def arguments(rows, mesh, num_steps=0, learning_rate=0.1):
 def rows(size=8, shape=(1, 2, 3)):
   random = np.random.default_rng(0)
   return {
-    "image": random.uniform(-1, 1, (size, *shape)).astype(np.float32),
+    "image": random.integers(0, 256, (size, *shape), np.uint8),
     "label": (np.arange(size) % 3).astype(np.int32),
   }
 
@@ -164,6 +167,63 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(
   # Of the batch, and of no part of it.
   assert float(part_metrics["student/loss"][1]) == 16
   assert float(part_metrics["student/draw"][1]) == 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+  """An objective that writes down the batches that its loss is given."""
+
+  inner: Any
+  batches: list
+
+  def __getattr__(self, name):
+    return getattr(self.inner, name)
+
+  def loss(self, name, params, frozen, batch, key, hparams):
+    self.batches.append({k: v.dtype for k, v in batch.items()})
+    return self.inner.loss(name, params, frozen, batch, key, hparams)
+
+
+def flipped_rows(size):
+  return {**rows(size), "flip": np.arange(size) % 3 == 1}
+
+
+def by_hand(stored, params, frozen):
+  """Loss and gradient of LeastSquares' student, on a stored batch, in numpy."""
+  image = stored["image"].astype(np.float64) / 127.5 - 1
+  image[stored["flip"]] = image[stored["flip"], :, ::-1]
+  x = image.reshape(len(image), -1)
+  w = params["student"]["w"] + 0.1 * params["auxiliary"]["w"]
+  error = x @ (w - frozen["teacher"]["w"]).astype(np.float64)
+  gradient = 2 * x.T @ error / error.size
+  return np.mean(error**2), np.linalg.norm(gradient)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_device_scales_and_mirrors_what_is_stored(
+  least_squares, mesh_of, devices, accumulate
+):
+  mesh, goal = mesh_of(devices), Seen(least_squares(), [])
+  optimizer = Optimizer(learning_rate=0.1, clip=0.0, accumulate=accumulate)
+  state, updates, frozen = start(goal, optimizer, teacher(), mesh)
+  params, weights = jax.device_get((state.params, frozen))
+  stored = flipped_rows(16)
+  loss, norm = by_hand(stored, params, weights)
+  unflipped, _ = by_hand(
+    {**stored, "flip": np.zeros(16, bool)}, params, weights
+  )
+  assert abs(loss / unflipped - 1) > 1e-3
+  batch, key, hparams = arguments(stored, mesh)
+  heard = [make_evaluate(goal, mesh)(state.params, frozen, batch, key, hparams)]
+  _, metrics = updates["student"](state, frozen, batch, key, hparams)
+  for total, count in (m["student/loss"] for m in (*heard, metrics)):
+    assert float(total / count) == pytest.approx(loss, rel=1e-6)
+  total, _ = metrics["student/grad_norm"]
+  assert float(total) == pytest.approx(norm, rel=1e-6)
+  assert goal.batches
+  for seen in goal.batches:
+    assert seen == {"image": np.float32, "label": np.int32}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,242 @@
+"""A whole data set as one file of arrays: read by `Npz`, written by `pack`."""
+
+import dataclasses
+import errno
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float, UInt8
+
+from diffdistill.data.shards import readable
+from diffdistill.data.sources import Examples, Images, InMemory, Labels, Source
+
+SPLIT = "{split}"
+# Examples read at a time: enough for every thread of a source that decodes.
+CHUNK = 1024
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Npz(InMemory):
+  """Images and labels from a NumPy archive, such as `diffdistill pack` makes.
+
+  Args:
+    path: of the file; "{split}" in it stands for the split.
+    image_key: its images, uint8 of shape `n h w c`.
+    label_key: its labels, integers from 0 of shape `n`.
+    classes, channels: of a file whose images have image_size already, so that
+      a run can be built where the data is not; `check()` compares. None asks
+      the data.
+
+  Errors, from `check()` on: FileNotFoundError for a missing file, ValueError
+  for one whose arrays are missing or not as above.
+  """
+
+  path: str
+  image_key: str = "image"
+  label_key: str = "label"
+  classes: int | None = None
+  channels: int | None = None
+
+  def __post_init__(self):
+    super().__post_init__()
+    for name in ("classes", "channels"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(f"{name} is {value}; pass 1 or more")
+    if self.channels is not None and self.image_size is None:
+      raise ValueError(
+        f"channels is {self.channels}, but image_size is not given; pass the"
+        " side of the packed images, such as 32"
+      )
+
+  def check(self) -> None:
+    """Reads everything; errors are those of the class."""
+    images, _ = self._arrays
+    if self.channels is not None and images.shape[1:] != self.image_shape:
+      raise ValueError(
+        f"images in {self.path} are of shape {images.shape[1:]}, not"
+        f" {self.image_shape}; pass image_size and channels that they have, or"
+        " leave channels out and they are resized"
+      )
+    found = super().num_classes
+    if self.classes is not None and found > self.classes:
+      raise ValueError(
+        f"classes is {self.classes}, but labels in {self.path} go to"
+        f" {found - 1}; pass {found} or more"
+      )
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    if self.image_size is None or self.channels is None:
+      return super().image_shape
+    return self.image_size, self.image_size, self.channels
+
+  @property
+  def image_dtype(self) -> np.dtype:
+    return super().image_dtype if self.channels is None else np.dtype(np.uint8)
+
+  @property
+  def num_classes(self) -> int:
+    return super().num_classes if self.classes is None else self.classes
+
+  def held_out(self) -> Source | None:
+    return super().held_out() if SPLIT in self.path else None
+
+  def _read(self) -> tuple[Images, Labels]:
+    file = epath.Path(self.path.replace(SPLIT, self.split))
+    if not file.exists():
+      raise FileNotFoundError(
+        f"{file} does not exist; pass the path of an .npz file"
+      )
+    try:
+      with file.open("rb") as opened:
+        archive = np.load(opened, allow_pickle=False)
+        # A lone .npy comes back as an array: it has no members.
+        names = () if isinstance(archive, np.ndarray) else archive.files
+        found = {
+          key: archive[key]
+          for key in (self.image_key, self.label_key)
+          if key in names
+        }
+    except (
+      OSError,
+      EOFError,
+      ValueError,
+      zipfile.BadZipFile,
+      zlib.error,
+    ) as error:
+      raise ValueError(
+        f"{file} is not a readable .npz of plain arrays; write it with"
+        f" np.savez(path, {self.image_key}=..., {self.label_key}=...)"
+      ) from error
+    for key in (self.image_key, self.label_key):
+      if key not in found:
+        raise ValueError(
+          f"{file} holds {', '.join(names) or 'no named array'} but no {key};"
+          " pass image_key and label_key"
+        )
+    images, labels = found[self.image_key], found[self.label_key]
+    if images.dtype != np.uint8 or images.ndim != 4:
+      raise ValueError(
+        f"{self.image_key} in {file} is {images.dtype} of shape"
+        f" {images.shape}; store uint8 of shape (n, h, w, c)"
+      )
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+      raise ValueError(
+        f"{self.label_key} in {file} is {labels.dtype} of shape"
+        f" {labels.shape}; store integers of shape {images.shape[:1]}"
+      )
+    limit = np.iinfo(np.int32).max
+    wrong = labels[(labels < 0) | (labels >= limit)]
+    if wrong.size:
+      raise ValueError(
+        f"{self.label_key} in {file} holds {wrong[0]}; number the classes"
+        " from 0"
+      )
+    return images, labels.astype(np.int32)
+
+
+def pack(source: Source, out: str, say: Callable[[str], None]) -> list[str]:
+  """Writes a source, and its held-out split where it has one, for `Npz`.
+
+  An uncompressed .npz of "image" (uint8, `n h w c`) and "label" (int32, `n`)
+  for each, in the source's order, so that packing again gives the same bytes.
+  It is written beside its target, then renamed: no reader meets half a file.
+  Images that a source resizes are rounded to the nearest byte.
+
+  Args:
+    source: of the images.
+    out: of the files; "{split}" in it stands for train and test.
+    say: is told of the progress.
+
+  Returns:
+    A line about each file.
+
+  Raises:
+    ValueError: for an `out` of another ending, or without "{split}" where it
+      takes two files, and where the disk is full; what the source raises.
+  """
+  if not out.endswith(".npz"):
+    raise ValueError(f"out is {out!r}; pass a name that ends in .npz")
+  source.check()
+  splits = {"train": source}
+  held_out = source.held_out()
+  if held_out is not None:
+    held_out.check()
+    splits["test"] = held_out
+  if len(splits) > 1 and SPLIT not in out:
+    raise ValueError(
+      f"out is {out!r}, but there is a test split too; pass a name with"
+      f" {SPLIT} in it, such as {out.removesuffix('.npz')}_{SPLIT}.npz"
+    )
+  return [
+    _write(epath.Path(out.replace(SPLIT, split)), split, part, say)
+    for split, part in splits.items()
+  ]
+
+
+def _write(
+  path: epath.Path, split: str, source: Source, say: Callable[[str], None]
+) -> str:
+  """Writes one split; what there is to say of it."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  beside = path.with_name(f".{path.name}.partial")
+  shape = (len(source), *source.image_shape)
+  labels = np.empty(len(source), np.int32)
+  rounded = False
+  try:
+    with beside.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
+      # What np.savez does, but for having all images at once.
+      with archive.open("image.npy", "w", force_zip64=True) as member:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(member, header)
+        for first, examples in _chunks(source, split, say):
+          image = examples["image"]
+          if image.dtype != np.uint8:
+            image, off = _to_bytes(image)
+            rounded |= off
+          member.write(np.ascontiguousarray(image).data)
+          labels[first : first + len(image)] = examples["label"]
+      with archive.open("label.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array(member, labels, allow_pickle=False)
+    beside.replace(path)
+  except OSError as error:
+    beside.unlink(missing_ok=True)
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+      raise
+    size = readable(int(np.prod(shape)))
+    raise ValueError(
+      f"the disk is full: {path} needs {size}; free as much"
+    ) from error
+  except BaseException:
+    beside.unlink(missing_ok=True)
+    raise
+  height, width, channels = source.image_shape
+  line = (
+    f"{path}: {len(source):,} {split} images of {height}x{width}x{channels} in"
+    f" {source.num_classes} classes, {readable(path.stat().length)}"
+  )
+  return f"{line}, resized and rounded to bytes" if rounded else line
+
+
+def _chunks(
+  source: Source, split: str, say: Callable[[str], None]
+) -> Iterator[tuple[int, Examples]]:
+  """(first index, examples) of everything in order; says each tenth."""
+  size = len(source)
+  for first in range(0, size, CHUNK):
+    last = min(first + CHUNK, size)
+    yield first, source.take(np.arange(first, last))
+    if last * 10 // size > first * 10 // size:
+      say(f"{split}: {last:,} of {size:,} images")
+
+
+def _to_bytes(
+  images: Float[np.ndarray, "n h w c"],
+) -> tuple[UInt8[np.ndarray, "n h w c"], bool]:
+  """Images of [0, 255] as bytes; whether that changed any."""
+  whole = np.rint(images)
+  return whole.astype(np.uint8), bool((whole != images).any())

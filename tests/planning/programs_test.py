@@ -1,0 +1,50 @@
+"""The batches that plans and benchmarks assume are those of the trainer."""
+
+import copy
+
+import jax
+import pytest
+from etils import epath
+
+from diffdistill import from_config
+from diffdistill.data.pair_pipeline import PairPipeline
+from diffdistill.ideal import first_batch
+from diffdistill.planning.programs import batch_shapes
+
+
+def kinds(batch):
+  return {name: (rows.shape, rows.dtype) for name, rows in batch.items()}
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("image_size", [None, 2, 4])
+def test_of_images(tiny_config, flip, image_size):
+  config = copy.deepcopy(tiny_config)
+  config["data"]["flip"] = flip
+  config["data"]["source"]["image_size"] = image_size
+  run = from_config.build(config)
+  stage = run.stages[0]
+  trained = run.batches(stage.batch_size, run.seed).batch(3)
+  assert trained["image"].dtype == ("float32" if image_size == 4 else "uint8")
+  assert ("flip" in trained) == flip
+  shapes, first = batch_shapes(run, stage), first_batch(run, stage)
+  assert kinds(shapes) == kinds(trained) == kinds(first)
+  for name, rows in first.items():
+    assert rows.sharding == shapes[name].sharding
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_of_pairs(pairs_config, conditional, tmp_path):
+  config = copy.deepcopy(pairs_config)
+  config["data"]["conditional"] = conditional
+  run = from_config.build(config)
+  pairs, stage = run.stages[1:]
+  made = run.rounds["pairs"][1]
+  teacher = jax.jit(run.denoiser.network.init)(jax.random.key(0))
+  store = run.pairs(epath.Path(tmp_path), pairs, made, teacher)
+  trained = PairPipeline(
+    store=store, batch_size=stage.batch_size, seed=0, num_updates=1
+  ).batch(0)
+  assert ("label" in trained) == conditional
+  shapes, first = batch_shapes(run, stage), first_batch(run, stage)
+  assert kinds(shapes) == kinds(trained) == kinds(first)
