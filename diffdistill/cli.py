@@ -46,7 +46,7 @@ flags.DEFINE_integer(
 flags.DEFINE_string(
   "out",
   None,
-  "Where to: samples' .png sheet or .npz of bytes, or a model's folder.",
+  "Where to: samples' .png sheet or .npz, packed data, or a model's folder.",
 )
 flags.DEFINE_string(
   "inception", None, "pt_inception-2015-12-05-6726825d.pth: FID is by it."
@@ -88,7 +88,10 @@ USAGE = """usage: diffdistill COMMAND [--flag=value ...]
   evaluate  --workdir=runs/digits [--num_steps=1,2,4,8] [--num_images=10000]
             [--inception=pt_inception-2015-12-05-6726825d.pth]
             [--reference=statistics.npz]
+  carry     --workdir=runs/digits --out=FOLDER
   report    --workdir=runs/digits[,runs/other] [--out=report.html]
+  pack      --config=configs/cifar10.py:progressive
+            [--config.data.source.path=FOLDER] --out=data/cifar10_{split}.npz
   import    --from=FILE_OR_FOLDER [--settings=FILE.json] --out=FOLDER
   export    --workdir=runs/digits [--round=halve/004] [--num_steps=4]
             [--format=diffusers|safetensors|stablehlo] --out=FOLDER
@@ -205,6 +208,13 @@ def _sample() -> None:
   )
 
 
+def _pack() -> None:
+  from diffdistill import commands
+
+  out = str(_place("out", _required("out")))
+  commands.pack(_required("config"), out)
+
+
 def _import() -> None:
   from diffdistill import commands
 
@@ -237,6 +247,12 @@ def _evaluate() -> None:
     FLAGS.inception and str(_place("inception", FLAGS.inception)),
     FLAGS.reference and str(_place("reference", FLAGS.reference)),
   )
+
+
+def _carry() -> None:
+  from diffdistill import commands
+
+  commands.carry(_workdir(), _place("out", _required("out")))
 
 
 def _report() -> None:
@@ -274,7 +290,9 @@ COMMANDS = {
   "train": _train,
   "sample": _sample,
   "evaluate": _evaluate,
+  "carry": _carry,
   "report": _report,
+  "pack": _pack,
   "import": _import,
   "export": _export,
   "plan": _plan,
@@ -311,7 +329,9 @@ READS = {
     "reference",
     *HOSTS,
   ),
+  "carry": ("workdir", "out"),
   "report": ("workdir", "out"),
+  "pack": ("config", "out"),
   "import": ("from", "settings", "out"),
   "export": ("workdir", "round", "num_steps", "format", "out"),
   "plan": ("config", "topology", "json"),

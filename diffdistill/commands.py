@@ -7,7 +7,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from etils import epath
 from diffdistill import exporting, from_config, hosts
 from diffdistill.arrays import Params
 from diffdistill.benchmark import benchmark as measure
+from diffdistill.carrying import carry as carry_run
 from diffdistill.data import SOURCES
+from diffdistill.data.packed import pack as pack_source
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.evaluation import grids
 from diffdistill.evaluation.comparison import compare, write_comparison
@@ -26,7 +28,7 @@ from diffdistill.evaluation.evaluator import Generator
 from diffdistill.evaluation.interpolated import interpolated
 from diffdistill.evaluation.quantise import from_uint8, to_uint8
 from diffdistill.experiment import Experiment
-from diffdistill.files import write_atomically
+from diffdistill.files import in_bucket, write_atomically
 from diffdistill.interop import model_folder
 from diffdistill.interop.formats import read_model
 from diffdistill.judging import (
@@ -34,6 +36,7 @@ from diffdistill.judging import (
   contestants,
   finished_models,
   judge_of,
+  judged_rows,
   scorer,
 )
 from diffdistill.networks import CLASSIFIERS, NETWORKS
@@ -44,7 +47,7 @@ from diffdistill.sampling import SAMPLERS
 from diffdistill.sampling.one_step import OneStep
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training import checkpoint
-from diffdistill.training.preemption import Preemption
+from diffdistill.training.preemption import PreemptedError, Preemption
 from diffdistill.training.stage import OUTSIDE, Pairs, Round, Stage
 from diffdistill.training.trainer import Trainer
 from diffdistill.training.watchdog import Watchdog
@@ -273,9 +276,11 @@ def evaluate(
 ) -> None:
   """Judges the teacher and every finished student; writes and prints it.
 
+  A row that is done is kept, so the same command goes on where it was ended.
+
   Args:
     workdir: of the run; evaluation.json, evaluation.png and
-      samples/compared.png go there.
+      samples/compared.png go there, and each row as it is done under evaluated.
     num_images: per row; the config's by default.
     num_steps: of the teacher's sampler, and which students to judge; the
       config's by default.
@@ -284,6 +289,7 @@ def evaluate(
     reference: an .npz of its statistics; the config's by default.
 
   Raises:
+    PreemptedError: after SIGTERM.
     ValueError: where the run has no classifier or no teacher to judge by, or
       where a file or the number of images is not what FID needs.
   """
@@ -299,19 +305,35 @@ def evaluate(
   given = {name: value for name, value in given.items() if value is not None}
   settings = dataclasses.replace(run.evaluation, **given)
   run = dataclasses.replace(run, evaluation=settings)
-  teacher, *students = contestants(run, workdir, settings, _say)
-  judge = judge_of(run, workdir)
-  judge.check(settings.num_images)
-  rows, images = compare(
-    teacher,
-    students,
-    judge.features,
-    judge.reference,
-    judge.metric,
-    judge.kernel,
-    settings,
-    _say,
-  )
+  with Preemption() as preemption:
+
+    def between() -> None:
+      if preemption.agreed(run.mesh):
+        raise PreemptedError(
+          "asked to leave the evaluation; the rows that are done are kept, and"
+          " the same command goes on from there"
+        )
+
+    def each(batches: Iterable[Any]) -> Iterator[Any]:
+      for batch in batches:
+        yield batch
+        between()
+
+    teacher, *students = contestants(run, workdir, settings, _say)
+    judge = judge_of(run, workdir, each)
+    judge.check(settings.num_images)
+    rows, images = compare(
+      teacher,
+      students,
+      judge.features,
+      judge.reference,
+      judge.metric,
+      judge.kernel,
+      settings,
+      _say,
+      judged_rows(run, workdir, settings, judge),
+      between,
+    )
   summary = {
     **judge.facts(run, _say),
     "num_images": settings.num_images,
@@ -320,7 +342,7 @@ def evaluate(
     "devices": run.devices,
   }
   hosts.on_first(
-    lambda: write_comparison(workdir, summary, rows, images, judge.metric)
+    lambda: write_comparison(workdir, summary, rows, images, judge.metric, _say)
   )
   _print(grids.table(rows))
   for name, value in summary.items():
@@ -329,18 +351,57 @@ def evaluate(
     )
 
 
+def carry(workdir: epath.Path, out: epath.Path) -> None:
+  """Writes a workdir with only what the rest of its run asks for.
+
+  Args:
+    workdir: of the run.
+    out: a folder that is not there yet.
+
+  Raises:
+    ValueError: where `out` is there, or one of both is a bucket.
+  """
+  for place in (workdir, out):
+    if in_bucket(place):
+      raise ValueError(
+        f"{place} is in a bucket, which other machines reach as it is; pass"
+        " folders of a disk"
+      )
+  run = from_config.reopen(workdir)
+  if out.exists():
+    raise ValueError(f"out is {out}, which is there already; pass a new folder")
+  carry_run(run, workdir, out)
+  files = (path for path in Path(out).rglob("*") if path.is_file())
+  size = sum(path.stat().st_size for path in files)
+  _print(f"{size / 1e6:.1f} MB to go on with elsewhere: {out}")
+
+
 def report(workdirs: Sequence[epath.Path], out: epath.Path) -> None:
-  """Writes one page of a run, or of several side by side.
+  """Writes one page of a run, or of several side by side; or its numbers.
 
   Args:
     workdirs: of the runs, finished or not.
-    out: an .html file.
+    out: an .html file, or a .json file of the numbers alone.
 
   Raises:
     ValueError: where one holds no run, or for another ending.
   """
   write_report(workdirs, out, _say)
   _print(f"{', '.join(map(str, workdirs))}: {out}")
+
+
+def pack(config: Any, out: str) -> None:
+  """Writes a config's images as files of bytes, see data/packed.py.
+
+  Args:
+    config: whose data source is read, resized as it says.
+    out: an .npz; "{split}" in it stands for train and test.
+
+  Raises:
+    ValueError: for another ending, or without {split} where there are two.
+  """
+  for line in pack_source(from_config.build(config).source, out, _say):
+    _print(line)
 
 
 def plan(config: Any, topology: str, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -26,10 +27,11 @@ from diffdistill.evaluation.features import (
   classifier_features,
   reference_statistics,
 )
+from diffdistill.evaluation.judged_rows import FOLDER, JudgedRows
+from diffdistill.evaluation.kept_reference import kept_reference
 from diffdistill.evaluation.references import (
   load_reference,
   require_enough_images,
-  save_reference,
 )
 from diffdistill.experiment import Experiment, classifier_of
 from diffdistill.interop.torch_inception import SHA256, load_inception
@@ -37,12 +39,15 @@ from diffdistill.networks.inception import FEATURES, RESIZER, inception
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training import checkpoint
+from diffdistill.training.fingerprint import fingerprint
 from diffdistill.training.report import costs
 from diffdistill.training.stage import Round, Stage
 
 # Not a setting: a stochastic sampler's images depend on it, and on them which
 # weights are kept.
 SCORED_AT_A_TIME = 500
+# Of the data, to know it again.
+LOOKED_AT = 64
 FID = "FID"
 DETECTOR = "Inception-v3 of 2015-12-05"
 # The same batches, one after the other.
@@ -59,6 +64,7 @@ class Judge:
     features: the feature network.
     reference: of the training data.
     said: of the network and the data, by name.
+    made_of: names the network's weights and the data, to the bit.
   """
 
   metric: str
@@ -66,6 +72,7 @@ class Judge:
   reference: Reference
   said: Mapping[str, str]
   kernel: str = ""
+  made_of: str = ""
 
   def check(self, num_images: int) -> None:
     """Refuses too few images for a FID, which others will compare.
@@ -133,14 +140,14 @@ def judge_of(run: Experiment, workdir: epath.Path, each: Each = iter) -> Judge:
       " images; add one to config.run"
     )
   batch_size = run.evaluation.batch_size
+  params = run.product(workdir, stage.name)
   features = classifier_features(
-    classifier_of(stage),
-    run.product(workdir, stage.name),
-    run.mesh,
-    batch_size=batch_size,
+    classifier_of(stage), params, run.mesh, batch_size=batch_size
   )
-  reference = reference_statistics(
-    (batch["image"] for batch in each(once(run.source, batch_size))), features
+  made_of = f"{stage.name} {fingerprint(params)} of {_data(run)}"
+  path = workdir / FOLDER / "reference.npz"
+  reference = _own_reference(
+    run, workdir, path, made_of, stage.name, features, each
   )
   return Judge(
     metric=f"FD-{stage.name}",
@@ -150,6 +157,7 @@ def judge_of(run: Experiment, workdir: epath.Path, each: Each = iter) -> Judge:
       "detector": f"the run's own {stage.name}: no FID",
       "reference": f"{len(run.source)} training images",
     },
+    made_of=made_of,
   )
 
 
@@ -187,6 +195,7 @@ def _inception(run: Experiment, workdir: epath.Path, each: Each) -> Judge:
   features = classifier_features(
     inception(shape), params, run.mesh, batch_size=settings.batch_size
   )
+  weights = fingerprint(params)
   if settings.reference:
     reference = load_reference(
       settings.reference,
@@ -196,21 +205,16 @@ def _inception(run: Experiment, workdir: epath.Path, each: Each) -> Judge:
       features=features,
     )
     said = settings.reference
+    data = epath.Path(settings.reference).read_bytes()
+    made_of = f"{DETECTOR} {weights} of {hashlib.sha256(data).hexdigest()}"
     if not reference.stated:
       said += ", which does not say how its network resized images"
   else:
     said = f"{len(run.source)} training images"
-    reference = reference_statistics(
-      (row["image"] for row in each(once(run.source, settings.batch_size))),
-      features,
-    )
-    hosts.on_first(
-      lambda: save_reference(
-        workdir / "inception_reference.npz",
-        reference,
-        detector=DETECTOR,
-        image_shape=shape,
-      )
+    made_of = f"{DETECTOR} {weights} of {_data(run)}"
+    path = workdir / "inception_reference.npz"
+    reference = _own_reference(
+      run, workdir, path, made_of, DETECTOR, features, each
     )
   return Judge(
     metric=FID,
@@ -222,7 +226,44 @@ def _inception(run: Experiment, workdir: epath.Path, each: Each) -> Judge:
       "resizer": RESIZER,
       "reference": said,
     },
+    made_of=made_of,
   )
+
+
+def _own_reference(
+  run: Experiment,
+  workdir: epath.Path,
+  path: epath.Path,
+  made_of: str,
+  detector: str,
+  features: FeatureFn,
+  each: Each,
+) -> Reference:
+  """The statistics of the run's own data; made once, and kept."""
+  return kept_reference(
+    path,
+    workdir / FOLDER / f"{path.stem}.json",
+    made_of,
+    lambda: reference_statistics(
+      (
+        row["image"]
+        for row in each(once(run.source, run.evaluation.batch_size))
+      ),
+      features,
+    ),
+    detector=detector,
+    image_shape=run.source.image_shape,
+    features=features,
+  )
+
+
+def _data(run: Experiment) -> str:
+  """A short name of the training images, of which it looks at some."""
+  source = run.source
+  some = np.linspace(0, len(source) - 1, min(LOOKED_AT, len(source)))
+  images = source.take(some.astype(np.int64))["image"]
+  digest = hashlib.sha256(images.tobytes()).hexdigest()
+  return f"{len(source)} images {digest[:16]}"
 
 
 def scorer(
@@ -309,20 +350,31 @@ def contestants(
       "training_passes": round(sum(spent[r][0] for r in chain if r in spent)),
       "training_seconds": round(sum(spent[r][1] for r in chain if r in spent)),
     }
-    versions = [(name, False)]
-    if checkpoint.has_last(workdir / name):
-      versions.append((f"{name} last", True))
-    for version, last in versions if steps else ():
+    product = stage.objective.trains[0]
+    here, left = checkpoint.products_of(workdir / name)
+    versions = [(name, product)]
+    if f"last_{product}" in here | left:
+      versions.append((f"{name} last", f"last_{product}"))
+    for version, product in versions if steps else ():
       sampler = stage.objective.sampler
       assert sampler is not None
+      guidance = run.usual_guidance(round_)
+      maker = generator(sampler, guidance)
+      sampled = f"{sampler} {guidance}"
+      if not sampler.deterministic:
+        sampled += f" in batches of {maker.batch_size}"
+      last = version != name
+      load = functools.partial(run.product, workdir, name, last=last)
       result.append(
         Contestant(
           name=version,
           num_steps=steps,
-          generator=generator(sampler, run.usual_guidance(round_)),
-          load=functools.partial(run.product, workdir, name, last=last),
+          generator=maker,
+          load=load,
+          here=product in here,
           facts=facts,
           shown=not last,
+          sampled=sampled,
         )
       )
   if not result or run.rounds[result[0].name][1].num_steps:
@@ -331,6 +383,24 @@ def contestants(
       " the same run"
     )
   return result
+
+
+def judged_rows(
+  run: Experiment, workdir: epath.Path, settings: Settings, judge: Judge
+) -> JudgedRows:
+  """The rows of a run that are done, for those who judge it alike."""
+  return JudgedRows(
+    folder=workdir / FOLDER,
+    made_with={
+      "num_images": settings.num_images,
+      "seed": settings.seed,
+      "gap_images": min(settings.gap_images, settings.num_images),
+      "metric": judge.metric,
+      "judge": judge.made_of,
+    },
+    devices=run.devices,
+    fingerprint=fingerprint,
+  )
 
 
 def _paper(stage: Stage) -> str:

@@ -75,7 +75,9 @@ def test_samples_on_the_way_from_one_noise_to_another(
   finished_run, tmp_path, run_cli
 ):
   out = tmp_path / "images.npz"
-  common = ("sample", f"--workdir={finished_run}", f"--out={out}")
+  # A student of two updates is nearly grey: of this noise no two images round
+  # to the same bytes.
+  common = ("sample", f"--workdir={finished_run}", f"--out={out}", "--seed=2")
   assert run_cli(*common, "--num_images=4") == 0
   plain = np.load(out)["images"]
   assert run_cli(*common, "--num_images=2", "--interpolate=3") == 0
@@ -427,3 +429,34 @@ def test_a_shard_that_is_cut_short(refuse, pairs_run, run_cli, tmp_path):
   assert run_cli(*arguments) == 0
   if shard.exists():  # two updates may not have come to it
     assert shard.read_bytes() == whole
+
+
+def test_packed_data_trains_the_same_run(
+  config_file, finished_run, run_cli, tmp_path, capsys
+):
+  config = f"--config={config_file}"
+  out = tmp_path / "data" / "packed.npz"
+  assert run_cli("pack", config, f"--out={out}") == 0
+  printed = capsys.readouterr()
+  assert printed.out.startswith(f"{out}: 50 train images of 2x2x1 in 3 classes")
+  assert printed.err == "train: 50 of 50 images\n"
+  # Its one stage without a teacher: that the data is the same shows there.
+  source, workdir = f"--config.data.source.path={out}", tmp_path / "run"
+  only = "--config.run=('teacher',)"
+  assert run_cli("train", config, source, only, f"--workdir={workdir}") == 0
+  ours, theirs = (
+    [
+      json.loads(line)["teacher/loss"]
+      for line in (place / "metrics.jsonl").read_text().splitlines()
+      if "teacher/loss" in line
+    ]
+    for place in (workdir, finished_run)
+  )
+  assert ours == theirs != []
+
+
+@pytest.mark.parametrize("out", ["packed.npy", "packed"])
+def test_packed_data_is_an_npz(refuse, config_file, tmp_path, out):
+  line = refuse(1, "pack", f"--config={config_file}", f"--out={tmp_path / out}")
+  assert line == f"out is '{tmp_path / out}'; pass a name that ends in .npz"
+  assert not list(tmp_path.iterdir())

@@ -2,7 +2,11 @@
 
 import copy
 import json
+import os
+import shutil
+import signal
 
+import jax
 import numpy as np
 import pytest
 from etils import epath
@@ -11,12 +15,15 @@ from diffdistill import commands, from_config, judging
 from diffdistill.evaluation.evaluator import distance
 from diffdistill.evaluation.features import Reference
 from diffdistill.evaluation.frechet import Moments
+from diffdistill.evaluation.judged_rows import JudgedRows
 from diffdistill.judging import (
   contestants,
   finished_models,
   judge_of,
   scorer,
 )
+from diffdistill.training import checkpoint
+from diffdistill.training.preemption import PreemptedError, Preemption
 from diffdistill.training.report import costs
 
 BATCH, UPDATES = 8, 2
@@ -168,6 +175,174 @@ def test_students_are_selected_by_the_distance_they_are_judged_by(
   assert len(recorded) == 2
   assert scores["halve/002"] == pytest.approx(min(recorded))
   assert scores["halve/002 last"] == pytest.approx(recorded[-1])
+
+
+def untimed(workdir):
+  """evaluation.json without what the clock says."""
+  written = json.loads((workdir / "evaluation.json").read_text())
+  for row in written["rows"]:
+    del row["images_per_second"], row["speed_up"]
+  return json.dumps(written)
+
+
+@pytest.fixture
+def copied(workdir, tmp_path):
+  """A copy of the run that nothing was judged of."""
+  copy = tmp_path / "copy"
+  leave_out = shutil.ignore_patterns("evaluated", "evaluation.*")
+  shutil.copytree(workdir, copy, ignore=leave_out)
+  return epath.Path(copy)
+
+
+def made_by(monkeypatch):
+  """Gets (model, steps) of each row that is judged from now on, not taken."""
+  made = []
+  keep = JudgedRows.keep
+
+  def noted(self, row):
+    made.append((row.made_with["model"], row.made_with["steps"]))
+    keep(self, row)
+
+  monkeypatch.setattr(JudgedRows, "keep", noted)
+  return made
+
+
+def test_an_evaluation_that_was_told_to_leave_goes_on(
+  evaluated, workdir, copied, monkeypatch
+):
+  judge_of(from_config.reopen(copied), copied)
+  batches = iter(range(100))
+
+  class Told(Preemption):
+    def agreed(self, mesh, *, lag=0):
+      return next(batches) == 9  # three batches are a row
+
+  made = made_by(monkeypatch)
+  with monkeypatch.context() as patch:
+    patch.setattr(commands, "Preemption", Told)
+    with pytest.raises(PreemptedError, match="the rows that are done are kept"):
+      commands.evaluate(copied, None, None)
+  assert made == list(evaluated[0])[:3]
+  assert not (copied / "evaluation.json").exists()
+  commands.evaluate(copied, None, None)
+  assert made == list(evaluated[0])
+  commands.evaluate(workdir, None, None)
+  assert untimed(copied) == untimed(workdir)
+
+
+def test_a_signal_is_heard_while_the_data_is_looked_at(
+  copied, monkeypatch, capsys
+):
+  def once(source, batch_size):
+    os.kill(os.getpid(), signal.SIGTERM)
+    yield from pipeline_once(source, batch_size)
+
+  pipeline_once = judging.once
+  monkeypatch.setattr(judging, "once", once)
+  before = signal.getsignal(signal.SIGTERM)
+  with pytest.raises(PreemptedError) as left:
+    commands.evaluate(copied, None, None)
+  assert left.value.status == 75
+  assert signal.getsignal(signal.SIGTERM) is before
+  assert not (copied / "evaluated").exists()
+
+
+def test_the_data_is_looked_at_once(copied, monkeypatch):
+  looked = []
+
+  def once(source, batch_size):
+    looked.append(source)
+    return pipeline_once(source, batch_size)
+
+  pipeline_once = judging.once
+  monkeypatch.setattr(judging, "once", once)
+  run = from_config.reopen(copied)
+  first, second = judge_of(run, copied), judge_of(run, copied)
+  assert len(looked) == 1
+  assert first.made_of == second.made_of
+  np.testing.assert_array_equal(
+    first.reference.moments.cov, second.reference.moments.cov
+  )
+
+
+def test_a_round_that_was_trained_anew_is_judged_anew(
+  evaluated, run, workdir, copied, monkeypatch
+):
+  shutil.copytree(workdir / "evaluated", copied / "evaluated")
+  made = made_by(monkeypatch)
+  commands.evaluate(copied, None, None)
+  assert made == []
+  name = "halve/001"
+  params = run.product(workdir, name)
+  last = run.product(workdir, name, last=True)
+  shutil.rmtree(copied / name / "final")
+  # By one bit of one weight, in the middle of the round.
+  leaves, tree = jax.tree.flatten(params)
+  leaves[0] = jax.numpy.nextafter(leaves[0], jax.numpy.float32(9))
+  moved = jax.tree.unflatten(tree, leaves)
+  products = {"student": moved, "last_student": last}
+  checkpoint.save_final(copied / name, products)
+  commands.evaluate(copied, None, None)
+  assert made == [(name, 1)]
+
+
+def test_a_round_whose_weights_were_left_behind(
+  evaluated, workdir, copied, monkeypatch, capsys
+):
+  shutil.copytree(workdir / "evaluated", copied / "evaluated")
+  for name in ("teacher", "halve/002", "halve/001"):
+    shutil.rmtree(copied / name / "final")
+    names = {"student", "last_student"} if "/" in name else {"teacher"}
+    checkpoint.leave_behind(copied / name, names)
+  run, said = from_config.reopen(copied), []
+  judged = contestants(run, copied, run.evaluation, said.append)
+  assert [c.name for c in judged if not c.here] == [
+    "teacher",
+    "halve/002",
+    "halve/002 last",
+    "halve/001",
+    "halve/001 last",
+  ]
+  assert said == []
+  made = made_by(monkeypatch)
+  commands.evaluate(copied, None, None)
+  assert made == []
+  commands.evaluate(workdir, None, None)
+  assert untimed(copied) == untimed(workdir)
+  # What was not judged is left out, and said.
+  shutil.rmtree(copied / "evaluated" / "halve" / "001")
+  capsys.readouterr()
+  commands.evaluate(copied, None, None)
+  rows = json.loads((copied / "evaluation.json").read_text())["rows"]
+  assert {"halve/001", "halve/001 last"} - {row["model"] for row in rows} == {
+    "halve/001"
+  }
+  told = capsys.readouterr().err.splitlines()
+  assert [line for line in told if "left out" in line] == [
+    "halve/001                       1 steps  is left out: its weights were"
+    " left behind"
+  ]
+  # Of the teacher all need the images.
+  with pytest.raises(ValueError, match="teacher has not been judged at 4 step"):
+    commands.evaluate(copied, 25, None)
+
+
+@pytest.mark.parametrize("command", ["sample", "export"])
+def test_no_images_without_weights(copied, command, run_cli, capsys):
+  name = "halve/001"
+  shutil.rmtree(copied / name / "final")
+  checkpoint.mark_final(copied / name, "the weights are elsewhere")
+  out = copied.parent / "out"
+  out = out if command == "export" else out.with_suffix(".png")
+  capsys.readouterr()
+  arguments = (f"--workdir={copied}", f"--round={name}", f"--out={out}")
+  assert run_cli(command, *arguments) == 1
+  assert capsys.readouterr().err == (
+    f"diffdistill: {copied / name} is done, but its weights were left behind"
+    f" where it was trained; bring {copied / name}/final from there, or remove"
+    f" {copied / name} to train it again\n"
+  )
+  assert not out.exists()
 
 
 def test_what_is_not_finished_is_left_out(config, workdir, tmp_path):

@@ -2,8 +2,7 @@
 
 import dataclasses
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,17 @@ from jaxtyping import Float
 
 from diffdistill.arrays import Params
 from diffdistill.evaluation import grids
-from diffdistill.evaluation.evaluator import Generator, judge
+from diffdistill.evaluation.evaluator import Generator
 from diffdistill.evaluation.features import FeatureFn, Reference
 from diffdistill.evaluation.frechet import Moments, frechet_distance
-from diffdistill.evaluation.quantise import to_host
-from diffdistill.evaluation.teacher_gap import teacher_gap
+from diffdistill.evaluation.judged_rows import (
+  NOTHING_KEPT,
+  JudgedRow,
+  JudgedRows,
+  Weights,
+)
+from diffdistill.evaluation.measured import Timed, measured
+from diffdistill.evaluation.quantise import from_uint8, to_uint8
 from diffdistill.files import write_atomically
 
 SHEET_COLUMNS = 12
@@ -82,16 +87,21 @@ class Contestant:
     num_steps: the numbers of steps to judge it at.
     generator: its sampler.
     load: gives its weights, when its turn comes.
+    here: whether it can; where they were left behind, only what is judged of it
+      already can be said.
     facts: more columns of its rows.
     shown: whether it is in the pictures too.
+    sampled: names all that its images depend on besides weights and noise.
   """
 
   name: str
   num_steps: tuple[int, ...]
   generator: Generator
   load: Callable[[], Params]
+  here: bool = True
   facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   shown: bool = True
+  sampled: str = ""
 
 
 def compare(
@@ -103,8 +113,13 @@ def compare(
   kernel: str,
   settings: Settings,
   say: Callable[[str], None],
+  kept: JudgedRows = NOTHING_KEPT,
+  between: Callable[[], None] = lambda: None,
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
   """One row per model and number of steps, and images from the same noise.
+
+  Each row that is made is kept before the next begins, and one that is kept is
+  not made again.
 
   Args:
     teacher: judged first; its images at the most steps are the measure of
@@ -116,83 +131,129 @@ def compare(
     kernel: the name of the kernel distance; empty where there is none.
     settings: see there.
     say: told each row as it is done.
+    kept: the rows that are done; by default none are.
+    between: called between batches; may raise, to leave.
 
   Returns:
     (rows, images by row name for a sheet)
+
+  Raises:
+    ValueError: where the teacher is not judged at its most steps, nor can be.
   """
   rows, images = [], {}
   most = max(teacher.num_steps)
   gap_images = min(settings.gap_images, settings.num_images)
-  target = np.zeros(0)
+  first: JudgedRow | None = None
   for contestant in (teacher, *students):
-    params = contestant.load()
+    weights = _weights(contestant, kept)
     for num_steps in sorted(contestant.num_steps, reverse=True):
-      stream = Timed(contestant.generator, params, num_steps, settings)
-      judged = judge(stream, features, reference, kernel=bool(kernel))
-      shown = np.concatenate(stream.first)[:gap_images]
-      if contestant is teacher and num_steps == most:
-        target = shown
-      row = {
-        "model": contestant.name,
-        "steps": num_steps,
-        metric: judged["frechet_distance"],
-        "inception_score": judged["inception_score"],
-        "precision": judged.get("precision"),
-        "recall": judged.get("recall"),
-        **({kernel: judged.get("kernel_distance")} if kernel else {}),
-        "teacher_gap": teacher_gap([shown], [target]).relative,
-        "images_per_second": settings.num_images / stream.seconds,
-        **contestant.facts,
-      }
-      rows.append(row)
+      name = f"{contestant.name:<28} {num_steps:>4} steps"
+      made_with = _made_with(contestant, num_steps, kept, most, first)
+      row = kept.take(made_with, weights)
+      before = "" if row is None else "  (judged before)"
+      if row is None and weights.here:
+        stream = Timed(
+          contestant.generator,
+          weights.params,
+          num_steps,
+          seed=settings.seed,
+          num_images=settings.num_images,
+          keep=gap_images,
+          between=between,
+        )
+        target = first.target if first else None
+        columns = measured(stream, features, reference, metric, kernel, target)
+        row = JudgedRow(
+          made_with=made_with,
+          weights=weights.fingerprint,
+          devices=kept.devices,
+          columns=columns,
+          shown=to_uint8(stream.first[:SHEET_COLUMNS]),
+          target=stream.first[: 0 if first else gap_images],
+        )
+        kept.keep(row)
+      if row is None and first is None:
+        raise ValueError(
+          f"{teacher.name} has not been judged at {most} steps, and its weights"
+          " were left behind; bring them here, as all are compared with it"
+        )
+      if row is None:
+        say(f"{name}  is left out: its weights were left behind")
+        continue
+      first = first or row
+      rows.append(
+        {
+          "model": contestant.name,
+          "steps": num_steps,
+          **row.columns,
+          **contestant.facts,
+          "devices": row.devices,
+        }
+      )
       if contestant.shown:
         title = f"{contestant.name}, {num_steps} steps"
-        images[title] = shown[:SHEET_COLUMNS].copy()
-      distance = f"{metric} {row[metric]:.3f}"
-      say(f"{contestant.name:<28} {num_steps:>4} steps  {distance}")
-  (slowest,) = (
-    row["images_per_second"]
-    for row in rows
-    if row["model"] == teacher.name and row["steps"] == most
-  )
-  for row in rows:
-    row["speed_up"] = row["images_per_second"] / slowest
-  return rows, images
+        images[title] = from_uint8(row.shown)
+      say(f"{name}  {metric} {row.columns[metric]:.3f}{before}")
+  return _with_speed_up(rows), images
 
 
-class Timed:
-  """The images of one row, timed, of which only the first are kept.
+def unjudged(
+  teacher: Contestant, students: Sequence[Contestant], kept: JudgedRows
+) -> list[str]:
+  """The models of which `compare` would make a row."""
+  result: list[str] = []
+  most = max(teacher.num_steps)
+  first: JudgedRow | None = None
+  for contestant in (teacher, *students):
+    weights = _weights(contestant, kept)
+    for num_steps in sorted(contestant.num_steps, reverse=True):
+      made_with = _made_with(contestant, num_steps, kept, most, first)
+      row = kept.take(made_with, weights)
+      if row is None and weights.here and contestant.name not in result:
+        result.append(contestant.name)
+      first = first or row
+  return result
 
-  Args:
-    generator, params, num_steps: the model.
-    settings: how many images, and how many to keep.
+
+def _weights(contestant: Contestant, kept: JudgedRows) -> Weights:
+  load = contestant.load if contestant.here else None
+  return Weights(load, kept.fingerprint)
+
+
+def _made_with(
+  contestant: Contestant,
+  num_steps: int,
+  kept: JudgedRows,
+  most: int,
+  first: JudgedRow | None,
+) -> dict[str, Any]:
+  """All that a row depends on but its weights; `first` is of the target."""
+  return {
+    **kept.made_with,
+    "model": contestant.name,
+    "steps": num_steps,
+    "sampled": contestant.sampled,
+    # The gap is to these images.
+    "target": f"{most} steps of {first.weights}" if first else "",
+  }
+
+
+def _with_speed_up(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """The rows, over the first of them: the teacher at its most steps.
+
+  Only speeds of the same devices are compared. Where all rows are of the same,
+  they do not say of which.
   """
-
-  def __init__(
-    self,
-    generator: Generator,
-    params: Params,
-    num_steps: int,
-    settings: Settings,
-  ):
-    self.seconds = 0.0
-    self.first: list[np.ndarray] = []
-    self._keep = settings.gap_images
-    self._batches = generator.batches(
-      params, settings.seed, settings.num_images, num_steps
-    )
-    # Compiled before the clock starts; the images are thrown away.
-    next(generator.batches(params, settings.seed, 1, 1))
-
-  def __iter__(self) -> Iterator[np.ndarray]:
-    start = time.monotonic()
-    for batch in self._batches:
-      images = to_host(batch)
-      self.seconds += time.monotonic() - start
-      if sum(map(len, self.first)) < self._keep:
-        self.first.append(images)
-      yield images
-      start = time.monotonic()
+  slowest = rows[0]
+  alike = all(row["devices"] == slowest["devices"] for row in rows)
+  result = []
+  for row in rows:
+    speed_up = None
+    if row["devices"] == slowest["devices"]:
+      speed_up = row["images_per_second"] / slowest["images_per_second"]
+    columns = {k: v for k, v in row.items() if k != "devices" or not alike}
+    result.append({**columns, "speed_up": speed_up})
+  return result
 
 
 def distance_of_halves(pooled: Float[np.ndarray, "n d"]) -> float:
@@ -210,6 +271,7 @@ def write_comparison(
   rows: Sequence[dict[str, Any]],
   images: dict[str, np.ndarray],
   metric: str,
+  say: Callable[[str], None],
 ) -> None:
   """evaluation.json, evaluation.png (the curves) and samples/compared.png.
 
@@ -225,6 +287,10 @@ def write_comparison(
     if f"{row['model']}, {row['steps']} steps" in images:
       family = row["model"].split("/")[0]
       curves.setdefault(family, []).append((row["steps"], row[metric]))
-  grids.curve(curves, f"{metric} (lower is better)", workdir / "evaluation.png")
   path = workdir / "samples" / "compared.png"
   grids.save_png(grids.labelled_rows(images), path)
+  path = workdir / "evaluation.png"
+  try:
+    grids.curve(curves, f"{metric} (lower is better)", path)
+  except ImportError:
+    say(f"{path} is not drawn without matplotlib; run `pip install matplotlib`")

@@ -5,8 +5,10 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from diffdistill.experiment import Experiment
+from diffdistill.planning.chips import chip_of
 from diffdistill.planning.flops import count_flops
 from diffdistill.planning.programs import Program, programs
+from diffdistill.reporting.bare import Bare
 from diffdistill.reporting.gather import RoundLog, Run
 from diffdistill.reporting.scales import Number
 
@@ -26,6 +28,11 @@ class Cost:
     device_bytes: the most that a device held.
     host_bytes: the most that a host's process held.
     speed: images a second, the median of the records.
+    updates: that were done; None of pairs.
+    peak_flops: what its chips could have done in its time, in bfloat16.
+    bare_seconds: what its updates take by themselves, as benchmarked on the
+      same devices.
+    trained_seconds: by the clock, of all that has updates.
   """
 
   seconds: Number | None = None
@@ -38,6 +45,24 @@ class Cost:
   device_bytes: Number | None = None
   host_bytes: Number | None = None
   speed: Number | None = None
+  updates: int | None = None
+  peak_flops: Number | None = None
+  bare_seconds: Number | None = None
+  trained_seconds: Number | None = None
+
+  @property
+  def share_of_peak(self) -> Number | None:
+    """Of what its chips could have done, all that took its time included."""
+    if self.flops is None or not self.peak_flops:
+      return None
+    return self.flops / self.peak_flops
+
+  @property
+  def lost(self) -> Number | None:
+    """The share of the time that was not its updates'; of pairs unknown."""
+    if self.bare_seconds is None or not self.trained_seconds:
+      return None
+    return 1 - self.bare_seconds / self.trained_seconds
 
 
 def costs(
@@ -52,7 +77,7 @@ def costs(
   """
   counted = _counted(run.experiment, say, notes) if run.experiment else {}
   return {
-    stage: _cost(logs, counted.get(stage, ()))
+    stage: _cost(logs, counted.get(stage, ()), run.bare.get(stage))
     for stage, logs in run.stages.items()
   }
 
@@ -61,6 +86,7 @@ def total(parts: Mapping[str, Cost]) -> Cost:
   """Of a whole run: sums, and the most memory of any stage."""
   each = list(parts.values())
   begun = [c for c in each if c.images is not None]
+  trained = [c for c in begun if c.updates is not None]
   # One stage without would make a part look like the whole.
   return Cost(
     seconds=_whole([c.seconds for c in begun]),
@@ -72,11 +98,17 @@ def total(parts: Mapping[str, Cost]) -> Cost:
     trees_bytes=_max(c.trees_bytes for c in each),
     device_bytes=_max(c.device_bytes for c in each),
     host_bytes=_max(c.host_bytes for c in each),
+    updates=sum(c.updates or 0 for c in trained) if trained else None,
+    peak_flops=_whole([c.peak_flops for c in begun]),
+    bare_seconds=_whole([c.bare_seconds for c in trained]),
+    trained_seconds=_whole([c.trained_seconds for c in trained]),
   )
 
 
 def _cost(
-  logs: Sequence[RoundLog], counted: Sequence[tuple[Program, Number]]
+  logs: Sequence[RoundLog],
+  counted: Sequence[tuple[Program, Number]],
+  bare: Bare | None,
 ) -> Cost:
   records = [record for log in logs for record in log.records]
   timed = [r for r in records if _number(r, "seconds") is not None]
@@ -90,11 +122,21 @@ def _cost(
     for r in records
     if _number(r, "num_devices") is not None
   )
+  chips = [chip_of(str(r.get("device_kind"))) for r in timed]
+  peaks = [
+    r["seconds"] * r["num_devices"] * chip.flops
+    for r, chip in zip(timed, chips, strict=True)
+    if chip is not None and _number(r, "num_devices") is not None
+  ]
   speeds = [s for log in logs for s in log.values("images_per_second") if s > 0]
   done = sum(log.done for log in logs)
-  planned = [log.planned for log in logs if log.planned is not None]
+  most = [log.most for log in logs if log.most is not None]
+  seconds = _sum(r["seconds"] for r in timed)
+  updates = done if records and logs[0].unit == "updates" else None
+  # What it was measured on elsewhere says nothing of this.
+  fits = bare is not None and tuple(devices) == (bare.devices,)
   return Cost(
-    seconds=_sum(r["seconds"] for r in timed),
+    seconds=seconds,
     device_seconds=(
       sum(on_devices) if timed and len(on_devices) == len(timed) else None
     ),
@@ -108,15 +150,18 @@ def _cost(
       max(log.values("passes")) for log in logs if log.values("passes")
     ),
     flops=(
-      sum(each * program.runs for program, each in counted)
-      * (done / sum(planned))
-      if counted and sum(planned)
+      sum(each * program.runs for program, each in counted) * (done / sum(most))
+      if counted and sum(most)
       else None
     ),
     trees_bytes=_max(program.state_bytes for program, _ in counted),
     device_bytes=_max(_recorded(records, "peak_device_bytes")),
     host_bytes=_max(_recorded(records, "peak_host_bytes")),
     speed=statistics.median(speeds) if speeds else None,
+    updates=updates,
+    peak_flops=sum(peaks) if timed and len(peaks) == len(timed) else None,
+    bare_seconds=updates * bare.seconds if bare and fits and updates else None,
+    trained_seconds=None if updates is None else seconds,
   )
 
 

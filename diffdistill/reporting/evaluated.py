@@ -16,7 +16,7 @@ from diffdistill.reporting.markup import (
 from diffdistill.reporting.scales import Number, number, over
 
 # Columns that come last.
-WORDS = ("paper",)
+WORDS = ("paper", "devices")
 
 
 def headline(run: Run) -> Html:

@@ -12,11 +12,13 @@ from etils import epath
 from diffdistill import from_config
 from diffdistill.config_fields import Fields
 from diffdistill.experiment import Experiment
+from diffdistill.reporting.bare import Bare, read_bare
 from diffdistill.reporting.judged import Judged
 from diffdistill.reporting.pictures import Picture, read_pictures
 from diffdistill.reporting.scales import Number
 from diffdistill.training import checkpoint
-from diffdistill.training.stage import Pairs
+from diffdistill.training.clock import SHARDS, UPDATES, recorded
+from diffdistill.training.stage import Pairs, Round, Stage
 from diffdistill.workdir import stored_config
 
 
@@ -28,7 +30,9 @@ class RoundLog:
     name: "teacher", or "halve/004".
     stage: its stage's.
     unit: what `done` counts: "updates" or "pairs".
-    planned: how many; None where the config cannot say.
+    planned: how many, as the clock says where that ends it, else the config;
+      None where neither can.
+    most: how many the config has.
     finished: whether its product is there.
     makes_images: whether its product can be judged; None if not known.
     records: of metrics.jsonl, in the order written.
@@ -38,6 +42,7 @@ class RoundLog:
   stage: str
   unit: str = "updates"
   planned: int | None = None
+  most: int | None = None
   finished: bool = False
   makes_images: bool | None = None
   records: tuple[Fields, ...] = ()
@@ -85,6 +90,7 @@ class Run:
     rounds: of the config and of metrics.jsonl, in order.
     compared: the sheet of all models from the same noise.
     sheets: of the rounds.
+    bare: the stages' updates, as far as benchmark.json has them.
     notes: what is missing or damaged.
   """
 
@@ -97,6 +103,7 @@ class Run:
   rounds: tuple[RoundLog, ...]
   compared: Picture | None
   sheets: tuple[Picture, ...]
+  bare: Mapping[str, Bare]
   notes: tuple[str, ...]
 
   @property
@@ -117,7 +124,7 @@ def gather(workdir: epath.Path, name: str) -> Run:
   config = stored_config(workdir)
   notes: list[str] = []
   experiment = _open(config, notes)
-  rounds = _rounds(workdir, experiment, _records(workdir, notes))
+  rounds = _rounds(workdir, experiment, _records(workdir, notes), notes)
   compared, sheets = read_pictures(workdir, [log.name for log in rounds], notes)
   return Run(
     name=name,
@@ -129,6 +136,7 @@ def gather(workdir: epath.Path, name: str) -> Run:
     rounds=rounds,
     compared=compared,
     sheets=sheets,
+    bare=read_bare(workdir, notes),
     notes=tuple(notes),
   )
 
@@ -204,25 +212,27 @@ def _rounds(
   workdir: epath.Path,
   experiment: Experiment | None,
   records: Sequence[Fields],
+  notes: list[str],
 ) -> tuple[RoundLog, ...]:
   """Those of the config, then those that are only recorded."""
   logs: dict[str, RoundLog] = {}
   for name, (stage, round_) in experiment.rounds.items() if experiment else ():
     if isinstance(stage, Pairs):
-      logs[name] = RoundLog(
-        name=name,
-        stage=stage.name,
-        unit="pairs",
-        planned=stage.num_pairs + stage.held_out,
-        makes_images=False,
-      )
+      sampler, unit = None, "pairs"
+      most = stage.num_pairs + stage.held_out
     else:
-      logs[name] = RoundLog(
-        name=name,
-        stage=stage.name,
-        planned=round_.num_updates,
-        makes_images=stage.objective.sampler is not None,
-      )
+      sampler, unit = stage.objective.sampler, "updates"
+      most = round_.num_updates
+    # Where the clock ends it, the config has but a limit.
+    timed = round_.seconds > 0
+    logs[name] = RoundLog(
+      name=name,
+      stage=stage.name,
+      unit=unit,
+      planned=_settled(workdir, stage, round_, notes) if timed else most,
+      most=most,
+      makes_images=sampler is not None,
+    )
   for name in dict.fromkeys(record["round"] for record in records):
     logs.setdefault(name, RoundLog(name=name, stage=name.split("/")[0]))
   return tuple(
@@ -234,6 +244,21 @@ def _rounds(
     )
     for log in logs.values()
   )
+
+
+def _settled(
+  workdir: epath.Path, stage: Stage | Pairs, round_: Round, notes: list[str]
+) -> int | None:
+  """The length of a round that ends by the clock, once that has said it."""
+  what = SHARDS if isinstance(stage, Pairs) else UPDATES
+  try:
+    count = recorded(workdir / round_.name, what)
+  except ValueError as error:
+    notes.append(f"{error}.")
+    return None
+  if count is None or not isinstance(stage, Pairs):
+    return count
+  return count * stage.shard_size + stage.held_out
 
 
 def _judged(workdir: epath.Path, notes: list[str]) -> Judged | None:

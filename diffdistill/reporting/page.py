@@ -1,5 +1,6 @@
 """One page of one run, or of several, that needs nothing but itself."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
@@ -10,6 +11,7 @@ from diffdistill.reporting.costs import Cost, costs
 from diffdistill.reporting.evaluated import evaluated, headline
 from diffdistill.reporting.gather import Run, flat, gather, written
 from diffdistill.reporting.markup import Html, broken, element, join, table
+from diffdistill.reporting.numbers import numbers
 from diffdistill.reporting.pictures import sheets
 from diffdistill.reporting.side_by_side import differing, side_by_side
 from diffdistill.reporting.stages import cost_card, cost_notes, stage_card
@@ -24,19 +26,20 @@ def write_report(
   out: epath.Path,
   say: Callable[[str], None],
 ) -> None:
-  """Writes a page of one workdir, or of several side by side.
+  """Writes a page of one workdir, or of several side by side; or its numbers.
 
   Args:
     workdirs: of the runs, finished or not.
-    out: where to; its folder is made.
+    out: where to: a page as .html, numbers as .json; its folder is made.
     say: told what takes a while.
 
   Raises:
-    ValueError: for no workdir, one that holds no run, or an ending other than
-      .html.
+    ValueError: for no workdir, one that holds no run, or another ending.
   """
-  if out.suffix != ".html":
-    raise ValueError(f"out is {str(out)!r}; pass a name that ends in .html")
+  if out.suffix not in (".html", ".json"):
+    raise ValueError(
+      f"out is {str(out)!r}; pass a name that ends in .html or .json"
+    )
   if not workdirs:
     raise ValueError("no workdir is given; pass --workdir=A, or A,B for two")
   places = [str(workdir) for workdir in workdirs]
@@ -54,7 +57,11 @@ def write_report(
   for run in runs:
     notes[run.name] = list(run.notes)
     spent[run.name] = costs(run, say, notes[run.name])
-  write_atomically(out, document(runs, spent, notes))
+  if out.suffix == ".json":
+    text = json.dumps(numbers(runs, spent, notes), indent=2) + "\n"
+  else:
+    text = document(runs, spent, notes)
+  write_atomically(out, text)
 
 
 def document(

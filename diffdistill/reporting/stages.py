@@ -42,7 +42,10 @@ def cost_notes() -> Html:
     " work that was lost and done again is not. Operations are the products and"
     " convolutions of each update's program, times the updates done, as if"
     " every teacher were guided where one is; a selection's scoring and"
-    " evaluation are not in them. Peak memory is the most that the process had"
+    " evaluation are not in them. The share of peak is theirs, of what the chip"
+    " is published to do in all of that time; the time not of updates is what"
+    " is left beside them, at the speed that diffdistill benchmark found for an"
+    " update by itself. Peak memory is the most that the process had"
     " held until then, earlier stages included. Weights and optimizer are"
     " counted from the config, for one device that holds all of them.",
     class_="muted",
@@ -87,8 +90,16 @@ def _facts(cost: Cost, counts: str) -> list[tuple[str, str]]:
     ),
     ("weights and optimizer", _known(cost.trees_bytes, size, "not counted")),
   ]
+  if cost.updates is not None:
+    facts.append(("updates", number(cost.updates)))
   if cost.speed is not None:
     facts.append(("images/s, median", number(cost.speed)))
+  for name, share in (
+    ("share of peak FLOP/s", cost.share_of_peak),
+    ("time not of updates", cost.lost),
+  ):
+    if share is not None:
+      facts.append((name, f"{100 * share:.1f} %"))
   if cost.passes:
     # A classifier has none.
     facts.append(("passes", number(cost.passes)))

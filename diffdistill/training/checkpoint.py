@@ -3,12 +3,13 @@
 The only file that names Orbax. Every write is atomic: Orbax writes beside the
 place and renames or, in a bucket, writes there and marks it last. A round's
 directory holds `checkpoints/<step>/` while it runs, `best/<step>/` where its
-best weights are kept, and `final/` when it is done.
+best weights are kept, and `final/` when it is done. Where weights were left
+behind, `left_behind` names them; where all were, `final` is a plain file.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from diffdistill.training.state import TrainState, with_shardings
 
 # Orbax's mark of what it has written whole.
 COMMITTED = "commit_success.txt"
+LEFT_BEHIND = "left_behind"
 
 
 class Checkpoints:
@@ -113,6 +115,15 @@ def discard(round_dir: epath.Path) -> None:
   hosts.on_first(remove)
 
 
+def to_go_on_from(round_dir: epath.Path) -> list[epath.Path]:
+  """The folders that a round that is not done goes on from."""
+  folder = round_dir / "checkpoints"
+  steps = [p for p in folder.glob("*") if p.name.isdigit() and _is_whole(p)]
+  newest = sorted(steps, key=lambda path: int(path.name))[-1:]
+  best = round_dir / "best"
+  return [*newest, *([best] if best.exists() else [])]
+
+
 def has_final(round_dir: epath.Path) -> bool:
   """Whether the round is done, as the first process sees it."""
   return hosts.on_first(lambda: _is_whole(round_dir / "final"))
@@ -152,6 +163,12 @@ def product_names(round_dir: epath.Path) -> frozenset[str]:
       raise ValueError(
         f"{round_dir} has no final result; train until that round is finished"
       )
+    if path.is_file():
+      raise ValueError(
+        f"{round_dir} is done, but its weights were left behind where it was"
+        f" trained; bring {path} from there, or remove {round_dir} to train it"
+        " again"
+      )
     try:
       return sorted(ocp.checkpointables_metadata(path).metadata)
     except Exception as error:
@@ -160,9 +177,29 @@ def product_names(round_dir: epath.Path) -> frozenset[str]:
   return frozenset(hosts.on_first(names))
 
 
-def has_last(round_dir: epath.Path) -> bool:
-  """Whether a finished round's product is its best, and its last is kept."""
-  return any(name.startswith("last_") for name in product_names(round_dir))
+def leave_behind(round_dir: epath.Path, names: Collection[str]) -> None:
+  """Says of a finished round which of its products are where it was trained."""
+  text = "".join(f"{name}\n" for name in sorted(names))
+  if names:
+    hosts.on_first(lambda: write_atomically(round_dir / LEFT_BEHIND, text))
+  if not (round_dir / "final").exists():
+    mark_final(round_dir, "done; its weights are where it was trained")
+
+
+def products_of(round_dir: epath.Path) -> tuple[frozenset[str], frozenset[str]]:
+  """The names of what a finished round made: (what is here, what is not).
+
+  Raises:
+    ValueError: as of `product_names`.
+  """
+
+  def left() -> list[str]:
+    path = round_dir / LEFT_BEHIND
+    return path.read_text().split() if path.exists() else []
+
+  none = hosts.on_first(lambda: (round_dir / "final").is_file())
+  here = frozenset() if none else product_names(round_dir)
+  return here, frozenset(hosts.on_first(left))
 
 
 def mark_final(round_dir: epath.Path, words: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill.evaluation import comparison, grids
+from diffdistill.evaluation import grids, measured
 from diffdistill.evaluation.comparison import (
   Contestant,
   Settings,
@@ -17,14 +17,17 @@ from diffdistill.evaluation.comparison import (
 )
 from diffdistill.evaluation.evaluator import Generator
 from diffdistill.evaluation.features import Features, reference_statistics
+from diffdistill.evaluation.judged_rows import JudgedRows, path_of
 
 SETTINGS = Settings(num_images=24, batch_size=8, gap_images=13)
 
 
 class Clock:
-  """time.monotonic(), moved by generators."""
+  """time.monotonic(), moved by generators; and what they have made."""
 
-  now = 1000.0
+  def __init__(self):
+    self.now = 1000.0
+    self.made = []
 
   def monotonic(self):
     return self.now
@@ -37,6 +40,8 @@ class Slow(Generator):
   clock: Clock
 
   def _batches(self, params, seed, num_images, num_steps, first):
+    if num_images > 1:  # what compiles is of one image
+      self.clock.made.append((float(params), num_steps))
     for batch in super()._batches(params, seed, num_images, num_steps, first):
       self.clock.now += num_steps
       yield batch
@@ -48,9 +53,14 @@ def features(images):
 
 
 @pytest.fixture
-def contestant(monkeypatch, mesh_of):
+def clock(monkeypatch):
   clock = Clock()
-  monkeypatch.setattr(comparison, "time", clock)
+  monkeypatch.setattr(measured, "time", clock)
+  return clock
+
+
+@pytest.fixture
+def contestant(clock, mesh_of):
 
   def sample(params, noise, label, key, num_steps):
     # The more steps, the larger; clipped to images.
@@ -68,6 +78,7 @@ def contestant(monkeypatch, mesh_of):
         clock=clock,
       ),
       load=lambda: jnp.float32(scale),
+      here=scale is not None,
       **fields,
     )
 
@@ -144,7 +155,9 @@ def test_what_is_not_shown_is_in_no_picture(compared, tmp_path, monkeypatch):
   monkeypatch.setattr(
     grids, "curve", lambda curves, label, path: drawn.update(curves)
   )
-  write_comparison(epath.Path(tmp_path), {"seed": 0}, rows, images, "FD-x")
+  write_comparison(
+    epath.Path(tmp_path), {"seed": 0}, rows, images, "FD-x", print
+  )
   assert {name: [steps for steps, _ in points] for name, points in
           drawn.items()} == {
     "teacher": [4, 1],
@@ -154,6 +167,161 @@ def test_what_is_not_shown_is_in_no_picture(compared, tmp_path, monkeypatch):
   written = json.loads((tmp_path / "evaluation.json").read_text())
   assert written["seed"] == 0
   assert [row["model"] for row in written["rows"]][-1] == "moments/002 last"
+
+
+class KilledError(Exception):
+  """In the place of a signal."""
+
+
+@pytest.fixture
+def judged(contestant, clock, tmp_path):
+  """Judges a teacher of 4 and 1 steps and a student of 2, whose rows are kept.
+
+  Returns (rows, images, what was made of (weights, steps), what was said).
+  """
+  random = np.random.default_rng(0)
+  data = random.uniform(-1, 1, (40, 2, 2, 1)).astype(np.float32)
+  reference = reference_statistics([data], features)
+
+  def judge(*, teacher=0.5, student=0.75, kill=None, **fields):
+    settings = dataclasses.replace(SETTINGS, **fields.pop("settings", {}))
+    kept = JudgedRows(
+      folder=epath.Path(tmp_path),
+      made_with={"seed": settings.seed, **fields.pop("made_with", {})},
+      devices=fields.pop("devices", "1 cpu"),
+      fingerprint=lambda params: f"{float(params):.3f}",
+    )
+    said = []
+
+    def say(line):
+      said.append(line)
+      if len(said) == kill:
+        raise KilledError
+
+    clock.made.clear()
+    rows, images = compare(
+      contestant("teacher", fields.pop("steps", (1, 4)), teacher),
+      [contestant("halve/002", (2,), student, facts={"paper": "x"})],
+      features,
+      reference,
+      "FD-x",
+      "",
+      settings,
+      say,
+      kept,
+      **fields,
+    )
+    return rows, images, list(clock.made), said
+
+  return judge
+
+
+ALL = [(0.5, 4), (0.5, 1), (0.75, 2)]
+
+
+def test_killed_between_rows_it_goes_on_with_the_first_that_is_missing(
+  judged, tmp_path
+):
+  for rows_done in (1, 2):
+    with pytest.raises(KilledError):
+      judged(kill=rows_done, settings={"seed": rows_done})
+    rows, images, made, said = judged(settings={"seed": rows_done})
+    assert made == ALL[rows_done:]
+    before = [line.endswith("(judged before)") for line in said]
+    assert before == [True] * rows_done + [False] * (3 - rows_done)
+    for path in tmp_path.rglob("*.npz"):
+      path.unlink()
+    whole, pictures, made, _ = judged(settings={"seed": rows_done})
+    assert made == ALL
+    # Here even the clock is the same.
+    assert json.dumps(rows) == json.dumps(whole)
+    assert images.keys() == pictures.keys()
+    for name, shown in images.items():
+      np.testing.assert_array_equal(shown, pictures[name])
+
+
+def test_it_leaves_between_batches_and_loses_that_row_alone(judged):
+  batches = iter(range(100))
+
+  def between():
+    if next(batches) == 4:  # in the second row: three batches are a row
+      raise KilledError
+
+  with pytest.raises(KilledError):
+    judged(between=between)
+  assert judged()[2] == ALL[1:]
+  assert judged()[2] == []
+
+
+@pytest.mark.parametrize(
+  ("change", "made"),
+  [
+    # Of the teacher at its most steps is the gap of all.
+    ({"teacher": 0.25}, [(0.25, 4), (0.25, 1), (0.75, 2)]),
+    ({"student": 0.25}, [(0.25, 2)]),
+    ({"settings": {"seed": 1}}, ALL),
+    ({"made_with": {"judge": "another"}}, ALL),
+    ({"steps": (1, 8)}, [(0.5, 8), (0.5, 1), (0.75, 2)]),
+    ({"steps": (4,)}, []),
+    ({"devices": "8 cpu"}, []),
+  ],
+)
+def test_what_would_not_be_the_same_is_made_again(judged, change, made):
+  judged()
+  rows, _, really_made, _ = judged(**change)
+  assert really_made == made
+  assert len(rows) == (2 if change.get("steps") == (4,) else 3)
+  # The new rows are in the place of the old ones.
+  assert judged(**change)[2] == []
+
+
+def test_a_damaged_row_is_made_again(judged, tmp_path):
+  whole, *_ = judged()
+  path = path_of(epath.Path(tmp_path), "halve/002", 2)
+  data = path.read_bytes()
+  middle = data.index(b"F\0\0\0D\0\0\0-")  # of the name of a column
+  flipped = data[:middle] + b"E" + data[middle + 1 :]
+  for damaged in (data[: len(data) // 2], b"", flipped):
+    path.write_bytes(damaged)
+    rows, _, made, _ = judged()
+    assert made == [(0.75, 2)]
+    assert rows == whole
+  assert sorted(
+    str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*")
+  ) == [
+    "halve/002/2.npz",
+    "teacher/1.npz",
+    "teacher/4.npz",
+  ]
+
+
+def test_without_its_weights_a_model_is_what_it_was_judged_to_be(judged):
+  with pytest.raises(
+    ValueError, match="teacher has not been judged at 4 steps"
+  ):
+    judged(teacher=None)
+  with pytest.raises(KilledError):
+    judged(kill=2)
+  rows, _, made, said = judged(student=None)
+  assert [row["model"] for row in rows] == ["teacher", "teacher"]
+  assert made == []
+  assert said[-1].endswith("2 steps  is left out: its weights were left behind")
+  whole, *_ = judged()
+  rows, images, made, _ = judged(teacher=None, student=None)
+  assert (rows, made) == (whole, [])
+  assert len(images) == 3
+  # Of other settings it has no word.
+  rows, *_ = judged(student=None, settings={"seed": 1})
+  assert len(rows) == 2
+
+
+def test_speeds_of_other_devices_are_not_compared(judged):
+  with pytest.raises(KilledError):
+    judged(kill=2)
+  rows, *_ = judged(devices="8 cpu")
+  assert [row["devices"] for row in rows] == ["1 cpu", "1 cpu", "8 cpu"]
+  assert [row["speed_up"] for row in rows] == [1, 4, None]
+  assert all("devices" not in row for row in judged(settings={"seed": 1})[0])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What a stage has cost is what its records and its programs add up to."""
 
+import json
+
 import jax
 import pytest
 
@@ -77,6 +79,77 @@ def test_pairs_are_counted_as_far_as_they_are_made(write_run, pairs_config):
   assert cost["pairs"].images == 24
   assert cost["student"].flops == 0
   assert cost["student"].seconds is None
+
+
+MACHINE = {"num_devices": 4, "device_kind": "TPU v5e"}
+
+
+def benchmarked(workdir, **seconds):
+  stages = [
+    {"stage": stage, "bare_seconds_per_update": each}
+    for stage, each in seconds.items()
+  ]
+  written = {"devices": "4 TPU v5e", "stages": stages}
+  (workdir / "benchmark.json").write_text(json.dumps(written))
+  return workdir
+
+
+def test_the_share_of_peak_is_of_all_chips_and_all_of_the_time(write_run):
+  cost = spent(write_run(more=MACHINE))
+  # 197 TFLOP/s each; a stage's records say 18 s a round.
+  for stage, seconds in (("teacher", 18), ("halve", 54)):
+    peak = seconds * 4 * 197e12
+    assert cost[stage].peak_flops == pytest.approx(peak)
+    assert cost[stage].share_of_peak == pytest.approx(cost[stage].flops / peak)
+  whole = total(cost)
+  assert whole.share_of_peak == pytest.approx(whole.flops / (72 * 4 * 197e12))
+  for other in ({"device_kind": "cpu"}, {"device_kind": None}):
+    cost = spent(write_run(str(other), more={**MACHINE, **other}))
+    assert cost["halve"].flops > 0
+    assert cost["halve"].share_of_peak is total(cost).share_of_peak is None
+
+
+def test_what_is_not_the_updates_is_lost(write_run):
+  workdir = benchmarked(write_run(more=MACHINE), teacher=0.75, halve=0.9)
+  cost = spent(workdir)
+  # 18 updates in 18 s; 54 in 54 s.
+  assert cost["teacher"].lost == pytest.approx(1 - 18 * 0.75 / 18)
+  assert cost["halve"].lost == pytest.approx(1 - 54 * 0.9 / 54)
+  assert (cost["teacher"].updates, cost["halve"].updates) == (18, 54)
+  whole = total(cost)
+  assert whole.updates == 72
+  assert whole.lost == pytest.approx(1 - (18 * 0.75 + 54 * 0.9) / 72)
+  # Of a part one cannot say.
+  cost = spent(benchmarked(workdir, teacher=0.75))
+  assert cost["teacher"].lost == pytest.approx(0.25)
+  assert cost["halve"].lost is total(cost).lost is None
+
+
+def test_a_benchmark_of_other_devices_says_nothing(write_run):
+  for more in ({**MACHINE, "num_devices": 8}, {}):
+    workdir = benchmarked(write_run(str(more), more=more), teacher=0.75)
+    assert spent(workdir)["teacher"].lost is None
+
+
+def test_pairs_have_no_updates_to_lose_time_beside(write_run, pairs_config):
+  def edit(config):
+    config.clear()
+    config.update(pairs_config)
+
+  workdir = write_run(
+    rounds={"teacher": 6, "pairs": 48, "student/001": 18},
+    judged=False,
+    edit=edit,
+    more=MACHINE,
+  )
+  cost = spent(benchmarked(workdir, teacher=1.5, student=0.5))
+  assert cost["pairs"].updates is cost["pairs"].lost is None
+  assert cost["pairs"].share_of_peak > 0
+  # Each round took 18 s.
+  whole = total(cost)
+  assert whole.seconds == 54
+  assert whole.updates == 24
+  assert whole.lost == pytest.approx(1 - (6 * 1.5 + 18 * 0.5) / 36)
 
 
 def test_what_is_not_recorded_is_not_made_up(write_run):

@@ -90,6 +90,41 @@ def test_a_config_that_cannot_be_built_here(write_run):
   assert states(run)["halve/004"] == ("finished", 18, None)
 
 
+def test_a_round_that_the_clock_ends_is_as_long_as_it_says(write_run):
+  def edit(config):
+    config["stages"]["halve"] |= {"minutes": 1.0, "num_updates": 1000}
+
+  rounds = {"teacher": 18, "halve/004": 18, "halve/002": 10}
+  workdir = write_run(edit=edit, rounds=rounds, judged=False)
+  clock = workdir / "halve" / "004" / "clock.json"
+  clock.write_text('{"num_updates": 18}')
+  run = gather(workdir, "run")
+  assert run.notes == ()
+  assert states(run) == {
+    "teacher": ("finished", 18, 18),
+    "halve/004": ("finished", 18, 18),
+    "halve/002": ("under way", 10, None),
+    "halve/001": ("not begun", 0, None),
+  }
+  assert [log.most for log in run.rounds] == [18, 1000, 1000, 1000]
+  clock.write_text('{"num_updates": 0}')
+  (note,) = gather(workdir, "run").notes
+  assert "clock.json does not say num_updates" in note
+
+
+def test_pairs_that_the_clock_ends(write_run, pairs_config):
+  def edit(config):
+    config.clear()
+    config.update(json.loads(json.dumps(pairs_config)))
+    config["stages"]["pairs"]["minutes"] = 1.0
+
+  workdir = write_run(rounds={"teacher": 6}, judged=False, edit=edit)
+  (workdir / "pairs").mkdir()
+  (workdir / "pairs" / "clock.json").write_text('{"num_shards": 3}')
+  # Three shards of eight, and 16 held out.
+  assert states(gather(workdir, "run"))["pairs"] == ("not begun", 0, 40)
+
+
 def test_a_round_that_the_config_has_no_more(write_run):
   def edit(config):
     config["run"] = ["teacher"]

@@ -116,6 +116,25 @@ def test_an_unfinished_run_says_so(write_run, report):
   )
 
 
+def test_shares_of_peak_and_of_time_are_shown_where_they_are_known(
+  write_run, report
+):
+  machine = {"num_devices": 2, "device_kind": "TPU v5e"}
+  workdir = write_run(more=machine)
+  cards = [text(card) for card in report(workdir).iter("article")]
+  assert not [card for card in cards if "time not of updates" in card]
+  # 18 s for 18 updates.
+  stages = [{"stage": "teacher", "bare_seconds_per_update": 0.5}]
+  benchmark = {"devices": "2 TPU v5e", "stages": stages}
+  (workdir / "benchmark.json").write_text(json.dumps(benchmark))
+  page = report(workdir)
+  teacher, halve = (text(card) for card in page.iter("article"))
+  assert "updates18" in teacher
+  assert "time not of updates50.0 %" in teacher
+  assert "share of peak FLOP/s0.0 %" in teacher
+  assert "time not of updates" not in halve
+
+
 def test_a_given_teacher_costs_nothing(write_run, report):
   def edit(config):
     config["stages"]["teacher"]["source"] = "path:elsewhere/teacher"
@@ -237,7 +256,7 @@ def test_refusals_are_one_line(write_run, tmp_path):
     (
       [workdir],
       out.with_suffix(".pdf"),
-      r"report\.pdf'; pass a name that ends",
+      r"report\.pdf'; pass a name that ends in .html or .json",
     ),
     ([workdir, workdir], out, r"is given twice; pass it once"),
     ([workdir, workdir / "samples"], out, r"samples holds no run"),

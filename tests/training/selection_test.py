@@ -215,8 +215,8 @@ def test_the_product_is_the_best_and_the_last_is_kept(
   products = run.products(finished)
   assert_trees_are_same(products["halve/001 student"], scores.products[1])
   assert_trees_are_same(products["halve/001 last_student"], scores.products[4])
-  assert checkpoint.has_last(epath.Path(finished) / "halve" / "001")
-  assert not checkpoint.has_last(epath.Path(finished) / "teacher")
+  here, left = checkpoint.products_of(epath.Path(finished) / "halve" / "001")
+  assert (set(here), set(left)) == ({"student", "last_student"}, set())
   made = [path.name for path in (finished / "halve" / "001").iterdir()]
   assert made == ["final"]
 

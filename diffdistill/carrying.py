@@ -1,0 +1,135 @@
+"""A workdir made small, to go on with elsewhere.
+
+It holds what is recorded of a run and the weights that its rest asks for: those
+that rounds still to be made take, those that are not judged yet, and the judge.
+Of what else is finished it says that it is done and left behind. Pairs are left
+behind too: their teacher makes them again, the same.
+"""
+
+import shutil
+from collections.abc import Collection
+
+from etils import epath
+
+from diffdistill.evaluation.comparison import unjudged
+from diffdistill.evaluation.judged_rows import FOLDER
+from diffdistill.experiment import Experiment
+from diffdistill.judging import contestants, judge_of, judged_rows
+from diffdistill.training import checkpoint
+from diffdistill.training.clock import FILE as CLOCK
+from diffdistill.training.stage import SECOND_MOMENTS, Stage
+
+RECORDS = ("metrics.jsonl", "benchmark.json", "config.json")
+
+
+def carry(run: Experiment, workdir: epath.Path, out: epath.Path) -> None:
+  """Writes the small workdir, with its config last.
+
+  Args:
+    run: the recipe.
+    workdir: where it is trained; nothing in it changes, and nothing may be at
+      work on it.
+    out: a folder that is not there yet.
+
+  Raises:
+    ValueError: where weights that the rest asks for were left behind before.
+  """
+  wanted = _wanted(run, workdir)
+  new = out.with_name(f".{out.name}.partial")
+  new.rmtree(missing_ok=True)
+  for name in run.rounds:
+    if (workdir / name).exists():
+      _round(run, workdir / name, new / name, wanted.get(name, set()))
+  # The data's own statistics, in files beside the rows, are soon made again.
+  for model in {name.split("/")[0] for name in run.rounds}:
+    _copy(workdir / FOLDER / model, new / FOLDER / model)
+  _copy(workdir / "samples", new / "samples")
+  for name in RECORDS:
+    _copy(workdir / name, new / name)
+  new.rename(out)
+
+
+def _wanted(run: Experiment, workdir: epath.Path) -> dict[str, set[str]]:
+  """The products, by finished round, that the rest of a run asks for."""
+  result: dict[str, set[str]] = {}
+
+  def want(source: str, product: str | None = None) -> None:
+    stage, _ = run.rounds[source]
+    if isinstance(stage, Stage) and checkpoint.has_final(workdir / source):
+      name = product or stage.objective.trains[0]
+      result.setdefault(source, set()).add(name)
+
+  for name, (stage, round_) in run.rounds.items():
+    if checkpoint.has_final(workdir / name):
+      continue
+    for what, source in round_.frozen.items():
+      if source in run.rounds:
+        want(source, SECOND_MOMENTS if what == SECOND_MOMENTS else None)
+    if isinstance(stage, Stage) and stage.pairs:
+      _, made = run.rounds[stage.pairs]
+      want(made.frozen["teacher"])
+  for name, (stage, _) in run.rounds.items():
+    if isinstance(stage, Stage) and stage.objective.trains[0] == "classifier":
+      want(name)
+      break
+  for model in _unjudged(run, workdir):
+    name, _, last = model.partition(" ")
+    stage, _ = run.rounds[name]
+    assert isinstance(stage, Stage)  # it makes images
+    product = stage.objective.trains[0]
+    want(name, f"last_{product}" if last else None)
+  return result
+
+
+def _unjudged(run: Experiment, workdir: epath.Path) -> list[str]:
+  """The finished models that are not judged as the config says."""
+  try:
+    teacher, *students = contestants(run, workdir, run.evaluation, _silent)
+    judge = judge_of(run, workdir)
+  except ValueError:
+    # None can be judged yet.
+    return [
+      f"{name} last" if product.startswith("last_") else name
+      for name, (stage, _) in run.rounds.items()
+      if isinstance(stage, Stage)
+      and stage.objective.sampler is not None
+      and checkpoint.has_final(workdir / name)
+      for product in checkpoint.products_of(workdir / name)[0]
+    ]
+  kept = judged_rows(run, workdir, run.evaluation, judge)
+  return unjudged(teacher, students, kept)
+
+
+def _round(
+  run: Experiment, old: epath.Path, new: epath.Path, products: Collection[str]
+) -> None:
+  """What of one round is carried: these products, if it is finished."""
+  if (old / CLOCK).exists():
+    _copy(old / CLOCK, new / CLOCK)
+  if not checkpoint.has_final(old):
+    for path in checkpoint.to_go_on_from(old):
+      _copy(path, new / path.relative_to(old))
+    return
+  here, left = checkpoint.products_of(old)
+  if products:
+    checkpoint.save_final(
+      new,
+      {
+        product: checkpoint.load_final(old, product, run.layout)
+        for product in sorted(products)
+      },
+    )
+  checkpoint.leave_behind(new, (here | left) - set(products))
+
+
+def _copy(old: epath.Path, new: epath.Path) -> None:
+  """A file or a folder, where there is one."""
+  if old.is_dir():
+    shutil.copytree(old, new)
+  elif old.exists():
+    new.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(old, new)
+
+
+def _silent(line: str) -> None:
+  """Says nothing."""

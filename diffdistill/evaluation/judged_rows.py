@@ -1,0 +1,157 @@
+"""Rows of a comparison that are done, one file each, to go on from.
+
+A row is taken again only where it was made alike, of the same weights: what it
+was made with is in its file. Each file is `<folder>/<model>/<steps>.npz`, and a
+row that is made anew replaces the one before. It holds
+
+  row        JSON: the columns, what they were made with, on which devices
+  shown      the first images as bytes, for the sheet
+  target     float32, of the teacher at its most steps: the images that
+             students are compared with; of other rows none
+"""
+
+import dataclasses
+import functools
+import io
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float, UInt8
+
+from diffdistill import hosts
+from diffdistill.arrays import Params
+from diffdistill.files import write_atomically
+
+# In a workdir.
+FOLDER = "evaluated"
+# What is JSON of a row.
+WORDS = ("made_with", "weights", "devices", "columns")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JudgedRow:
+  """What is known of a model at a number of steps.
+
+  Args:
+    made_with: all that it depends on but the weights: name -> plain value.
+    weights: a fingerprint of them.
+    devices: that it was timed on.
+    columns: what was measured.
+    shown: its first images.
+    target: those that students are compared with, in [-1, 1]; of one row only.
+  """
+
+  made_with: Mapping[str, Any]
+  weights: str
+  devices: str
+  columns: Mapping[str, Any]
+  shown: UInt8[np.ndarray, "n h w c"]
+  target: Float[np.ndarray, "m h w c"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JudgedRows:
+  """The finished rows of a run.
+
+  Args:
+    folder: where they are; None keeps none.
+    made_with: what all of them depend on: images, seed, judge.
+    devices: that are here.
+    fingerprint: of weights.
+  """
+
+  folder: epath.Path | None = None
+  made_with: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  devices: str = ""
+  fingerprint: Callable[[Params], str] = lambda params: ""
+
+  def take(
+    self, made_with: Mapping[str, Any], weights: "Weights"
+  ) -> JudgedRow | None:
+    """The row as it was, where it would be the same and every process sees it.
+
+    Args:
+      made_with: what it would be made with now; its model and steps too.
+      weights: that it would be made of. Where they are not here any more, those
+        that it was made of are taken on its word.
+    """
+    if self.folder is None:
+      return None
+    row = _read(path_of(self.folder, made_with["model"], made_with["steps"]))
+    alike = row is not None and row.made_with == made_with
+    if not hosts.everywhere(alike) or row is None:
+      return None
+    if weights.here and row.weights != weights.fingerprint:
+      return None
+    return row
+
+  def keep(self, row: JudgedRow) -> None:
+    """Writes a row, whole or not at all, in place of the one before."""
+    if self.folder is None:
+      return
+    data = io.BytesIO()
+    words = {name: getattr(row, name) for name in WORDS}
+    np.savez(
+      data,
+      row=np.array(json.dumps(words)),
+      shown=row.shown,
+      target=row.target,
+    )
+    path = path_of(self.folder, row.made_with["model"], row.made_with["steps"])
+    hosts.on_first(lambda: write_atomically(path, data.getvalue()))
+
+
+NOTHING_KEPT = JudgedRows()
+
+
+class Weights:
+  """A model's weights, loaded when they are first looked at.
+
+  Args:
+    load: gives them; None where they are not here any more.
+    name: gives their fingerprint.
+  """
+
+  def __init__(
+    self, load: Callable[[], Params] | None, name: Callable[[Params], str]
+  ):
+    self._load = load
+    self._name = name
+
+  @property
+  def here(self) -> bool:
+    return self._load is not None
+
+  @functools.cached_property
+  def params(self) -> Params:
+    assert self._load is not None  # asked for only where they are here
+    return self._load()
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    return self._name(self.params)
+
+
+def path_of(folder: epath.Path, model: str, num_steps: int) -> epath.Path:
+  """The file of a row: "halve/004 last" has a folder that no round has."""
+  return folder / model.replace(" ", ".") / f"{num_steps}.npz"
+
+
+def _read(path: epath.Path) -> JudgedRow | None:
+  """The row in a file; None where there is none that can be read."""
+  if not path.exists():
+    return None
+  try:
+    with path.open("rb") as opened:
+      archive = np.load(opened, allow_pickle=False)
+      return JudgedRow(
+        **json.loads(str(archive["row"])),
+        shown=archive["shown"],
+        target=archive["target"],
+      )
+  # A file that is damaged fails in any way; its row is made again.
+  except Exception:
+    return None

@@ -1,0 +1,68 @@
+"""The statistics of a run's own data, kept for the next time.
+
+They are in an .npz (references.py), and a JSON file says what they were made
+of, with a hash of the .npz: what was made of other data, by another network, or
+is not what was written, is made again.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+
+import numpy as np
+from etils import epath
+
+from diffdistill import hosts
+from diffdistill.evaluation.features import FeatureFn, Reference
+from diffdistill.evaluation.references import load_reference, save_reference
+from diffdistill.files import write_atomically
+
+
+def kept_reference(
+  path: epath.Path,
+  says: epath.Path,
+  made_of: str,
+  make: Callable[[], Reference],
+  *,
+  detector: str,
+  image_shape: tuple[int, int, int],
+  features: FeatureFn,
+) -> Reference:
+  """The reference in a file where it was made of the same, else a new one.
+
+  Args:
+    path: of the .npz.
+    says: the file that says what it was made of.
+    made_of: names the network, its weights and the data.
+    make: makes it; called by every process, or by none.
+    detector, image_shape, features: see `load_reference`.
+  """
+
+  def same() -> bool:
+    try:
+      return json.loads(says.read_text()) == _words(path, made_of)
+    except (OSError, ValueError):
+      return False
+
+  if hosts.on_first(same):
+    one = np.zeros((1, *image_shape), np.float32)
+    return load_reference(
+      path,
+      detector=detector,
+      dim=features(one).pooled.shape[1],
+      image_shape=image_shape,
+      features=features,
+    )
+  reference = make()
+
+  def keep() -> None:
+    save_reference(path, reference, detector=detector, image_shape=image_shape)
+    write_atomically(says, json.dumps(_words(path, made_of)) + "\n")
+
+  hosts.on_first(keep)
+  return reference
+
+
+def _words(path: epath.Path, made_of: str) -> dict[str, str]:
+  digest = hashlib.sha256(path.read_bytes()).hexdigest()
+  return {"made_of": made_of, "sha256": digest}

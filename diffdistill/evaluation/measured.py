@@ -1,0 +1,89 @@
+"""One row of a comparison: the images of a model, timed and measured."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from diffdistill.arrays import Params
+from diffdistill.evaluation.evaluator import Generator, judge
+from diffdistill.evaluation.features import FeatureFn, Reference
+from diffdistill.evaluation.quantise import to_host
+from diffdistill.evaluation.teacher_gap import teacher_gap
+
+
+class Timed:
+  """The images of one row, timed, of which only the first are kept.
+
+  Args:
+    generator, params, num_steps: the model.
+    seed: of the noise.
+    num_images: how many.
+    keep: how many of them to keep.
+    between: called between batches, beside the clock; may raise, to leave.
+  """
+
+  def __init__(
+    self,
+    generator: Generator,
+    params: Params,
+    num_steps: int,
+    *,
+    seed: int,
+    num_images: int,
+    keep: int,
+    between: Callable[[], None],
+  ):
+    self.seconds = 0.0
+    self.num_images = num_images
+    self._first: list[np.ndarray] = []
+    self._keep = keep
+    self._between = between
+    self._batches = generator.batches(params, seed, num_images, num_steps)
+    # Compiled before the clock starts; the images are thrown away.
+    next(generator.batches(params, seed, 1, 1))
+
+  def __iter__(self) -> Iterator[np.ndarray]:
+    start = time.monotonic()
+    for batch in self._batches:
+      images = to_host(batch)
+      self.seconds += time.monotonic() - start
+      if sum(map(len, self._first)) < self._keep:
+        self._first.append(images)
+      yield images
+      self._between()
+      start = time.monotonic()
+
+  @property
+  def first(self) -> np.ndarray:
+    """The first images, at most as many as are kept."""
+    return np.concatenate(self._first)[: self._keep]
+
+
+def measured(
+  stream: Timed,
+  features: FeatureFn,
+  reference: Reference,
+  metric: str,
+  kernel: str,
+  target: np.ndarray | None,
+) -> dict[str, Any]:
+  """The columns of a row that are of its images alone.
+
+  Args:
+    stream: the images.
+    features, reference, metric, kernel: see `compare`.
+    target: images of the same noise, for the gap; None for the stream's own.
+  """
+  judged = judge(stream, features, reference, kernel=bool(kernel))
+  target = stream.first if target is None else target
+  return {
+    metric: judged["frechet_distance"],
+    "inception_score": judged["inception_score"],
+    "precision": judged.get("precision"),
+    "recall": judged.get("recall"),
+    **({kernel: judged.get("kernel_distance")} if kernel else {}),
+    "teacher_gap": teacher_gap([stream.first], [target]).relative,
+    "images_per_second": stream.num_images / stream.seconds,
+  }

@@ -1,0 +1,132 @@
+"""The numbers of a page, for programs: plain values that JSON holds."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diffdistill import __version__
+from diffdistill.config_fields import Fields
+from diffdistill.reporting.costs import Cost, total
+from diffdistill.reporting.gather import RoundLog, Run, is_number
+from diffdistill.reporting.judged import Judged
+
+
+def numbers(
+  runs: Sequence[Run],
+  spent: Mapping[str, Mapping[str, Cost]],
+  notes: Mapping[str, Sequence[str]],
+) -> Fields:
+  """Of one run, its numbers; of several, theirs under "runs".
+
+  What is not known is null, and so is what is no finite number.
+  """
+  each = [_run(run, spent[run.name], notes[run.name]) for run in runs]
+  made = each[0] if len(each) == 1 else {"runs": each}
+  return {"diffdistill": __version__, **_plain(made)}
+
+
+def _run(
+  run: Run, spent: Mapping[str, Cost], notes: Sequence[str]
+) -> dict[str, Any]:
+  data = run.config.get("data")
+  source = data.get("source") if isinstance(data, dict) else None
+  whole = total(spent)
+  return {
+    "name": run.name,
+    "written": run.written.isoformat() if run.written else None,
+    "run": run.config.get("run"),
+    "data": source.get("kind") if isinstance(source, dict) else None,
+    "seed": run.config.get("seed"),
+    "devices": list(whole.devices),
+    "stages": {
+      stage: {
+        **_cost(spent[stage]),
+        "rounds": {log.name: _round(log) for log in logs},
+      }
+      for stage, logs in run.stages.items()
+    },
+    "total": _cost(whole),
+    "evaluation": None if run.judged is None else _evaluation(run.judged),
+    "notes": list(notes),
+  }
+
+
+def _cost(cost: Cost) -> dict[str, Any]:
+  return {
+    "seconds": cost.seconds,
+    "device_seconds": cost.device_seconds,
+    "updates": cost.updates,
+    "images": cost.images,
+    "passes": cost.passes,
+    "images_per_second": cost.speed,
+    "flops": cost.flops,
+    "share_of_peak": cost.share_of_peak,
+    "lost": cost.lost,
+    "peak_device_bytes": cost.device_bytes,
+    "peak_host_bytes": cost.host_bytes,
+  }
+
+
+def _round(log: RoundLog) -> dict[str, Any]:
+  return {
+    "state": log.state,
+    "unit": log.unit,
+    "done": log.done,
+    "planned": log.planned,
+  }
+
+
+def _evaluation(judged: Judged) -> dict[str, Any]:
+  """The rows, each against the teacher's best and the ratio of steps."""
+  most = max(r["steps"] for r in judged.rows if r["model"] == judged.teacher)
+  near = [row[judged.metric] for row in judged.of_teacher().values()]
+  rows: list[dict[str, Any]] = [
+    {
+      **row,
+      "ratio_to_teacher": _over(
+        row.get(judged.metric), min(near, default=None)
+      ),
+      "speed_up_over_ratio": _over(row.get("speed_up"), most / row["steps"]),
+    }
+    for row in judged.rows
+  ]
+  by_steps: dict[int, list[dict[str, Any]]] = {}
+  for row in rows:
+    by_steps.setdefault(row["steps"], []).append(row)
+  return {
+    "metric": judged.metric,
+    **judged.facts,
+    "teacher_most_steps": most,
+    "sampling": [
+      {"steps": steps, **_sampling(alike)}
+      for steps, alike in sorted(by_steps.items())
+    ],
+    "rows": rows,
+  }
+
+
+def _sampling(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """The medians over all models of one number of steps."""
+  result: dict[str, Any] = {"models": len(rows)}
+  for name in ("images_per_second", "speed_up", "speed_up_over_ratio"):
+    known = [row[name] for row in rows if is_number(row.get(name))]
+    result[name] = statistics.median(known) if known else None
+  return result
+
+
+def _over(value: Any, other: Any) -> float | None:
+  if not is_number(value) or not is_number(other) or not other:
+    return None
+  return value / other
+
+
+def _plain(value: Any) -> Any:
+  """Without what JSON has no word for."""
+  if isinstance(value, dict):
+    return {name: _plain(each) for name, each in value.items()}
+  if isinstance(value, list | tuple):
+    return [_plain(each) for each in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value

@@ -1,0 +1,168 @@
+"""A run that goes on elsewhere, from little."""
+
+import copy
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from diffdistill import commands, from_config
+from diffdistill.training import checkpoint
+
+
+@pytest.fixture(scope="module")
+def config(small_config, pairs_config):
+  """A classifier, a teacher, halved twice, and its pairs' student."""
+  stages = {**pairs_config["stages"], **small_config["stages"]}
+  stages = copy.deepcopy(stages)
+  stages["halve"]["start_steps"] = 4
+  stages["halve"]["select"] = {"by": "distance", "every": 1, "num_images": 24}
+  stages["student"]["num_updates"] = 2
+  stages["student"]["select"] = {"by": "held_out_loss", "every": 2}
+  return {
+    **small_config,
+    "run": ("classifier", "teacher", "halve", "pairs", "student"),
+    "evaluation": {"num_images": 24, "batch_size": 8, "num_steps": (1, 2, 4)},
+    "stages": stages,
+  }
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+  """A workdir in which all is trained."""
+  workdir = epath.Path(tmp_path_factory.mktemp("runs")) / "whole"
+  commands.train(config, workdir)
+  return workdir
+
+
+@pytest.fixture
+def half(whole, tmp_path):
+  """One in which halve/001 and the last student are still to be made."""
+  workdir = epath.Path(tmp_path) / "half"
+  shutil.copytree(whole, workdir)
+  (workdir / "halve" / "001").rmtree()
+  (workdir / "student").rmtree()
+  return workdir
+
+
+def products(workdir):
+  """The names of weights that are there, by finished round."""
+  result = {}
+  for name in from_config.reopen(workdir).rounds:
+    if checkpoint.has_final(workdir / name):
+      result[name] = set(checkpoint.products_of(workdir / name)[0])
+  return result
+
+
+def weights(workdir, name, product="student"):
+  layout = from_config.reopen(workdir).layout
+  tree = checkpoint.load_final(workdir / name, product, layout)
+  return jax.tree.leaves(jax.device_get(tree))
+
+
+def test_what_the_rest_of_a_run_takes_is_carried(half, tmp_path):
+  commands.carry(half, epath.Path(tmp_path) / "all")
+  # Nothing of it is judged; the second moments are asked for by no stage.
+  assert products(epath.Path(tmp_path) / "all") == {
+    "classifier": {"classifier"},
+    "teacher": {"teacher"},
+    "halve/002": {"student", "last_student"},
+    "pairs": set(),
+  }
+  commands.evaluate(half, None, None)
+  commands.carry(half, epath.Path(tmp_path) / "few")
+  assert products(epath.Path(tmp_path) / "few") == {
+    "classifier": {"classifier"},
+    "teacher": {"teacher"},  # of the pairs
+    "halve/002": {"student"},  # the teacher of halve/001
+    "pairs": set(),
+  }
+
+
+def test_nothing_of_the_workdir_changes(half, tmp_path):
+  commands.evaluate(half, None, None)
+
+  def files():
+    paths = sorted(pathlib.Path(half).rglob("*"))
+    return {p: p.stat().st_mtime_ns for p in paths if p.is_file()}
+
+  before = files()
+  commands.carry(half, epath.Path(tmp_path) / "small")
+  assert files() == before
+
+
+def test_a_run_goes_on_from_it_as_it_would_have(
+  config, whole, half, tmp_path, capsys
+):
+  commands.evaluate(half, None, None)
+  small = epath.Path(tmp_path) / "small"
+  commands.carry(half, small)
+  shutil.rmtree(half)
+  commands.train(config, small)
+  for name in ("halve/001", "student/001"):
+    for a, b in zip(weights(whole, name), weights(small, name), strict=True):
+      assert np.array_equal(a, b), name
+  capsys.readouterr()
+  commands.evaluate(small, None, None)
+  said = capsys.readouterr().err
+  assert said.count("(judged before)") == 5
+  commands.evaluate(whole, None, None)
+  rows = [
+    {
+      (row["model"], row["steps"]): row["FD-classifier"]
+      for row in json.loads((place / "evaluation.json").read_text())["rows"]
+    }
+    for place in (whole, small)
+  ]
+  assert rows[0] == rows[1]
+
+
+def test_of_a_run_that_is_judged_the_judge_is_all(whole, tmp_path):
+  commands.evaluate(whole, None, None)
+  small = epath.Path(tmp_path) / "small"
+  commands.carry(whole, small)
+  left = {name: made for name, made in products(small).items() if made}
+  assert left == {"classifier": {"classifier"}}
+  commands.evaluate(small, None, None)
+  for name in ("samples/compared.png", "metrics.jsonl"):
+    assert (whole / name).read_bytes() == (small / name).read_bytes()
+
+
+def test_a_round_that_runs_has_its_newest_checkpoint(half, tmp_path):
+  folder = half / "halve" / "001"
+  for step in (5, 10):
+    (folder / "checkpoints" / str(step)).mkdir(parents=True)
+    (folder / "checkpoints" / str(step) / "state").write_text(f"of {step}")
+  (folder / "best" / "5_0x1p0").mkdir(parents=True)
+  (folder / "best" / "5_0x1p0" / "state").write_text("best")
+  (folder / "clock.json").write_text('{"num_updates": 12}\n')
+  small = epath.Path(tmp_path) / "small"
+  commands.carry(half, small)
+  files = sorted(
+    str(path.relative_to(small / "halve" / "001"))
+    for path in pathlib.Path(small / "halve" / "001").rglob("*")
+    if path.is_file()
+  )
+  assert files == ["best/5_0x1p0/state", "checkpoints/10/state", "clock.json"]
+
+
+def test_refuses_a_place_that_is_there(half, tmp_path):
+  with pytest.raises(ValueError, match="which is there already; pass a new"):
+    commands.carry(half, epath.Path(tmp_path))
+
+
+def test_refuses_a_bucket(half):
+  with pytest.raises(ValueError, match="gs://b/small is in a bucket, which"):
+    commands.carry(half, epath.Path("gs://b/small"))
+
+
+def test_weights_that_were_left_behind_are_missed(half, tmp_path):
+  (half / "teacher" / "final").rmtree()
+  checkpoint.mark_final(half / "teacher", "left")
+  with pytest.raises(ValueError, match="its weights were left behind where"):
+    commands.carry(half, epath.Path(tmp_path) / "small")
+  assert not (epath.Path(tmp_path) / "small").exists()

@@ -1,0 +1,89 @@
+"""What is kept of a row is what was put there, or nothing."""
+
+import numpy as np
+import pytest
+from etils import epath
+
+from diffdistill import hosts
+from diffdistill.evaluation.judged_rows import (
+  JudgedRow,
+  JudgedRows,
+  Weights,
+  path_of,
+)
+
+MADE_WITH = {"seed": 1, "model": "halve/004 last", "steps": 4}
+
+
+@pytest.fixture
+def kept(tmp_path):
+  return JudgedRows(folder=epath.Path(tmp_path), fingerprint=str)
+
+
+@pytest.fixture
+def row():
+  random = np.random.default_rng(0)
+  return JudgedRow(
+    made_with=MADE_WITH,
+    weights="7",
+    devices="1 cpu",
+    columns={"FD-x": 0.1 + 0.2, "recall": None, "gap": float("nan")},
+    shown=random.integers(0, 256, (12, 2, 2, 3), dtype=np.uint8),
+    target=random.uniform(-1, 1, (5, 2, 2, 3)).astype(np.float32),
+  )
+
+
+def of(params):
+  return Weights(None if params is None else lambda: params, str)
+
+
+def test_a_row_comes_back_to_the_bit(kept, row):
+  kept.keep(row)
+  for weights in (of(7), of(None)):
+    taken = kept.take(MADE_WITH, weights)
+    assert taken is not None
+    assert repr(taken.columns) == repr(row.columns)
+    assert (taken.made_with, taken.weights) == (row.made_with, row.weights)
+    np.testing.assert_array_equal(taken.shown, row.shown)
+    np.testing.assert_array_equal(taken.target, row.target)
+    assert taken.target.dtype == np.float32
+  assert kept.take(MADE_WITH, of(8)) is None
+  assert kept.take({**MADE_WITH, "seed": 2}, of(7)) is None
+  assert kept.take({**MADE_WITH, "steps": 8}, of(7)) is None
+
+
+def test_another_process_that_cannot_read_it_makes_it_again(
+  kept, row, monkeypatch
+):
+  kept.keep(row)
+  monkeypatch.setattr(hosts, "everywhere", lambda here: False)
+  assert kept.take(MADE_WITH, of(7)) is None
+
+
+def test_weights_are_loaded_when_they_are_looked_at_and_once(kept, row):
+  loaded = []
+
+  def load():
+    loaded.append(7)
+    return 7
+
+  weights = Weights(load, str)
+  assert kept.take(MADE_WITH, weights) is None
+  assert loaded == []
+  kept.keep(row)
+  for _ in range(2):
+    assert kept.take(MADE_WITH, weights) is not None
+  assert (weights.params, loaded) == (7, [7])
+
+
+def test_no_two_models_share_a_file(tmp_path):
+  folder = epath.Path(tmp_path)
+  names = ("halve/004", "halve/004 last", "halve_004", "halve", "halve last")
+  paths = {path_of(folder, name, 4) for name in names}
+  assert len(paths) == len(names)
+
+
+def test_what_keeps_nothing_has_nothing(row):
+  nothing = JudgedRows()
+  nothing.keep(row)
+  assert nothing.take(MADE_WITH, of(7)) is None

@@ -1,0 +1,93 @@
+"""A reference is made once of the same data by the same network."""
+
+import numpy as np
+import pytest
+from etils import epath
+
+from diffdistill.evaluation.features import Features, reference_statistics
+from diffdistill.evaluation.frechet import frechet_distance
+from diffdistill.evaluation.kept_reference import kept_reference
+
+SHAPE = (2, 2, 1)
+
+
+def features(images):
+  rows = images.reshape(len(images), -1)
+  return Features(rows[:, :3], np.full((len(rows), 2), 0.5, np.float32))
+
+
+@pytest.fixture
+def get(tmp_path):
+  """(the reference, whether it was made)."""
+  folder = epath.Path(tmp_path)
+  data = np.random.default_rng(0).uniform(-1, 1, (40, *SHAPE))
+
+  def get(made_of="net 1 of data 1", images=data):
+    made = []
+
+    def make():
+      made.append(1)
+      return reference_statistics([images.astype(np.float32)], features)
+
+    reference = kept_reference(
+      folder / "evaluated" / "reference.npz",
+      folder / "evaluated" / "reference.json",
+      made_of,
+      make,
+      detector="net",
+      image_shape=SHAPE,
+      features=features,
+    )
+    return reference, bool(made)
+
+  return get
+
+
+def test_it_is_the_same_to_the_bit(get):
+  (first, made), (second, again) = get(), get()
+  assert (made, again) == (True, False)
+  for a, b in (
+    (first.moments.mean, second.moments.mean),
+    (first.moments.cov, second.moments.cov),
+    (first.pooled, second.pooled),
+  ):
+    np.testing.assert_array_equal(a, b)
+    assert a.dtype == b.dtype
+  assert second.moments.count == 40
+  assert second.stated
+  other = reference_statistics([np.ones((40, *SHAPE), np.float32)], features)
+  assert frechet_distance(first.moments, other.moments) == frechet_distance(
+    second.moments, other.moments
+  )
+
+
+def test_of_other_weights_or_data_it_is_made_again(get):
+  get()
+  assert get(made_of="net 2 of data 1")[1]
+  assert get(made_of="net 1 of data 1")[1]
+
+
+@pytest.mark.parametrize("name", ["reference.npz", "reference.json"])
+def test_what_is_damaged_or_not_its_own_is_made_again(get, tmp_path, name):
+  whole, _ = get()
+  path = tmp_path / "evaluated" / name
+  data = path.read_bytes()
+  for other in (data[:-9], b"", data + b" x"):
+    path.write_bytes(other)
+    reference, made = get()
+    assert made
+    np.testing.assert_array_equal(reference.moments.mean, whole.moments.mean)
+  path.unlink()
+  assert get()[1]
+
+
+def test_killed_between_its_files_it_is_made_again(get, tmp_path):
+  get()
+  says = tmp_path / "evaluated" / "reference.json"
+  before = says.read_bytes()
+  # Of other images; the file that says so was not written any more.
+  get(made_of="net 1 of data 2", images=np.zeros((40, *SHAPE)))
+  says.write_bytes(before)
+  reference, made = get()
+  assert made
+  assert np.abs(reference.moments.mean).max() > 0

@@ -1,0 +1,53 @@
+"""A benchmark's output is read as it is written, or said to be damaged."""
+
+import json
+
+import pytest
+from etils import epath
+
+from diffdistill.reporting.bare import Bare, read_bare
+
+WRITTEN = {
+  "devices": "1 cpu",
+  "turns": 5,
+  "stages": [
+    {"stage": "teacher", "batch_size": 8, "bare_seconds_per_update": 0.25},
+    {"stage": "halve", "batch_size": 8, "bare_seconds_per_update": 1},
+  ],
+}
+
+
+def read(tmp_path, text):
+  if text is not None:
+    (tmp_path / "benchmark.json").write_text(text)
+  notes = []
+  return read_bare(epath.Path(tmp_path), notes), notes
+
+
+def test_the_seconds_of_each_stage(tmp_path):
+  assert read(tmp_path, None) == ({}, [])
+  assert read(tmp_path, json.dumps(WRITTEN)) == (
+    {
+      "teacher": Bare(seconds=0.25, devices="1 cpu"),
+      "halve": Bare(seconds=1.0, devices="1 cpu"),
+    },
+    [],
+  )
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "",
+    "[]",
+    '{"devices": "1 cpu"}',
+    '{"devices": "1 cpu", "stages": [3]}',
+    json.dumps(WRITTEN).replace("0.25", "0"),
+    json.dumps(WRITTEN).replace("0.25", "NaN"),
+    json.dumps(WRITTEN).replace("0.25", '"fast"'),
+  ],
+)
+def test_what_is_damaged_is_said(tmp_path, text):
+  found, (note,) = read(tmp_path, text)
+  assert found == {}
+  assert note.startswith("benchmark.json is damaged; write the output of")
