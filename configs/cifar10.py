@@ -1,5 +1,8 @@
 """CIFAR-10, 32x32, unconditional, as three of the papers distilled it.
 
+And `half_hour`, every paper from one teacher in thirty minutes of training on
+one accelerator, all [ours]: see `_half_hour`.
+
   diffdistill train --workdir=runs/cifar10 \\
     --config=configs/cifar10.py:progressive
 
@@ -25,7 +28,11 @@ Deviations, besides those that recipes.py states for each paper:
                         `progressive`, not a UViT, and the data not ImageNet.
 
 The data is a folder of PNG files in `data/cifar10/{train,test}/<class>/`, or
-any source of 32x32 images: --config.data.source.path says where.
+any source of 32x32 images: --config.data.source.path says where. `half_hour`
+takes it packed:
+
+  diffdistill pack --config=configs/cifar10.py:progressive \\
+    --out=data/cifar10_{split}.npz
 """
 
 from ml_collections import ConfigDict
@@ -44,6 +51,7 @@ RECIPES = {
   "parameter_moment_matching": (
     "Salimans et al. 2024, in parameter space, to 8 and 4 steps [ours]"
   ),
+  "half_hour": "every paper, by the clock: 30 minutes on one GPU [ours]",
 }
 
 
@@ -73,6 +81,8 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
     _denoising_student(config)
   elif recipe == "classifier_features":
     _classifier_features(config)
+  elif recipe == "half_hour":
+    _half_hour(config)
   else:
     _google_teacher(config)
     if recipe == "progressive":
@@ -193,4 +203,120 @@ def _denoising_student(config: ConfigDict) -> None:
     batch_size=512,  # [DS code]
     norm="l1",  # [DS code]
     select_every=2000,  # an epoch [DS code]
+  )
+
+
+def _half_hour(config: ConfigDict) -> None:
+  """Every paper from one teacher, each stage by the clock: all [ours].
+
+    bash launch/one_gpu.sh --workdir=runs/half_hour
+
+  The U-Net is that of Salimans & Ho 2022 at half the width, with two blocks a
+  level in place of three: 11.7M, 6.9 GFLOP an image. Students have less time
+  than any paper gave them. Those of features learn from the expert, and all
+  are judged by the classifier.
+  """
+  config.cadence.log = 50
+  config.cadence.checkpoint = 1000
+  config.evaluation.num_steps = (1, 2, 4, 8, 16, 32, 64, 256)
+  config.evaluation.batch_size = 1000
+  config.data.source = {
+    "kind": "npz",
+    "path": "data/cifar10_{split}.npz",
+    "split": "train",
+    "image_size": 32,
+    "channels": 3,
+    "classes": 10,
+  }
+  config.model = {
+    "network": {
+      "kind": "unet",
+      "style": "film",
+      "channels": 128,
+      "multipliers": (1, 1, 1),
+      "num_blocks": 2,
+      "attention": (8, 16),
+      "num_heads": 1,
+      "embed_dim": 512,
+      "dropout": 0.1,
+      "remat": False,
+      "dtype": "bfloat16",
+    },
+    "schedule": {"kind": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0},
+    "output": "x0",
+    "label_dropout": 0.0,
+  }
+  config.classifier.dtype = "bfloat16"
+  recipes.teacher(
+    config,
+    num_updates=1,
+    learning_rate=8e-4,
+    batch_size=512,
+    weight_decay=0.0,
+  )
+  recipes.progressive(
+    config, learning_rate=2e-4, batch_size=512, start_steps=64
+  )
+  recipes.expert(config)
+  recipes.classifier_features(
+    config,
+    classifier="expert",
+    learning_rate=2e-4,
+    batch_size=512,
+    decay="linear",
+  )
+  recipes.moment_matching(
+    config,
+    learning_rate=2e-4,
+    num_steps=(8, 4),
+    batch_size=512,
+    select_every=1000,
+    select_images=5000,
+    warmup=100,
+    ema_decay=0.998,
+  )
+  recipes.denoising_student(
+    config,
+    pairs={
+      "num_steps": 32,
+      "num_pairs": 512_000,
+      "held_out": 5120,
+      "shard_size": 10_240,
+      "batch_size": 1024,
+    },
+    optimizer={
+      "learning_rate": 4e-4,
+      "warmup": 100,
+      "decay": "linear",
+      "b1": 0.9,
+      "b2": 0.98,  # [DS code]
+      "ema_decay": 0.995,  # [DS code]
+    },
+    num_updates=1,
+    batch_size=512,
+    norm="l1",  # [DS code]
+    form="x0",
+    select_every=500,
+  )
+  for name in ("classifier", "expert"):
+    stage = config.stages[name]
+    stage.batch_size = 512
+    stage.objective.crop = 4
+    stage.optimizer.weight_decay = 0.05
+  config.stages.teacher.optimizer.decay = "linear"
+  config.stages.teacher.optimizer.ema_decay = 0.999
+  recipes.by_the_clock(
+    config,
+    minutes=30,
+    parts={
+      "classifier": 1.5,
+      "teacher": 11.0,
+      "halve": 6.0,
+      "expert": 1.5,
+      "features": 3.0,
+      "moments": 4.5,
+      "pairs": 1.0,
+      "denoising_student": 1.5,
+    },
+    most=1_000_000,
   )

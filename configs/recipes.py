@@ -612,6 +612,30 @@ def compared(
   )
 
 
+def by_the_clock(
+  config: Any, minutes: float, parts: dict[str, float], most: int
+) -> None:
+  """Ends every stage by the clock, at its part of the minutes.
+
+  Unlike the papers, whose stages have numbers of updates: the learning rate is
+  held for a quarter of each round and annealed from there, see
+  training/clock.py.
+
+  Args:
+    config: whose stages are all there; --config.minutes changes all of them.
+    minutes: of training, compiling not counted.
+    parts: of each stage.
+    most: updates of a round that trains, however fast.
+  """
+  config.minutes = float(minutes)
+  total = config.get_ref("minutes")
+  for name in config.run:
+    stage = config.stages[name]
+    stage.minutes = total * (parts[name] / sum(parts.values()))
+    if stage.get("kind") != "pairs":
+      stage.num_updates = most
+
+
 def classifier_stage() -> Fields:
   """The judge of a run: [ours]; no paper's FID is measured with it."""
   return {
@@ -619,6 +643,7 @@ def classifier_stage() -> Fields:
       "kind": "classification",
       "label_smoothing": 0.0,
       "noise": 0.0,
+      "crop": 0,
     },
     "optimizer": {
       "learning_rate": 1e-3,
@@ -680,6 +705,7 @@ def _add(config: Any, name: str, stage: Fields) -> None:
   It has the fields of its kind of stage that are no paper's, so that the
   command line can change them.
   """
+  stage = {"minutes": 0.0, **stage}
   if stage.get("kind") != "pairs":
     stage = {"updates_per_call": 1, "teacher_dtype": "float32", **stage}
     if stage["objective"]["kind"] != "classification":

@@ -71,6 +71,8 @@ SECTIONS = (
   "evaluation",
   "guidance",
   "mesh",
+  # That those of the stages are parts of, where a recipe ends by the clock.
+  "minutes",
   "model",
   "run",
   "sampler",

@@ -11,8 +11,8 @@ from diffdistill.config_fields import Fields
 from diffdistill.files import write_atomically
 
 # Where the devices, the data and the reports are does not change what is
-# trained.
-FREE_SECTIONS = ("cadence", "evaluation", "mesh")
+# trained; of all minutes, those of each stage are what counts.
+FREE_SECTIONS = ("cadence", "evaluation", "mesh", "minutes")
 FREE_FIELDS = ("path", "data_dir", "num_threads")
 
 

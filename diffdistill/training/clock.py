@@ -7,7 +7,8 @@ function of n alone, which is written down before any update depends on it: a
 killed round resumes exactly, and a round of n updates that is given n makes
 the same weights at any speed.
 
-What compiles is not counted. All else is: data, saving, scoring.
+What compiles is not counted, and so the first picture and the first score of a
+round are not. All else is: data, saving, scoring.
 """
 
 import json

@@ -91,14 +91,19 @@ class Report:
       )
 
   def progress(
-    self, name: str, step: int, num_updates: int, speed: float, left: Work
+    self,
+    name: str,
+    step: int,
+    num_updates: int | None,
+    speed: float,
+    left: Work,
   ) -> None:
     """One line: where the run is, how fast, and how long it still takes.
 
     Args:
       name: of the round.
       step: updates done.
-      num_updates: of the round, as far as one can say.
+      num_updates: of the round; None where the clock has not settled that.
       speed: images a second.
       left: of the whole run.
     """
@@ -114,7 +119,7 @@ class Report:
     pace = speed or 1.0
     share = 100 * (1 - left.time(pace) / max(self._total.time(pace), 1e-9))
     line = (
-      f"{name:<16} {step:>7}/{num_updates}  {speed:>8.0f} images/s"
+      f"{name:<16} {step:>7}/{num_updates or '?'}  {speed:>8.0f} images/s"
       f"  {time_left:>8} left  {share:3.0f} %"
     )
     end = "\r" if terminal and not done else "\n"

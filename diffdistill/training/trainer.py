@@ -311,17 +311,24 @@ class Trainer:
     meter = Meter(stage.batch_size)
     passes = round_passes(stage.objective, round_)
     called: set[Update] = set()
+    looked_at = False
     # This order is law: evaluate the old state, save it, look at the clock,
     # fetch the batch, update each name in turn, count, report.
     for step, count in _calls(stage, first, clock):
       if step > first:
-        if self._due(self.cadence.observe, step):
+        shown = self._due(self.cadence.observe, step)
+        scored = selector is not None and selector.due(step)
+        if shown:
           self._show(stage, round_, state)
-        if selector and selector.due(step):
+        if selector and scored:
           self._consider(selector, stage, round_, state, report)
           if selector.exhausted(step):
             report.say(f"{round_.name}: ends at update {step}, past its best")
             break
+        if (shown or scored) and not looked_at:
+          # The first compiles too.
+          clock.start(step)
+          looked_at = True
       leave = self.preemption.agreed(self.mesh)
       if step > first and (leave or self._due(self.cadence.checkpoint, step)):
         checkpoints.save(state, step)
@@ -376,7 +383,7 @@ class Trainer:
         }
         report.write(round_.name, done, values)
         todo = _sum([later, _rest(stage, round_, clock, done)])
-        report.progress(round_.name, done, clock.last, speed, todo)
+        report.progress(round_.name, done, clock.length, speed, todo)
     self.watchdog.patience()
     self._stop_if_all_skipped(round_, state)
     if selector and int(state.step) == clock.last:

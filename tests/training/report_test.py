@@ -221,6 +221,13 @@ def test_the_progress_line(workdir, clock, capsys):
   assert lines[-1].split()[-4:] == ["0s", "left", "100", "%"]
 
 
+def test_the_progress_line_by_the_clock(workdir, capsys):
+  log = Report(workdir, Work(1000, 60.0))
+  log.progress("teacher", 20, None, 10.0, Work(500, 30.0))
+  line = capsys.readouterr().err
+  assert " ".join(line.split()) == "teacher 20/? 10 images/s 1m20s left 50 %"
+
+
 def test_a_terminal_has_one_line_for_a_round(
   workdir, clock, capsys, monkeypatch
 ):

@@ -8,6 +8,7 @@ import pytest
 from etils import epath
 
 from diffdistill import from_config
+from diffdistill.training.stage import Selection
 
 ROUNDS = ("teacher", "halve/004", "halve/002", "halve/001")
 
@@ -115,6 +116,22 @@ def test_calls_of_several_updates_are_whole(run, tmp_path):
   calls = dataclasses.replace(teacher, updates_per_call=4)
   clock = Clock(0.51)  # a call, not an update, takes a tick
   run.train(tmp_path, clock=clock, stages=(calls,), log=8, checkpoint=8)
+  assert lengths(tmp_path) == {"teacher": 48}
+
+
+def test_a_first_score_and_picture_take_no_time(run, tmp_path):
+  clock = Clock()
+  (teacher, _) = run.built.stages
+  select = Selection(by="distance", every=5)
+  stages = (dataclasses.replace(teacher, select=select),)
+  compiled = []
+
+  def distance(*_):
+    clock.tick(0 if compiled else 100)
+    compiled.append(True)
+    return 1.0
+
+  run.train(tmp_path, clock=clock, stages=stages, distance=distance)
   assert lengths(tmp_path) == {"teacher": 48}
 
 
