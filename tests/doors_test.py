@@ -1,6 +1,7 @@
 """Which room may import which, and which library only one room may name."""
 
 import ast
+import os
 import pathlib
 import subprocess
 import sys
@@ -130,9 +131,11 @@ DOORS = {
     "sampling",
     "training",
   ),
+  "carrying": ("evaluation", "experiment", "judging", "training"),
   "commands": (
     "arrays",
     "benchmark",
+    "carrying",
     "data",
     "diffusion",
     "evaluation",
@@ -291,3 +294,22 @@ print(sorted(slow & set(sys.modules)))
     [sys.executable, "-c", code], capture_output=True, text=True, check=True
   )
   assert done.stdout.strip() == "[]"
+
+
+def test_a_recipe_runs_where_few_packages_are(tmp_path):
+  script = pathlib.Path(__file__).parent / "few_packages.py"
+  done = subprocess.run(
+    [sys.executable, script, tmp_path],
+    cwd=PACKAGE.parent,
+    env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=120,
+  )
+  assert done.returncode == 0, done.stderr
+  assert "Warning" not in done.stderr
+  assert "evaluation.png is not drawn without matplotlib" in done.stderr
+  written = {path.name for path in (tmp_path / "run").iterdir()}
+  wanted = {"samples.npz", "evaluation.json", "samples", "report.html"}
+  assert wanted <= written

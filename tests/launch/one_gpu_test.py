@@ -1,0 +1,392 @@
+"""one_gpu.sh, on stand-ins for JAX and for diffdistill's commands."""
+
+import json
+import pathlib
+import random
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+STANDINS = pathlib.Path(__file__).parent / "standins"
+SCRIPT = ROOT / "launch" / "one_gpu.sh"
+FEW_PACKAGES = runpy.run_path(str(ROOT / "tests" / "few_packages.py"))
+# What the script runs as Python: the commands, pip, or its own few lines.
+PYTHON = f"""#!/usr/bin/env bash
+case "$1 ${{2:-}}" in
+  "-m diffdistill")
+    shift 2
+    exec {sys.executable} -IS "$SIM/commands.py" "$@"
+    ;;
+  "-m pip")
+    echo "$*" >> "$SIM/pip.log"
+    for word; do
+      case $word in --target=*) mkdir -p "${{word#*=}}" ;; esac
+    done
+    ! grep -q broken "${{@: -1}}"
+    ;;
+  *) PYTHONPATH=$SIM/modules exec {sys.executable} -S "$@" ;;
+esac
+"""
+JAX = """
+import json, os, time
+
+with open(f"{os.environ['SIM']}/state.json") as file:
+  DEVICES = json.load(file)["devices"]
+
+
+class Device:
+  def __init__(self, platform, kind, memory):
+    self.platform, self.device_kind, self.memory = platform, kind, memory
+
+  def memory_stats(self):
+    return self.memory and {"bytes_limit": self.memory}
+
+
+def devices():
+  if not DEVICES:
+    raise RuntimeError("no backend")
+  return [Device(*device) for device in DEVICES]
+"""
+H100 = ("gpu", "NVIDIA H100 80GB HBM3", 60 * 2**30)
+PHASES = ["train", "evaluate", "benchmark", "report", "report"]
+
+
+@pytest.fixture
+def machine(new_cloud):
+  """A checkout on a machine with one GPU."""
+  cloud = new_cloud()
+  (cloud.root / "launch").mkdir()
+  shutil.copy(SCRIPT, cloud.root / "launch")
+  commands = (STANDINS / "commands.py").read_text()
+  (cloud.root / "commands.py").write_text(
+    f"import sys\nsys.path[0:0] = [{str(cloud.root)!r}]\n{commands}"
+  )
+  python = cloud.root / "python"
+  python.write_text(PYTHON)
+  python.chmod(0o755)
+  (cloud.root / "modules").mkdir()
+  for name in FEW_PACKAGES["PACKAGES"]:
+    (cloud.root / "modules" / f"{name}.py").touch()
+  (cloud.root / "modules" / "jax.py").write_text(JAX)
+  cloud.set(devices=[H100])
+  return cloud
+
+
+def start(machine, *flags, **extra):
+  return subprocess.Popen(
+    ["bash", "launch/one_gpu.sh", "--workdir=runs/a", *flags],
+    cwd=machine.root,
+    env=machine.environment(
+      PYTHON=str(machine.root / "python"), HOME="/nowhere", **extra
+    ),
+    stdin=subprocess.DEVNULL,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def run(machine, *flags, **extra):
+  """(status, what it said)"""
+  process = start(machine, *flags, **extra)
+  said, _ = process.communicate(timeout=60)
+  return process.returncode, said
+
+
+def phases(machine):
+  return [call[0] for call in machine.lines("calls.jsonl")]
+
+
+def results(machine):
+  folder = machine.root / "results"
+  return {path.name: path.read_text() for path in folder.glob("*")}
+
+
+def wait_for(machine, unit):
+  while unit not in machine.lines("units.jsonl"):
+    time.sleep(0.01)
+
+
+def seconds(number):
+  """--minutes, of so many seconds."""
+  return f"--minutes={number / 60:.4f}"
+
+
+def test_a_run_goes_through_its_phases(machine):
+  field = "--config.stages.teacher.batch_size=8"
+  status, said = run(machine, field)
+  assert status == 0
+  assert said.splitlines() == [
+    "one_gpu.sh: NVIDIA H100 80GB HBM3, 60.0 GiB for JAX",
+    *(f"one_gpu.sh: {phase}" for phase in PHASES),
+    "one_gpu.sh: finished: results/cifar10_nvidia_h100_80gb_hbm3.json",
+  ]
+  recipe = ["--config=configs/cifar10.py:half_hour", field]
+  out = "--out=results/cifar10_nvidia_h100_80gb_hbm3"
+  assert machine.lines("calls.jsonl") == [
+    ["train", *recipe, "--workdir=runs/a"],
+    ["evaluate", "--workdir=runs/a"],
+    ["benchmark", *recipe],
+    ["report", "--workdir=runs/a", f"{out}.json"],
+    ["report", "--workdir=runs/a", f"{out}.html"],
+  ]
+  assert results(machine) == {
+    "cifar10_nvidia_h100_80gb_hbm3.json": "report of runs/a",
+    "cifar10_nvidia_h100_80gb_hbm3.html": "report of runs/a",
+    "cifar10_nvidia_h100_80gb_hbm3_curve.png": "curve",
+    "cifar10_nvidia_h100_80gb_hbm3_compared.png": "sheet",
+  }
+  written = machine.root / "runs" / "a" / "benchmark.json"
+  assert json.loads(written.read_text()) == {"stages": []}
+
+
+def test_what_is_finished_is_not_measured_again(machine):
+  assert run(machine)[0] == 0
+  assert run(machine)[0] == 0
+  assert phases(machine)[5:] == [p for p in PHASES if p != "benchmark"]
+  assert len(machine.lines("units.jsonl")) == 3
+
+
+def test_another_recipe_and_place_and_a_cpu(machine):
+  machine.set(devices=[("cpu", "cpu", None)], matplotlib=False)
+  status, said = run(
+    machine, "--cpu", "--results=out", "--config=configs/digits.py:all"
+  )
+  assert status == 0
+  assert said.startswith("one_gpu.sh: cpu\n")
+  assert {path.name for path in (machine.root / "out").iterdir()} == {
+    "digits_cpu.json",
+    "digits_cpu.html",
+    "digits_cpu_compared.png",
+  }
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (("--workdir=",), "'--workdir=' is no flag; the head of "),
+    (("--mintues=3",), "'--mintues=3' is no flag; the head of "),
+    (("train",), "'train' is no flag; the head of "),
+    (("--minutes=ten",), "--minutes is 'ten'; pass a number, or 0"),
+    (("--reserve=0",), "--reserve is '0'; pass whole seconds, 1 or more"),
+    (("--minutes=1",), "--minutes=1 is no more than --reserve=60 seconds"),
+  ],
+)
+def test_bad_usage_is_refused(machine, flags, message):
+  status, said = run(machine, *flags)
+  assert status == 2
+  assert said.startswith(f"one_gpu.sh: {message}")
+  assert said.count("\n") == 1
+  assert not phases(machine)
+
+
+def test_a_workdir_is_needed(machine):
+  done = machine.run("bash", machine.root / "launch" / "one_gpu.sh")
+  assert done.returncode == 2
+  assert done.stderr == "one_gpu.sh: --workdir is missing; pass a folder\n"
+
+
+@pytest.mark.parametrize(
+  ("devices", "message"),
+  [
+    ([("cpu", "cpu", None)], "JAX finds no GPU or TPU; install its plugin"),
+    ([H100, H100], "JAX finds 2 devices; show it one"),
+    ([], "JAX finds no device (no backend)"),
+  ],
+)
+def test_a_machine_without_one_accelerator_is_refused(
+  machine, devices, message
+):
+  machine.set(devices=devices)
+  status, said = run(machine)
+  assert status == 1
+  assert said.startswith(f"one_gpu.sh: {message}")
+  assert said.count("\n") == 1
+  assert not phases(machine)
+
+
+def test_a_machine_without_packages_is_refused(machine):
+  for name in ("grain", "jax"):
+    (machine.root / "modules" / f"{name}.py").unlink()
+  status, said = run(machine)
+  assert status == 1
+  assert " lacks jax, grain; pass --wheels" in said
+  assert said.count("\n") == 1
+
+
+def test_wheels_are_installed_once(machine):
+  wheels = machine.root / "wheels"
+  flag = f"--wheels={wheels}"
+  wheels.mkdir()
+  status, said = run(machine, flag)
+  assert status == 1
+  assert f"there are no wheels in {wheels}" in said
+  wheel = wheels / "grain-1-py3-none-any.whl"
+  wheel.write_text("broken")
+  status, said = run(machine, flag)
+  assert status == 1
+  assert f"the wheels in {wheels} cannot be installed, as pip says" in said
+  (machine.root / "pip.log").unlink()
+  wheel.write_text("whole")
+  for _ in range(2):
+    assert run(machine, flag, PYTHONPATH="/other")[0] == 0
+  (installed,) = (machine.root / "pip.log").read_text().splitlines()
+  packages = machine.root / "runs" / "a.packages"
+  assert installed.split()[1:] == [
+    *("pip", "install", "--quiet", "--no-index", "--no-deps"),
+    "--target=runs/a.packages",
+    str(wheel),
+  ]
+  environment = machine.state["environment"]
+  assert environment["PYTHONPATH"] == f"{packages}:/other"
+  # What else is there is another machine's.
+  wheel.write_text("newer")
+  assert run(machine, flag)[0] == 0
+  assert len((machine.root / "pip.log").read_text().splitlines()) == 2
+
+
+def test_what_is_compiled_is_shared(machine):
+  assert run(machine)[0] == 0
+  name = "JAX_COMPILATION_CACHE_DIR"
+  environment = machine.state["environment"]
+  assert environment[name] == "/nowhere/.cache/diffdistill/xla"
+  assert "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" in environment
+  assert run(machine, XDG_CACHE_HOME="/c")[0] == 0
+  assert machine.state["environment"][name] == "/c/diffdistill/xla"
+  assert run(machine, **{name: "/mine"})[0] == 0
+  assert machine.state["environment"][name] == "/mine"
+
+
+def test_a_piece_ends_in_time_and_the_next_goes_on(machine):
+  machine.set(units={"train": 30, "evaluate": 2})
+  status, said = run(machine, seconds(2), "--reserve=1")
+  assert status == 75
+  limit = seconds(2).partition("=")[2]
+  assert said.endswith(
+    f"one_gpu.sh: {limit} minutes are over in train; the same command goes on\n"
+  )
+  assert 0 < len(machine.lines("units.jsonl")) < 30
+  for _ in range(20):
+    status, _ = run(machine, seconds(2), "--reserve=1")
+    if status != 75:
+      break
+  assert status == 0
+  units = machine.lines("units.jsonl")
+  assert len(units) == len(set(units)) == 30 + 2 + 1
+
+
+def test_the_limit_is_that_of_the_whole_piece(machine):
+  machine.set(units={"train": 10, "evaluate": 200})
+  status, said = run(machine, seconds(4), "--reserve=2")
+  assert status == 75
+  assert "minutes are over in evaluate; the same" in said
+  assert phases(machine) == ["train", "evaluate"]
+
+
+def test_what_does_not_leave_is_killed_within_the_limit(machine):
+  machine.set(fails={"train": "deaf"})
+  began = time.monotonic()
+  status, said = run(machine, seconds(2), "--reserve=1")
+  assert time.monotonic() - began < 30
+  assert status == 75
+  assert "minutes are over in train; the same command goes on" in said
+
+
+@pytest.mark.parametrize(
+  ("fails", "expected", "message"),
+  [
+    (75, 75, "train was told to leave; the same command goes on"),
+    (70, 70, ""),
+    (1, 1, ""),
+    (2, 2, ""),
+    ("refused", 1, ""),
+    ("killed", 70, "train was killed; the same command goes on"),
+    (134, 70, "train died with status 134; the same command goes on"),
+  ],
+)
+def test_exit_statuses_say_what_to_do(machine, fails, expected, message):
+  machine.set(fails={"train": fails})
+  status, said = run(machine)
+  assert status == expected
+  assert message in said
+  assert phases(machine) == ["train"]
+  if fails == "refused":
+    assert said.endswith("cifar10_train.npz does not exist; make it\n")
+
+
+def test_a_benchmark_is_whole_or_not_there(machine):
+  machine.set(fails={"benchmark": 70})
+  assert run(machine)[0] == 70
+  assert not (machine.root / "runs" / "a" / "benchmark.json").exists()
+  machine.set(units={"benchmark": 100})
+  process = start(machine)
+  wait_for(machine, "benchmark.1")
+  process.send_signal(signal.SIGTERM)
+  said, _ = process.communicate(timeout=30)
+  assert process.returncode == 75, said
+  assert not (machine.root / "runs" / "a" / "benchmark.json").exists()
+
+
+@pytest.mark.parametrize(
+  ("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)]
+)
+@pytest.mark.parametrize("phase", ["train", "evaluate"])
+def test_a_signal_is_passed_on(machine, number, status, phase):
+  machine.set(units={phase: 200})
+  process = start(machine)
+  wait_for(machine, f"{phase}.1")
+  process.send_signal(number)
+  said, _ = process.communicate(timeout=30)
+  assert process.returncode == status
+  assert said.endswith(f"told to leave in {phase}; the same command goes on\n")
+  done = len(machine.lines("units.jsonl"))
+  time.sleep(0.2)
+  assert len(machine.lines("units.jsonl")) == done, "it has not ended"
+
+
+def test_what_a_killed_script_left_behind_is_waited_for(machine):
+  machine.set(units={"train": 20})
+  process = start(machine)
+  wait_for(machine, "train.0")
+  process.kill()
+  # What lives holds the pipe too, and would be waited for.
+  process.wait()
+  status, said = run(machine)
+  assert status == 1
+  assert "something is at work on runs/a; wait for it" in said
+  wait_for(machine, "train.19")
+  while (ended := run(machine))[0] == 1:
+    time.sleep(0.05)
+  assert ended[0] == 0
+  process.communicate(timeout=30)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_killed_anywhere_goes_on(machine, seed):
+  machine.set(units={"train": 4, "evaluate": 4, "benchmark": 3})
+  moments = random.Random(seed)
+  for _ in range(4):
+    process = start(machine)
+    time.sleep(moments.uniform(0.05, 0.5))
+    process.send_signal(moments.choice([signal.SIGTERM, signal.SIGKILL]))
+    process.communicate(timeout=30)
+  while (ended := run(machine))[0] == 1:
+    assert "something is at work" in ended[1]
+    time.sleep(0.05)
+  assert ended[0] == 0, ended[1]
+  units = machine.lines("units.jsonl")
+  assert len(units) == len(set(units)) == 11
+  assert len(results(machine)) == 4
+
+
+def test_its_head_says_which_wheels_the_test_of_doors_allows():
+  text = SCRIPT.read_text()
+  (named,) = re.findall(r"--dest=FOLDER \\\n#((?: \w+|\s)+)\n#\n", text)
+  assert sorted(named.split()) == sorted(FEW_PACKAGES["BROUGHT"].split())
