@@ -235,6 +235,7 @@ def _half_hour(config: ConfigDict) -> None:
       "channels": 128,
       "multipliers": (1, 1, 1),
       "num_blocks": 2,
+      "patch": 1,
       "attention": (8, 16),
       "num_heads": 1,
       "embed_dim": 512,
