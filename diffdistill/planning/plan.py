@@ -36,7 +36,8 @@ class Row:
     collectives: by kind: how many, their bytes, and the bytes sent.
     roofline: None where the chip is not known.
     images_per_second: of all devices at the roofline.
-    chip_hours: of all its runs at the roofline.
+    chip_hours: of all its runs at the roofline, or of its part of a stage that
+      ends by the clock before.
     compile_seconds: that it took, some day.
   """
 
@@ -226,7 +227,8 @@ def _row(
     limits = roofline(flops, compiled, chip)
     speed = program.images / limits.seconds
     chips = len(topology.devices)
-    hours = program.runs * limits.seconds * chips / 3600
+    seconds = program.runs * limits.seconds
+    hours = min(seconds, program.seconds or seconds) * chips / 3600
   return Row(
     program=program.name,
     stage=program.stage,

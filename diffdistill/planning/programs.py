@@ -34,7 +34,9 @@ class Program:
       "sampler", one step of a sampler.
     stage: of the recipe; "" for the sampler of its last student.
     images: that one run is of, over all devices.
-    runs: of the whole recipe; 0 where that is for the user to say.
+    runs: of the whole recipe, at the most; 0 where that is for the user to say.
+    seconds: after which its stage ends by the clock, its part of them; 0 where
+      it does not.
     trace: traces it, with the places of its arguments.
     trained: parameters that it changes.
     state_bytes: of all trees that it keeps or reads, on one device.
@@ -47,6 +49,7 @@ class Program:
   trace: Callable[[], jax.stages.Traced]
   trained: int
   state_bytes: float
+  seconds: float = 0.0
 
 
 def programs(run: Experiment) -> Iterator[Program]:
@@ -107,6 +110,7 @@ def _update(run: Experiment, stage: Stage, name: str) -> Program:
     trace=lambda: update.trace(state, frozen, batch, key, hparams),
     trained=_count(state.params[name]),
     state_bytes=_bytes_of_one((state, frozen)),
+    seconds=60 * stage.minutes * cycle.count(name) / len(cycle),
   )
 
 
@@ -118,7 +122,8 @@ def _pairs(run: Experiment, stage: Pairs) -> Program:
   )
   made = stage.num_pairs + stage.held_out
   runs = made * stage.num_steps / stage.batch_size
-  return _sampling(run, f"{stage.name}/teacher", stage.name, generator, runs)
+  program = _sampling(run, f"{stage.name}/teacher", stage.name, generator, runs)
+  return dataclasses.replace(program, seconds=60 * stage.minutes)
 
 
 def _sampling(

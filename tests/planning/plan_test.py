@@ -121,6 +121,19 @@ def test_hours_are_runs_at_the_roofline(plan, small_config):
   json.dumps(planning.as_json(made))
 
 
+def test_hours_by_the_clock_are_no_more_than_it_has(plan, edited):
+  config = edited("stages.teacher.num_updates", 10**12)
+  config["stages"]["teacher"]["minutes"] = 30.0
+  made = {row.program: row for row in plan(config, 16 * GIB).rows}
+  assert made["teacher/teacher"].chip_hours == pytest.approx(0.5 * 8)
+  # So few updates are made before.
+  config["stages"]["teacher"]["num_updates"] = 2
+  row = {row.program: row for row in plan(config, 16 * GIB).rows}[
+    "teacher/teacher"
+  ]
+  assert row.chip_hours == pytest.approx(2 * row.roofline.seconds * 8 / 3600)
+
+
 def test_what_does_not_fit_fits_with_its_remedy(plan, wide):
   roomy = plan(wide, memory=GIB)
   (row, _) = roomy.rows
