@@ -94,10 +94,10 @@ leave() {
 trap 'leave 75' TERM HUP
 trap 'leave 130' INT
 
-# Where this script was killed, what it ran may live, and holds this too.
+# Where this script was killed, what it ran may live a while, and holds this too.
 mkdir -p "$(dirname "$workdir")" || exit 1
 exec 9> "$workdir.lock" || exit 1
-flock --nonblock 9 || refuse 1 "something is at work on $workdir; wait for it"
+flock --timeout=2 9 || refuse 1 "something is at work on $workdir; wait for it"
 
 if [ -n "$wheels" ]; then
   packages=$workdir.packages
@@ -225,7 +225,9 @@ phase train train "$config" ${fields[@]+"${fields[@]}"} --workdir="$workdir"
 # Rows that are judged already are kept.
 phase evaluate evaluate --workdir="$workdir"
 if [ ! -e "$workdir/benchmark.json" ]; then
+  # It does not go on where it was, so it has to fit into a piece.
   phase benchmark benchmark "$config" ${fields[@]+"${fields[@]}"} \
+    --num_updates=10 \
     > "$workdir/benchmark.json.new"
   mv "$workdir/benchmark.json.new" "$workdir/benchmark.json"
 fi

@@ -5,7 +5,7 @@ import os
 from configs import cifar10
 
 
-def get_config(minutes="1"):
+def get_config(minutes="0.5"):
   """Tiny networks, small batches and few images, on a file of random ones."""
   config = cifar10.get_config("half_hour")
   config.minutes = float(minutes)

@@ -1,0 +1,181 @@
+"""The half hour of CIFAR-10, shrunken to a minute, in pieces that are killed.
+
+One piece is killed by SIGKILL, one is told to leave, others reach the limit of
+their minutes, and between two of them the run moves to a folder of little.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from diffdistill import from_config
+from diffdistill.training import checkpoint
+from diffdistill.training.sharding import Layout
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIG = "--config=tests/launch/shrunken.py"
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+  """One device, random images of ten colours, and a cache of compilations."""
+  folder = tmp_path_factory.mktemp("data")
+  random = np.random.default_rng(0)
+  colours = random.integers(0, 256, (10, 1, 1, 3))
+  for split, count in (("train", 400), ("test", 100)):
+    label = np.arange(count, dtype=np.int32) % 10
+    noise = random.normal(0, 40, (count, 32, 32, 3))
+    image = np.clip(colours[label] + noise, 0, 255).astype(np.uint8)
+    np.savez(folder / f"{split}.npz", image=image, label=label)
+  return {
+    **os.environ,
+    "PYTHON": sys.executable,
+    "PYTHONPATH": str(ROOT),
+    "SHRUNKEN_DATA": str(folder / "{split}.npz"),
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "XLA_FLAGS": "--xla_backend_optimization_level=1",
+  }
+
+
+@pytest.fixture(scope="module")
+def command(environment):
+  def run(*arguments):
+    return subprocess.run(
+      [sys.executable, "-m", "diffdistill", *arguments],
+      cwd=ROOT,
+      env=environment,
+      check=True,
+    )
+
+  return run
+
+
+@pytest.fixture(scope="module")
+def piece(environment, tmp_path_factory):
+  """Starts a piece of a workdir's run, in a session of its own."""
+  results = tmp_path_factory.mktemp("results")
+
+  def start(workdir, minutes):
+    return subprocess.Popen(
+      [
+        *("bash", "launch/one_gpu.sh", "--cpu", CONFIG, "--reserve=15"),
+        *(f"--workdir={workdir}", f"--minutes={minutes}"),
+        f"--results={results}",
+      ],
+      cwd=ROOT,
+      env=environment,
+      start_new_session=True,
+    )
+
+  start.results = results
+  return start
+
+
+def kill_all(process):
+  """Every process that a piece has started, at once, as a lost machine is."""
+  for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+    try:
+      # pid (name) state parent group session ...
+      session = int(stat.read_text().rpartition(")")[2].split()[3])
+      if session == process.pid:
+        os.kill(int(stat.parent.name), signal.SIGKILL)
+    except (FileNotFoundError, ProcessLookupError):
+      continue
+
+
+def wait_for(path, process):
+  """Until a file is there that a piece writes."""
+  while not path.exists():
+    assert process.poll() is None, f"it ended before {path}"
+    time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def pieces(piece, command, tmp_path_factory):
+  """(the last workdir, statuses of its pieces)."""
+  folder = tmp_path_factory.mktemp("runs")
+  workdir, statuses = folder / "run", []
+  # Killed while the teacher trains, past the settling of its length.
+  process = piece(workdir, 0)
+  wait_for(workdir / "teacher" / "clock.json", process)
+  kill_all(process)
+  statuses.append(process.wait())
+  # Told to leave in the middle of the halvings.
+  process = piece(workdir, 0)
+  wait_for(workdir / "halve" / "008" / "clock.json", process)
+  process.send_signal(signal.SIGTERM)
+  statuses.append(process.wait())
+  # On another machine, which has what is carried and no more.
+  command("carry", f"--workdir={workdir}", f"--out={folder / 'small'}")
+  shutil.rmtree(workdir)
+  workdir = folder / "small"
+  for _ in range(12):
+    statuses.append(piece(workdir, 2).wait())
+    if statuses[-1] != 75:
+      break
+  return workdir, statuses
+
+
+@pytest.mark.slow
+def test_pieces_come_to_an_end(pieces, piece):
+  _, statuses = pieces
+  assert statuses[:2] == [-signal.SIGKILL, 75]
+  assert statuses[-1] == 0
+  assert set(statuses[2:-1]) <= {75}
+  results = json.loads((piece.results / "shrunken_cpu.json").read_text())
+  for ending in (".html", "_curve.png", "_compared.png"):
+    assert (piece.results / f"shrunken_cpu{ending}").stat().st_size > 1000
+  # A minute of training, of which each stage had its part.
+  stages = results["stages"]
+  assert list(stages) == [
+    *("classifier", "teacher", "halve", "expert", "features", "moments"),
+    *("pairs", "denoising_student"),
+  ]
+  for stage in stages.values():
+    assert stage["images"] > 0
+    assert all(r["state"] == "finished" for r in stage["rounds"].values())
+  rows = {(r["model"], r["steps"]) for r in results["evaluation"]["rows"]}
+  assert {("teacher", n) for n in (1, 2, 4, 8, 16)} < rows
+  assert {
+    *((f"halve/{n:03d}", n) for n in (16, 8, 4, 2, 1)),
+    *((f"features/{n:03d}", n) for n in (4, 2, 1)),
+    *((f"moments/{n:03d}", n) for n in (8, 4)),
+    ("denoising_student/001", 1),
+  } < rows
+  assert all(row["FD-classifier"] > 0 for row in results["evaluation"]["rows"])
+
+
+@pytest.mark.slow
+def test_the_numbers_of_updates_say_all(pieces, command, tmp_path):
+  """A run in one piece that is given them makes the same weights."""
+  workdir, _ = pieces
+  for path in workdir.rglob("clock.json"):
+    (tmp_path / path.relative_to(workdir)).parent.mkdir(parents=True)
+    shutil.copy(path, tmp_path / path.relative_to(workdir))
+  command("train", CONFIG, f"--workdir={tmp_path}")
+  run = from_config.reopen(epath.Path(workdir))
+  layout = Layout(mesh=jax.make_mesh((1,), ("data",)))
+  compared = 0
+  for name in run.rounds:
+    here, _ = checkpoint.products_of(epath.Path(workdir) / name)
+    for product in here:
+      trees = [
+        checkpoint.load_final(epath.Path(folder) / name, product, layout)
+        for folder in (workdir, tmp_path)
+      ]
+      for a, b in zip(*map(jax.tree.leaves, trees), strict=True):
+        assert np.array_equal(a, b), name
+      compared += 1
+  assert compared >= 10
