@@ -20,7 +20,6 @@ from etils import epath
 
 from diffdistill import from_config
 from diffdistill.training import checkpoint
-from diffdistill.training.sharding import Layout
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = "--config=tests/launch/shrunken.py"
@@ -166,13 +165,12 @@ def test_the_numbers_of_updates_say_all(pieces, command, tmp_path):
     shutil.copy(path, tmp_path / path.relative_to(workdir))
   command("train", CONFIG, f"--workdir={tmp_path}")
   run = from_config.reopen(epath.Path(workdir))
-  layout = Layout(mesh=jax.make_mesh((1,), ("data",)))
   compared = 0
   for name in run.rounds:
     here, _ = checkpoint.products_of(epath.Path(workdir) / name)
     for product in here:
       trees = [
-        checkpoint.load_final(epath.Path(folder) / name, product, layout)
+        checkpoint.load_final(epath.Path(folder) / name, product, run.layout)
         for folder in (workdir, tmp_path)
       ]
       for a, b in zip(*map(jax.tree.leaves, trees), strict=True):
