@@ -97,7 +97,7 @@ trap 'leave 130' INT
 # Where this script was killed, what it ran may live a while, and holds this too.
 mkdir -p "$(dirname "$workdir")" || exit 1
 exec 9> "$workdir.lock" || exit 1
-flock --timeout=2 9 || refuse 1 "something is at work on $workdir; wait for it"
+flock --timeout=10 9 || refuse 1 "something is at work on $workdir; wait for it"
 
 if [ -n "$wheels" ]; then
   packages=$workdir.packages

@@ -352,7 +352,7 @@ def test_a_signal_is_passed_on(machine, number, status, phase):
 
 
 def test_what_a_killed_script_left_behind_is_waited_for(machine):
-  machine.set(units={"train": 120})
+  machine.set(units={"train": 400})
   process = start(machine)
   wait_for(machine, "train.0")
   process.kill()
@@ -361,7 +361,7 @@ def test_what_a_killed_script_left_behind_is_waited_for(machine):
   status, said = run(machine)
   assert status == 1
   assert "something is at work on runs/a; wait for it" in said
-  wait_for(machine, "train.119")
+  wait_for(machine, "train.399")
   while (ended := run(machine))[0] == 1:
     time.sleep(0.05)
   assert ended[0] == 0
