@@ -163,9 +163,11 @@ def test_the_numbers_of_updates_say_all(pieces, command, tmp_path):
   for path in workdir.rglob("clock.json"):
     (tmp_path / path.relative_to(workdir)).parent.mkdir(parents=True)
     shutil.copy(path, tmp_path / path.relative_to(workdir))
-  command("train", CONFIG, f"--workdir={tmp_path}")
-  run = from_config.reopen(epath.Path(workdir))
-  compared = 0
+  # As far as what was killed, told to leave and carried goes.
+  part = "--config.run=('classifier', 'teacher', 'halve')"
+  command("train", CONFIG, part, f"--workdir={tmp_path}")
+  run = from_config.reopen(epath.Path(tmp_path))
+  compared = []
   for name in run.rounds:
     here, _ = checkpoint.products_of(epath.Path(workdir) / name)
     for product in here:
@@ -175,5 +177,5 @@ def test_the_numbers_of_updates_say_all(pieces, command, tmp_path):
       ]
       for a, b in zip(*map(jax.tree.leaves, trees), strict=True):
         assert np.array_equal(a, b), name
-      compared += 1
-  assert compared >= 10
+      compared.append(name)
+  assert {"classifier", "teacher", "halve/008", "halve/001"} < set(compared)
