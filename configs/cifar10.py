@@ -244,7 +244,8 @@ def _half_hour(config: ConfigDict) -> None:
       "dtype": "bfloat16",
     },
     "schedule": {"kind": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0},
-    "output": "x0",
+    # bfloat16 cannot copy to x0 what is left of an image at low noise.
+    "output": "v",
     "label_dropout": 0.0,
   }
   config.classifier.dtype = "bfloat16"
@@ -254,9 +255,10 @@ def _half_hour(config: ConfigDict) -> None:
     learning_rate=8e-4,
     batch_size=512,
     weight_decay=0.0,
+    warmup=200,
   )
   recipes.progressive(
-    config, learning_rate=2e-4, batch_size=512, start_steps=64
+    config, learning_rate=4e-4, batch_size=512, start_steps=64
   )
   recipes.expert(config)
   recipes.classifier_features(

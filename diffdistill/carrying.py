@@ -3,7 +3,7 @@
 It holds what is recorded of a run and the weights that its rest asks for: those
 that rounds still to be made take, those that are not judged yet, and the judge.
 Of what else is finished it says that it is done and left behind. Pairs are left
-behind too: their teacher makes them again, the same.
+behind too: their teacher makes them again, on such a device the same.
 """
 
 import shutil
@@ -14,7 +14,7 @@ from etils import epath
 from diffdistill.evaluation.comparison import unjudged
 from diffdistill.evaluation.judged_rows import FOLDER
 from diffdistill.experiment import Experiment
-from diffdistill.judging import contestants, judge_of, judged_rows
+from diffdistill.judging import contestants, judged_rows
 from diffdistill.training import checkpoint
 from diffdistill.training.clock import FILE as CLOCK
 from diffdistill.training.stage import SECOND_MOMENTS, Stage
@@ -40,9 +40,8 @@ def carry(run: Experiment, workdir: epath.Path, out: epath.Path) -> None:
   for name in run.rounds:
     if (workdir / name).exists():
       _round(run, workdir / name, new / name, wanted.get(name, set()))
-  # The data's own statistics, in files beside the rows, are soon made again.
-  for model in {name.split("/")[0] for name in run.rounds}:
-    _copy(workdir / FOLDER / model, new / FOLDER / model)
+  # The data's own statistics are soon made again.
+  _copy(workdir / FOLDER, new / FOLDER, "*reference.*")
   _copy(workdir / "samples", new / "samples")
   for name in RECORDS:
     _copy(workdir / name, new / name)
@@ -85,7 +84,7 @@ def _unjudged(run: Experiment, workdir: epath.Path) -> list[str]:
   """The finished models that are not judged as the config says."""
   try:
     teacher, *students = contestants(run, workdir, run.evaluation, _silent)
-    judge = judge_of(run, workdir)
+    kept = judged_rows(run, workdir)
   except ValueError:
     # None can be judged yet.
     return [
@@ -96,7 +95,6 @@ def _unjudged(run: Experiment, workdir: epath.Path) -> list[str]:
       and checkpoint.has_final(workdir / name)
       for product in checkpoint.products_of(workdir / name)[0]
     ]
-  kept = judged_rows(run, workdir, run.evaluation, judge)
   return unjudged(teacher, students, kept)
 
 
@@ -122,10 +120,10 @@ def _round(
   checkpoint.leave_behind(new, (here | left) - set(products))
 
 
-def _copy(old: epath.Path, new: epath.Path) -> None:
-  """A file or a folder, where there is one."""
+def _copy(old: epath.Path, new: epath.Path, *without: str) -> None:
+  """A file or a folder, where there is one, but for files of such names."""
   if old.is_dir():
-    shutil.copytree(old, new)
+    shutil.copytree(old, new, ignore=shutil.ignore_patterns(*without))
   elif old.exists():
     new.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(old, new)

@@ -110,13 +110,18 @@ def _trainer(
     watchdog=watchdog,
   )
   # Met before anything is trained, not when their stage begins.
+  to_do = {
+    stage.name
+    for name, (stage, _) in run.rounds.items()
+    if not checkpoint.has_final(workdir / name)
+  }
   for stage in run.stages:
     for name, source in stage.frozen.items():
-      if source.startswith(OUTSIDE):
+      if source.startswith(OUTSIDE) and stage.name in to_do:
         run.outside(stage, name, source)
     if isinstance(stage, Pairs):
       run.check_disk(stage)
-    elif stage.source and not checkpoint.has_final(workdir / stage.name):
+    elif stage.source and stage.name in to_do:
       run.outside(stage, stage.objective.trains[0], stage.source)
       _say(f"{stage.name}: the run's model is that of {stage.source}")
   # Last, so that no refusal leaves a workdir behind.
@@ -331,7 +336,7 @@ def evaluate(
       judge.kernel,
       settings,
       _say,
-      judged_rows(run, workdir, settings, judge),
+      judged_rows(run, workdir),
       between,
     )
   summary = {

@@ -173,6 +173,12 @@ def _with_imported(fields: Fields, workdir: epath.Path | None) -> Fields:
 
 def _build(fields: Fields, devices: Sequence[Any] | None) -> Experiment:
   refuse_unknown("", fields, SECTIONS)
+  minutes = read(fields, "minutes", 1.0)
+  if minutes <= 0:
+    raise ValueError(
+      f"minutes is {minutes}, of which each stage has its part; pass more than"
+      " 0, or a recipe whose stages end after their num_updates"
+    )
   data = section(fields, "data")
   refuse_unknown("data.", data, ("source", "conditional", "flip"))
   conditional = read(data, "conditional", False, path="data.")

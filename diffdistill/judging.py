@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from diffdistill import hosts
 from diffdistill.arrays import Params
 from diffdistill.data.pipeline import once
+from diffdistill.data.sources import InMemory
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.evaluation.comparison import (
   Contestant,
@@ -46,8 +47,9 @@ from diffdistill.training.stage import Round, Stage
 # Not a setting: a stochastic sampler's images depend on it, and on them which
 # weights are kept.
 SCORED_AT_A_TIME = 500
-# Of the data, to know it again.
+# Images of streamed data, to know it again; and read together.
 LOOKED_AT = 64
+AT_A_TIME = 4096
 FID = "FID"
 DETECTOR = "Inception-v3 of 2015-12-05"
 # The same batches, one after the other.
@@ -64,7 +66,6 @@ class Judge:
     features: the feature network.
     reference: of the training data.
     said: of the network and the data, by name.
-    made_of: names the network's weights and the data, to the bit.
   """
 
   metric: str
@@ -72,7 +73,6 @@ class Judge:
   reference: Reference
   said: Mapping[str, str]
   kernel: str = ""
-  made_of: str = ""
 
   def check(self, num_images: int) -> None:
     """Refuses too few images for a FID, which others will compare.
@@ -131,24 +131,15 @@ def judge_of(run: Experiment, workdir: epath.Path, each: Each = iter) -> Judge:
   """
   if run.evaluation.inception:
     return _inception(run, workdir, each)
-  for stage in run.stages:
-    if isinstance(stage, Stage) and stage.objective.trains[0] == "classifier":
-      break
-  else:
-    raise ValueError(
-      f"the run in {workdir} has no classifier stage, whose features judge"
-      " images; add one to config.run"
-    )
-  batch_size = run.evaluation.batch_size
-  params = run.product(workdir, stage.name)
+  stage = _classifier_stage(run, workdir)
   features = classifier_features(
-    classifier_of(stage), params, run.mesh, batch_size=batch_size
+    _in_float32(classifier_of(stage)),
+    run.product(workdir, stage.name),
+    run.mesh,
+    batch_size=run.evaluation.batch_size,
   )
-  made_of = f"{stage.name} {fingerprint(params)} of {_data(run)}"
   path = workdir / FOLDER / "reference.npz"
-  reference = _own_reference(
-    run, workdir, path, made_of, stage.name, features, each
-  )
+  reference = _own_reference(run, workdir, path, stage.name, features, each)
   return Judge(
     metric=f"FD-{stage.name}",
     features=features,
@@ -157,8 +148,43 @@ def judge_of(run: Experiment, workdir: epath.Path, each: Each = iter) -> Judge:
       "detector": f"the run's own {stage.name}: no FID",
       "reference": f"{len(run.source)} training images",
     },
-    made_of=made_of,
   )
+
+
+def identity_of(run: Experiment, workdir: epath.Path) -> str:
+  """Names the judge of a run: metric, network, its weights, and the data.
+
+  Raises:
+    ValueError: as of `judge_of`.
+  """
+  if run.evaluation.inception:
+    data = _data(run)
+    if run.evaluation.reference:
+      read = epath.Path(run.evaluation.reference).read_bytes()
+      data = hashlib.sha256(read).hexdigest()
+    return f"{FID}: {DETECTOR} {SHA256} of {data}"
+  name = _classifier_stage(run, workdir).name
+  weights = fingerprint(run.product(workdir, name))
+  return f"FD-{name}: {weights} of {_data(run)}"
+
+
+def _classifier_stage(run: Experiment, workdir: epath.Path) -> Stage:
+  """The stage whose classifier judges."""
+  for stage in run.stages:
+    if isinstance(stage, Stage) and stage.objective.trains[0] == "classifier":
+      return stage
+  raise ValueError(
+    f"the run in {workdir} has no classifier stage, whose features judge"
+    " images; add one to config.run"
+  )
+
+
+def _in_float32(classifier: Any) -> Any:
+  """A classifier as it judges, however it was trained."""
+  if not hasattr(classifier.module, "dtype"):
+    return classifier
+  module = classifier.module.clone(dtype="float32")
+  return dataclasses.replace(classifier, module=module)
 
 
 def check_inception(run: Experiment) -> None:
@@ -195,7 +221,6 @@ def _inception(run: Experiment, workdir: epath.Path, each: Each) -> Judge:
   features = classifier_features(
     inception(shape), params, run.mesh, batch_size=settings.batch_size
   )
-  weights = fingerprint(params)
   if settings.reference:
     reference = load_reference(
       settings.reference,
@@ -205,17 +230,12 @@ def _inception(run: Experiment, workdir: epath.Path, each: Each) -> Judge:
       features=features,
     )
     said = settings.reference
-    data = epath.Path(settings.reference).read_bytes()
-    made_of = f"{DETECTOR} {weights} of {hashlib.sha256(data).hexdigest()}"
     if not reference.stated:
       said += ", which does not say how its network resized images"
   else:
     said = f"{len(run.source)} training images"
-    made_of = f"{DETECTOR} {weights} of {_data(run)}"
     path = workdir / "inception_reference.npz"
-    reference = _own_reference(
-      run, workdir, path, made_of, DETECTOR, features, each
-    )
+    reference = _own_reference(run, workdir, path, DETECTOR, features, each)
   return Judge(
     metric=FID,
     kernel="KID",
@@ -226,7 +246,6 @@ def _inception(run: Experiment, workdir: epath.Path, each: Each) -> Judge:
       "resizer": RESIZER,
       "reference": said,
     },
-    made_of=made_of,
   )
 
 
@@ -234,7 +253,6 @@ def _own_reference(
   run: Experiment,
   workdir: epath.Path,
   path: epath.Path,
-  made_of: str,
   detector: str,
   features: FeatureFn,
   each: Each,
@@ -243,7 +261,7 @@ def _own_reference(
   return kept_reference(
     path,
     workdir / FOLDER / f"{path.stem}.json",
-    made_of,
+    identity_of(run, workdir),
     lambda: reference_statistics(
       (
         row["image"]
@@ -258,12 +276,17 @@ def _own_reference(
 
 
 def _data(run: Experiment) -> str:
-  """A short name of the training images, of which it looks at some."""
+  """A short name of the training images; of streamed ones it reads some."""
   source = run.source
-  some = np.linspace(0, len(source) - 1, min(LOOKED_AT, len(source)))
-  images = source.take(some.astype(np.int64))["image"]
-  digest = hashlib.sha256(images.tobytes()).hexdigest()
-  return f"{len(source)} images {digest[:16]}"
+  numbers = np.arange(len(source))
+  if not isinstance(source, InMemory):
+    some = np.linspace(0, len(source) - 1, min(LOOKED_AT, len(source)))
+    numbers = some.astype(np.int64)
+  digest = hashlib.sha256()
+  for first in range(0, len(numbers), AT_A_TIME):
+    images = source.take(numbers[first : first + AT_A_TIME])["image"]
+    digest.update(images.tobytes())
+  return f"{len(source)} images {digest.hexdigest()[:16]}"
 
 
 def scorer(
@@ -385,18 +408,16 @@ def contestants(
   return result
 
 
-def judged_rows(
-  run: Experiment, workdir: epath.Path, settings: Settings, judge: Judge
-) -> JudgedRows:
+def judged_rows(run: Experiment, workdir: epath.Path) -> JudgedRows:
   """The rows of a run that are done, for those who judge it alike."""
+  settings = run.evaluation
   return JudgedRows(
     folder=workdir / FOLDER,
     made_with={
       "num_images": settings.num_images,
       "seed": settings.seed,
       "gap_images": min(settings.gap_images, settings.num_images),
-      "metric": judge.metric,
-      "judge": judge.made_of,
+      "judge": identity_of(run, workdir),
     },
     devices=run.devices,
     fingerprint=fingerprint,

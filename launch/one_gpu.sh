@@ -15,9 +15,15 @@
 #               workdir
 #   --cpu       a CPU will do
 #
-# What a piece has done is in the workdir, and the same command goes on. The
-# workdir is all that must be carried to another machine for it; what was
-# compiled is in JAX_COMPILATION_CACHE_DIR, and worth carrying to one alike.
+# What a piece has done is in the workdir, and the same command goes on. Where it
+# goes on elsewhere, `diffdistill carry` writes what of the workdir must travel;
+# what was compiled is in JAX_COMPILATION_CACHE_DIR, and worth carrying to a
+# machine alike.
+#
+# Where a piece is killed at its limit, pass half a minute less: what does not
+# save within the reserve is killed at the limit exactly. A row of an evaluation
+# (the teacher at its most steps takes longest), the benchmark and each report
+# begin anew in the next piece, so a piece has to be long enough for one of them.
 #
 # A machine without a network that has jax, flax, optax, orbax-checkpoint, numpy
 # and pillow takes these wheels, fetched elsewhere for its Python and system:
@@ -225,7 +231,6 @@ phase train train "$config" ${fields[@]+"${fields[@]}"} --workdir="$workdir"
 # Rows that are judged already are kept.
 phase evaluate evaluate --workdir="$workdir"
 if [ ! -e "$workdir/benchmark.json" ]; then
-  # It does not go on where it was, so it has to fit into a piece.
   phase benchmark benchmark "$config" ${fields[@]+"${fields[@]}"} \
     --num_updates=10 \
     > "$workdir/benchmark.json.new"

@@ -83,8 +83,10 @@ def test_what_the_rest_of_a_run_takes_is_carried(half, tmp_path):
   }
 
 
-def test_nothing_of_the_workdir_changes(half, tmp_path):
-  commands.evaluate(half, None, None)
+@pytest.mark.parametrize("judged", [True, False])
+def test_nothing_of_the_workdir_changes(half, tmp_path, judged):
+  if judged:
+    commands.evaluate(half, None, None)
 
   def files():
     paths = sorted(pathlib.Path(half).rglob("*"))
@@ -130,6 +132,26 @@ def test_of_a_run_that_is_judged_the_judge_is_all(whole, tmp_path):
   commands.evaluate(small, None, None)
   for name in ("samples/compared.png", "metrics.jsonl"):
     assert (whole / name).read_bytes() == (small / name).read_bytes()
+
+
+def test_rows_of_a_stage_s_last_weights_are_carried(whole, tmp_path):
+  """Of a stage of one round, whose name ends with no number of steps."""
+  workdir = epath.Path(tmp_path) / "copied"
+  shutil.copytree(whole, workdir)
+  commands.evaluate(workdir, None, None)
+  shutil.copytree(
+    workdir / "evaluated" / "teacher", workdir / "evaluated" / "teacher.last"
+  )
+  small = epath.Path(tmp_path) / "small"
+  commands.carry(workdir, small)
+
+  def rows(place):
+    folder = pathlib.Path(place) / "evaluated"
+    return {p.relative_to(folder) for p in folder.rglob("*_*.npz")}
+
+  assert rows(small) == rows(workdir)
+  assert any("teacher.last" in path.parts for path in rows(small))
+  assert not list((small / "evaluated").glob("*reference*"))
 
 
 def test_a_round_that_runs_has_its_newest_checkpoint(half, tmp_path):

@@ -21,6 +21,11 @@ from diffdistill.training.fingerprint import fingerprint
 from diffdistill.training.stage import Pairs, Selection
 
 
+def test_of_no_minutes_nobody_has_a_part(tiny_config):
+  with pytest.raises(ValueError, match=r"minutes is 0\.0, of which each"):
+    from_config.build({**tiny_config, "minutes": 0.0})
+
+
 def test_fields_reach_what_they_name(tiny_config):
   built = from_config.build(tiny_config)
   assert built.seed == 3

@@ -1,6 +1,7 @@
 """Who of a tiny run is judged, by what, and at what cost it was trained."""
 
 import copy
+import dataclasses
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from diffdistill.evaluation.judged_rows import JudgedRows
 from diffdistill.judging import (
   contestants,
   finished_models,
+  identity_of,
   judge_of,
   scorer,
 )
@@ -259,10 +261,38 @@ def test_the_data_is_looked_at_once(copied, monkeypatch):
   run = from_config.reopen(copied)
   first, second = judge_of(run, copied), judge_of(run, copied)
   assert len(looked) == 1
-  assert first.made_of == second.made_of
   np.testing.assert_array_equal(
     first.reference.moments.cov, second.reference.moments.cov
   )
+
+
+def test_other_data_is_judged_by_anew(copied, tmp_path):
+  """Though most of its images are the same."""
+  run = from_config.reopen(copied)
+  path = tmp_path / "other.npz"
+  with np.load(run.source.path) as arrays:
+    image, label = arrays["image"].copy(), arrays["label"]
+  image[1, 0, 0] ^= 1
+  np.savez(path, image=image, label=label)
+  other = dataclasses.replace(run.source, path=str(path))
+  names = [
+    identity_of(dataclasses.replace(run, source=source), copied)
+    for source in (run.source, dataclasses.replace(run.source), other)
+  ]
+  assert names[0] == names[1] != names[2]
+
+
+def test_the_judge_is_in_float32_however_it_was_trained(config, copied):
+  half = copy.deepcopy(config)
+  half["classifier"]["dtype"] = "bfloat16"
+  images = np.random.default_rng(0).uniform(-1, 1, (8, 2, 2, 1))
+  pooled = [
+    judge_of(from_config.build(each), copied)
+    .features(images.astype(np.float32))
+    .pooled
+    for each in (config, half)
+  ]
+  np.testing.assert_array_equal(*pooled)
 
 
 def test_a_round_that_was_trained_anew_is_judged_anew(

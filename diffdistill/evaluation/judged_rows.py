@@ -1,8 +1,8 @@
 """Rows of a comparison that are done, one file each, to go on from.
 
 A row is taken again only where it was made alike, of the same weights: what it
-was made with is in its file. Each file is `<folder>/<model>/<steps>.npz`, and a
-row that is made anew replaces the one before. It holds
+was made with is in its file, `<folder>/<model>/<steps>_<images>.npz`, and a row
+that is made anew replaces the one before. It holds
 
   row        JSON: the columns, what they were made with, on which devices
   shown      the first images as bytes, for the sheet
@@ -80,7 +80,7 @@ class JudgedRows:
     """
     if self.folder is None:
       return None
-    row = _read(path_of(self.folder, made_with["model"], made_with["steps"]))
+    row = _read(path_of(self.folder, made_with))
     alike = row is not None and row.made_with == made_with
     if not hosts.everywhere(alike) or row is None:
       return None
@@ -100,7 +100,7 @@ class JudgedRows:
       shown=row.shown,
       target=row.target,
     )
-    path = path_of(self.folder, row.made_with["model"], row.made_with["steps"])
+    path = path_of(self.folder, row.made_with)
     hosts.on_first(lambda: write_atomically(path, data.getvalue()))
 
 
@@ -135,9 +135,10 @@ class Weights:
     return self._name(self.params)
 
 
-def path_of(folder: epath.Path, model: str, num_steps: int) -> epath.Path:
+def path_of(folder: epath.Path, made_with: Mapping[str, Any]) -> epath.Path:
   """The file of a row: "halve/004 last" has a folder that no round has."""
-  return folder / model.replace(" ", ".") / f"{num_steps}.npz"
+  name = f"{made_with['steps']}_{made_with['num_images']}.npz"
+  return folder / made_with["model"].replace(" ", ".") / name
 
 
 def _read(path: epath.Path) -> JudgedRow | None:

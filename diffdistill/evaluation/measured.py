@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from diffdistill.arrays import Params
@@ -42,7 +43,7 @@ class Timed:
     self._between = between
     self._batches = generator.batches(params, seed, num_images, num_steps)
     # Compiled before the clock starts; the images are thrown away.
-    next(generator.batches(params, seed, 1, 1))
+    jax.block_until_ready(next(generator.batches(params, seed, 1, 1)))
 
   def __iter__(self) -> Iterator[np.ndarray]:
     start = time.monotonic()

@@ -29,10 +29,12 @@ class Cost:
     host_bytes: the most that a host's process held.
     speed: images a second, the median of the records.
     updates: that were done; None of pairs.
-    peak_flops: what its chips could have done in its time, in bfloat16.
+    peak_flops: what its chips could have done in its time, but for compiling,
+      in bfloat16.
     bare_seconds: what its updates take by themselves, as benchmarked on the
       same devices.
-    trained_seconds: by the clock, of all that has updates.
+    compile_seconds: of them, that updates were compiled in.
+    trained_seconds: by the clock, of all that has updates, but for compiling.
   """
 
   seconds: Number | None = None
@@ -48,18 +50,26 @@ class Cost:
   updates: int | None = None
   peak_flops: Number | None = None
   bare_seconds: Number | None = None
+  compile_seconds: Number | None = None
   trained_seconds: Number | None = None
 
   @property
   def share_of_peak(self) -> Number | None:
-    """Of what its chips could have done, all that took its time included."""
+    """Of what its chips could have done, but while they waited for a compiler.
+
+    What is between rounds, the saving of results and last sheets, is in no
+    record.
+    """
     if self.flops is None or not self.peak_flops:
       return None
     return self.flops / self.peak_flops
 
   @property
   def lost(self) -> Number | None:
-    """The share of the time that was not its updates'; of pairs unknown."""
+    """The share of the time, but for compiling, that was not its updates'.
+
+    Of pairs it is not known.
+    """
     if self.bare_seconds is None or not self.trained_seconds:
       return None
     return 1 - self.bare_seconds / self.trained_seconds
@@ -101,6 +111,7 @@ def total(parts: Mapping[str, Cost]) -> Cost:
     updates=sum(c.updates or 0 for c in trained) if trained else None,
     peak_flops=_whole([c.peak_flops for c in begun]),
     bare_seconds=_whole([c.bare_seconds for c in trained]),
+    compile_seconds=_sum(c.compile_seconds for c in each),
     trained_seconds=_whole([c.trained_seconds for c in trained]),
   )
 
@@ -124,7 +135,7 @@ def _cost(
   )
   chips = [chip_of(str(r.get("device_kind"))) for r in timed]
   peaks = [
-    r["seconds"] * r["num_devices"] * chip.flops
+    (r["seconds"] - r.get("compile_seconds", 0)) * r["num_devices"] * chip.flops
     for r, chip in zip(timed, chips, strict=True)
     if chip is not None and _number(r, "num_devices") is not None
   ]
@@ -132,6 +143,7 @@ def _cost(
   done = sum(log.done for log in logs)
   most = [log.most for log in logs if log.most is not None]
   seconds = _sum(r["seconds"] for r in timed)
+  compiling = _sum(_recorded(timed, "compile_seconds"))
   updates = done if records and logs[0].unit == "updates" else None
   # What it was measured on elsewhere says nothing of this.
   fits = bare is not None and tuple(devices) == (bare.devices,)
@@ -161,7 +173,10 @@ def _cost(
     updates=updates,
     peak_flops=sum(peaks) if timed and len(peaks) == len(timed) else None,
     bare_seconds=updates * bare.seconds if bare and fits and updates else None,
-    trained_seconds=None if updates is None else seconds,
+    compile_seconds=compiling,
+    trained_seconds=(
+      None if updates is None or seconds is None else seconds - (compiling or 0)
+    ),
   )
 
 

@@ -56,6 +56,7 @@ def _cost(cost: Cost) -> dict[str, Any]:
   return {
     "seconds": cost.seconds,
     "device_seconds": cost.device_seconds,
+    "compile_seconds": cost.compile_seconds,
     "updates": cost.updates,
     "images": cost.images,
     "passes": cost.passes,

@@ -7,8 +7,11 @@ function of n alone, which is written down before any update depends on it: a
 killed round resumes exactly, and a round of n updates that is given n makes
 the same weights at any speed.
 
-What compiles is not counted, and so the first picture and the first score of a
-round are not. All else is: data, saving, scoring.
+Updates, their data and what is saved are on the clock. What compiles is not,
+nor are scores and pictures.
+
+On a CPU the same length makes the same weights to the bit; elsewhere as far as
+its kernels are deterministic.
 """
 
 import json
@@ -91,6 +94,12 @@ class Clock:
     self._from = step, self._now()
     self._next = step + 1
 
+  def skip(self, seconds: float) -> None:
+    """Takes out what came between two updates."""
+    if self._from is not None:
+      step, then = self._from
+      self._from = step, then + seconds
+
   def look(self, step: int, wait: Callable[[], Any]) -> None:
     """Settles the length at this boundary, where it is time to.
 
@@ -101,6 +110,7 @@ class Clock:
     if self._length is not None or step < min(self._next, self._latest):
       return
     wait()
+    # A round that is resumed at the latest moment has nothing to go by.
     first, then = self._from or (step, 0.0)
     here = math.inf
     if step > first:

@@ -85,18 +85,19 @@ class Optimizer:
     Args:
       step: of the round.
       num_updates: of the round.
-      held: updates, those of the warm-up among them, before it decays.
+      held: updates before it decays, from whatever a warm-up that takes longer
+        has reached by then; by default those of the warm-up.
     """
-    if step < self.warmup:
-      return self.learning_rate * (step + 1) / self.warmup
-    start = max(self.warmup, held)
+    start = held or self.warmup
+    risen = min(step, start - 1) + 1
+    warm = min(risen / self.warmup, 1) if self.warmup else 1
     part = max(step - start, 0) / max(num_updates - start, 1)
     factor = {
       "constant": 1.0,
       "linear": 1.0 - part,
       "cosine": 0.5 * (1 + math.cos(math.pi * part)),
     }[self.decay]
-    return self.learning_rate * factor
+    return self.learning_rate * warm * factor
 
   def second_moments(self, opt_state: optax.OptState) -> Params:
     """Adam's running mean of squared gradients, its bias corrected.

@@ -153,32 +153,44 @@ def costs(workdir: epath.Path) -> dict[str, tuple[int | float, float]]:
 
 
 class Meter:
-  """Metrics and speed of one round since its last report."""
+  """Metrics and speed of one round since its last report.
 
-  def __init__(self, batch_size: int):
+  Args:
+    batch_size: images an update.
+    begun: when the round was, of time.monotonic.
+  """
+
+  def __init__(self, batch_size: int, begun: float):
     self._batch_size = batch_size
     self._records: list[Metrics] = []
     self._updates = 0
     self._start = 0.0
-    self._last_read = time.monotonic()
+    self._compiling = 0.0
+    self._last_read = begun
 
   def add(self, metrics: Metrics, updates: int = 1) -> None:
     """Keeps the metrics of one call, of some updates, on the device."""
-    if not self._start:
-      # The first call compiles: it counts for the means, not for the speed.
-      jax.block_until_ready(metrics)
-      self._start = time.monotonic()
-    else:
-      self._updates += updates
+    self._updates += updates
     self._records.append(metrics)
+
+  def compiled(self, seconds: float) -> None:
+    """The calls that came last took so long, as they compiled first.
+
+    They count for the means, not for the speed.
+    """
+    self._compiling += seconds
+    self._updates, self._start = 0, time.monotonic()
 
   def read(self) -> tuple[dict[str, float], float, float]:
     """Fetches (means, images a second, seconds gone by), and starts afresh.
 
     The seconds hold everything since the last report: compiling, saving and
-    scoring too.
+    scoring too. Those of compiling are among the means, where there are any.
     """
     values = means(jax.device_get(self._records))
+    if self._compiling:
+      values["compile_seconds"] = round(self._compiling, 3)
+      self._compiling = 0.0
     now = time.monotonic()
     speed = self._updates * self._batch_size / max(now - self._start, 1e-9)
     seconds, self._last_read = now - self._last_read, now

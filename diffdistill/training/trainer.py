@@ -172,6 +172,7 @@ class Trainer:
     stage_functions: dict[str, StageFunctions] = {}
     for i, (stage, round_) in enumerate(rounds):
       self.watchdog.patience()
+      begun = time.monotonic()
       round_dir = self.workdir / round_.name
       if not checkpoint.has_final(round_dir):
         frozen = self._inputs.frozen(stage, round_)
@@ -188,7 +189,14 @@ class Trainer:
           ) as checkpoints:
             later = _sum(works[i + 1 :])
             self._train(
-              stage, round_, functions, frozen, checkpoints, report, later
+              stage,
+              round_,
+              functions,
+              frozen,
+              checkpoints,
+              report,
+              later,
+              begun,
             )
       # Here, and not in _train: a crash may come right after the final result.
       checkpoint.discard(round_dir)
@@ -241,6 +249,9 @@ class Trainer:
       report.say(line)
       # Nothing is under way here: all can wait for each other.
       if self.preemption.agreed(self.mesh, lag=0):
+        # At step 0, so that going on does not forget it.
+        seconds = round(time.monotonic() - start, 3)
+        report.write(round_.name, 0, {"seconds": seconds})
         raise PreemptedError(
           f"asked to leave {round_.name} after a shard; the same command goes"
           " on from there"
@@ -281,6 +292,7 @@ class Trainer:
     checkpoints: checkpoint.Checkpoints,
     report: Report,
     later: Work,
+    begun: float,
   ) -> None:
     """One round, from its newest checkpoint or its beginning to its end."""
     round_dir = self.workdir / round_.name
@@ -308,27 +320,26 @@ class Trainer:
       stage.updates_per_call,
       self.now,
     )
-    meter = Meter(stage.batch_size)
+    meter = Meter(stage.batch_size, begun)
     passes = round_passes(stage.objective, round_)
     called: set[Update] = set()
-    looked_at = False
     # This order is law: evaluate the old state, save it, look at the clock,
     # fetch the batch, update each name in turn, count, report.
     for step, count in _calls(stage, first, clock):
       if step > first:
         shown = self._due(self.cadence.observe, step)
         scored = selector is not None and selector.due(step)
-        if shown:
-          self._show(stage, round_, state)
-        if selector and scored:
-          self._consider(selector, stage, round_, state, report)
-          if selector.exhausted(step):
-            report.say(f"{round_.name}: ends at update {step}, past its best")
-            break
-        if (shown or scored) and not looked_at:
-          # The first compiles too.
-          clock.start(step)
-          looked_at = True
+        if shown or scored:
+          jax.block_until_ready(state.step)
+          begun = self.now()
+          if shown:
+            self._show(stage, round_, state)
+          if selector and scored:
+            self._consider(selector, stage, round_, state, report)
+          clock.skip(self.now() - begun)
+        if selector and scored and selector.exhausted(step):
+          report.say(f"{round_.name}: ends at update {step}, past its best")
+          break
       leave = self.preemption.agreed(self.mesh)
       if step > first and (leave or self._due(self.cadence.checkpoint, step)):
         checkpoints.save(state, step)
@@ -353,7 +364,7 @@ class Trainer:
         calls = [functions.several]
         batch = shard_batches(rows, self.mesh)
         hparams = self._hparams(round_, rates)
-      new = not called.issuperset(calls)
+      new, called_at = not called.issuperset(calls), time.monotonic()
       with jax.transfer_guard("disallow"):
         for call in calls:
           if call not in called:
@@ -366,6 +377,7 @@ class Trainer:
       done = step + count
       if new:
         jax.block_until_ready(state.step)
+        meter.compiled(time.monotonic() - called_at)
         clock.start(done)
       # So that nothing of a round that its next score ends goes unrecorded.
       may_be_last = done == clock.last or (

@@ -17,7 +17,7 @@ from diffdistill.evaluation.comparison import (
 )
 from diffdistill.evaluation.evaluator import Generator
 from diffdistill.evaluation.features import Features, reference_statistics
-from diffdistill.evaluation.judged_rows import JudgedRows, path_of
+from diffdistill.evaluation.judged_rows import JudgedRows
 
 SETTINGS = Settings(num_images=24, batch_size=8, gap_images=13)
 
@@ -187,7 +187,11 @@ def judged(contestant, clock, tmp_path):
     settings = dataclasses.replace(SETTINGS, **fields.pop("settings", {}))
     kept = JudgedRows(
       folder=epath.Path(tmp_path),
-      made_with={"seed": settings.seed, **fields.pop("made_with", {})},
+      made_with={
+        "seed": settings.seed,
+        "num_images": settings.num_images,
+        **fields.pop("made_with", {}),
+      },
       devices=fields.pop("devices", "1 cpu"),
       fingerprint=lambda params: f"{float(params):.3f}",
     )
@@ -277,7 +281,7 @@ def test_what_would_not_be_the_same_is_made_again(judged, change, made):
 
 def test_a_damaged_row_is_made_again(judged, tmp_path):
   whole, *_ = judged()
-  path = path_of(epath.Path(tmp_path), "halve/002", 2)
+  path = next((tmp_path / "halve" / "002").glob("2_*.npz"))
   data = path.read_bytes()
   middle = data.index(b"F\0\0\0D\0\0\0-")  # of the name of a column
   flipped = data[:middle] + b"E" + data[middle + 1 :]
@@ -289,9 +293,9 @@ def test_a_damaged_row_is_made_again(judged, tmp_path):
   assert sorted(
     str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*")
   ) == [
-    "halve/002/2.npz",
-    "teacher/1.npz",
-    "teacher/4.npz",
+    "halve/002/2_24.npz",
+    "teacher/1_24.npz",
+    "teacher/4_24.npz",
   ]
 
 

@@ -12,7 +12,10 @@ from diffdistill.evaluation.judged_rows import (
   path_of,
 )
 
-MADE_WITH = {"seed": 1, "model": "halve/004 last", "steps": 4}
+MADE_WITH = {
+  **{"seed": 1, "num_images": 50},
+  **{"model": "halve/004 last", "steps": 4},
+}
 
 
 @pytest.fixture
@@ -79,7 +82,7 @@ def test_weights_are_loaded_when_they_are_looked_at_and_once(kept, row):
 def test_no_two_models_share_a_file(tmp_path):
   folder = epath.Path(tmp_path)
   names = ("halve/004", "halve/004 last", "halve_004", "halve", "halve last")
-  paths = {path_of(folder, name, 4) for name in names}
+  paths = {path_of(folder, {**MADE_WITH, "model": name}) for name in names}
   assert len(paths) == len(names)
 
 

@@ -8,8 +8,9 @@ import pytest
 from diffdistill import from_config
 from diffdistill.planning.flops import count_flops
 from diffdistill.planning.programs import programs
-from diffdistill.reporting.costs import Cost, costs, total
-from diffdistill.reporting.gather import gather
+from diffdistill.reporting.bare import Bare
+from diffdistill.reporting.costs import Cost, _cost, costs, total
+from diffdistill.reporting.gather import RoundLog, gather
 
 
 def spent(workdir):
@@ -107,6 +108,26 @@ def test_the_share_of_peak_is_of_all_chips_and_all_of_the_time(write_run):
     cost = spent(write_run(str(other), more={**MACHINE, **other}))
     assert cost["halve"].flops > 0
     assert cost["halve"].share_of_peak is total(cost).share_of_peak is None
+
+
+def test_compiling_is_neither_lost_nor_of_the_peak():
+  record = {
+    **{"round": "teacher", "step": 10, "seconds": 30.0, "images": 80},
+    **{"num_devices": 1, "device_kind": "NVIDIA H100 80GB HBM3"},
+  }
+  logs = [
+    RoundLog(
+      name="teacher",
+      stage="teacher",
+      most=10,
+      records=({**record, "compile_seconds": 10.0},),
+    )
+  ]
+  bare = Bare(seconds=1.5, devices="1 NVIDIA H100 80GB HBM3")
+  cost = _cost(logs, (), bare)
+  assert (cost.seconds, cost.compile_seconds) == (30.0, 10.0)
+  assert cost.lost == pytest.approx(1 - 15 / 20)
+  assert cost.peak_flops == pytest.approx(20 * 989e12)
 
 
 def test_what_is_not_the_updates_is_lost(write_run):

@@ -95,14 +95,14 @@ def test_the_schedule_is_a_function_of_the_number_of_updates(
   length = clock.length
   assert length == len(rates) <= most
   assert length % multiple == 0
-  start = max(3, math.ceil(HELD * length))
+  start = math.ceil(HELD * length)
   for i, rate in enumerate(rates):
-    expected = (
-      (i + 1) / 3 if i < 3 else 1 - max(i - start, 0) / max(length - start, 1)
-    )
-    assert rate == pytest.approx(expected, abs=1e-12)
-  if length > start:
-    assert rates[-1] == pytest.approx(1 / (length - start))
+    warm = min((min(i, start - 1) + 1) / 3, 1)
+    decay = 1 - max(i - start, 0) / max(length - start, 1)
+    assert rate == pytest.approx(warm * decay, abs=1e-12)
+  # Annealed, whatever there was to anneal.
+  if length > 3:
+    assert rates[-1] <= max(rates) / (length - start) + 1e-12
 
 
 @pytest.mark.parametrize("crash", [1, 20, 199, 200, 201, 500, 999])
@@ -126,6 +126,33 @@ def test_a_round_ends_with_its_most_updates_where_those_come_first(tmp_path):
   clock, rates, _, took = run(tmp_path, 100.0, lambda i: 0.01, most=400)
   assert clock.length == len(rates) == 400
   assert took < 5
+
+
+def test_a_long_warm_up_is_cut_off_and_annealed(tmp_path):
+  """On a machine so slow that warming up would take all of the time."""
+  (tmp_path / "clock.json").write_text('{"num_updates": 100}\n')
+  clock = Clock(epath.Path(tmp_path), 100.0, 10**6, 1, Time())
+  optimizer = Optimizer(learning_rate=1.0, warmup=1000, decay="linear")
+  rates = [optimizer.rate(i, clock.last, clock.held) for i in range(100)]
+  np.testing.assert_allclose(rates[:25], np.arange(1, 26) / 1000)
+  np.testing.assert_allclose(rates[25:], 0.025 * (1 - np.arange(75) / 75))
+
+
+def test_what_comes_between_updates_can_be_taken_out(tmp_path):
+  """Two scores of the time of a hundred updates each, and slow first ones."""
+  time = Time()
+  clock = Clock(epath.Path(tmp_path), 10.0, 10**6, 1, time)
+  clock.start(1)
+  step = 1
+  while clock.length is None:
+    if step in (20, 110):
+      time.seconds += 1.0
+      clock.skip(1.0)
+    clock.look(step, lambda: None)
+    # Every twentieth reads a file.
+    time.seconds += 0.03 if step % 20 == 0 else 0.01
+    step += 1
+  assert clock.length == pytest.approx(10 / 0.011, rel=0.02)
 
 
 def test_what_is_left_of_the_round(tmp_path):

@@ -102,14 +102,18 @@ def test_durations_are_short(seconds, words):
 
 
 def test_speed_leaves_out_the_compilation(clock):
-  meter = Meter(batch_size=10)
-  clock.now += 60
+  begun = clock.now
+  clock.now += 3  # of loading
+  meter = Meter(10, begun)
+  clock.now += 57
   meter.add({"a/loss": pair(2, 1)})
+  meter.compiled(57.0)
   clock.now += 1
   meter.add({"a/loss": pair(4, 1)})
   clock.now += 1
   values, speed, seconds = meter.read()
-  assert (values, speed) == ({"a/loss": 3.0}, 5.0)
+  assert values == {"a/loss": 3.0, "compile_seconds": 57.0}
+  assert speed == 5.0
   # But a round costs what it takes.
   assert seconds == 62
   clock.now += 2

@@ -1,5 +1,4 @@
 import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
