@@ -345,7 +345,9 @@ class Trainer:
         checkpoints.save(state, step)
       if leave:
         # Of what was done since the last record, only its time is missed.
-        report.write(round_.name, step, {"seconds": meter.read()[-1]})
+        values, _, seconds = meter.read()
+        spent = {k: v for k, v in values.items() if k == "compile_seconds"}
+        report.write(round_.name, step, {**spent, "seconds": seconds})
         raise PreemptedError(
           f"asked to leave {round_.name} after update {step}; the same command"
           " goes on from there"
