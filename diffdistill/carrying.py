@@ -14,7 +14,12 @@ from etils import epath
 from diffdistill.evaluation.comparison import unjudged
 from diffdistill.evaluation.judged_rows import FOLDER
 from diffdistill.experiment import Experiment
-from diffdistill.judging import contestants, judged_rows
+from diffdistill.judging import (
+  classifier_stage,
+  contestants,
+  identity_of,
+  judged_rows,
+)
 from diffdistill.training import checkpoint
 from diffdistill.training.clock import FILE as CLOCK
 from diffdistill.training.stage import SECOND_MOMENTS, Stage
@@ -67,10 +72,9 @@ def _wanted(run: Experiment, workdir: epath.Path) -> dict[str, set[str]]:
     if isinstance(stage, Stage) and stage.pairs:
       _, made = run.rounds[stage.pairs]
       want(made.frozen["teacher"])
-  for name, (stage, _) in run.rounds.items():
-    if isinstance(stage, Stage) and stage.objective.trains[0] == "classifier":
-      want(name)
-      break
+  judge = classifier_stage(run)
+  if judge is not None:
+    want(judge.name)
   for model in _unjudged(run, workdir):
     name, _, last = model.partition(" ")
     stage, _ = run.rounds[name]
@@ -83,8 +87,10 @@ def _wanted(run: Experiment, workdir: epath.Path) -> dict[str, set[str]]:
 def _unjudged(run: Experiment, workdir: epath.Path) -> list[str]:
   """The finished models that are not judged as the config says."""
   try:
-    teacher, *students = contestants(run, workdir, run.evaluation, _silent)
-    kept = judged_rows(run, workdir)
+    teacher, *students = contestants(
+      run, workdir, run.evaluation, lambda line: None
+    )
+    kept = judged_rows(run, workdir, identity_of(run, workdir))
   except ValueError:
     # None can be judged yet.
     return [
@@ -102,8 +108,7 @@ def _round(
   run: Experiment, old: epath.Path, new: epath.Path, products: Collection[str]
 ) -> None:
   """What of one round is carried: these products, if it is finished."""
-  if (old / CLOCK).exists():
-    _copy(old / CLOCK, new / CLOCK)
+  _copy(old / CLOCK, new / CLOCK)
   if not checkpoint.has_final(old):
     for path in checkpoint.to_go_on_from(old):
       _copy(path, new / path.relative_to(old))
@@ -127,7 +132,3 @@ def _copy(old: epath.Path, new: epath.Path, *without: str) -> None:
   elif old.exists():
     new.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(old, new)
-
-
-def _silent(line: str) -> None:
-  """Says nothing."""

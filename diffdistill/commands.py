@@ -336,7 +336,7 @@ def evaluate(
       judge.kernel,
       settings,
       _say,
-      judged_rows(run, workdir),
+      judged_rows(run, workdir, judge.identity),
       between,
     )
   summary = {

@@ -66,12 +66,14 @@ class Judge:
     features: the feature network.
     reference: of the training data.
     said: of the network and the data, by name.
+    identity: see `identity_of`.
   """
 
   metric: str
   features: FeatureFn
   reference: Reference
   said: Mapping[str, str]
+  identity: str
   kernel: str = ""
 
   def check(self, num_images: int) -> None:
@@ -131,7 +133,7 @@ def judge_of(run: Experiment, workdir: epath.Path, each: Each = iter) -> Judge:
   """
   if run.evaluation.inception:
     return _inception(run, workdir, each)
-  stage = _classifier_stage(run, workdir)
+  stage, identity = _judging_stage(run, workdir), identity_of(run, workdir)
   features = classifier_features(
     _in_float32(classifier_of(stage)),
     run.product(workdir, stage.name),
@@ -139,7 +141,9 @@ def judge_of(run: Experiment, workdir: epath.Path, each: Each = iter) -> Judge:
     batch_size=run.evaluation.batch_size,
   )
   path = workdir / FOLDER / "reference.npz"
-  reference = _own_reference(run, workdir, path, stage.name, features, each)
+  reference = _own_reference(
+    run, workdir, path, identity, stage.name, features, each
+  )
   return Judge(
     metric=f"FD-{stage.name}",
     features=features,
@@ -148,6 +152,7 @@ def judge_of(run: Experiment, workdir: epath.Path, each: Each = iter) -> Judge:
       "detector": f"the run's own {stage.name}: no FID",
       "reference": f"{len(run.source)} training images",
     },
+    identity=identity,
   )
 
 
@@ -158,25 +163,33 @@ def identity_of(run: Experiment, workdir: epath.Path) -> str:
     ValueError: as of `judge_of`.
   """
   if run.evaluation.inception:
-    data = _data(run)
     if run.evaluation.reference:
       read = epath.Path(run.evaluation.reference).read_bytes()
       data = hashlib.sha256(read).hexdigest()
+    else:
+      data = _data(run)
     return f"{FID}: {DETECTOR} {SHA256} of {data}"
-  name = _classifier_stage(run, workdir).name
+  name = _judging_stage(run, workdir).name
   weights = fingerprint(run.product(workdir, name))
   return f"FD-{name}: {weights} of {_data(run)}"
 
 
-def _classifier_stage(run: Experiment, workdir: epath.Path) -> Stage:
-  """The stage whose classifier judges."""
+def classifier_stage(run: Experiment) -> Stage | None:
+  """The first stage that makes a classifier, which judges; None without one."""
   for stage in run.stages:
     if isinstance(stage, Stage) and stage.objective.trains[0] == "classifier":
       return stage
-  raise ValueError(
-    f"the run in {workdir} has no classifier stage, whose features judge"
-    " images; add one to config.run"
-  )
+  return None
+
+
+def _judging_stage(run: Experiment, workdir: epath.Path) -> Stage:
+  stage = classifier_stage(run)
+  if stage is None:
+    raise ValueError(
+      f"the run in {workdir} has no classifier stage, whose features judge"
+      " images; add one to config.run"
+    )
+  return stage
 
 
 def _in_float32(classifier: Any) -> Any:
@@ -213,6 +226,7 @@ def check_inception(run: Experiment) -> None:
 def _inception(run: Experiment, workdir: epath.Path, each: Each) -> Judge:
   """The judge of FID; a reference that it makes is kept in the workdir."""
   settings, shape = run.evaluation, run.source.image_shape
+  identity = identity_of(run, workdir)
   everywhere = NamedSharding(run.mesh, PartitionSpec())
   params = jax.tree.map(
     lambda leaf: hosts.place(leaf, everywhere),
@@ -235,7 +249,9 @@ def _inception(run: Experiment, workdir: epath.Path, each: Each) -> Judge:
   else:
     said = f"{len(run.source)} training images"
     path = workdir / "inception_reference.npz"
-    reference = _own_reference(run, workdir, path, DETECTOR, features, each)
+    reference = _own_reference(
+      run, workdir, path, identity, DETECTOR, features, each
+    )
   return Judge(
     metric=FID,
     kernel="KID",
@@ -246,6 +262,7 @@ def _inception(run: Experiment, workdir: epath.Path, each: Each) -> Judge:
       "resizer": RESIZER,
       "reference": said,
     },
+    identity=identity,
   )
 
 
@@ -253,6 +270,7 @@ def _own_reference(
   run: Experiment,
   workdir: epath.Path,
   path: epath.Path,
+  identity: str,
   detector: str,
   features: FeatureFn,
   each: Each,
@@ -261,7 +279,7 @@ def _own_reference(
   return kept_reference(
     path,
     workdir / FOLDER / f"{path.stem}.json",
-    identity_of(run, workdir),
+    identity,
     lambda: reference_statistics(
       (
         row["image"]
@@ -408,8 +426,10 @@ def contestants(
   return result
 
 
-def judged_rows(run: Experiment, workdir: epath.Path) -> JudgedRows:
-  """The rows of a run that are done, for those who judge it alike."""
+def judged_rows(
+  run: Experiment, workdir: epath.Path, identity: str
+) -> JudgedRows:
+  """The rows of a run that are done, for a judge of that identity."""
   settings = run.evaluation
   return JudgedRows(
     folder=workdir / FOLDER,
@@ -417,7 +437,7 @@ def judged_rows(run: Experiment, workdir: epath.Path) -> JudgedRows:
       "num_images": settings.num_images,
       "seed": settings.seed,
       "gap_images": min(settings.gap_images, settings.num_images),
-      "judge": identity_of(run, workdir),
+      "judge": identity,
     },
     devices=run.devices,
     fingerprint=fingerprint,
