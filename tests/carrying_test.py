@@ -1,6 +1,5 @@
 """A run that goes on elsewhere, from little."""
 
-import copy
 import json
 import pathlib
 import shutil
@@ -15,20 +14,8 @@ from diffdistill.training import checkpoint
 
 
 @pytest.fixture(scope="module")
-def config(small_config, pairs_config):
-  """A classifier, a teacher, halved twice, and its pairs' student."""
-  stages = {**pairs_config["stages"], **small_config["stages"]}
-  stages = copy.deepcopy(stages)
-  stages["halve"]["start_steps"] = 4
-  stages["halve"]["select"] = {"by": "distance", "every": 1, "num_images": 24}
-  stages["student"]["num_updates"] = 2
-  stages["student"]["select"] = {"by": "held_out_loss", "every": 2}
-  return {
-    **small_config,
-    "run": ("classifier", "teacher", "halve", "pairs", "student"),
-    "evaluation": {"num_images": 24, "batch_size": 8, "num_steps": (1, 2, 4)},
-    "stages": stages,
-  }
+def config(judged_config):
+  return judged_config
 
 
 @pytest.fixture(scope="module")

@@ -270,3 +270,22 @@ def train(config_file, tmp_path):
   workdir = tmp_path / "runs" / "new"
   yield ("train", f"--config={config_file}", f"--workdir={workdir}")
   assert not workdir.exists()
+
+
+@pytest.fixture(scope="session")
+def judged_config(small_config, pairs_config):
+  """A classifier, a teacher, halved once and again, and a pairs' student.
+
+  Of two updates each; all but the teacher are selected and judged.
+  """
+  stages = copy.deepcopy({**pairs_config["stages"], **small_config["stages"]})
+  stages["halve"]["start_steps"] = 4
+  stages["halve"]["select"] = {"by": "distance", "every": 1, "num_images": 24}
+  stages["student"]["num_updates"] = 2
+  stages["student"]["select"] = {"by": "held_out_loss", "every": 2}
+  return {
+    **small_config,
+    "run": ("classifier", "teacher", "halve", "pairs", "student"),
+    "evaluation": {"num_images": 24, "batch_size": 8, "num_steps": (1, 2, 4)},
+    "stages": stages,
+  }

@@ -32,20 +32,8 @@ BATCH, UPDATES = 8, 2
 
 
 @pytest.fixture(scope="module")
-def config(small_config, pairs_config):
-  """A classifier, a teacher, halved once and again, and a pairs' student."""
-  stages = {**pairs_config["stages"], **small_config["stages"]}
-  stages = {name: {**fields} for name, fields in stages.items()}
-  stages["halve"]["start_steps"] = 4
-  stages["halve"]["select"] = {"by": "distance", "every": 1, "num_images": 24}
-  stages["student"]["num_updates"] = UPDATES
-  stages["student"]["select"] = {"by": "held_out_loss", "every": UPDATES}
-  return {
-    **small_config,
-    "run": ("classifier", "teacher", "halve", "pairs", "student"),
-    "evaluation": {"num_images": 24, "batch_size": 8, "num_steps": (1, 2, 4)},
-    "stages": stages,
-  }
+def config(judged_config):
+  return judged_config
 
 
 @pytest.fixture(scope="module")
@@ -462,6 +450,7 @@ def test_too_few_images_for_a_covariance_are_refused():
 def judge_of_fid(dim, num_images):
   moments = Moments.empty(dim).update(np.eye(num_images, dim))
   return judging.Judge(
+    identity="",
     metric=judging.FID,
     features=lambda images: None,
     reference=Reference(moments=moments, pooled=None),

@@ -83,3 +83,18 @@ def numbers_of():
 def files_of():
   """The names of a store's files, hidden ones too."""
   return lambda store: sorted(p.name for p in store.directory.iterdir())
+
+
+@pytest.fixture
+def refused():
+  """Sees a source refused in one line that has these words."""
+
+  def see(source, *words: str, error: type[Exception] = ValueError) -> None:
+    with pytest.raises(error) as refusal:
+      source.check()
+    message = str(refusal.value)
+    assert "\n" not in message
+    for word in words:
+      assert word in message
+
+  return see

@@ -28,21 +28,12 @@ def npz(tmp_path):
   return write
 
 
-def _refused(source, *words: str, error: type[Exception] = ValueError) -> None:
-  with pytest.raises(error) as refusal:
-    source.check()
-  message = str(refusal.value)
-  assert "\n" not in message
-  for word in words:
-    assert word in message
-
-
-def test_npz_reads_its_keys_and_split(npz):
+def test_npz_reads_its_keys_and_split(npz, refused):
   path = npz(x=IMAGES[..., None], y=LABELS.astype(np.int64))
   path = path.replace("set", "{split}")
   for split in ("train", "test"):
     source = Npz(path=path, split=split, image_key="x", label_key="y")
-    _refused(source, f"{split}.npz does not exist", error=FileNotFoundError)
+    refused(source, f"{split}.npz does not exist", error=FileNotFoundError)
   np.savez(path.replace("{split}", "test"), x=IMAGES[..., None], y=LABELS)
   source = Npz(path=path, split="test", image_key="x", label_key="y")
   assert (len(source), source.num_classes) == (7, 3)
@@ -83,22 +74,22 @@ def test_npz_reads_its_keys_and_split(npz):
     ),
   ],
 )
-def test_npz_refuses_wrong_arrays(npz, arrays, words):
+def test_npz_refuses_wrong_arrays(npz, arrays, words, refused):
   path = npz(**arrays)
-  _refused(Npz(path=path, split="train"), path, *words)
+  refused(Npz(path=path, split="train"), path, *words)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip file", b"PK\3\4 broken"])
-def test_npz_refuses_other_files(tmp_path, content):
+def test_npz_refuses_other_files(tmp_path, content, refused):
   path = tmp_path / "set.npz"
   path.write_bytes(content)
-  _refused(Npz(path=str(path), split="train"), str(path), "np.savez")
+  refused(Npz(path=str(path), split="train"), str(path), "np.savez")
 
 
-def test_npz_refuses_a_lone_array(tmp_path):
+def test_npz_refuses_a_lone_array(tmp_path, refused):
   path = tmp_path / "set.npy"
   np.save(path, IMAGES)
-  _refused(Npz(path=str(path), split="train"), str(path), "no named array")
+  refused(Npz(path=str(path), split="train"), str(path), "no named array")
 
 
 def test_held_out_takes_a_path_of_both_splits(tmp_path):
@@ -107,7 +98,7 @@ def test_held_out_takes_a_path_of_both_splits(tmp_path):
   assert pair.held_out().split == "test"
 
 
-def test_what_is_declared_is_known_without_the_file(tmp_path):
+def test_what_is_declared_is_known_without_the_file(tmp_path, refused):
   source = Npz(
     path=str(tmp_path / "no.npz"),
     split="train",
@@ -118,10 +109,10 @@ def test_what_is_declared_is_known_without_the_file(tmp_path):
   assert source.image_shape == (4, 4, 1)
   assert source.image_dtype == np.uint8
   assert source.num_classes == 3
-  _refused(source, "does not exist", error=FileNotFoundError)
+  refused(source, "does not exist", error=FileNotFoundError)
 
 
-def test_what_is_declared_is_compared_with_the_file(npz):
+def test_what_is_declared_is_compared_with_the_file(npz, refused):
   path = npz(image=IMAGES[:, :, :4, None], label=LABELS)
   # A split may lack the last classes.
   source = Npz(path=path, split="train", image_size=4, channels=1, classes=5)
@@ -136,7 +127,7 @@ def test_what_is_declared_is_compared_with_the_file(npz):
     ({"channels": 3}, ("shape (4, 4, 1), not (4, 4, 3)", "channels")),
   ):
     given = {"image_size": 4, "channels": 1, "classes": 3, **fields}
-    _refused(Npz(path=path, split="train", **given), path, *words)
+    refused(Npz(path=path, split="train", **given), path, *words)
 
 
 @pytest.mark.parametrize(

@@ -27,15 +27,6 @@ def mnist(tmp_path):
   return tmp_path
 
 
-def _refused(source, *words: str, error: type[Exception] = ValueError) -> None:
-  with pytest.raises(error) as refusal:
-    source.check()
-  message = str(refusal.value)
-  assert "\n" not in message
-  for word in words:
-    assert word in message
-
-
 def test_digits_split_all_of_the_set():
   train, test = Digits(split="train"), Digits(split="test")
   assert (len(train), len(test)) == (1497, 300)
@@ -76,9 +67,9 @@ def test_idx_reads_plain_and_gzipped(mnist):
     )
 
 
-def test_idx_missing(tmp_path):
+def test_idx_missing(tmp_path, refused):
   source = Idx(path=str(tmp_path / "no"), split="test")
-  _refused(
+  refused(
     source,
     str(tmp_path / "no" / "t10k-images-idx3-ubyte"),
     "dataset-fashion-mnist",
@@ -87,36 +78,36 @@ def test_idx_missing(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 3, 10, 20, -1])
-def test_idx_truncated(mnist, kept):
+def test_idx_truncated(mnist, kept, refused):
   file = mnist / "train-images-idx3-ubyte"
   file.write_bytes(file.read_bytes()[:kept])
-  _refused(Idx(path=str(mnist), split="train"), str(file), "download it again")
+  refused(Idx(path=str(mnist), split="train"), str(file), "download it again")
 
 
-def test_idx_too_long(mnist):
+def test_idx_too_long(mnist, refused):
   file = mnist / "train-labels-idx1-ubyte"
   file.write_bytes(file.read_bytes() + b"\0")
-  _refused(Idx(path=str(mnist), split="train"), str(file), "holds 8 bytes", "7")
+  refused(Idx(path=str(mnist), split="train"), str(file), "holds 8 bytes", "7")
 
 
 @pytest.mark.parametrize("kept", [0, 5, 40, -1])
-def test_idx_truncated_gzip(mnist, kept):
+def test_idx_truncated_gzip(mnist, kept, refused):
   file = mnist / "t10k-images-idx3-ubyte.gz"
   file.write_bytes(file.read_bytes()[:kept])
-  _refused(Idx(path=str(mnist), split="test"), str(file), "download it again")
+  refused(Idx(path=str(mnist), split="test"), str(file), "download it again")
 
 
-def test_idx_of_another_kind(mnist):
+def test_idx_of_another_kind(mnist, refused):
   file = mnist / "train-images-idx3-ubyte"
   file.write_bytes(_idx(LABELS))
-  _refused(
+  refused(
     Idx(path=str(mnist), split="train"), str(file), "3 dimensions", "00000801"
   )
 
 
-def test_idx_with_labels_missing(mnist):
+def test_idx_with_labels_missing(mnist, refused):
   (mnist / "train-labels-idx1-ubyte").write_bytes(_idx(LABELS[:6]))
-  _refused(Idx(path=str(mnist), split="train"), str(mnist), "7 train", "6")
+  refused(Idx(path=str(mnist), split="train"), str(mnist), "7 train", "6")
 
 
 @pytest.mark.parametrize(
