@@ -114,9 +114,25 @@ def wait_for(machine, unit):
     time.sleep(0.01)
 
 
-def seconds(number):
-  """--minutes, of so many seconds."""
-  return f"--minutes={number / 60:.4f}"
+def limited(machine, seconds, reserve=1):
+  """(status, what it said) of a piece of so many seconds and the reserve."""
+  minutes = (seconds + reserve) / 60
+  return run(machine, f"--minutes={minutes:.4f}", f"--reserve={reserve}")
+
+
+def ended_in(machine, phase):
+  """What a piece said whose minutes were over in the phase.
+
+  A busy machine may be over them before it: it gets a second more each time.
+  """
+  for seconds in range(1, 20):
+    status, said = limited(machine, seconds)
+    assert status == 75
+    if said.endswith(
+      f" minutes are over in {phase}; the same command goes on\n"
+    ):
+      return said
+  raise AssertionError(said)
 
 
 def test_a_run_goes_through_its_phases(machine):
@@ -265,38 +281,31 @@ def test_what_is_compiled_is_shared(machine):
 
 
 def test_a_piece_ends_in_time_and_the_next_goes_on(machine):
-  machine.set(units={"train": 30, "evaluate": 2})
-  status, said = run(machine, seconds(2), "--reserve=1")
-  assert status == 75
-  limit = seconds(2).partition("=")[2]
-  assert said.endswith(
-    f"one_gpu.sh: {limit} minutes are over in train; the same command goes on\n"
-  )
-  assert 0 < len(machine.lines("units.jsonl")) < 30
-  for _ in range(20):
-    status, _ = run(machine, seconds(2), "--reserve=1")
+  machine.set(units={"train": 50, "evaluate": 2})
+  said = ended_in(machine, "train")
+  assert re.search(r": 0\.0\d+ minutes are over", said)
+  assert 0 < len(machine.lines("units.jsonl")) < 50
+  for seconds in range(1, 20):
+    status, _ = limited(machine, seconds)
     if status != 75:
       break
   assert status == 0
   units = machine.lines("units.jsonl")
-  assert len(units) == len(set(units)) == 30 + 2 + 1
+  assert len(units) == len(set(units)) == 50 + 2 + 1
 
 
 def test_the_limit_is_that_of_the_whole_piece(machine):
-  machine.set(units={"train": 10, "evaluate": 200})
-  status, said = run(machine, seconds(4), "--reserve=2")
-  assert status == 75
-  assert "minutes are over in evaluate; the same" in said
-  assert phases(machine) == ["train", "evaluate"]
+  machine.set(units={"train": 10, "evaluate": 400})
+  ended_in(machine, "evaluate")
+  assert phases(machine)[-2:] == ["train", "evaluate"]
+  assert len(machine.lines("units.jsonl")) < 10 + 400
 
 
 def test_what_does_not_leave_is_killed_within_the_limit(machine):
   machine.set(fails={"train": "deaf"})
   began = time.monotonic()
-  status, said = run(machine, seconds(2), "--reserve=1")
-  assert time.monotonic() - began < 30
-  assert status == 75
-  assert "minutes are over in train; the same command goes on" in said
+  ended_in(machine, "train")
+  assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
   if fails == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    time.sleep(60)
+    time.sleep(600)
   if fails == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
   if fails == "refused":
