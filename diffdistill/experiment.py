@@ -28,6 +28,7 @@ from diffdistill.interop.torch_resnet import load_resnet
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training import checkpoint
+from diffdistill.training.cadence import Cadence
 from diffdistill.training.curriculum import curriculum
 from diffdistill.training.fingerprint import fingerprint
 from diffdistill.training.sharding import (
@@ -36,7 +37,6 @@ from diffdistill.training.sharding import (
   tree_shardings,
 )
 from diffdistill.training.stage import Pairs, Round, Stage
-from diffdistill.training.trainer import Cadence
 from diffdistill.workdir import stored_config
 
 

@@ -49,11 +49,11 @@ from diffdistill.objectives.classification import Classification
 from diffdistill.sampling import SAMPLERS
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training import checkpoint
+from diffdistill.training.cadence import Cadence
 from diffdistill.training.curriculum import check_judges, curriculum
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.sharding import Layout, make_mesh
 from diffdistill.training.stage import Pairs, Selection, Stage
-from diffdistill.training.trainer import Cadence
 from diffdistill.workdir import stored_config
 
 SCHEDULES = {

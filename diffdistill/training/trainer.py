@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from jaxtyping import Array
 
 from diffdistill import hosts
 from diffdistill.arrays import Key, Metrics, Params
 from diffdistill.data.pair_pipeline import PairPipeline
 from diffdistill.data.pairs import Drawn, PairStore
 from diffdistill.objectives.objective import Hparams
-from diffdistill.training import checkpoint, optimizers
+from diffdistill.training import checkpoint
+from diffdistill.training.cadence import Cadence, check_cadence
 from diffdistill.training.clock import Clock, fitting_shards
 from diffdistill.training.curriculum import curriculum
 from diffdistill.training.inputs import Data, Inputs
+from diffdistill.training.non_finite import check_metrics, check_product
 from diffdistill.training.passes import pair_passes, round_passes
 from diffdistill.training.preemption import PreemptedError, Preemption
 from diffdistill.training.report import Meter, Report, Work
@@ -53,44 +53,6 @@ Observe = Callable[[Stage, Round, Params, int], None]
 # (stage, round, its product so far, images to measure on) -> the lower the
 # better
 Distance = Callable[[Stage, Round, Params, int], float]
-
-
-class TrainingStoppedError(Exception):
-  """Training cannot usefully go on; the message says why, in one line."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cadence:
-  """How often things happen, in updates; 0 for never.
-
-  Args:
-    log: a record of metrics and the progress line.
-    checkpoint: a checkpoint; one is lost at most by a crash.
-    observe: a sample sheet; one comes at the end of each round in any case.
-    keep: checkpoints kept while a round runs.
-    max_skipped: updates in a row that may be non-finite before the run stops.
-    stall_seconds: from one update to the next before the run counts as hung and
-      ends; what compiles or reads first is given six times as long.
-  """
-
-  log: int = 100
-  checkpoint: int = 1000
-  observe: int = 0
-  keep: int = 2
-  max_skipped: int = 50
-  stall_seconds: int = 600
-
-  def __post_init__(self):
-    for field in dataclasses.fields(self):
-      if getattr(self, field.name) < 0:
-        raise ValueError(
-          f"cadence.{field.name} is {getattr(self, field.name)}; pass 0 or more"
-        )
-    if self.log < 1 or self.keep < 1:
-      raise ValueError(
-        f"cadence.log is {self.log} and cadence.keep {self.keep}; pass 1 or"
-        " more"
-      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -387,7 +349,7 @@ class Trainer:
       )
       if self._due(self.cadence.log, done) or may_be_last:
         values, speed, seconds = meter.read()
-        self._stop_if_not_finite(round_, done, values)
+        check_metrics(round_, done, values, self.cadence.max_skipped)
         values |= {
           "learning_rate": rates[-1],
           "images": done * stage.batch_size,
@@ -399,7 +361,7 @@ class Trainer:
         todo = _sum([later, _rest(stage, round_, clock, done)])
         report.progress(round_.name, done, clock.length, speed, todo)
     self.watchdog.patience()
-    self._stop_if_all_skipped(round_, state)
+    check_product(round_, state)
     if selector and int(state.step) == clock.last:
       start = time.monotonic()
       self._consider(selector, stage, round_, state, report)
@@ -507,35 +469,6 @@ class Trainer:
   def _on_device(self, tree: Any) -> Any:
     return hosts.place(tree, replicated(self.mesh))
 
-  def _stop_if_not_finite(
-    self, round_: Round, step: int, values: Mapping[str, float]
-  ) -> None:
-    for name, value in values.items():
-      if (
-        name.endswith("/skipped_in_a_row") and value > self.cadence.max_skipped
-      ):
-        raise TrainingStoppedError(
-          f"{round_.name} stopped at update {step}: the last {value:.0f}"
-          " updates had gradients that are not finite; lower the learning rate"
-          " or raise the warm-up, then run the command in a new workdir, or in"
-          f" this one without its folder {round_.stage}"
-        )
-
-  def _stop_if_all_skipped(self, round_: Round, state: TrainState) -> None:
-    """No round ends as it began, or with weights that are not numbers."""
-    for name, opt_state in state.opt_state.items():
-      skipped = int(opt_state.total_notfinite)
-      updates = skipped + int(optimizers.applied(opt_state))
-      finite = bool(_all_finite(state.params[name]))
-      if skipped == updates or not finite:
-        state_of = "finite" if finite else "not finite"
-        raise TrainingStoppedError(
-          f"{round_.name} made no usable {name}: {skipped} of"
-          f" {updates} gradients were not finite and its weights are"
-          f" {state_of}; lower the learning rate, then run the command in a new"
-          f" workdir, or in this one without its folder {round_.stage}"
-        )
-
 
 def check_batches(stages: Sequence[Stage | Pairs], mesh: Mesh) -> None:
   """Refuses a batch that has not as many rows for each device.
@@ -549,28 +482,6 @@ def check_batches(stages: Sequence[Stage | Pairs], mesh: Mesh) -> None:
         f"stages.{stage.name}.batch_size is {stage.batch_size}, which the"
         f" {mesh.size} devices do not divide; pass a multiple of {mesh.size}"
       )
-
-
-def check_cadence(stages: Sequence[Stage | Pairs], cadence: Cadence) -> None:
-  """Refuses what would come in the middle of a call of several updates.
-
-  Raises:
-    ValueError: where that is so.
-  """
-  for stage in stages:
-    length = 1 if isinstance(stage, Pairs) else stage.updates_per_call
-    select = None if isinstance(stage, Pairs) else stage.select
-    for name, every in (
-      ("cadence.log", cadence.log),
-      ("cadence.checkpoint", cadence.checkpoint),
-      ("cadence.observe", cadence.observe),
-      (f"stages.{stage.name}.select.every", select.every if select else 0),
-    ):
-      if every % length:
-        raise ValueError(
-          f"{name} is {every}, but stages.{stage.name} makes {length} updates"
-          f" a call; pass a multiple of {length}"
-        )
 
 
 def _calls(stage: Stage, first: int, clock: Clock) -> Iterator[tuple[int, int]]:
@@ -602,10 +513,3 @@ def _rest(stage: Stage, round_: Round, clock: Clock, done: int) -> Work:
 
 def _sum(works: Sequence[Work]) -> Work:
   return Work(sum(w.images for w in works), sum(w.seconds for w in works))
-
-
-@jax.jit
-def _all_finite(tree: Params) -> Array:
-  """Whether every number of a tree is finite; one small executable."""
-  leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
-  return jnp.stack(leaves).all()

@@ -120,7 +120,7 @@ def pieces(piece, command, tmp_path_factory):
   command("carry", f"--workdir={workdir}", f"--out={folder / 'small'}")
   shutil.rmtree(workdir)
   workdir = folder / "small"
-  for _ in range(12):
+  for _ in range(40):
     statuses.append(piece(workdir, 2).wait())
     if statuses[-1] != 75:
       break

@@ -13,8 +13,9 @@ from diffdistill import from_config
 from diffdistill.ideal import random_frozen
 from diffdistill.planning.hlo import read_program
 from diffdistill.planning.programs import programs
+from diffdistill.training.cadence import Cadence
 from diffdistill.training.state import with_shardings
-from diffdistill.training.trainer import Cadence, Trainer
+from diffdistill.training.trainer import Trainer
 
 # Numbers in an array that may be whole: more than in an eighth of any here.
 FEW = 200

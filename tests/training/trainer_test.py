@@ -13,9 +13,10 @@ import pytest
 from etils import epath
 
 from diffdistill.training import checkpoint
+from diffdistill.training.cadence import Cadence
+from diffdistill.training.non_finite import TrainingStoppedError
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.sharding import Layout
-from diffdistill.training.trainer import Cadence, TrainingStoppedError
 
 ROUNDS = ("teacher", "halve/004", "halve/002", "halve/001")
 UPDATES = 18
