@@ -183,15 +183,17 @@ class PairStore:
     return self.pairs.train_shards[: self.num_shards or None]
 
   @property
+  def first_shards(self) -> list[int]:
+    """The first pool and the held-out shards; all there are without a limit."""
+    return [
+      *self.train_shards[: self.capacity],
+      *self.pairs.held_out_shards,
+    ]
+
+  @property
   def num_pairs(self) -> int:
     """To train on."""
     return len(self.train_shards) * self.pairs.shard_size
-
-  @property
-  def missing(self) -> list[int]:
-    """The training shards that are not on disk, as the first process sees."""
-    present = hosts.on_first(lambda: sorted(self._present()))
-    return [shard for shard in self.train_shards if shard not in present]
 
   def summary(self) -> str:
     """What there will be on disk, in one line."""
@@ -240,10 +242,7 @@ class PairStore:
     What `claim` and `make` raise.
     """
     self.claim()
-    pairs = self.pairs
-    return self.make(
-      [*self.train_shards[: self.capacity], *pairs.held_out_shards], say
-    )
+    return self.make(self.first_shards, say)
 
   def make(self, shards: Sequence[int], say: Say) -> int:
     """Makes those of the shards that are not on disk; how many pairs.
@@ -251,18 +250,22 @@ class PairStore:
     Raises:
       ValueError: where the disk is full, or an image is not finite.
     """
-    present, made = hosts.on_first(lambda: sorted(self._present())), 0
-    for shard in shards:
-      if shard not in present:
-        numbers = self.pairs.numbers(shard)
-        write = functools.partial(
-          write_shard, self._path(shard), self._drawn(numbers)
-        )
-        hosts.on_first(write)
-        made += len(numbers)
-        size = readable(self.pairs.num_bytes(len(numbers)))
-        say(f"shard {shard} is made: {len(numbers):,} pairs, {size}")
+    made = 0
+    for shard in self.missing(shards):
+      numbers = self.pairs.numbers(shard)
+      write = functools.partial(
+        write_shard, self._path(shard), self._drawn(numbers)
+      )
+      hosts.on_first(write)
+      made += len(numbers)
+      size = readable(self.pairs.num_bytes(len(numbers)))
+      say(f"shard {shard} is made: {len(numbers):,} pairs, {size}")
     return made
+
+  def missing(self, shards: Sequence[int]) -> list[int]:
+    """Those of the shards that are not on disk, as the first process sees."""
+    present = hosts.on_first(lambda: sorted(self._present()))
+    return [shard for shard in shards if shard not in present]
 
   def keep(self, shards: Sequence[int]) -> None:
     """Removes every training shard but these."""

@@ -140,7 +140,8 @@ def fitting_shards(
   Written down once it is known, which one shard is made for.
 
   Args:
-    store: of all shards that there could be.
+    store: of all shards that there could be; claimed, and has drawn before, so
+      that nothing compiles here.
     round_dir: where the number is written down.
     seconds: that they may take, with those held out.
     say: is told of the shard.
@@ -149,11 +150,8 @@ def fitting_shards(
   known = recorded(round_dir, SHARDS)
   if known is not None:
     return known
-  store.claim()
-  shards, missing = len(store.train_shards), store.missing
+  shards, missing = len(store.train_shards), store.missing(store.train_shards)
   if missing:
-    # What compiles is not counted.
-    store.draw(0, store.draw_size or 1)
     start = now()
     made = store.make(missing[:1], say)
     here = seconds * made / max(now() - start, 1e-9)

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from diffdistill import hosts
 from diffdistill.arrays import Key, Metrics, Params
 from diffdistill.data.pair_pipeline import PairPipeline
-from diffdistill.data.pairs import Drawn, PairStore
+from diffdistill.data.pairs import Drawn, PairStore, Say
 from diffdistill.objectives.objective import Hparams
 from diffdistill.training import checkpoint
 from diffdistill.training.cadence import Cadence, check_cadence
@@ -24,7 +24,7 @@ from diffdistill.training.inputs import Data, Inputs
 from diffdistill.training.non_finite import check_metrics, check_product
 from diffdistill.training.passes import pair_passes, round_passes
 from diffdistill.training.preemption import PreemptedError, Preemption
-from diffdistill.training.report import Meter, Report, Work
+from diffdistill.training.report import APART, Meter, Report, Work
 from diffdistill.training.selection import Selector
 from diffdistill.training.sharding import (
   Layout,
@@ -205,31 +205,69 @@ class Trainer:
     store = self._pair_store(stage, round_, teacher)
     report.say(f"{stage.name}: {store.summary()}")
     report.start_round(round_.name, 0)
+
+    def make(say: Say) -> None:
+      nonlocal store
+      if stage.minutes:
+        round_dir = self.workdir / round_.name
+        shards = fitting_shards(store, round_dir, round_.seconds, say, self.now)
+        store = dataclasses.replace(store, num_shards=shards)
+      store.fill(say)
+
+    took = self._while_pairs_are_made(round_.name, store, make, report)
+    passes = pair_passes(stage, round_, store.num_pairs)
+    values = {"passes": passes, **took}
+    report.write(round_.name, store.num_pairs + stage.held_out, values)
+    checkpoint.mark_final(self.workdir / round_.name, str(store.directory))
+
+  def _make_again(self, name: str, store: PairStore, report: Report) -> float:
+    """Makes what is not here, as on another machine, of a round of pairs.
+
+    A rolling pool is left to training, which has most of it made in any case.
+
+    Returns:
+      The seconds that it took, which are the pairs' and not their student's.
+    """
+    store.claim()
+    rolling = store.capacity < len(store.train_shards)
+    if rolling or not store.missing(store.first_shards):
+      return 0.0
+    took = self._while_pairs_are_made(name, store, store.fill, report)
+    report.write(name, 0, took)
+    return took["seconds"]
+
+  def _while_pairs_are_made(
+    self,
+    name: str,
+    store: PairStore,
+    make: Callable[[Say], None],
+    report: Report,
+  ) -> dict[str, float]:
+    """What it took; leaves after a shard where it was asked to."""
     start = time.monotonic()
+    took: dict[str, float] = {}
+
+    def so_far() -> dict[str, float]:
+      return {**took, "seconds": round(time.monotonic() - start, 3)}
 
     def made(line: str) -> None:
       report.say(line)
       # Nothing is under way here: all can wait for each other.
       if self.preemption.agreed(self.mesh, lag=0):
         # At step 0, so that going on does not forget it.
-        seconds = round(time.monotonic() - start, 3)
-        report.write(round_.name, 0, {"seconds": seconds})
+        report.write(name, 0, so_far())
         raise PreemptedError(
-          f"asked to leave {round_.name} after a shard; the same command goes"
-          " on from there"
+          f"asked to leave {name} after a shard; the same command goes on from"
+          " there"
         )
 
-    if stage.minutes:
-      round_dir = self.workdir / round_.name
-      shards = fitting_shards(store, round_dir, round_.seconds, made, self.now)
-      store = dataclasses.replace(store, num_shards=shards)
-    store.fill(made)
-    values = {
-      "passes": pair_passes(stage, round_, store.num_pairs),
-      "seconds": round(time.monotonic() - start, 3),
-    }
-    report.write(round_.name, store.num_pairs + stage.held_out, values)
-    checkpoint.mark_final(self.workdir / round_.name, str(store.directory))
+    store.claim()
+    if store.missing(store.first_shards):
+      # Not kept: it is drawn for what compiles.
+      store.draw(0, store.draw_size or 1)
+      took["compile_seconds"] = round(time.monotonic() - start, 3)
+    make(made)
+    return so_far()
 
   def _pair_store(
     self, stage: Pairs, round_: Round, teacher: Params
@@ -263,8 +301,11 @@ class Trainer:
     )
     state = checkpoints.restore(functions.abstract)
     first = int(state.step) if state is not None else 0
+    compiling = 0.0
     if state is None:
-      state = functions.init(key, frozen)
+      start = time.monotonic()
+      state = jax.block_until_ready(functions.init(key, frozen))
+      compiling = time.monotonic() - start
     else:
       report.say(f"{round_.name}: goes on from update {first}")
     if stage.teacher_dtype != "float32":
@@ -273,6 +314,8 @@ class Trainer:
     report.start_round(round_.name, first)
 
     data = self._inputs.data(stage, round_, report.say)
+    if isinstance(data, PairPipeline):
+      begun += self._make_again(stage.pairs, data.store, report)
     batches = data.iterate(first)
     selector = self._selector(stage, round_, functions, frozen, data)
     clock = Clock(
@@ -283,6 +326,7 @@ class Trainer:
       self.now,
     )
     meter = Meter(stage.batch_size, begun)
+    meter.compiled(compiling)
     passes = round_passes(stage.objective, round_)
     called: set[Update] = set()
     # This order is law: evaluate the old state, save it, look at the clock,
@@ -297,7 +341,9 @@ class Trainer:
           if shown:
             self._show(stage, round_, state)
           if selector and scored:
+            start = time.monotonic()
             self._consider(selector, stage, round_, state, report)
+            meter.scored(time.monotonic() - start)
           clock.skip(self.now() - begun)
         if selector and scored and selector.exhausted(step):
           report.say(f"{round_.name}: ends at update {step}, past its best")
@@ -308,7 +354,7 @@ class Trainer:
       if leave:
         # Of what was done since the last record, only its time is missed.
         values, _, seconds = meter.read()
-        spent = {k: v for k, v in values.items() if k == "compile_seconds"}
+        spent = {k: v for k, v in values.items() if k in APART}
         report.write(round_.name, step, {**spent, "seconds": seconds})
         raise PreemptedError(
           f"asked to leave {round_.name} after update {step}; the same command"
@@ -367,7 +413,8 @@ class Trainer:
       self._consider(selector, stage, round_, state, report)
       # After the last record of the round's updates, whose seconds end there.
       seconds = round(time.monotonic() - start, 3)
-      report.write(round_.name, clock.last, {"seconds": seconds})
+      values = {"score_seconds": seconds, "seconds": seconds}
+      report.write(round_.name, clock.last, values)
     products = self._products(stage, state, selector)
     # Saved before it is shown: a picture that fails loses no work.
     checkpoint.save_final(round_dir, products)

@@ -116,6 +116,18 @@ def test_speed_leaves_out_the_compilation(clock):
   assert speed == 5.0
   # But a round costs what it takes.
   assert seconds == 62
+  clock.now += 1
+  for _ in range(2):
+    meter.add({"a/loss": pair(1, 1)})
+  clock.now += 30
+  meter.scored(30.0)
+  clock.now += 1
+  meter.add({"a/loss": pair(1, 1)})
+  assert meter.read() == (
+    {"a/loss": 1.0, "score_seconds": 30.0},
+    15.0,
+    32.0,
+  )
   clock.now += 2
   for _ in range(4):
     meter.add({"a/loss": pair(1, 1)})

@@ -171,9 +171,50 @@ def test_the_pairs_that_fit_are_made_and_learned(
   record = json.loads((tmp_path / "pairs" / "clock.json").read_text())
   assert record == {"num_shards": 2}
   run.train(tmp_path, clock=clock, pairs=pairs)
-  assert drawn[3:] == [8, 32, 40]
+  assert drawn[3:] == [0, 8, 32, 40]
   made = sorted(p.name for p in (tmp_path / "pairs" / "pairs").glob("*.npz"))
   assert made == ["00000.npz", "00001.npz", "00004.npz", "00005.npz"]
+
+
+def test_pairs_that_were_left_behind_are_not_on_their_student_s_clock(
+  pairs_config, run_of, records_of, tmp_path
+):
+  config = copy.deepcopy(pairs_config)
+  config["stages"]["student"] |= {"minutes": 0.1, "num_updates": 500}
+  config["cadence"] = {"log": 8, "checkpoint": 5}
+  run, clock = run_of(config), Clock()
+
+  def pairs(*arguments):
+    store = run.built.pairs(epath.Path(tmp_path), *arguments)
+
+    def draw(first, count):
+      clock.tick(100)
+      return store.draw(first, count)
+
+    return dataclasses.replace(store, draw=draw)
+
+  def left_behind():
+    for path in (tmp_path / "pairs" / "pairs").glob("*.npz"):
+      path.unlink()
+
+  def lines(name):
+    return [r for r in records_of(tmp_path) if r["round"] == name]
+
+  # Before the student's first update, and before its length is settled.
+  run.crash(tmp_path, 6, clock=clock, pairs=pairs)
+  left_behind()
+  run.crash(tmp_path, 7, clock=clock, pairs=pairs)
+  left_behind()
+  run.train(tmp_path, clock=clock, pairs=pairs)
+  record = (tmp_path / "student" / "001" / "clock.json").read_text()
+  assert json.loads(record) == {"num_updates": 48}
+  # They are recorded with the pairs, and what compiled is said apart.
+  first, *again = lines("pairs")
+  assert first["passes"] == 4 * (32 + 16)
+  assert [record["step"] for record in again] == [0, 0]
+  assert all("passes" not in record for record in again)
+  for record in (first, *again):
+    assert 0 < record["compile_seconds"] < record["seconds"]
 
 
 @pytest.mark.parametrize(
