@@ -105,14 +105,77 @@ mkdir -p "$(dirname "$workdir")" || exit 1
 exec 9> "$workdir.lock" || exit 1
 flock --timeout=10 9 || refuse 1 "something is at work on $workdir; wait for it"
 
+stop() {
+  say "$1; the same command goes on"
+  exit "${2:-75}"
+}
+
+# before NAME: goes on where there is time, and nobody says otherwise.
+before() {
+  if [ "$limit" != 0 ] && [ "$SECONDS" -ge "$((limit - reserve))" ]; then
+    stop "$minutes minutes are over before $1"
+  fi
+  [ -z "$leaving" ] || stop "told to leave before $1" "$leaving"
+}
+
+# within NAME MOST COMMAND...: under what is left of the limit, and MOST seconds
+# where that is not 0. Sets status; stops where the limit ended the command.
+within() {
+  local name=$1 left=$2
+  shift 2
+  if [ "$limit" != 0 ]; then
+    local rest=$((limit - reserve - SECONDS))
+    # It may have gone by just now, and 0 would be no limit.
+    [ "$rest" -gt 0 ] || rest=1
+    [ "$left" != 0 ] && [ "$left" -le "$rest" ] || left=$rest
+  fi
+  timeout --preserve-status --signal=TERM --kill-after="$reserve" "$left" "$@" &
+  child=$!
+  [ -z "$leaving" ] || kill -TERM "$child"
+  wait "$child"
+  status=$?
+  # Where the wait was what a signal ended.
+  while kill -0 "$child" 2> /dev/null; do
+    wait "$child"
+    status=$?
+  done
+  child=
+  [ -z "$leaving" ] || stop "told to leave in $name" "$leaving"
+  case $status in
+    75 | 137 | 143)
+      if [ "$limit" != 0 ] && [ "$SECONDS" -ge "$((limit - reserve))" ]; then
+        stop "$minutes minutes are over in $name"
+      fi
+      ;;
+  esac
+}
+
+# phase NAME COMMAND...: diffdistill's. Comes back only where it has finished.
+phase() {
+  local name=$1
+  shift
+  before "$name"
+  say "$name"
+  within "$name" 0 "$PYTHON" -m diffdistill "$@"
+  case $status in
+    0) ;;
+    1 | 2 | 70 | 130) exit "$status" ;;
+    75) stop "$name was told to leave" ;;
+    137 | 143) stop "$name was killed" 70 ;;
+    *) stop "$name died with status $status" 70 ;;
+  esac
+}
+
 if [ -n "$wheels" ]; then
   packages=$workdir.packages
   pin=$("$PYTHON" -V && cksum "$wheels"/*.whl) ||
     refuse 1 "there are no wheels in $wheels; the head of $SELF has the list"
   if [ "$pin" != "$(cat "$packages/installed" 2> /dev/null)" ]; then
     rm -rf "$packages"
-    "$PYTHON" -m pip install --quiet --no-index --no-deps \
-      --target="$packages" "$wheels"/*.whl ||
+    before wheels
+    within wheels 0 "$PYTHON" -m pip install --quiet --no-index --no-deps \
+      --target="$packages" "$wheels"/*.whl
+    [ "$status" = 0 ] ||
       refuse 1 "the wheels in $wheels cannot be installed, as pip says"
     echo "$pin" > "$packages/installed"
   fi
@@ -126,9 +189,8 @@ export JAX_COMPILATION_CACHE_DIR JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS
 : "${JAX_COMPILATION_CACHE_DIR:=$caches/diffdistill/xla}"
 : "${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:=0.5}"
 
-# Says what is there; prints the device's name for a file.
-check() {
-  timeout --foreground 300 "$PYTHON" - "$cpu" << 'CHECK'
+# Says what is there; prints the device's name for a file, and its kind.
+read -r -d "" CHECK << 'CHECK'
 import importlib.util
 import re
 import sys
@@ -165,72 +227,33 @@ memory = (device.memory_stats() or {}).get("bytes_limit")
 said = f", {memory / 2**30:.1f} GiB for JAX" if memory else ""
 print(f"one_gpu.sh: {device.device_kind}{said}", file=sys.stderr)
 print(re.sub(r"[^a-z0-9]+", "_", device.device_kind.lower()).strip("_"))
+print(device.device_kind)
 CHECK
-}
-
-stop() {
-  say "$1; the same command goes on"
-  exit "${2:-75}"
-}
-
-# phase NAME COMMAND...: diffdistill's, under what is left of the limit. Comes
-# back only where it has finished.
-phase() {
-  local name=$1 left=0 status
-  shift
-  if [ "$limit" != 0 ]; then
-    left=$((limit - reserve - SECONDS))
-    [ "$left" -gt 0 ] || stop "$minutes minutes are over before $name"
-  fi
-  [ -z "$leaving" ] || stop "told to leave before $name" "$leaving"
-  say "$name"
-  timeout --preserve-status --signal=TERM --kill-after="$reserve" "$left" \
-    "$PYTHON" -m diffdistill "$@" &
-  child=$!
-  [ -z "$leaving" ] || kill -TERM "$child"
-  wait "$child"
-  status=$?
-  # Where the wait was what a signal ended.
-  while kill -0 "$child" 2> /dev/null; do
-    wait "$child"
-    status=$?
-  done
-  child=
-  [ -z "$leaving" ] || stop "told to leave in $name" "$leaving"
-  case $status in
-    0) ;;
-    1 | 2 | 70 | 130) exit "$status" ;;
-    75 | 137 | 143)
-      if [ "$limit" != 0 ] && [ "$SECONDS" -ge "$((limit - reserve))" ]; then
-        stop "$minutes minutes are over in $name"
-      fi
-      [ "$status" != 75 ] || stop "$name was told to leave"
-      stop "$name was killed" 70
-      ;;
-    *) stop "$name died with status $status" 70 ;;
-  esac
-}
 
 # put FILE PLACE: whole or not at all.
 put() {
   cp "$1" "$2.new" && mv "$2.new" "$2" || refuse 1 "$2 cannot be written"
 }
 
-gpu=$(check)
-status=$?
-[ -z "$leaving" ] || stop "told to leave" "$leaving"
+device=$workdir.device
+before check
+within check 300 "$PYTHON" -c "$CHECK" "$cpu" > "$device"
 case $status in
   0) ;;
-  124) refuse 70 "JAX does not find its device in 5 minutes; try again" ;;
+  137 | 143) refuse 70 "JAX does not find its device in 5 minutes; try again" ;;
   *) exit 1 ;;
 esac
+# After whatever a plugin prints.
+{ read -r gpu && read -r kind; } < <(tail -n 2 "$device")
+rm "$device"
 name=${config#--config=}
 name=$(basename "${name%%:*}" .py)_$gpu
 
 phase train train "$config" ${fields[@]+"${fields[@]}"} --workdir="$workdir"
 # Rows that are judged already are kept.
 phase evaluate evaluate --workdir="$workdir"
-if [ ! -e "$workdir/benchmark.json" ]; then
+# What was measured on another device says nothing of this one.
+if ! grep -qsF "\"devices\": \"1 $kind\"" "$workdir/benchmark.json"; then
   phase benchmark benchmark "$config" ${fields[@]+"${fields[@]}"} \
     --num_updates=10 \
     > "$workdir/benchmark.json.new"

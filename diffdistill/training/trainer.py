@@ -240,7 +240,7 @@ class Trainer:
     self,
     name: str,
     store: PairStore,
-    make: Callable[[Say], None],
+    make: Callable[[Say], object],
     report: Report,
   ) -> dict[str, float]:
     """What it took; leaves after a shard where it was asked to."""

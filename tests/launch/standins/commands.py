@@ -61,7 +61,9 @@ def main():
     sys.exit(fails)
 
   if command == "benchmark":
-    print('{"stages":', flush=True)
+    with state() as s:
+      ((_, kind, _),) = s["devices"]
+    print(f'{{"devices": "1 {kind}", "stages":', flush=True)
     work(command, pathlib.Path(SIM) / "benchmarked")
     print("[]}")
     return
