@@ -8,9 +8,10 @@ from diffdistill.experiment import Experiment
 from diffdistill.planning.chips import chip_of
 from diffdistill.planning.flops import count_flops
 from diffdistill.planning.programs import Program, programs
-from diffdistill.reporting.bare import Bare
+from diffdistill.reporting.bare import FILE, Bare
 from diffdistill.reporting.gather import RoundLog, Run
 from diffdistill.reporting.scales import Number
+from diffdistill.training.report import APART
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,12 +30,12 @@ class Cost:
     host_bytes: the most that a host's process held.
     speed: images a second, the median of the records.
     updates: that were done; None of pairs.
-    peak_flops: what its chips could have done in its time, but for compiling,
-      in bfloat16.
+    peak_flops: what its chips could have done in its busy time, in bfloat16.
     bare_seconds: what its updates take by themselves, as benchmarked on the
       same devices.
-    compile_seconds: of them, that updates were compiled in.
-    trained_seconds: by the clock, of all that has updates, but for compiling.
+    compile_seconds: of them, that something was compiled in.
+    score_seconds: of them, that weights were scored in, to keep the best.
+    busy_seconds: of all that has updates, what is neither.
   """
 
   seconds: Number | None = None
@@ -51,11 +52,12 @@ class Cost:
   peak_flops: Number | None = None
   bare_seconds: Number | None = None
   compile_seconds: Number | None = None
-  trained_seconds: Number | None = None
+  score_seconds: Number | None = None
+  busy_seconds: Number | None = None
 
   @property
   def share_of_peak(self) -> Number | None:
-    """Of what its chips could have done, but while they waited for a compiler.
+    """Of what its chips could have done, but while it compiled or scored.
 
     What is between rounds, the saving of results and last sheets, is in no
     record.
@@ -66,13 +68,13 @@ class Cost:
 
   @property
   def lost(self) -> Number | None:
-    """The share of the time, but for compiling, that was not its updates'.
+    """The share of its busy time that was not its updates'.
 
     Of pairs it is not known.
     """
-    if self.bare_seconds is None or not self.trained_seconds:
+    if self.bare_seconds is None or not self.busy_seconds:
       return None
-    return 1 - self.bare_seconds / self.trained_seconds
+    return 1 - self.bare_seconds / self.busy_seconds
 
 
 def costs(
@@ -86,10 +88,21 @@ def costs(
     notes: gets what could not be counted.
   """
   counted = _counted(run.experiment, say, notes) if run.experiment else {}
-  return {
+  result = {
     stage: _cost(logs, counted.get(stage, ()), run.bare.get(stage))
     for stage, logs in run.stages.items()
   }
+  elsewhere = [
+    stage
+    for stage, bare in run.bare.items()
+    if stage in result and result[stage].devices not in ((), (bare.devices,))
+  ]
+  if elsewhere:
+    notes.append(
+      f"{FILE} is of other devices than these stages were trained on, so what"
+      f" was lost of their time is not known: {', '.join(elsewhere)}."
+    )
+  return result
 
 
 def total(parts: Mapping[str, Cost]) -> Cost:
@@ -112,7 +125,8 @@ def total(parts: Mapping[str, Cost]) -> Cost:
     peak_flops=_whole([c.peak_flops for c in begun]),
     bare_seconds=_whole([c.bare_seconds for c in trained]),
     compile_seconds=_sum(c.compile_seconds for c in each),
-    trained_seconds=_whole([c.trained_seconds for c in trained]),
+    score_seconds=_sum(c.score_seconds for c in each),
+    busy_seconds=_whole([c.busy_seconds for c in trained]),
   )
 
 
@@ -135,20 +149,19 @@ def _cost(
   )
   chips = [chip_of(str(r.get("device_kind"))) for r in timed]
   peaks = [
-    (r["seconds"] - r.get("compile_seconds", 0)) * r["num_devices"] * chip.flops
+    _busy(r) * r["num_devices"] * chip.flops
     for r, chip in zip(timed, chips, strict=True)
     if chip is not None and _number(r, "num_devices") is not None
   ]
   speeds = [s for log in logs for s in log.values("images_per_second") if s > 0]
   done = sum(log.done for log in logs)
   most = [log.most for log in logs if log.most is not None]
-  seconds = _sum(r["seconds"] for r in timed)
-  compiling = _sum(_recorded(timed, "compile_seconds"))
+  apart = {name: _sum(_recorded(timed, name)) for name in APART}
   updates = done if records and logs[0].unit == "updates" else None
   # What it was measured on elsewhere says nothing of this.
   fits = bare is not None and tuple(devices) == (bare.devices,)
   return Cost(
-    seconds=seconds,
+    seconds=_sum(r["seconds"] for r in timed),
     device_seconds=(
       sum(on_devices) if timed and len(on_devices) == len(timed) else None
     ),
@@ -173,10 +186,8 @@ def _cost(
     updates=updates,
     peak_flops=sum(peaks) if timed and len(peaks) == len(timed) else None,
     bare_seconds=updates * bare.seconds if bare and fits and updates else None,
-    compile_seconds=compiling,
-    trained_seconds=(
-      None if updates is None or seconds is None else seconds - (compiling or 0)
-    ),
+    **apart,
+    busy_seconds=None if updates is None else _sum(map(_busy, timed)),
   )
 
 
@@ -197,6 +208,13 @@ def _counted(
     notes.append(f"Operations are not counted: {reason}.")
     return {}
   return result
+
+
+def _busy(record: Mapping) -> Number:
+  """Its seconds, but for those that were no training."""
+  return record["seconds"] - (
+    _sum(_number(record, name) for name in APART) or 0
+  )
 
 
 def _recorded(records: Iterable[Mapping], key: str) -> list[Number | None]:

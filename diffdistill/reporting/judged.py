@@ -66,7 +66,7 @@ class Judged:
     """
     result: dict[str, list[tuple[Number, Number]]] = {}
     for row in sorted(self.rows, key=lambda row: row["steps"]):
-      if _is_distance(row.get(column)) and not _is_last(row):
+      if _is_distance(row.get(column)) and not is_last(row):
         family = row["model"].split("/")[0]
         point = (float(row["steps"]), float(row[column]))
         result.setdefault(family, []).append(point)
@@ -93,10 +93,11 @@ class Judged:
     return {row["steps"]: row for row in sorted(rows, key=lambda r: r["steps"])}
 
   def _counts(self, row: Fields) -> bool:
-    return _is_distance(row.get(self.metric)) and not _is_last(row)
+    return _is_distance(row.get(self.metric)) and not is_last(row)
 
 
-def _is_last(row: Fields) -> bool:
+def is_last(row: Fields) -> bool:
+  """Whether it is of a round's last weights, where others are its product."""
   return row["model"].endswith(" last")
 
 

@@ -9,7 +9,7 @@ from diffdistill import __version__
 from diffdistill.config_fields import Fields
 from diffdistill.reporting.costs import Cost, total
 from diffdistill.reporting.gather import RoundLog, Run, is_number
-from diffdistill.reporting.judged import Judged
+from diffdistill.reporting.judged import Judged, is_last
 
 
 def numbers(
@@ -57,6 +57,7 @@ def _cost(cost: Cost) -> dict[str, Any]:
     "seconds": cost.seconds,
     "device_seconds": cost.device_seconds,
     "compile_seconds": cost.compile_seconds,
+    "score_seconds": cost.score_seconds,
     "updates": cost.updates,
     "images": cost.images,
     "passes": cost.passes,
@@ -92,9 +93,11 @@ def _evaluation(judged: Judged) -> dict[str, Any]:
     }
     for row in judged.rows
   ]
+  # Of one product a model, and on the devices that the first was timed on.
   by_steps: dict[int, list[dict[str, Any]]] = {}
   for row in rows:
-    by_steps.setdefault(row["steps"], []).append(row)
+    if not is_last(row) and row.get("devices") == rows[0].get("devices"):
+      by_steps.setdefault(row["steps"], []).append(row)
   return {
     "metric": judged.metric,
     **judged.facts,

@@ -43,11 +43,12 @@ def cost_notes() -> Html:
     " convolutions of each update's program, times the updates done, as if"
     " every teacher were guided where one is; a selection's scoring and"
     " evaluation are not in them. The share of peak is theirs, of what the chip"
-    " is published to do in all of that time; the time not of updates is what"
-    " is left beside them, at the speed that diffdistill benchmark found for an"
-    " update by itself. Peak memory is the most that the process had"
-    " held until then, earlier stages included. Weights and optimizer are"
-    " counted from the config, for one device that holds all of them.",
+    " is published to do in that time, but for compiling and scoring; the time"
+    " not of updates is what is left of it beside them, at the speed that"
+    " diffdistill benchmark found for an update by itself. Peak memory is the"
+    " most that the process had held until then, earlier stages included."
+    " Weights and optimizer are counted from the config, for one device that"
+    " holds all of them.",
     class_="muted",
   )
 

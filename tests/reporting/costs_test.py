@@ -110,7 +110,7 @@ def test_the_share_of_peak_is_of_all_chips_and_all_of_the_time(write_run):
     assert cost["halve"].share_of_peak is total(cost).share_of_peak is None
 
 
-def test_compiling_is_neither_lost_nor_of_the_peak():
+def test_compiling_and_scoring_are_neither_lost_nor_of_the_peak():
   record = {
     **{"round": "teacher", "step": 10, "seconds": 30.0, "images": 80},
     **{"num_devices": 1, "device_kind": "NVIDIA H100 80GB HBM3"},
@@ -120,14 +120,18 @@ def test_compiling_is_neither_lost_nor_of_the_peak():
       name="teacher",
       stage="teacher",
       most=10,
-      records=({**record, "compile_seconds": 10.0},),
+      records=(
+        {**record, "compile_seconds": 7.0, "score_seconds": 3.0},
+        # A number that was none.
+        {**record, "compile_seconds": None},
+      ),
     )
   ]
   bare = Bare(seconds=1.5, devices="1 NVIDIA H100 80GB HBM3")
   cost = _cost(logs, (), bare)
-  assert (cost.seconds, cost.compile_seconds) == (30.0, 10.0)
-  assert cost.lost == pytest.approx(1 - 15 / 20)
-  assert cost.peak_flops == pytest.approx(20 * 989e12)
+  assert (cost.seconds, cost.compile_seconds, cost.score_seconds) == (60, 7, 3)
+  assert cost.lost == pytest.approx(1 - 15 / 50)
+  assert cost.peak_flops == pytest.approx(50 * 989e12)
 
 
 def test_what_is_not_the_updates_is_lost(write_run):
@@ -149,7 +153,13 @@ def test_what_is_not_the_updates_is_lost(write_run):
 def test_a_benchmark_of_other_devices_says_nothing(write_run):
   for more in ({**MACHINE, "num_devices": 8}, {}):
     workdir = benchmarked(write_run(str(more), more=more), teacher=0.75)
-    assert spent(workdir)["teacher"].lost is None
+    notes = []
+    cost = costs(gather(workdir, "run"), lambda line: None, notes)
+    assert cost["teacher"].lost is None
+    if more:
+      (note,) = notes
+      assert "other devices than these stages" in note
+      assert note.endswith("is not known: teacher.")
 
 
 def test_pairs_have_no_updates_to_lose_time_beside(write_run, pairs_config):

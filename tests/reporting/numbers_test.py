@@ -68,12 +68,25 @@ def test_rows_are_set_against_the_teacher(write_run, report):
       "speed_up_over_ratio": ratio and pytest.approx(ratio),
     }
     for steps, models, speed_up, ratio in (
-      (1, 2, 0.9 * 64, 0.9),
+      (1, 1, 0.9 * 64, 0.9),
       (2, 1, None, None),
       (4, 2, 0.9 * 16, 0.9),
       (64, 1, 1.0, 1.0),
     )
   ]
+
+
+def test_speeds_of_other_devices_are_not_mixed(write_run, report):
+  workdir = write_run()
+
+  def moved(written):
+    for i, row in enumerate(written["rows"]):
+      row["devices"] = "1 cpu" if i < 2 else "1 NVIDIA H100 80GB HBM3"
+    written["rows"][1]["model"] += " last"
+
+  rejudge(workdir, moved)
+  sampling = report(workdir)["evaluation"]["sampling"]
+  assert [(row["steps"], row["models"]) for row in sampling] == [(64, 1)]
 
 
 def test_costs_of_each_stage_and_in_total(write_run, report):
