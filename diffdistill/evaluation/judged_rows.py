@@ -1,8 +1,9 @@
 """Rows of a comparison that are done, one file each, to go on from.
 
 A row is taken again only where it was made alike, of the same weights: what it
-was made with is in its file, `<folder>/<model>/<steps>_<images>.npz`, and a row
-that is made anew replaces the one before. It holds
+was made with is in its file, `<folder>/<model>/<steps>_<hash of that>.npz`, so
+rows that were made otherwise, by another judge say, lie side by side; of other
+weights it replaces the one before. It holds
 
   row        JSON: the columns, what they were made with, on which devices
   shown      the first images as bytes, for the sheet
@@ -12,6 +13,7 @@ that is made anew replaces the one before. It holds
 
 import dataclasses
 import functools
+import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping
@@ -137,7 +139,9 @@ class Weights:
 
 def path_of(folder: epath.Path, made_with: Mapping[str, Any]) -> epath.Path:
   """The file of a row: "halve/004 last" has a folder that no round has."""
-  name = f"{made_with['steps']}_{made_with['num_images']}.npz"
+  text = json.dumps(made_with, sort_keys=True)
+  digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+  name = f"{made_with['steps']}_{digest}.npz"
   return folder / made_with["model"].replace(" ", ".") / name
 
 

@@ -1,5 +1,7 @@
 """What is kept of a row is what was put there, or nothing."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from etils import epath
@@ -53,6 +55,19 @@ def test_a_row_comes_back_to_the_bit(kept, row):
   assert kept.take(MADE_WITH, of(8)) is None
   assert kept.take({**MADE_WITH, "seed": 2}, of(7)) is None
   assert kept.take({**MADE_WITH, "steps": 8}, of(7)) is None
+
+
+def test_rows_that_were_made_otherwise_are_both_kept(kept, row):
+  kept.keep(row)
+  other = dataclasses.replace(row, made_with={**MADE_WITH, "seed": 2})
+  kept.keep(other)
+  for each in (row, other):
+    taken = kept.take(each.made_with, of(7))
+    assert taken is not None
+    assert taken.made_with == each.made_with
+  kept.keep(dataclasses.replace(row, weights="8"))
+  assert kept.take(MADE_WITH, of(7)) is None
+  assert len(list(kept.folder.glob("*/*/*.npz"))) == 2
 
 
 def test_another_process_that_cannot_read_it_makes_it_again(
