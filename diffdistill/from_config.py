@@ -6,6 +6,7 @@ The keys of a sub-dict are the fields of the dataclass that it builds, and its
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -174,7 +175,7 @@ def _with_imported(fields: Fields, workdir: epath.Path | None) -> Fields:
 def _build(fields: Fields, devices: Sequence[Any] | None) -> Experiment:
   refuse_unknown("", fields, SECTIONS)
   minutes = read(fields, "minutes", 1.0)
-  if minutes <= 0:
+  if not 0 < minutes < math.inf:
     raise ValueError(
       f"minutes is {minutes}, of which each stage has its part; pass more than"
       " 0, or a recipe whose stages end after their num_updates"
@@ -226,6 +227,8 @@ def _build(fields: Fields, devices: Sequence[Any] | None) -> Experiment:
   for name, stage in _run(fields).items():
     stages.append(_stage(name, stage, given, source, stages))
   curriculum(tuple(stages))
+  if "minutes" in fields:
+    _check_minutes(stages)
   evaluation = make("evaluation", Settings, section(fields, "evaluation"))
   if not evaluation.inception:
     check_judges(tuple(stages))
@@ -252,6 +255,17 @@ def _build(fields: Fields, devices: Sequence[Any] | None) -> Experiment:
     cadence=make("cadence", Cadence, section(fields, "cadence")),
     evaluation=evaluation,
   )
+
+
+def _check_minutes(stages: Sequence[Stage | Pairs]) -> None:
+  """Refuses a stage without an end by the clock where others have one."""
+  for stage in stages:
+    if not (stage.minutes or (isinstance(stage, Stage) and stage.source)):
+      raise ValueError(
+        f"stages.{stage.name}.minutes is {stage.minutes}, but this recipe ends"
+        " by the clock; pass more than 0 (of num_updates it makes no more in"
+        " any case), or leave the stage out of run"
+      )
 
 
 def _trace(path: str, network: Network | LinenClassifier) -> None:

@@ -1,5 +1,6 @@
 import copy
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +22,21 @@ from diffdistill.training.fingerprint import fingerprint
 from diffdistill.training.stage import Pairs, Selection
 
 
-def test_of_no_minutes_nobody_has_a_part(tiny_config):
-  with pytest.raises(ValueError, match=r"minutes is 0\.0, of which each"):
-    from_config.build({**tiny_config, "minutes": 0.0})
+@pytest.mark.parametrize("minutes", [0.0, math.nan, math.inf])
+def test_of_no_minutes_nobody_has_a_part(tiny_config, minutes):
+  with pytest.raises(ValueError, match=rf"minutes is {minutes}, of which each"):
+    from_config.build({**tiny_config, "minutes": minutes})
+
+
+def test_by_the_clock_every_stage_ends_by_it(tiny_config):
+  config = {**copy.deepcopy(tiny_config), "minutes": 1.0}
+  config["stages"]["teacher"]["minutes"] = 1.0
+  with pytest.raises(
+    ValueError, match=r"stages\.halve\.minutes is 0\.0, but this recipe ends"
+  ):
+    from_config.build(config)
+  config["stages"]["halve"]["minutes"] = 1.0
+  from_config.build(config)
 
 
 def test_fields_reach_what_they_name(tiny_config):

@@ -16,6 +16,12 @@ from diffdistill.data.sources import Examples, Images, InMemory, Labels, Source
 SPLIT = "{split}"
 # Examples read at a time: enough for every thread of a source that decodes.
 CHUNK = 1024
+# What NumPy and zipfile raise at a file that is damaged, encrypted or not an
+# archive at all.
+UNREADABLE = (
+  *(OSError, EOFError, ValueError, RuntimeError),
+  *(zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,7 +95,12 @@ class Npz(InMemory):
     file = epath.Path(self.path.replace(SPLIT, self.split))
     if not file.exists():
       raise FileNotFoundError(
-        f"{file} does not exist; pass the path of an .npz file"
+        f"{file} does not exist; pass the path of an .npz file, such as"
+        " diffdistill pack writes"
+      )
+    if file.is_dir():
+      raise ValueError(
+        f"{file} is a folder; pass the path of an .npz file, or kind='folder'"
       )
     try:
       with file.open("rb") as opened:
@@ -101,22 +112,22 @@ class Npz(InMemory):
           for key in (self.image_key, self.label_key)
           if key in names
         }
-    except (
-      OSError,
-      EOFError,
-      ValueError,
-      zipfile.BadZipFile,
-      zlib.error,
-    ) as error:
+    except MemoryError as error:
+      raise ValueError(
+        f"{file} takes more memory than there is; pass a smaller one, or"
+        " kind='folder', which reads images as they are needed"
+      ) from error
+    except UNREADABLE as error:
       raise ValueError(
         f"{file} is not a readable .npz of plain arrays; write it with"
         f" np.savez(path, {self.image_key}=..., {self.label_key}=...)"
       ) from error
     for key in (self.image_key, self.label_key):
-      if key not in found:
+      # A member that is no .npy comes as its bytes.
+      if not isinstance(found.get(key), np.ndarray):
         raise ValueError(
-          f"{file} holds {', '.join(names) or 'no named array'} but no {key};"
-          " pass image_key and label_key"
+          f"{file} holds {', '.join(names) or 'no named array'} but no array"
+          f" {key}; pass image_key and label_key"
         )
     images, labels = found[self.image_key], found[self.label_key]
     if images.dtype != np.uint8 or images.ndim != 4:
@@ -124,6 +135,8 @@ class Npz(InMemory):
         f"{self.image_key} in {file} is {images.dtype} of shape"
         f" {images.shape}; store uint8 of shape (n, h, w, c)"
       )
+    if not len(images):
+      raise ValueError(f"{file} holds no images; pass a file that does")
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
       raise ValueError(
         f"{self.label_key} in {file} is {labels.dtype} of shape"

@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+import math
 import zlib
 from collections.abc import Mapping
 
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.objectives.objective import Objective
 from diffdistill.sampling.sampler import Sampler
+from diffdistill.training.clock import HELD
 from diffdistill.training.optimizers import Optimizer
 
 # Frozen weights that no stage of the run made: "path:DIR" is a finished round
@@ -123,7 +125,7 @@ class Pairs:
       if getattr(self, field) < 1:
         raise ValueError(f"{field} is {getattr(self, field)}; pass 1 or more")
     for field in ("held_out", "max_gigabytes", "minutes"):
-      if getattr(self, field) < 0:
+      if not 0 <= getattr(self, field) < math.inf:
         raise ValueError(f"{field} is {getattr(self, field)}; pass 0 or more")
     if self.minutes and self.max_gigabytes:
       raise ValueError(
@@ -224,7 +226,7 @@ class Stage:
         " path:DIR, to a stage of a teacher or a classifier"
       )
     for field in ("long_rounds", "minutes"):
-      if getattr(self, field) < 0:
+      if not 0 <= getattr(self, field) < math.inf:
         raise ValueError(
           f"stages.{self.name}.{field} is {getattr(self, field)}; pass 0 or"
           " more"
@@ -268,6 +270,13 @@ class Stage:
         f"stages.{self.name}.updates_per_call is {self.updates_per_call}, but"
         f" its trees {', '.join(self.objective.trains)} take turns; pass 1 or a"
         f" multiple of {cycle}"
+      )
+    if self.minutes and self.updates_per_call > HELD * self.num_updates:
+      raise ValueError(
+        f"stages.{self.name}.minutes is {self.minutes}, but of at most"
+        f" {self.num_updates} updates, {self.updates_per_call} a call, none can"
+        " be timed; pass a num_updates of"
+        f" {self.updates_per_call / HELD:.0f} or more, or minutes of 0"
       )
     if self.teacher_dtype not in ("float32", "bfloat16"):
       raise ValueError(

@@ -1,6 +1,7 @@
 """Packed files: what is read is what was written, and refusals."""
 
 import errno
+import zipfile
 
 import numpy as np
 import pytest
@@ -47,7 +48,10 @@ def test_npz_reads_its_keys_and_split(npz, refused):
 @pytest.mark.parametrize(
   ("arrays", "words"),
   [
-    ({"image": IMAGES[..., None]}, ("holds image but no label", "label_key")),
+    (
+      {"image": IMAGES[..., None]},
+      ("holds image but no array label", "label_key"),
+    ),
     (
       {"image": IMAGES, "label": LABELS},
       ("uint8 of shape (7, 4, 6)", "(n, h, w, c)"),
@@ -84,6 +88,45 @@ def test_npz_refuses_other_files(tmp_path, content, refused):
   path = tmp_path / "set.npz"
   path.write_bytes(content)
   refused(Npz(path=str(path), split="train"), str(path), "np.savez")
+
+
+@pytest.mark.parametrize(
+  ("offset", "value"), [(8, 1), (10, 99)], ids=["encrypted", "of no method"]
+)
+def test_npz_refuses_what_cannot_be_unpacked(npz, offset, value, refused):
+  path = npz(image=IMAGES[..., None], label=LABELS)
+  with open(path, "r+b") as file:
+    file.seek(file.read().index(b"PK\1\2") + offset)
+    file.write(bytes([value]))
+  refused(Npz(path=path, split="train"), path, "plain arrays")
+
+
+def test_npz_refuses_more_than_memory_holds(tmp_path, refused):
+  path = tmp_path / "set.npz"
+  shape = (7, 4, 6, 10**15)
+  header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+  with (
+    zipfile.ZipFile(path, "w") as archive,
+    archive.open("image.npy", "w") as member,
+  ):
+    np.lib.format.write_array_header_1_0(member, header)
+  refused(Npz(path=str(path), split="train"), "more memory than there is")
+
+
+def test_npz_refuses_members_that_are_no_arrays(tmp_path, refused):
+  path = tmp_path / "set.npz"
+  with zipfile.ZipFile(path, "w") as archive:
+    for name in ("image", "label"):
+      archive.writestr(name, b"text")
+  refused(Npz(path=str(path), split="train"), "no array image")
+
+
+def test_npz_refuses_a_folder_and_an_empty_set(tmp_path, npz, refused):
+  refused(
+    Npz(path=str(tmp_path), split="train"), "is a folder", "kind='folder'"
+  )
+  path = npz(image=IMAGES[:0, ..., None], label=LABELS[:0])
+  refused(Npz(path=path, split="train"), path, "holds no images")
 
 
 def test_npz_refuses_a_lone_array(tmp_path, refused):

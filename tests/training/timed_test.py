@@ -221,7 +221,14 @@ def test_pairs_that_were_left_behind_are_not_on_their_student_s_clock(
   ("stage", "fields", "message"),
   [
     ("teacher", {"minutes": -1.0}, "teacher.minutes is -1.0; pass 0 or more"),
+    ("teacher", {"minutes": float("nan")}, "teacher.minutes is nan; pass 0"),
+    (
+      "teacher",
+      {"minutes": 1.0, "num_updates": 7, "updates_per_call": 2},
+      "at most 7 updates, 2 a call, none can be timed; pass a num_updates of 8",
+    ),
     ("pairs", {"minutes": -1.0}, "minutes is -1.0; pass 0 or more"),
+    ("pairs", {"minutes": float("inf")}, "minutes is inf; pass 0 or more"),
     (
       "pairs",
       {"minutes": 1.0, "max_gigabytes": 1.0},
