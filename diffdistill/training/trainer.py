@@ -14,15 +14,16 @@ from jax.sharding import Mesh
 from diffdistill import hosts
 from diffdistill.arrays import Key, Metrics, Params
 from diffdistill.data.pair_pipeline import PairPipeline
-from diffdistill.data.pairs import Drawn, PairStore, Say
+from diffdistill.data.pairs import PairStore
 from diffdistill.objectives.objective import Hparams
 from diffdistill.training import checkpoint
 from diffdistill.training.cadence import Cadence, check_cadence
-from diffdistill.training.clock import Clock, fitting_shards
+from diffdistill.training.clock import Clock
 from diffdistill.training.curriculum import curriculum
 from diffdistill.training.inputs import Data, Inputs
 from diffdistill.training.non_finite import check_metrics, check_product
-from diffdistill.training.passes import pair_passes, round_passes
+from diffdistill.training.pair_rounds import PairRounds
+from diffdistill.training.passes import round_passes
 from diffdistill.training.preemption import PreemptedError, Preemption
 from diffdistill.training.report import APART, Meter, Report, Work
 from diffdistill.training.selection import Selector
@@ -117,8 +118,19 @@ class Trainer:
       seed=self.seed,
       layout=self.layout,
       batches=self.batches,
-      pairs=self._pair_store,
+      pairs=self._pair_rounds.store,
       outside=self.outside,
+    )
+
+  @functools.cached_property
+  def _pair_rounds(self) -> PairRounds:
+    return PairRounds(
+      workdir=self.workdir,
+      pairs=self.pairs,
+      mesh=self.mesh,
+      preemption=self.preemption,
+      watchdog=self.watchdog,
+      now=self.now,
     )
 
   def run(self) -> None:
@@ -139,7 +151,7 @@ class Trainer:
       if not checkpoint.has_final(round_dir):
         frozen = self._inputs.frozen(stage, round_)
         if isinstance(stage, Pairs):
-          self._make_pairs(stage, round_, frozen["teacher"], report)
+          self._pair_rounds.make(stage, round_, frozen["teacher"], report)
         elif stage.source:
           self._take(stage, round_, report)
         else:
@@ -198,91 +210,6 @@ class Trainer:
     checkpoint.save_final(self.workdir / round_.name, {name: product})
     self.observe(stage, round_, product, 0)
 
-  def _make_pairs(
-    self, stage: Pairs, round_: Round, teacher: Params, report: Report
-  ) -> None:
-    """The pairs that fit on disk, but for those that are there already."""
-    store = self._pair_store(stage, round_, teacher)
-    report.say(f"{stage.name}: {store.summary()}")
-    report.start_round(round_.name, 0)
-
-    def make(say: Say) -> None:
-      nonlocal store
-      if stage.minutes:
-        round_dir = self.workdir / round_.name
-        shards = fitting_shards(store, round_dir, round_.seconds, say, self.now)
-        store = dataclasses.replace(store, num_shards=shards)
-      store.fill(say)
-
-    took = self._while_pairs_are_made(round_.name, store, make, report)
-    passes = pair_passes(stage, round_, store.num_pairs)
-    values = {"passes": passes, **took}
-    report.write(round_.name, store.num_pairs + stage.held_out, values)
-    checkpoint.mark_final(self.workdir / round_.name, str(store.directory))
-
-  def _make_again(self, name: str, store: PairStore, report: Report) -> float:
-    """Makes what is not here, as on another machine, of a round of pairs.
-
-    A rolling pool is left to training, which has most of it made in any case.
-
-    Returns:
-      The seconds that it took, which are the pairs' and not their student's.
-    """
-    store.claim()
-    rolling = store.capacity < len(store.train_shards)
-    if rolling or not store.missing(store.first_shards):
-      return 0.0
-    took = self._while_pairs_are_made(name, store, store.fill, report)
-    report.write(name, 0, took)
-    return took["seconds"]
-
-  def _while_pairs_are_made(
-    self,
-    name: str,
-    store: PairStore,
-    make: Callable[[Say], object],
-    report: Report,
-  ) -> dict[str, float]:
-    """What it took; leaves after a shard where it was asked to."""
-    start = time.monotonic()
-    took: dict[str, float] = {}
-
-    def so_far() -> dict[str, float]:
-      return {**took, "seconds": round(time.monotonic() - start, 3)}
-
-    def made(line: str) -> None:
-      report.say(line)
-      # Nothing is under way here: all can wait for each other.
-      if self.preemption.agreed(self.mesh, lag=0):
-        # At step 0, so that going on does not forget it.
-        report.write(name, 0, so_far())
-        raise PreemptedError(
-          f"asked to leave {name} after a shard; the same command goes on from"
-          " there"
-        )
-
-    store.claim()
-    if store.missing(store.first_shards):
-      # Not kept: it is drawn for what compiles.
-      store.draw(0, store.draw_size or 1)
-      took["compile_seconds"] = round(time.monotonic() - start, 3)
-    make(made)
-    return so_far()
-
-  def _pair_store(
-    self, stage: Pairs, round_: Round, teacher: Params
-  ) -> PairStore:
-    """The pairs of a stage; the watchdog sees them made."""
-    store = self.pairs(stage, round_, teacher)
-
-    def draw(first: int, count: int) -> Drawn:
-      self.watchdog.patience()
-      drawn = store.draw(first, count)
-      self.watchdog.alive()
-      return drawn
-
-    return dataclasses.replace(store, draw=draw)
-
   def _train(
     self,
     stage: Stage,
@@ -315,7 +242,7 @@ class Trainer:
 
     data = self._inputs.data(stage, round_, report.say)
     if isinstance(data, PairPipeline):
-      begun += self._make_again(stage.pairs, data.store, report)
+      begun += self._pair_rounds.make_again(stage.pairs, data.store, report)
     batches = data.iterate(first)
     selector = self._selector(stage, round_, functions, frozen, data)
     clock = Clock(

@@ -1,0 +1,129 @@
+"""Rounds of pairs: made once, and again where they were left behind."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+from etils import epath
+from jax.sharding import Mesh
+
+from diffdistill.arrays import Params
+from diffdistill.data.pairs import Drawn, PairStore, Say
+from diffdistill.training import checkpoint
+from diffdistill.training.clock import fitting_shards
+from diffdistill.training.passes import pair_passes
+from diffdistill.training.preemption import PreemptedError, Preemption
+from diffdistill.training.report import Report
+from diffdistill.training.stage import Pairs, Round
+from diffdistill.training.watchdog import Watchdog
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairRounds:
+  """The rounds of pairs of a run.
+
+  Args:
+    workdir: where rounds live.
+    pairs: the pairs of a stage and of a teacher, on disk.
+    mesh: of all processes, which leave together.
+    preemption: when to leave.
+    watchdog: is told of all that is drawn.
+    now: of the clock that ends rounds.
+  """
+
+  workdir: epath.Path
+  pairs: Callable[[Pairs, Round, Params], PairStore]
+  mesh: Mesh
+  preemption: Preemption
+  watchdog: Watchdog
+  now: Callable[[], float]
+
+  def store(self, stage: Pairs, round_: Round, teacher: Params) -> PairStore:
+    """The pairs of a stage; the watchdog sees them made."""
+    store = self.pairs(stage, round_, teacher)
+
+    def draw(first: int, count: int) -> Drawn:
+      self.watchdog.patience()
+      drawn = store.draw(first, count)
+      self.watchdog.alive()
+      return drawn
+
+    return dataclasses.replace(store, draw=draw)
+
+  def make(
+    self, stage: Pairs, round_: Round, teacher: Params, report: Report
+  ) -> None:
+    """The pairs that fit on disk, but for those that are there already.
+
+    Raises:
+      PreemptedError: where it was asked to leave; whole shards are kept.
+    """
+    store = self.store(stage, round_, teacher)
+    report.say(f"{stage.name}: {store.summary()}")
+    report.start_round(round_.name, 0)
+
+    def fill(say: Say) -> None:
+      nonlocal store
+      if stage.minutes:
+        round_dir = self.workdir / round_.name
+        shards = fitting_shards(store, round_dir, round_.seconds, say, self.now)
+        store = dataclasses.replace(store, num_shards=shards)
+      store.fill(say)
+
+    took = self._while_made(round_.name, store, fill, report)
+    passes = pair_passes(stage, round_, store.num_pairs)
+    values = {"passes": passes, **took}
+    report.write(round_.name, store.num_pairs + stage.held_out, values)
+    checkpoint.mark_final(self.workdir / round_.name, str(store.directory))
+
+  def make_again(self, name: str, store: PairStore, report: Report) -> float:
+    """Makes what is not here, as on another machine, of a round of pairs.
+
+    A rolling pool is left to training, which has most of it made in any case.
+
+    Returns:
+      The seconds that it took, which are the pairs' and not their student's.
+
+    Raises:
+      PreemptedError: where it was asked to leave; whole shards are kept.
+    """
+    store.claim()
+    rolling = store.capacity < len(store.train_shards)
+    if rolling or not store.missing(store.first_shards):
+      return 0.0
+    took = self._while_made(name, store, store.fill, report)
+    report.write(name, 0, took)
+    return took["seconds"]
+
+  def _while_made(
+    self,
+    name: str,
+    store: PairStore,
+    make: Callable[[Say], object],
+    report: Report,
+  ) -> dict[str, float]:
+    """What it took; leaves after a shard where it was asked to."""
+    start = time.monotonic()
+    took: dict[str, float] = {}
+
+    def so_far() -> dict[str, float]:
+      return {**took, "seconds": round(time.monotonic() - start, 3)}
+
+    def made(line: str) -> None:
+      report.say(line)
+      # Nothing is under way here: all can wait for each other.
+      if self.preemption.agreed(self.mesh, lag=0):
+        # At step 0, so that going on does not forget it.
+        report.write(name, 0, so_far())
+        raise PreemptedError(
+          f"asked to leave {name} after a shard; the same command goes on from"
+          " there"
+        )
+
+    store.claim()
+    if store.missing(store.first_shards):
+      # Not kept: it is drawn for what compiles.
+      store.draw(0, store.draw_size or 1)
+      took["compile_seconds"] = round(time.monotonic() - start, 3)
+    make(made)
+    return so_far()
