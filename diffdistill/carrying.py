@@ -24,7 +24,7 @@ from diffdistill.training import checkpoint
 from diffdistill.training.clock import FILE as CLOCK
 from diffdistill.training.stage import SECOND_MOMENTS, Stage
 
-RECORDS = ("metrics.jsonl", "benchmark.json", "config.json")
+RECORDS = ("metrics.jsonl", "benchmark*.json", "config.json")
 
 
 def carry(run: Experiment, workdir: epath.Path, out: epath.Path) -> None:
@@ -48,8 +48,9 @@ def carry(run: Experiment, workdir: epath.Path, out: epath.Path) -> None:
   # The data's own statistics are soon made again.
   _copy(workdir / FOLDER, new / FOLDER, "*reference.*")
   _copy(workdir / "samples", new / "samples")
-  for name in RECORDS:
-    _copy(workdir / name, new / name)
+  for pattern in RECORDS:
+    for path in sorted(workdir.glob(pattern)):
+      _copy(path, new / path.name)
   new.rename(out)
 
 

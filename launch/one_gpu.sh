@@ -23,7 +23,8 @@
 # Where a piece is killed at its limit, pass half a minute less: what does not
 # save within the reserve is killed at the limit exactly. A row of an evaluation
 # (the teacher at its most steps takes longest), the benchmark and each report
-# begin anew in the next piece, so a piece has to be long enough for one of them.
+# begin anew in the next piece, and so do pairs that `carry` left behind; a piece
+# has to be long enough for one of them.
 #
 # A machine without a network that has jax, flax, optax, orbax-checkpoint, numpy
 # and pillow takes these wheels, fetched elsewhere for its Python and system:
@@ -85,7 +86,7 @@ command -v "$PYTHON" > /dev/null ||
 [[ $reserve =~ ^[1-9][0-9]*$ ]] ||
   refuse 2 "--reserve is '$reserve'; pass whole seconds, 1 or more"
 # Bash knows whole numbers alone.
-limit=$(awk "BEGIN { print int(60 * $minutes + 0.999) }")
+limit=$(awk "BEGIN { s = 60 * $minutes; n = int(s + 0.999); print s && !n ? 1 : n }")
 if [ "$limit" != 0 ] && [ "$limit" -le "$reserve" ]; then
   refuse 2 "--minutes=$minutes is no more than --reserve=$reserve seconds"
 fi
@@ -189,7 +190,7 @@ export JAX_COMPILATION_CACHE_DIR JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS
 : "${JAX_COMPILATION_CACHE_DIR:=$caches/diffdistill/xla}"
 : "${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:=0.5}"
 
-# Says what is there; prints the device's name for a file, and its kind.
+# Says what is there; prints the device's name for a file.
 read -r -d "" CHECK << 'CHECK'
 import importlib.util
 import re
@@ -227,7 +228,6 @@ memory = (device.memory_stats() or {}).get("bytes_limit")
 said = f", {memory / 2**30:.1f} GiB for JAX" if memory else ""
 print(f"one_gpu.sh: {device.device_kind}{said}", file=sys.stderr)
 print(re.sub(r"[^a-z0-9]+", "_", device.device_kind.lower()).strip("_"))
-print(device.device_kind)
 CHECK
 
 # put FILE PLACE: whole or not at all.
@@ -244,7 +244,7 @@ case $status in
   *) exit 1 ;;
 esac
 # After whatever a plugin prints.
-{ read -r gpu && read -r kind; } < <(tail -n 2 "$device")
+gpu=$(tail -n 1 "$device")
 rm "$device"
 name=${config#--config=}
 name=$(basename "${name%%:*}" .py)_$gpu
@@ -253,11 +253,12 @@ phase train train "$config" ${fields[@]+"${fields[@]}"} --workdir="$workdir"
 # Rows that are judged already are kept.
 phase evaluate evaluate --workdir="$workdir"
 # What was measured on another device says nothing of this one.
-if ! grep -qsF "\"devices\": \"1 $kind\"" "$workdir/benchmark.json"; then
+benchmark=$workdir/benchmark_$gpu.json
+if [ ! -e "$benchmark" ]; then
   phase benchmark benchmark "$config" ${fields[@]+"${fields[@]}"} \
     --num_updates=10 \
-    > "$workdir/benchmark.json.new"
-  mv "$workdir/benchmark.json.new" "$workdir/benchmark.json"
+    > "$benchmark.new"
+  mv "$benchmark.new" "$benchmark"
 fi
 mkdir -p "$results" || exit 1
 for ending in json html; do

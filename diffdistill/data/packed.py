@@ -3,7 +3,6 @@
 import dataclasses
 import errno
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -16,12 +15,6 @@ from diffdistill.data.sources import Examples, Images, InMemory, Labels, Source
 SPLIT = "{split}"
 # Examples read at a time: enough for every thread of a source that decodes.
 CHUNK = 1024
-# What NumPy and zipfile raise at a file that is damaged, encrypted or not an
-# archive at all.
-UNREADABLE = (
-  *(OSError, EOFError, ValueError, RuntimeError),
-  *(zipfile.BadZipFile, zlib.error),
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,7 +110,8 @@ class Npz(InMemory):
         f"{file} takes more memory than there is; pass a smaller one, or"
         " kind='folder', which reads images as they are needed"
       ) from error
-    except UNREADABLE as error:
+    # An archive that is damaged, or more than arrays, fails in any way.
+    except Exception as error:
       raise ValueError(
         f"{file} is not a readable .npz of plain arrays; write it with"
         f" np.savez(path, {self.image_key}=..., {self.label_key}=...)"

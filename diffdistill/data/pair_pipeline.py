@@ -103,6 +103,18 @@ class PairPipeline:
     first = epoch * (count - size) // max(epochs - 1, 1)
     return range(first, first + size)
 
+  def shards(self, start: int, stop: int) -> list[int]:
+    """Those that updates `start` to `stop - 1` visit, in that order."""
+    if start >= stop:
+      return []
+    first, last = start // self._visit_length, (stop - 1) // self._visit_length
+    seen: dict[int, None] = {}
+    for visit in range(first, last + 1):
+      seen.setdefault(self.shard(visit))
+      if len(seen) == len(self.store.train_shards):
+        break
+    return list(seen)
+
   def shard(self, visit: int) -> int:
     """The shard of a visit."""
     pool = self.pool(visit)

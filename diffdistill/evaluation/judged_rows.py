@@ -2,8 +2,8 @@
 
 A row is taken again only where it was made alike, of the same weights: what it
 was made with is in its file, `<folder>/<model>/<steps>_<hash of that>.npz`, so
-rows that were made otherwise, by another judge say, lie side by side; of other
-weights it replaces the one before. It holds
+rows that were made otherwise, by another judge say, lie side by side; one of
+other weights, but made alike, replaces the one before. It holds
 
   row        JSON: the columns, what they were made with, on which devices
   shown      the first images as bytes, for the sheet

@@ -8,8 +8,8 @@ from etils import epath
 
 from diffdistill.reporting.scales import Number
 
-# Its output, in a workdir.
-FILE = "benchmark.json"
+# Its output, in a workdir; of each kind of device one.
+FILES = "benchmark*.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,28 +25,31 @@ class Bare:
   devices: str
 
 
-def read_bare(workdir: epath.Path, notes: list[str]) -> dict[str, Bare]:
-  """The updates by stage; none where nothing was timed.
+def read_bare(workdir: epath.Path, notes: list[str]) -> dict[str, list[Bare]]:
+  """The updates by stage, on each device; none where nothing was timed.
 
   Args:
     workdir: of the run.
     notes: gets what cannot be read.
   """
-  path = workdir / FILE
-  if not path.exists():
-    return {}
-  try:
-    written = json.loads(path.read_bytes().decode())
-    devices = str(written["devices"])
-    return {
-      str(stage["stage"]): Bare(seconds=_seconds(stage), devices=devices)
-      for stage in written["stages"]
-    }
-  except (ValueError, KeyError, TypeError):
-    notes.append(
-      f"{FILE} is damaged; write the output of diffdistill benchmark there."
-    )
-    return {}
+  result: dict[str, list[Bare]] = {}
+  for path in sorted(workdir.glob(FILES)):
+    try:
+      written = json.loads(path.read_bytes().decode())
+      devices = str(written["devices"])
+      found = [
+        (str(stage["stage"]), Bare(seconds=_seconds(stage), devices=devices))
+        for stage in written["stages"]
+      ]
+    except (ValueError, KeyError, TypeError):
+      found = []
+      notes.append(
+        f"{path.name} is damaged; write the output of diffdistill benchmark"
+        " there."
+      )
+    for stage, bare in found:
+      result.setdefault(stage, []).append(bare)
+  return result
 
 
 def _seconds(stage: Any) -> Number:

@@ -8,7 +8,7 @@ from diffdistill.experiment import Experiment
 from diffdistill.planning.chips import chip_of
 from diffdistill.planning.flops import count_flops
 from diffdistill.planning.programs import Program, programs
-from diffdistill.reporting.bare import FILE, Bare
+from diffdistill.reporting.bare import Bare
 from diffdistill.reporting.gather import RoundLog, Run
 from diffdistill.reporting.scales import Number
 from diffdistill.training.report import APART
@@ -35,7 +35,8 @@ class Cost:
       same devices.
     compile_seconds: of them, that something was compiled in.
     score_seconds: of them, that weights were scored in, to keep the best.
-    busy_seconds: of all that has updates, what is neither.
+    again_seconds: of them, that pairs were made again in, on another machine.
+    busy_seconds: of all that has updates, what is none of these.
   """
 
   seconds: Number | None = None
@@ -53,11 +54,12 @@ class Cost:
   bare_seconds: Number | None = None
   compile_seconds: Number | None = None
   score_seconds: Number | None = None
+  again_seconds: Number | None = None
   busy_seconds: Number | None = None
 
   @property
   def share_of_peak(self) -> Number | None:
-    """Of what its chips could have done, but while it compiled or scored.
+    """Of what its chips could have done in its busy time.
 
     What is between rounds, the saving of results and last sheets, is in no
     record.
@@ -89,18 +91,18 @@ def costs(
   """
   counted = _counted(run.experiment, say, notes) if run.experiment else {}
   result = {
-    stage: _cost(logs, counted.get(stage, ()), run.bare.get(stage))
+    stage: _cost(logs, counted.get(stage, ()), run.bare.get(stage, ()))
     for stage, logs in run.stages.items()
   }
   elsewhere = [
     stage
-    for stage, bare in run.bare.items()
-    if stage in result and result[stage].devices not in ((), (bare.devices,))
+    for stage, cost in result.items()
+    if run.bare.get(stage) and cost.devices and cost.bare_seconds is None
   ]
   if elsewhere:
     notes.append(
-      f"{FILE} is of other devices than these stages were trained on, so what"
-      f" was lost of their time is not known: {', '.join(elsewhere)}."
+      "The benchmark is of other devices than these stages were trained on, so"
+      f" what was lost of their time is not known: {', '.join(elsewhere)}."
     )
   return result
 
@@ -126,6 +128,7 @@ def total(parts: Mapping[str, Cost]) -> Cost:
     bare_seconds=_whole([c.bare_seconds for c in trained]),
     compile_seconds=_sum(c.compile_seconds for c in each),
     score_seconds=_sum(c.score_seconds for c in each),
+    again_seconds=_sum(c.again_seconds for c in each),
     busy_seconds=_whole([c.busy_seconds for c in trained]),
   )
 
@@ -133,7 +136,7 @@ def total(parts: Mapping[str, Cost]) -> Cost:
 def _cost(
   logs: Sequence[RoundLog],
   counted: Sequence[tuple[Program, Number]],
-  bare: Bare | None,
+  bares: Sequence[Bare],
 ) -> Cost:
   records = [record for log in logs for record in log.records]
   timed = [r for r in records if _number(r, "seconds") is not None]
@@ -159,7 +162,7 @@ def _cost(
   apart = {name: _sum(_recorded(timed, name)) for name in APART}
   updates = done if records and logs[0].unit == "updates" else None
   # What it was measured on elsewhere says nothing of this.
-  fits = bare is not None and tuple(devices) == (bare.devices,)
+  bare = [b.seconds for b in bares if tuple(devices) == (b.devices,)]
   return Cost(
     seconds=_sum(r["seconds"] for r in timed),
     device_seconds=(
@@ -185,7 +188,7 @@ def _cost(
     speed=statistics.median(speeds) if speeds else None,
     updates=updates,
     peak_flops=sum(peaks) if timed and len(peaks) == len(timed) else None,
-    bare_seconds=updates * bare.seconds if bare and fits and updates else None,
+    bare_seconds=updates * bare[0] if bare and updates else None,
     **apart,
     busy_seconds=None if updates is None else _sum(map(_busy, timed)),
   )

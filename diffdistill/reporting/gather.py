@@ -90,7 +90,8 @@ class Run:
     rounds: of the config and of metrics.jsonl, in order.
     compared: the sheet of all models from the same noise.
     sheets: of the rounds.
-    bare: the stages' updates, as far as benchmark.json has them.
+    bare: the stages' updates by themselves, on each device that has a
+      benchmark.
     notes: what is missing or damaged.
   """
 
@@ -103,7 +104,7 @@ class Run:
   rounds: tuple[RoundLog, ...]
   compared: Picture | None
   sheets: tuple[Picture, ...]
-  bare: Mapping[str, Bare]
+  bare: Mapping[str, Sequence[Bare]]
   notes: tuple[str, ...]
 
   @property

@@ -58,6 +58,7 @@ def _cost(cost: Cost) -> dict[str, Any]:
     "device_seconds": cost.device_seconds,
     "compile_seconds": cost.compile_seconds,
     "score_seconds": cost.score_seconds,
+    "again_seconds": cost.again_seconds,
     "updates": cost.updates,
     "images": cost.images,
     "passes": cost.passes,

@@ -147,9 +147,6 @@ def fitting_shards(
     say: is told of the shard.
     now: see `Clock`.
   """
-  known = recorded(round_dir, SHARDS)
-  if known is not None:
-    return known
   shards, missing = len(store.train_shards), store.missing(store.train_shards)
   if missing:
     start = now()

@@ -12,7 +12,6 @@ from diffdistill.data.pair_pipeline import PairPipeline
 from diffdistill.data.pairs import PairStore
 from diffdistill.data.sources import Examples
 from diffdistill.training import checkpoint
-from diffdistill.training.clock import SHARDS, recorded
 from diffdistill.training.curriculum import curriculum
 from diffdistill.training.sharding import Layout, process_rows
 from diffdistill.training.stage import (
@@ -74,9 +73,6 @@ class Inputs:
     pairs, made = self._rounds[stage.pairs]
     assert isinstance(pairs, Pairs)  # curriculum has seen to it
     store = self.pairs(pairs, made, self.frozen(pairs, made)["teacher"])
-    if pairs.minutes:
-      num_shards = recorded(self.workdir / made.name, SHARDS) or 0
-      store = dataclasses.replace(store, num_shards=num_shards)
     return PairPipeline(
       store=store,
       batch_size=stage.batch_size,

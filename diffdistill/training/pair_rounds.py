@@ -1,8 +1,9 @@
 """Rounds of pairs: made once, and again where they were left behind."""
 
 import dataclasses
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from etils import epath
 from jax.sharding import Mesh
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 from diffdistill.arrays import Params
 from diffdistill.data.pairs import Drawn, PairStore, Say
 from diffdistill.training import checkpoint
-from diffdistill.training.clock import fitting_shards
+from diffdistill.training.clock import SHARDS, fitting_shards, recorded
 from diffdistill.training.passes import pair_passes
 from diffdistill.training.preemption import PreemptedError, Preemption
 from diffdistill.training.report import Report
@@ -39,8 +40,12 @@ class PairRounds:
   now: Callable[[], float]
 
   def store(self, stage: Pairs, round_: Round, teacher: Params) -> PairStore:
-    """The pairs of a stage; the watchdog sees them made."""
+    """The pairs of a stage, whose making the watchdog sees.
+
+    As many as the clock has settled, or all that there could be.
+    """
     store = self.pairs(stage, round_, teacher)
+    known = recorded(self.workdir / round_.name, SHARDS) if stage.minutes else 0
 
     def draw(first: int, count: int) -> Drawn:
       self.watchdog.patience()
@@ -48,7 +53,7 @@ class PairRounds:
       self.watchdog.alive()
       return drawn
 
-    return dataclasses.replace(store, draw=draw)
+    return dataclasses.replace(store, draw=draw, num_shards=known or 0)
 
   def make(
     self, stage: Pairs, round_: Round, teacher: Params, report: Report
@@ -64,7 +69,7 @@ class PairRounds:
 
     def fill(say: Say) -> None:
       nonlocal store
-      if stage.minutes:
+      if stage.minutes and not store.num_shards:
         round_dir = self.workdir / round_.name
         shards = fitting_shards(store, round_dir, round_.seconds, say, self.now)
         store = dataclasses.replace(store, num_shards=shards)
@@ -76,10 +81,16 @@ class PairRounds:
     report.write(round_.name, store.num_pairs + stage.held_out, values)
     checkpoint.mark_final(self.workdir / round_.name, str(store.directory))
 
-  def make_again(self, name: str, store: PairStore, report: Report) -> float:
-    """Makes what is not here, as on another machine, of a round of pairs.
+  def make_again(
+    self, name: str, store: PairStore, shards: Sequence[int], report: Report
+  ) -> float:
+    """Makes what is not here, as on another machine, before a clock starts.
 
-    A rolling pool is left to training, which has most of it made in any case.
+    Args:
+      name: of the finished round of pairs.
+      store: of its pairs.
+      shards: that training is about to visit.
+      report: of the run.
 
     Returns:
       The seconds that it took, which are the pairs' and not their student's.
@@ -88,10 +99,11 @@ class PairRounds:
       PreemptedError: where it was asked to leave; whole shards are kept.
     """
     store.claim()
-    rolling = store.capacity < len(store.train_shards)
-    if rolling or not store.missing(store.first_shards):
+    missing = store.missing([*shards, *store.pairs.held_out_shards])
+    if not missing:
       return 0.0
-    took = self._while_made(name, store, store.fill, report)
+    make = functools.partial(store.make, missing)
+    took = self._while_made(name, store, make, report, again=True)
     report.write(name, 0, took)
     return took["seconds"]
 
@@ -101,13 +113,17 @@ class PairRounds:
     store: PairStore,
     make: Callable[[Say], object],
     report: Report,
+    again: bool = False,
   ) -> dict[str, float]:
     """What it took; leaves after a shard where it was asked to."""
-    start = time.monotonic()
-    took: dict[str, float] = {}
+    start, compiling = time.monotonic(), 0.0
 
     def so_far() -> dict[str, float]:
-      return {**took, "seconds": round(time.monotonic() - start, 3)}
+      seconds = time.monotonic() - start
+      took = {"compile_seconds": compiling, "seconds": seconds}
+      if again:
+        took["again_seconds"] = seconds - compiling
+      return {name: round(value, 3) for name, value in took.items()}
 
     def made(line: str) -> None:
       report.say(line)
@@ -124,6 +140,6 @@ class PairRounds:
     if store.missing(store.first_shards):
       # Not kept: it is drawn for what compiles.
       store.draw(0, store.draw_size or 1)
-      took["compile_seconds"] = round(time.monotonic() - start, 3)
+      compiling = time.monotonic() - start
     make(made)
     return so_far()

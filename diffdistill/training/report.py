@@ -16,8 +16,9 @@ from diffdistill.arrays import Metrics
 from diffdistill.files import in_bucket, write_atomically
 
 SECONDS_BETWEEN_LINES = 30.0
-# Seconds of a record that are no training, among all of its seconds.
-APART = ("compile_seconds", "score_seconds")
+# Those of a record's seconds that are no training: compiling, scores, and pairs
+# that were left behind on another machine.
+APART = ("compile_seconds", "score_seconds", "again_seconds")
 
 
 class Work(NamedTuple):
@@ -167,7 +168,7 @@ class Meter:
     self._records: list[Metrics] = []
     self._updates = 0
     self._start = 0.0
-    self._apart = dict.fromkeys(APART, 0.0)
+    self._compiling = 0.0
     self._last_read = begun
 
   def add(self, metrics: Metrics, updates: int = 1) -> None:
@@ -180,24 +181,24 @@ class Meter:
 
     They count for the means, not for the speed.
     """
-    self._apart["compile_seconds"] += seconds
+    self._compiling += seconds
     self._updates, self._start = 0, time.monotonic()
 
-  def scored(self, seconds: float) -> None:
-    """A score took so long, which is no part of the speed."""
-    self._apart["score_seconds"] += seconds
+  def skip(self, seconds: float) -> None:
+    """Takes out what has a record of its own."""
     self._start += seconds
+    self._last_read += seconds
 
   def read(self) -> tuple[dict[str, float], float, float]:
     """Fetches (means, images a second, seconds gone by), and starts afresh.
 
-    The seconds hold everything since the last report: compiling, saving and
-    scoring too. Those of compiling and of scoring are among the means, where
-    there are any.
+    The seconds hold everything since the last report: compiling and saving too.
+    Those of compiling are among the means, where there are any.
     """
     values = means(jax.device_get(self._records))
-    values |= {k: round(v, 3) for k, v in self._apart.items() if v}
-    self._apart = dict.fromkeys(APART, 0.0)
+    if self._compiling:
+      values["compile_seconds"] = round(self._compiling, 3)
+      self._compiling = 0.0
     now = time.monotonic()
     speed = self._updates * self._batch_size / max(now - self._start, 1e-9)
     seconds, self._last_read = now - self._last_read, now

@@ -25,7 +25,7 @@ from diffdistill.training.non_finite import check_metrics, check_product
 from diffdistill.training.pair_rounds import PairRounds
 from diffdistill.training.passes import round_passes
 from diffdistill.training.preemption import PreemptedError, Preemption
-from diffdistill.training.report import APART, Meter, Report, Work
+from diffdistill.training.report import Meter, Report, Work
 from diffdistill.training.selection import Selector
 from diffdistill.training.sharding import (
   Layout,
@@ -241,10 +241,6 @@ class Trainer:
     report.start_round(round_.name, first)
 
     data = self._inputs.data(stage, round_, report.say)
-    if isinstance(data, PairPipeline):
-      begun += self._pair_rounds.make_again(stage.pairs, data.store, report)
-    batches = data.iterate(first)
-    selector = self._selector(stage, round_, functions, frozen, data)
     clock = Clock(
       round_dir,
       round_.seconds,
@@ -252,6 +248,13 @@ class Trainer:
       stage.updates_per_call,
       self.now,
     )
+    if round_.seconds and isinstance(data, PairPipeline):
+      shards = data.shards(first, clock.last)
+      begun += self._pair_rounds.make_again(
+        stage.pairs, data.store, shards, report
+      )
+    batches = data.iterate(first)
+    selector = self._selector(stage, round_, functions, frozen, data)
     meter = Meter(stage.batch_size, begun)
     meter.compiled(compiling)
     passes = round_passes(stage.objective, round_)
@@ -268,9 +271,7 @@ class Trainer:
           if shown:
             self._show(stage, round_, state)
           if selector and scored:
-            start = time.monotonic()
-            self._consider(selector, stage, round_, state, report)
-            meter.scored(time.monotonic() - start)
+            self._consider(selector, stage, round_, state, report, meter)
           clock.skip(self.now() - begun)
         if selector and scored and selector.exhausted(step):
           report.say(f"{round_.name}: ends at update {step}, past its best")
@@ -281,7 +282,7 @@ class Trainer:
       if leave:
         # Of what was done since the last record, only its time is missed.
         values, _, seconds = meter.read()
-        spent = {k: v for k, v in values.items() if k in APART}
+        spent = {k: v for k, v in values.items() if k == "compile_seconds"}
         report.write(round_.name, step, {**spent, "seconds": seconds})
         raise PreemptedError(
           f"asked to leave {round_.name} after update {step}; the same command"
@@ -336,12 +337,7 @@ class Trainer:
     self.watchdog.patience()
     check_product(round_, state)
     if selector and int(state.step) == clock.last:
-      start = time.monotonic()
-      self._consider(selector, stage, round_, state, report)
-      # After the last record of the round's updates, whose seconds end there.
-      seconds = round(time.monotonic() - start, 3)
-      values = {"score_seconds": seconds, "seconds": seconds}
-      report.write(round_.name, clock.last, values)
+      self._consider(selector, stage, round_, state, report, meter)
     products = self._products(stage, state, selector)
     # Saved before it is shown: a picture that fails loses no work.
     checkpoint.save_final(round_dir, products)
@@ -391,12 +387,16 @@ class Trainer:
     round_: Round,
     state: TrainState,
     report: Report,
+    meter: Meter,
   ) -> None:
     assert stage.select is not None
     self.watchdog.patience()
-    step = int(state.step)
+    step, start = int(state.step), time.monotonic()
     score = selector.consider(self._product(stage, state), step)
-    report.write(round_.name, step, {stage.select.by: score})
+    seconds = round(time.monotonic() - start, 3)
+    took = {"score_seconds": seconds, "seconds": seconds}
+    report.write(round_.name, step, {stage.select.by: score, **took})
+    meter.skip(seconds)
 
   def _in_dtype(self, tree: Params, dtype: str) -> Params:
     shardings = tree_shardings(tree, self.layout)

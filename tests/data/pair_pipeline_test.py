@@ -148,6 +148,20 @@ def test_shards_are_made_when_they_are_needed(make):
   assert len(teacher.drawn) == 2
 
 
+@pytest.mark.parametrize("limit", [0.0, POOL_OF_TWO])
+def test_the_shards_of_some_updates_are_those_that_they_visit(
+  make, limit, numbers_of
+):
+  pipeline, _ = make(max_gigabytes=limit)
+  batches = list(itertools.islice(pipeline.iterate(0), 44))
+  of_step = [numbers_of(batch)[0] // 8 for batch in batches]
+  for start, stop in ((0, 1), (0, 40), (1, 2), (7, 9), (21, 44), (5, 5)):
+    seen = list(dict.fromkeys(of_step[start:stop]))
+    assert pipeline.shards(start, stop) == seen
+  # However many there are to come.
+  assert sorted(pipeline.shards(3, 10**9)) == list(range(6))
+
+
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("limit", [0.0, POOL_OF_TWO])
 def test_rows_of_processes_make_the_same_global_batch(make, count, limit):

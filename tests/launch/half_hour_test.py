@@ -129,13 +129,10 @@ def pieces(piece, command, tmp_path_factory):
 
 @pytest.mark.slow
 def test_pieces_come_to_an_end(pieces, piece):
-  workdir, statuses = pieces
+  _, statuses = pieces
   assert statuses[:2] == [-signal.SIGKILL, 75]
   assert statuses[-1] == 0
   assert set(statuses[2:-1]) <= {75}
-  # As one_gpu.sh looks for it.
-  benchmark = (workdir / "benchmark.json").read_text()
-  assert '"devices": "1 cpu"' in benchmark
   results = json.loads((piece.results / "shrunken_cpu.json").read_text())
   for ending in (".html", "_curve.png", "_compared.png"):
     assert (piece.results / f"shrunken_cpu{ending}").stat().st_size > 1000

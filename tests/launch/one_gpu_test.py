@@ -161,8 +161,8 @@ def test_a_run_goes_through_its_phases(machine):
     "cifar10_nvidia_h100_80gb_hbm3_curve.png": "curve",
     "cifar10_nvidia_h100_80gb_hbm3_compared.png": "sheet",
   }
-  written = machine.root / "runs" / "a" / "benchmark.json"
-  assert json.loads(written.read_text())["stages"] == []
+  written = machine.root / "runs" / "a" / "benchmark_nvidia_h100_80gb_hbm3.json"
+  assert json.loads(written.read_text()) == {"stages": []}
 
 
 def test_what_is_finished_is_not_measured_again(machine):
@@ -175,11 +175,14 @@ def test_what_is_finished_is_not_measured_again(machine):
 def test_another_device_is_measured_for_itself(machine):
   assert run(machine)[0] == 0
   shutil.rmtree(machine.root / "benchmarked")
-  machine.set(devices=[("gpu", "NVIDIA H100", None)])
+  machine.set(devices=[("gpu", "NVIDIA H200", None)])
   assert run(machine)[0] == 0
   assert phases(machine)[5:] == PHASES
-  written = machine.root / "runs" / "a" / "benchmark.json"
-  assert json.loads(written.read_text())["devices"] == "1 NVIDIA H100"
+  written = (machine.root / "runs" / "a").glob("benchmark_*.json")
+  assert sorted(path.stem for path in written) == [
+    "benchmark_nvidia_h100_80gb_hbm3",
+    "benchmark_nvidia_h200",
+  ]
 
 
 def test_another_recipe_and_place_and_a_cpu(machine):
@@ -205,6 +208,7 @@ def test_another_recipe_and_place_and_a_cpu(machine):
     (("--minutes=ten",), "--minutes is 'ten'; pass a number, or 0"),
     (("--reserve=0",), "--reserve is '0'; pass whole seconds, 1 or more"),
     (("--minutes=1",), "--minutes=1 is no more than --reserve=60 seconds"),
+    (("--minutes=0.00001", "--reserve=1"), "--minutes=0.00001 is no more"),
   ],
 )
 def test_bad_usage_is_refused(machine, flags, message):
@@ -293,17 +297,19 @@ def test_what_is_compiled_is_shared(machine):
 
 
 def test_a_piece_ends_in_time_and_the_next_goes_on(machine):
-  machine.set(units={"train": 50, "evaluate": 2})
+  machine.set(units={"train": 400, "evaluate": 2})
   said = ended_in(machine, "train")
-  assert re.search(r": 0\.0\d+ minutes are over", said)
-  assert 0 < len(machine.lines("units.jsonl")) < 50
+  assert re.search(r": 0\.\d+ minutes are over", said)
+  done = len(machine.lines("units.jsonl"))
+  assert 0 < done < 400
+  machine.set(units={"train": done + 30, "evaluate": 2})
   for seconds in range(1, 20):
     status, _ = limited(machine, seconds)
     if status != 75:
       break
   assert status == 0
   units = machine.lines("units.jsonl")
-  assert len(units) == len(set(units)) == 50 + 2 + 1
+  assert len(units) == len(set(units)) == done + 30 + 2 + 1
 
 
 def test_the_limit_is_that_of_the_whole_piece(machine):
@@ -364,14 +370,14 @@ def test_exit_statuses_say_what_to_do(machine, fails, expected, message):
 def test_a_benchmark_is_whole_or_not_there(machine):
   machine.set(fails={"benchmark": 70})
   assert run(machine)[0] == 70
-  assert not (machine.root / "runs" / "a" / "benchmark.json").exists()
+  assert not list((machine.root / "runs" / "a").glob("benchmark*.json"))
   machine.set(units={"benchmark": 100})
   process = start(machine)
   wait_for(machine, "benchmark.1")
   process.send_signal(signal.SIGTERM)
   said, _ = process.communicate(timeout=30)
   assert process.returncode == 75, said
-  assert not (machine.root / "runs" / "a" / "benchmark.json").exists()
+  assert not list((machine.root / "runs" / "a").glob("benchmark*.json"))
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,20 @@ def test_the_seconds_of_each_stage(tmp_path):
   assert read(tmp_path, None) == ({}, [])
   assert read(tmp_path, json.dumps(WRITTEN)) == (
     {
-      "teacher": Bare(seconds=0.25, devices="1 cpu"),
-      "halve": Bare(seconds=1.0, devices="1 cpu"),
+      "teacher": [Bare(seconds=0.25, devices="1 cpu")],
+      "halve": [Bare(seconds=1.0, devices="1 cpu")],
     },
     [],
   )
+
+
+def test_each_device_has_a_file(tmp_path):
+  other = {"devices": "1 TPU v5e", "stages": WRITTEN["stages"][:1]}
+  (tmp_path / "benchmark_tpu_v5e.json").write_text(json.dumps(other))
+  found, notes = read(tmp_path, json.dumps(WRITTEN))
+  assert notes == []
+  assert [bare.devices for bare in found["teacher"]] == ["1 cpu", "1 TPU v5e"]
+  assert len(found["halve"]) == 1
 
 
 @pytest.mark.parametrize(

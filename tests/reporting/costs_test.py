@@ -121,17 +121,20 @@ def test_compiling_and_scoring_are_neither_lost_nor_of_the_peak():
       stage="teacher",
       most=10,
       records=(
-        {**record, "compile_seconds": 7.0, "score_seconds": 3.0},
+        {**record, "compile_seconds": 7.0, "score_seconds": 2.0},
+        {**record, "again_seconds": 30.0},
         # A number that was none.
         {**record, "compile_seconds": None},
       ),
     )
   ]
   bare = Bare(seconds=1.5, devices="1 NVIDIA H100 80GB HBM3")
-  cost = _cost(logs, (), bare)
-  assert (cost.seconds, cost.compile_seconds, cost.score_seconds) == (60, 7, 3)
-  assert cost.lost == pytest.approx(1 - 15 / 50)
-  assert cost.peak_flops == pytest.approx(50 * 989e12)
+  other = Bare(seconds=9.9, devices="8 TPU v5e")
+  cost = _cost(logs, (), (other, bare))
+  apart = (cost.compile_seconds, cost.score_seconds, cost.again_seconds)
+  assert (cost.seconds, *apart) == (90, 7, 2, 30)
+  assert cost.lost == pytest.approx(1 - 15 / 51)
+  assert cost.peak_flops == pytest.approx(51 * 989e12)
 
 
 def test_what_is_not_the_updates_is_lost(write_run):
