@@ -77,13 +77,13 @@ def test_an_update_that_is_not_finished_is_no_sign_of_life(ended):
 
 def test_updates_that_finish_one_by_one_are(ended):
   results = [Result() for _ in range(4)]
-  with Watchdog(1) as watchdog:
+  with Watchdog(2) as watchdog:
     watchdog.alive()
     # All at once on their way, as a loop that reads nothing has them.
     for result in results:
       watchdog.dispatched(result)
     for result in results:
-      time.sleep(0.4)
+      time.sleep(0.6)
       result.ready = True
   assert not ended
 
