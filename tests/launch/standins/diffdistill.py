@@ -68,7 +68,8 @@ def main():
     raise RuntimeError("a peer has died")
   if status in (1, 2):
     print("diffdistill: batch_size is 7; pass a multiple of 8", file=sys.stderr)
-  if status == 0 and first:
+  # Not where another refuses: a late one would see a finished run.
+  if status == 0 and first and only is None:
     append("finished.jsonl", sys.argv[1:])
   return status
 
