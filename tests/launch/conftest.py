@@ -138,9 +138,11 @@ def new_cloud(tmp_path_factory):
   clouds = []
 
   def make(*programs):
-    clouds.append(Cloud(tmp_path_factory.mktemp("cloud")))
-    clouds[-1].programs(*programs)
-    return clouds[-1]
+    # Some tests make several at once.
+    cloud = Cloud(tmp_path_factory.mktemp("cloud"))
+    clouds.append(cloud)
+    cloud.programs(*programs)
+    return cloud
 
   yield make
   for cloud in clouds:
