@@ -86,7 +86,9 @@ command -v "$PYTHON" > /dev/null ||
 [[ $reserve =~ ^[1-9][0-9]*$ ]] ||
   refuse 2 "--reserve is '$reserve'; pass whole seconds, 1 or more"
 # Bash knows whole numbers alone.
-limit=$(awk "BEGIN { s = 60 * $minutes; n = int(s + 0.999); print s && !n ? 1 : n }")
+limit=$(awk "BEGIN {
+  s = 60 * $minutes; n = int(s + 0.999); print s && !n ? 1 : n
+}")
 if [ "$limit" != 0 ] && [ "$limit" -le "$reserve" ]; then
   refuse 2 "--minutes=$minutes is no more than --reserve=$reserve seconds"
 fi

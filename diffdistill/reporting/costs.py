@@ -97,7 +97,9 @@ def costs(
   elsewhere = [
     stage
     for stage, cost in result.items()
-    if run.bare.get(stage) and cost.devices and cost.bare_seconds is None
+    if cost.devices
+    and run.bare.get(stage)
+    and not _timed_on(run.bare[stage], cost.devices)
   ]
   if elsewhere:
     notes.append(
@@ -162,7 +164,7 @@ def _cost(
   apart = {name: _sum(_recorded(timed, name)) for name in APART}
   updates = done if records and logs[0].unit == "updates" else None
   # What it was measured on elsewhere says nothing of this.
-  bare = [b.seconds for b in bares if tuple(devices) == (b.devices,)]
+  bare = _timed_on(bares, tuple(devices))
   return Cost(
     seconds=_sum(r["seconds"] for r in timed),
     device_seconds=(
@@ -188,7 +190,7 @@ def _cost(
     speed=statistics.median(speeds) if speeds else None,
     updates=updates,
     peak_flops=sum(peaks) if timed and len(peaks) == len(timed) else None,
-    bare_seconds=updates * bare[0] if bare and updates else None,
+    bare_seconds=updates * bare[0].seconds if bare and updates else None,
     **apart,
     busy_seconds=None if updates is None else _sum(map(_busy, timed)),
   )
@@ -211,6 +213,11 @@ def _counted(
     notes.append(f"Operations are not counted: {reason}.")
     return {}
   return result
+
+
+def _timed_on(bares: Sequence[Bare], devices: tuple[str, ...]) -> list[Bare]:
+  """Those of the updates that were timed on these devices and no others."""
+  return [bare for bare in bares if devices == (bare.devices,)]
 
 
 def _busy(record: Mapping) -> Number:

@@ -66,6 +66,7 @@ class PairRounds:
     store = self.store(stage, round_, teacher)
     report.say(f"{stage.name}: {store.summary()}")
     report.start_round(round_.name, 0)
+    store.claim()
 
     def fill(say: Say) -> None:
       nonlocal store
@@ -115,7 +116,7 @@ class PairRounds:
     report: Report,
     again: bool = False,
   ) -> dict[str, float]:
-    """What it took; leaves after a shard where it was asked to."""
+    """What it took, of a claimed store; leaves after a shard where asked to."""
     start, compiling = time.monotonic(), 0.0
 
     def so_far() -> dict[str, float]:
@@ -136,7 +137,6 @@ class PairRounds:
           " there"
         )
 
-    store.claim()
     if store.missing(store.first_shards):
       # Not kept: it is drawn for what compiles.
       store.draw(0, store.draw_size or 1)
