@@ -1,9 +1,11 @@
+import json
+import math
 import pathlib
 
 import pytest
 from etils import epath
 
-from diffdistill.files import write_atomically
+from diffdistill.files import read_json, write_atomically, write_json
 
 
 @pytest.mark.parametrize("data", ["text with an é\n", b"\x00\xff bytes", ""])
@@ -39,3 +41,48 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
   write_atomically(path, "new\n")
   assert path.read_text() == "new\n"
   assert list(tmp_path.iterdir()) == [path]
+
+
+FIELDS = {"name": "Käfer", "steps": [1, 2], "loss": 0.1, "of": {"a": None}}
+
+
+def test_json_comes_back_as_it_was_written(tmp_path):
+  path = tmp_path / "deep" / "file.json"
+  write_json(path, FIELDS)
+  assert read_json(path) == FIELDS
+  assert json.loads(path.read_text()).keys() == {*FIELDS, "digest"}
+
+
+def test_json_has_null_for_numbers_that_are_not_finite(tmp_path):
+  path = tmp_path / "file.json"
+  write_json(path, {"loss": [math.nan, math.inf], "of": {"a": -math.inf}})
+  assert read_json(path) == {"loss": [None, None], "of": {"a": None}}
+
+
+def test_every_flipped_bit_of_json_is_found_or_changes_nothing(tmp_path):
+  path = tmp_path / "file.json"
+  write_json(path, FIELDS)
+  written, found = path.read_bytes(), 0
+  for place in range(8 * len(written)):
+    flipped = bytearray(written)
+    flipped[place // 8] ^= 1 << place % 8
+    path.write_bytes(flipped)
+    try:
+      assert read_json(path) == FIELDS
+    except ValueError as error:
+      assert "is damaged" in str(error) and "\n" not in str(error)
+      found += 1
+  assert found > 7 * len(written)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000, '{"a": 1}'])
+def test_what_is_not_our_json_is_refused_in_one_line(tmp_path, text):
+  path = tmp_path / "file.json"
+  path.write_text(text)
+  with pytest.raises(ValueError, match=r"file\.json is damaged: "):
+    read_json(path)
+
+
+def test_the_field_that_holds_the_digest_is_reserved(tmp_path):
+  with pytest.raises(ValueError, match="reserved; rename it"):
+    write_json(tmp_path / "file.json", {"digest": 1})
