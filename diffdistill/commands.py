@@ -343,6 +343,7 @@ def evaluate(
     **judge.facts(run, _say),
     "num_images": settings.num_images,
     "seed": settings.seed,
+    **({"labels": run.label_rule} if run.num_classes else {}),
     "rounding": "to the nearest byte",
     "devices": run.devices,
   }

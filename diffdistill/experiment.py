@@ -14,6 +14,7 @@ from jaxtyping import Array, Int
 from diffdistill import hosts
 from diffdistill.arrays import Image, Key, Label, Params
 from diffdistill.config_fields import Fields, plain
+from diffdistill.data.label_order import RULE
 from diffdistill.data.pairs import PairSet, PairStore
 from diffdistill.data.pipeline import Pipeline
 from diffdistill.data.sources import Source
@@ -22,6 +23,7 @@ from diffdistill.diffusion.guidance import Guidance
 from diffdistill.evaluation.comparison import Settings
 from diffdistill.evaluation.evaluator import Generator, Sample
 from diffdistill.evaluation.quantise import to_host
+from diffdistill.files import digest_of
 from diffdistill.interop import model_folder
 from diffdistill.interop.model import Model, misfits
 from diffdistill.interop.torch_resnet import load_resnet
@@ -75,6 +77,16 @@ class Experiment:
     """That the denoiser is told; 0 where it is told none."""
     return self.source.num_classes if self.denoiser.conditional else 0
 
+  @property
+  def label_rule(self) -> str:
+    """How classes of generated images are chosen; empty where there are none.
+
+    It names the class counts by their digest, since there may be thousands.
+    """
+    if not self.num_classes:
+      return ""
+    return f"{RULE} (class counts {digest_of(self.source.label_counts)})"
+
   def lineage(self, name: str, *, students: bool = False) -> Iterator[str]:
     """The rounds that a model is made by, the teacher first, itself last.
 
@@ -124,7 +136,8 @@ class Experiment:
     Args:
       sampler: from noise to image.
       batch_size: images made at a time.
-      label: the class of all; by default they take turns.
+      label: the class of all; by default classes are as frequent as in the
+        data.
       guidance: of the model; none by default.
       half: whether the noise is in float16, as pairs hold it.
 
@@ -138,6 +151,7 @@ class Experiment:
       sample=sample_of(self.denoiser, sampler, guidance),
       image_shape=self.source.image_shape,
       num_classes=self.num_classes,
+      label_counts=lambda: self.source.label_counts,
       label=label,
       half=half,
       mesh=self.mesh,
@@ -190,10 +204,8 @@ class Experiment:
           )
         ]
       )
-      label = np.arange(first, first + count, dtype=np.int32)
-      if not self.num_classes:
-        return noise(first, count), images, None
-      return noise(first, count), images, label % self.num_classes
+      labels = generator.labels_of(first, count)
+      return noise(first, count), images, labels
 
     pairs = self._pair_set(stage, seed, fingerprint(teacher))
     return PairStore(
@@ -223,6 +235,7 @@ class Experiment:
       seed=seed,
       image_shape=self.source.image_shape,
       num_classes=self.num_classes,
+      labels=self.label_rule,
       num_pairs=stage.num_pairs,
       held_out=stage.held_out,
       shard_size=stage.shard_size,

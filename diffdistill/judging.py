@@ -438,6 +438,7 @@ def judged_rows(
       "seed": settings.seed,
       "gap_images": min(settings.gap_images, settings.num_images),
       "judge": identity,
+      "labels": run.label_rule,
     },
     devices=run.devices,
     fingerprint=fingerprint,

@@ -24,7 +24,7 @@ DOORS = {
   "denoiser": ("arrays", "diffusion", "networks"),
   "sampling": ("arrays", "diffusion"),
   "objectives": ("arrays", "diffusion", "denoiser", "sampling"),
-  "evaluation": ("arrays", "files", "hosts", "sampling"),
+  "evaluation": ("arrays", "data.label_order", "files", "hosts", "sampling"),
   "training": (
     "arrays",
     "data",
@@ -43,6 +43,7 @@ DOORS = {
     "denoiser",
     "diffusion",
     "evaluation",
+    "files",
     "hosts",
     "interop",
     "networks",

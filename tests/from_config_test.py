@@ -272,6 +272,26 @@ def store_of(pairs_config, tmp_path, moved):
   return make
 
 
+def test_labels_of_pairs_are_as_frequent_as_in_the_data(
+  pairs_config, moved, tmp_path
+):
+  path = tmp_path / "unequal.npz"
+  np.savez(
+    path,
+    image=np.zeros((10, 2, 2, 1), np.uint8),
+    label=np.repeat([0, 2], (8, 2)),
+  )
+  config = copy.deepcopy(pairs_config)
+  config["data"]["source"]["path"] = str(path)
+  built = from_config.build(config)
+  stage, round_ = built.rounds["pairs"]
+  store = built.pairs(epath.Path(tmp_path), stage, round_, moved(built))
+  *_, labels = store.draw(0, 20)
+  assert np.bincount(labels).tolist() == [16, 0, 4]
+  # So that pairs of other labels are not gone on with.
+  assert "as frequent as in the data" in store.pairs.labels
+
+
 def test_pairs_are_the_teacher_s_images_of_their_noise(store_of):
   store, teacher, built = store_of()
   noise, images, labels = store.draw(5, 6)

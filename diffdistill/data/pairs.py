@@ -57,6 +57,7 @@ class PairSet:
     seed: of the noise.
     image_shape: (h, w, c).
     num_classes: 0 where pairs have no labels.
+    labels: how their labels were chosen; empty where they have none.
     num_pairs: to train on, all different; a multiple of shard_size.
     held_out: pairs that are never trained on.
     shard_size: pairs per file; the last held-out file may have fewer.
@@ -70,6 +71,7 @@ class PairSet:
   seed: int
   image_shape: tuple[int, int, int]
   num_classes: int = 0
+  labels: str = ""
   num_pairs: int
   held_out: int = 0
   shard_size: int

@@ -9,6 +9,7 @@ import abc
 import dataclasses
 import functools
 import gzip
+import hashlib
 import importlib
 import math
 import zlib
@@ -29,6 +30,7 @@ Labels = Int[np.ndarray, " n"]
 # "image": shape `n h w c`, uint8 or float32, in [0, 255];
 # "label": shape `n`, int32, in [0, num_classes).
 Examples = dict[str, np.ndarray]
+DIGESTED_AT_A_TIME = 4096
 
 
 @runtime_checkable
@@ -52,6 +54,28 @@ class Source(Protocol):
 
   @property
   def num_classes(self) -> int: ...
+
+  @property
+  def label_counts(self) -> tuple[int, ...]:
+    """The number of images of each class, num_classes numbers."""
+    ...
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """The name of each class; empty where classes have only numbers."""
+    ...
+
+  @property
+  def left_out(self) -> tuple[str, ...]:
+    """What lies beside the images and is not read, and why; a phrase each."""
+    ...
+
+  def digests(self) -> dict[str, str]:
+    """Digests of the data by what they cover, wherever the data is stored.
+
+    The keys are words for a refusal, such as "sizes of files".
+    """
+    ...
 
   def take(self, indices: Indices) -> Examples:
     """The images and labels at `indices`, in that order."""
@@ -107,6 +131,32 @@ class InMemory(abc.ABC):
   def num_classes(self) -> int:
     """One more than the largest label of this split."""
     return int(self._arrays[1].max(initial=-1)) + 1
+
+  @property
+  def label_counts(self) -> tuple[int, ...]:
+    """The number of images of each class; 0 of a class without images."""
+    labels = self._arrays[1]
+    return tuple(np.bincount(labels, minlength=self.num_classes).tolist())
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """None: arrays have only numbers."""
+    return ()
+
+  @property
+  def left_out(self) -> tuple[str, ...]:
+    """Nothing."""
+    return ()
+
+  def digests(self) -> dict[str, str]:
+    """Of every byte of the images and of every label."""
+    images, labels = self._arrays
+    digest = hashlib.sha256(f"{images.dtype} {images.shape}".encode())
+    for first in range(0, len(images), DIGESTED_AT_A_TIME):
+      part = images[first : first + DIGESTED_AT_A_TIME]
+      digest.update(np.ascontiguousarray(part).data)
+    digest.update(np.ascontiguousarray(labels).data)
+    return {"images and labels": digest.hexdigest()[:16]}
 
   def take(self, indices: Indices) -> Examples:
     """The images and labels at `indices`, in that order."""

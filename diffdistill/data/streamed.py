@@ -4,6 +4,7 @@ import abc
 import dataclasses
 import functools
 import io
+from collections.abc import Sequence
 from concurrent import futures
 
 import numpy as np
@@ -63,13 +64,18 @@ class Streamed(abc.ABC):
         "label": np.empty(0, np.int32),
       }
     images, labels = zip(*decoded, strict=True)
-    for index, label in zip(indices.tolist(), labels, strict=True):
+    self._check_labels(indices.tolist(), labels)
+    return {"image": np.stack(images), "label": np.array(labels, np.int32)}
+
+  def _check_labels(
+    self, indices: Sequence[int], labels: Sequence[int]
+  ) -> None:
+    for index, label in zip(indices, labels, strict=True):
       if not 0 <= label < self.num_classes:
         raise ValueError(
           f"example {index} of {self} has label {label}; number the"
           f" {self.num_classes} classes from 0"
         )
-    return {"image": np.stack(images), "label": np.array(labels, np.int32)}
 
   @property
   def image_dtype(self) -> np.dtype:
@@ -79,6 +85,11 @@ class Streamed(abc.ABC):
   @property
   def num_classes(self) -> int:
     return self._count_classes() if self.classes is None else self.classes
+
+  @functools.cached_property
+  def label_counts(self) -> tuple[int, ...]:
+    """The number of images of each class."""
+    return self._count_labels()
 
   def _check_classes(self) -> None:
     found = self._count_classes()
@@ -90,6 +101,10 @@ class Streamed(abc.ABC):
   @abc.abstractmethod
   def _count_classes(self) -> int:
     """As the data has them."""
+
+  @abc.abstractmethod
+  def _count_labels(self) -> tuple[int, ...]:
+    """The number of images of each class, num_classes numbers."""
 
   @property
   @abc.abstractmethod
@@ -157,6 +172,10 @@ class Folder(Streamed):
   def _count_classes(self) -> int:
     return len(self._listing[0])
 
+  def _count_labels(self) -> tuple[int, ...]:
+    labels = [label for _, label in self._listing[1]]
+    return tuple(np.bincount(labels, minlength=self.num_classes).tolist())
+
   def held_out(self) -> Source | None:
     test = epath.Path(self.path) / "test"
     if not test.is_dir():
@@ -169,6 +188,13 @@ class Folder(Streamed):
   def class_names(self) -> tuple[str, ...]:
     """The folder of each label."""
     return tuple(folder.name for folder in self._listing[0])
+
+  @property
+  def left_out(self) -> tuple[str, ...]:
+    return ()
+
+  def digests(self) -> dict[str, str]:
+    return {}
 
   @functools.cached_property
   def _listing(

@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from diffdistill import hosts
 from diffdistill.data.sources import Source
 from diffdistill.data.streamed import Decoded, Streamed, one_line
+from diffdistill.files import digest_of
+
+COUNTED_AT_A_TIME = 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,43 @@ class Tfds(Streamed):
     features = self._features
     return features["label"].num_classes if "label" in features else 1
 
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """As the data set has them."""
+    label = self._features.get("label")
+    return tuple(getattr(label, "names", None) or ())
+
+  @property
+  def left_out(self) -> tuple[str, ...]:
+    """Nothing."""
+    return ()
+
+  def digests(self) -> dict[str, str]:
+    """Of what the data set says about itself: no example is read."""
+    info = self._source.dataset_info
+    told = {
+      "name": getattr(info, "full_name", self.name),
+      "split": self.split,
+      "examples": len(self),
+    }
+    return {"name, version, split and number of examples": digest_of(told)}
+
+  def _count_labels(self) -> tuple[int, ...]:
+    """Reads every example once, since the library records no counts."""
+    if "label" not in self._features:
+      return (len(self),)
+    return tuple(hosts.on_first(self._count_every_label))
+
+  def _count_every_label(self) -> list[int]:
+    counts = np.zeros(self.num_classes, np.int64)
+    size = len(self)
+    for first in range(0, size, COUNTED_AT_A_TIME):
+      numbers = range(first, min(first + COUNTED_AT_A_TIME, size))
+      labels = list(self._threads.map(self._label, numbers))
+      self._check_labels(numbers, labels)
+      counts += np.bincount(labels, minlength=self.num_classes)
+    return counts.tolist()
+
   def held_out(self) -> Source | None:
     """The split "test", or "validation" where that has no labels."""
     for split in ("test", "validation"):
@@ -114,6 +155,13 @@ class Tfds(Streamed):
       ) from error
 
   def _decode(self, index: int) -> Decoded:
+    example = self._example(index)
+    return np.asarray(example["image"]), int(example.get("label", 0))
+
+  def _label(self, index: int) -> int:
+    return int(self._example(index)["label"])
+
+  def _example(self, index: int) -> Any:
     # Not source[index]: some of its versions log an error for each such call.
     (example,) = self._source.__getitems__([index])
-    return np.asarray(example["image"]), int(example.get("label", 0))
+    return example

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from diffdistill import hosts
 from diffdistill.arrays import Image, Key, Label, Params
+from diffdistill.data.label_order import abbreviated, labels_of
 from diffdistill.evaluation.features import (
   FeatureFn,
   Reference,
@@ -52,8 +53,13 @@ class Generator:
   Args:
     sample: see `Sample`.
     image_shape: (h, w, c).
-    num_classes: image i is of class i % num_classes; 0 for unconditional.
-    label: the class of every image instead; in [0, num_classes).
+    num_classes: that the model is told; 0 for unconditional.
+    label_counts: gives the number of the data's images of each class, when the
+      first label is needed: labels are as frequent, see `data.label_order`. By
+      default classes are equally frequent, and image i is of class
+      i % num_classes.
+    label: the class of every image instead; in [0, num_classes), and of a class
+      that has images.
     half: whether the noise is drawn in float16, as pairs of it are stored.
     mesh: each batch is split over all of its axes, which must be Auto.
     batch_size: images per batch on all devices together, rounded up to a
@@ -63,6 +69,7 @@ class Generator:
   sample: Sample
   image_shape: tuple[int, int, int]
   num_classes: int = 0
+  label_counts: Callable[[], Sequence[int]] | None = None
   label: int | None = None
   half: bool = False
   mesh: Mesh
@@ -85,6 +92,12 @@ class Generator:
         if self.num_classes
         else f"label is {self.label}, but this model has no classes; pass none"
       )
+    if self.label is not None and not self._counts[self.label]:
+      trained = [i for i, count in enumerate(self._counts) if count]
+      raise ValueError(
+        f"label is {self.label}, but the data has no image of that class, so"
+        f" the model has not learned it; pass one of {abbreviated(trained)}"
+      )
     rounded = round_up(self.batch_size, self.mesh)
     object.__setattr__(self, "batch_size", rounded)
 
@@ -94,7 +107,16 @@ class Generator:
 
   def labels(self, start: int) -> Label | None:
     """The classes of images start, ..., start + batch_size - 1."""
-    return self._draw(*self._scalars(0, start))[1]
+    labels = self.labels_of(start, self.batch_size)
+    return None if labels is None else hosts.place(labels, self._by_row)
+
+  def labels_of(self, first: int, count: int) -> np.ndarray | None:
+    """The classes of images first, ..., first + count - 1, on the host."""
+    if not self.num_classes:
+      return None
+    if self.label is not None:
+      return np.full(count, self.label, np.int32)
+    return labels_of(self._counts, first, count)
 
   def batches(
     self,
@@ -128,28 +150,30 @@ class Generator:
     A stochastic sampler's own key is that of seed 0.
     """
     noise, label = hosts.place((noise, label), self._by_row)
-    *_, key = self._draw(*self._scalars(0, 0))
+    _, key = self._draw(*self._scalars(0, 0))
     return self._run(params, noise, label, key, *self._scalars(num_steps))
 
   def trace(self, params: Params) -> jax.stages.Traced:
     """The program of one batch, of weights of these shapes and shardings."""
     scalar = jax.ShapeDtypeStruct((), jnp.uint32, sharding=self._everywhere)
-    noise, labels, key = jax.tree.map(
+    noise, key = jax.tree.map(
       lambda leaf, sharding: jax.ShapeDtypeStruct(
         leaf.shape, leaf.dtype, sharding=sharding
       ),
       jax.eval_shape(self._draw, scalar, scalar),
-      (
-        self._by_row,
-        self._by_row if self.num_classes else None,
-        self._everywhere,
-      ),
+      (self._by_row, self._everywhere),
     )
+    labels = None
+    if self.num_classes:
+      labels = jax.ShapeDtypeStruct(
+        (self.batch_size,), jnp.int32, sharding=self._by_row
+      )
     return self._run.trace(params, noise, labels, key, scalar)
 
   def _batches(self, params, seed, num_images, num_steps, first):
     for done in range(0, num_images, self.batch_size):
-      noise, labels, key = self._draw(*self._scalars(seed, first + done))
+      noise, key = self._draw(*self._scalars(seed, first + done))
+      labels = self.labels(first + done)
       (steps,) = self._scalars(num_steps)
       images = self._run(params, noise, labels, key, steps)
       rows = min(self.batch_size, num_images - done)
@@ -170,6 +194,19 @@ class Generator:
     )
 
   @functools.cached_property
+  def _counts(self) -> tuple[int, ...]:
+    """The data's images of each class, or 1 of each."""
+    if self.label_counts is None:
+      return (1,) * self.num_classes
+    counts = tuple(self.label_counts())
+    if len(counts) != self.num_classes:
+      raise ValueError(
+        f"label_counts are of {len(counts)} classes, but the model is told"
+        f" {self.num_classes}; pass one count for each class"
+      )
+    return counts
+
+  @functools.cached_property
   def _everywhere(self) -> NamedSharding:
     return NamedSharding(self.mesh, PartitionSpec())
 
@@ -179,7 +216,7 @@ class Generator:
 
   @functools.cached_property
   def _draw(self):
-    """(seed, start) -> (noise, labels, the sampler's key), compiled."""
+    """(seed, start) -> (noise, the sampler's key), compiled."""
 
     def draw(seed, start):
       key_noise, key_sample = jax.random.split(jax.random.key(seed))
@@ -189,18 +226,12 @@ class Generator:
           jax.random.fold_in(key_noise, i), self.image_shape, jnp.float32
         )
       )(index)
-      labels = None
-      if self.num_classes:
-        labels = (index % self.num_classes).astype(jnp.int32)
-        if self.label is not None:
-          labels = jnp.full_like(labels, self.label)
       # Rounded where it leaves a compiled function: within one, a compiler may
       # drop the round trip through float16.
       noise = noise.astype(jnp.float16 if self.half else jnp.float32)
-      return noise, labels, jax.random.fold_in(key_sample, start)
+      return noise, jax.random.fold_in(key_sample, start)
 
-    labels = self._by_row if self.num_classes else None
-    return jax.jit(draw, out_shardings=(self._by_row, labels, self._everywhere))
+    return jax.jit(draw, out_shardings=(self._by_row, self._everywhere))
 
   @functools.cached_property
   def _run(self):

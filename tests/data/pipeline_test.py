@@ -45,6 +45,16 @@ class Numbered:
       "label": indices.astype(np.int32),
     }
 
+  @property
+  def label_counts(self):
+    return (1,) * self.num_classes
+
+  class_names = ()
+  left_out = ()
+
+  def digests(self):
+    return {}
+
   def held_out(self):
     return None
 

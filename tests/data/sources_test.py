@@ -42,6 +42,11 @@ def test_digits_split_all_of_the_set():
   assert set(np.unique(everything)) == {round(v * 255 / 16) for v in range(17)}
 
 
+def test_label_counts_are_those_of_the_split(mnist):
+  assert Idx(path=str(mnist), split="train").label_counts == (2, 2, 3)
+  assert Idx(path=str(mnist), split="test").label_counts == (1, 1, 1)
+
+
 def test_digits_resize():
   source = Digits(split="test", image_size=4)
   image = source.take(np.array([5, 3]))["image"]

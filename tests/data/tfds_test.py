@@ -85,6 +85,17 @@ def test_examples_are_taken(library):
   )
 
 
+def test_labels_are_counted_example_by_example(library, monkeypatch):
+  monkeypatch.setattr("diffdistill.data.tfds.COUNTED_AT_A_TIME", 2)
+  library(_DataSource(labels=(0, 1, 1, 1, 0)))
+  assert Tfds(name="cifar10", split="train").label_counts == (2, 3, 0)
+  library(_DataSource(labels=None))
+  assert Tfds(name="lsun/bedroom", split="train").label_counts == (5,)
+  library(_DataSource(labels=(0, 1, -1, 1, 0)))
+  source = Tfds(name="cifar10", split="train")
+  _refused(lambda: source.label_counts, "example 2", "label -1")
+
+
 def test_images_are_resized(library):
   library(_DataSource(shape=(None, None, 3)))
   source = Tfds(name="imagenet2012", split="train", image_size=2)

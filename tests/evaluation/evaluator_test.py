@@ -9,6 +9,7 @@ import pytest
 
 from diffdistill.evaluation.evaluator import Generator, distance, judge
 from diffdistill.evaluation.features import (
+  Features,
   Reference,
   classifier_features,
   reference_statistics,
@@ -101,6 +102,23 @@ def test_batches_start_from_that_noise_and_those_labels():
   np.testing.assert_array_equal(np.asarray(generator.labels(4)), [1, 2, 0, 1])
   assert generator.labels(4).dtype == jnp.int32
   assert make(num_classes=0).labels(0) is None
+
+
+def test_labels_are_as_frequent_as_in_the_data():
+  generator = make(batch_size=10, label_counts=lambda: (9, 0, 1))
+  labels = np.asarray(generator.labels(30))
+  assert np.bincount(labels, minlength=3).tolist() == [9, 0, 1]
+  images = collect(generator, num_images=20, num_steps=1, params=0.0)
+  np.testing.assert_array_equal(
+    images[:, 0, 0, 0], generator.labels_of(0, 20).astype(np.float32)
+  )
+
+
+def test_no_image_is_drawn_of_a_class_that_the_data_lacks():
+  with pytest.raises(ValueError, match="label is 1, but the data has no image"):
+    make(label=1, label_counts=lambda: (9, 0, 1))
+  with pytest.raises(ValueError, match="of 2 classes, but the model is told 3"):
+    make(label_counts=lambda: (1, 1)).labels(0)
 
 
 def test_images_may_begin_anywhere():
@@ -312,3 +330,27 @@ def test_judging_nothing_is_refused():
   )
   with pytest.raises(ValueError, match="cannot judge 0 images"):
     judge([], features, reference)
+
+
+def test_a_perfect_model_of_unequal_classes_is_at_distance_zero():
+  counts = (90, 0, 10)
+
+  def perfect(params, x, label, key, num_steps):
+    del params, key, num_steps
+    levels = label.astype(jnp.float32)[:, None, None, None] / 2
+    return jnp.broadcast_to(levels, x.shape)
+
+  def pixels(images):
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    return Features(flat, np.ones((len(flat), 1), np.float32))
+
+  real = np.repeat([0.0, 0.5, 1.0], counts).astype(np.float32)
+  real = np.broadcast_to(real[:, None, None, None], (100, 2, 3, 1))
+  reference = reference_statistics([real], pixels)
+
+  def distance_of(**fields):
+    images = make(perfect, **fields).batches(jnp.ones(()), 0, 100, 1)
+    return distance(images, pixels, reference)
+
+  assert distance_of(label_counts=lambda: counts) < 1e-6
+  assert distance_of() > 0.1

@@ -1,0 +1,84 @@
+"""Labels for generated images, as frequent as in the data.
+
+With n_c images of class c among N, the first k labels hold class c
+
+  x_c(k) times, with |x_c(k) - k n_c / N| < 1, for every k and every c.
+
+So any number of generated images has the proportions of the data, without
+chance. Label j of class c may come at positions floor(j N / n_c) + 1 to
+ceil((j + 1) N / n_c), counted from 1; of the classes that may come, the one
+with the earliest last position comes first (Baruah et al. 1996: such a schedule
+exists, and this rule finds it). Classes of equal size take turns: image i is of
+class i % C. After N labels the order repeats.
+"""
+
+import functools
+import heapq
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+# The name of the rule, for what is stored with labels that it made.
+RULE = "as frequent as in the data, evenly spread"
+
+
+def labels_of(
+  counts: Sequence[int], first: int, count: int
+) -> Int[np.ndarray, " count"]:
+  """The labels of images first, ..., first + count - 1, int32.
+
+  Args:
+    counts: images of each class; a class without images gets no label.
+    first: the number of the first image.
+    count: how many labels.
+
+  Raises:
+    ValueError: if no class has an image, or a count is negative.
+  """
+  if not counts or min(counts) < 0 or not any(counts):
+    raise ValueError(
+      f"class counts are {tuple(counts)}; pass one count of 0 or more for each"
+      " class, and one class with images"
+    )
+  divisor = math.gcd(*counts)
+  reduced = tuple(n // divisor for n in counts)
+  period = sum(reduced)
+  # Powers of two, so that few lengths are computed.
+  needed = 1 << (max(first + count, 1) - 1).bit_length()
+  order = _order(reduced, min(needed, period))
+  return order[np.arange(first, first + count) % period]
+
+
+def abbreviated(items: Sequence[object], most: int = 12) -> str:
+  """Items in one line; of many, the first and how many there are."""
+  shown = ", ".join(map(str, items[:most]))
+  if len(items) <= most:
+    return shown
+  return f"{shown}, ... ({len(items):,} in all)"
+
+
+@functools.lru_cache(maxsize=4)
+def _order(counts: tuple[int, ...], size: int) -> Int[np.ndarray, " size"]:
+  """The first `size` labels of a period."""
+  total = sum(counts)
+  # (first position, class) of the next label of classes that must wait, and
+  # (last position, class) of those that may come now.
+  waiting = [(1, label) for label, n in enumerate(counts) if n]
+  ready: list[tuple[int, int]] = []
+  placed = [0] * len(counts)
+  order = np.empty(size, np.int32)
+  for position in range(1, size + 1):
+    while waiting and waiting[0][0] <= position:
+      _, label = heapq.heappop(waiting)
+      last = -(-(placed[label] + 1) * total // counts[label])
+      heapq.heappush(ready, (last, label))
+    _, label = heapq.heappop(ready)
+    order[position - 1] = label
+    placed[label] += 1
+    if placed[label] < counts[label]:
+      following = placed[label] * total // counts[label] + 1
+      heapq.heappush(waiting, (following, label))
+  order.flags.writeable = False
+  return order
