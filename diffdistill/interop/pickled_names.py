@@ -63,8 +63,11 @@ class Dtype:
   order: str = "="
 
 
+@dataclasses.dataclass(kw_only=True)
 class Unfilled:
-  """An array of numpy's, all of which comes by BUILD."""
+  """An array of numpy's, all of which comes by BUILD; then it has values."""
+
+  values: np.ndarray | None = None
 
 
 def require(condition: bool, message: str) -> None:
@@ -90,10 +93,10 @@ def set_items(target: Any, items: list[Any]) -> None:
 
 def _check_keys(keys: list[Any]) -> None:
   for key in keys:
-    require(
-      type(key) in KEYS,
-      f"has a key that is a {type(key).__name__}; save its state_dict()",
-    )
+    if type(key) not in KEYS:
+      raise RefusalError(
+        f"has a key that is a {type(key).__name__}; save its state_dict()"
+      )
 
 
 def build(target: Any, state: Any) -> Any:
@@ -112,7 +115,8 @@ def build(target: Any, state: Any) -> Any:
     _, shape, dtype, fortran, content = state
     values = np.frombuffer(content, _numpy_dtype(dtype))
     # Which refuses a shape of any other number of values.
-    return values.reshape(shape, order="F" if fortran else "C")
+    target.values = values.reshape(shape, order="F" if fortran else "C")
+    return target.values
   else:
     # Torch leaves remarks on its ordered dicts, which say nothing of values.
     require(
@@ -177,13 +181,27 @@ def _make_persistent(meta: Any) -> Object:
   return Object(name=meta["class_name"], state=meta["state"])
 
 
+def _make_size(sizes: Any) -> tuple[Any, ...]:
+  _check_container(sizes)
+  return tuple(sizes)
+
+
+def _check_container(items: Any) -> None:
+  require(
+    type(items) in (list, tuple, set),
+    f"makes a container of a {type(items).__name__}; save its state_dict()",
+  )
+
+
 def _make_dict(pairs: Any = ()) -> dict[Any, Any]:
+  _check_container(pairs)
   made: dict[Any, Any] = {}
   set_items(made, [part for key, value in pairs for part in (key, value)])
   return made
 
 
 def _make_set(items: Any = ()) -> set[Any]:
+  _check_container(items)
   made: set[Any] = set()
   extend(made, list(items))
   return made
@@ -224,7 +242,7 @@ CALLS: dict[str, Callable[..., Any]] = {
   "torch._utils._rebuild_tensor": _make_tensor,
   "torch._utils._rebuild_tensor_v2": _make_tensor,
   "torch._utils._rebuild_parameter": _make_parameter,
-  "torch.Size": tuple,
+  "torch.Size": _make_size,
   "torch.device": lambda kind, index=None: kind,
   "torch.nn.modules.container.ModuleDict": lambda: Object(name="ModuleDict"),
   "torch_utils.persistence._reconstruct_persistent_obj": _make_persistent,

@@ -11,11 +11,13 @@ written to.
 
 import io
 import zipfile
+from functools import partial
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from diffdistill.interop.budget import Budget, check_parts
 from diffdistill.interop.pickled_names import (
   STORAGES,
   Global,
@@ -28,16 +30,22 @@ from diffdistill.interop.stack_machine import Find, no_storage, run
 # The number that torch pickles before all else, and its protocol.
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 LEGACY_VERSION = 1001
+MAX_KEY = 32  # digits of a storage's key; torch counts or takes addresses
 
 
 def read_pickle(path: epath.Path) -> Any:
   """The containers, numbers, arrays and `Object`s in a file.
 
   Raises:
-    ValueError: for a file that is damaged, or that names anything else.
+    ValueError: for a file that is damaged, that names anything else, or that
+      asks for work or memory out of proportion to its size.
   """
   try:
-    return _load(path.read_bytes(), _load_storage)
+    data = path.read_bytes()
+    budget = Budget(size=len(data))
+    content = _load(data, budget, partial(_load_storage, budget=budget))
+    check_parts(content)
+    return content
   except RefusalError as error:
     raise ValueError(f"{path} {error}") from error
   # A damaged file ends in any of a dozen errors.
@@ -47,18 +55,18 @@ def read_pickle(path: epath.Path) -> Any:
     ) from error
 
 
-def _load(data: bytes, load_storage: Find) -> Any:
+def _load(data: bytes, budget: Budget, load_storage: Find) -> Any:
   """The content of a file; load_storage is for files within it."""
   if data.startswith(b"PK"):
-    return _load_zip(data, load_storage)
+    return _load_zip(data, budget, load_storage)
   if data.startswith(LEGACY):
-    return _load_legacy(data, load_storage)
-  return run(io.BytesIO(data), load_storage=load_storage)
+    return _load_legacy(data, budget, load_storage)
+  return run(io.BytesIO(data), budget, load_storage=load_storage)
 
 
-def _load_storage(data: bytes) -> Storage:
+def _load_storage(data: bytes, budget: Budget) -> Storage:
   """A storage that was pickled by itself: a file of torch's within a file."""
-  storage = _load(data, no_storage)
+  storage = _load(data, budget, no_storage)
   require(
     isinstance(storage, Storage),
     "has a file within it that is no storage; save its state_dict()",
@@ -66,7 +74,7 @@ def _load_storage(data: bytes) -> Storage:
   return storage
 
 
-def _load_zip(data: bytes, load_storage: Find) -> Any:
+def _load_zip(data: bytes, budget: Budget, load_storage: Find) -> Any:
   # Entries are looked up by their names and never leave the memory.
   archive = zipfile.ZipFile(io.BytesIO(data))
   entries = archive.infolist()
@@ -103,13 +111,13 @@ def _load_zip(data: bytes, load_storage: Find) -> Any:
     return Storage(values=np.frombuffer(contents[key], dtype))
 
   file = io.BytesIO(archive.read(f"{root}data.pkl"))
-  return run(file, find=find, load_storage=load_storage)
+  return run(file, budget, find=find, load_storage=load_storage)
 
 
-def _load_legacy(data: bytes, load_storage: Find) -> Any:
+def _load_legacy(data: bytes, budget: Budget, load_storage: Find) -> Any:
   file = io.BytesIO(data)
   file.seek(len(LEGACY))
-  version, machine = run(file), run(file)
+  version, machine = run(file, budget), run(file, budget)
   require(
     version == LEGACY_VERSION and machine["little_endian"] is True,
     f"is not of version {LEGACY_VERSION} and little-endian; save it again",
@@ -136,8 +144,8 @@ def _load_legacy(data: bytes, load_storage: Find) -> Any:
     )
     return storages[key]
 
-  result = run(file, find=find, load_storage=load_storage)
-  keys = run(file)
+  result = run(file, budget, find=find, load_storage=load_storage)
+  keys = run(file, budget)
   require(sorted(keys) == sorted(storages), "is damaged; fetch it again")
   for key in keys:
     values = storages[key].values
@@ -159,6 +167,7 @@ def _storage_id(persistent: Any) -> tuple[np.dtype, str, int]:
     and isinstance(dtype, Global)
     and dtype.name in STORAGES
     and type(key) is str
+    and len(key) <= MAX_KEY
     and key.isdigit()
     and type(count) is int
     and count >= 0,

@@ -10,6 +10,7 @@ import pickletools
 from collections.abc import Callable
 from typing import Any
 
+from diffdistill.interop.budget import Budget, check_number
 from diffdistill.interop.pickled_names import (
   CALLS,
   LOAD_STORAGE,
@@ -17,6 +18,7 @@ from diffdistill.interop.pickled_names import (
   Global,
   RefusalError,
   Storage,
+  Unfilled,
   build,
   extend,
   require,
@@ -53,6 +55,7 @@ def no_storage(key: Any) -> Storage:
 
 def run(
   file: io.BytesIO,
+  budget: Budget,
   *,
   find: Find = no_storage,
   load_storage: Find = no_storage,
@@ -61,11 +64,13 @@ def run(
 
   Args:
     file: at the start of a pickle.
+    budget: of instructions and of memory, of which this takes its part.
     find: the storage of a persistent id.
     load_storage: the storage of a file within the file, given its bytes.
 
   Raises:
-    RefusalError: for a name or an instruction that weights do not need.
+    RefusalError: for a name or an instruction that weights do not need, and
+      for more work than the budget allows.
     Exception: of many kinds, for what is damaged or no pickle.
   """
   stack: list[Any] = []
@@ -74,12 +79,14 @@ def run(
   calls = {**CALLS, LOAD_STORAGE: load_storage}
   # genops reads instructions and their arguments, and carries out none.
   for instruction, argument, _ in pickletools.genops(file):
+    budget.count()
     items: list[Any] = []
     if pickletools.markobject in instruction.stack_before:
       # What has been pushed since the last mark.
       items, stack = stack, marks.pop()
     match instruction.name:
       case name if name in VALUES:
+        check_number(argument)
         stack.append(argument)
       case name if name in CONSTANTS:
         stack.append(CONSTANTS[name]())
@@ -97,7 +104,7 @@ def run(
       case "MEMOIZE":
         memo[len(memo)] = stack[-1]
       case "GET" | "BINGET" | "LONG_BINGET":
-        stack.append(memo[argument])
+        stack.append(_filled(memo[argument]))
       case "TUPLE":
         stack.append(tuple(items))
       case "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
@@ -127,13 +134,11 @@ def run(
         stack.append(find(stack.pop()))
       case "REDUCE" | "NEWOBJ":
         arguments, function = stack.pop(), stack.pop()
-        stack.append(_call(function, arguments, calls))
+        stack.append(_call(function, arguments, calls, budget))
       case "BUILD":
         state, old = stack.pop(), stack.pop()
-        new = build(old, state)
-        stack.append(new)
-        if new is not old:
-          memo.update({k: new for k, v in memo.items() if v is old})
+        budget.copy(state)
+        stack.append(build(old, state))
       case name:
         raise RefusalError(
           f"has the instruction {name}, which weights do not need; save its"
@@ -151,8 +156,17 @@ def _known(name: str) -> Global:
   return Global(name=name)
 
 
+def _filled(value: Any) -> Any:
+  """What a value in the memo has become by a BUILD since it was put there."""
+  filled = isinstance(value, Unfilled) and value.values is not None
+  return value.values if filled else value
+
+
 def _call(
-  function: Any, arguments: Any, calls: dict[str, Callable[..., Any]]
+  function: Any,
+  arguments: Any,
+  calls: dict[str, Callable[..., Any]],
+  budget: Budget,
 ) -> Any:
   """What a known name makes of its arguments."""
   name = function.name if isinstance(function, Global) else ""
@@ -160,4 +174,5 @@ def _call(
     name in calls and type(arguments) is tuple,
     f"calls {name or type(function).__name__}; save its state_dict()",
   )
+  budget.copy(*arguments)
   return calls[name](*arguments)

@@ -1,0 +1,142 @@
+"""How much work and memory a foreign pickle may ask for.
+
+A pickle can name one value again and again, so that a small file asks for a
+copy of something large many times, or builds containers whose every shared part
+counts anew for whoever walks through them. What is allowed grows with the size
+of the file and never faster.
+"""
+
+import dataclasses
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from diffdistill.interop.pickled_names import Object, RefusalError
+
+# A pickle of weights takes some 50 instructions a tensor.
+MAX_OPERATIONS = 5_000_000
+# Copies of what a call is given: (SHARE * size of the file + FREE) bytes.
+SHARE, FREE = 8, 1 << 24
+ITEM = 64  # bytes, for an item of a list, a set or a dict
+# Levels of containers within containers; a network of NVIDIA's has some 20.
+MAX_DEPTH = 200
+# Parts of a result when each shared part counts wherever it occurs.
+MAX_PARTS = 10_000_000
+MAX_BITS = 256  # of a whole number; torch's own magic number has 80
+CONTAINERS = (list, tuple, set, dict)
+
+
+@dataclasses.dataclass
+class Budget:
+  """What is left to one file, and to the files within it.
+
+  Args:
+    size: of the file, in bytes.
+  """
+
+  size: int
+  operations: int = MAX_OPERATIONS
+  copied: int = 0
+
+  def count(self) -> None:
+    """Pays for one instruction.
+
+    Raises:
+      RefusalError: where the file has too many.
+    """
+    self.operations -= 1
+    if self.operations < 0:
+      raise RefusalError(
+        f"has more than {MAX_OPERATIONS:,} instructions, which no file of"
+        " weights needs; save its state_dict() alone"
+      )
+
+  def copy(self, *values: Any) -> None:
+    """Pays for a copy of each value, whether or not the call makes one.
+
+    Raises:
+      RefusalError: where the copies so far are out of proportion to the file.
+    """
+    for value in values:
+      if isinstance(value, str | bytes):
+        self.copied += len(value)
+      elif isinstance(value, CONTAINERS):
+        self.copied += ITEM * len(value)
+    allowed = SHARE * self.size + FREE
+    if self.copied > allowed:
+      raise RefusalError(
+        f"of {self.size:,} bytes asks for copies of more than {allowed:,}"
+        " bytes; save its state_dict() alone"
+      )
+
+
+def check_number(value: Any) -> None:
+  """Refuses a whole number so long that work with it takes time.
+
+  Raises:
+    RefusalError: for one of more than 256 bits.
+  """
+  if isinstance(value, int) and value.bit_length() > MAX_BITS:
+    raise RefusalError(
+      f"has a whole number of more than {MAX_BITS} bits, which no file of"
+      " weights needs; save its state_dict()"
+    )
+
+
+def check_parts(content: Any) -> None:
+  """Refuses containers that are endless, too deep, or too large unfolded.
+
+  Whoever prints or walks through a container meets each shared part wherever it
+  occurs, so that a small file of lists within lists can take for ever. The work
+  here is one look at each part.
+
+  Raises:
+    RefusalError: for such a container.
+  """
+  # id -> (parts, levels) of a container; None while its parts are looked at.
+  known: dict[int, tuple[int, int] | None] = {}
+  stack: list[tuple[Any, Iterator[Any]]] = [((), iter((content,)))]
+  while stack:
+    value, rest = stack[-1]
+    part = next((p for p in rest if _has_parts(p) and id(p) not in known), None)
+    if part is not None:
+      if len(stack) > MAX_DEPTH:
+        raise RefusalError(
+          f"has containers within each other of more than {MAX_DEPTH} levels;"
+          " save its state_dict()"
+        )
+      known[id(part)] = None
+      stack.append((part, iter(_parts(part))))
+      continue
+    stack.pop()
+    known[id(value)] = _measured(value, known)
+
+
+def _measured(
+  value: Any, known: dict[int, tuple[int, int] | None]
+) -> tuple[int, int]:
+  """(parts, levels) of a container whose parts are known."""
+  parts, levels = 1, 0
+  for child in _parts(value):
+    found = known[id(child)] if _has_parts(child) else (1, 0)
+    if found is None:
+      raise RefusalError(
+        "has a container that is within itself; save its state_dict()"
+      )
+    parts, levels = parts + found[0], max(levels, found[1])
+  if parts > MAX_PARTS or levels >= MAX_DEPTH:
+    raise RefusalError(
+      f"has containers that share their parts, and unfold to more than"
+      f" {MAX_PARTS:,} parts or {MAX_DEPTH} levels; save its state_dict()"
+    )
+  return parts, levels + 1
+
+
+def _has_parts(value: Any) -> bool:
+  return isinstance(value, (*CONTAINERS, Object)) and bool(_parts(value))
+
+
+def _parts(value: Any) -> Collection[Any]:
+  """The parts of a container; the keys of a dict are none."""
+  if isinstance(value, Object):
+    return value.state.values()
+  return value.values() if isinstance(value, dict) else value

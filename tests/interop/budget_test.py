@@ -1,0 +1,237 @@
+"""A hostile pickle is refused before it takes much time or memory."""
+
+import io
+import pathlib
+import pickle
+import pickletools
+import runpy
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from etils import epath
+
+from diffdistill.interop.budget import (
+  FREE,
+  MAX_BITS,
+  MAX_DEPTH,
+  MAX_OPERATIONS,
+  SHARE,
+  Budget,
+  check_parts,
+)
+from diffdistill.interop.pickled_names import RefusalError
+from diffdistill.interop.pickles import read_pickle
+from diffdistill.interop.stack_machine import run
+
+WRITER = runpy.run_path(
+  str(pathlib.Path(__file__).with_name("write_pickles.py"))
+)
+Call, Name, Raw, dumps = (WRITER[n] for n in ("Call", "Name", "Raw", "dumps"))
+LARGE = 1 << 20
+# The second argument of a call, and both of them in a tuple.
+LATIN = b"X\x06\0\0\0latin1\x86"
+
+
+@pytest.fixture
+def read(tmp_path):
+  """Reads bytes as a file of them."""
+
+  def read(data):
+    path = epath.Path(tmp_path / "file.pkl")
+    path.write_bytes(data)
+    return read_pickle(path)
+
+  return read
+
+
+def body(content):
+  """The instructions of a pickle, without its beginning and end."""
+  return dumps(content, protocol=2)[2:-1]
+
+
+def put(index):
+  return b"r" + index.to_bytes(4, "little")
+
+
+def get(index):
+  return b"j" + index.to_bytes(4, "little")
+
+
+def program(*parts):
+  return b"\x80\x02" + b"".join(parts) + b"."
+
+
+def passed_on(value, module, member, times, *, after=b""):
+  """A pickle that gives one value to a name again and again."""
+  name = f"c{module}\n{member}\n".encode()
+  calls = (name + get(0) + after + b"R") * times
+  return program(body(value), put(0), b"0(", calls, b"l")
+
+
+def test_many_arrays_are_built_beside_a_large_memo(read):
+  """The work must not be (number of arrays) x (size of the memo)."""
+  memo, arrays = 100_000, 5_000
+  array = np.arange(3, dtype=np.float32)
+  build = pickle.dumps(array, 2)[2:-1]
+  # Its own PUTs would overwrite the memo's first entries, to no harm.
+  data = program(
+    b"N", *(put(i) for i in range(1000, memo)), b"0(", build * arrays, b"l"
+  )
+  start = time.process_time()
+  got = read(data)
+  assert len(got) == arrays
+  np.testing.assert_array_equal(got[-1], array)
+  # A few seconds; the product of the two sizes takes a minute.
+  assert time.process_time() - start < 30
+
+
+def test_an_array_that_is_named_after_it_was_built_is_the_built_one(read):
+  array = np.arange(3, dtype=np.float32)
+  got = read(pickle.dumps({"a": array, "b": [array]}, 2))
+  assert got["a"] is got["b"][0]
+  assert isinstance(got["a"], np.ndarray)
+
+
+@pytest.mark.parametrize(
+  "data",
+  [
+    passed_on("x" * LARGE, "_codecs", "encode", 20_000, after=LATIN),
+    passed_on(list(range(1000)), "torch", "Size", 2_000, after=b"\x85"),
+    passed_on(list(range(1000)), "builtins", "set", 2_000, after=b"\x85"),
+    passed_on(
+      [(i, i) for i in range(1000)],
+      *("collections", "OrderedDict"),
+      2_000,
+      after=b"\x85",
+    ),
+    passed_on(
+      WRITER["legacy_file"](
+        WRITER["storage_id"](np.zeros(LARGE, np.float32), "0", None),
+        [("0", np.zeros(LARGE, np.float32))],
+      ),
+      *("torch.storage", "_load_from_bytes"),
+      2_000,
+      after=b"\x85",
+    ),
+    # The state of one object after another.
+    program(
+      body({str(i): i for i in range(1000)}),
+      put(0),
+      b"0(",
+      (b"ctorch.nn.modules.container\nModuleDict\n)R" + get(0) + b"b") * 2_000,
+      b"l",
+    ),
+  ],
+  ids=["text", "list", "set", "dict", "file within", "state"],
+)
+def test_a_value_that_is_passed_on_again_and_again_is_refused(data, read):
+  tracemalloc.start()
+  try:
+    with pytest.raises(ValueError, match="asks for copies") as refusal:
+      read(data)
+    most = tracemalloc.get_traced_memory()[1]
+  finally:
+    tracemalloc.stop()
+  assert "\n" not in str(refusal.value)
+  # What is copied, and a few times the file itself.
+  assert most < 4 * (SHARE * len(data) + FREE)
+
+
+def test_what_is_passed_on_a_few_times_is_read(read):
+  data = passed_on("x" * LARGE, "_codecs", "encode", 5, after=LATIN)
+  assert read(data) == [b"x" * LARGE] * 5
+
+
+def test_text_is_not_taken_apart(read):
+  for name in (("torch", "Size"), ("builtins", "set")):
+    data = passed_on("x" * 9, *name, 1, after=b"\x85")
+    with pytest.raises(ValueError, match="makes a container of a str"):
+      read(data)
+
+
+def test_instructions_are_counted():
+  data = program(b"]", b"Na" * 10)
+  assert run(io.BytesIO(data), Budget(size=99, operations=30)) == [None] * 10
+  with pytest.raises(RefusalError, match="instructions, which no file"):
+    run(io.BytesIO(data), Budget(size=99, operations=20))
+
+
+def test_a_file_within_a_file_has_no_budget_of_its_own(tmp_path, monkeypatch):
+  data = dumps(WRITER["parameter"](np.zeros(3, np.float32)))
+  path, budgets = epath.Path(tmp_path / "file.pkl"), []
+
+  def start(size):
+    budgets.append(Budget(size=size))
+    return budgets[-1]
+
+  monkeypatch.setattr("diffdistill.interop.pickles.Budget", start)
+  path.write_bytes(data)
+  read_pickle(path)
+  (budget,) = budgets
+  outer = sum(1 for _ in pickletools.genops(data))
+  assert MAX_OPERATIONS - budget.operations > outer
+
+
+def test_a_long_whole_number_is_refused(read):
+  for exponent in (MAX_BITS - 1, 80, 9):
+    assert read(pickle.dumps(2**exponent)) == 2**exponent
+  for exponent in (MAX_BITS, 10**6):
+    with pytest.raises(ValueError, match="of more than 256 bits"):
+      read(pickle.dumps(-(2**exponent)))
+
+
+def nested(levels):
+  value = []
+  for _ in range(levels - 1):
+    value = [value]
+  return value
+
+
+def doubled(levels):
+  value = [1]
+  for _ in range(levels):
+    value = [value, value]
+  return value
+
+
+def test_lists_that_share_their_parts_too_often_are_refused(read):
+  for content in (doubled(60), {"a": (doubled(60),)}):
+    with pytest.raises(ValueError, match="unfold to more than"):
+      read(pickle.dumps(content))
+  assert read(pickle.dumps(doubled(10))) == doubled(10)
+
+
+def test_containers_that_are_too_deep_are_refused(read):
+  depth = MAX_DEPTH - 1
+  assert read(pickle.dumps(nested(depth))) == nested(depth)
+  # Of as many levels as a small file can have.
+  for levels in (MAX_DEPTH + 2, 20_000):
+    data = program(b"]" * levels, b"a" * (levels - 1))
+    with pytest.raises(ValueError, match="levels"):
+      read(data)
+
+
+def test_a_container_within_itself_is_refused(read):
+  ring = [1]
+  ring.append({"a": (ring,)})
+  with pytest.raises(ValueError, match="a container that is within itself"):
+    read(pickle.dumps(ring))
+
+
+def test_shared_parts_are_looked_at_once():
+  part = list(range(10_000))
+  start = time.process_time()
+  with pytest.raises(RefusalError, match="unfold"):
+    check_parts([part] * 30_000)
+  assert time.process_time() - start < 30
+
+
+def test_the_key_of_a_storage_is_short(read):
+  key = "0" * LARGE
+  data = WRITER["legacy_file"](
+    [WRITER["storage_id"](np.zeros(1, np.float32), key, None)]
+  )
+  with pytest.raises(ValueError, match="a persistent id that is no storage"):
+    read(data)
