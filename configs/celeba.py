@@ -45,7 +45,7 @@ def get_config(recipe: str = "denoising_student") -> ConfigDict:
   recipes.ddpm_teacher(
     config,
     multipliers=(1, 2, 2, 2, 4),  # [DS code]
-    grid="quadratic",  # [DS code]
+    grid="quadratic_indices",  # [DS code]
     first_time=0.801,  # index 800 [DS code]
     num_updates=500_000,  # [ours]
     learning_rate=2e-4,  # [ours]

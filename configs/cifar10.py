@@ -174,7 +174,7 @@ def _denoising_student(config: ConfigDict) -> None:
   recipes.ddpm_teacher(
     config,
     multipliers=(1, 2, 2, 2),  # [DS code]
-    grid="quadratic",  # [DS code]
+    grid="quadratic_indices",  # [DS code]
     first_time=0.801,  # index 800 [DS code]
     num_updates=800_000,  # [ours]
     learning_rate=2e-4,  # [ours]

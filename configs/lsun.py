@@ -16,10 +16,8 @@ pool of 100 GB at a time. --config.stages.pairs.max_gigabytes=0 keeps them all.
 
 Deviations, besides those that recipes.py states:
   bedroom, church         none.
-  bedroom256, church256   Unlike the paper, the teacher is trained here; the 50
-                          steps are equal from t = 0.98 to 0, theirs are at
-                          indices 980, 960, ..., 0 of 1000; and an epoch is one
-                          of the pool, not of all pairs.
+  bedroom256, church256   Unlike the paper, the teacher is trained here, and an
+                          epoch is one of the pool, not of all pairs.
 """
 
 from ml_collections import ConfigDict
@@ -106,7 +104,7 @@ def _denoising_student(config: ConfigDict, num_updates: int) -> None:
   recipes.ddpm_teacher(
     config,
     multipliers=(1, 1, 2, 2, 4, 4),  # [DS code]
-    grid="uniform",  # [DS code]
+    grid="uniform_indices",  # [DS code]
     first_time=0.981,  # index 980 [DS code]
     num_updates=1_000_000,  # [ours]
     learning_rate=2e-5,  # [ours]

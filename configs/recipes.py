@@ -490,9 +490,8 @@ def denoising_student(
 ) -> None:
   """Luhman & Luhman 2021: pairs of the teacher, then regression on them.
 
-  Deviations: the loss is a mean over pixels where theirs is a sum; the times of
-  the teacher's grid are not rounded to whole indices; images are rounded to
-  bytes, where theirs are cut off; our EMA has a ramp.
+  Deviations: the loss is a mean over pixels where theirs is a sum; images are
+  rounded to bytes, where theirs are cut off; our EMA has a ramp.
 
   Args:
     config: to which the stages "pairs" and "denoising_student" are added.

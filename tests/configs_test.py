@@ -408,12 +408,13 @@ def test_classifier_features_are_as_published(built_as_it_is):
   assert next(iter(built.rounds)) == "classifier"
 
 
-QUADRATIC = {"grid": "quadratic", "first_time": 0.801, "clip": False}
-UNIFORM = {"grid": "uniform", "first_time": 0.981, "clip": False}
+QUADRATIC = {"grid": "quadratic_indices", "first_time": 0.801, "clip": False}
+UNIFORM = {"grid": "uniform_indices", "first_time": 0.981, "clip": False}
 SMALL = {"b1": 0.9, "b2": 0.98, "ema_decay": 0.995, "warmup": 5000}
 LARGE = {"b1": 0.98, "b2": 0.999, "ema_decay": 0.9995, "warmup": 1000}
 LSUN = {
   "sampler": UNIFORM,
+  "indices": np.arange(0, 1000, 20),
   "pairs": {"num_steps": 50, "shard_size": 2560, "held_out": 2560},
   "shards": 400,
   "norm": "l2",
@@ -422,6 +423,7 @@ LSUN = {
 DENOISING_STUDENTS = {
   ("cifar10", "denoising_student"): {
     "sampler": QUADRATIC,
+    "indices": np.floor(np.linspace(0, 800**0.5, 100) ** 2),
     "pairs": {"num_steps": 100, "shard_size": 102_400, "held_out": 51_200},
     "shards": 10,
     "norm": "l1",
@@ -430,6 +432,7 @@ DENOISING_STUDENTS = {
   },
   ("celeba", "denoising_student"): {
     "sampler": QUADRATIC,
+    "indices": np.floor(np.linspace(0, 800**0.5, 100) ** 2),
     "pairs": {"num_steps": 100, "shard_size": 25_600, "held_out": 10_240},
     "shards": 40,
     "norm": "l2",
@@ -457,6 +460,11 @@ def test_the_denoising_student_is_as_published(name, recipe, built_as_it_is):
   assert wanted["shards"] * pairs.shard_size == pairs.num_pairs
   assert isinstance(pairs.sampler, DDIM)
   has(pairs.sampler, **wanted["sampler"])
+  # The indices at which the released code evaluates the teacher.
+  steps = np.arange(pairs.num_steps, 0, -1)
+  times = [pairs.sampler.time(int(i), pairs.num_steps) for i in steps]
+  indices = 1000 * np.asarray(times) - 1
+  np.testing.assert_allclose(indices, wanted["indices"][::-1], atol=1e-3)
   # The teacher that students are compared with is the one they learn from.
   assert pairs.sampler == stages["teacher"].objective.sampler
   assert max(built.evaluation.num_steps) == pairs.num_steps

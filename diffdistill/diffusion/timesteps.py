@@ -12,6 +12,8 @@ from diffdistill.arrays import Key, Scalar, Time
 from diffdistill.diffusion.schedule import Schedule
 
 GRIDS = ("uniform", "quadratic", "karras")
+# Of the whole indices of a discrete schedule, 0 the cleanest.
+INDEX_GRIDS = ("uniform_indices", "quadratic_indices")
 KARRAS_RHO = 7.0  # Karras et al. 2022, Table 1
 KARRAS_SIGMAS = (0.002, 80.0)  # Karras et al. 2022, Table 1
 KARRAS_T_MIN = 1e-6  # of no consequence to sigma, but not 0
@@ -77,6 +79,36 @@ def grid_time(
   # Never 0 before the end: a step to exactly 0 is the last, to x0.
   t = jnp.maximum(schedule.time(-2 * jnp.log(sigma)), KARRAS_T_MIN)
   return jnp.where(i > 0, t, 0.0)
+
+
+def index_time(
+  grid: str,
+  count: int,
+  first: int,
+  i: int | Int[Array, ""],
+  num_steps: int | Int[Array, ""],
+) -> Scalar:
+  """The time of the index that has i of num_steps steps still to go.
+
+  With N = num_steps the indices are floor(u^p first), u = (i - 1) / (N - 1),
+  where p is 1 for "uniform_indices" and 2 for "quadratic_indices"; one step
+  alone is at `first`. Index 0 is visited, and the step from there is the last,
+  to t = 0. These are the grids of Luhman & Luhman 2021's code, whose indices
+  may repeat: a step between equal times changes nothing.
+
+  Args:
+    grid: of `INDEX_GRIDS`.
+    count: indices of the schedule; index j is at t = (j + 1) / count.
+    first: the noisiest index that is visited.
+    i, num_steps: may be traced.
+  """
+  last = jnp.maximum(jnp.asarray(num_steps, jnp.int32) - 1, 1)
+  k = jnp.where(num_steps > 1, jnp.asarray(i, jnp.int32) - 1, last)
+  quotient, rest = jnp.divmod(k * first, last)
+  if grid == "quadratic_indices":
+    # floor(k^2 first / last^2) in whole numbers that fit into 32 bits.
+    quotient = (quotient * k + rest * k // last) // last
+  return jnp.where(i > 0, fraction(quotient + 1, count), 0.0)
 
 
 def per_example(t: Float[Array, ""], x: Float[Array, "b h w c"]) -> Time:

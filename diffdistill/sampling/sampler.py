@@ -11,7 +11,14 @@ from jaxtyping import Array, Int
 from diffdistill.arrays import Image, Key, Scalar, Time
 from diffdistill.diffusion.prediction import Denoise, Prediction, clip
 from diffdistill.diffusion.process import GaussianProcess
-from diffdistill.diffusion.timesteps import GRIDS, grid_time, per_example
+from diffdistill.diffusion.schedule import DiscreteBetas
+from diffdistill.diffusion.timesteps import (
+  GRIDS,
+  INDEX_GRIDS,
+  grid_time,
+  index_time,
+  per_example,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,12 +27,13 @@ class Sampler(abc.ABC):
 
   Args:
     process: the process to run backwards.
-    grid: uniform, quadratic or karras.
+    grid: uniform, quadratic or karras; or uniform_indices or
+      quadratic_indices, which visit whole indices of a discrete schedule, down
+      to index 0.
     first_time: where the grid begins, in (0, 1]: times of the uniform and the
-      quadratic grid are multiplied by it. 0.801 on the quadratic grid begins
-      where Luhman & Luhman 2021 do, at index 800 of 1000. Unlike the paper's,
-      times are not rounded down to whole indices, so that the last few lie
-      below the first index, and the start has the sigma of the first time.
+      quadratic grid are multiplied by it. A grid of indices begins at the index
+      of this time: 0.801 is index 800 of 1000, since index j is at (j + 1) /
+      1000.
     clip: whether x0 is clipped to [-1, 1] in every step (eps follows), and in
       the image returned.
   """
@@ -39,8 +47,9 @@ class Sampler(abc.ABC):
   evaluations: ClassVar[int] = 1
 
   def __post_init__(self):
-    if self.grid not in GRIDS:
-      raise ValueError(f"grid is {self.grid!r}; pass one of {', '.join(GRIDS)}")
+    grids = (*GRIDS, *INDEX_GRIDS)
+    if self.grid not in grids:
+      raise ValueError(f"grid is {self.grid!r}; pass one of {', '.join(grids)}")
     if not 0 < self.first_time <= 1:
       raise ValueError(
         f"first_time is {self.first_time}; pass a time in (0, 1]"
@@ -49,6 +58,23 @@ class Sampler(abc.ABC):
       raise ValueError(
         f"first_time is {self.first_time}, but the karras grid begins at its"
         " own noise level; pass first_time=1, or grid=uniform or quadratic"
+      )
+    if self.grid in INDEX_GRIDS:
+      self._check_indices()
+
+  def _check_indices(self) -> None:
+    schedule = self.process.schedule
+    if not isinstance(schedule, DiscreteBetas):
+      raise ValueError(
+        f"grid is {self.grid}, but the schedule {type(schedule).__name__} has"
+        " no indices; pass grid=uniform or quadratic, or a schedule of kind"
+        " linear_beta or cosine_beta"
+      )
+    index = self.first_time * schedule.num_steps
+    if abs(index - round(index)) > 1e-6 or round(index) < 1:
+      raise ValueError(
+        f"first_time is {self.first_time}, which is no whole index of"
+        f" {schedule.num_steps}; pass (index + 1) / {schedule.num_steps}"
       )
 
   @abc.abstractmethod
@@ -80,10 +106,21 @@ class Sampler(abc.ABC):
   ) -> Scalar:
     """The time that has i of num_steps steps still to go; 0 for i = 0."""
     schedule = self.process.schedule
+    if self.grid in INDEX_GRIDS:
+      assert isinstance(schedule, DiscreteBetas)  # checked when it was made
+      count = schedule.num_steps
+      first = round(self.first_time * count) - 1
+      return index_time(self.grid, count, first, i, num_steps)
     return self.first_time * grid_time(self.grid, schedule, i, num_steps)
 
   def start(self, noise: Image, num_steps: int | Int[Array, ""]) -> Image:
-    """Unit noise as the grid's first time has it: times sigma there."""
+    """Unit noise as the grid's first time has it: times sigma there.
+
+    A grid of indices begins with unit noise itself, as the code of Luhman &
+    Luhman 2021 does.
+    """
+    if self.grid in INDEX_GRIDS:
+      return noise
     first = self.time(num_steps, num_steps)
     return noise * self.process.schedule.sigma(first)
 

@@ -50,11 +50,102 @@ def test_a_first_time_shrinks_the_grid(toys, grid, power, num_steps):
   np.testing.assert_allclose(times[:, 1], expected[1:], rtol=1e-6)
   # To the bit: the last step must be known for what it is.
   assert times[-1, 1] == 0
-  if (grid, num_steps) == ("quadratic", 100):
-    # The paper's hundred indices of 1000 end at 0 itself: up to 9 lower.
-    paper = np.floor(np.linspace(0, 800**0.5, 100) ** 2)[::-1]
-    assert np.abs(1000 * times[:, 0] - paper).max() < 9
-    assert paper[:3].tolist() == [800, 783, 768]
+
+
+def visited(sampler, num_steps):
+  """(t, s) of each step, first step first."""
+  x = jnp.zeros((1, 1, num_steps, 2))
+  sample = jax.jit(lambda x, n: sampler(never, x, jax.random.key(0), n))
+  return np.asarray(sample(x, num_steps))[0, 0]
+
+
+@pytest.mark.parametrize(
+  ("grid", "first", "num_steps", "indices"),
+  [
+    # Luhman & Luhman 2021's code: LSUN, then CIFAR-10 and CelebA.
+    ("uniform_indices", 980, 50, np.arange(0, 1000, 20)),
+    (
+      *("quadratic_indices", 800, 100),
+      np.floor(np.linspace(0, 800**0.5, 100) ** 2),
+    ),
+    ("uniform_indices", 999, 1000, np.arange(1000)),
+    ("uniform_indices", 980, 1, [980]),
+    ("quadratic_indices", 800, 1, [800]),
+    ("quadratic_indices", 800, 2, [0, 800]),
+    ("quadratic_indices", 999, 1000, np.arange(1000) ** 2 // 999),
+  ],
+)
+def test_grids_of_indices_visit_the_times_of_whole_indices(
+  toys, grid, first, num_steps, indices
+):
+  """Down to index 0, from which the last step goes to the clean image."""
+  process = toys("linear").process
+  sampler = Diary(process=process, grid=grid, first_time=(first + 1) / 1000)
+  times = visited(sampler, num_steps)
+  # As training draws them: correctly rounded quotients, to the bit.
+  expected = (np.asarray(indices)[::-1] + 1).astype(np.float32)
+  np.testing.assert_array_equal(times[:, 0], expected / np.float32(1000))
+  np.testing.assert_array_equal(times[:-1, 1], times[1:, 0])
+  assert times[-1, 1] == 0
+
+
+@pytest.mark.parametrize(
+  ("grid", "kept"), [("uniform_indices", 0.58), ("uniform", 0.25)]
+)
+def test_a_grid_down_to_index_0_keeps_more_of_the_fine_detail(toys, grid, kept):
+  """Detail is N(0, d^2) with d of 2.5 grey levels, its denoiser the best.
+
+  Every step multiplies x_t, so that the image of unit noise is its spread.
+  """
+  process = toys("linear").process
+  variance = (2.5 / 127.5) ** 2
+
+  def denoise(x_t, t):
+    alpha, sigma = process.coefficients(t, x_t)
+    x0 = alpha * variance * x_t / (alpha**2 * variance + sigma**2)
+    return from_x0(x0, x_t, alpha, sigma)
+
+  sampler = DDIM(process=process, grid=grid, first_time=0.981, clip=False)
+  x = sampler.start(jnp.ones((1, 1, 1, 1)), 50)
+  spread = sampler(denoise, x, jax.random.key(0), 50)
+  assert float(spread[0, 0, 0, 0]) / variance**0.5 == pytest.approx(
+    kept, abs=0.01
+  )
+
+
+def test_a_step_between_equal_indices_changes_nothing(toys):
+  toy = toys("linear")
+  sampler = DDIM(
+    process=toy.process, grid="quadratic_indices", first_time=0.801, clip=False
+  )
+  # (i - 1)^2 800 / 99^2 is below 1 for the last four of a hundred steps.
+  times = [float(sampler.time(i, 100)) for i in (4, 3, 2, 1)]
+  np.testing.assert_array_equal(times, np.float32([0.001] * 4))
+  x = jax.random.normal(jax.random.key(0), (2, 2, 2, 1))
+  t = jnp.full(2, times[0])
+  prediction = from_x0(
+    jnp.full_like(x, 0.3), x, *toy.process.coefficients(t, x)
+  )
+  np.testing.assert_allclose(
+    toy.process.ddim(x, prediction, t, t), x, rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize("grid", ["uniform_indices", "quadratic_indices"])
+def test_a_grid_of_indices_begins_with_unit_noise(toys, grid):
+  sampler = DDIM(process=toys("linear").process, grid=grid, first_time=0.801)
+  noise = jnp.ones((1, 2, 2, 1))
+  np.testing.assert_array_equal(sampler.start(noise, 100), noise)
+
+
+def test_a_grid_of_indices_needs_a_schedule_that_has_them(toys):
+  with pytest.raises(ValueError, match=r"the schedule Cosine has no indices"):
+    DDIM(process=toys("cosine").process, grid="uniform_indices")
+  for time in (0.8005, 0.0001):
+    with pytest.raises(ValueError, match=r"no whole index of 1000; pass \(ind"):
+      DDIM(
+        process=toys("linear").process, grid="uniform_indices", first_time=time
+      )
 
 
 def test_a_first_time_is_where_the_flow_begins(toys):
