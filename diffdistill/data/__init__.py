@@ -5,10 +5,10 @@ never images. Nothing here reads a file, or imports scikit-learn or
 tensorflow-datasets, before a source is asked for its data.
 """
 
+from diffdistill.data.folder import Folder
 from diffdistill.data.packed import Npz
 from diffdistill.data.pipeline import Pipeline, once
 from diffdistill.data.sources import Digits, Idx, Source
-from diffdistill.data.streamed import Folder
 from diffdistill.data.tfds import Tfds
 
 # What a config may name; a config's other keys are the fields of the class.

@@ -3,19 +3,14 @@
 import abc
 import dataclasses
 import functools
-import io
 from collections.abc import Sequence
 from concurrent import futures
 
 import numpy as np
-from etils import epath
 from jaxtyping import Shaped
-from PIL import Image as PillowImage
 
 from diffdistill.data.resize import check_fit, fit
-from diffdistill.data.sources import Examples, Indices, Source
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+from diffdistill.data.sources import Examples, Indices
 
 Decoded = tuple[Shaped[np.ndarray, "h w c"], int]
 
@@ -123,133 +118,6 @@ class Streamed(abc.ABC):
     return futures.ThreadPoolExecutor(
       self.num_threads, thread_name_prefix="decode"
     )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Folder(Streamed):
-  """Images in one folder per class; the sorted class names are labels 0, 1...
-
-  Classes are the folders in path/split where that exists, else in path itself
-  (then every split is the same images). Images are the png, jpg, jpeg and webp
-  files directly in them. Transparency is dropped.
-
-  Args:
-    path: of the folder.
-    channels: 3 for RGB, 1 for grey.
-
-  Errors, from `check()` on: FileNotFoundError for a missing folder, ValueError
-  where there is no class folder or one has no image. A corrupt image is found
-  when it is taken: ValueError.
-  """
-
-  path: str
-  channels: int = 3
-
-  def __post_init__(self):
-    super().__post_init__()
-    if self.image_size is None:
-      raise ValueError(
-        "image_size is not given; pass the side of the square images to train"
-        " on, such as 64"
-      )
-    if self.channels not in (1, 3):
-      raise ValueError(
-        f"channels is {self.channels}; pass 3 for RGB or 1 for grey"
-      )
-
-  def check(self) -> None:
-    """Lists every class; no image is opened."""
-    self._check_classes()
-
-  def __len__(self) -> int:
-    return len(self._listing[1])
-
-  @property
-  def image_shape(self) -> tuple[int, int, int]:
-    assert self.image_size is not None  # By __post_init__.
-    return self.image_size, self.image_size, self.channels
-
-  def _count_classes(self) -> int:
-    return len(self._listing[0])
-
-  def _count_labels(self) -> tuple[int, ...]:
-    labels = [label for _, label in self._listing[1]]
-    return tuple(np.bincount(labels, minlength=self.num_classes).tolist())
-
-  def held_out(self) -> Source | None:
-    test = epath.Path(self.path) / "test"
-    if not test.is_dir():
-      return None
-    other = dataclasses.replace(self, split="test")
-    # Labels are numbered by the class names: other names, other labels.
-    return other if other.class_names == self.class_names else None
-
-  @property
-  def class_names(self) -> tuple[str, ...]:
-    """The folder of each label."""
-    return tuple(folder.name for folder in self._listing[0])
-
-  @property
-  def left_out(self) -> tuple[str, ...]:
-    return ()
-
-  def digests(self) -> dict[str, str]:
-    return {}
-
-  @functools.cached_property
-  def _listing(
-    self,
-  ) -> tuple[list[epath.Path], list[tuple[epath.Path, int]]]:
-    root = epath.Path(self.path)
-    if not root.exists():
-      raise FileNotFoundError(
-        f"{root} does not exist; pass a folder with one folder per class"
-      )
-    if (root / self.split).is_dir():
-      root = root / self.split
-    folders = sorted(
-      entry
-      for entry in root.iterdir()
-      if not entry.name.startswith(".") and entry.is_dir()
-    )
-    if not folders:
-      raise ValueError(
-        f"{root} has no class folder; put its images into one folder per"
-        " class, such as all/ where there are no classes"
-      )
-    images = []
-    for label, folder in enumerate(folders):
-      inside = sorted(
-        entry
-        for entry in folder.iterdir()
-        if not entry.name.startswith(".") and entry.suffix.lower() in SUFFIXES
-      )
-      if not inside:
-        raise ValueError(
-          f"class folder {folder} has no image; put {', '.join(SUFFIXES)}"
-          " files into it or remove it"
-        )
-      images.extend((entry, label) for entry in inside)
-    return folders, images
-
-  def _decode(self, index: int) -> Decoded:
-    path, label = self._listing[1][index]
-    try:
-      with PillowImage.open(io.BytesIO(path.read_bytes())) as opened:
-        mode = opened.mode
-        image = np.asarray(opened.convert("RGB" if self.channels == 3 else "L"))
-    # Pillow raises OSError, SyntaxError, ValueError, struct.error and more,
-    # by format and by where the damage is.
-    except Exception as error:
-      raise ValueError(
-        f"{path} cannot be decoded ({one_line(error)}); replace or remove it"
-      ) from error
-    if mode.startswith(("I", "F")):
-      # Pillow would clip such values to white rather than scale them.
-      raise ValueError(
-        f"{path} has more than 8 bits a channel (mode {mode}); convert it to 8"
-      )
-    return image.reshape(*image.shape[:2], self.channels), label
 
 
 def one_line(error: Exception) -> str:

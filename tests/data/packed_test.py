@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
+from diffdistill.data.folder import Folder
 from diffdistill.data.packed import Npz, pack
 from diffdistill.data.pipeline import Pipeline
 from diffdistill.data.sources import Digits
-from diffdistill.data.streamed import Folder
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 4, 6)).astype(np.uint8)
 LABELS = np.array([2, 0, 1, 2, 1, 0, 2], np.uint8)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
+from diffdistill.data.folder import Folder
 from diffdistill.data.packed import Npz
 from diffdistill.data.pipeline import Pipeline, once
-from diffdistill.data.streamed import Folder
 
 SIZE = 10
 

@@ -1,0 +1,124 @@
+"""A folder of pictures, one folder per class."""
+
+import dataclasses
+import functools
+import itertools
+
+import numpy as np
+from etils import epath
+
+from diffdistill import hosts
+from diffdistill.data.listing import Listing, list_images
+from diffdistill.data.pictures import colour, decode
+from diffdistill.data.sources import Source
+from diffdistill.data.streamed import Decoded, Streamed, one_line
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Folder(Streamed):
+  """Images in one folder per class; the sorted class names are labels 0, 1...
+
+  Classes are the folders in path/split where that exists, else in path itself.
+  Images are the files directly in them, of the formats of `data.pictures`. They
+  are turned as their EXIF data say. Folders of the system, such as @eaDir, are
+  no classes. What else is there and not read is said.
+
+  Args:
+    path: of the folder.
+    channels: 3 for RGB, 1 for grey.
+    background: the colour behind transparent pixels, as CSS writes it: "white",
+      "#808080".
+    only: the classes to read, in the order of their labels; a class that is not
+      there has no image. Empty for all, sorted.
+
+  Errors, from `check()` on: FileNotFoundError for a missing folder, ValueError
+  where there is no class folder, one has no image, or a file is empty or a dead
+  link. Another corrupt image is found when it is taken: ValueError.
+  """
+
+  path: str
+  channels: int = 3
+  background: str = "white"
+  only: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.image_size is None:
+      raise ValueError(
+        "image_size is not given; pass the side of the square images to train"
+        " on, such as 64"
+      )
+    if self.channels not in (1, 3):
+      raise ValueError(
+        f"channels is {self.channels}; pass 3 for RGB or 1 for grey"
+      )
+    colour(self.background)
+    if len(set(self.only)) < len(self.only):
+      raise ValueError(f"only is {self.only}; name each class once")
+
+  def check(self) -> None:
+    """Lists every class; no image is opened."""
+    self._check_classes()
+
+  def __len__(self) -> int:
+    return self._starts[-1]
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    assert self.image_size is not None  # By __post_init__.
+    return self.image_size, self.image_size, self.channels
+
+  def _count_classes(self) -> int:
+    return len(self._listing.names)
+
+  def _count_labels(self) -> tuple[int, ...]:
+    return tuple(map(len, self._listing.files))
+
+  def held_out(self) -> Source | None:
+    """The split "test" or "val"; the classes are those of this split."""
+    split = self._listing.held_out
+    if not split:
+      return None
+    return dataclasses.replace(self, split=split, only=self.class_names)
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """The folder of each label, in Unicode NFC."""
+    return tuple(self._listing.names)
+
+  @property
+  def left_out(self) -> tuple[str, ...]:
+    """What lies in the folder and is not read."""
+    return tuple(self._listing.left_out)
+
+  def digests(self) -> dict[str, str]:
+    """Of the names and the sizes of all files; in a bucket of the names."""
+    return dict(self._listing.digests)
+
+  @functools.cached_property
+  def _listing(self) -> Listing:
+    """As the first process sees it; every process asks at the same time."""
+    fields = hosts.on_first(
+      lambda: dataclasses.asdict(list_images(self.path, self.split, self.only))
+    )
+    return Listing(**fields)
+
+  @functools.cached_property
+  def _starts(self) -> list[int]:
+    """The number of the first image of each class, and of all images."""
+    return list(itertools.accumulate(self.label_counts, initial=0))
+
+  def _decode(self, index: int) -> Decoded:
+    listing = self._listing
+    label = int(np.searchsorted(self._starts, index, side="right")) - 1
+    name = listing.files[label][index - self._starts[label]]
+    path = epath.Path(listing.folder) / listing.folders[label] / name
+    try:
+      image = decode(path.read_bytes(), self.channels, self.background)
+    # Pillow raises OSError, SyntaxError, ValueError, struct.error and more,
+    # by format and by where the damage is.
+    except Exception as error:
+      raise ValueError(
+        f"{path} cannot be decoded ({one_line(error)}); replace or remove it"
+      ) from error
+    return image, label

@@ -1,0 +1,266 @@
+"""Which files of a folder are the images of which class of a split."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent import futures
+
+from etils import epath
+
+from diffdistill.data.entries import (
+  DEAD,
+  FOLDER,
+  Entry,
+  entries,
+  left_in_classes,
+  loose,
+  normal,
+  phrase_of,
+)
+from diffdistill.data.label_order import abbreviated
+from diffdistill.data.pictures import SUFFIXES
+from diffdistill.files import in_bucket
+
+# What splits are called, in the order in which one is looked for.
+TRAINING = ("train", "training")
+HELD_OUT = ("test", "testing", "val", "valid", "validation")
+SPLITS = (*TRAINING, *HELD_OUT)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Listing:
+  """The images of one split, in plain values.
+
+  Args:
+    folder: in which the class folders are.
+    names: of the classes, in the order of their labels; Unicode NFC.
+    folders: of the classes, as the disk spells them; empty for a class that has
+      none here.
+    files: of each class, in order.
+    left_out: what lies there and is not read, and why; a phrase each.
+    digests: of the data, by what they cover.
+    held_out: the folder of the held-out split; empty where there is none.
+  """
+
+  folder: str
+  names: list[str]
+  folders: list[str]
+  files: list[list[str]]
+  left_out: list[str]
+  digests: dict[str, str]
+  held_out: str
+
+
+def list_images(path: str, split: str, only: Sequence[str]) -> Listing:
+  """Lists a split; no image is opened.
+
+  Classes are the folders in path/split where that is a folder of class folders,
+  else in path itself. A folder called as a split that holds images, beside
+  other class folders, is a class.
+
+  Args:
+    path: of the data.
+    split: its name; "train" may be called "training" on the disk.
+    only: the classes to read, in the order of their labels; empty for all,
+      sorted.
+
+  Raises:
+    FileNotFoundError: if there is no such folder.
+    ValueError: in one line, for a folder without class folders, a class without
+      images, or a file that is broken.
+  """
+  data = epath.Path(path)
+  if not data.exists():
+    raise FileNotFoundError(
+      f"{data} does not exist; pass a folder with one folder per class"
+    )
+  if not data.is_dir():
+    raise ValueError(
+      f"{data} is a file; pass a folder with one folder per class"
+    )
+  top = [entry for entry in entries(data) if not entry.is_system]
+  classes_at_top, splits = _split_folders(data, top)
+  wanted = TRAINING if split.casefold() in TRAINING else (split.casefold(),)
+  found = [s for s in splits if s.casefold() in wanted]
+  left_out = []
+  if found:
+    root = data / found[0]
+    if classes_at_top:
+      left_out.append(
+        f"folders beside {found[0]}: {abbreviated(classes_at_top)}"
+      )
+  elif classes_at_top or not splits:
+    root = data
+  else:
+    raise ValueError(
+      f"{data} has no folder {split}; it has {', '.join(splits)}; pass one of"
+      " these as split"
+    )
+  chosen = [s for word in HELD_OUT for s in splits if s.casefold() == word]
+  held_out = [s for s in chosen if s not in found][:1]
+  unread = [s for s in splits if s not in (*found, *held_out)]
+  if unread and split.casefold() in TRAINING:
+    left_out.append(f"split folders that are not used: {', '.join(unread)}")
+  inside = entries(root)
+  folders = [e.name for e in inside if e.kind == FOLDER and not e.is_system]
+  if root == data:
+    folders = [name for name in folders if name not in splits]
+  left_out += loose(inside)
+  return _listed(root, folders, only, left_out, "".join(held_out))
+
+
+def _split_folders(
+  data: epath.Path, top: Sequence[Entry]
+) -> tuple[list[str], list[str]]:
+  """(names of class folders, names of folders that are splits) at the top.
+
+  A folder called as a split is one if it has folders and no images, or if
+  nothing else can be a class.
+  """
+  folders = [entry.name for entry in top if entry.kind == FOLDER]
+  others = [name for name in folders if name.casefold() not in SPLITS]
+  classes, splits = list(others), []
+  for name in folders:
+    if name.casefold() not in SPLITS:
+      continue
+    inside = [e for e in entries(data / name) if not e.is_system]
+    has_images = any(entry.is_image for entry in inside)
+    has_folders = any(entry.kind == FOLDER for entry in inside)
+    if others and (has_images or not has_folders):
+      classes.append(name)
+    else:
+      splits.append(name)
+  return classes, splits
+
+
+def _listed(
+  root: epath.Path,
+  folders: Sequence[str],
+  only: Sequence[str],
+  left_out: list[str],
+  held_out: str,
+) -> Listing:
+  """The listing of the class folders of a split."""
+  by_name: dict[str, str] = {}
+  for folder in folders:
+    if normal(folder) in by_name:
+      raise ValueError(
+        f"{root} has two folders whose names look the same, {folder}, in two"
+        " Unicode forms; rename one"
+      )
+    by_name[normal(folder)] = folder
+  if not by_name:
+    raise ValueError(
+      f"{root} has no class folder; put its images into one folder per class,"
+      " such as all/ where there are no classes"
+    )
+  names = [normal(name) for name in only] or sorted(by_name)
+  strangers = [name for name in by_name if name not in names]
+  left_out = [
+    *left_out,
+    *phrase_of(
+      strangers, "class that is not read", "classes that are not read"
+    ),
+  ]
+  if not set(names) & set(by_name):
+    raise ValueError(
+      f"{root} has the classes {abbreviated(list(by_name))}, but none of"
+      f" {abbreviated(names)}; rename its folders"
+    )
+  present = [by_name.get(name, "") for name in names]
+  inside = [entries(root / name) if name else [] for name in present]
+  left_out += left_in_classes(root, present, inside)
+  files = [[e.name for e in found if e.is_image] for found in inside]
+  for folder, found in zip(present, files, strict=True):
+    if folder and not found:
+      _refuse_empty(root / folder)
+  sizes = _check_files(root, present, inside, files)
+  return Listing(
+    folder=os.fspath(root),
+    names=names,
+    folders=present,
+    files=files,
+    left_out=left_out,
+    digests=_digests(names, files, sizes),
+    held_out=held_out,
+  )
+
+
+def _refuse_empty(folder: epath.Path) -> None:
+  """Refuses a class folder without images."""
+  deeper = [
+    entry.name
+    for entry in entries(folder)
+    if entry.kind == FOLDER
+    and any(e.is_image for e in entries(folder / entry.name))
+  ]
+  if deeper:
+    raise ValueError(
+      f"class folder {folder} has no image, but its folder {deeper[0]} has;"
+      " move the images up, or pass the folder above as path"
+    )
+  raise ValueError(
+    f"class folder {folder} has no image of a format that is read; put"
+    f" {', '.join(SUFFIXES)} files into it or remove it"
+  )
+
+
+def _check_files(
+  root: epath.Path,
+  folders: Sequence[str],
+  inside: Sequence[Sequence[Entry]],
+  files: Sequence[Sequence[str]],
+) -> list[list[int]] | None:
+  """The sizes of all images; of a bucket none are asked for.
+
+  Raises:
+    ValueError: for a dead link or an empty file, which no one could decode.
+  """
+  for folder, found in zip(folders, inside, strict=True):
+    for entry in found:
+      if entry.kind == DEAD and entry.suffix in SUFFIXES:
+        raise ValueError(
+          f"{root / folder / entry.name} is a link to a file that does not"
+          " exist; restore the file or remove the link"
+        )
+  if in_bucket(root):
+    return None
+
+  def sizes(folder: str, names: Sequence[str]) -> list[int]:
+    place = os.path.join(os.fspath(root), folder)
+    return [os.stat(os.path.join(place, name)).st_size for name in names]
+
+  # Threads, because a file server answers each question slowly.
+  with futures.ThreadPoolExecutor() as threads:
+    result = list(threads.map(sizes, folders, files))
+  for folder, names, found in zip(folders, files, result, strict=True):
+    for name, size in zip(names, found, strict=True):
+      if not size:
+        raise ValueError(
+          f"{root / folder / name} is empty, 0 bytes; replace or remove it"
+        )
+  return result
+
+
+def _digests(
+  names: Sequence[str],
+  files: Sequence[Sequence[str]],
+  sizes: Sequence[Sequence[int]] | None,
+) -> dict[str, str]:
+  """Digests of the names, and where they are known of the sizes, of images."""
+  lines = [
+    f"{name}/{normal(file)}"
+    for name, found in zip(names, files, strict=True)
+    for file in found
+  ]
+  digests = {"names of files": _digest(lines)}
+  if sizes is not None:
+    numbers = [str(size) for found in sizes for size in found]
+    digests["sizes of files"] = _digest(numbers)
+  return digests
+
+
+def _digest(lines: Sequence[str]) -> str:
+  text = "\n".join(lines).encode("utf-8", "surrogateescape")
+  return hashlib.sha256(text).hexdigest()[:16]

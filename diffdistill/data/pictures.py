@@ -1,0 +1,116 @@
+"""Picture files as arrays of bytes, as a viewer shows them.
+
+Pillow's decoders of the formats below run no other program and read nothing but
+the file. Left out on purpose: EPS, PS and PDF (Ghostscript runs them), PSD, XCF
+and SVG (layers or shapes to be rendered), WMF and EMF (Windows alone renders
+them), HEIC (no decoder in Pillow), camera raw files, and rare formats.
+"""
+
+import functools
+import io
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image as PillowImage
+from PIL import ImageColor, ImageOps
+
+# Pillow's names of the formats, and the endings of their files.
+FORMATS = {
+  "AVIF": (".avif", ".avifs"),
+  "BMP": (".bmp", ".dib"),
+  "GIF": (".gif",),
+  "ICO": (".ico",),
+  "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+  "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+  "PCX": (".pcx",),
+  "PNG": (".png", ".apng"),
+  "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+  "QOI": (".qoi",),
+  "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
+  "TGA": (".tga", ".icb", ".vda", ".vst"),
+  "TIFF": (".tif", ".tiff"),
+  "WEBP": (".webp",),
+}
+SUFFIXES = tuple(suffix for group in FORMATS.values() for suffix in group)
+# Files of these endings may hold several pictures.
+SEVERAL = (".apng", ".avif", ".avifs", ".gif", ".mpo", ".tif", ".tiff", ".webp")
+# Pictures, as their owner sees them, that are not read.
+UNREAD = (
+  *(".arw", ".cr2", ".cr3", ".dcm", ".dds", ".dng", ".emf", ".eps", ".exr"),
+  *(".fits", ".hdr", ".heic", ".heif", ".icns", ".jxl", ".nef", ".npy", ".orf"),
+  *(".pdf", ".pfm", ".ps", ".psd", ".raf", ".raw", ".rw2", ".svg", ".wmf"),
+  *(".xcf", ".xpm"),
+)
+MODES_OF_CHANNELS = {1: "L", 3: "RGB"}
+
+
+def decode(
+  data: bytes, channels: int, background: str
+) -> UInt8[np.ndarray, "h w c"]:
+  """A picture as a viewer shows it; of several in one file, the first.
+
+  It is turned as its EXIF data say. Transparent pixels are laid on the
+  background. CMYK and palettes become RGB, and grey is the luma of RGB (ITU-R
+  601). Colour profiles are not applied. Of 16 bits a channel in a PNG the upper
+  8 are taken.
+
+  Args:
+    data: of the file.
+    channels: 3 for RGB, 1 for grey.
+    background: a colour, see `colour`.
+
+  Raises:
+    Exception: of many classes, where the data is damaged, of another format or
+      of very many pixels.
+    ValueError: for more than 8 bits a channel whose white is not known.
+  """
+  with PillowImage.open(io.BytesIO(data), formats=_formats()) as opened:
+    opened.load()
+    picture = _eight_bits(ImageOps.exif_transpose(opened), opened.format)
+    if picture.has_transparency_data:
+      picture = picture.convert("RGBA")
+      behind = (*colour(background), 255)
+      below = PillowImage.new("RGBA", picture.size, behind)
+      picture = PillowImage.alpha_composite(below, picture).convert("RGB")
+    elif picture.mode != "L":
+      # Grey of a palette or of CMYK has only this way there.
+      picture = picture.convert("RGB")
+    array = np.asarray(picture.convert(MODES_OF_CHANNELS[channels]))
+  return array.reshape(*array.shape[:2], channels)
+
+
+def colour(name: str) -> tuple[int, int, int]:
+  """Red, green and blue of a CSS colour: "white", "#808080", "rgb(9, 9, 9)".
+
+  Raises:
+    ValueError: for a name that is none.
+  """
+  try:
+    red, green, blue, *_ = ImageColor.getrgb(name)
+  except (ValueError, AttributeError) as error:
+    raise ValueError(
+      f"background is {name!r}, which is no colour; pass a name such as"
+      " 'white', or '#808080'"
+    ) from error
+  return red, green, blue
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+  """Those that this Pillow was built with; all of its wheels have all."""
+  PillowImage.init()
+  return tuple(name for name in FORMATS if name in PillowImage.OPEN)
+
+
+def _eight_bits(
+  picture: PillowImage.Image, file_format: str | None
+) -> PillowImage.Image:
+  """The picture in a mode that Pillow converts without clipping."""
+  if not picture.mode.startswith(("I", "F")):
+    return picture
+  if file_format != "PNG" or picture.mode != "I;16":
+    # Pillow would clip to white, and where white lies the file does not say.
+    raise ValueError(
+      f"it has more than 8 bits a channel, mode {picture.mode}; convert it to 8"
+    )
+  return PillowImage.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
