@@ -142,6 +142,15 @@ within() {
     wait "$child"
     status=$?
   done
+  # Where a signal meets `timeout` just as it has started the command, it may end
+  # alone.
+  if kill -TERM -- "-$child" 2> /dev/null; then
+    for ((left = 10 * reserve; left > 0; left--)); do
+      kill -0 -- "-$child" 2> /dev/null || break
+      sleep 0.1
+    done
+    kill -KILL -- "-$child" 2> /dev/null
+  fi
   child=
   [ -z "$leaving" ] || stop "told to leave in $name" "$leaving"
   case $status in

@@ -12,16 +12,27 @@ os.environ["XLA_FLAGS"] = " ".join(
   [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
 ).strip()
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
 from absl.testing import flagsaver
 from jax.sharding import AxisType, Mesh
 
+from tests.children import Children
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", ".cache/jax")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+# A slow example is no failure: the machine may be busy.
+hypothesis.settings.register_profile(
+  "busy",
+  deadline=None,
+  suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("busy")
 
 
 # What a run says while all is well: of its stages, rounds and shards.
@@ -37,6 +48,13 @@ def pytest_runtest_setup(item):
   needed = item.get_closest_marker("torch")
   if needed and importlib.util.find_spec("diffusers") is None:
     pytest.skip("torch and diffusers are not here: make check-diffusers")
+
+
+@pytest.fixture
+def children():
+  """Starts processes that end with the test, even where it fails."""
+  with Children() as started:
+    yield started
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """A simulated cloud: stand-ins for its programs, first on PATH."""
 
-import contextlib
 import json
 import os
 import pathlib
@@ -33,8 +32,8 @@ fi""",
 class Cloud:
   """The simulation and what is left of it."""
 
-  def __init__(self, root):
-    self.root = root
+  def __init__(self, root, children):
+    self.root, self.children = root, children
     self.bin = root / "bin"
     self.bin.mkdir()
     (root / "hosts.bin").mkdir()
@@ -91,35 +90,20 @@ class Cloud:
     }
 
   def run(self, *command, text=None, **extra):
-    return subprocess.run(
-      command,
-      cwd=ROOT,
-      env=self.environment(**extra),
-      input=text,
-      stdin=subprocess.DEVNULL if text is None else None,
-      capture_output=True,
-      text=True,
-      check=False,
-      timeout=60,
-    )
+    environment = self.environment(**extra)
+    return self.children.run(*command, cwd=ROOT, env=environment, text=text)
 
   def start_and_wait(self, command):
     """The status of a launcher, whose own commands may outlive it."""
-    with subprocess.Popen(
-      command,
+    process = self.children.start(
+      *command,
       cwd=ROOT,
       env=self.environment(),
       stdin=subprocess.DEVNULL,
       stdout=subprocess.DEVNULL,
       stderr=subprocess.DEVNULL,
-    ) as process:
-      return process.wait(timeout=60)
-
-  def end(self):
-
-    for session in (self.root / "hosts").glob("*/diffdistill/*/session"):
-      with contextlib.suppress(ProcessLookupError, ValueError, IndexError):
-        os.killpg(int(session.read_text().split()[0]), 9)
+    )
+    return self.children.finish(process).returncode
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -133,20 +117,16 @@ def interruptible():
 
 
 @pytest.fixture
-def new_cloud(tmp_path_factory):
-  """Makes simulated clouds."""
-  clouds = []
+def new_cloud(tmp_path_factory, children):
+  """Makes simulated clouds, all of whose processes end with the test."""
 
   def make(*programs):
     # Some tests make several at once.
-    cloud = Cloud(tmp_path_factory.mktemp("cloud"))
-    clouds.append(cloud)
+    cloud = Cloud(tmp_path_factory.mktemp("cloud"), children)
     cloud.programs(*programs)
     return cloud
 
-  yield make
-  for cloud in clouds:
-    cloud.end()
+  return make
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ import pathlib
 import re
 import signal
 import subprocess
-import time
 
 import pytest
+
+from tests.children import wait_until
 
 ROOT = pathlib.Path(__file__).parents[2]
 FLAGS = ("--config=configs/digits.py:all", "--workdir=/shared/run")
@@ -35,8 +36,8 @@ def start(slurm, *flags, **extra):
     **extra,
   )
   environment["PATH"] = f"{slurm.root}/hosts.bin:{environment['PATH']}"
-  return subprocess.Popen(
-    ["bash", "launch/slurm.sbatch", *(flags or FLAGS)],
+  return slurm.children.start(
+    *("bash", "launch/slurm.sbatch", *(flags or FLAGS)),
     cwd=slurm.root,
     env=environment,
     stdin=subprocess.DEVNULL,
@@ -46,16 +47,16 @@ def start(slurm, *flags, **extra):
   )
 
 
-def end(process):
+def end(slurm, process):
   """The status of a job's script and what it said."""
-  said, _ = process.communicate(timeout=60)
-  return process.returncode, said
+  done = slurm.children.finish(process)
+  return done.returncode, done.stdout
 
 
 def job(slurm):
   """Runs the job as often as it is requeued; the last status, the number."""
   for number in range(1, 10):
-    status, said = end(start(slurm))
+    status, said = end(slurm, start(slurm))
     if slurm.state.get("requeued", 0) < number:
       assert not list(slurm.root.glob(".diffdistill*")), "something is left"
       return status, number, said
@@ -72,7 +73,7 @@ def test_its_header_and_body_are_bash_and_slurm():
 
 
 def test_does_what_the_dry_run_prints(slurm):
-  _, dry = end(start(slurm, DRY_RUN="1"))
+  _, dry = end(slurm, start(slurm, DRY_RUN="1"))
   assert not slurm.lines("calls.jsonl")
   slurm.set(plan=[{"status": 75}, {"status": 0}])
   assert job(slurm)[:2] == (0, 2)
@@ -119,18 +120,17 @@ def test_what_dies_again_and_again_is_given_up(slurm):
 def test_the_end_of_its_time_requeues_it_and_a_cancellation_does_not(
   slurm, state, requeued
 ):
-  slurm.set(plan=[{"status": 0, "seconds": 30}], job_state=state)
+  slurm.set(plan=[{"status": "hangs"}], job_state=state)
   process = start(slurm)
-  while len(slurm.lines("trainings.jsonl")) < 2:
-    time.sleep(0.05)
+  wait_until(lambda: len(slurm.lines("trainings.jsonl")) == 2, process)
   process.send_signal(signal.SIGTERM)
-  status, _ = end(process)
+  status, _ = end(slurm, process)
   assert slurm.state.get("requeued", 0) == requeued
   assert status == (0 if requeued else 75)
 
 
 def test_refuses_without_a_config(slurm):
-  status, said = end(start(slurm, "--workdir=/shared/run"))
+  status, said = end(slurm, start(slurm, "--workdir=/shared/run"))
   assert status == 2
   assert said == "slurm.sbatch: --config=... or --workdir=... is missing\n"
   assert not slurm.lines("calls.jsonl")

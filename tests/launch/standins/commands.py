@@ -2,7 +2,8 @@
 
 Work is counted in units of a twentieth of a second, each of which is kept in
 the workdir: a command goes on from what is there, and leaves on SIGTERM where
-the real one does. The simulation says how many there are, and what goes wrong.
+the real one does. The simulation says how many there are, at which one a
+command waits until the simulation says so no longer, and what goes wrong.
 """
 
 import os
@@ -23,6 +24,14 @@ def flag(name):
   return value
 
 
+def wait_while_held(unit):
+  while True:
+    with state() as s:
+      if s.get("hold") != unit:
+        return
+    time.sleep(0.02)
+
+
 def work(command, folder):
   """Each unit is done once in all, whoever does it."""
   folder.mkdir(parents=True, exist_ok=True)
@@ -31,6 +40,7 @@ def work(command, folder):
   for number in range(units):
     done = folder / f"{command}.{number}"
     if not done.exists():
+      wait_while_held(done.name)
       time.sleep(0.05)
       append("units.jsonl", done.name)
       done.touch()
@@ -52,7 +62,8 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
   if fails == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    time.sleep(600)
+    while True:
+      time.sleep(60)
   if fails == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
   if fails == "refused":

@@ -62,7 +62,7 @@ def main():
   status = now["status"] if only in (None, HOST) else now["others"]
   if status == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
-  if status == "hangs":
+  while status == "hangs":
     time.sleep(60)
   if status == "crash":
     raise RuntimeError("a peer has died")

@@ -1,0 +1,141 @@
+"""Processes that tests start, and how tests wait for what they do.
+
+A test waits for an event and never for a time: on a busy machine everything
+takes several times as long. `PATIENCE` only ends a test that would hang.
+"""
+
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+
+# Seconds. Nothing that is waited for takes a minute on a quiet machine.
+PATIENCE = 900
+PROC = pathlib.Path("/proc")
+
+
+def wait_until(
+  true: Callable[[], object],
+  *processes,
+  said: Callable[[int], object] = lambda number: "",
+) -> None:
+  """Waits until `true()`.
+
+  Args:
+    true: asked again and again; it must be cheap.
+    processes: of which none may end before (Popen, or multiprocessing's).
+    said: what the process of that number has said, for the failure's message.
+  """
+  end = time.monotonic() + PATIENCE
+  while True:
+    # Asked before `true`: a process may do what is waited for, and end.
+    ended = [i for i, p in enumerate(processes) if _status(p) is not None]
+    if true():
+      return
+    if ended:
+      raise AssertionError(
+        f"{processes[ended[0]]} ended before what was waited for:"
+        f" {said(ended[0])}"
+      )
+    assert time.monotonic() < end, "what was waited for did not happen"
+    time.sleep(0.01)
+
+
+def _status(process):
+  poll = getattr(process, "poll", None)
+  return poll() if poll else process.exitcode
+
+
+class Children:
+  """The processes of one test, and all that they start.
+
+  As a context manager it kills what is still alive at the end, whether or not
+  the test has failed: a process that has left its group or lost its parent is
+  found by a variable of its environment.
+  """
+
+  def __init__(self):
+    self._name, self._value = "DIFFDISTILL_TEST", uuid.uuid4().hex
+    self._started: list[subprocess.Popen] = []
+
+  def __enter__(self) -> "Children":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.kill()
+
+  def start(self, *command, env=None, **options) -> subprocess.Popen:
+    """As subprocess.Popen, in a session of its own."""
+    environment = {**(os.environ if env is None else env)}
+    environment[self._name] = self._value
+    process = subprocess.Popen(
+      list(map(str, command)),
+      env=environment,
+      start_new_session=True,
+      **options,
+    )
+    self._started.append(process)
+    return process
+
+  def finish(
+    self, process: subprocess.Popen, text: str | None = None
+  ) -> subprocess.CompletedProcess:
+    """Waits until a process has ended and its output is closed."""
+    try:
+      out, err = process.communicate(text, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+      self.kill()
+      out, err = process.communicate()
+      raise AssertionError(
+        f"{process.args} has not ended in {PATIENCE} s; it said {out} {err}"
+      ) from None
+    return subprocess.CompletedProcess(
+      process.args, process.returncode, out, err
+    )
+
+  def run(self, *command, text=None, check=False, **options):
+    """As subprocess.run, of text; both outputs are captured."""
+    defaults = {
+      "stdin": subprocess.DEVNULL if text is None else subprocess.PIPE,
+      "stdout": subprocess.PIPE,
+      "stderr": subprocess.PIPE,
+    }
+    process = self.start(*command, text=True, **(defaults | options))
+    done = self.finish(process, text)
+    assert not (check and done.returncode), (done.stdout, done.stderr)
+    return done
+
+  def alive(self) -> list[int]:
+    """The ids of all processes that live, whoever has started them."""
+    mark = f"{self._name}={self._value}".encode()
+    found = [p.pid for p in self._started if p.poll() is None]
+    for path in PROC.glob("[0-9]*/environ"):
+      # It may end just now, be another user's, or be a zombie, which has none.
+      with contextlib.suppress(OSError):
+        if mark in path.read_bytes().split(b"\0"):
+          found.append(int(path.parent.name))
+    return sorted(set(found))
+
+  def kill(self) -> None:
+    """Kills all that live, at once, as a machine that is lost does."""
+
+    def gone():
+      for process in self._started:
+        with contextlib.suppress(ProcessLookupError):
+          os.killpg(process.pid, signal.SIGKILL)
+      # What is killed may have started another just before.
+      for pid in (pids := self.alive()):
+        with contextlib.suppress(ProcessLookupError):
+          os.kill(pid, signal.SIGKILL)
+      return not pids
+
+    wait_until(gone)
+    for process in self._started:
+      for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+          stream.close()
+    self._started.clear()
