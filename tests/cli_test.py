@@ -2,7 +2,6 @@
 
 import errno
 import re
-import subprocess
 import sys
 
 import jax
@@ -229,13 +228,8 @@ def test_a_part_of_a_pod_is_refused_before_anything_is_written(refuse, train):
   )
 
 
-def test_the_program_itself():
-  done = subprocess.run(
-    [sys.executable, "-m", "diffdistill", "nope"],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+def test_the_program_itself(children):
+  done = children.run(sys.executable, "-m", "diffdistill", "nope")
   assert done.returncode == 2
   assert done.stdout == ""
   assert done.stderr.startswith("diffdistill: 'nope' is no command; pass one")

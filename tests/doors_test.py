@@ -3,7 +3,6 @@
 import ast
 import os
 import pathlib
-import subprocess
 import sys
 
 import pytest
@@ -284,29 +283,23 @@ def test_a_word_stays_in_its_room(text, places):
   assert all(home in places for home in homes), homes
 
 
-def test_the_commands_do_not_wait_for_tensorflow():
+def test_the_commands_do_not_wait_for_tensorflow(children):
   code = """
 import sys
 import diffdistill.cli, diffdistill.commands
 slow = {"tensorflow", "tensorflow_datasets", "clu", "sklearn", "torch"}
 print(sorted(slow & set(sys.modules)))
 """
-  done = subprocess.run(
-    [sys.executable, "-c", code], capture_output=True, text=True, check=True
-  )
+  done = children.run(sys.executable, "-c", code, check=True)
   assert done.stdout.strip() == "[]"
 
 
-def test_a_recipe_runs_where_few_packages_are(tmp_path):
+def test_a_recipe_runs_where_few_packages_are(children, tmp_path):
   script = pathlib.Path(__file__).parent / "few_packages.py"
-  done = subprocess.run(
-    [sys.executable, script, tmp_path],
+  done = children.run(
+    *(sys.executable, script, tmp_path),
     cwd=PACKAGE.parent,
     env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
-    capture_output=True,
-    text=True,
-    check=False,
-    timeout=120,
   )
   assert done.returncode == 0, done.stderr
   assert "Warning" not in done.stderr

@@ -1,7 +1,6 @@
 """A trained student leaves, and is the same elsewhere."""
 
 import json
-import subprocess
 import sys
 
 import jax
@@ -77,7 +76,7 @@ def test_what_is_exported_is_a_teacher_elsewhere(
   jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-def test_a_program_draws_the_run_s_images(workdir, out):
+def test_a_program_draws_the_run_s_images(children, workdir, out):
   commands.export(workdir, "halve/002", None, "stablehlo", out)
   run = from_config.reopen(workdir)
   stage, _ = run.rounds["halve/002"]
@@ -93,7 +92,7 @@ np.save({str(out / "images.npy")!r}, sampler.call(noise, label, np.uint32(0)))
 """
   np.save(out / "noise.npy", np.asarray(generator.noise(0, 0)))
   np.save(out / "label.npy", np.asarray(generator.labels(0)))
-  subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+  children.run(sys.executable, "-c", script, check=True)
   np.testing.assert_allclose(
     np.load(out / "images.npy"),
     images_of(run, workdir, "halve/002", 2),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from diffdistill import hosts
+from tests.children import Children
 
 SCRIPT = pathlib.Path(__file__).parent / "two_processes.py"
 
@@ -22,20 +23,21 @@ def found():
   with socket.socket() as sock:
     sock.bind(("localhost", 0))
     port = sock.getsockname()[1]
-  processes = [
-    subprocess.Popen(
-      [sys.executable, str(SCRIPT), str(port), str(i)],
-      env={**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent)},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for i in range(2)
-  ]
-  done = [process.communicate() for process in processes]
-  for process, (_, errors) in zip(processes, done, strict=True):
-    assert process.returncode == 0, errors
-  return [json.loads(said.splitlines()[-1]) for said, _ in done]
+  with Children() as children:
+    processes = [
+      children.start(
+        *(sys.executable, SCRIPT, port, i),
+        env={**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+      for i in range(2)
+    ]
+    done = [children.finish(process) for process in processes]
+  for each in done:
+    assert each.returncode == 0, each.stderr
+  return [json.loads(each.stdout.splitlines()[-1]) for each in done]
 
 
 def test_all_have_the_first_one_s_result_or_its_error(found):

@@ -1,7 +1,6 @@
 """The table of sources, and what importing it costs."""
 
 import dataclasses
-import subprocess
 import sys
 
 from diffdistill.data import SOURCES
@@ -18,13 +17,11 @@ def test_every_source_is_a_frozen_dataclass_with_a_split():
       assert hasattr(source, method)
 
 
-def test_importing_imports_no_heavy_library():
+def test_importing_imports_no_heavy_library(children):
   heavy = {"tensorflow", "tensorflow_datasets", "sklearn"}
   code = (
     "import sys, diffdistill.data;"
     f" sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
   )
-  done = subprocess.run(
-    [sys.executable, "-c", code], capture_output=True, text=True, check=False
-  )
+  done = children.run(sys.executable, "-c", code)
   assert (done.returncode, done.stderr.strip()) == (0, "")

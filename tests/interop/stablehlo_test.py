@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import re
-import subprocess
 import sys
 
 import jax
@@ -21,6 +20,7 @@ from diffdistill.interop import stablehlo
 from diffdistill.networks import NETWORKS
 from diffdistill.networks.network import LinenNetwork
 from diffdistill.sampling import SAMPLERS
+from tests.children import Children
 
 PROCESS = GaussianProcess(schedule=Cosine())
 NUM_STEPS, SEED = 3, 7
@@ -134,18 +134,15 @@ def elsewhere(tmp_path_factory):
   environment = {
     k: v for k, v in os.environ.items() if not k.startswith(("JAX", "XLA"))
   }
-  done = subprocess.run(
-    [sys.executable, "-P", "-c", BLOCKED, json.dumps(runs)],
-    capture_output=True,
-    text=True,
-    cwd=root,
-    # Of a machine of one device, which compiles fast.
-    env=environment
-    | {
-      "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    },
-  )
+  # Of a machine of one device, which compiles fast.
+  environment["JAX_PLATFORMS"] = "cpu"
+  environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+  with Children() as children:
+    done = children.run(
+      *(sys.executable, "-P", "-c", BLOCKED, json.dumps(runs)),
+      cwd=root,
+      env=environment,
+    )
   assert done.returncode == 0, done.stderr
   return root
 

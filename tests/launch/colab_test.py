@@ -16,6 +16,8 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
+from tests.children import PATIENCE
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 FOLDER = ROOT / "launch" / "colab"
 NAMES = ("distil", "evaluate")
@@ -68,7 +70,8 @@ def execute(name, folder, **values):
   client = NotebookClient(
     notebook,
     kernel_manager_class=Kernel,
-    timeout=300,
+    timeout=PATIENCE,
+    startup_timeout=PATIENCE,
     coalesce_streams=True,
     resources={"metadata": {"path": str(folder)}},
   )

@@ -9,9 +9,7 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -20,6 +18,7 @@ from etils import epath
 
 from diffdistill import from_config
 from diffdistill.training import checkpoint
+from tests.children import Children, wait_until
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = "--config=tests/launch/shrunken.py"
@@ -49,71 +48,53 @@ def environment(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def command(environment):
+def children():
+  """Of all tests of this file: the processes of pieces and of commands."""
+  with Children() as started:
+    yield started
+
+
+@pytest.fixture(scope="module")
+def command(environment, children):
   def run(*arguments):
-    return subprocess.run(
-      [sys.executable, "-m", "diffdistill", *arguments],
-      cwd=ROOT,
-      env=environment,
-      check=True,
-    )
+    program = (sys.executable, "-m", "diffdistill", *arguments)
+    return children.run(*program, cwd=ROOT, env=environment, check=True)
 
   return run
 
 
 @pytest.fixture(scope="module")
-def piece(environment, tmp_path_factory):
-  """Starts a piece of a workdir's run, in a session of its own."""
+def piece(environment, children, tmp_path_factory):
+  """Starts a piece of a workdir's run."""
   results = tmp_path_factory.mktemp("results")
 
   def start(workdir, minutes):
-    return subprocess.Popen(
-      [
-        *("bash", "launch/one_gpu.sh", "--cpu", CONFIG, "--reserve=15"),
-        *(f"--workdir={workdir}", f"--minutes={minutes}"),
-        f"--results={results}",
-      ],
+    return children.start(
+      *("bash", "launch/one_gpu.sh", "--cpu", CONFIG, "--reserve=15"),
+      *(f"--workdir={workdir}", f"--minutes={minutes}"),
+      f"--results={results}",
       cwd=ROOT,
       env=environment,
-      start_new_session=True,
     )
 
   start.results = results
   return start
 
 
-def kill_all(process):
-  """Every process that a piece has started, at once, as a lost machine is."""
-  for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
-    try:
-      # pid (name) state parent group session ...
-      session = int(stat.read_text().rpartition(")")[2].split()[3])
-      if session == process.pid:
-        os.kill(int(stat.parent.name), signal.SIGKILL)
-    except (FileNotFoundError, ProcessLookupError):
-      continue
-
-
-def wait_for(path, process):
-  """Until a file is there that a piece writes."""
-  while not path.exists():
-    assert process.poll() is None, f"it ended before {path}"
-    time.sleep(0.05)
-
-
 @pytest.fixture(scope="module")
-def pieces(piece, command, tmp_path_factory):
+def pieces(piece, command, children, tmp_path_factory):
   """(the last workdir, statuses of its pieces)."""
   folder = tmp_path_factory.mktemp("runs")
   workdir, statuses = folder / "run", []
   # Killed while the teacher trains, past the settling of its length.
   process = piece(workdir, 0)
-  wait_for(workdir / "teacher" / "clock.json", process)
-  kill_all(process)
+  wait_until((workdir / "teacher" / "clock.json").exists, process)
+  # Every process of it at once, as on a machine that is lost.
+  children.kill()
   statuses.append(process.wait())
   # Told to leave in the middle of the halvings.
   process = piece(workdir, 0)
-  wait_for(workdir / "halve" / "008" / "clock.json", process)
+  wait_until((workdir / "halve" / "008" / "clock.json").exists, process)
   process.send_signal(signal.SIGTERM)
   statuses.append(process.wait())
   # On another machine, which has what is carried and no more.

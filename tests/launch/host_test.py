@@ -5,23 +5,25 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
+
+from tests.children import wait_until
 
 ROOT = pathlib.Path(__file__).parents[2]
 HOST_SH = ROOT / "launch" / "host.sh"
 
 
-def run(script, **extra):
-  return subprocess.run(
-    ["bash", HOST_SH, "run", "bash", "-c", script],
-    env={**os.environ, "HOME": "/nowhere", **extra},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+@pytest.fixture
+def host_sh(children, tmp_path):
+  """Runs a command of host.sh on a host whose home is the test's folder."""
+
+  def run(*words, **options):
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    return children.run("bash", HOST_SH, *words, env=environment, **options)
+
+  return run
 
 
 @pytest.mark.parametrize(
@@ -39,28 +41,30 @@ def run(script, **extra):
     ("no-such-command", 70),
   ],
 )
-def test_exit_statuses_say_what_to_do(script, status):
-  done = run(f"echo said; {script}")
+def test_exit_statuses_say_what_to_do(host_sh, script, status):
+  done = host_sh("run", "bash", "-c", f"echo said; {script}")
   assert done.returncode == status
   assert done.stdout == "said\n"
 
 
-def test_a_termination_reaches_the_command_and_its_status_comes_back():
+def test_a_termination_reaches_the_command_and_its_status_comes_back(
+  children, tmp_path
+):
   script = (
     "trap 'sleep 0.3; exit 75' TERM; echo up; while :; do sleep 0.05; done"
   )
-  with subprocess.Popen(
-    ["bash", HOST_SH, "run", "bash", "-c", script],
-    env={**os.environ, "HOME": "/nowhere"},
+  process = children.start(
+    *("bash", HOST_SH, "run", "bash", "-c", script),
+    env={**os.environ, "HOME": str(tmp_path)},
     stdout=subprocess.PIPE,
     text=True,
-  ) as process:
-    assert process.stdout.readline() == "up\n"
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 75
+  )
+  assert process.stdout.readline() == "up\n"
+  process.send_signal(signal.SIGTERM)
+  assert children.finish(process).returncode == 75
 
 
-def test_the_check_counts_devices(tmp_path):
+def test_the_check_counts_devices(children, tmp_path):
   (tmp_path / "diffdistill" / "venv" / "bin").mkdir(parents=True)
   python = tmp_path / "diffdistill" / "venv" / "bin" / "python"
   python.write_text(f'#!/usr/bin/env bash\nexec {sys.executable} "$@"\n')
@@ -71,53 +75,33 @@ def test_the_check_counts_devices(tmp_path):
     "JAX_PLATFORMS": "cpu",
     "JAX_NUM_CPU_DEVICES": "8",
   }
-  done = subprocess.run(
-    ["bash", HOST_SH, "check", "4", "1"],
-    env=environment,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  done = children.run("bash", HOST_SH, "check", "4", "1", env=environment)
   assert done.returncode == 1
   assert done.stdout.endswith(" sees 8 devices\n")
 
 
-def test_an_attempt_that_was_lost_is_said_to_be(tmp_path):
+def test_an_attempt_that_was_lost_is_said_to_be(host_sh, tmp_path):
   attempt = tmp_path / "diffdistill" / "attempt.2"
   attempt.mkdir(parents=True)
   (attempt / "log").write_text("halve/064\n")
   # A session of the host before it started anew.
   (attempt / "session").write_text(f"{os.getsid(0)} another-boot\n")
-  state = subprocess.run(
-    ["bash", HOST_SH, "state"],
-    env={**os.environ, "HOME": str(tmp_path)},
-    capture_output=True,
-    text=True,
-    check=True,
-  ).stdout
+  state = host_sh("state", check=True).stdout
   assert state.split()[2:4] == ["2", "70"]
 
 
-def test_an_attempt_starts_once_and_stops(tmp_path):
-  environment = {**os.environ, "HOME": str(tmp_path)}
-
-  def host_sh(*words):
-    return subprocess.run(
-      ["bash", HOST_SH, *words],
-      env=environment,
-      capture_output=True,
-      text=True,
-      check=True,
-    ).stdout
-
+def test_an_attempt_starts_once_and_stops(host_sh, children, tmp_path):
   started = tmp_path / "started"
+  script = f"echo up >> {started}; sleep infinity"
   for _ in range(2):
-    host_sh("start", "1", "bash", "-c", f"echo up >> {started}; sleep 60")
-  while not started.exists():
-    time.sleep(0.02)
-  assert host_sh("state").split()[2:] == ["1", "running"]
-  host_sh("stop")
-  assert host_sh("state").split()[2:4] == ["1", "70"]
+    host_sh("start", "1", "bash", "-c", script, check=True)
+  wait_until(started.exists)
+  state = host_sh("state", check=True).stdout
+  assert state.split()[2:] == ["1", "running"]
+  host_sh("stop", check=True)
+  state = host_sh("state", check=True).stdout
+  assert state.split()[2:4] == ["1", "70"]
+  assert not children.alive()
   assert started.read_text() == "up\n"
 
 

@@ -5,7 +5,6 @@ import html
 import json
 import re
 import shutil
-import subprocess
 
 import pytest
 from etils import epath
@@ -48,7 +47,7 @@ addEventListener("load", () => {{
 
 
 @pytest.fixture
-def look(tmp_path):
+def look(children, tmp_path):
   """What a browser makes of pages, each of a (path, width)."""
 
   def run(*pages):
@@ -59,22 +58,17 @@ def look(tmp_path):
     )
     wrapper = tmp_path / "frames.html"
     wrapper.write_text(FRAMES.format(frames=frames))
-    done = subprocess.run(
-      [
-        BROWSER,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--disable-background-networking",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--virtual-time-budget=5000",
-        "--dump-dom",
-        wrapper.as_uri(),
-      ],
-      capture_output=True,
-      text=True,
-      timeout=120,
+    done = children.run(
+      BROWSER,
+      "--headless",
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-dev-shm-usage",
+      "--disable-background-networking",
+      f"--user-data-dir={tmp_path / 'profile'}",
+      "--virtual-time-budget=5000",
+      "--dump-dom",
+      wrapper.as_uri(),
       check=True,
     )
     found = re.search(r'data-read="([^"]*)"', done.stdout)

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import subprocess
 import sys
 
 import jax
@@ -20,7 +19,7 @@ ROUNDS = ("teacher", "halve/004", "halve/002", "halve/001")
 
 
 @pytest.mark.slow
-def test_kills_leave_no_trace(tiny_config, tmp_path, mesh_of):
+def test_kills_leave_no_trace(tiny_config, children, tmp_path, mesh_of):
   # A record of each update tells the script how far a run is.
   config = {**tiny_config, "cadence": {"log": 1, "checkpoint": 5}}
   path = tmp_path / "config.json"
@@ -29,19 +28,10 @@ def test_kills_leave_no_trace(tiny_config, tmp_path, mesh_of):
   def run(workdir, *seed):
     (tmp_path / workdir).mkdir()
     # One device and no hook: what a user runs.
-    return subprocess.run(
-      [
-        sys.executable,
-        str(SCRIPT),
-        str(path),
-        str(tmp_path / workdir),
-        str(tmp_path / "cache"),
-        *seed,
-      ],
+    return children.run(
+      *(sys.executable, SCRIPT, path),
+      *(tmp_path / workdir, tmp_path / "cache", *seed),
       env={**os.environ, "PYTHONPATH": str(ROOT)},
-      capture_output=True,
-      text=True,
-      check=False,
     )
 
   for done in (run("peace"), run("killed", "7")):

@@ -1,15 +1,19 @@
 """A run that hangs ends by itself, and one that is slow does not."""
 
 import dataclasses
-import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
 
+from diffdistill.training import watchdog
 from diffdistill.training.watchdog import PATIENCE, Watchdog
+from tests.children import wait_until
+
+# By the clock that tests move. The watcher looks four times as often, by a real
+# one.
+SECONDS = 0.04
 
 # The main thread waits for a device, as in a collective of which one process is
 # gone, and there is no signal to wake it.
@@ -20,16 +24,17 @@ import numpy as np
 from diffdistill.training.watchdog import Watchdog
 
 def never(x):
-  time.sleep(1000)
+  while True:
+    time.sleep(60)
 
 def update(x):
   return jax.pure_callback(never, x, x)
 
 def hang():
-  with Watchdog(0.5) as watchdog:
-    watchdog.alive()
+  with Watchdog(0.5) as dog:
+    dog.alive()
     result = jax.jit(update)(np.float32(1))
-    watchdog.dispatched(result)
+    dog.dispatched(result)
     jax.block_until_ready(result)
 
 hang()
@@ -45,6 +50,32 @@ class Result:
     return self.ready
 
 
+class Clock:
+  """time.monotonic() as the watchdog sees it: it passes as it is told."""
+
+  def __init__(self):
+    self.now, self.looks = 1000.0, 0
+
+  def monotonic(self):
+    if threading.current_thread().name == "watchdog":
+      self.looks += 1
+    return self.now
+
+  def let(self, seconds):
+    """Lets time pass, and then the watcher look at least twice."""
+    self.now += seconds
+    # It asks for the time once a look and once for each of up to four results.
+    enough = self.looks + 10
+    wait_until(lambda: self.looks > enough)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  made = Clock()
+  monkeypatch.setattr(watchdog, "time", made)
+  return made
+
+
 @pytest.fixture
 def ended(monkeypatch):
   """The statuses that processes ended with."""
@@ -53,62 +84,64 @@ def ended(monkeypatch):
   return statuses
 
 
-def test_a_hung_main_thread_ends_the_process_with_its_stack():
-  start = time.monotonic()
-  done = subprocess.run(
-    [sys.executable, "-c", HUNG], capture_output=True, text=True, check=False
-  )
+def test_a_hung_main_thread_ends_the_process_with_its_stack(children):
+  done = children.run(sys.executable, "-c", HUNG)
   assert done.returncode == 70
-  assert time.monotonic() - start < 60
   assert "in hang" in done.stderr
   assert "Current thread" in done.stderr
   *_, line = done.stderr.splitlines()
   assert line.startswith("diffdistill: no update finished in 0.5 s;")
 
 
-def test_an_update_that_is_not_finished_is_no_sign_of_life(ended):
+def test_an_update_that_is_not_finished_is_no_sign_of_life(ended, clock):
   slow = Result()
-  with Watchdog(0.2) as watchdog:
-    watchdog.alive()
-    watchdog.dispatched(slow)
-    while not ended:
-      time.sleep(0.01)
+  with Watchdog(SECONDS) as dog:
+    dog.alive()
+    dog.dispatched(slow)
+    clock.let(0.9 * SECONDS)
+    assert not ended
+    clock.let(0.2 * SECONDS)
+    assert ended
 
 
-def test_updates_that_finish_one_by_one_are(ended):
+def test_updates_that_finish_one_by_one_are(ended, clock):
   results = [Result() for _ in range(4)]
-  with Watchdog(2) as watchdog:
-    watchdog.alive()
+  with Watchdog(SECONDS) as dog:
+    dog.alive()
     # All at once on their way, as a loop that reads nothing has them.
     for result in results:
-      watchdog.dispatched(result)
+      dog.dispatched(result)
     for result in results:
-      time.sleep(0.6)
+      clock.let(0.9 * SECONDS)
       result.ready = True
-  assert not ended
-
-
-def test_what_may_compile_has_more_time(ended):
-  with Watchdog(0.5) as watchdog:
-    watchdog.patience()
-    time.sleep(0.5 * PATIENCE / 2)
+      clock.let(0)
     assert not ended
-    assert list(watchdog.each(np.arange(3))) == [0, 1, 2]
-    while not ended:
-      time.sleep(0.01)
+    clock.let(1.1 * SECONDS)
+    assert ended
+
+
+def test_what_may_compile_has_more_time(ended, clock):
+  with Watchdog(SECONDS) as dog:
+    dog.patience()
+    clock.let(0.9 * PATIENCE * SECONDS)
+    assert not ended
+    assert list(dog.each(np.arange(3))) == [0, 1, 2]
+    clock.let(1.1 * SECONDS)
+    assert ended
 
 
 def test_a_watchdog_that_is_off_or_done_ends_nothing(ended):
   with Watchdog(0) as off:
     off.alive()
     off.dispatched(Result())
-  with Watchdog(0.1):
-    pass
-  time.sleep(0.4)
+    assert "watchdog" not in {thread.name for thread in threading.enumerate()}
+  with Watchdog(SECONDS):
+    assert "watchdog" in {thread.name for thread in threading.enumerate()}
+  assert "watchdog" not in {thread.name for thread in threading.enumerate()}
   assert not ended
 
 
-def test_patience_is_not_undone_by_what_was_finished_before(ended):
+def test_patience_is_not_undone_by_what_was_finished_before(ended, clock):
   begins = []
 
   class Main(Watchdog):
@@ -118,16 +151,17 @@ def test_patience_is_not_undone_by_what_was_finished_before(ended):
       if not begins:
         begins.append(threading.Thread(target=self.patience))
         begins[0].start()
+        # Which waits until the watcher has finished its look.
         begins[0].join(0.1)
       super().alive()
 
   done = Result()
   done.ready = True
-  with Main(0.3) as watchdog:
-    watchdog.dispatched(done)
-    while not begins:
-      time.sleep(0.01)
-    time.sleep(0.9)
+  with Main(SECONDS) as dog:
+    dog.dispatched(done)
+    wait_until(lambda: begins)
+    begins[0].join()
+    clock.let(0.9 * PATIENCE * SECONDS)
     assert not ended
 
 
