@@ -42,5 +42,5 @@ setup(
     "tensorboard": ["clu>=0.0.12", "tensorflow-cpu", "tensorboard"],
     "tfds": ["tensorflow-datasets", "array-record"],
   },
-  entry_points={"console_scripts": ["diffdistill = diffdistill.cli:main"]},
+  entry_points={"console_scripts": ["diffdistill = diffdistill.__main__:main"]},
 )

@@ -1,7 +1,31 @@
-"""python -m diffdistill: the command line."""
+"""python -m diffdistill: the command line, which listens for signals first."""
 
 import sys
 
-from diffdistill.cli import main
+from diffdistill import signals
 
-sys.exit(main())
+REMEDIES = {
+  "train": "the same command goes on from the newest checkpoint",
+  "evaluate": (
+    "the rows that are done are kept, and the same command goes on from there"
+  ),
+}
+
+
+def main() -> int:
+  """Runs one command; returns the exit status."""
+  command = sys.argv[1] if len(sys.argv) > 1 else ""
+  return signals.run(
+    _command, REMEDIES.get(command, "the same command starts over")
+  )
+
+
+def _command() -> int:
+  # Takes seconds, in which signals come too.
+  from diffdistill import cli
+
+  return cli.main()
+
+
+if __name__ == "__main__":
+  sys.exit(main())

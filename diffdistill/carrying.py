@@ -6,11 +6,13 @@ Of what else is finished it says that it is done and left behind. Pairs are left
 behind too: their teacher makes them again, on such a device the same.
 """
 
+import functools
 import shutil
 from collections.abc import Collection
 
 from etils import epath
 
+from diffdistill import signals
 from diffdistill.evaluation.comparison import unjudged
 from diffdistill.evaluation.judged_rows import FOLDER
 from diffdistill.experiment import Experiment
@@ -42,16 +44,17 @@ def carry(run: Experiment, workdir: epath.Path, out: epath.Path) -> None:
   wanted = _wanted(run, workdir)
   new = out.with_name(f".{out.name}.partial")
   new.rmtree(missing_ok=True)
-  for name in run.rounds:
-    if (workdir / name).exists():
-      _round(run, workdir / name, new / name, wanted.get(name, set()))
-  # The data's own statistics are soon made again.
-  _copy(workdir / FOLDER, new / FOLDER, "*reference.*")
-  _copy(workdir / "samples", new / "samples")
-  for pattern in RECORDS:
-    for path in sorted(workdir.glob(pattern)):
-      _copy(path, new / path.name)
-  new.rename(out)
+  with signals.unfinished(functools.partial(new.rmtree, missing_ok=True)):
+    for name in run.rounds:
+      if (workdir / name).exists():
+        _round(run, workdir / name, new / name, wanted.get(name, set()))
+    # The data's own statistics are soon made again.
+    _copy(workdir / FOLDER, new / FOLDER, "*reference.*")
+    _copy(workdir / "samples", new / "samples")
+    for pattern in RECORDS:
+      for path in sorted(workdir.glob(pattern)):
+        _copy(path, new / path.name)
+    new.rename(out)
 
 
 def _wanted(run: Experiment, workdir: epath.Path) -> dict[str, set[str]]:

@@ -1,10 +1,9 @@
 """The command line; the only file with FLAGS.
 
-Exit status 0; 1 for a refusal, in one line; 2 for bad usage; 75 where train was
-told to leave (SIGTERM) and has saved what it had: start it again; 70 where it
-hung, or, of several processes, one failed or was lost: start all again. 130
-after an interrupt. Where the first of several processes is lost, JAX aborts the
-others: SIGABRT.
+Exit status 0; 1 for a refusal, in one line; 2 for bad usage; 75 after SIGTERM
+or SIGHUP, and 130 after an interrupt (train saves first where an update ends
+within seconds): the same command goes on; 70 where it hung, or, of several
+processes, one failed or was lost: start all again.
 """
 
 import importlib.util
@@ -106,9 +105,9 @@ train, sample and evaluate run on several hosts, with one command on each:
   --multihost [--expect_devices=32]
             [--coordinator=HOST:PORT --num_processes=4 --process_id=0]
 
-Exit status 0; 1 refused; 2 bad usage; 75 told to leave by SIGTERM, and saved;
-70 hung, failed or lost another process. After 75 and 70 the same command goes
-on from where it was."""
+Exit status 0; 1 refused; 2 bad usage; 75 told to leave by SIGTERM or SIGHUP;
+130 interrupted; 70 hung, failed or lost another process. After 75, 130 and 70
+the same command goes on from what train and evaluate have saved."""
 HELP = ("help", "--help", "-h")
 
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from diffdistill import exporting, from_config, hosts
+from diffdistill import exporting, from_config, hosts, signals
 from diffdistill.arrays import Params
 from diffdistill.benchmark import benchmark as measure
 from diffdistill.carrying import carry as carry_run
@@ -234,7 +234,8 @@ def import_model(
   model = read_model(source, settings)
   # What its fields mean is known where recipes are.
   from_config.sampler_of(model, from_config.denoiser_of(model))
-  model_folder.save(model, out)
+  with signals.unfinished(functools.partial(out.rmtree, missing_ok=True)):
+    model_folder.save(model, out)
   count = sum(leaf.size for leaf in jax.tree.leaves(model.params))
   _print(
     f"{model.origin}: {model.network['kind']} of {count:,} parameters,"
@@ -268,7 +269,8 @@ def export(
   exporting.check_empty(out)
   run = from_config.reopen(workdir)
   stage, round_, steps = _model(run, workdir, round_name, num_steps)
-  exporting.export(run, workdir, round_, stage, steps, kind, out)
+  with signals.unfinished(functools.partial(out.rmtree, missing_ok=True)):
+    exporting.export(run, workdir, round_, stage, steps, kind, out)
   _print(f"{round_.name} in {steps} steps as {kind}: {out}")
 
 

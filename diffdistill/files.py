@@ -1,11 +1,14 @@
 """Files that are written whole or not at all, and JSON that proves itself."""
 
+import functools
 import hashlib
 import json
 import math
 from typing import Any
 
 from etils import epath
+
+from diffdistill import signals
 
 DIGEST = "digest"
 
@@ -25,14 +28,16 @@ def write_atomically(path: epath.PathLike, data: str | bytes) -> None:
   path = epath.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   beside = path.with_name(f".{path.name}.partial")
+  remove = functools.partial(beside.unlink, missing_ok=True)
   try:
-    if isinstance(data, str):
-      beside.write_text(data)
-    else:
-      beside.write_bytes(data)
-    beside.replace(path)
+    with signals.unfinished(remove):
+      if isinstance(data, str):
+        beside.write_text(data)
+      else:
+        beside.write_bytes(data)
+      beside.replace(path)
   except OSError:
-    beside.unlink(missing_ok=True)
+    remove()
     raise
 
 

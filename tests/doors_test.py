@@ -13,13 +13,14 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "diffdistill"
 DOORS = {
   "__init__": (),
   "arrays": (),
-  "files": (),
+  "signals": (),
+  "files": ("signals",),
   "hosts": (),
   "config_fields": (),
   "workdir": ("config_fields", "files", "hosts"),
   "diffusion": ("arrays",),
   "networks": ("arrays",),
-  "data": ("arrays", "files", "hosts"),
+  "data": ("arrays", "files", "hosts", "signals"),
   "denoiser": ("arrays", "diffusion", "networks"),
   "sampling": ("arrays", "diffusion"),
   "objectives": ("arrays", "diffusion", "denoiser", "sampling"),
@@ -33,6 +34,7 @@ DOORS = {
     "hosts",
     "objectives.objective",  # the protocol, never a paper
     "sampling",
+    "signals",
   ),
   "interop": ("arrays", "config_fields", "diffusion", "files", "networks"),
   "experiment": (
@@ -72,6 +74,7 @@ DOORS = {
     "files",
     "from_config",
     "sampling",
+    "signals",
     "training",
   ),
   "ideal": (
@@ -131,7 +134,13 @@ DOORS = {
     "sampling",
     "training",
   ),
-  "carrying": ("evaluation", "experiment", "judging", "training"),
+  "carrying": (
+    "evaluation",
+    "experiment",
+    "judging",
+    "signals",
+    "training",
+  ),
   "commands": (
     "arrays",
     "benchmark",
@@ -151,11 +160,12 @@ DOORS = {
     "planning",
     "reporting",
     "sampling",
+    "signals",
     "training",
     "workdir",
   ),
   "cli": ("commands", "hosts"),
-  "__main__": ("cli",),
+  "__main__": ("cli", "signals"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import zipfile
 from collections.abc import Callable, Iterator
 
@@ -9,6 +10,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, UInt8
 
+from diffdistill import signals
 from diffdistill.data.shards import readable
 from diffdistill.data.sources import Examples, Images, InMemory, Labels, Source
 
@@ -195,7 +197,11 @@ def _write(
   labels = np.empty(len(source), np.int32)
   rounded = False
   try:
-    with beside.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
+    with (
+      signals.unfinished(functools.partial(beside.unlink, missing_ok=True)),
+      beside.open("wb") as file,
+      zipfile.ZipFile(file, "w") as archive,
+    ):
       # What np.savez does, but for having all images at once.
       with archive.open("image.npy", "w", force_zip64=True) as member:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}

@@ -8,9 +8,11 @@ ended as soon as the layout is written down. What was found is kept on disk.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,7 @@ from typing import Any
 
 import jax
 
+from diffdistill import signals
 from diffdistill.config_fields import Fields
 from diffdistill.files import write_atomically
 from diffdistill.planning import hlo
@@ -126,7 +129,8 @@ def _elsewhere(
   with tempfile.TemporaryDirectory() as folder:
     dump = Path(folder)
     (dump / "request.json").write_text(json.dumps(request))
-    with _compiler(dump) as process:
+    forget = functools.partial(shutil.rmtree, folder, ignore_errors=True)
+    with signals.unfinished(forget), _compiler(dump) as process:
       text = None
       while text is None and process.poll() is None:
         time.sleep(_POLL_SECONDS)
@@ -154,7 +158,8 @@ def _compiler(dump: Path) -> Iterator[subprocess.Popen[Any]]:
       stderr=errors,
     )
     try:
-      yield process
+      with signals.unfinished(process.kill):
+        yield process
     finally:
       process.kill()
       process.wait()

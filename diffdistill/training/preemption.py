@@ -1,8 +1,10 @@
 """Leaving when the machine is wanted for something else: SIGTERM.
 
 A scheduler that takes a machine away sends SIGTERM first; so do `docker stop`,
-Kubernetes, Slurm, and a cloud before it stops a spot machine. The trainer then
-saves at the next boundary between updates and leaves.
+Kubernetes, Slurm, and a cloud before it stops a spot machine. A terminal that
+is closed sends SIGHUP, and ctrl-C is SIGINT. The trainer then saves at the next
+boundary between updates and leaves. A command that is still far from its first
+boundary has nothing to save, and ends at once (signals.py).
 """
 
 import collections
@@ -11,7 +13,7 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from diffdistill import signals
 from diffdistill.training.sharding import batch_sharding, replicated
 
 # Boundaries that a vote is counted after: an update is under way and another
@@ -27,17 +30,25 @@ LAG = 2
 
 
 class PreemptedError(Exception):
-  """Training was asked to leave and has; the message says where it goes on.
+  """Training was asked to leave and has; the message says where it goes on."""
 
-  status: the command's, for a scheduler to start it again by (EX_TEMPFAIL of
-  sysexits.h).
-  """
+  @property
+  def status(self) -> int:
+    """The command's: 130 after ctrl-C, or EX_TEMPFAIL of sysexits.h.
 
-  status: ClassVar[int] = 75
+    By the second one a scheduler knows to start it again.
+    """
+    listener = signals.listener()
+    first = None if listener is None else listener.first
+    return signals.STATUSES[signal.Signals(first or signal.SIGTERM)]
 
 
 class Preemption:
-  """Whether to leave; listens for SIGTERM from `with` on to its end.
+  """Whether to leave; listens for signals from `with` on to its end.
+
+  In a command it listens for SIGTERM, SIGHUP and SIGINT. Until `agreed` is
+  asked for the first time, these end the command at once (signals.py).
+  Elsewhere, as in a notebook, it listens for SIGTERM and SIGHUP.
 
   Of several processes one may be told alone, or each at another moment, and
   all must leave at the same boundary. So at each boundary they vote, by a sum
@@ -51,24 +62,29 @@ class Preemption:
   def __init__(self):
     self._listening = False
     self._told = False
-    self._before: Any = None
+    self._before: dict[int, Any] = {}
     self._votes: collections.deque[Array] = collections.deque()
 
   def __enter__(self) -> "Preemption":
     # Python's signals are the main thread's; a run in another has none.
     self._listening = threading.current_thread() is threading.main_thread()
     if self._listening:
-      self._before = signal.signal(signal.SIGTERM, self._note)
+      for number in _numbers():
+        self._before[number] = signal.signal(number, self._note)
     return self
 
   def __exit__(self, *_) -> None:
-    if self._listening:
+    for number, before in self._before.items():
       # None: installed by something else than Python, which is lost.
-      signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
+      signal.signal(number, before or signal.SIG_DFL)
+    self._before.clear()
     self._listening = False
 
   def _note(self, number: int, frame: FrameType | None) -> None:
     """However often it comes, it says one thing."""
+    listener = signals.listener()
+    if listener is not None:
+      listener.note(number)
     self._told = True
 
   def agreed(self, mesh: Mesh, *, lag: int = LAG) -> bool:
@@ -78,6 +94,16 @@ class Preemption:
       mesh: of the run.
       lag: 0 to wait for the others, where that costs little.
     """
+    listener = signals.listener()
+    if listener is not None:
+      listener.boundary()
+    leave = self._vote(mesh, lag)
+    if leave and listener is not None:
+      listener.leave()
+    return leave
+
+  def _vote(self, mesh: Mesh, lag: int) -> bool:
+    """Whether this process, or one of several that voted, is told to leave."""
     if jax.process_count() == 1 or not self._listening:
       return self._told
     self._votes.append(_counter(mesh)(_ballots(mesh)[self._told]))
@@ -85,6 +111,17 @@ class Preemption:
     while len(self._votes) > lag:
       leave |= bool(self._votes.popleft())
     return leave
+
+
+def _numbers() -> tuple[int, ...]:
+  """The signals to listen for."""
+  listener = signals.listener()
+  if listener is not None:
+    return listener.numbers
+  hung_up = signal.getsignal(signal.SIGHUP)
+  if hung_up is signal.SIG_IGN:
+    return (signal.SIGTERM,)
+  return (signal.SIGTERM, signal.SIGHUP)
 
 
 @functools.cache

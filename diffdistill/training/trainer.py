@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from diffdistill import hosts
+from diffdistill import hosts, signals
 from diffdistill.arrays import Key, Metrics, Params
 from diffdistill.data.pair_pipeline import PairPipeline
 from diffdistill.data.pairs import PairStore
@@ -278,7 +278,8 @@ class Trainer:
           break
       leave = self.preemption.agreed(self.mesh)
       if step > first and (leave or self._due(self.cadence.checkpoint, step)):
-        checkpoints.save(state, step)
+        with signals.writing():
+          checkpoints.save(state, step)
       if leave:
         # Of what was done since the last record, only its time is missed.
         values, _, seconds = meter.read()
@@ -340,7 +341,8 @@ class Trainer:
       self._consider(selector, stage, round_, state, report, meter)
     products = self._products(stage, state, selector)
     # Saved before it is shown: a picture that fails loses no work.
-    checkpoint.save_final(round_dir, products)
+    with signals.writing():
+      checkpoint.save_final(round_dir, products)
     self.observe(
       stage, round_, products[stage.objective.trains[0]], int(state.step)
     )

@@ -9,7 +9,7 @@ import sys
 
 import jax
 
-from diffdistill import cli, hosts
+from diffdistill import __main__, hosts
 
 given = globals()["given"]
 
@@ -22,7 +22,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 # Some that lose another wait for JAX to say so; tests do not wait for long.
 hosts.HEARTBEAT_SECONDS = 20
 sys.argv = ["diffdistill", *given["arguments"]]
-status = cli.main()
+status = __main__.main()
 # As JAX does at the end of a process of its own; a forked one forgets it.
 jax.distributed.shutdown()
 sys.stdout.flush()
