@@ -14,6 +14,7 @@ from jaxtyping import Array, Int
 from diffdistill import hosts
 from diffdistill.arrays import Image, Key, Label, Params
 from diffdistill.config_fields import Fields, plain
+from diffdistill.data.apart import set_apart
 from diffdistill.data.label_order import RULE
 from diffdistill.data.pairs import PairSet, PairStore
 from diffdistill.data.pipeline import Pipeline
@@ -112,10 +113,37 @@ class Experiment:
     """A teacher's; a student has its teacher's in its weights."""
     return None if round_.num_steps else self.guidance
 
-  def batches(self, batch_size: int, seed: int) -> Pipeline:
-    """This process's rows of the training data."""
+  @property
+  def judging_stage(self) -> Stage | None:
+    """The first stage that makes a classifier, which judges; None if none."""
+    for stage in self.stages:
+      if isinstance(stage, Stage) and stage.objective.trains[0] == "classifier":
+        return stage
+    return None
+
+  @functools.cached_property
+  def judged_on(self) -> tuple[Source, Source]:
+    """What the judging stage trains on, and what its accuracy is measured on.
+
+    Those are the training and the test images, where there is a test split;
+    otherwise two parts of the training images, see `set_apart`.
+    """
+    test = self.source.held_out()
+    return set_apart(self.source) if test is None else (self.source, test)
+
+  def batches(self, batch_size: int, seed: int, stage: str = "") -> Pipeline:
+    """This process's rows of the training data.
+
+    Args:
+      batch_size: of all processes together.
+      seed: of their order.
+      stage: the name of the stage that trains on them: the judging stage may
+        not see all images, see `judged_on`.
+    """
+    judging = self.judging_stage
+    judges = judging is not None and judging.name == stage
     return Pipeline(
-      source=self.source,
+      source=self.judged_on[0] if judges else self.source,
       batch_size=batch_size,
       seed=seed,
       flip=self.flip,

@@ -10,7 +10,7 @@ from etils import epath
 from diffdistill import hosts
 from diffdistill.data.listing import Listing, list_images
 from diffdistill.data.pictures import colour, decode
-from diffdistill.data.sources import Source
+from diffdistill.data.sources import Labels, Source
 from diffdistill.data.streamed import Decoded, Streamed, one_line
 
 
@@ -70,6 +70,11 @@ class Folder(Streamed):
 
   def _count_classes(self) -> int:
     return len(self._listing.names)
+
+  def labels(self) -> Labels:
+    """The label of every image, in order; no image is opened."""
+    counts = self._count_labels()
+    return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
 
   def _count_labels(self) -> tuple[int, ...]:
     return tuple(map(len, self._listing.files))

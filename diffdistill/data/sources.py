@@ -77,6 +77,10 @@ class Source(Protocol):
     """
     ...
 
+  def labels(self) -> Labels:
+    """The label of every image, in order."""
+    ...
+
   def take(self, indices: Indices) -> Examples:
     """The images and labels at `indices`, in that order."""
     ...
@@ -157,6 +161,10 @@ class InMemory(abc.ABC):
       digest.update(np.ascontiguousarray(part).data)
     digest.update(np.ascontiguousarray(labels).data)
     return {"images and labels": digest.hexdigest()[:16]}
+
+  def labels(self) -> Labels:
+    """The label of every image, in order."""
+    return self._arrays[1]
 
   def take(self, indices: Indices) -> Examples:
     """The images and labels at `indices`, in that order."""

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from diffdistill.data.resize import check_fit, fit
-from diffdistill.data.sources import Examples, Indices
+from diffdistill.data.sources import Examples, Indices, Labels
 
 Decoded = tuple[Shaped[np.ndarray, "h w c"], int]
 
@@ -96,6 +96,10 @@ class Streamed(abc.ABC):
   @abc.abstractmethod
   def _count_classes(self) -> int:
     """As the data has them."""
+
+  @abc.abstractmethod
+  def labels(self) -> Labels:
+    """The label of every image, in order."""
 
   @abc.abstractmethod
   def _count_labels(self) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from diffdistill import hosts
-from diffdistill.data.sources import Source
+from diffdistill.data.sources import Labels, Source
 from diffdistill.data.streamed import Decoded, Streamed, one_line
 from diffdistill.files import digest_of
 
@@ -91,6 +91,17 @@ class Tfds(Streamed):
       "examples": len(self),
     }
     return {"name, version, split and number of examples": digest_of(told)}
+
+  def labels(self) -> Labels:
+    """The label of every image, in order; every example is read once."""
+    return self._labels
+
+  @functools.cached_property
+  def _labels(self) -> Labels:
+    if "label" not in self._features:
+      return np.zeros(len(self), np.int32)
+    found = list(self._threads.map(self._label, range(len(self))))
+    return np.array(found, np.int32)
 
   def _count_labels(self) -> tuple[int, ...]:
     """Reads every example once, since the library records no counts."""

@@ -41,7 +41,7 @@ class Inputs:
     workdir: where rounds live.
     seed: of everything random.
     layout: where weights are loaded to.
-    batches: the images of a (batch size, seed).
+    batches: the images of a (batch size, seed, name of a stage).
     pairs: the pairs of a stage and of a teacher, on disk.
     outside: frozen weights that are not of this run, of a (stage, name,
       source).
@@ -51,7 +51,7 @@ class Inputs:
   workdir: epath.Path
   seed: int
   layout: Layout
-  batches: Callable[[int, int], Data]
+  batches: Callable[[int, int, str], Data]
   pairs: Callable[[Pairs, Round, Params], PairStore]
   outside: Callable[[Stage | Pairs, str, str], Params]
 
@@ -68,7 +68,7 @@ class Inputs:
     """The batches of a round; `say` is told of pairs that are made for it."""
     seed = self.seed ^ round_.code
     if not stage.pairs:
-      return self.batches(stage.batch_size, seed)
+      return self.batches(stage.batch_size, seed, stage.name)
     # The one round of pairs has its stage's name.
     pairs, made = self._rounds[stage.pairs]
     assert isinstance(pairs, Pairs)  # curriculum has seen to it

@@ -36,6 +36,9 @@ class Numbered:
   def num_classes(self):
     return self.size
 
+  def labels(self):
+    return np.arange(self.size, dtype=np.int32)
+
   def take(self, indices):
     left = np.broadcast_to(indices[:, None, None], (len(indices), 2, 1))
     image = np.concatenate([left, 255 - left], axis=2)[..., None]

@@ -1,0 +1,99 @@
+"""Training images that one stage never sees, so that it can be measured."""
+
+import dataclasses
+
+import numpy as np
+
+from diffdistill.data.sources import Examples, Indices, Labels, Source
+
+# One image of so many of each class is set apart.
+OF_EACH = 10
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+  """Some images of a source, as a source.
+
+  Args:
+    source: the whole.
+    indices: of the images of this part, in their order here.
+  """
+
+  source: Source
+  indices: Indices
+
+  def check(self) -> None:
+    """Errors are those of the whole source."""
+    self.source.check()
+
+  def __len__(self) -> int:
+    return len(self.indices)
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    return self.source.image_shape
+
+  @property
+  def image_dtype(self) -> np.dtype:
+    return self.source.image_dtype
+
+  @property
+  def num_classes(self) -> int:
+    return self.source.num_classes
+
+  @property
+  def label_counts(self) -> tuple[int, ...]:
+    """The number of images of each class in this part."""
+    counts = np.bincount(self.labels(), minlength=self.num_classes)
+    return tuple(counts.tolist())
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    return self.source.class_names
+
+  @property
+  def left_out(self) -> tuple[str, ...]:
+    return self.source.left_out
+
+  def digests(self) -> dict[str, str]:
+    """Those of the whole source."""
+    return self.source.digests()
+
+  def labels(self) -> Labels:
+    """The label of every image of this part."""
+    return self.source.labels()[self.indices]
+
+  def take(self, indices: Indices) -> Examples:
+    """The images and labels at `indices` of this part, in that order."""
+    return self.source.take(self.indices[indices])
+
+  def held_out(self) -> Source | None:
+    """None: a part has no test split."""
+    return None
+
+
+def set_apart(source: Source) -> tuple[Part, Part]:
+  """(what a stage may train on, what it is measured on), two parts of a source.
+
+  The second has a tenth of the images of each class, evenly spaced, so that
+  the same data is always cut alike. Of a class with fewer than ten images it
+  has one, and of a class with a single image none.
+  """
+  labels = source.labels()
+  apart = np.zeros(len(labels), bool)
+  for label in np.unique(labels):
+    (members,) = np.nonzero(labels == label)
+    if len(members) > 1:
+      count = max(1, len(members) // OF_EACH)
+      places = (np.arange(count) + 0.5) * len(members) / count
+      apart[members[places.astype(np.int64)]] = True
+  rest, measured = (np.flatnonzero(chosen) for chosen in (~apart, apart))
+  return (
+    Part(source=source, indices=rest),
+    Part(source=source, indices=measured),
+  )
+
+
+def num_nonempty_classes(source: Source) -> int:
+  """How many classes have an image."""
+  return sum(count > 0 for count in source.label_counts)
