@@ -17,7 +17,6 @@ from diffdistill.evaluation.comparison import unjudged
 from diffdistill.evaluation.judged_rows import FOLDER
 from diffdistill.experiment import Experiment
 from diffdistill.judging import (
-  classifier_stage,
   contestants,
   identity_of,
   judged_rows,
@@ -76,7 +75,7 @@ def _wanted(run: Experiment, workdir: epath.Path) -> dict[str, set[str]]:
     if isinstance(stage, Stage) and stage.pairs:
       _, made = run.rounds[stage.pairs]
       want(made.frozen["teacher"])
-  judge = classifier_stage(run)
+  judge = run.judging_stage
   if judge is not None:
     want(judge.name)
   for model in _unjudged(run, workdir):

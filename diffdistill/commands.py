@@ -27,17 +27,19 @@ from diffdistill.evaluation.comparison import compare, write_comparison
 from diffdistill.evaluation.evaluator import Generator
 from diffdistill.evaluation.interpolated import interpolated
 from diffdistill.evaluation.quantise import from_uint8, to_uint8
+from diffdistill.evaluation.trust import distrust
 from diffdistill.experiment import Experiment
 from diffdistill.files import in_bucket, write_atomically
+from diffdistill.held_out import check_judge
 from diffdistill.interop import model_folder
 from diffdistill.interop.formats import read_model
 from diffdistill.judging import (
+  Scorer,
   check_inception,
   contestants,
   finished_models,
   judge_of,
   judged_rows,
-  scorer,
 )
 from diffdistill.networks import CLASSIFIERS, NETWORKS
 from diffdistill.objectives import OBJECTIVES
@@ -95,6 +97,7 @@ def _trainer(
     sheet = grids.sheet(next(images))
     hosts.on_first(lambda: grids.save_png(sheet, path))
 
+  score = Scorer(run, workdir, watchdog.each)
   trainer = Trainer(
     stages=run.stages,
     workdir=workdir,
@@ -105,7 +108,8 @@ def _trainer(
     layout=run.layout,
     cadence=run.cadence,
     observe=observe,
-    distance=scorer(run, workdir, watchdog.each),
+    distance=score,
+    begins=score.begins,
     preemption=preemption,
     watchdog=watchdog,
   )
@@ -115,6 +119,7 @@ def _trainer(
     for name, (stage, _) in run.rounds.items()
     if not checkpoint.has_final(workdir / name)
   }
+  check_judge(run, to_do, _say)
   for stage in run.stages:
     for name, source in stage.frozen.items():
       if source.startswith(OUTSIDE) and stage.name in to_do:
@@ -342,7 +347,7 @@ def evaluate(
       between,
     )
   summary = {
-    **judge.facts(run, _say),
+    **judge.facts(),
     "num_images": settings.num_images,
     "seed": settings.seed,
     **({"labels": run.label_rule} if run.num_classes else {}),
@@ -352,11 +357,17 @@ def evaluate(
   hosts.on_first(
     lambda: write_comparison(workdir, summary, rows, images, judge.metric, _say)
   )
+  why = distrust(summary)
+  warning = f"{judge.metric} does not measure these models: its judge is {why}"
+  if why:
+    _print(warning)
   _print(grids.table(rows))
   for name, value in summary.items():
     _print(
       f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"
     )
+  if why:
+    _say(f"warning: {warning}")
 
 
 def carry(workdir: epath.Path, out: epath.Path) -> None:

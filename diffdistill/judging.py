@@ -34,7 +34,9 @@ from diffdistill.evaluation.references import (
   load_reference,
   require_enough_images,
 )
+from diffdistill.evaluation.trust import Trust
 from diffdistill.experiment import Experiment, classifier_of
+from diffdistill.held_out import check_classes, measure
 from diffdistill.interop.torch_inception import SHA256, load_inception
 from diffdistill.networks.inception import FEATURES, RESIZER, inception
 from diffdistill.objectives import OBJECTIVES
@@ -63,6 +65,7 @@ class Judge:
   Args:
     metric: the name of its distance.
     kernel: the name of its kernel distance; empty where there is none.
+    trust: measures how right it is, where it is a classifier; see trust.py.
     features: the feature network.
     reference: of the training data.
     said: of the network and the data, by name.
@@ -75,6 +78,7 @@ class Judge:
   said: Mapping[str, str]
   identity: str
   kernel: str = ""
+  trust: Callable[[], Trust] | None = None
 
   def check(self, num_images: int) -> None:
     """Refuses too few images for a FID, which others will compare.
@@ -85,38 +89,34 @@ class Judge:
     if self.metric == FID:
       require_enough_images(self.reference, num_images)
 
-  def facts(
-    self, run: Experiment, say: Callable[[str], None]
-  ) -> dict[str, Any]:
+  def require_trust(self, stage: str) -> None:
+    """Refuses to select by a judge that is no better than chance.
+
+    Args:
+      stage: that selects by its distance.
+
+    Raises:
+      ValueError: with what the judge can do, and what helps.
+    """
+    trust = None if self.trust is None else self.trust()
+    if trust is not None and not trust.trusted:
+      raise ValueError(
+        f"stages.{stage}.select.by is 'distance', and its judge is"
+        f" {trust.verdict}; train the classifier longer, in a new workdir, or"
+        f" pass stages.{stage}.select.every=0, or evaluation.inception"
+      )
+
+  def facts(self) -> dict[str, Any]:
     """What a reader must know of it."""
     facts: dict[str, Any] = {"metric": self.metric, **self.said}
-    if self.metric != FID:
-      facts["classifier_test_accuracy"] = self._accuracy(run, say)
+    if self.trust is not None:
+      facts |= self.trust().facts
     pooled = self.reference.pooled
     if pooled is not None:
       half = len(pooled) // 2
       name = f"{self.metric} of two samples of {half} real images"
       facts[name] = distance_of_halves(pooled)
     return facts
-
-  def _accuracy(
-    self, run: Experiment, say: Callable[[str], None]
-  ) -> float | None:
-    """The classifier's on the test split; None where there is none."""
-    test = run.source.held_out()
-    if test is None:
-      return None
-    try:
-      test.check()
-    except (ValueError, FileNotFoundError) as error:
-      say(f"the classifier's accuracy is not measured: {error}")
-      return None
-    right = [
-      self.features(rows["image"]).probabilities.argmax(axis=-1)
-      == rows["label"]
-      for rows in once(test, run.evaluation.batch_size)
-    ]
-    return float(np.concatenate(right).mean())
 
 
 def judge_of(run: Experiment, workdir: epath.Path, each: Each = iter) -> Judge:
@@ -145,6 +145,7 @@ def judge_of(run: Experiment, workdir: epath.Path, each: Each = iter) -> Judge:
     run, workdir, path, identity, stage.name, features, each
   )
   return Judge(
+    trust=functools.cache(lambda: measure(run, stage, features, each)),
     metric=f"FD-{stage.name}",
     features=features,
     reference=reference,
@@ -174,21 +175,14 @@ def identity_of(run: Experiment, workdir: epath.Path) -> str:
   return f"FD-{name}: {weights} of {_data(run)}"
 
 
-def classifier_stage(run: Experiment) -> Stage | None:
-  """The first stage that makes a classifier, which judges; None without one."""
-  for stage in run.stages:
-    if isinstance(stage, Stage) and stage.objective.trains[0] == "classifier":
-      return stage
-  return None
-
-
 def _judging_stage(run: Experiment, workdir: epath.Path) -> Stage:
-  stage = classifier_stage(run)
+  stage = run.judging_stage
   if stage is None:
     raise ValueError(
       f"the run in {workdir} has no classifier stage, whose features judge"
       " images; add one to config.run"
     )
+  check_classes(run, stage)
   return stage
 
 
@@ -307,9 +301,7 @@ def _data(run: Experiment) -> str:
   return f"{len(source)} images {digest.hexdigest()[:16]}"
 
 
-def scorer(
-  run: Experiment, workdir: epath.Path, each: Each
-) -> Callable[[Stage, Round, Params, int], float]:
+class Scorer:
   """Scores students while they are trained, by distance: lower is better.
 
   Args:
@@ -317,28 +309,43 @@ def scorer(
     workdir: where it is trained.
     each: sees the batches that are scored go by.
   """
-  judge = functools.cache(lambda: judge_of(run, workdir, each))
 
-  @functools.cache
-  def generator(
-    sampler: Sampler, guidance: Guidance | None, num_images: int
-  ) -> Generator:
-    size = min(SCORED_AT_A_TIME, num_images)
-    return run.generator(sampler, size, guidance=guidance)
+  def __init__(self, run: Experiment, workdir: epath.Path, each: Each):
+    self._run = run
+    self._each = each
+    self._judge = functools.cache(lambda: judge_of(run, workdir, each))
 
-  def score(
-    stage: Stage, round_: Round, params: Params, num_images: int
+    @functools.cache
+    def generator(
+      sampler: Sampler, guidance: Guidance | None, num_images: int
+    ) -> Generator:
+      size = min(SCORED_AT_A_TIME, num_images)
+      return run.generator(sampler, size, guidance=guidance)
+
+    self._generator = generator
+
+  def begins(self, stage: Stage) -> None:
+    """Refuses a stage that would select by a judge that is not trusted.
+
+    Raises:
+      ValueError: where that is so.
+    """
+    if stage.select and stage.select.by == "distance":
+      self._judge().require_trust(stage.name)
+
+  def __call__(
+    self, stage: Stage, round_: Round, params: Params, num_images: int
   ) -> float:
-    sampler = stage.objective.sampler
+    run, sampler = self._run, stage.objective.sampler
     assert sampler is not None  # only images can be selected by distance
-    judge().check(num_images)
-    maker = generator(sampler, run.usual_guidance(round_), num_images)
+    judge = self._judge()
+    judge.check(num_images)
+    guidance = run.usual_guidance(round_)
+    maker = self._generator(sampler, guidance, num_images)
     # Not the noise that students are judged on in the end.
     seed = run.seed ^ round_.code
     images = maker.batches(params, seed, num_images, run.usual_steps(round_))
-    return distance(each(images), judge().features, judge().reference)
-
-  return score
+    return distance(self._each(images), judge.features, judge.reference)
 
 
 def finished_models(

@@ -291,19 +291,42 @@ def train(config_file, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def judged_config(small_config, pairs_config):
+def learnable(tmp_path_factory):
+  """The path of 240 images of three shapes, which a classifier can tell."""
+  random = np.random.default_rng(0)
+  label = np.arange(240) % 3
+  shapes = np.array([[[1, 0], [0, 0]], [[1, 1], [0, 0]], [[1, 0], [0, 1]]])
+  image = shapes[label] * 160 + random.integers(0, 96, (240, 2, 2))
+  path = tmp_path_factory.mktemp("learnable") / "shapes.npz"
+  np.savez(path, image=image.astype(np.uint8)[..., None], label=label)
+  return str(path)
+
+
+@pytest.fixture(scope="session")
+def good_judge(small_config):
+  """The fields of a classifier's stage that learns those shapes."""
+  stage = small_config["stages"]["classifier"]
+  return {**stage, "optimizer": {"learning_rate": 2e-2}, "num_updates": 60}
+
+
+@pytest.fixture(scope="session")
+def judged_config(small_config, pairs_config, learnable, good_judge):
   """A classifier, a teacher, halved once and again, and a pairs' student.
 
-  Of two updates each; all but the teacher are selected and judged.
+  The classifier is good; the others have two updates each, and all but the
+  teacher are selected and judged.
   """
   stages = copy.deepcopy({**pairs_config["stages"], **small_config["stages"]})
+  stages["classifier"] = good_judge
   stages["halve"]["start_steps"] = 4
   stages["halve"]["select"] = {"by": "distance", "every": 1, "num_images": 24}
   stages["student"]["num_updates"] = 2
   stages["student"]["select"] = {"by": "held_out_loss", "every": 2}
+  source = {"kind": "npz", "path": learnable, "split": "train"}
   return {
     **small_config,
     "run": ("classifier", "teacher", "halve", "pairs", "student"),
+    "data": {**small_config["data"], "source": source},
     "evaluation": {"num_images": 24, "batch_size": 8, "num_steps": (1, 2, 4)},
     "stages": stages,
   }

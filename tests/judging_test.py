@@ -18,11 +18,11 @@ from diffdistill.evaluation.features import Reference
 from diffdistill.evaluation.frechet import Moments
 from diffdistill.evaluation.judged_rows import JudgedRows
 from diffdistill.judging import (
+  Scorer,
   contestants,
   finished_models,
   identity_of,
   judge_of,
-  scorer,
 )
 from diffdistill.training import checkpoint
 from diffdistill.training.preemption import PreemptedError, Preemption
@@ -130,10 +130,14 @@ def test_a_row_says_its_paper_and_how_much_faster_it_is(evaluated):
 def test_what_a_reader_must_know_is_beside_the_rows(evaluated, run):
   _, summary = evaluated
   assert summary["metric"] == "FD-classifier"
-  assert summary["reference"] == "50 training images"
+  assert summary["reference"] == "240 training images"
   # An .npz has no test split.
-  assert summary["classifier_test_accuracy"] is None
-  assert summary["FD-classifier of two samples of 25 real images"] > 0
+  unseen = "24 training images that classifier does not train on"
+  assert summary["classifier_held_out"] == unseen
+  assert summary["classifier_accuracy"] > 0.8
+  assert summary["judge_trusted"]
+  assert f"of {unseen} (with 99 % confidence on " in summary["judge"]
+  assert summary["FD-classifier of two samples of 120 real images"] > 0
   assert summary["num_images"] == 24
 
 
@@ -141,7 +145,7 @@ def test_students_are_selected_by_the_distance_they_are_judged_by(
   evaluated, run, workdir
 ):
   rows, _ = evaluated
-  score = scorer(run, workdir, iter)
+  score = Scorer(run, workdir, iter)
   stage, round_ = run.rounds["halve/002"]
   scores = {}
   for last, name in ((False, "halve/002"), (True, "halve/002 last")):
@@ -415,7 +419,7 @@ def test_inception_s_distances_have_their_names_and_say_what_they_are_of(
   assert result["metric"] == "FID"
   assert judging.SHA256 in result["detector"]
   assert result["resizer"] == judging.RESIZER
-  assert result["reference"] == "50 training images"
+  assert result["reference"] == "240 training images"
   assert result["rounding"] == "to the nearest byte"
   assert all(isinstance(row["FID"], float) for row in result["rows"])
   assert all(isinstance(row["KID"], float) for row in result["rows"])
@@ -484,7 +488,7 @@ def test_what_fid_could_not_be_of_is_refused_before_training(
   judged["evaluation"] = {**evaluation, "num_images": 30}
   with pytest.raises(ValueError, match=r"evaluation\.num_images is 30"):
     judging.check_inception(from_config.build(judged))
-  monkeypatch.setattr(judging, "FEATURES", 60)
-  judged["evaluation"] = {**evaluation, "num_images": 70}
-  with pytest.raises(ValueError, match="number of training images is 50"):
+  monkeypatch.setattr(judging, "FEATURES", 250)
+  judged["evaluation"] = {**evaluation, "num_images": 260}
+  with pytest.raises(ValueError, match="number of training images is 240"):
     judging.check_inception(from_config.build(judged))

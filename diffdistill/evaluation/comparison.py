@@ -22,6 +22,7 @@ from diffdistill.evaluation.judged_rows import (
 )
 from diffdistill.evaluation.measured import Timed, measured
 from diffdistill.evaluation.quantise import from_uint8, to_uint8
+from diffdistill.evaluation.trust import distrust
 from diffdistill.files import write_atomically
 
 SHEET_COLUMNS = 12
@@ -290,7 +291,10 @@ def write_comparison(
   path = workdir / "samples" / "compared.png"
   grids.save_png(grids.labelled_rows(images), path)
   path = workdir / "evaluation.png"
+  label = f"{metric} (lower is better)"
+  if distrust(summary):
+    label = f"{metric} (its judge is NOT TRUSTED)"
   try:
-    grids.curve(curves, f"{metric} (lower is better)", path)
+    grids.curve(curves, label, path)
   except ImportError:
     say(f"{path} is not drawn without matplotlib; run `pip install matplotlib`")

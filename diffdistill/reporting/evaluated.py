@@ -32,7 +32,8 @@ def headline(run: Run) -> Html:
     )
   best, teacher = judged.best(), judged.of_teacher()
   if not best:
-    return element("p", "No student is judged yet.", class_="lead")
+    nothing = element("p", "No student is judged yet.", class_="lead")
+    return join([warning(judged), nothing])
   cards = []
   for steps, row in best.items():
     value = row[judged.metric]
@@ -44,7 +45,18 @@ def headline(run: Run) -> Html:
     parts.append(_as_near(judged, value))
     cards.append((_in_steps(steps), join(parts)))
   says = element("p", _lead(judged), class_="lead")
-  return join([says, definitions(cards, "heads")])
+  return join([warning(judged), says, definitions(cards, "heads")])
+
+
+def warning(judged: Judged) -> Html:
+  """That the distances mean nothing, where the judge is not trusted."""
+  if judged.distrust is None:
+    return Html("")
+  text = (
+    f"{judged.metric} does not measure these models: its judge is"
+    f" {judged.distrust}."
+  )
+  return element("p", element("strong", text), role="alert")
 
 
 def evaluated(run: Run, heading: str) -> Html:
@@ -141,10 +153,11 @@ def comparison(judged: Judged) -> Html:
         text = element("strong", text)
       cells.append(text)
     rows.append(cells)
+  caption = "Every model at every number of steps"
+  if judged.distrust is not None:
+    caption += "; the judge is NOT TRUSTED"
   return table(
-    [column.replace("_", " ") for column in columns],
-    rows,
-    caption="Every model at every number of steps",
+    [column.replace("_", " ") for column in columns], rows, caption=caption
   )
 
 

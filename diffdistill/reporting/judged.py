@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from diffdistill.config_fields import Fields
+from diffdistill.evaluation.trust import distrust
 from diffdistill.reporting.scales import Number
 
 LARGEST = 1e30
@@ -50,6 +51,11 @@ class Judged:
   @property
   def columns(self) -> list[str]:
     return list(dict.fromkeys(name for row in self.rows for name in row))
+
+  @property
+  def distrust(self) -> str | None:
+    """Why its judge is not trusted; None if it is."""
+    return distrust(self.facts)
 
   @property
   def noise(self) -> Number | None:

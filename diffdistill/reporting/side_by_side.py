@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from diffdistill.evaluation.trust import TRUSTED, VERDICT
 from diffdistill.reporting.charts import Series, chart, figure
 from diffdistill.reporting.costs import Cost, total
 from diffdistill.reporting.gather import Run, flat, written
@@ -55,6 +56,12 @@ def _warnings(runs: Sequence[Run]) -> Html:
   absent = [run.name for run in runs if run.name not in judged]
   if absent:
     said.append(f"Not judged yet: {', '.join(absent)}.")
+  said += [
+    f"{name}: {one.metric} does not measure its models: its judge is"
+    f" {one.distrust}."
+    for name, one in judged.items()
+    if one.distrust is not None
+  ]
   other = _judged_by(judged)
   if other:
     said.append(
@@ -83,8 +90,10 @@ def _judged_by(judged: Mapping[str, Judged]) -> list[str]:
       **{
         name.replace("_", " "): value
         for name, value in one.facts.items()
-        # That of the data with itself is a consequence of the others.
-        if name != "devices" and " of two samples of " not in name
+        # The distance of the data from itself, and the decision on the judge,
+        # follow from the others.
+        if name not in ("devices", TRUSTED, VERDICT)
+        and " of two samples of " not in name
       },
     }
     for one in judged.values()

@@ -75,7 +75,7 @@ class Trainer:
     stages: the recipe.
     workdir: where rounds live.
     seed: of everything random.
-    batches: the data of a (batch size, seed).
+    batches: the data of a (batch size, seed, name of a stage).
     pairs: the pairs of a stage and of a teacher, on disk.
     outside: frozen weights that are not of this run, of a (stage, name,
       source).
@@ -83,6 +83,7 @@ class Trainer:
     cadence: how often to log, save and observe.
     observe: shown each round's product, at the cadence and at the end.
     distance: scores a product, where a stage selects by distance.
+    begins: told that a stage is about to train; may refuse it.
     preemption: when to leave; never by default.
     watchdog: is told of all that is finished; one that sleeps by default.
     now: of the clock that ends rounds.
@@ -91,13 +92,14 @@ class Trainer:
   stages: tuple[Stage | Pairs, ...]
   workdir: epath.Path
   seed: int
-  batches: Callable[[int, int], Data]
+  batches: Callable[[int, int, str], Data]
   pairs: Callable[[Pairs, Round, Params], PairStore]
   outside: Callable[[Stage | Pairs, str, str], Params]
   layout: Layout
   cadence: Cadence
   observe: Observe
   distance: Distance
+  begins: Callable[[Stage], None] = lambda stage: None
   preemption: Preemption = dataclasses.field(default_factory=Preemption)
   watchdog: Watchdog = dataclasses.field(default_factory=Watchdog)
   now: Callable[[], float] = time.monotonic
@@ -156,6 +158,7 @@ class Trainer:
           self._take(stage, round_, report)
         else:
           if stage.name not in stage_functions:
+            self.begins(stage)
             stage_functions[stage.name] = self.compile(stage, frozen, report)
           functions = stage_functions[stage.name]
           with checkpoint.Checkpoints(

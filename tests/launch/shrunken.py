@@ -6,7 +6,7 @@ from configs import cifar10
 
 
 def get_config(minutes="0.5"):
-  """Tiny networks, small batches and few images, on a file of random ones."""
+  """Tiny networks, small batches and few images, on a file of colours."""
   config = cifar10.get_config("half_hour")
   config.minutes = float(minutes)
   config.data.source.path = os.environ["SHRUNKEN_DATA"]
@@ -27,6 +27,7 @@ def get_config(minutes="0.5"):
       stage.select.update(every=20)
       if "num_images" in stage.select:
         stage.select.num_images = 100
+  config.stages.classifier.optimizer.update(learning_rate=1e-2, warmup=0)
   config.cadence.update(log=10, checkpoint=20)
   config.evaluation.update(num_images=100, batch_size=50, gap_images=20)
   config.evaluation.num_steps = (1, 2, 4, 8, 16)
