@@ -76,7 +76,7 @@ def test_only_the_classifier_does_without_the_images_that_measure_it(
   judged_config,
 ):
   run = from_config.build(judged_config)
-  trained_on, held_out = run.judged_on
+  _, held_out = run.judged_on
   assert len(held_out) == 24
   unseen = {image.tobytes() for image in held_out.take(np.arange(24))["image"]}
 
