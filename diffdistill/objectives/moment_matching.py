@@ -74,6 +74,7 @@ from diffdistill.objectives.objective import (
   summed,
   weighted_loss,
 )
+from diffdistill.objectives.sensitivity import check_sensitivity
 from diffdistill.sampling.ancestral import Ancestral
 from diffdistill.sampling.sampler import Sampler
 
@@ -220,7 +221,8 @@ class MomentMatching:
   The auxiliary learns on even updates, the student on odd ones.
 
   Args:
-    denoiser: the architecture of teacher, student and auxiliary.
+    denoiser: the architecture of teacher, student and auxiliary; not one of
+      output eps or score, see sensitivity.py.
     sampler: how the student is meant to be used: Ancestral, with noise 0 on a
       uniform grid.
     weighting: a name of `diffusion.weighting`, at logsnr(s).
@@ -243,6 +245,7 @@ class MomentMatching:
   rounds: ClassVar[str] = "each"
 
   def __post_init__(self):
+    check_sensitivity(self.denoiser)
     check(self.sampler, self.weighting, self.times)
 
   def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
@@ -309,7 +312,8 @@ class ParameterMomentMatching:
   vanish on real data. One half of a batch says where to go, the other goes.
 
   Args:
-    denoiser: the architecture of teacher and student.
+    denoiser: the architecture of teacher and student; not one of output eps or
+      score, see sensitivity.py.
     sampler: how the student is meant to be used: Ancestral, with noise 0 on a
       uniform grid.
     weighting: a name of `diffusion.weighting`, at logsnr(s).
@@ -333,6 +337,7 @@ class ParameterMomentMatching:
   rounds: ClassVar[str] = "each"
 
   def __post_init__(self):
+    check_sensitivity(self.denoiser)
     check(self.sampler, self.weighting, self.times)
     if self.preconditioner not in PRECONDITIONERS:
       raise ValueError(

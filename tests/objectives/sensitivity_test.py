@@ -1,0 +1,115 @@
+"""No draw near t = 1 drowns the others of a moment-matching batch."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from diffdistill.denoiser import Denoiser
+from diffdistill.diffusion.precondition import EDMPrecondition, Identity
+from diffdistill.diffusion.process import GaussianProcess
+from diffdistill.diffusion.schedule import EDM, Cosine, LinearBeta
+from diffdistill.objectives import sensitivity
+from diffdistill.objectives.moment_matching import (
+  MomentMatching,
+  ParameterMomentMatching,
+)
+from diffdistill.sampling.ancestral import Ancestral
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+  """The output is gain x + shift."""
+
+  def init(self, key):
+    return {"gain": jnp.zeros(()), "shift": jnp.zeros(())}
+
+  def apply(self, params, x, t, label=None, *, s=None, key=None):
+    return params["gain"] * x + params["shift"]
+
+
+def denoiser_of(output, schedule=None, **fields):
+  return Denoiser(
+    network=Affine(),
+    process=GaussianProcess(schedule=schedule or Cosine()),
+    output=output,
+    **({"precondition": Identity()} | fields),
+  )
+
+
+def objective(output, schedule=None, kind=ParameterMomentMatching):
+  denoiser = denoiser_of(output, schedule)
+  sampler = Ancestral(process=denoiser.process)
+  fields = {"denoiser": denoiser, "sampler": sampler, "times": "grid"}
+  if kind is ParameterMomentMatching:
+    fields["preconditioner"] = "identity"
+  return kind(**fields)
+
+
+def test_sensitivity_is_its_closed_form():
+  """J of eps is sigma / alpha, of score sigma^2 / alpha."""
+  for schedule in (Cosine(), Cosine(logsnr_min=-8.0), LinearBeta()):
+    t = jnp.ones(1)
+    alpha, sigma = float(schedule.alpha(t)[0]), float(schedule.sigma(t)[0])
+    slopes = {
+      "x0": 1,
+      "eps": sigma / alpha,
+      "v": sigma,
+      "score": sigma**2 / alpha,
+      "velocity": sigma / (alpha + sigma),
+      "both": abs(sigma**2 - alpha * sigma),
+    }
+    for output, slope in slopes.items():
+      found = sensitivity.sensitivity(denoiser_of(output, schedule))
+      assert found == pytest.approx(slope, rel=1e-3)
+  # x0 of EDM's preconditioning feels c_out of the output.
+  edm = denoiser_of("x0", EDM(), precondition=EDMPrecondition())
+  c_out = 80 * 0.5 / math.hypot(80, 0.5)
+  assert sensitivity.sensitivity(edm) == pytest.approx(c_out, rel=1e-3)
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), LinearBeta()])
+def test_networks_of_eps_and_score_are_refused(schedule):
+  for output in ("eps", "score"):
+    with pytest.raises(
+      ValueError, match=r"model\.output is .*; pass a teacher"
+    ):
+      objective(output, schedule)
+  for output in ("x0", "v", "velocity", "both"):
+    objective(output, schedule)
+  # Where t = 1 still has some of the image, eps says enough of it.
+  objective("eps", Cosine(logsnr_min=-4.0))
+
+
+def gradient(goal, weighting="clipped_snr"):
+  """The size of a student's gradient away from the optimum, where it is 0."""
+  goal = dataclasses.replace(goal, weighting=weighting)
+  teacher = {"gain": jnp.float32(0.4), "shift": jnp.float32(0.1)}
+  auxiliary = {"gain": jnp.float32(0.5), "shift": jnp.float32(0.0)}
+  student = {"gain": jnp.float32(0.7), "shift": jnp.float32(-0.2)}
+  key_image, key = jax.random.split(jax.random.key(0))
+  image = 0.5 * jax.random.normal(key_image, (512, 1, 1, 2))
+
+  def loss(student):
+    hparams = {"num_steps": jnp.int32(8), "guided": jnp.float32(0)}
+    frozen, batch = {"teacher": teacher}, {"image": image}
+    trees = {"student": student, "auxiliary": auxiliary}
+    return goal.loss("student", trees, frozen, batch, key, hparams)[0]
+
+  tree = jax.jit(jax.grad(loss))(student)
+  return math.hypot(*(float(leaf) for leaf in jax.tree.leaves(tree)))
+
+
+@pytest.mark.parametrize(
+  ("kind", "drowned"), [(MomentMatching, 1e3), (ParameterMomentMatching, 1e9)]
+)
+def test_a_wrong_students_gradient_is_of_the_size_of_its_error(
+  kind, drowned, monkeypatch
+):
+  assert 1e-3 < gradient(objective("v", kind=kind)) < 10
+  # No weighting would bound that of a network which is refused.
+  monkeypatch.setattr(sensitivity, "MAX_SENSITIVITY", math.inf)
+  for weighting in ("clipped_snr", "snr"):
+    assert gradient(objective("eps", kind=kind), weighting) > drowned
