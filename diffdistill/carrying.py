@@ -117,15 +117,16 @@ def _round(
       _copy(path, new / path.relative_to(old))
     return
   here, left = checkpoint.products_of(old)
+  behind = (here | left) - set(products)
   if products:
-    checkpoint.save_final(
-      new,
-      {
-        product: checkpoint.load_final(old, product, run.layout)
-        for product in sorted(products)
-      },
-    )
-  checkpoint.leave_behind(new, (here | left) - set(products))
+    trees = {
+      product: checkpoint.load_final(old, product, run.layout)
+      for product in sorted(products)
+    }
+    checkpoint.save_final(new, trees, behind)
+  else:
+    words = "done; its weights are where it was trained"
+    checkpoint.mark_final(new, words, behind)
 
 
 def _copy(old: epath.Path, new: epath.Path, *without: str) -> None:

@@ -10,7 +10,11 @@ import pytest
 from etils import epath
 
 from diffdistill import commands, from_config
+from diffdistill.files import write_json
 from diffdistill.training import checkpoint
+from diffdistill.training.best import Best, best_of, save_best
+from diffdistill.training.running import Checkpoints
+from diffdistill.training.state import TrainState
 
 
 @pytest.fixture(scope="module")
@@ -141,22 +145,29 @@ def test_rows_of_a_stage_s_last_weights_are_carried(whole, tmp_path):
   assert not list((small / "evaluated").glob("*reference*"))
 
 
-def test_a_round_that_runs_has_its_newest_checkpoint(half, tmp_path):
+def test_a_round_that_runs_has_its_newest_sound_checkpoint(half, tmp_path):
   folder = half / "halve" / "001"
-  for step in (5, 10):
-    (folder / "checkpoints" / str(step)).mkdir(parents=True)
-    (folder / "checkpoints" / str(step) / "state").write_text(f"of {step}")
-  (folder / "best" / "5_0x1p0").mkdir(parents=True)
-  (folder / "best" / "5_0x1p0" / "state").write_text("best")
-  (folder / "clock.json").write_text('{"num_updates": 12}\n')
+  w = jax.numpy.arange(8.0)
+  for step in (5, 10, 15):
+    state = TrainState(
+      step=step * jax.numpy.ones(()), params={"w": w}, opt_state={}, ema={}
+    )
+    with Checkpoints(folder) as checkpoints:
+      checkpoints.save(state, step)
+  newest = pathlib.Path(folder / "checkpoints" / "15")
+  shutil.rmtree(next(path for path in newest.glob("*/d")))
+  save_best(folder, {"w": w}, 5, 1.0)
+  write_json(folder / "clock.json", {"num_updates": 12})
   small = epath.Path(tmp_path) / "small"
   commands.carry(half, small)
-  files = sorted(
-    str(path.relative_to(small / "halve" / "001"))
-    for path in pathlib.Path(small / "halve" / "001").rglob("*")
-    if path.is_file()
-  )
-  assert files == ["best/5_0x1p0/state", "checkpoints/10/state", "clock.json"]
+  carried = small / "halve" / "001"
+  assert {path.name for path in carried.iterdir()} == {
+    "best", "checkpoints", "clock.json",
+  }  # fmt: skip
+  assert {path.name for path in (carried / "checkpoints").iterdir()} == {
+    "10", "10.json",
+  }  # fmt: skip
+  assert best_of(carried) == Best(step=5, score=1.0)
 
 
 def test_refuses_a_place_that_is_there(half, tmp_path):

@@ -227,7 +227,7 @@ def test_imports_go_through_doors(path):
   ("library", "places"),
   [
     ("flax.linen", ("networks/",)),
-    ("orbax", ("training/checkpoint.py",)),
+    ("orbax", ("training/stored.py",)),
     ("ml_collections", ("cli.py",)),
     ("absl.flags", ("cli.py",)),
     ("clu", ("training/report.py",)),

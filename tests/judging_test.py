@@ -315,7 +315,7 @@ def test_a_round_whose_weights_were_left_behind(
   for name in ("teacher", "halve/002", "halve/001"):
     shutil.rmtree(copied / name / "final")
     names = {"student", "last_student"} if "/" in name else {"teacher"}
-    checkpoint.leave_behind(copied / name, names)
+    checkpoint.mark_final(copied / name, "left behind", names)
   run, said = from_config.reopen(copied), []
   judged = contestants(run, copied, run.evaluation, said.append)
   assert [c.name for c in judged if not c.here] == [
@@ -361,8 +361,8 @@ def test_no_images_without_weights(copied, command, run_cli, capsys):
   assert run_cli(command, *arguments) == 1
   assert capsys.readouterr().err == (
     f"diffdistill: {copied / name} is done, but its weights were left behind"
-    f" where it was trained; bring {copied / name}/final from there, or remove"
-    f" {copied / name} to train it again\n"
+    f" where it was trained; bring {copied / name}/final and final.json from"
+    f" there, or remove {copied / name} to train it again\n"
   )
   assert not out.exists()
 

@@ -14,7 +14,6 @@ On a CPU the same length makes the same weights to the bit; elsewhere as far as
 its kernels are deterministic.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from etils import epath
 
 from diffdistill import hosts
 from diffdistill.data.pairs import PairStore
-from diffdistill.files import write_atomically
+from diffdistill.files import read_json, write_json
 
 # Shares of a round's updates: held at the full learning rate, and done by the
 # time its length is settled.
@@ -161,8 +160,7 @@ def fitting_shards(
 
 def _record(round_dir: epath.Path, name: str, value: int) -> None:
   """Writes down a length."""
-  text = json.dumps({name: value}) + "\n"
-  hosts.on_first(lambda: write_atomically(round_dir / FILE, text))
+  hosts.on_first(lambda: write_json(round_dir / FILE, {name: value}))
 
 
 def recorded(round_dir: epath.Path, name: str) -> int | None:
@@ -176,15 +174,13 @@ def recorded(round_dir: epath.Path, name: str) -> int | None:
   def read() -> int | None:
     if not path.exists():
       return None
+    remedy = f"restore it, or remove the folder {round_dir} to start it anew"
     try:
-      value = json.loads(path.read_text())[name]
-    except (ValueError, KeyError, TypeError):
-      value = None
+      value = read_json(path).get(name)
+    except ValueError as error:
+      raise ValueError(f"{error}; {remedy}") from error
     if not isinstance(value, int) or value < 1:
-      raise ValueError(
-        f"{path} does not say {name}; remove the folder {round_dir} to start it"
-        " anew"
-      )
+      raise ValueError(f"{path} does not say {name}; {remedy}")
     return value
 
   return hosts.on_first(read)

@@ -6,7 +6,7 @@ from etils import epath
 
 from diffdistill import hosts
 from diffdistill.arrays import Params
-from diffdistill.training import checkpoint
+from diffdistill.training.best import best_of, load_best, save_best
 from diffdistill.training.sharding import Layout
 from diffdistill.training.stage import Selection
 
@@ -35,7 +35,9 @@ class Selector:
     self._round_dir = round_dir
     self._score = score
     self._layout = layout
-    self._best = checkpoint.best_of(round_dir)
+    self._best = best_of(round_dir)
+    # A damaged one is found out now, and not at the end of the round.
+    self.best()
 
   def due(self, step: int) -> bool:
     """Whether a score is due after `step` updates."""
@@ -47,7 +49,7 @@ class Selector:
     here = float(self._score(product))
     score = hosts.on_first(lambda: here)
     if self._best is None or score < self._best.score:
-      self._best = checkpoint.save_best(self._round_dir, product, step, score)
+      self._best = save_best(self._round_dir, product, step, score)
     return score
 
   def exhausted(self, step: int) -> bool:
@@ -61,4 +63,4 @@ class Selector:
     """The best weights so far; None where no score was a number."""
     if self._best is None:
       return None
-    return checkpoint.load_best(self._round_dir, self._best, self._layout)
+    return load_best(self._round_dir, self._best, self._layout)

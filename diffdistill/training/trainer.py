@@ -26,6 +26,7 @@ from diffdistill.training.pair_rounds import PairRounds
 from diffdistill.training.passes import round_passes
 from diffdistill.training.preemption import PreemptedError, Preemption
 from diffdistill.training.report import Meter, Report, Work
+from diffdistill.training.running import Checkpoints
 from diffdistill.training.selection import Selector
 from diffdistill.training.sharding import (
   Layout,
@@ -150,7 +151,7 @@ class Trainer:
       self.watchdog.patience()
       begun = time.monotonic()
       round_dir = self.workdir / round_.name
-      if not checkpoint.has_final(round_dir):
+      if not checkpoint.is_done(round_dir, self.layout):
         frozen = self._inputs.frozen(stage, round_)
         if isinstance(stage, Pairs):
           self._pair_rounds.make(stage, round_, frozen["teacher"], report)
@@ -161,9 +162,7 @@ class Trainer:
             self.begins(stage)
             stage_functions[stage.name] = self.compile(stage, frozen, report)
           functions = stage_functions[stage.name]
-          with checkpoint.Checkpoints(
-            round_dir, self.cadence.keep
-          ) as checkpoints:
+          with Checkpoints(round_dir, self.cadence.keep) as checkpoints:
             later = _sum(works[i + 1 :])
             self._train(
               stage,
@@ -219,7 +218,7 @@ class Trainer:
     round_: Round,
     functions: StageFunctions,
     frozen: dict[str, Params],
-    checkpoints: checkpoint.Checkpoints,
+    checkpoints: Checkpoints,
     report: Report,
     later: Work,
     begun: float,

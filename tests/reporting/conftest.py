@@ -8,6 +8,8 @@ import pytest
 from etils import epath
 from PIL import Image as PillowImage
 
+from diffdistill.training import checkpoint
+
 METRIC = "FD-classifier"
 
 
@@ -85,7 +87,7 @@ def write_run(tmp_path, tiny_config):
         lines.append(json.dumps(record(round_, step, **(more or {}))))
       if steps == 18:
         (workdir / round_).mkdir(parents=True)
-        (workdir / round_ / "final").write_text("done\n")
+        checkpoint.mark_final(workdir / round_, "done")
         picture = PillowImage.new("L", (40, 40), 128)
         stem = round_.replace("/", "_")
         picture.save(workdir / "samples" / f"{stem}.png")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
+from diffdistill.files import write_json
 from diffdistill.reporting.gather import flat, gather, written
 from diffdistill.reporting.pictures import PIXELS
 
@@ -97,7 +98,7 @@ def test_a_round_that_the_clock_ends_is_as_long_as_it_says(write_run):
   rounds = {"teacher": 18, "halve/004": 18, "halve/002": 10}
   workdir = write_run(edit=edit, rounds=rounds, judged=False)
   clock = workdir / "halve" / "004" / "clock.json"
-  clock.write_text('{"num_updates": 18}')
+  write_json(clock, {"num_updates": 18})
   run = gather(workdir, "run")
   assert run.notes == ()
   assert states(run) == {
@@ -107,7 +108,7 @@ def test_a_round_that_the_clock_ends_is_as_long_as_it_says(write_run):
     "halve/001": ("not begun", 0, None),
   }
   assert [log.most for log in run.rounds] == [18, 1000, 1000, 1000]
-  clock.write_text('{"num_updates": 0}')
+  write_json(clock, {"num_updates": 0})
   (note,) = gather(workdir, "run").notes
   assert "clock.json does not say num_updates" in note
 
@@ -120,7 +121,7 @@ def test_pairs_that_the_clock_ends(write_run, pairs_config):
 
   workdir = write_run(rounds={"teacher": 6}, judged=False, edit=edit)
   (workdir / "pairs").mkdir()
-  (workdir / "pairs" / "clock.json").write_text('{"num_shards": 3}')
+  write_json(workdir / "pairs" / "clock.json", {"num_shards": 3})
   # Three shards of eight, and 16 held out.
   assert states(gather(workdir, "run"))["pairs"] == ("not begun", 0, 40)
 

@@ -1,6 +1,5 @@
 """The length of a round that ends by the clock, on a clock of our own."""
 
-import json
 import math
 
 import numpy as np
@@ -9,6 +8,7 @@ from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffdistill.files import read_json, write_json
 from diffdistill.training.clock import HELD, Clock
 from diffdistill.training.optimizers import Optimizer
 
@@ -60,9 +60,7 @@ def test_as_many_updates_as_fit(tmp_path, seconds, per_update):
   assert clock.length == len(rates)
   # The update that compiled is not on the clock.
   assert took == pytest.approx(seconds, abs=2 * per_update)
-  assert json.loads((tmp_path / "clock.json").read_text()) == {
-    "num_updates": clock.length
-  }
+  assert read_json(tmp_path / "clock.json") == {"num_updates": clock.length}
   # To wait for the devices costs time: it is done some tens of times at most.
   assert len(waits) <= 4 + math.log2(clock.length)
 
@@ -130,7 +128,7 @@ def test_a_round_ends_with_its_most_updates_where_those_come_first(tmp_path):
 
 def test_a_long_warm_up_is_cut_off_and_annealed(tmp_path):
   """On a machine so slow that warming up would take all of the time."""
-  (tmp_path / "clock.json").write_text('{"num_updates": 100}\n')
+  write_json(tmp_path / "clock.json", {"num_updates": 100})
   clock = Clock(epath.Path(tmp_path), 100.0, 10**6, 1, Time())
   optimizer = Optimizer(learning_rate=1.0, warmup=1000, decay="linear")
   rates = [optimizer.rate(i, clock.last, clock.held) for i in range(100)]
@@ -161,8 +159,15 @@ def test_what_is_left_of_the_round(tmp_path):
   assert clock.left(2000) == 0
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"num_updates": "5"}', "[]"])
+@pytest.mark.parametrize("text", ["", "{}", '{"num_updates": 5}', "[]"])
 def test_a_damaged_record_is_refused(tmp_path, text):
   (tmp_path / "clock.json").write_text(text)
-  with pytest.raises(ValueError, match="does not say num_updates; remove the"):
+  with pytest.raises(ValueError, match=r"is damaged.*; restore it, or remove"):
+    Clock(epath.Path(tmp_path), 1.0, 100)
+
+
+@pytest.mark.parametrize("fields", [{}, {"num_updates": "5"}])
+def test_a_record_without_a_length_is_refused(tmp_path, fields):
+  write_json(tmp_path / "clock.json", fields)
+  with pytest.raises(ValueError, match="does not say num_updates; restore it"):
     Clock(epath.Path(tmp_path), 1.0, 100)

@@ -154,7 +154,7 @@ class Run:
     result = {}
     for name in self.built.rounds:
       round_dir = epath.Path(workdir) / name
-      if round_dir.exists() and (round_dir / "final").is_dir():
+      if (round_dir / "final").is_dir():
         for product in sorted(checkpoint.product_names(round_dir)):
           result[f"{name} {product}"] = jax.device_get(
             checkpoint.load_final(round_dir, product, self.built.layout)

@@ -8,6 +8,7 @@ import pytest
 from etils import epath
 
 from diffdistill import from_config
+from diffdistill.files import read_json
 from diffdistill.training.stage import Selection
 
 ROUNDS = ("teacher", "halve/004", "halve/002", "halve/001")
@@ -168,7 +169,7 @@ def test_the_pairs_that_fit_are_made_and_learned(
   # is where it is killed; the first draw of all compiles.
   run.crash(tmp_path, clock=clock, pairs=pairs)
   assert drawn == [0, 0, None]
-  record = json.loads((tmp_path / "pairs" / "clock.json").read_text())
+  record = read_json(tmp_path / "pairs" / "clock.json")
   assert record == {"num_shards": 2}
   run.train(tmp_path, clock=clock, pairs=pairs)
   assert drawn[3:] == [0, 8, 32, 40]
@@ -209,8 +210,8 @@ def test_pairs_that_were_left_behind_are_not_on_their_student_s_clock(
   made = {p.stem for p in (tmp_path / "pairs" / "pairs").glob("*.npz")}
   assert len(made) == 3 + 2
   assert {"00004", "00005"} < made
-  record = (tmp_path / "student" / "001" / "clock.json").read_text()
-  assert json.loads(record) == {"num_updates": 48}
+  record = read_json(tmp_path / "student" / "001" / "clock.json")
+  assert record == {"num_updates": 48}
   # They are recorded with the pairs, and what compiled is said apart.
   first, *again = lines("pairs")
   assert first["passes"] == 4 * (32 + 16)

@@ -46,7 +46,8 @@ def product_of(name):
 def test_a_run_makes_every_round_and_tidies_up(finished, run):
   workdir, _ = finished
   for name in ROUNDS:
-    assert [path.name for path in (workdir / name).iterdir()] == ["final"]
+    made = {path.name for path in (workdir / name).iterdir()}
+    assert made == {"final", "final.json"}
   products = run.products(workdir)
   # Adam's second moments too, for papers that weigh by them.
   assert list(products) == ["teacher second_moments", *map(product_of, ROUNDS)]

@@ -1,0 +1,97 @@
+"""The best weights of a round that runs, where its stage selects them.
+
+They lie in `best/<step>_<score>/`. A JSON file of the same name beside them has
+the digests of their arrays; it is written last, once they were read back, so a
+folder without its file counts for nothing.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+from etils import epath
+
+from diffdistill import hosts
+from diffdistill.arrays import Params
+from diffdistill.files import read_json, write_json
+from diffdistill.training import stored
+from diffdistill.training.file_digests import check_files, files_of
+from diffdistill.training.sharding import Layout
+
+PRODUCT = "product"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Best:
+  """Where a round's best weights are: after `step` updates, with that score."""
+
+  step: int
+  score: float
+
+
+def save_best(
+  round_dir: epath.Path, product: Params, step: int, score: float
+) -> Best | None:
+  """Keeps these weights in place of those kept before; NaN is not kept.
+
+  Raises:
+    ValueError: in one line, where the disk does not keep them.
+  """
+  if math.isnan(score):
+    return None
+  # The score is in the name: one file makes both true. The old ones go after.
+  name = _best_name(Best(step=step, score=score))
+  folder = round_dir / "best" / name
+  expected = stored.save(folder, {PRODUCT: product})
+
+  def say() -> None:
+    record = {**expected, "files": files_of(folder)}
+    write_json(folder.with_name(f"{name}.json"), record)
+    for old in folder.parent.iterdir():
+      if old.name not in (name, f"{name}.json"):
+        stored.remove(old)
+
+  hosts.on_first(say)
+  return Best(step=step, score=score)
+
+
+def best_of(round_dir: epath.Path) -> Best | None:
+  """The best so far, as the first process sees it; None where there is none."""
+  folder = round_dir / "best"
+
+  def names() -> list[str]:
+    paths = folder.glob("*.json")
+    return [path.stem for path in paths if stored.is_whole(folder / path.stem)]
+
+  kept = []
+  for name in hosts.on_first(names):
+    step, _, score = name.partition("_")
+    if step.isdigit():
+      kept.append(Best(step=int(step), score=float.fromhex(score)))
+  return min(kept, key=lambda best: best.score, default=None)
+
+
+def load_best(round_dir: epath.Path, best: Best, layout: Layout) -> Params:
+  """The weights kept as the best.
+
+  Raises:
+    ValueError: where they are damaged.
+  """
+  place = f"best/{_best_name(best)}"
+
+  def expected() -> Any:
+    try:
+      record = read_json(round_dir / f"{place}.json")
+      check_files(round_dir / place, record["files"])
+      return record[PRODUCT]
+    except ValueError as error:
+      raise stored.refusal(error, round_dir) from error
+
+  digests = hosts.on_first(expected)
+  return stored.load_weights(
+    round_dir, round_dir / place, PRODUCT, digests, layout
+  )
+
+
+def _best_name(best: Best) -> str:
+  return f"{best.step}_{best.score.hex()}"

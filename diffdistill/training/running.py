@@ -1,0 +1,270 @@
+"""The checkpoints of a round that runs."""
+
+import concurrent.futures
+import dataclasses
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from absl import logging
+from etils import epath
+
+from diffdistill import hosts
+from diffdistill.files import read_json, write_json
+from diffdistill.training import stored
+from diffdistill.training.file_digests import (
+  DamagedError,
+  check_files,
+  files_of,
+)
+from diffdistill.training.fingerprint import by_name, digests
+from diffdistill.training.state import TrainState
+
+STATE = "state"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pending:
+  """A checkpoint that is being written.
+
+  Args:
+    step: updates done.
+    saving: what writes it.
+    shapes: what it is read back to.
+    expected: the digests of its arrays by name.
+  """
+
+  step: int
+  saving: stored.Saving
+  shapes: Any
+  expected: Mapping[str, str]
+
+
+class Checkpoints:
+  """The running checkpoints of one round, newest sound ones kept.
+
+  A checkpoint is saved in the background, then read back, and only then are
+  older ones removed. One process reads back in the background too; several do
+  it together, just before they save the next. The last one of a process is
+  read by the next process, which goes on from it.
+
+  Args:
+    round_dir: the round's directory.
+    keep: how many to keep; with two or more, a newest one that is damaged
+      later leaves one to go on from.
+  """
+
+  def __init__(self, round_dir: epath.Path, keep: int = 2):
+    self._folder = round_dir / "checkpoints"
+    self._keep = keep
+    self._sound: set[int] = set()
+    self._pending: Pending | None = None
+    self._ended: concurrent.futures.Future[None] | None = None
+    self._closing = threading.Event()
+
+    def clean() -> None:
+      self._folder.mkdir(parents=True, exist_ok=True)
+      for name in ("", "checkpoints", "best"):
+        stored.clean(round_dir / name)
+
+    hosts.on_first(clean)
+
+  def save(self, state: TrainState, step: int) -> None:
+    """Saves in the background; waits for the save before it.
+
+    Raises:
+      ValueError: in one line, where the disk did not take this one or that.
+    """
+    self._settle()
+    tree = _as_tree(state)
+    expected = by_name(digests(tree))
+    # Before the checkpoint: one that is whole always has its digests.
+    hosts.on_first(lambda: write_json(self._record(step), {STATE: expected}))
+    pending = Pending(
+      step=step,
+      saving=stored.begin(self._path(step), {STATE: tree}),
+      shapes=stored.shapes_of(tree),
+      expected=expected,
+    )
+    self._pending = pending
+    if jax.process_count() == 1:
+      self._ended = concurrent.futures.Future()
+      threading.Thread(
+        target=self._in_background, args=(pending, self._ended), daemon=True
+      ).start()
+
+  def restore(self, abstract: TrainState) -> TrainState | None:
+    """The newest sound state, or None where there is no checkpoint.
+
+    Args:
+      abstract: shapes, dtypes and shardings to restore to.
+
+    Raises:
+      ValueError: where there are checkpoints and none is sound.
+    """
+    steps = hosts.on_first(lambda: steps_in(self._folder))
+    for step in steps:
+      tree: Any = None
+      try:
+        expected = hosts.on_first(
+          lambda step=step: _expected(self._folder, step)
+        )
+        tree = stored.load(
+          self._path(step), STATE, _as_tree(abstract), expected
+        )
+      except ValueError as error:
+        logging.warning("skipped a checkpoint: %s", error)
+      if hosts.everywhere(tree is not None):
+        self._sound.add(step)
+        return TrainState(**tree)
+    if steps:
+      raise ValueError(
+        f"none of the checkpoints {steps} in {self._folder} is sound; restore"
+        " one of them, or remove that folder to start the round anew"
+      )
+    return None
+
+  def close(self) -> None:
+    """Waits for what is being saved, but reads nothing back.
+
+    Raises:
+      ValueError: in one line, where the disk did not take it.
+    """
+    self._closing.set()
+    self._settle()
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, kind, error, traceback) -> None:
+    """Waits for what is being saved: whatever happened, it is worth having.
+
+    Unless another process is lost, for which it would wait too.
+    """
+    lost = isinstance(error, jax.errors.JaxRuntimeError)
+    if not (lost and jax.process_count() > 1):
+      self.close()
+
+  def _settle(self) -> None:
+    """Waits until nothing is being saved."""
+    pending, self._pending = self._pending, None
+    ended, self._ended = self._ended, None
+    if ended is not None:
+      ended.result()
+    elif pending is not None:
+      self._finish(pending)
+
+  def _in_background(
+    self, pending: Pending, ended: concurrent.futures.Future[None]
+  ) -> None:
+    try:
+      self._finish(pending)
+    except BaseException as error:
+      # Raised where it is waited for.
+      ended.set_exception(error)
+    else:
+      ended.set_result(None)
+
+  def _finish(self, pending: Pending) -> None:
+    """Waits until it is written, reads it back, then removes older ones."""
+    step = pending.step
+    path = self._path(step)
+    try:
+      stored.finish(path, pending.saving)
+    except ValueError:
+      hosts.on_first(lambda: self._remove(step))
+      hosts.on_first(lambda: stored.clean(self._folder))
+      raise
+    if self._closing.is_set():
+      return
+    expected = {STATE: pending.expected}
+    try:
+      stored.read_back(path, expected, {STATE: pending.shapes})
+    except DamagedError as error:
+      logging.warning(
+        "%s, although it was saved just now; it is removed, and those before"
+        " it are kept: check that disk",
+        error,
+      )
+      hosts.on_first(lambda: self._remove(step))
+      return
+    self._sound.add(step)
+
+    def tidy_up() -> None:
+      if jax.process_count() == 1:
+        # In the background, but of several processes all would wait for it.
+        record = {**expected, "files": files_of(path)}
+        write_json(self._record(step), record)
+      self._remove_old()
+
+    hosts.on_first(tidy_up)
+
+  def _remove_old(self) -> None:
+    """Keeps the newest sound ones, and what is newer than all of them."""
+    kept = sorted(self._sound)[-self._keep :]
+    self._sound.intersection_update(kept)
+    for path in self._folder.glob("*"):
+      name = path.name.removesuffix(".json")
+      if name.isdigit() and int(name) < kept[-1] and int(name) not in kept:
+        stored.remove(path)
+
+  def _remove(self, step: int) -> None:
+    stored.remove(self._path(step))
+    stored.remove(self._record(step))
+
+  def _path(self, step: int) -> epath.Path:
+    return self._folder / str(step)
+
+  def _record(self, step: int) -> epath.Path:
+    return self._folder / f"{step}.json"
+
+
+def steps_in(folder: epath.Path) -> list[int]:
+  """The checkpoints that were written whole, the newest first."""
+  paths = (path for path in folder.glob("*") if path.name.isdigit())
+  return sorted(
+    (int(p.name) for p in paths if stored.is_whole(p)), reverse=True
+  )
+
+
+def newest_sound(folder: epath.Path) -> list[epath.Path]:
+  """The folder and the file of the newest checkpoint that can be read.
+
+  Raises:
+    ValueError: where there are checkpoints and none is sound.
+  """
+  steps = steps_in(folder)
+  for step in steps:
+    path = folder / str(step)
+    try:
+      stored.read_back(path, {STATE: _expected(folder, step)})
+      return [path, folder / f"{step}.json"]
+    except ValueError as error:
+      logging.warning("skipped a checkpoint: %s", error)
+  if steps:
+    raise ValueError(
+      f"none of the checkpoints {steps} in {folder} is sound; restore one of"
+      " them, or remove that folder to start the round anew"
+    )
+  return []
+
+
+def _expected(folder: epath.Path, step: int) -> dict[str, str]:
+  """The digests of a checkpoint's arrays, once its files are as they were.
+
+  Raises:
+    ValueError: where they are not.
+  """
+  path, record = folder / str(step), folder / f"{step}.json"
+  if not record.exists():
+    raise ValueError(f"{path} has no {record.name} beside it")
+  fields = read_json(record)
+  # One that was saved on the way out has none.
+  check_files(path, fields.get("files", {}))
+  return fields[STATE]
+
+
+def _as_tree(state: TrainState) -> Any:
+  """A plain dict: what is on disk does not depend on our class."""
+  return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
