@@ -31,8 +31,8 @@ from diffdistill.sampling.ancestral import Ancestral
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.sampling.one_step import OneStep
 from diffdistill.training.augment import as_trained
-from diffdistill.training.running import Checkpoints
 from diffdistill.training.optimizers import Optimizer
+from diffdistill.training.running import Checkpoints
 from diffdistill.training.sharding import (
   Layout,
   replicated,

@@ -13,8 +13,9 @@ import pytest
 from etils import epath
 
 from diffdistill.objectives.objective import Passes
-from diffdistill.training import checkpoint
+from diffdistill.training import best, checkpoint, selection
 from diffdistill.training.optimizers import Optimizer
+from diffdistill.training.running import Checkpoints
 from diffdistill.training.selection import Selector
 from diffdistill.training.sharding import Layout
 from diffdistill.training.stage import Selection, Stage
@@ -240,7 +241,7 @@ def test_an_interrupted_selection_ends_the_same(
 def test_a_crash_around_the_writing_of_a_best_changes_nothing(
   finished, run, scores, select, tmp_path, monkeypatch, crash_error
 ):
-  save_best, save = checkpoint.save_best, checkpoint.Checkpoints.save
+  save_best, save = best.save_best, Checkpoints.save
 
   def crash(*_):
     raise crash_error
@@ -255,16 +256,16 @@ def test_a_crash_around_the_writing_of_a_best_changes_nothing(
 
   # The bests are after 4 and 8 updates, the checkpoints after 5, 10 and 15.
   for place, name, broken, step in (
-    (checkpoint, "save_best", crash, None),
-    (checkpoint, "save_best", crash_after_best, 4),
+    (selection, "save_best", crash, None),
+    (selection, "save_best", crash_after_best, 4),
     # With the best on disk, and no checkpoint of it.
-    (checkpoint.Checkpoints, "save", crash, 4),
-    (checkpoint.Checkpoints, "save", crash_after_save, 4),
-    (checkpoint, "save_best", crash, 4),
-    (checkpoint, "save_best", crash_after_best, 8),
+    (Checkpoints, "save", crash, 4),
+    (Checkpoints, "save", crash_after_save, 4),
+    (selection, "save_best", crash, 4),
+    (selection, "save_best", crash_after_best, 8),
     # With a best that is later than the newest checkpoint.
-    (checkpoint.Checkpoints, "save", crash, 8),
-    (checkpoint, "load_best", crash, 8),
+    (Checkpoints, "save", crash, 8),
+    (selection, "load_best", crash, 8),
     (checkpoint, "save_final", crash, 8),
     (checkpoint, "discard", crash, 8),
   ):
@@ -278,8 +279,8 @@ def test_a_crash_around_the_writing_of_a_best_changes_nothing(
 
         patch.setattr(place, name, discard)
       run.crash(tmp_path, distance=scores, stages=select())
-    best = checkpoint.best_of(epath.Path(tmp_path) / "halve" / "001")
-    assert (best and best.step) == step
+    kept = best.best_of(epath.Path(tmp_path) / "halve" / "001")
+    assert (kept and kept.step) == step
   run.train(tmp_path, distance=scores, stages=select())
   run.assert_same(tmp_path, finished)
 
