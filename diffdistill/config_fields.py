@@ -6,10 +6,15 @@ Every refusal is one line with the field's path, its value and what to pass.
 import dataclasses
 import difflib
 import typing
+import unicodedata
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from diffdistill.ranges import SHOWN, Range, brief, check_range
+
 Fields = dict[str, Any]
+# No text of a config is longer than a path may be.
+LONGEST_TEXT = 4096
 
 
 def choose(
@@ -19,7 +24,9 @@ def choose(
   fields = dict(fields)
   kind = fields.pop("kind", None)
   if not isinstance(kind, str) or kind not in table:
-    raise ValueError(f"{path}.kind is {kind!r}; pass one of {', '.join(table)}")
+    raise ValueError(
+      f"{path}.kind is {brief(kind)}; pass one of {', '.join(table)}"
+    )
   return make(path, table[kind], fields, **given)
 
 
@@ -39,6 +46,8 @@ def make(path: str, cls: type, fields: Fields, **given: Any) -> Any:
   hints = typing.get_type_hints(cls)
   for name, value in fields.items():
     _check_type(f"{path}.{name}", value, hints[name])
+    check_range(f"{path}.{name}", cls, name, value)
+  fields = {name: _as(hints[name], value) for name, value in fields.items()}
   try:
     return cls(**fields, **given)
   except (ValueError, TypeError) as error:
@@ -48,10 +57,19 @@ def make(path: str, cls: type, fields: Fields, **given: Any) -> Any:
     raise ValueError(f"{where}{message}") from error
 
 
-def read(fields: Fields, name: str, default: Any, path: str = "") -> Any:
-  """A plain field, of its default's type."""
+def read(
+  fields: Fields,
+  name: str,
+  default: Any,
+  path: str = "",
+  allowed: Range | None = None,
+) -> Any:
+  """A plain field, of its default's type and in the range that is allowed."""
   value = fields.get(name, default)
   _check_type(f"{path}{name}", value, type(default))
+  refusal = allowed and allowed.refusal(value)
+  if refusal:
+    raise ValueError(f"{path}{name} is {brief(value)}; {refusal}")
   return value
 
 
@@ -63,7 +81,23 @@ def _check_type(path: str, value: Any, hint: Any) -> None:
       for kind in accepted
     )
     raise ValueError(
-      f"{path} is {value!r} of type {type(value).__name__}; pass {names}"
+      f"{path} is {brief(value)} of type {type(value).__name__}; pass {names}"
+    )
+  if isinstance(value, str):
+    _check_text(path, value)
+
+
+def _check_text(path: str, value: str) -> None:
+  """Refuses text that no name or path is."""
+  if len(value) > LONGEST_TEXT:
+    raise ValueError(
+      f"{path} is {brief(value)}, a text of {len(value)} letters; pass one of"
+      f" {LONGEST_TEXT} or fewer"
+    )
+  if any(unicodedata.category(letter) == "Cc" for letter in value):
+    raise ValueError(
+      f"{path} is {brief(value)}, which holds a control character; pass text"
+      " of one line"
     )
 
 
@@ -84,6 +118,14 @@ def _fits(value: Any, hint: Any) -> bool:
   return True
 
 
+def _as(hint: Any, value: Any) -> Any:
+  """A whole number as a float where the field is one."""
+  of = typing.get_args(hint)
+  if isinstance(value, tuple) and of:
+    return tuple(_as(of[0], item) for item in value)
+  return float(value) if hint is float else value
+
+
 def _is_union(hint: Any) -> bool:
   return typing.get_origin(hint) in (typing.Union, type(int | str))
 
@@ -91,18 +133,19 @@ def _is_union(hint: Any) -> bool:
 def refuse_unknown(path: str, fields: Fields, known: Collection[str]) -> None:
   for name in fields:
     if name not in known:
+      shown = name if len(name) <= SHOWN and name.isprintable() else brief(name)
       close = difflib.get_close_matches(name, known, n=1)
       remedy = f"did you mean {close[0]}?" if close else "remove it, or pass"
       if not close:
         remedy += f" one of {', '.join(sorted(known))}"
-      raise ValueError(f"{path}{name} is no field; {remedy}")
+      raise ValueError(f"{path}{shown} is no field; {remedy}")
 
 
 def section(fields: Fields, name: str, path: str = "") -> Fields:
   section = fields.get(name, {})
   if not isinstance(section, dict):
     raise ValueError(
-      f"{path}{name} is {section!r}; pass a section with fields of its own"
+      f"{path}{name} is {brief(section)}; pass a section with fields of its own"
     )
   return dict(section)
 

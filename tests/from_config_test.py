@@ -517,9 +517,9 @@ def test_building_changes_nothing_it_is_given(tiny_config):
     ("model.network.width", 7, "model.network: width is 7; pass an even"),
     ("stages.halve.start_steps", 24, "halves from start_steps=24 to"),
     ("stages.halve.optimizer.decay", "step", "optimizer: decay is 'step'"),
-    ("cadence.keep", 0, "cadence.keep 0; pass 1 or more"),
+    ("cadence.keep", 0, "cadence.keep is 0; pass 1 or more"),
     # Guidance.
-    ("guidance.weight", -1.0, "guidance weight is -1.0; pass 0 (none)"),
+    ("guidance.weight", -1.0, "guidance.weight is -1.0; pass 0 or more"),
     ("guidance.weight", 1.5, "weight is 1.5, but the teacher was not trained"),
     ("stages.halve.guidance", {"weight": 1.5}, "guidance weight is 1.5, but"),
     (
@@ -528,7 +528,7 @@ def test_building_changes_nothing_it_is_given(tiny_config):
       "guidance interval is (0.5, 0.2); pass times (low, high)",
     ),
     ("guidance.intervals", (0.2, 0.5), "did you mean interval?"),
-    ("model.label_dropout", 1.0, "objective: label_dropout is 1.0; pass a val"),
+    ("model.label_dropout", 1.0, "model.label_dropout is 1.0; pass a val"),
     # Selection.
     (
       "stages.halve.select",

@@ -12,6 +12,7 @@ from diffdistill.data.listing import Listing, list_images
 from diffdistill.data.pictures import colour, decode
 from diffdistill.data.sources import Labels, Source
 from diffdistill.data.streamed import Decoded, Streamed, one_line
+from diffdistill.ranges import Channels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class Folder(Streamed):
   """
 
   path: str
-  channels: int = 3
+  channels: Channels = 3
   background: str = "white"
   only: tuple[str, ...] = ()
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from diffdistill import signals
 from diffdistill.data.shards import readable
 from diffdistill.data.sources import Examples, Images, InMemory, Labels, Source
+from diffdistill.ranges import Channels, SomeClasses
 
 SPLIT = "{split}"
 # Examples read at a time: enough for every thread of a source that decodes.
@@ -38,15 +39,11 @@ class Npz(InMemory):
   path: str
   image_key: str = "image"
   label_key: str = "label"
-  classes: int | None = None
-  channels: int | None = None
+  classes: SomeClasses | None = None
+  channels: Channels | None = None
 
   def __post_init__(self):
     super().__post_init__()
-    for name in ("classes", "channels"):
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(f"{name} is {value}; pass 1 or more")
     if self.channels is not None and self.image_size is None:
       raise ValueError(
         f"channels is {self.channels}, but image_size is not given; pass the"

@@ -23,6 +23,7 @@ from jaxtyping import Int, Shaped
 from typing_extensions import Protocol, runtime_checkable
 
 from diffdistill.data.resize import check_fit, fit
+from diffdistill.ranges import Side, check_ranges
 
 Indices = Int[np.ndarray, " n"]
 Images = Shaped[np.ndarray, "n h w c"]
@@ -102,7 +103,7 @@ class InMemory(abc.ABC):
   """
 
   split: str
-  image_size: int | None = None
+  image_size: Side | None = None
   resize: str = "area"
   crop: str = "center"
 
@@ -110,6 +111,7 @@ class InMemory(abc.ABC):
     if self.split not in ("train", "test"):
       raise ValueError(f"split is {self.split!r}; pass 'train' or 'test'")
     check_fit(self.image_size, self.resize, self.crop)
+    check_ranges(self)
 
   def check(self) -> None:
     """Reads everything; errors are those of the class."""

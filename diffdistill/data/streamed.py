@@ -5,12 +5,14 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from concurrent import futures
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Shaped
 
 from diffdistill.data.resize import check_fit, fit
 from diffdistill.data.sources import Examples, Indices, Labels
+from diffdistill.ranges import Range, Side, SomeClasses, check_ranges
 
 Decoded = tuple[Shaped[np.ndarray, "h w c"], int]
 
@@ -30,19 +32,16 @@ class Streamed(abc.ABC):
   """
 
   split: str
-  image_size: int | None = None
+  image_size: Side | None = None
   resize: str = "area"
   crop: str = "center"
-  num_threads: int = 8
-  classes: int | None = None
+  num_threads: Annotated[int, Range(1, 1024)] = 8
+  classes: SomeClasses | None = None
 
   def __post_init__(self):
     if not self.split:
       raise ValueError("split is empty; pass 'train' or 'test'")
-    if self.classes is not None and self.classes < 1:
-      raise ValueError(f"classes is {self.classes}; pass 1 or more")
-    if self.num_threads < 1:
-      raise ValueError(f"num_threads is {self.num_threads}; pass 1 or more")
+    check_ranges(self)
     check_fit(self.image_size, self.resize, self.crop)
 
   def take(self, indices: Indices) -> Examples:

@@ -11,6 +11,7 @@ from diffdistill import hosts
 from diffdistill.data.sources import Labels, Source
 from diffdistill.data.streamed import Decoded, Streamed, one_line
 from diffdistill.files import digest_of
+from diffdistill.ranges import Channels
 
 COUNTED_AT_A_TIME = 4096
 
@@ -36,7 +37,7 @@ class Tfds(Streamed):
 
   name: str
   data_dir: str | None = None
-  channels: int | None = None
+  channels: Channels | None = None
 
   def check(self) -> None:
     """Opens the data set; no example is read."""

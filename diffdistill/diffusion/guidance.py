@@ -10,6 +10,7 @@ nothing.
 """
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jaxtyping import Array, Float
 from diffdistill.arrays import Image, Time
 from diffdistill.diffusion.prediction import Denoise, Prediction
 from diffdistill.diffusion.process import expand_like
+from diffdistill.ranges import Range, check_ranges
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,14 +33,10 @@ class Guidance:
     interval: the times (low, high) in [0, 1], both included, where it acts.
   """
 
-  weight: float = 0.0
-  interval: tuple[float, ...] = (0.0, 1.0)
+  weight: Annotated[float, Range(0, 1000)] = 0.0
+  interval: tuple[Annotated[float, Range(0, 1)], ...] = (0.0, 1.0)
 
   def __post_init__(self):
-    if not 0 <= self.weight < float("inf"):
-      raise ValueError(
-        f"guidance weight is {self.weight}; pass 0 (none) or more"
-      )
     if len(self.interval) != 2 or not (
       0 <= self.interval[0] < self.interval[1] <= 1
     ):
@@ -46,6 +44,7 @@ class Guidance:
         f"guidance interval is {self.interval}; pass times (low, high) with"
         " 0 <= low < high <= 1"
       )
+    check_ranges(self, "guidance ")
 
   def passes(self, guided: bool) -> int:
     """Network passes of one call: 2 where a model is guided."""

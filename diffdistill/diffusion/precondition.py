@@ -8,13 +8,14 @@ the noise level. EDM is Karras et al. 2022, Table 1; its out is x0.
 
 import abc
 import dataclasses
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffdistill.diffusion.schedule import Schedule
 from diffdistill.diffusion.weighting import SIGMA_DATA
+from diffdistill.ranges import Range, Steps, check_ranges
 
 NOISE_UNITS = ("angle", "time", "index")
 
@@ -49,15 +50,14 @@ class Identity(Precondition):
   """
 
   noise: str = "angle"
-  num_steps: int = 1000
+  num_steps: Steps = 1000
 
   def __post_init__(self):
     if self.noise not in NOISE_UNITS:
       raise ValueError(
         f"noise is {self.noise!r}; pass one of {', '.join(NOISE_UNITS)}"
       )
-    if self.num_steps < 1:
-      raise ValueError(f"num_steps is {self.num_steps}; pass 1 or more")
+    check_ranges(self)
 
   def scaling(self, schedule: Schedule, t: Float[Array, " b"]) -> Scaling:
     one = jnp.ones_like(t)
@@ -77,7 +77,10 @@ class EDMPrecondition(Precondition):
   embeddings multiply by 1000.
   """
 
-  sigma_data: float = SIGMA_DATA
+  sigma_data: Annotated[float, Range(1e-3, 1000)] = SIGMA_DATA
+
+  def __post_init__(self):
+    check_ranges(self)
 
   def scaling(self, schedule: Schedule, t: Float[Array, " b"]) -> Scaling:
     alpha = schedule.alpha(t)

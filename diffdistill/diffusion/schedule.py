@@ -13,11 +13,14 @@ data. All is computed elementwise, in the dtype of t (float32 in practice).
 import abc
 import dataclasses
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from diffdistill.ranges import Range, Side, check_ranges
 
 Floats = Float[Array, "..."]
 
@@ -64,10 +67,11 @@ class Cosine(Schedule):
   Salimans & Ho 2022, section 4, with the ends of their released code.
   """
 
-  logsnr_min: float = -20.0
-  logsnr_max: float = 20.0
+  logsnr_min: Annotated[float, Range(-60, 60)] = -20.0
+  logsnr_max: Annotated[float, Range(-60, 60)] = 20.0
 
   def __post_init__(self):
+    check_ranges(self)
     _require_increasing(self, "logsnr_min", "logsnr_max")
 
   @property
@@ -107,12 +111,11 @@ class DiscreteBetas(Schedule):
   `t_min` are read as t_min, so that sigma(0) > 0.
   """
 
-  num_steps: int = 1000
-  t_min: float = 1e-5
+  num_steps: Annotated[int, Range(2, 10**5)] = 1000
+  t_min: Annotated[float, Range(1e-8, 0.5)] = 1e-5
 
   def __post_init__(self):
-    if self.num_steps < 2:
-      raise ValueError(f"num_steps is {self.num_steps}; pass 2 or more")
+    check_ranges(self)
 
   @abc.abstractmethod
   def betas(self) -> Float[np.ndarray, " n"]:
@@ -151,15 +154,13 @@ class LinearBeta(DiscreteBetas):
       diffusers' "scaled_linear" take.
   """
 
-  beta_min: float = 1e-4
-  beta_max: float = 0.02
-  power: float = 1.0
+  beta_min: Annotated[float, Range(1e-8, 1, "most")] = 1e-4
+  beta_max: Annotated[float, Range(1e-8, 1, "most")] = 0.02
+  power: Annotated[float, Range(0.1, 10)] = 1.0
 
   def __post_init__(self):
     super().__post_init__()
     _require_increasing(self, "beta_min", "beta_max")
-    if self.power <= 0:
-      raise ValueError(f"power is {self.power}; pass more than 0")
 
   def betas(self) -> Float[np.ndarray, " n"]:
     low, high = (b ** (1 / self.power) for b in (self.beta_min, self.beta_max))
@@ -189,14 +190,13 @@ class EDM(Schedule):
   less the last: they step from sigma(1 / N) to 0. "karras" is their N.
   """
 
-  sigma_min: float = 0.002
-  sigma_max: float = 80.0
-  rho: float = 7.0
+  sigma_min: Annotated[float, Range(1e-6, 10**6)] = 0.002
+  sigma_max: Annotated[float, Range(1e-6, 10**6)] = 80.0
+  rho: Annotated[float, Range(0.5, 100)] = 7.0
 
   def __post_init__(self):
+    check_ranges(self)
     _require_increasing(self, "sigma_min", "sigma_max")
-    if self.sigma_min <= 0:
-      raise ValueError(f"sigma_min is {self.sigma_min}; pass more than 0")
 
   @property
   def _ends(self) -> tuple[float, float]:
@@ -223,11 +223,10 @@ class RectifiedFlow(Schedule):
   finite at both ends.
   """
 
-  margin: float = 1e-5
+  margin: Annotated[float, Range(1e-7, 0.5, "most")] = 1e-5
 
   def __post_init__(self):
-    if not 0 < self.margin < 0.5:
-      raise ValueError(f"margin is {self.margin}; pass a value in (0, 0.5)")
+    check_ranges(self)
 
   def alpha(self, t: Floats) -> Floats:
     return jnp.clip(1 - t, self.margin, 1 - self.margin)
@@ -248,19 +247,15 @@ class Shifted(Schedule):
   """
 
   base: Schedule
-  image_size: int
-  base_size: int = 64
+  image_size: Side
+  base_size: Side = 64
 
   def __post_init__(self):
+    check_ranges(self)
     if isinstance(self.base, EDM | RectifiedFlow):
       raise ValueError(
         f"only a variance-preserving schedule can be shifted, not"
         f" {type(self.base).__name__}; pass Cosine or LinearBeta"
-      )
-    if min(self.image_size, self.base_size) < 1:
-      raise ValueError(
-        f"image_size is {self.image_size} and base_size {self.base_size};"
-        " pass positive sizes"
       )
 
   @property

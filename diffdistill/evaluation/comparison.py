@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from etils import epath
@@ -24,6 +24,14 @@ from diffdistill.evaluation.measured import Timed, measured
 from diffdistill.evaluation.quantise import from_uint8, to_uint8
 from diffdistill.evaluation.trust import distrust
 from diffdistill.files import write_atomically
+from diffdistill.ranges import (
+  BatchSize,
+  Images,
+  Range,
+  Seed,
+  Steps,
+  check_ranges,
+)
 
 SHEET_COLUMNS = 12
 
@@ -46,11 +54,11 @@ class Settings:
       images; the run's own data where it is empty.
   """
 
-  num_images: int = 2000
-  num_steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
-  batch_size: int = 500
-  seed: int = 0
-  gap_images: int = 500
+  num_images: Images = 2000
+  num_steps: tuple[Steps, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+  batch_size: BatchSize = 500
+  seed: Seed = 0
+  gap_images: Annotated[int, Range(1, 10**7)] = 500
   inception: str = ""
   reference: str = ""
 
@@ -60,23 +68,13 @@ class Settings:
         f"reference is {self.reference!r}, which is for the FID network; pass"
         " its weights as inception too"
       )
-    # Frechet moments and the neighbours of precision want more than a few.
-    for name, least in (
-      ("num_images", 20),
-      ("batch_size", 1),
-      ("gap_images", 1),
-      ("seed", 0),
-    ):
-      if getattr(self, name) < least:
-        raise ValueError(
-          f"{name} is {getattr(self, name)}; pass {least} or more"
-        )
-    if self.seed >= 2**32:
-      raise ValueError(f"seed is {self.seed}; pass less than 2**32")
-    if not self.num_steps or min(self.num_steps) < 1:
+    if not self.num_steps:
+      raise ValueError("num_steps is (); pass one or more positive numbers")
+    if len(set(self.num_steps)) < len(self.num_steps):
       raise ValueError(
-        f"num_steps is {self.num_steps}; pass one or more positive numbers"
+        f"num_steps is {self.num_steps}; pass each number of steps once"
       )
+    check_ranges(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

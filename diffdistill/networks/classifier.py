@@ -5,7 +5,7 @@ classifier-based feature distillation, teach them.
 """
 
 import dataclasses
-from typing import NamedTuple, cast
+from typing import Annotated, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -20,9 +20,17 @@ from diffdistill.networks.layers import (
   Norm,
   conv,
   require,
-  require_dropout,
   require_known,
   require_multipliers,
+)
+from diffdistill.ranges import (
+  Blocks,
+  Channels,
+  Multiplier,
+  Range,
+  Share,
+  SomeClasses,
+  check_ranges,
 )
 
 
@@ -69,7 +77,7 @@ class LinenClassifier:
   module: nn.Module
   image_shape: tuple[int, int, int]
   normalisation: str = "signed"
-  resize: int = 0
+  resize: Annotated[int, Range(0, 4096)] = 0
 
   def __post_init__(self):
     require(
@@ -83,9 +91,7 @@ class LinenClassifier:
       f"normalisation is {self.normalisation!r}, of {len(mean)} channels, but"
       f" images have {self.image_shape[-1]}; pass signed or other images",
     )
-    require(
-      self.resize >= 0, f"resize is {self.resize}; pass a size, or 0 for none"
-    )
+    check_ranges(self)
 
   @property
   def unnormalised(self) -> "LinenClassifier":
@@ -173,22 +179,19 @@ class ResNet(nn.Module, kw_only=True):
     dtype: "float32" or "bfloat16", of the convolutions.
   """
 
-  channels: int
-  multipliers: tuple[int, ...]
-  num_blocks: int
-  num_classes: int
-  dropout: float = 0.0
-  groups: int = 32
+  channels: Channels
+  multipliers: tuple[Multiplier, ...]
+  num_blocks: Blocks
+  num_classes: SomeClasses
+  dropout: Share = 0.0
+  groups: Channels = 32
   dtype: str = "float32"
 
   def __post_init__(self):
     super().__post_init__()
     require_known("dtype", self.dtype, DTYPES)
     require_multipliers(self.multipliers)
-    for name in ("channels", "num_blocks", "num_classes", "groups"):
-      value = getattr(self, name)
-      require(value > 0, f"{name} is {value}; pass 1 or more")
-    require_dropout(self.dropout)
+    check_ranges(self)
 
   @nn.compact
   def __call__(self, x: Image, train: bool) -> Classification:

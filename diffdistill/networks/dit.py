@@ -42,6 +42,7 @@ from diffdistill.networks.layers import (
   unfold,
 )
 from diffdistill.networks.rows import keep_rows, scanned
+from diffdistill.ranges import Channels, Classes, Depth, Side, check_ranges
 
 SINUSOID = 256  # of the noise level, as in the paper
 
@@ -106,22 +107,20 @@ class DiT(nn.Module, kw_only=True):
       the patch does not divide.
   """
 
-  width: int
-  depth: int
-  num_heads: int
-  out_channels: int
-  patch: int = 2
+  width: Channels
+  depth: Depth
+  num_heads: Channels
+  out_channels: Channels
+  patch: Side = 2
   attention: str = "xla"
   remat: bool = False
   dtype: str = "float32"
-  num_classes: int = 0
+  num_classes: Classes = 0
 
   def __post_init__(self):
     super().__post_init__()
     require_precision(self.dtype, self.attention)
-    for name in ("depth", "patch", "out_channels"):
-      value = getattr(self, name)
-      require(value > 0, f"{name} is {value}; pass 1 or more")
+    check_ranges(self)
     require(
       self.width > 0 and self.width % 4 == 0,
       f"width is {self.width}; pass a positive multiple of 4",

@@ -53,11 +53,6 @@ def require_multipliers(multipliers: tuple[int, ...]) -> None:
   )
 
 
-def require_dropout(dropout: float) -> None:
-  """Raises ValueError unless it is a share that leaves something."""
-  require(0 <= dropout < 1, f"dropout is {dropout}; pass a value in [0, 1)")
-
-
 def require_label(label: Label | None, num_classes: int) -> None:
   """Raises ValueError unless labels come exactly where there are classes."""
   require(

@@ -5,6 +5,7 @@ from jaxtyping import Array, Float
 
 from diffdistill.arrays import Image, Label, Time
 from diffdistill.networks.layers import Embedding, require
+from diffdistill.ranges import Channels, Classes, Depth, check_ranges
 
 
 class MLP(nn.Module, kw_only=True):
@@ -20,10 +21,10 @@ class MLP(nn.Module, kw_only=True):
     num_classes: 0 for unconditional.
   """
 
-  width: int
-  depth: int
-  out_channels: int
-  num_classes: int = 0
+  width: Channels
+  depth: Depth
+  out_channels: Channels
+  num_classes: Classes = 0
 
   def __post_init__(self):
     super().__post_init__()
@@ -31,9 +32,7 @@ class MLP(nn.Module, kw_only=True):
       self.width >= 4 and self.width % 2 == 0,
       f"width is {self.width}; pass an even number, 4 or more",
     )
-    for name in ("depth", "out_channels"):
-      value = getattr(self, name)
-      require(value > 0, f"{name} is {value}; pass 1 or more")
+    check_ranges(self)
 
   @nn.compact
   def __call__(

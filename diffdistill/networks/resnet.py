@@ -5,6 +5,8 @@ convolution, and every strided layer pads both sides alike, where Flax's "SAME"
 would pad the far side only.
 """
 
+from typing import Annotated
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -12,6 +14,7 @@ from jaxtyping import Array, Float
 from diffdistill.arrays import Image
 from diffdistill.networks.classifier import Classification
 from diffdistill.networks.layers import Map, require
+from diffdistill.ranges import Channels, Range, SomeClasses, check_ranges
 
 # Blocks per level (He et al. 2016a, Table 1), and whether they are bottlenecks.
 DEPTHS = {
@@ -102,10 +105,10 @@ class TorchResNet(nn.Module, kw_only=True):
     width: channels of the first level, doubled at each of the others.
   """
 
-  num_classes: int
-  depth: int = 18
+  num_classes: SomeClasses
+  depth: Annotated[int, Range(18, 152)] = 18
   stem: str = "imagenet"
-  width: int = 64
+  width: Channels = 64
 
   def __post_init__(self):
     super().__post_init__()
@@ -117,9 +120,7 @@ class TorchResNet(nn.Module, kw_only=True):
       self.stem in STEMS,
       f"stem is {self.stem!r}; pass one of {', '.join(STEMS)}",
     )
-    for name in ("num_classes", "width"):
-      value = getattr(self, name)
-      require(value > 0, f"{name} is {value}; pass 1 or more")
+    check_ranges(self)
 
   @nn.compact
   def __call__(self, x: Image, train: bool) -> Classification:

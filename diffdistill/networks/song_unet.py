@@ -22,7 +22,7 @@ middle_block_2, up_I_* likewise, up_I_norm_out, up_I_conv_out; I is the level,
 """
 
 import math
-from typing import cast
+from typing import Annotated, cast
 
 import flax.linen as nn
 import jax
@@ -40,12 +40,21 @@ from diffdistill.networks.layers import (
   Vector,
   conv,
   require,
-  require_dropout,
   require_known,
   require_label,
   require_levels,
   require_multipliers,
   sinusoid,
+)
+from diffdistill.ranges import (
+  Blocks,
+  Channels,
+  Classes,
+  Multiplier,
+  Range,
+  Share,
+  Side,
+  check_ranges,
 )
 
 EMBEDDINGS = ("positional", "fourier")
@@ -206,21 +215,21 @@ class SongUNet(nn.Module, kw_only=True):
     num_classes: 0 for unconditional.
   """
 
-  channels: int
-  multipliers: tuple[int, ...]
-  num_blocks: int
-  out_channels: int
-  attention: tuple[int, ...] = ()
-  embed_dim: int | None = None
+  channels: Channels
+  multipliers: tuple[Multiplier, ...]
+  num_blocks: Blocks
+  out_channels: Channels
+  attention: tuple[Side, ...] = ()
+  embed_dim: Channels | None = None
   embedding: str = "positional"
-  num_waves: int | None = None
+  num_waves: Channels | None = None
   encoder: str = "standard"
   decoder: str = "standard"
-  taps: Taps = (1, 1)
-  dropout: float = 0.0
+  taps: tuple[Annotated[int, Range(-1000, 1000)], ...] = (1, 1)
+  dropout: Share = 0.0
   remat: bool = False
   dtype: str = "float32"
-  num_classes: int = 0
+  num_classes: Classes = 0
 
   def __post_init__(self):
     super().__post_init__()
@@ -232,9 +241,7 @@ class SongUNet(nn.Module, kw_only=True):
     ):
       require_known(name, getattr(self, name), known)
     require_multipliers(self.multipliers)
-    for name in ("channels", "num_blocks", "out_channels"):
-      value = getattr(self, name)
-      require(value > 0, f"{name} is {value}; pass 1 or more")
+    check_ranges(self)
     waves = self.num_waves or self.channels
     require(
       waves >= 4 and waves % 2 == 0,
@@ -244,7 +251,6 @@ class SongUNet(nn.Module, kw_only=True):
       len(self.taps) > 0 and len(self.taps) % 2 == 0 and sum(self.taps) > 0,
       f"taps is {self.taps}; pass an even number of them, as (1, 1)",
     )
-    require_dropout(self.dropout)
 
   @nn.compact
   def __call__(

@@ -15,6 +15,8 @@ down_I_resample, middle_block_1, middle_attention, middle_block_2, up_I_*
 likewise, norm_out, conv_out; I is the level, 0 the finest.
 """
 
+from typing import Annotated
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -35,12 +37,21 @@ from diffdistill.networks.layers import (
   downsample,
   fold,
   require,
-  require_dropout,
   require_known,
   require_levels,
   require_multipliers,
   unfold,
   upsample,
+)
+from diffdistill.ranges import (
+  Blocks,
+  Channels,
+  Classes,
+  Multiplier,
+  Range,
+  Share,
+  Side,
+  check_ranges,
 )
 
 # How each style changes the resolution, where nothing else is asked for.
@@ -144,29 +155,29 @@ class UNet(nn.Module, kw_only=True):
       the levels do not divide or an attention height that does not occur.
   """
 
-  channels: int
-  multipliers: tuple[int, ...]
-  num_blocks: int
-  out_channels: int
-  patch: int = 1
-  attention: tuple[int, ...] = ()
-  num_heads: int = 1
-  head_dim: int | None = None
-  embed_dim: int | None = None
-  dropout: float = 0.0
+  channels: Channels
+  multipliers: tuple[Multiplier, ...]
+  num_blocks: Blocks
+  out_channels: Channels
+  patch: Side = 1
+  attention: tuple[Side, ...] = ()
+  num_heads: Channels = 1
+  head_dim: Channels | None = None
+  embed_dim: Channels | None = None
+  dropout: Share = 0.0
   style: str = "film"
   remat: bool = False
   dtype: str = "float32"
-  groups: int = 32
-  num_classes: int = 0
+  groups: Channels = 32
+  num_classes: Classes = 0
   resampling: str | None = None
   padding: str = "same"
   middle: str = "attention"
-  group_size: int = 2
-  epsilon: float = EPSILON
-  sinusoid_dim: int | None = None
+  group_size: Channels = 2
+  epsilon: Annotated[float, Range(0, 10, "least")] = EPSILON
+  sinusoid_dim: Channels | None = None
   cos_first: bool = False
-  frequency_shift: int = 1
+  frequency_shift: Annotated[int, Range(0, 1)] = 1
 
   def __post_init__(self):
     super().__post_init__()
@@ -186,17 +197,7 @@ class UNet(nn.Module, kw_only=True):
         f"{name} is {value}; pass an even number, 4 or more",
       )
     require_multipliers(self.multipliers)
-    for name in (
-      "num_blocks",
-      "out_channels",
-      "patch",
-      "groups",
-      "group_size",
-    ):
-      value = getattr(self, name)
-      require(value > 0, f"{name} is {value}; pass 1 or more")
-    require(self.epsilon > 0, f"epsilon is {self.epsilon}; pass more than 0")
-    require_dropout(self.dropout)
+    check_ranges(self)
 
   @nn.compact
   def __call__(

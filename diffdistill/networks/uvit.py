@@ -35,6 +35,7 @@ up_I_resample, up_I, norm_out, conv_out; I is the stage, 0 the finest.
 
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -60,6 +61,15 @@ from diffdistill.networks.layers import (
   upsample,
 )
 from diffdistill.networks.rows import keep_rows, scanned
+from diffdistill.ranges import (
+  Channels,
+  Classes,
+  Depth,
+  Range,
+  Share,
+  Side,
+  check_ranges,
+)
 
 
 class ConvBlock(nn.Module, kw_only=True):
@@ -164,19 +174,19 @@ class UViT(nn.Module, kw_only=True):
       the stages do not divide.
   """
 
-  channels: tuple[int, ...]
-  num_blocks: tuple[int, ...]
-  out_channels: int
-  conv_stages: int = 1
-  patch: int = 1
-  head_dim: int = 64
-  embed_dim: int | None = None
-  dropout: tuple[float, ...] = ()
+  channels: tuple[Channels, ...]
+  num_blocks: tuple[Depth, ...]
+  out_channels: Channels
+  conv_stages: Annotated[int, Range(0, 100)] = 1
+  patch: Side = 1
+  head_dim: Channels = 64
+  embed_dim: Channels | None = None
+  dropout: tuple[Share, ...] = ()
   attention: str = "xla"
   remat: bool = False
   dtype: str = "float32"
-  groups: int = 32
-  num_classes: int = 0
+  groups: Channels = 32
+  num_classes: Classes = 0
 
   def __post_init__(self):
     super().__post_init__()
@@ -203,9 +213,7 @@ class UViT(nn.Module, kw_only=True):
       f"conv_stages is {self.conv_stages}; pass 0 to {stages - 1}, as the last"
       " stage has transformers",
     )
-    for name in ("out_channels", "patch", "groups"):
-      value = getattr(self, name)
-      require(value > 0, f"{name} is {value}; pass 1 or more")
+    check_ranges(self)
     for channels in self.channels[self.conv_stages :]:
       require_divisor("head_dim", self.head_dim, channels)
 

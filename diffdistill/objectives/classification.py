@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from diffdistill.arrays import Batch, Image, Key, Metrics, Params, Scalar
 from diffdistill.objectives.objective import Classifier, Hparams, Passes, summed
+from diffdistill.ranges import Range, Share, check_ranges
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,9 +29,9 @@ class Classification:
   """
 
   classifier: Classifier
-  label_smoothing: float = 0.0
-  noise: float = 0.0
-  crop: int = 0
+  label_smoothing: Share = 0.0
+  noise: Annotated[float, Range(0, 10)] = 0.0
+  crop: Annotated[int, Range(0, 2**14)] = 0
 
   trains: ClassVar[tuple[str, ...]] = ("classifier",)
   needs: ClassVar[tuple[str, ...]] = ()
@@ -39,14 +40,7 @@ class Classification:
   sampler: ClassVar[None] = None
 
   def __post_init__(self):
-    if not 0 <= self.label_smoothing < 1:
-      raise ValueError(
-        f"label_smoothing is {self.label_smoothing}; pass a value in [0, 1)"
-      )
-    if self.noise < 0:
-      raise ValueError(f"noise is {self.noise}; pass 0 or more")
-    if self.crop < 0:
-      raise ValueError(f"crop is {self.crop}; pass 0 or more")
+    check_ranges(self)
 
   def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
     return {"classifier": self.classifier.init(key)}

@@ -29,7 +29,7 @@ Inception's to another ImageNet classifier's, flatters it.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,7 @@ from diffdistill.objectives.progressive import (
   draw_two_steps,
   two_step_target,
 )
+from diffdistill.ranges import Range, check_ranges
 from diffdistill.sampling.sampler import Sampler
 
 CLASSIFIER_INPUTS = ("as_trained", "reference_mismatch")
@@ -111,9 +112,9 @@ class ClassifierFeatures:
   denoiser: Denoiser
   classifier: Classifier
   sampler: Sampler
-  temperature: float = 0.95
-  dataset_weight: float = 0.003
-  entropy_share: float = 0.75
+  temperature: Annotated[float, Range(1e-3, 1000)] = 0.95
+  dataset_weight: Annotated[float, Range(0, 10**6)] = 0.003
+  entropy_share: Annotated[float, Range(0, 1)] = 0.75
   classifier_input: str = "as_trained"
   guidance: Guidance = dataclasses.field(default_factory=Guidance)
 
@@ -124,18 +125,13 @@ class ClassifierFeatures:
 
   def __post_init__(self):
     check_sampler(self.sampler)
-    if not 0 < self.temperature < float("inf"):
+    check_ranges(self)
+    usual = ClassifierFeatures.entropy_share
+    if self.dataset_weight == 0 and self.entropy_share != usual:
       raise ValueError(
-        f"temperature is {self.temperature}; pass a value above 0 (below 1"
-        " sharpens)"
-      )
-    if not 0 <= self.dataset_weight < float("inf"):
-      raise ValueError(
-        f"dataset_weight is {self.dataset_weight}; pass 0 (none) or more"
-      )
-    if not 0 <= self.entropy_share <= 1:
-      raise ValueError(
-        f"entropy_share is {self.entropy_share}; pass a value in [0, 1]"
+        f"entropy_share is {self.entropy_share}, but dataset_weight is 0, so"
+        " that nothing is shared; pass a dataset_weight above 0, or leave"
+        f" entropy_share at {usual}"
       )
     if self.classifier_input not in CLASSIFIER_INPUTS:
       raise ValueError(

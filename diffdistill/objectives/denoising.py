@@ -8,7 +8,7 @@ output eps and weighting snr.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from diffdistill.objectives.objective import (
   summed,
   weighted_loss,
 )
+from diffdistill.ranges import Range, Share, check_ranges
 from diffdistill.sampling.sampler import Sampler
 
 
@@ -42,8 +43,8 @@ class Denoising:
   denoiser: Denoiser
   sampler: Sampler
   weighting: str = "truncated_snr"
-  discrete_steps: int = 0
-  label_dropout: float = 0.0
+  discrete_steps: Annotated[int, Range(0, 10**6)] = 0
+  label_dropout: Share = 0.0
 
   trains: ClassVar[tuple[str, ...]] = ("teacher",)
   needs: ClassVar[tuple[str, ...]] = ()
@@ -52,14 +53,7 @@ class Denoising:
 
   def __post_init__(self):
     weight(self.weighting, jnp.zeros(1))
-    if self.discrete_steps < 0:
-      raise ValueError(
-        f"discrete_steps is {self.discrete_steps}; pass 0 for continuous time"
-      )
-    if not 0 <= self.label_dropout < 1:
-      raise ValueError(
-        f"label_dropout is {self.label_dropout}; pass a value in [0, 1)"
-      )
+    check_ranges(self)
     if (self.label_dropout > 0) != (self.denoiser.null_label is not None):
       raise ValueError(
         f"label_dropout is {self.label_dropout}, but the denoiser's null label"

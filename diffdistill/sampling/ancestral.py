@@ -1,12 +1,14 @@
 """Ancestral sampling: x_s ~ q(x_s | x_t, x0 = D(x_t)) (Ho et al. 2020)."""
 
 import dataclasses
+from typing import Annotated
 
 import jax
 from jaxtyping import Array, Int
 
 from diffdistill.arrays import Image, Key, Time
 from diffdistill.diffusion.prediction import Denoise
+from diffdistill.ranges import Range
 from diffdistill.sampling.sampler import Sampler
 
 
@@ -19,12 +21,7 @@ class Ancestral(Sampler):
       "small") and its upper (1, "large"): Salimans & Ho 2022, Eq. 5.
   """
 
-  noise: float = 0.0
-
-  def __post_init__(self):
-    super().__post_init__()
-    if not 0 <= self.noise <= 1:
-      raise ValueError(f"noise is {self.noise}; pass a value in [0, 1]")
+  noise: Annotated[float, Range(0, 1)] = 0.0
 
   @property
   def deterministic(self) -> bool:

@@ -5,7 +5,8 @@ probability-flow equation is dy/dtau = eps, for every schedule.
 """
 
 import dataclasses
-from typing import ClassVar
+import math
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jaxtyping import Array, Int
 
 from diffdistill.arrays import Image, Key, Time
 from diffdistill.diffusion.prediction import Denoise
+from diffdistill.ranges import Range
 from diffdistill.sampling.sampler import Sampler
 
 
@@ -30,17 +32,28 @@ class Heun(Sampler):
   """
 
   grid: str = "karras"
-  churn: float = 0.0
-  churn_min: float = 0.0
-  churn_max: float = float("inf")
-  churn_noise: float = 1.0
+  churn: Annotated[float, Range(0, 10**6)] = 0.0
+  churn_min: Annotated[float, Range(0, 10**9)] = 0.0
+  churn_max: Annotated[float, Range(0, math.inf)] = math.inf
+  churn_noise: Annotated[float, Range(0, 1000)] = 1.0
 
   evaluations: ClassVar[int] = 2
 
   def __post_init__(self):
     super().__post_init__()
-    if self.churn < 0:
-      raise ValueError(f"churn is {self.churn}; pass 0 or more")
+    if self.churn_min >= self.churn_max:
+      raise ValueError(
+        f"churn_min is {self.churn_min} and churn_max {self.churn_max}; pass"
+        " churn_min < churn_max"
+      )
+    if self.churn:
+      return
+    for name in ("churn_min", "churn_max", "churn_noise"):
+      if getattr(self, name) != getattr(Heun, name):
+        raise ValueError(
+          f"{name} is {getattr(self, name)}, but churn is 0 and adds no noise;"
+          f" pass a churn above 0, or leave {name} out"
+        )
 
   @property
   def deterministic(self) -> bool:

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from diffdistill.diffusion.timesteps import (
   index_time,
   per_example,
 )
+from diffdistill.ranges import Range, check_ranges
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class Sampler(abc.ABC):
 
   process: GaussianProcess
   grid: str = "uniform"
-  first_time: float = 1.0
+  first_time: Annotated[float, Range(0, 1, "least")] = 1.0
   clip: bool = True
 
   # Of the denoiser, in one step.
@@ -50,10 +51,7 @@ class Sampler(abc.ABC):
     grids = (*GRIDS, *INDEX_GRIDS)
     if self.grid not in grids:
       raise ValueError(f"grid is {self.grid!r}; pass one of {', '.join(grids)}")
-    if not 0 < self.first_time <= 1:
-      raise ValueError(
-        f"first_time is {self.first_time}; pass a time in (0, 1]"
-      )
+    check_ranges(self)
     if self.first_time != 1 and self.grid == "karras":
       raise ValueError(
         f"first_time is {self.first_time}, but the karras grid begins at its"

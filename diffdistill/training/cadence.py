@@ -2,7 +2,9 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
+from diffdistill.ranges import Range, Updates, check_ranges
 from diffdistill.training.stage import Pairs, Stage
 
 
@@ -20,24 +22,15 @@ class Cadence:
       ends; what compiles or reads first is given six times as long.
   """
 
-  log: int = 100
-  checkpoint: int = 1000
-  observe: int = 0
-  keep: int = 2
-  max_skipped: int = 50
-  stall_seconds: int = 600
+  log: Updates = 100
+  checkpoint: Annotated[int, Range(0, 10**9)] = 1000
+  observe: Annotated[int, Range(0, 10**9)] = 0
+  keep: Annotated[int, Range(1, 10**6)] = 2
+  max_skipped: Annotated[int, Range(0, 10**9)] = 50
+  stall_seconds: Annotated[int, Range(0, 10**7)] = 600
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      if getattr(self, field.name) < 0:
-        raise ValueError(
-          f"cadence.{field.name} is {getattr(self, field.name)}; pass 0 or more"
-        )
-    if self.log < 1 or self.keep < 1:
-      raise ValueError(
-        f"cadence.log is {self.log} and cadence.keep {self.keep}; pass 1 or"
-        " more"
-      )
+    check_ranges(self, "cadence.")
 
 
 def check_cadence(stages: Sequence[Stage | Pairs], cadence: Cadence) -> None:

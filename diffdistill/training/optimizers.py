@@ -6,6 +6,7 @@ that every round, whatever its length, runs the same executable.
 
 import dataclasses
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import optax
 from jaxtyping import Array, Int
 
 from diffdistill.arrays import Params
+from diffdistill.ranges import Range, Share, check_ranges
 
 DECAYS = ("constant", "linear", "cosine")
 
@@ -34,36 +36,23 @@ class Optimizer:
     accumulate: parts that the batch is cut into, one after the other.
   """
 
-  learning_rate: float
-  warmup: int = 0
+  learning_rate: Annotated[float, Range(0, 10)]
+  warmup: Annotated[int, Range(0, 10**9)] = 0
   decay: str = "constant"
-  b1: float = 0.9
-  b2: float = 0.999
-  eps: float = 1e-8
-  weight_decay: float = 0.0
-  clip: float = 1.0
-  ema_decay: float = 0.0
-  accumulate: int = 1
+  b1: Share = 0.9
+  b2: Share = 0.999
+  eps: Annotated[float, Range(0, 1, "least")] = 1e-8
+  weight_decay: Annotated[float, Range(0, 100)] = 0.0
+  clip: Annotated[float, Range(0, 10**9)] = 1.0
+  ema_decay: Share = 0.0
+  accumulate: Annotated[int, Range(1, 10**6)] = 1
 
   def __post_init__(self):
     if self.decay not in DECAYS:
       raise ValueError(
         f"decay is {self.decay!r}; pass one of {', '.join(DECAYS)}"
       )
-    for name in ("learning_rate", "warmup", "eps", "weight_decay", "clip"):
-      if not 0 <= getattr(self, name) < math.inf:
-        raise ValueError(f"{name} is {getattr(self, name)}; pass 0 or more")
-    for name in ("b1", "b2"):
-      if not 0 <= getattr(self, name) < 1:
-        raise ValueError(
-          f"{name} is {getattr(self, name)}; pass a value in [0, 1)"
-        )
-    if not 0 <= self.ema_decay < 1:
-      raise ValueError(
-        f"ema_decay is {self.ema_decay}; pass a value in [0, 1), 0 for no EMA"
-      )
-    if self.accumulate < 1:
-      raise ValueError(f"accumulate is {self.accumulate}; pass 1 or more")
+    check_ranges(self)
 
   def transformation(self) -> optax.GradientTransformation:
     """The chain without its learning rate; non-finite gradients are skipped.

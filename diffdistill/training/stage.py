@@ -2,12 +2,21 @@
 
 import dataclasses
 import functools
-import math
 import zlib
 from collections.abc import Mapping
+from typing import Annotated
 
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.objectives.objective import Objective
+from diffdistill.ranges import (
+  BatchSize,
+  Images,
+  Minutes,
+  Range,
+  Steps,
+  Updates,
+  check_ranges,
+)
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training.optimizers import Optimizer
 
@@ -66,18 +75,14 @@ class Selection:
   """
 
   by: str
-  every: int
-  patience: int = 0
-  num_images: int = 1000
+  every: Updates
+  patience: Annotated[int, Range(0, 10**6)] = 0
+  num_images: Images = 1000
 
   def __post_init__(self):
     if self.by not in SCORES:
       raise ValueError(f"by is {self.by!r}; pass one of {', '.join(SCORES)}")
-    for field, least in (("every", 1), ("patience", 0), ("num_images", 20)):
-      if getattr(self, field) < least:
-        raise ValueError(
-          f"{field} is {getattr(self, field)}; pass {least} or more"
-        )
+    check_ranges(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,27 +110,22 @@ class Pairs:
 
   name: str
   sampler: Sampler
-  num_steps: int
-  num_pairs: int
-  held_out: int
-  shard_size: int
-  batch_size: int
+  num_steps: Steps
+  num_pairs: Annotated[int, Range(1, 10**9)]
+  held_out: Annotated[int, Range(0, 10**9)]
+  shard_size: Annotated[int, Range(1, 10**7)]
+  batch_size: BatchSize
   guidance: Guidance = dataclasses.field(default_factory=Guidance)
   store_noise: bool = True
-  max_gigabytes: float = 0.0
+  max_gigabytes: Annotated[float, Range(0, 10**6)] = 0.0
   path: str = ""
-  minutes: float = 0.0
+  minutes: Minutes = 0.0
   frozen: Mapping[str, str] = dataclasses.field(
     default_factory=lambda: {"teacher": "teacher"}
   )
 
   def __post_init__(self):
-    for field in ("num_steps", "num_pairs", "shard_size", "batch_size"):
-      if getattr(self, field) < 1:
-        raise ValueError(f"{field} is {getattr(self, field)}; pass 1 or more")
-    for field in ("held_out", "max_gigabytes", "minutes"):
-      if not 0 <= getattr(self, field) < math.inf:
-        raise ValueError(f"{field} is {getattr(self, field)}; pass 0 or more")
+    check_ranges(self)
     if self.minutes and self.max_gigabytes:
       raise ValueError(
         f"minutes is {self.minutes} and max_gigabytes {self.max_gigabytes}, but"
@@ -186,27 +186,22 @@ class Stage:
   name: str
   objective: Objective
   optimizer: Optimizer
-  num_updates: int
-  batch_size: int
+  num_updates: Updates
+  batch_size: BatchSize
   frozen: Mapping[str, str] = dataclasses.field(default_factory=dict)
   source: str = ""
-  start_steps: int = 0
-  end_steps: int = 1
-  long_rounds: int = 2
-  num_steps: tuple[int, ...] = ()
-  minutes: float = 0.0
+  start_steps: Annotated[int, Range(0, 10**5)] = 0
+  end_steps: Steps = 1
+  long_rounds: Annotated[int, Range(0, 10**5)] = 2
+  num_steps: tuple[Steps, ...] = ()
+  minutes: Minutes = 0.0
   pairs: str = ""
   select: Selection | None = None
-  updates_per_call: int = 1
+  updates_per_call: Annotated[int, Range(1, 10**6)] = 1
   teacher_dtype: str = "float32"
 
   def __post_init__(self):
-    for field in ("num_updates", "batch_size", "updates_per_call"):
-      if getattr(self, field) < 1:
-        raise ValueError(
-          f"stages.{self.name}.{field} is {getattr(self, field)}; pass 1 or"
-          " more"
-        )
+    check_ranges(self, f"stages.{self.name}.")
     if self.batch_size % self.optimizer.accumulate:
       raise ValueError(
         f"stages.{self.name}.batch_size is {self.batch_size}, which"
@@ -226,12 +221,6 @@ class Stage:
         f"stages.{self.name}.source is {self.source!r}; pass imported:PATH or"
         " path:DIR, to a stage of a teacher or a classifier"
       )
-    for field in ("long_rounds", "minutes"):
-      if not 0 <= getattr(self, field) < math.inf:
-        raise ValueError(
-          f"stages.{self.name}.{field} is {getattr(self, field)}; pass 0 or"
-          " more"
-        )
     self._check_execution()
     kind = self.objective.rounds
     for field, value, wanted in (
@@ -246,12 +235,10 @@ class Stage:
         )
     if kind == "halving":
       self._check_halving()
-    if min(self.num_steps, default=1) < 1 or (
-      len(set(self.num_steps)) < len(self.num_steps)
-    ):
+    if len(set(self.num_steps)) < len(self.num_steps):
       raise ValueError(
         f"stages.{self.name}.num_steps is {self.num_steps}; pass different"
-        " numbers of steps, each 1 or more"
+        " numbers of steps"
       )
     if self.select and self.select.by == "held_out_loss" and not self.pairs:
       raise ValueError(
@@ -292,8 +279,8 @@ class Stage:
       )
 
   def _check_halving(self):
-    ratio, rest = divmod(self.start_steps, max(self.end_steps, 1))
-    if self.end_steps < 1 or rest or ratio < 2 or ratio & (ratio - 1):
+    ratio, rest = divmod(self.start_steps, self.end_steps)
+    if rest or ratio < 2 or ratio & (ratio - 1):
       raise ValueError(
         f"stages.{self.name} halves from start_steps={self.start_steps} to"
         f" end_steps={self.end_steps}; pass a start that is the end times 2,"

@@ -334,7 +334,7 @@ def test_speeds_of_other_devices_are_not_compared(judged):
   [
     ({"num_images": 19}, "num_images is 19; pass 20 or more"),
     ({"gap_images": 0}, "gap_images is 0; pass 1 or more"),
-    ({"seed": 2**32}, "seed is 4294967296; pass less than"),
+    ({"seed": 2**32}, "seed is 4294967296; pass 0 or more, at most 4294967295"),
     ({"num_steps": ()}, r"num_steps is \(\); pass one or more positive"),
     ({"num_steps": (4, 0)}, r"num_steps is \(4, 0\)"),
   ],

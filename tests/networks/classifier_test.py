@@ -176,7 +176,7 @@ class MLPHead(nn.Module):
   [
     ({"normalisation": "x"}, "is 'x'; pass one of signed, cifar10, imagenet"),
     ({"normalisation": "cifar10"}, "of 3 channels, but images have 1; pass"),
-    ({"resize": -1}, "resize is -1; pass a size, or 0"),
+    ({"resize": -1}, "resize is -1; pass 0 or more"),
   ],
 )
 def test_inputs_that_do_not_fit_are_refused(fields, message):

@@ -408,7 +408,7 @@ def test_the_first_teacher_is_guided_and_a_student_is_not():
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    ({"temperature": 0.0}, r"temperature is 0\.0; pass a value above 0"),
+    ({"temperature": 0.0}, r"temperature is 0\.0; pass 0\.001 or more"),
     ({"temperature": float("nan")}, "temperature is nan"),
     ({"dataset_weight": -1.0}, r"dataset_weight is -1\.0; pass 0"),
     (

@@ -211,7 +211,7 @@ def test_refusals(toys):
   with pytest.raises(ValueError, match="grid is 'linear'; pass one of uniform"):
     DDIM(process=toys("cosine").process, grid="linear")
   for time in (0.0, -0.5, 1.01, float("nan")):
-    with pytest.raises(ValueError, match=r"first_time is .*; pass a time in"):
+    with pytest.raises(ValueError, match=r"first_time is .*; pass a value in"):
       DDIM(process=toys("cosine").process, first_time=time)
   with pytest.raises(ValueError, match=r"first_time is 0\.8, but the karras"):
     DDIM(process=toys("edm").process, grid="karras", first_time=0.8)

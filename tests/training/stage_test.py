@@ -115,9 +115,7 @@ def test_codes_are_distinct_and_do_not_change(halving):
   )
 
 
-@pytest.mark.parametrize(
-  ("start", "end"), [(24, 1), (1, 1), (2, 4), (8, 0), (8, -1), (12, 8)]
-)
+@pytest.mark.parametrize(("start", "end"), [(24, 1), (1, 1), (2, 4), (12, 8)])
 def test_refuses_steps_that_do_not_halve(halving, start, end):
   with pytest.raises(
     ValueError, match=f"start_steps={start} to end_steps={end}; pass a start"
@@ -130,6 +128,7 @@ def test_refuses_steps_that_do_not_halve(halving, start, end):
   [
     ({"num_updates": 0}, "halve.num_updates is 0; pass 1"),
     ({"batch_size": 0}, "halve.batch_size is 0; pass 1"),
+    ({"end_steps": 0}, "halve.end_steps is 0; pass 1"),
     ({"long_rounds": -1}, "halve.long_rounds is -1; pass 0"),
     (
       {"optimizer": Optimizer(learning_rate=0.1, accumulate=3)},
@@ -143,7 +142,7 @@ def test_refuses_steps_that_do_not_halve(halving, start, end):
     ({"rounds": "each"}, "num_steps is (), but its objective needs it; pass"),
     ({"consumes": "pairs"}, "pairs is '', but its objective needs it; pass"),
     ({"rounds": "one_step", "num_steps": (1,)}, "has no use for it; remove it"),
-    ({"rounds": "each", "num_steps": (4, 0)}, "num_steps is (4, 0); pass diff"),
+    ({"rounds": "each", "num_steps": (4, 0)}, "num_steps is (4, 0); pass 1 or"),
     ({"rounds": "each", "num_steps": (4, 4)}, "num_steps is (4, 4); pass diff"),
     (
       {"select": Selection(by="held_out_loss", every=5)},

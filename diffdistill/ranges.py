@@ -1,0 +1,179 @@
+"""The range of each number that a person can set, declared where the field is.
+
+  learning_rate: Annotated[float, Range(0, 10)]
+  num_steps: tuple[Annotated[int, Range(1, 10**5)], ...]
+
+`check_ranges` refuses whatever is outside. A test asks that every number that a
+config can set has a range.
+"""
+
+import dataclasses
+import functools
+import math
+import typing
+from typing import Annotated, Any, Literal
+
+import numpy as np
+
+# What a message shows of a long value.
+SHOWN = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+  """The numbers from `least` to `most`.
+
+  A number that is not whole is used in float32, so that its value there must be
+  in the range too, and is 0 only for 0.
+
+  Args:
+    least, most: the ends.
+    excluded: which of the ends is not in the range itself.
+  """
+
+  least: int | float
+  most: int | float
+  excluded: Literal["", "least", "most", "both"] = ""
+
+  def refusal(self, value: int | float) -> str:
+    """Which numbers to pass in place of this one; empty where it is one."""
+    below = value < self.least or (
+      value == self.least and self.excluded in ("least", "both")
+    )
+    if below or not self._holds(value):
+      return f"pass {self._words(below)}"
+    if isinstance(value, int):
+      return ""
+    single = _in_float32(value)
+    if (
+      (single == 0) != (value == 0)
+      or math.isinf(single) != math.isinf(value)
+      or (single == self.most and not self._holds(single))
+    ):
+      return (
+        f"it is {single:g} in float32, the computer's number; pass"
+        f" {self._words(below=False)}"
+      )
+    return ""
+
+  def _holds(self, value: int | float) -> bool:
+    """Whether it is in the range; NaN is in none."""
+    if not self.least <= value <= self.most:
+      return False
+    if value == self.least and self.excluded in ("least", "both"):
+      return False
+    return not (value == self.most and self.excluded in ("most", "both"))
+
+  def _words(self, below: bool) -> str:
+    least, most = (_number(end) for end in (self.least, self.most))
+    if self.most <= 1:
+      left = "(" if self.excluded in ("least", "both") else "["
+      right = ")" if self.excluded in ("most", "both") else "]"
+      return f"a value in {left}{least}, {most}{right}"
+    open_ = self.excluded in ("least", "both")
+    words = f"more than {least}" if open_ else f"{least} or more"
+    return words if below else f"{words}, at most {most}"
+
+
+# Numbers that several rooms count.
+BatchSize = Annotated[int, Range(1, 2**20)]
+Images = Annotated[int, Range(20, 10**7)]
+Minutes = Annotated[float, Range(0, 10**6)]
+Share = Annotated[float, Range(0, 1, "most")]
+Side = Annotated[int, Range(1, 2**14)]
+Steps = Annotated[int, Range(1, 10**5)]
+Updates = Annotated[int, Range(1, 10**9)]
+SEED = Range(0, 2**32 - 1)
+Seed = Annotated[int, SEED]
+# Of networks.
+Channels = Annotated[int, Range(1, 2**16)]
+Classes = Annotated[int, Range(0, 10**6)]
+SomeClasses = Annotated[int, Range(1, 10**6)]
+Depth = Annotated[int, Range(1, 1000)]
+Blocks = Annotated[int, Range(1, 128)]
+Multiplier = Annotated[int, Range(1, 1024)]
+
+
+def check_ranges(owner: Any, prefix: str = "") -> None:
+  """Refuses an object with a number outside the range of its field.
+
+  Args:
+    owner: of a dataclass.
+    prefix: comes before the field's name in the message.
+
+  Raises:
+    ValueError: where there is one.
+  """
+  for name in ranged(type(owner)):
+    check_range(f"{prefix}{name}", type(owner), name, getattr(owner, name))
+
+
+def check_range(path: str, cls: type, name: str, value: Any) -> None:
+  """Refuses a value outside the range of a field.
+
+  Args:
+    path: of the field, for the message.
+    cls, name: the dataclass, and its field.
+    value: of the field.
+
+  Raises:
+    ValueError: where it is.
+  """
+  hint = ranged(cls).get(name)
+  refusal = hint and _refusal(hint, value)
+  if refusal:
+    raise ValueError(f"{path} is {brief(value)}; {refusal}")
+
+
+@functools.cache
+def ranged(cls: type) -> dict[str, Any]:
+  """The annotations of a dataclass's fields that declare a range, by name."""
+  hints = typing.get_type_hints(cls, include_extras=True)
+  return {name: hint for name, hint in hints.items() if _declares(hint)}
+
+
+def brief(value: Any) -> str:
+  """A value as a message shows it: in one line, and not all of a long one."""
+  if isinstance(value, int) and abs(value) >= 10**SHOWN:
+    return "a whole number of more than 60 digits"
+  text = repr(value)
+  return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def _declares(hint: Any) -> bool:
+  if isinstance(hint, Range):
+    return True
+  if typing.get_origin(hint) is Annotated:
+    return any(map(_declares, hint.__metadata__))
+  return any(map(_declares, typing.get_args(hint)))
+
+
+def _refusal(hint: Any, value: Any) -> str:
+  """What a Range in the annotation says of the value."""
+  if isinstance(value, tuple):
+    # tuple[Annotated[int, Range(...)], ...]
+    inner = next(filter(_declares, typing.get_args(hint)), None)
+    said = next(filter(None, (_refusal(inner, item) for item in value)), "")
+    return f"{said} for each" if said else ""
+  if typing.get_origin(hint) is not Annotated:
+    # A union, such as with None.
+    choices = typing.get_args(hint)
+    return next(filter(None, (_refusal(h, value) for h in choices)), "")
+  if not isinstance(value, int | float | np.integer) or isinstance(value, bool):
+    return ""
+  value = int(value) if isinstance(value, np.integer) else value
+  ranges = (item for item in hint.__metadata__ if isinstance(item, Range))
+  return next(filter(None, (item.refusal(value) for item in ranges)), "")
+
+
+def _in_float32(value: float) -> float:
+  with np.errstate(over="ignore", under="ignore"):
+    single = np.float32(value)
+  # Accelerators take what is smaller than the smallest normal number for 0.
+  return 0.0 if abs(single) < np.finfo(np.float32).tiny else float(single)
+
+
+def _number(value: int | float) -> str:
+  if isinstance(value, int) or not math.isfinite(value):
+    return str(value)
+  return f"{value:g}"

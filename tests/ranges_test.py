@@ -1,0 +1,138 @@
+"""Every number that a config can set declares its range; what is outside is
+refused in one line."""
+
+import dataclasses
+import math
+import typing
+from typing import Annotated
+
+import pytest
+
+from diffdistill import from_config
+from diffdistill.config_fields import make
+from diffdistill.data import SOURCES
+from diffdistill.diffusion.guidance import Guidance
+from diffdistill.evaluation.comparison import Settings
+from diffdistill.networks import CLASSIFIERS, NETWORKS
+from diffdistill.networks.classifier import LinenClassifier
+from diffdistill.objectives import OBJECTIVES
+from diffdistill.ranges import Range, brief, check_ranges, ranged
+from diffdistill.sampling import SAMPLERS
+from diffdistill.training.cadence import Cadence
+from diffdistill.training.optimizers import Optimizer
+from diffdistill.training.stage import Pairs, Selection, Stage
+
+CLASSES = (
+  *SOURCES.values(),
+  *NETWORKS.values(),
+  *CLASSIFIERS.values(),
+  *OBJECTIVES.values(),
+  *SAMPLERS.values(),
+  *from_config.SCHEDULES.values(),
+  *from_config.PRECONDITIONS.values(),
+  Cadence,
+  Guidance,
+  LinenClassifier,
+  Optimizer,
+  Pairs,
+  Selection,
+  Settings,
+  Stage,
+)
+# Given by code, never by a config.
+GIVEN = {("LinenClassifier", "image_shape")}
+
+
+def is_number(hint):
+  if typing.get_args(hint):
+    return any(map(is_number, typing.get_args(hint)))
+  return hint in (int, float)
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_number_of_a_config_declares_its_range(cls):
+  hints = typing.get_type_hints(cls)
+  numbers = {
+    field.name
+    for field in dataclasses.fields(cls)
+    if field.init
+    and is_number(hints[field.name])
+    and (cls.__name__, field.name) not in GIVEN
+  }
+  assert numbers == set(ranged(cls)) - {"kind"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example:
+  count: Annotated[int, Range(1, 100)] = 1
+  share: Annotated[float, Range(0, 1, "most")] = 0.5
+  scale: Annotated[float, Range(0, 10**6, "least")] = 1.0
+  sides: tuple[Annotated[int, Range(1, 100)], ...] = ()
+  width: Annotated[int, Range(4, 8)] | None = None
+  end: Annotated[float, Range(0, math.inf)] = math.inf
+
+
+OUTSIDE = [
+  ("count", 0, "count is 0; pass 1 or more"),
+  ("count", 101, "count is 101; pass 1 or more, at most 100"),
+  ("count", 10**400, "count is a whole number of more than 60 digits; pass 1"),
+  ("share", 1.0, "share is 1.0; pass a value in [0, 1)"),
+  ("share", -0.1, "share is -0.1; pass a value in [0, 1)"),
+  ("share", math.nan, "share is nan; pass a value in [0, 1)"),
+  # Float32 has no number between this and 1.
+  ("share", 1 - 1e-12, "it is 1 in float32, the computer's number; pass a val"),
+  ("scale", 0.0, "scale is 0.0; pass more than 0"),
+  ("scale", 1e-300, "scale is 1e-300; it is 0 in float32"),
+  ("scale", math.inf, "scale is inf; pass more than 0, at most 1000000"),
+  ("scale", math.nan, "scale is nan; pass more than 0, at most 1000000"),
+  ("scale", 10**400, "digits; pass more than 0, at most 1000000"),
+  ("sides", (1, 0), "sides is (1, 0); pass 1 or more for each"),
+  ("width", 3, "width is 3; pass 4 or more"),
+  ("end", 1e300, "end is 1e+300; it is inf in float32"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "message"), OUTSIDE)
+def test_a_number_out_of_range_is_refused_in_one_line(field, value, message):
+  with pytest.raises(ValueError, match=r"^part\.") as error:
+    make("part", Example, {field: value})
+  assert message in str(error.value)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [
+    ("count", 100),
+    ("share", 0.0),
+    ("share", 0.999),
+    ("scale", 1e6),
+    ("sides", (1, 100)),
+    ("width", None),
+    ("width", 8),
+    ("end", math.inf),
+  ],
+)
+def test_a_number_in_range_is_taken(field, value):
+  made = make("part", Example, {field: value})
+  assert getattr(made, field) == value
+  check_ranges(made)
+
+
+def test_a_whole_number_for_a_float_becomes_one():
+  made = make("part", Example, {"scale": 2})
+  assert isinstance(made.scale, float)
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\x00b", "a" * 5000])
+def test_text_that_is_no_name_or_path_is_refused_in_one_line(text):
+  with pytest.raises(ValueError, match=r"^p\.path is 'a") as error:
+    make("p", SOURCES["npz"], {"path": text, "split": "train"})
+  assert "\n" not in str(error.value)
+  assert len(str(error.value)) < 200
+
+
+def test_a_long_value_is_shown_in_part():
+  assert brief("x" * 1000).endswith("x...")
+  assert brief(10**5000) == "a whole number of more than 60 digits"
+  assert brief((1, 2)) == "(1, 2)"
