@@ -49,6 +49,7 @@ from diffdistill.sampling import SAMPLERS
 from diffdistill.sampling.one_step import OneStep
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training import checkpoint
+from diffdistill.training.effects import notes
 from diffdistill.training.preemption import PreemptedError, Preemption
 from diffdistill.training.stage import OUTSIDE, Pairs, Round, Stage
 from diffdistill.training.trainer import Trainer
@@ -131,6 +132,8 @@ def _trainer(
       _say(f"{stage.name}: the run's model is that of {stage.source}")
   # Last, so that no refusal leaves a workdir behind.
   claim(workdir, run.config)
+  for note in notes(run.stages, run.cadence):
+    _say(note)
   return trainer
 
 

@@ -47,11 +47,13 @@ from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.networks.network import LinenNetwork, Network
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.objectives.classification import Classification
+from diffdistill.ranges import Range, brief
 from diffdistill.sampling import SAMPLERS
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training import checkpoint
 from diffdistill.training.cadence import Cadence
 from diffdistill.training.curriculum import check_judges, curriculum
+from diffdistill.training.effects import check_effects, check_memory
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.sharding import Layout, make_mesh
 from diffdistill.training.stage import Pairs, Selection, Stage
@@ -65,6 +67,12 @@ SCHEDULES = {
   "rectified_flow": RectifiedFlow,
 }
 PRECONDITIONS = {"identity": Identity, "edm": EDMPrecondition}
+# The numbers of sections that are no dataclass.
+MINUTES = Range(0, 10**6, "least")
+LABEL_DROPOUT = Range(0, 1, "most")
+DEVICES = Range(-1, 10**6)
+SHIFT_FROM = Range(0, 2**14)
+LARGEST_NETWORK = 10**11
 SECTIONS = (
   "cadence",
   "classifier",
@@ -175,10 +183,11 @@ def _with_imported(fields: Fields, workdir: epath.Path | None) -> Fields:
 def _build(fields: Fields, devices: Sequence[Any] | None) -> Experiment:
   refuse_unknown("", fields, SECTIONS)
   minutes = read(fields, "minutes", 1.0)
-  if not 0 < minutes < math.inf:
+  if MINUTES.refusal(minutes):
     raise ValueError(
-      f"minutes is {minutes}, of which each stage has its part; pass more than"
-      " 0, or a recipe whose stages end after their num_updates"
+      f"minutes is {brief(minutes)}, of which each stage has its part; pass"
+      f" more than 0, at most {MINUTES.most}, or a recipe whose stages end"
+      " after their num_updates"
     )
   data = section(fields, "data")
   refuse_unknown("data.", data, ("source", "conditional", "flip"))
@@ -186,10 +195,12 @@ def _build(fields: Fields, devices: Sequence[Any] | None) -> Experiment:
   flip = read(data, "flip", False, path="data.")
   seed = read(fields, "seed", 0)
   if not 0 <= seed < 2**32:
-    raise ValueError(f"seed is {seed}; pass 0 to 2**32 - 1")
+    raise ValueError(f"seed is {brief(seed)}; pass 0 to 2**32 - 1")
   source = choose("data.source", SOURCES, section(data, "source", "data."))
   model = section(fields, "model")
-  label_dropout = read(model, "label_dropout", 0.0, path="model.")
+  label_dropout = read(
+    model, "label_dropout", 0.0, path="model.", allowed=LABEL_DROPOUT
+  )
   if label_dropout and not conditional:
     raise ValueError(
       f"model.label_dropout is {label_dropout}, but nothing has labels; pass"
@@ -227,6 +238,8 @@ def _build(fields: Fields, devices: Sequence[Any] | None) -> Experiment:
   for name, stage in _run(fields).items():
     stages.append(_stage(name, stage, given, source, stages))
   curriculum(tuple(stages))
+  check_effects(stages)
+  check_memory(stages, source.image_shape)
   if "minutes" in fields:
     _check_minutes(stages)
   evaluation = make("evaluation", Settings, section(fields, "evaluation"))
@@ -271,9 +284,15 @@ def _check_minutes(stages: Sequence[Stage | Pairs]) -> None:
 def _trace(path: str, network: Network | LinenClassifier) -> None:
   """Meets a network that does not fit its images before anything is trained."""
   try:
-    jax.eval_shape(network.init, jax.random.key(0))
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
+  count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+  if count > LARGEST_NETWORK:
+    raise ValueError(
+      f"{path} is a network of {count:,} parameters; pass smaller fields, for"
+      f" at most {LARGEST_NETWORK:,}"
+    )
 
 
 def _run(fields: Fields) -> dict[str, Fields]:
@@ -312,8 +331,8 @@ def _layout(
       )
   layout = Layout(
     mesh=make_mesh(
-      data=read(fields, "data", -1, path="mesh."),
-      fsdp=read(fields, "fsdp", 1, path="mesh."),
+      data=read(fields, "data", -1, path="mesh.", allowed=DEVICES),
+      fsdp=read(fields, "fsdp", 1, path="mesh.", allowed=DEVICES),
       devices=devices,
     ),
     overrides=overrides,
@@ -389,7 +408,9 @@ def _denoiser(
 
 def _schedule(fields: Fields, image_size: int) -> Schedule:
   """A schedule; `shift_from` is the image size whose noise it was made for."""
-  base_size = read(fields, "shift_from", 0, path="model.schedule.")
+  base_size = read(
+    fields, "shift_from", 0, path="model.schedule.", allowed=SHIFT_FROM
+  )
   fields.pop("shift_from", None)
   base = choose("model.schedule", SCHEDULES, fields)
   if not base_size:
@@ -440,11 +461,11 @@ def _stage(
     return make(path, Pairs, fields, name=name, **given)
   objective = section(fields, "objective", f"{path}.")
   optimizer = section(fields, "optimizer", f"{path}.")
-  select = None
-  chosen = section(fields, "select", f"{path}.")
-  # A recipe's own says every=0, for the command line to change.
-  if chosen and chosen.get("every") != 0:
-    select = make(f"{path}.select", Selection, chosen)
+  select = _selection(
+    f"{path}.select",
+    section(fields, "select", f"{path}."),
+    "held_out_loss" if fields.get("pairs") else "distance",
+  )
   for part in ("objective", "optimizer", "select"):
     fields.pop(part, None)
   cls = OBJECTIVES.get(str(objective.get("kind")))
@@ -457,6 +478,7 @@ def _stage(
       " classifier.kind=resnet and its fields"
     )
   if cls is Classification:
+    _check_crop(path, objective, source)
     classes = given["classifier"].module.num_classes
     if classes != source.num_classes:
       raise ValueError(
@@ -479,12 +501,46 @@ def _stage(
   )
 
 
+def _selection(path: str, fields: Fields, usual: str) -> Selection | None:
+  """Which weights a stage keeps; None for those at its end.
+
+  A recipe says every=0, for the command line to change. Nothing reads the other
+  fields then, so that they must be as they are where nobody has set them.
+  """
+  if not fields:
+    return None
+  if fields.get("every") != 0 or isinstance(fields["every"], bool):
+    return make(path, Selection, fields)
+  unread = make(path, Selection, {"by": usual, **fields, "every": 1})
+  for name, value in (
+    ("by", usual),
+    ("patience", Selection.patience),
+    ("num_images", Selection.num_images),
+  ):
+    if getattr(unread, name) != value:
+      raise ValueError(
+        f"{path}.{name} is {getattr(unread, name)!r}, but {path}.every is 0,"
+        f" so that nothing is selected; pass every above 0, or {name}={value}"
+      )
+  return None
+
+
 def _refuse_unread(path: str, own: list[str], wanted: set[str]) -> None:
   for part in own:
     if part not in wanted:
       raise ValueError(
         f"{path}.{part} is given, but its objective reads none; remove it"
       )
+
+
+def _check_crop(path: str, objective: Fields, source: Source) -> None:
+  """Refuses to shift images out of themselves."""
+  crop, side = objective.get("crop", 0), min(source.image_shape[:2])
+  if isinstance(crop, int) and crop >= side:
+    raise ValueError(
+      f"{path}.objective.crop is {brief(crop)}, but images are {side} pixels"
+      f" wide or high; pass less than {side}"
+    )
 
 
 def _own(

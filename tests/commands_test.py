@@ -224,7 +224,7 @@ def test_places_that_cannot_be_written(
       "--guidance=1.5",
       "guidance weight is 1.5, but the teacher was not trained",
     ),
-    ("--guidance=-1", "guidance weight is -1.0; pass 0 (none) or more"),
+    ("--guidance=-1", "guidance weight is -1.0; pass 0 or more"),
     ("--interpolate=1", "is 1; pass 2 images or more"),
   ],
 )
@@ -380,6 +380,8 @@ def test_a_student_whose_steps_are_not_said(
 def brief_pairs(pairs_config):
   """The pairs' run, of one-step pairs and a student of two updates."""
   config = copy.deepcopy(pairs_config)
+  for name in ("teacher", "student"):
+    config["stages"][name]["optimizer"]["warmup"] = 2
   config["stages"]["teacher"]["num_updates"] = 2
   config["stages"]["pairs"]["num_steps"] = 1
   config["stages"]["student"]["num_updates"] = 2

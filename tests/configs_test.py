@@ -121,6 +121,8 @@ def shrunken(config):
     stage.batch_size = BATCH
     if stage.get("kind") == "pairs":
       stage.num_pairs = stage.held_out = stage.shard_size = BATCH
+    elif "crop" in stage.objective:
+      stage.objective.crop = 0
   return config, 2 * network.get("patch", 1)
 
 

@@ -41,6 +41,7 @@ PROGRESS = (
   r"|[\w/]+ +\d+/\d+ .* images/s .*"
   r"|[\w/]+: goes on from update \d+"
   r"|shard \d+ is made: .*"
+  r"|cadence\.\w+ is \d+, but no round has more than .*"
 )
 
 
@@ -170,6 +171,10 @@ def small_config(tiny_config):
   stages = {
     name: {**stage, "num_updates": 2}
     for name, stage in tiny_config["stages"].items()
+  }
+  stages["teacher"]["optimizer"] = {
+    **stages["teacher"]["optimizer"],
+    "warmup": 2,
   }
   stages["halve"]["start_steps"] = 2
   stages["classifier"] = {
@@ -320,7 +325,9 @@ def judged_config(small_config, pairs_config, learnable, good_judge):
   stages["classifier"] = good_judge
   stages["halve"]["start_steps"] = 4
   stages["halve"]["select"] = {"by": "distance", "every": 1, "num_images": 24}
-  stages["student"]["num_updates"] = 2
+  student = stages["student"]
+  student["num_updates"] = 2
+  student["optimizer"] = {**student["optimizer"], "warmup": 2}
   stages["student"]["select"] = {"by": "held_out_loss", "every": 2}
   source = {"kind": "npz", "path": learnable, "split": "train"}
   return {

@@ -66,6 +66,7 @@ def main(folder):
   config.classifier.update(channels=4, multipliers=(1,), num_blocks=1)
   for stage in config.stages.values():
     stage.update(num_updates=2, batch_size=8)
+    stage.optimizer.warmup = 0
   config.stages.halve.update(start_steps=2, long_rounds=0)
   config.evaluation.update(
     num_images=20, batch_size=20, gap_images=10, num_steps=(1, 2)

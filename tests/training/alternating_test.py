@@ -15,7 +15,11 @@ def run(tiny_config, run_of):
       **tiny_config,
       "run": ("teacher", "moments"),
       "stages": {
-        "teacher": {**stage, "num_updates": TEACHER},
+        "teacher": {
+          **stage,
+          "num_updates": TEACHER,
+          "optimizer": {**stage["optimizer"], "warmup": TEACHER},
+        },
         "moments": {
           **stage,
           "objective": {"kind": "moment_matching"},

@@ -1,0 +1,137 @@
+"""Refuses what a recipe says without any effect, and what no memory holds.
+
+A field is for something. Where the rest of the recipe leaves it nothing to do,
+its value was meant to do something that it will not do, so that a person should
+hear of it before anything is trained.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from diffdistill.objectives.objective import Objective
+from diffdistill.training.cadence import Cadence
+from diffdistill.training.stage import Pairs, Stage
+
+# Values of one batch of images: 32 GiB of float32, over all devices.
+LARGEST_BATCH = 2**33
+
+
+def check_effects(stages: Sequence[Stage | Pairs]) -> None:
+  """Refuses a stage with a field that has nothing to do.
+
+  Raises:
+    ValueError: where there is one.
+  """
+  for stage in stages:
+    if isinstance(stage, Stage):
+      _check_rounds(stage)
+      # Nothing is trained where the weights come from outside.
+      if not stage.source:
+        _check_training(stage)
+
+
+def check_memory(
+  stages: Sequence[Stage | Pairs], image_shape: tuple[int, int, int]
+) -> None:
+  """Refuses batches that no machine has the memory for.
+
+  Raises:
+    ValueError: where a stage has one.
+  """
+  pixels = math.prod(image_shape)
+  for stage in stages:
+    fields = {"batch_size": stage.batch_size}
+    if isinstance(stage, Pairs):
+      fields["shard_size"] = stage.shard_size
+    for name, size in fields.items():
+      if size * pixels > LARGEST_BATCH:
+        raise ValueError(
+          f"stages.{stage.name}.{name} is {size}, and so many images of"
+          f" {image_shape} take {4 * size * pixels / 2**30:,.0f} GiB; pass at"
+          f" most {LARGEST_BATCH // pixels}"
+        )
+
+
+def notes(stages: Sequence[Stage | Pairs], cadence: Cadence) -> Iterator[str]:
+  """One line for each cadence that is longer than every round.
+
+  Such a cadence is no mistake in a short trial of a long recipe.
+  """
+  longest = max(
+    (_longest(s) for s in stages if isinstance(s, Stage)), default=0
+  )
+  for name, every, effect in (
+    ("log", cadence.log, "only the last update of each round is logged"),
+    (
+      "checkpoint",
+      cadence.checkpoint,
+      "a round that is killed begins again at its first update",
+    ),
+    ("observe", cadence.observe, "images are drawn at the end of rounds only"),
+  ):
+    if every > longest > 0:
+      yield (
+        f"cadence.{name} is {every}, but no round has more than {longest}"
+        f" updates: {effect}"
+      )
+
+
+def _check_rounds(stage: Stage) -> None:
+  """What only rounds of halving have a use for."""
+  halving = stage.objective.rounds == "halving"
+  for name in ("end_steps", "long_rounds"):
+    value, usual = getattr(stage, name), getattr(Stage, name)
+    if not halving and value != usual:
+      raise ValueError(
+        f"stages.{stage.name}.{name} is {value}, but its objective halves"
+        " nothing; remove it"
+      )
+  if halving and stage.long_rounds > stage.start_steps:
+    raise ValueError(
+      f"stages.{stage.name}.long_rounds is {stage.long_rounds}, but its"
+      f" students have at most {stage.start_steps // 2} steps; pass"
+      f" {stage.start_steps // 2} or less"
+    )
+
+
+def _check_training(stage: Stage) -> None:
+  path, optimizer = f"stages.{stage.name}", stage.optimizer
+  longest = _longest(stage)
+  if optimizer.learning_rate == 0 and not _tunes(stage.objective):
+    raise ValueError(
+      f"{path}.optimizer.learning_rate is 0, so that nothing is learned; pass"
+      " more than 0"
+    )
+  for name, value in (
+    ("optimizer.warmup", optimizer.warmup),
+    ("updates_per_call", stage.updates_per_call),
+  ):
+    if value > stage.num_updates:
+      raise ValueError(
+        f"{path}.{name} is {value}, but its rounds have {stage.num_updates}"
+        f" updates; pass {stage.num_updates} or less, or more num_updates"
+      )
+  select = stage.select
+  if select and select.every > longest:
+    raise ValueError(
+      f"{path}.select.every is {select.every}, but its rounds have"
+      f" {longest} updates, so that nothing is selected; pass {longest} or"
+      " less, or 0"
+    )
+  if select and select.patience * select.every > longest:
+    raise ValueError(
+      f"{path}.select.patience is {select.patience} times every={select.every}"
+      f" updates, but its rounds have {longest}, so that none ends earlier;"
+      f" pass {longest // select.every} or less, or 0"
+    )
+
+
+def _longest(stage: Stage) -> int:
+  """Updates of the longest round of a stage."""
+  rounds = stage.rounds(stage.frozen, guided=False)
+  return max(round_.num_updates for round_ in rounds)
+
+
+def _tunes(objective: Objective) -> bool:
+  """Whether it goes on with its teacher, whose second moments it estimates."""
+  return objective.trains == ("teacher",) and "teacher" in objective.needs
