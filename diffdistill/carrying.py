@@ -16,6 +16,7 @@ from diffdistill import signals
 from diffdistill.evaluation.comparison import unjudged
 from diffdistill.evaluation.judged_rows import FOLDER
 from diffdistill.experiment import Experiment
+from diffdistill.files import matching
 from diffdistill.judging import (
   contestants,
   identity_of,
@@ -51,7 +52,7 @@ def carry(run: Experiment, workdir: epath.Path, out: epath.Path) -> None:
     _copy(workdir / FOLDER, new / FOLDER, "*reference.*")
     _copy(workdir / "samples", new / "samples")
     for pattern in RECORDS:
-      for path in sorted(workdir.glob(pattern)):
+      for path in matching(workdir, pattern):
         _copy(path, new / path.name)
     new.rename(out)
 

@@ -29,7 +29,7 @@ from diffdistill.evaluation.interpolated import interpolated
 from diffdistill.evaluation.quantise import from_uint8, to_uint8
 from diffdistill.evaluation.trust import distrust
 from diffdistill.experiment import Experiment
-from diffdistill.files import in_bucket, write_atomically
+from diffdistill.files import in_bucket, json_of, write_atomically
 from diffdistill.held_out import check_judge
 from diffdistill.interop import model_folder
 from diffdistill.interop.formats import read_model
@@ -457,7 +457,8 @@ def benchmark(
   run = from_config.build(config)
   run.source.check()
   result = measure(run, stage, num_updates, TURNS, num_steps, profile)
-  print(json.dumps(result, indent=2))
+  # A report reads it, where it is put into a workdir.
+  print(json_of(result))
 
 
 def list_all() -> None:

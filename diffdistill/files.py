@@ -1,9 +1,12 @@
 """Files that are written whole or not at all, and JSON that proves itself."""
 
+import contextlib
+import fnmatch
 import functools
 import hashlib
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -18,27 +21,64 @@ def in_bucket(path: epath.PathLike) -> bool:
   return "://" in epath.Path(path).as_posix()
 
 
+@contextlib.contextmanager
+def naming(path: epath.PathLike) -> Iterator[None]:
+  """Lets an OSError name this path, where it names no place of its own.
+
+  A full disk is met by a write, which only knows the number of its file; and
+  what is written beside a file has a name that no user has given.
+  """
+  try:
+    yield
+  except OSError as error:
+    if error.errno is None or error.filename == str(path):
+      raise
+    raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def matching(folder: epath.PathLike, pattern: str) -> list[epath.Path]:
+  """What a folder holds of a pattern, sorted; nothing if it is not there.
+
+  Unlike `glob`, for which brackets in the folder's own name are a pattern too.
+  """
+  folder = epath.Path(folder)
+  if not folder.is_dir():
+    return []
+  return sorted(
+    path
+    for path in folder.iterdir()
+    if fnmatch.fnmatchcase(path.name, pattern)
+    and (pattern.startswith(".") or not path.name.startswith("."))
+  )
+
+
 def write_atomically(path: epath.PathLike, data: str | bytes) -> None:
   """Writes beside the target, then renames: no reader meets half a file.
 
   Args:
     path: of the file, local or in a bucket; its folder is made.
     data: text, or bytes.
+
+  Raises:
+    OSError: with the path, if it cannot be written; what was there is left.
   """
   path = epath.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
+  if isinstance(data, str):
+    # A name that is no text to its system holds what UTF-8 cannot.
+    data = data.encode(errors="backslashreplace")
   beside = path.with_name(f".{path.name}.partial")
   remove = functools.partial(beside.unlink, missing_ok=True)
-  try:
-    with signals.unfinished(remove):
-      if isinstance(data, str):
-        beside.write_text(data)
-      else:
+  with naming(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      with signals.unfinished(remove):
         beside.write_bytes(data)
-      beside.replace(path)
-  except OSError:
-    remove()
-    raise
+        beside.replace(path)
+    except OSError:
+      # A disk that lets nothing be written lets nothing be removed.
+      with contextlib.suppress(OSError):
+        remove()
+      raise
 
 
 def write_json(path: epath.PathLike, fields: dict[str, Any]) -> None:
@@ -54,9 +94,13 @@ def write_json(path: epath.PathLike, fields: dict[str, Any]) -> None:
   """
   if DIGEST in fields:
     raise ValueError(f"{path}: the field {DIGEST!r} is reserved; rename it")
+  write_atomically(path, json_of(fields) + "\n")
+
+
+def json_of(fields: dict[str, Any]) -> str:
+  """The text of what `read_json` reads: an object that ends with its digest."""
   fields = finite(fields)
-  text = json.dumps({**fields, DIGEST: digest_of(fields)}, indent=2)
-  write_atomically(path, text + "\n")
+  return json.dumps({**fields, DIGEST: digest_of(fields)}, indent=2)
 
 
 def read_json(path: epath.PathLike) -> dict[str, Any]:
@@ -69,11 +113,12 @@ def read_json(path: epath.PathLike) -> dict[str, Any]:
   """
   try:
     fields = json.loads(epath.Path(path).read_bytes())
-  except (ValueError, RecursionError) as error:
+    if not isinstance(fields, dict):
+      raise ValueError(f"{path} is damaged: it is not a JSON object")
+    whole = fields.pop(DIGEST, None) == digest_of(fields)
+  except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
     raise ValueError(f"{path} is damaged: it is not JSON") from error
-  if not isinstance(fields, dict):
-    raise ValueError(f"{path} is damaged: it is not a JSON object")
-  if fields.pop(DIGEST, None) != digest_of(fields):
+  if not whole:
     raise ValueError(f"{path} is damaged: its digest does not match")
   return fields
 

@@ -386,7 +386,7 @@ def contestants(
     size = min(settings.batch_size, settings.num_images)
     return run.generator(sampler, size, guidance=guidance)
 
-  spent = costs(workdir)
+  spent = costs(workdir, say)
   result = []
   for name, (stage, round_) in finished_models(run, workdir, say).items():
     steps, chain = settings.num_steps, []

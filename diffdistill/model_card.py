@@ -132,8 +132,11 @@ def _settings(run: Experiment, round_: Round) -> str:
 
 def _measured(workdir: epath.Path, round_: Round) -> str:
   path = workdir / "evaluation.json"
-  spent = costs(workdir).get(round_.name)
+  damaged: list[str] = []
+  spent = costs(workdir, damaged.append).get(round_.name)
   lines = []
+  if damaged:
+    lines.append("A part of the run's record is damaged and not counted.")
   if spent:
     lines.append(
       f"The last round took {spent[0]:,.0f} network passes, {spent[1]:,.0f}"

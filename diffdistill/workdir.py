@@ -1,6 +1,5 @@
 """The config that a workdir was made with, and what of it may change."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,12 +7,14 @@ from etils import epath
 
 from diffdistill import hosts
 from diffdistill.config_fields import Fields
-from diffdistill.files import write_atomically
+from diffdistill.files import read_json, write_json
 
 # Where the devices, the data and the reports are does not change what is
 # trained; of all minutes, those of each stage are what counts.
 FREE_SECTIONS = ("cadence", "evaluation", "mesh", "minutes")
 FREE_FIELDS = ("path", "data_dir", "num_threads")
+# What is read of a stored config before it is built.
+REQUIRED = {"run": list, "stages": dict, "data": dict, "model": dict}
 
 
 def claim(workdir: epath.Path, config: Fields) -> None:
@@ -50,7 +51,7 @@ def _claim(workdir: epath.Path, config: Fields) -> None:
           f" {theirs.get(key)!r} there and {ours.get(key)!r} here; pass a new"
           " --workdir, or the config it was made with"
         )
-  write_atomically(path, json.dumps(config, indent=2) + "\n")
+  write_json(path, config)
 
 
 def stored_config(workdir: epath.Path) -> Fields:
@@ -66,13 +67,18 @@ def stored_config(workdir: epath.Path) -> Fields:
       " a training"
     )
   try:
-    config = json.loads(path.read_text())
-    if not isinstance(config, dict):
-      raise ValueError("it holds no fields")
+    config = read_json(path)
   except ValueError as error:
     raise ValueError(
-      f"{path} is damaged ({error}); restore it, or pass a new --workdir"
+      f"{error}; restore it (no one but `train` may change it), or pass a new"
+      " --workdir"
     ) from error
+  for name, kind in REQUIRED.items():
+    if not isinstance(config.get(name), kind):
+      raise ValueError(
+        f"{path} is no config of a run: its {name!r} is"
+        f" {config.get(name)!r:.50}; restore it, or pass a new --workdir"
+      )
   return config
 
 

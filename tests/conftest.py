@@ -1,9 +1,11 @@
 """Eight CPU devices, strict ranks, cheap and cached compilation."""
 
+import contextlib
 import copy
 import importlib.util
 import os
 import re
+import subprocess
 import sys
 import warnings
 
@@ -56,6 +58,34 @@ def children():
   """Starts processes that end with the test, even where it fails."""
   with Children() as started:
     yield started
+
+
+@contextlib.contextmanager
+def mounted(place, options):
+  """A disk in memory, mounted with these options."""
+  place.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+  done = subprocess.run(mount, capture_output=True, text=True, check=False)
+  if done.returncode:
+    pytest.skip(f"a disk cannot be mounted here: {done.stderr.strip()}")
+  try:
+    yield place
+  finally:
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A disk of 256 kB."""
+  with mounted(tmp_path / "small_disk", "size=256k") as place:
+    yield place
+
+
+@pytest.fixture
+def read_only_disk(tmp_path):
+  """An empty disk that cannot be written."""
+  with mounted(tmp_path / "read_only_disk", "size=256k,ro") as place:
+    yield place
 
 
 @pytest.fixture(scope="session")

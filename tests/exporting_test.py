@@ -10,6 +10,7 @@ from etils import epath
 
 from diffdistill import commands, from_config
 from diffdistill.evaluation.quantise import to_host
+from diffdistill.files import read_json, write_json
 from diffdistill.interop import model_folder
 
 BATCH = 8
@@ -122,9 +123,9 @@ def test_a_card_names_an_imported_teacher_and_its_licence(
 ):
   commands.export(workdir, "teacher", None, "safetensors", out)
   description = out / "model.json"
-  fields = json.loads(description.read_text())
+  fields = read_json(description)
   fields |= {"origin": "somebody's network", "license": "mit"}
-  description.write_text(json.dumps(fields))
+  write_json(description, fields)
   stages = dict(config["stages"])
   stages["teacher"] = {**stages["teacher"], "source": f"imported:{out}"}
   run = epath.Path(tmp_path / "run")

@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import pathlib
@@ -6,7 +7,12 @@ import re
 import pytest
 from etils import epath
 
-from diffdistill.files import read_json, write_atomically, write_json
+from diffdistill.files import (
+  matching,
+  read_json,
+  write_atomically,
+  write_json,
+)
 
 
 @pytest.mark.parametrize("data", ["text with an é\n", b"\x00\xff bytes", ""])
@@ -30,10 +36,11 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
   write_atomically(path, "old\n")
 
   def fill_the_disk(self, data, *args, **kwargs):
-    pathlib.Path(self).write_bytes(data.encode()[:2])
+    with pathlib.Path(self).open("wb") as file:
+      file.write(data[:2])
     raise OSError("no space left on device")
 
-  monkeypatch.setattr(type(epath.Path(path)), "write_text", fill_the_disk)
+  monkeypatch.setattr(type(epath.Path(path)), "write_bytes", fill_the_disk)
   with pytest.raises(OSError, match="no space"):
     write_atomically(path, "new\n")
   assert path.read_text() == "old\n"
@@ -89,3 +96,33 @@ def test_what_is_not_our_json_is_refused_in_one_line(tmp_path, text):
 def test_the_field_that_holds_the_digest_is_reserved(tmp_path):
   with pytest.raises(ValueError, match="reserved; rename it"):
     write_json(tmp_path / "file.json", {"digest": 1})
+
+
+def test_what_does_not_fit_on_a_disk_leaves_nothing_and_names_it(small_disk):
+  kept, path = small_disk / "kept.png", small_disk / "new" / "large.png"
+  write_atomically(kept, b"old")
+  for target in (path, kept):
+    with pytest.raises(OSError, match="No space left") as error:
+      write_atomically(target, bytes(1_000_000))
+    assert error.value.errno == errno.ENOSPC
+    assert error.value.filename == str(target)
+  assert [p.name for p in small_disk.rglob("*") if p.is_file()] == ["kept.png"]
+  assert kept.read_bytes() == b"old"
+  write_atomically(path, b"small")
+  assert path.read_bytes() == b"small"
+
+
+def test_a_disk_that_cannot_be_written_is_named(read_only_disk):
+  path = read_only_disk / "file.json"
+  with pytest.raises(OSError, match="Read-only file system") as error:
+    write_atomically(path, b"new")
+  assert error.value.filename == str(path)
+
+
+def test_brackets_in_the_name_of_a_folder_are_no_pattern(tmp_path):
+  folder = tmp_path / "lr[1]*"
+  assert matching(folder, "*.png") == []
+  folder.mkdir()
+  for name in ("b.png", "a.png", ".c.png", "d.npz"):
+    (folder / name).write_text("")
+  assert [path.name for path in matching(folder, "*.png")] == ["a.png", "b.png"]

@@ -4,6 +4,7 @@ import pytest
 from etils import epath
 
 from diffdistill import from_config, hosts
+from diffdistill.files import write_json
 from diffdistill.workdir import claim, stored_config
 
 
@@ -58,11 +59,33 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 
 def test_a_damaged_config_is_refused(tiny_config, tmp_path):
-  (tmp_path / "config.json").write_text("{")
+  path = tmp_path / "config.json"
   built = from_config.build(tiny_config)
-  for read in (stored_config, lambda path: claim(path, built.config)):
-    with pytest.raises(ValueError, match=r"config\.json is damaged .* restore"):
-      read(epath.Path(tmp_path))
+  claim(epath.Path(tmp_path), built.config)
+  changed = path.read_text().replace('"seed": 3', '"seed": 4')
+  for text in ("{", "", "[]", "{}", "[" * 100_000, "\ud800", changed):
+    path.write_bytes(text.encode(errors="surrogatepass"))
+    for read in (stored_config, lambda path: claim(path, built.config)):
+      with pytest.raises(ValueError, match=r"damaged: .*; restore") as refusal:
+        read(epath.Path(tmp_path))
+      assert "\n" not in str(refusal.value)
+  path.unlink()
+  path.mkdir()
+  with pytest.raises(IsADirectoryError):
+    stored_config(epath.Path(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [("run", "teacher"), ("stages", None), ("data", [1]), ("model", 3)],
+)
+def test_a_config_without_the_parts_of_a_run_is_refused(
+  tiny_config, tmp_path, field, value
+):
+  built = from_config.build(tiny_config)
+  write_json(tmp_path / "config.json", {**built.config, field: value})
+  with pytest.raises(ValueError, match=f"no config of a run: its '{field}' is"):
+    claim(epath.Path(tmp_path), built.config)
 
 
 def test_a_stage_that_has_not_begun_may_change(edited, tiny_config, tmp_path):

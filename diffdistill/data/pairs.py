@@ -32,7 +32,7 @@ from diffdistill.data.shards import (
   remove_partial,
   write_shard,
 )
-from diffdistill.files import write_atomically
+from diffdistill.files import matching, read_json, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -234,8 +234,7 @@ class PairStore:
         " are made again, or pass another directory"
       )
     else:
-      text = json.dumps({"format": FORMAT, **mine}, indent=2) + "\n"
-      write_atomically(manifest, text)
+      write_json(manifest, {"format": FORMAT, **mine})
     remove_partial(self.directory)
 
   def fill(self, say: Say) -> int:
@@ -305,7 +304,7 @@ class PairStore:
 
   def _present(self) -> dict[int, epath.Path]:
     """The shards on disk."""
-    paths = sorted(self.directory.glob("*.npz"))
+    paths = matching(self.directory, "*.npz")
     return {int(path.stem): path for path in paths if path.stem.isdigit()}
 
   def _compare(self, theirs: Mapping[str, Any], mine: Mapping[str, Any]):
@@ -362,12 +361,12 @@ class PairStore:
 
 def _read_manifest(path: epath.Path) -> dict[str, Any]:
   try:
-    manifest = json.loads(path.read_text())
-    written = manifest.pop("format")
-  except (ValueError, TypeError, AttributeError, KeyError) as error:
+    manifest = read_json(path)
+  except ValueError as error:
     raise ValueError(
-      f"{path} is damaged; remove its directory and the pairs are made again"
+      f"{error}; remove its directory and the pairs are made again"
     ) from error
+  written = manifest.pop("format", None)
   if written != FORMAT:
     raise ValueError(
       f"{path} is of format {written}, not {FORMAT}; remove its directory and"

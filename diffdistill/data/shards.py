@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from etils import epath
 
-from diffdistill.files import write_atomically
+from diffdistill.files import matching, write_atomically
 
 Arrays = dict[str, np.ndarray]
 
@@ -87,7 +87,7 @@ def check_end(path: epath.Path) -> None:
 
 def remove_partial(directory: epath.Path) -> None:
   """Removes what is left of a write that was killed or refused."""
-  for path in directory.glob(".*.npz.partial"):
+  for path in matching(directory, ".*.npz.partial"):
     path.unlink()
 
 

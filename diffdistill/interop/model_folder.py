@@ -6,7 +6,6 @@ of the network's parameters, joined by dots: down_0_block_0.conv1.kernel.
 
 import dataclasses
 import hashlib
-import json
 
 import numpy as np
 from etils import epath
@@ -14,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from diffdistill.arrays import Params
 from diffdistill.config_fields import plain
-from diffdistill.files import write_atomically
+from diffdistill.files import read_json, write_atomically, write_json
 from diffdistill.interop.model import Model, check, network_of
 from diffdistill.interop.tensors import Tensors, as_safetensors, read_tensors
 
@@ -33,8 +32,7 @@ def save(model: Model, folder: epath.Path) -> None:
   }
   # Two files cannot be written as one: the description knows its weights.
   fields = {"format": FORMAT, "weights": _digest(weights), **fields}
-  text = json.dumps(fields, indent=2)
-  write_atomically(folder / DESCRIPTION, text + "\n")
+  write_json(folder / DESCRIPTION, fields)
 
 
 def describe(folder: epath.Path) -> Model:
@@ -73,7 +71,7 @@ def _described(folder: epath.Path) -> tuple[Model, str]:
       f" with `diffdistill import --from=... --out={folder}`"
     )
   try:
-    fields = json.loads(path.read_text())
+    fields = read_json(path)
     if fields.pop("format") != FORMAT:
       raise ValueError("it has another format")
     digest = fields.pop("weights")

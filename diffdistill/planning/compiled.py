@@ -25,7 +25,7 @@ import jax
 
 from diffdistill import signals
 from diffdistill.config_fields import Fields
-from diffdistill.files import write_atomically
+from diffdistill.files import read_json, write_json
 from diffdistill.planning import hlo
 from diffdistill.planning.hlo import Collective, read_program
 from diffdistill.planning.topology import Topology
@@ -88,8 +88,9 @@ def compile_program(
     key.update(part.encode() + b"\n")
   key.update(lowered.as_text().encode())
   path = cache / f"{key.hexdigest()[:32]}.json"
-  if path.exists():
-    return _stored(path.read_text())
+  stored = _stored(path, say)
+  if stored is not None:
+    return stored
   say(f"compiling {name} for {topology.name} ...")
   start = time.monotonic()
   if topology.is_here:
@@ -110,15 +111,27 @@ def compile_program(
     seconds=round(seconds, 1),
   )
   say(f"compiled {name} in {seconds:.0f} s")
-  write_atomically(path, json.dumps(dataclasses.asdict(result), indent=2))
+  try:
+    write_json(path, dataclasses.asdict(result))
+  except OSError as error:
+    say(
+      f"{path} is not kept ({error.strerror}); it is compiled again next time"
+    )
   return result
 
 
-def _stored(text: str) -> Compiled:
-  fields: Any = json.loads(text)
-  messages = fields.pop("collectives").items()
-  collectives = {kind: Collective(**values) for kind, values in messages}
-  return Compiled(**fields, collectives=collectives)
+def _stored(path: Path, say: Callable[[str], None]) -> Compiled | None:
+  """What was kept of a program; None if nothing, or if that is damaged."""
+  if not path.exists():
+    return None
+  try:
+    fields = read_json(path)
+    messages = fields.pop("collectives").items()
+    collectives = {kind: Collective(**values) for kind, values in messages}
+    return Compiled(**fields, collectives=collectives)
+  except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    say(f"{path} cannot be read ({error}); it is compiled again")
+    return None
 
 
 def _elsewhere(

@@ -1,11 +1,12 @@
 """What the updates of a run take by themselves, of `diffdistill benchmark`."""
 
 import dataclasses
-import json
+import math
 from typing import Any
 
 from etils import epath
 
+from diffdistill.files import matching, read_json
 from diffdistill.reporting.scales import Number
 
 # Its output, in a workdir; of each kind of device one.
@@ -33,19 +34,19 @@ def read_bare(workdir: epath.Path, notes: list[str]) -> dict[str, list[Bare]]:
     notes: gets what cannot be read.
   """
   result: dict[str, list[Bare]] = {}
-  for path in sorted(workdir.glob(FILES)):
+  for path in matching(workdir, FILES):
     try:
-      written = json.loads(path.read_bytes().decode())
+      written = read_json(path)
       devices = str(written["devices"])
       found = [
         (str(stage["stage"]), Bare(seconds=_seconds(stage), devices=devices))
         for stage in written["stages"]
       ]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OSError):
       found = []
       notes.append(
         f"{path.name} is damaged; write the output of diffdistill benchmark"
-        " there."
+        " there again."
       )
     for stage, bare in found:
       result.setdefault(stage, []).append(bare)
@@ -54,6 +55,6 @@ def read_bare(workdir: epath.Path, notes: list[str]) -> dict[str, list[Bare]]:
 
 def _seconds(stage: Any) -> Number:
   seconds = float(stage["bare_seconds_per_update"])
-  if not seconds > 0:
+  if not 0 < seconds < math.inf:
     raise ValueError(f"an update of {seconds} s")
   return seconds

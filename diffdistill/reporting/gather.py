@@ -18,6 +18,8 @@ from diffdistill.reporting.pictures import Picture, read_pictures
 from diffdistill.reporting.scales import Number
 from diffdistill.training import checkpoint
 from diffdistill.training.clock import SHARDS, UPDATES, recorded
+from diffdistill.training.records import FILE as RECORDS
+from diffdistill.training.records import read_records
 from diffdistill.training.stage import Pairs, Round, Stage
 from diffdistill.workdir import stored_config
 
@@ -181,25 +183,16 @@ def _open(config: Fields, notes: list[str]) -> Experiment | None:
 
 
 def _records(workdir: epath.Path, notes: list[str]) -> list[Fields]:
-  path = workdir / "metrics.jsonl"
-  if not path.exists():
-    notes.append("Nothing is recorded yet (no metrics.jsonl).")
+  try:
+    read = read_records(workdir)
+  except OSError as error:
+    notes.append(f"{RECORDS} cannot be read: {error.strerror}.")
     return []
-  records, damaged = [], 0
-  for line in path.read_bytes().decode(errors="replace").splitlines():
-    record = _parsed(line)
-    if (
-      isinstance(record, dict)
-      and isinstance(record.get("round"), str)
-      and isinstance(record.get("step"), int)
-    ):
-      records.append(record)
-    else:
-      damaged += 1
-  if damaged:
-    lines = "1 line" if damaged == 1 else f"{damaged} lines"
-    notes.append(f"{lines} of metrics.jsonl cannot be read and were skipped.")
-  return records
+  if read.warning:
+    notes.append(f"{read.warning}.")
+  elif not read.good:
+    notes.append(f"Nothing is recorded yet (no {RECORDS}).")
+  return [record for _, record in read.good]
 
 
 def _parsed(text: str) -> Any:
@@ -277,7 +270,7 @@ def _judged(workdir: epath.Path, notes: list[str]) -> Judged | None:
 def _written(workdir: epath.Path) -> datetime.datetime | None:
   times = [
     (workdir / name).stat().mtime
-    for name in ("config.json", "metrics.jsonl", "evaluation.json")
+    for name in ("config.json", RECORDS, "evaluation.json")
     if (workdir / name).exists()
   ]
   times = [time for time in times if time]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from etils import epath
 from PIL import Image as PillowImage
 
+from diffdistill.files import matching
 from diffdistill.reporting.markup import Html, broken, element, join
 
 # Sheets that are larger are embedded as JPEG, and no wider than this.
@@ -37,7 +38,7 @@ def read_pictures(
   """
   folder = workdir / "samples"
   names = {name.replace("/", "_"): name for name in rounds}
-  found = {path.stem: path for path in sorted(folder.glob("*.png"))}
+  found = {path.stem: path for path in matching(folder, "*.png")}
   ordered = [n for n in names if n in found]
   ordered += [n for n in found if n not in names and n != "compared"]
   sheets = [_picture(found[n], names.get(n, n), notes) for n in ordered]

@@ -1,11 +1,10 @@
 """What a run says of itself: metrics.jsonl, a progress line, TensorBoard."""
 
 import contextlib
-import json
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +12,11 @@ from etils import epath
 
 from diffdistill import hosts
 from diffdistill.arrays import Metrics
-from diffdistill.files import in_bucket, write_atomically
+from diffdistill.training.records import (
+  append_record,
+  keep_records,
+  read_records,
+)
 
 SECONDS_BETWEEN_LINES = 30.0
 # Those of a record's seconds that are no training: compiling, scores, and pairs
@@ -43,7 +46,7 @@ class Report:
 
   def __init__(self, workdir: epath.Path, total: Work):
     self._active = hosts.is_first()
-    self._path = workdir / "metrics.jsonl"
+    self._workdir = workdir
     self._writer = _tensorboard(workdir) if self._active else None
     self._total = total
     self._last_line = 0.0
@@ -57,36 +60,18 @@ class Report:
     hosts.on_first(lambda: self._forget(name, step))
 
   def _forget(self, name: str, step: int) -> None:
-    if not self._path.exists():
-      return
-    text = self._path.read_text()
-    kept = "".join(
-      f"{line}\n"
-      for line in text.splitlines()
-      if not _is_after(line, name, step)
-    )
-    if kept != text:
-      write_atomically(self._path, kept)
+    def wanted(record: Mapping[str, Any]) -> bool:
+      return record["round"] != name or record["step"] <= step
+
+    keep_records(self._workdir, wanted, self.say)
 
   def write(self, name: str, step: int, values: Mapping[str, Any]) -> None:
     """Appends one record: a round's name, its step and its values."""
     hosts.on_first(lambda: self._append(name, step, values))
 
   def _append(self, name: str, step: int, values: Mapping[str, Any]) -> None:
-    # NaN is no JSON.
-    values = {
-      key: None if isinstance(value, float) and value != value else value
-      for key, value in values.items()
-    }
     record = {"round": name, "step": step, **values, **_machine()}
-    line = json.dumps(record) + "\n"
-    if in_bucket(self._path):
-      # Objects cannot be appended to.
-      before = self._path.read_text() if self._path.exists() else ""
-      write_atomically(self._path, before + line)
-    else:
-      with self._path.open("a") as file:
-        file.write(line)
+    append_record(self._workdir, record)
     if self._writer is not None:
       scalars = {k: v for k, v in values.items() if isinstance(v, int | float)}
       self._writer.write_scalars(
@@ -138,19 +123,24 @@ class Report:
       self._writer.close()
 
 
-def costs(workdir: epath.Path) -> dict[str, tuple[int | float, float]]:
-  """(denoiser passes, seconds) that each round took, as far as recorded."""
-  path = workdir / "metrics.jsonl"
+def costs(
+  workdir: epath.Path, say: Callable[[str], None]
+) -> dict[str, tuple[int | float, float]]:
+  """(denoiser passes, seconds) that each round took, as far as recorded.
+
+  Args:
+    workdir: of the run.
+    say: is told which lines of the record are damaged, and so not counted.
+  """
   result: dict[str, tuple[int | float, float]] = {}
-  for line in path.read_text().splitlines() if path.exists() else ():
-    try:
-      record = json.loads(line)
-    except json.JSONDecodeError:
-      continue  # cut off in the middle of a write
+  records = read_records(workdir)
+  if records.warning:
+    say(records.warning)
+  for _, record in records.good:
     passes, seconds = result.get(record["round"], (0, 0.0))
     result[record["round"]] = (
-      max(passes, record.get("passes", 0)),
-      seconds + record.get("seconds", 0.0),
+      max(passes, record.get("passes") or 0),
+      seconds + (record.get("seconds") or 0.0),
     )
   return result
 
@@ -253,14 +243,6 @@ def _machine() -> dict[str, Any]:
     "peak_host_bytes": usage.ru_maxrss * unit,
     **({"peak_device_bytes": max(known)} if known else {}),
   }
-
-
-def _is_after(line: str, name: str, step: int) -> bool:
-  try:
-    record = json.loads(line)
-  except json.JSONDecodeError:
-    return True  # cut off in the middle of a write
-  return record["round"] == name and record["step"] > step
 
 
 def _tensorboard(workdir: epath.Path):

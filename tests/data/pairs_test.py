@@ -12,7 +12,7 @@ from diffdistill import hosts
 from diffdistill.data import shards
 from diffdistill.data.pairs import PairStore
 from diffdistill.evaluation.quantise import to_uint8
-from diffdistill.files import write_atomically
+from diffdistill.files import read_json, write_atomically, write_json
 
 ALL = range(8)  # 6 shards to train on, and 2 held out
 
@@ -243,11 +243,15 @@ def test_a_damaged_directory_is_refused(make_store):
   manifest = store.directory / "manifest.json"
   text = manifest.read_text()
   assert json.loads(text)["num_pairs"] == 48
-  for damage in (text[:40], "[]", "{}", ""):
+  changed = text.replace('"num_pairs": 48', '"num_pairs": 49')
+  for damage in (text[:40], "[]", "{}", "", "[" * 100_000, changed):
     manifest.write_text(damage)
-    with pytest.raises(ValueError, match=r"manifest\.json is damaged; remove"):
+    with pytest.raises(
+      ValueError, match=r"manifest\.json is damaged: .*; remove"
+    ):
       store.claim()
-  manifest.write_text(text.replace('"format": 1', '"format": 2'))
+  manifest.write_text(text)
+  write_json(manifest, read_json(manifest) | {"format": 2})
   with pytest.raises(ValueError, match="is of format 2, not 1; remove its dir"):
     store.claim()
 

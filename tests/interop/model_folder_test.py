@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from diffdistill.files import read_json, write_json
 from diffdistill.interop import model_folder
 from diffdistill.interop.model import Model, check, network_of
 
@@ -88,7 +89,7 @@ def test_folders_that_hold_no_model_are_refused(saved, tmp_path):
   with pytest.raises(ValueError, match=r"it has no model\.json"):
     model_folder.load(epath.Path(tmp_path))
   description = saved / "model.json"
-  fields = json.loads(description.read_text())
+  fields = read_json(description)
   for change in (
     {"format": "other"},
     {"nothing": 1},
@@ -99,11 +100,15 @@ def test_folders_that_hold_no_model_are_refused(saved, tmp_path):
     {"num_classes": -1},
     {"image_shape": "8"},
   ):
-    description.write_text(json.dumps(fields | change))
+    write_json(description, fields | change)
     with pytest.raises(ValueError, match="cannot be read") as refusal:
       model_folder.describe(saved)
     assert "\n" not in str(refusal.value)
-  description.write_text(json.dumps(fields))
+  for text in ("", "[1]", "[" * 100_000, json.dumps(fields)):
+    description.write_text(text)
+    with pytest.raises(ValueError, match=r"is damaged.*import the model again"):
+      model_folder.describe(saved)
+  write_json(description, fields)
   weights = saved / "model.safetensors"
   whole = weights.read_bytes()
   weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))

@@ -1,12 +1,15 @@
 """A benchmark's output is read as it is written, or said to be damaged."""
 
 import json
+import math
 
 import pytest
 from etils import epath
 
+from diffdistill.files import json_of, write_json
 from diffdistill.reporting.bare import Bare, read_bare
 
+SECONDS = "bare_seconds_per_update"
 WRITTEN = {
   "devices": "1 cpu",
   "turns": 5,
@@ -17,16 +20,19 @@ WRITTEN = {
 }
 
 
-def read(tmp_path, text):
-  if text is not None:
-    (tmp_path / "benchmark.json").write_text(text)
+def read(tmp_path, written):
+  path = tmp_path / "benchmark.json"
+  if isinstance(written, str):
+    path.write_text(written)
+  elif written is not None:
+    write_json(path, written)
   notes = []
   return read_bare(epath.Path(tmp_path), notes), notes
 
 
 def test_the_seconds_of_each_stage(tmp_path):
   assert read(tmp_path, None) == ({}, [])
-  assert read(tmp_path, json.dumps(WRITTEN)) == (
+  assert read(tmp_path, WRITTEN) == (
     {
       "teacher": [Bare(seconds=0.25, devices="1 cpu")],
       "halve": [Bare(seconds=1.0, devices="1 cpu")],
@@ -37,26 +43,30 @@ def test_the_seconds_of_each_stage(tmp_path):
 
 def test_each_device_has_a_file(tmp_path):
   other = {"devices": "1 TPU v5e", "stages": WRITTEN["stages"][:1]}
-  (tmp_path / "benchmark_tpu_v5e.json").write_text(json.dumps(other))
-  found, notes = read(tmp_path, json.dumps(WRITTEN))
+  (tmp_path / "benchmark_tpu_v5e.json").write_text(json_of(other))
+  found, notes = read(tmp_path, WRITTEN)
   assert notes == []
   assert [bare.devices for bare in found["teacher"]] == ["1 cpu", "1 TPU v5e"]
   assert len(found["halve"]) == 1
 
 
 @pytest.mark.parametrize(
-  "text",
+  "written",
   [
     "",
     "[]",
-    '{"devices": "1 cpu"}',
-    '{"devices": "1 cpu", "stages": [3]}',
-    json.dumps(WRITTEN).replace("0.25", "0"),
-    json.dumps(WRITTEN).replace("0.25", "NaN"),
-    json.dumps(WRITTEN).replace("0.25", '"fast"'),
+    "[" * 100_000,
+    json.dumps(WRITTEN),
+    json_of(WRITTEN).replace("0.25", "0.26"),
+    {"devices": "1 cpu"},
+    {"devices": "1 cpu", "stages": [3]},
+    *(
+      {"devices": "1 cpu", "stages": [{"stage": "teacher", SECONDS: seconds}]}
+      for seconds in (0, math.inf, None, "fast")
+    ),
   ],
 )
-def test_what_is_damaged_is_said(tmp_path, text):
-  found, (note,) = read(tmp_path, text)
+def test_a_damaged_benchmark_is_said(tmp_path, written):
+  found, (note,) = read(tmp_path, written)
   assert found == {}
   assert note.startswith("benchmark.json is damaged; write the output of")

@@ -8,7 +8,9 @@ import pytest
 from etils import epath
 from PIL import Image as PillowImage
 
+from diffdistill.files import write_json
 from diffdistill.training import checkpoint
+from diffdistill.training.records import append_record
 
 METRIC = "FD-classifier"
 
@@ -74,24 +76,22 @@ def write_run(tmp_path, tiny_config):
     config = json.loads(json.dumps(tiny_config))
     if edit:
       edit(config)
-    (workdir / "config.json").write_text(json.dumps(config))
+    write_json(workdir / "config.json", config)
     done = rounds or {
       "teacher": 18,
       "halve/004": 18,
       "halve/002": 18,
       "halve/001": 18,
     }
-    lines = []
     for round_, steps in done.items():
       for step in (steps // 2, steps):
-        lines.append(json.dumps(record(round_, step, **(more or {}))))
+        append_record(workdir, record(round_, step, **(more or {})))
       if steps == 18:
         (workdir / round_).mkdir(parents=True)
         checkpoint.mark_final(workdir / round_, "done")
         picture = PillowImage.new("L", (40, 40), 128)
         stem = round_.replace("/", "_")
         picture.save(workdir / "samples" / f"{stem}.png")
-    (workdir / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     if judged:
       (workdir / "evaluation.json").write_text(json.dumps(evaluation()))
       # Wider than a phone.

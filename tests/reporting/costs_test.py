@@ -1,11 +1,10 @@
 """What a stage has cost is what its records and its programs add up to."""
 
-import json
-
 import jax
 import pytest
 
 from diffdistill import from_config
+from diffdistill.files import write_json
 from diffdistill.planning.flops import count_flops
 from diffdistill.planning.programs import programs
 from diffdistill.reporting.bare import Bare
@@ -91,7 +90,7 @@ def benchmarked(workdir, **seconds):
     for stage, each in seconds.items()
   ]
   written = {"devices": "4 TPU v5e", "stages": stages}
-  (workdir / "benchmark.json").write_text(json.dumps(written))
+  write_json(workdir / "benchmark.json", written)
   return workdir
 
 

@@ -58,9 +58,7 @@ def test_damaged_lines_are_skipped_and_counted(write_run):
   bad = b'{"round": "teach\n3\n{"round": 1, "step": 2}\n\xff\xfe\n'
   path.write_bytes(bad + path.read_bytes())
   run = gather(workdir, "run")
-  assert run.notes == (
-    "4 lines of metrics.jsonl cannot be read and were skipped.",
-  )
+  assert run.notes == (f"{path}: lines 1, 2, 3, 4 are damaged and skipped.",)
   assert run.rounds == before
 
 
@@ -140,7 +138,7 @@ def test_what_holds_no_run_is_refused(tmp_path, write_run):
   with pytest.raises(ValueError, match=r"holds no run .* pass the --workdir"):
     gather(workdir / "samples", "run")
   (workdir / "config.json").write_text("{")
-  with pytest.raises(ValueError, match=r"config\.json is damaged .*restore"):
+  with pytest.raises(ValueError, match=r"config\.json is damaged: .*restore"):
     gather(workdir, "run")
 
 

@@ -6,6 +6,7 @@ import pytest
 from etils import epath
 
 from diffdistill import __version__
+from diffdistill.files import write_json
 from diffdistill.reporting.page import write_report
 
 METRIC = "FD-classifier"
@@ -96,7 +97,7 @@ def test_costs_of_each_stage_and_in_total(write_run, report):
     {"stage": "halve", "bare_seconds_per_update": 0.75},
   ]
   benchmark = {"devices": "2 NVIDIA H100 80GB HBM3", "stages": stages}
-  (workdir / "benchmark.json").write_text(json.dumps(benchmark))
+  write_json(workdir / "benchmark.json", benchmark)
   made = report(workdir)
   assert made["diffdistill"] == __version__
   assert (made["name"], made["run"]) == ("run", ["teacher", "halve"])

@@ -5,6 +5,7 @@ import json
 import pytest
 from etils import epath
 
+from diffdistill.files import write_json
 from diffdistill.reporting.page import write_report
 
 HOSTILE = '<img src="https://example.com/x" onerror="alert(1)">'
@@ -126,7 +127,7 @@ def test_shares_of_peak_and_of_time_are_shown_where_they_are_known(
   # 18 s for 18 updates.
   stages = [{"stage": "teacher", "bare_seconds_per_update": 0.5}]
   benchmark = {"devices": "2 TPU v5e", "stages": stages}
-  (workdir / "benchmark.json").write_text(json.dumps(benchmark))
+  write_json(workdir / "benchmark.json", benchmark)
   page = report(workdir)
   teacher, halve = (text(card) for card in page.iter("article"))
   assert "updates18" in teacher

@@ -1,4 +1,5 @@
 import json
+import math
 import resource
 import sys
 import types
@@ -8,6 +9,7 @@ import pytest
 from etils import epath
 
 from diffdistill import hosts
+from diffdistill.training import records as training_records
 from diffdistill.training import report
 from diffdistill.training.report import (
   Meter,
@@ -52,7 +54,7 @@ def pair(total, count):
 def records(workdir):
   """Without what each says of its machine."""
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  machine = ("num_devices", "device_kind", "peak_host_bytes")
+  machine = ("num_devices", "device_kind", "peak_host_bytes", "crc")
   return [
     {k: v for k, v in json.loads(line).items() if k not in machine}
     for line in lines
@@ -157,7 +159,7 @@ def test_a_round_that_goes_on_forgets_what_is_made_again(workdir):
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])
-def test_a_line_that_was_cut_off_is_dropped(workdir, cut):
+def test_a_line_that_was_cut_off_is_dropped_and_named(workdir, cut, capsys):
   log = Report(workdir, Work(100))
   log.write("teacher", 10, {"teacher/loss": 0.5})
   log.write("teacher", 20, {"teacher/loss": 0.25})
@@ -168,10 +170,13 @@ def test_a_line_that_was_cut_off_is_dropped(workdir, cut):
   # All but the line's end: the record is whole, and the next has its own line.
   expected = [10, 20, 30] if cut == 1 else [10, 30]
   assert [record["step"] for record in records(workdir)] == expected
+  said = f"{path}: line 2 is damaged and skipped\n" if cut > 1 else ""
+  assert capsys.readouterr().err == said
 
 
 def test_costs_are_the_passes_so_far_and_the_seconds_together(workdir):
-  assert costs(workdir) == {}
+  said = []
+  assert costs(workdir, said.append) == {}
   log = Report(workdir, Work(100))
   log.write("teacher", 10, {"passes": 240, "seconds": 1.5})
   log.write("teacher", 20, {"passes": 480, "seconds": 0.5})
@@ -183,18 +188,21 @@ def test_costs_are_the_passes_so_far_and_the_seconds_together(workdir):
   log.write("teacher", 30, {"passes": 720, "seconds": 0.25})
   path = workdir / "metrics.jsonl"
   path.write_text(path.read_text() + '{"round": "teacher", "step": 40, "pas')
-  assert costs(workdir) == {"teacher": (720, 2.25), "pairs": (160, 2.0)}
+  passed = {"teacher": (720, 2.25), "pairs": (160, 2.0)}
+  assert costs(workdir, said.append) == passed
+  assert said == [f"{path}: line 6 is damaged and skipped"]
 
 
-def test_nan_is_written_as_nothing(workdir):
-  Report(workdir, Work(100)).write("teacher", 10, {"distance": float("nan")})
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_finite_number_is_null(workdir, value):
+  Report(workdir, Work(100)).write("teacher", 10, {"distance": value})
   assert records(workdir) == [
     {"round": "teacher", "step": 10, "distance": None}
   ]
 
 
 def test_a_bucket_holds_the_same_records(workdir, monkeypatch):
-  monkeypatch.setattr(report, "in_bucket", lambda path: True)
+  monkeypatch.setattr(training_records, "in_bucket", lambda path: True)
   # As object stores do.
   opened = type(workdir).open
 
