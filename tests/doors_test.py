@@ -150,6 +150,7 @@ DOORS = {
   "carrying": (
     "evaluation",
     "experiment",
+    "files",
     "judging",
     "signals",
     "training",
