@@ -2,7 +2,7 @@
 
 import sys
 
-from diffdistill import signals
+from diffdistill import signals, streams
 
 REMEDIES = {
   "train": "the same command goes on from the newest checkpoint",
@@ -14,6 +14,8 @@ REMEDIES = {
 
 def main() -> int:
   """Runs one command; returns the exit status."""
+  streams.speak_utf8()
+  streams.outlive_readers()
   command = sys.argv[1] if len(sys.argv) > 1 else ""
   return signals.run(
     _command, REMEDIES.get(command, "the same command starts over")
@@ -24,7 +26,7 @@ def _command() -> int:
   # Takes seconds, in which signals come too.
   from diffdistill import cli
 
-  return cli.main()
+  return streams.flushed(cli.main())
 
 
 if __name__ == "__main__":

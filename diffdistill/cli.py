@@ -6,7 +6,6 @@ within seconds): the same command goes on; 70 where it hung, or, of several
 processes, one failed or was lost: start all again.
 """
 
-import importlib.util
 import os
 import re
 import sys
@@ -21,12 +20,14 @@ from etils import epath
 from ml_collections import config_flags
 
 from diffdistill import hosts
+from diffdistill.places import place, places
+from diffdistill.refusals import line_of
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
   "config", None, "A config and its recipe: configs/digits.py:progressive."
 )
-flags.DEFINE_string(
+flags.DEFINE_multi_string(
   "workdir", None, "Folder or bucket of a run: checkpoints, metrics, images."
 )
 flags.DEFINE_string(
@@ -88,7 +89,8 @@ USAGE = """usage: diffdistill COMMAND [--flag=value ...]
             [--inception=pt_inception-2015-12-05-6726825d.pth]
             [--reference=statistics.npz]
   carry     --workdir=runs/digits --out=FOLDER
-  report    --workdir=runs/digits[,runs/other] [--out=report.html]
+  report    --workdir=runs/digits[,runs/other] [--workdir=another]
+            [--out=report.html]
   pack      --config=configs/cifar10.py:progressive
             [--config.data.source.path=FOLDER] --out=data/cifar10_{split}.npz
   import    --from=FILE_OR_FOLDER [--settings=FILE.json] --out=FOLDER
@@ -122,7 +124,7 @@ def main() -> int:
       f"{command!r} is no command; pass one of {', '.join(COMMANDS)}", 2
     )
   try:
-    rest = FLAGS([sys.argv[0], *arguments])[1:]
+    rest = FLAGS([sys.argv[0], *map(_with_home, arguments)])[1:]
     # A config file that cannot be read says so at its first use.
     hasattr(FLAGS.config, "items")
   except Exception as error:
@@ -257,7 +259,7 @@ def _carry() -> None:
 def _report() -> None:
   from diffdistill import commands
 
-  workdirs = [_place("workdir", d) for d in _required("workdir").split(",")]
+  workdirs = places("--workdir", _required("workdir"))
   commands.report(workdirs, _place("out", FLAGS.out or "report.html"))
 
 
@@ -275,7 +277,7 @@ def _benchmark() -> None:
     FLAGS.stage,
     FLAGS.num_updates,
     _whole_numbers("num_steps") or (1, 2, 4, 8),
-    FLAGS.profile and Path(FLAGS.profile),
+    FLAGS.profile and Path(_place("profile", FLAGS.profile)),
   )
 
 
@@ -345,23 +347,33 @@ class UsageError(Exception):
 
 def _required(name: str):
   value = FLAGS[name].value
-  if value is None or value == "":
+  if value is None or value in ("", [""]):
     raise UsageError(f"--{name} is missing; see diffdistill help")
   return value
 
 
 def _workdir() -> epath.Path:
-  return _place("workdir", _required("workdir"))
+  first, *others = _required("workdir")
+  if others:
+    raise UsageError(
+      f"--workdir is given {len(others) + 1} times; pass it once"
+    )
+  return _place("workdir", first)
 
 
 def _place(flag: str, path: str) -> epath.Path:
-  """A local place, or one in a bucket that can be reached."""
-  if path.startswith("gs://") and importlib.util.find_spec("gcsfs") is None:
-    raise ValueError(
-      f"--{flag} is {path}, which takes gcsfs; run"
-      " `pip install diffdistill[gcs]`"
-    )
-  return epath.Path(path)
+  return place(f"--{flag}", path)
+
+
+def _with_home(argument: str) -> str:
+  """An argument in which the ~ of --config=~/own.py is a folder.
+
+  A shell leaves it as it is, there.
+  """
+  name, is_flag, value = argument.partition("=")
+  if is_flag and name == "--config" and value.startswith("~"):
+    return f"{name}={place(name, value)}"
+  return argument
 
 
 def _one_num_steps(command: str) -> int | None:
@@ -416,12 +428,7 @@ def _flag_error(error: Exception, arguments: Sequence[str]) -> str:
 
 
 def _refuse(error: Exception | str, status: int) -> int:
-  message = " ".join(str(error).split()) or type(error).__name__
-  if isinstance(error, OSError) and error.filename and error.strerror:
-    message = (
-      f"{error.filename}: {error.strerror}; pass a place that can be read and"
-      " written"
-    )
+  message = line_of(error)
   if not jax.distributed.is_initialized():
     print(f"diffdistill: {message}", file=sys.stderr)
     return status

@@ -15,13 +15,15 @@ import jax
 import numpy as np
 from etils import epath
 
-from diffdistill import exporting, from_config, hosts, signals
+from diffdistill import exporting, from_config, hosts, places, signals
 from diffdistill.arrays import Params
 from diffdistill.benchmark import benchmark as measure
 from diffdistill.carrying import carry as carry_run
 from diffdistill.data import SOURCES
+from diffdistill.data.packed import SPLIT
 from diffdistill.data.packed import pack as pack_source
 from diffdistill.diffusion.guidance import Guidance
+from diffdistill.endings import already, ending
 from diffdistill.evaluation import grids
 from diffdistill.evaluation.comparison import compare, write_comparison
 from diffdistill.evaluation.evaluator import Generator
@@ -41,6 +43,7 @@ from diffdistill.judging import (
   judge_of,
   judged_rows,
 )
+from diffdistill.kept_names import check_out
 from diffdistill.networks import CLASSIFIERS, NETWORKS
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.planning import plan as planning
@@ -54,7 +57,7 @@ from diffdistill.training.preemption import PreemptedError, Preemption
 from diffdistill.training.stage import OUTSIDE, Pairs, Round, Stage
 from diffdistill.training.trainer import Trainer
 from diffdistill.training.watchdog import Watchdog
-from diffdistill.workdir import claim
+from diffdistill.workdir import claim, stored_config
 
 SHEET_IMAGES = 64
 TURNS = 5
@@ -67,15 +70,18 @@ def train(config: Any, workdir: epath.Path) -> None:
     PreemptedError: after SIGTERM, once everything is saved.
   """
   with Preemption() as preemption:
-    trainer = _trainer(config, workdir, preemption)
+    trainer, rounds = _trainer(config, workdir, preemption)
+    if any(rounds.values()):
+      _say(already(rounds))
     with trainer.watchdog:
       trainer.run()
+  _say(ending(workdir, list(rounds)))
 
 
 def _trainer(
   config: Any, workdir: epath.Path, preemption: Preemption
-) -> Trainer:
-  """The trainer of a recipe in a workdir that is its own."""
+) -> tuple[Trainer, dict[str, bool]]:
+  """The trainer of a recipe in its workdir, and which rounds are finished."""
   run = from_config.build(config, workdir=workdir)
   run.source.check()
   if run.evaluation.inception:
@@ -115,10 +121,9 @@ def _trainer(
     watchdog=watchdog,
   )
   # Met before anything is trained, not when their stage begins.
+  rounds = {name: checkpoint.has_final(workdir / name) for name in run.rounds}
   to_do = {
-    stage.name
-    for name, (stage, _) in run.rounds.items()
-    if not checkpoint.has_final(workdir / name)
+    stage.name for name, (stage, _) in run.rounds.items() if not rounds[name]
   }
   check_judge(run, to_do, _say)
   for stage in run.stages:
@@ -134,7 +139,7 @@ def _trainer(
   claim(workdir, run.config)
   for note in notes(run.stages, run.cadence):
     _say(note)
-  return trainer
+  return trainer, rounds
 
 
 def sample(
@@ -174,6 +179,7 @@ def sample(
   if interpolate is not None and interpolate < 2:
     raise ValueError(f"interpolate is {interpolate}; pass 2 images or more")
   run = from_config.reopen(workdir)
+  replaced = check_out(out, [workdir], run.config["stages"])
   stage, round_, steps = _model(run, workdir, round_name, num_steps)
   sampler = stage.objective.sampler
   assert sampler is not None  # it makes images
@@ -196,7 +202,9 @@ def sample(
   else:
     sheet = grids.sheet(from_uint8(images), interpolate)
     hosts.on_first(lambda: grids.save_png(sheet, out))
-  _print(f"{len(images)} images of {round_.name} in {steps} steps: {out}")
+  _print(
+    f"{len(images)} images of {round_.name} in {steps} steps: {out}{replaced}"
+  )
 
 
 def _model(
@@ -222,7 +230,13 @@ def _model(
       f"num_steps is {num_steps}, but {name} makes its images in one; leave it"
       " out"
     )
-  return stage, round_, num_steps or run.usual_steps(round_)
+  steps = num_steps or run.usual_steps(round_)
+  if round_.num_steps not in (0, steps):
+    _say(
+      f"{name} was made for {round_.num_steps} steps and is sampled in {steps};"
+      f" leave num_steps out for {round_.num_steps}"
+    )
+  return stage, round_, steps
 
 
 def import_model(
@@ -276,6 +290,7 @@ def export(
     )
   exporting.check_empty(out)
   run = from_config.reopen(workdir)
+  check_out(out, [workdir], run.config["stages"], folder=True)
   stage, round_, steps = _model(run, workdir, round_name, num_steps)
   with signals.unfinished(functools.partial(out.rmtree, missing_ok=True)):
     exporting.export(run, workdir, round_, stage, steps, kind, out)
@@ -310,7 +325,9 @@ def evaluate(
   """
   run = from_config.reopen(workdir)
   if inception is None and not run.evaluation.inception:
-    inception = os.environ.get("DIFFDISTILL_INCEPTION")
+    variable = "DIFFDISTILL_INCEPTION"
+    inception = os.environ.get(variable)
+    inception = inception and str(places.place(variable, inception))
   given: dict[str, Any] = {
     "num_images": num_images,
     "num_steps": num_steps,
@@ -408,8 +425,12 @@ def report(workdirs: Sequence[epath.Path], out: epath.Path) -> None:
   Raises:
     ValueError: where one holds no run, or for another ending.
   """
+  replaced = [
+    check_out(out, [workdir], stored_config(workdir)["stages"])
+    for workdir in workdirs
+  ]
   write_report(workdirs, out, _say)
-  _print(f"{', '.join(map(str, workdirs))}: {out}")
+  _print(f"{', '.join(map(str, workdirs))}: {out}{replaced[0]}")
 
 
 def pack(config: Any, out: str) -> None:
@@ -422,6 +443,8 @@ def pack(config: Any, out: str) -> None:
   Raises:
     ValueError: for another ending, or without {split} where there are two.
   """
+  for split in ("train", "test"):
+    check_out(epath.Path(out.replace(SPLIT, split)))
   for line in pack_source(from_config.build(config).source, out, _say):
     _print(line)
 

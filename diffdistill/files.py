@@ -23,17 +23,23 @@ def in_bucket(path: epath.PathLike) -> bool:
 
 @contextlib.contextmanager
 def naming(path: epath.PathLike) -> Iterator[None]:
-  """Lets an OSError name this path, where it names no place of its own.
+  """Lets an OSError name the file that is being written.
 
-  A full disk is met by a write, which only knows the number of its file; and
-  what is written beside a file has a name that no user has given.
+  A write on a full disk names no file, and what is written first has a name
+  that no user has given.
   """
   try:
     yield
   except OSError as error:
-    if error.errno is None or error.filename == str(path):
+    if error.errno is None or error.filename not in (None, str(_beside(path))):
       raise
     raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _beside(path: epath.PathLike) -> epath.Path:
+  """Where a file is written before it takes the place of another."""
+  path = epath.Path(path)
+  return path.with_name(f".{path.name}.partial")
 
 
 def matching(folder: epath.PathLike, pattern: str) -> list[epath.Path]:
@@ -66,7 +72,7 @@ def write_atomically(path: epath.PathLike, data: str | bytes) -> None:
   if isinstance(data, str):
     # A name that is no text to its system holds what UTF-8 cannot.
     data = data.encode(errors="backslashreplace")
-  beside = path.with_name(f".{path.name}.partial")
+  beside = _beside(path)
   remove = functools.partial(beside.unlink, missing_ok=True)
   with naming(path):
     path.parent.mkdir(parents=True, exist_ok=True)

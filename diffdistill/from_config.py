@@ -42,11 +42,13 @@ from diffdistill.evaluation.comparison import Settings
 from diffdistill.experiment import Experiment, classifier_of
 from diffdistill.interop import model_folder
 from diffdistill.interop.model import Model
+from diffdistill.kept_names import check_stage_name
 from diffdistill.networks import CLASSIFIERS, NETWORKS
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.networks.network import LinenNetwork, Network
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.objectives.classification import Classification
+from diffdistill.places import resolved
 from diffdistill.ranges import Range, brief
 from diffdistill.sampling import SAMPLERS
 from diffdistill.sampling.sampler import Sampler
@@ -129,7 +131,7 @@ def build(
   fields = plain(config)
   if not isinstance(fields, dict):
     raise ValueError(f"the config is {fields!r}; return a ConfigDict of fields")
-  return _build(_with_imported(fields, workdir), devices)
+  return _build(_with_imported(resolved(fields), workdir), devices)
 
 
 def _with_imported(fields: Fields, workdir: epath.Path | None) -> Fields:
@@ -309,6 +311,7 @@ def _run(fields: Fields) -> dict[str, Fields]:
       raise ValueError(
         f"run names the stage {name!r}; pass some of {', '.join(stages)}"
       )
+    check_stage_name(name)
   return {name: section(stages, name, "stages.") for name in run}
 
 

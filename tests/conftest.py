@@ -44,6 +44,7 @@ PROGRESS = (
   r"|[\w/]+: goes on from update \d+"
   r"|shard \d+ is made: .*"
   r"|cadence\.\w+ is \d+, but no round has more than .*"
+  r"|finished already: .*|.* holds .*; next: .*"
 )
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from diffdistill import signals
 from diffdistill.data.shards import readable
 from diffdistill.data.sources import Examples, Images, InMemory, Labels, Source
+from diffdistill.files import naming
 from diffdistill.ranges import Channels, SomeClasses
 
 SPLIT = "{split}"
@@ -178,10 +179,13 @@ def pack(source: Source, out: str, say: Callable[[str], None]) -> list[str]:
       f"out is {out!r}, but there is a test split too; pass a name with"
       f" {SPLIT} in it, such as {out.removesuffix('.npz')}_{SPLIT}.npz"
     )
-  return [
-    _write(epath.Path(out.replace(SPLIT, split)), split, part, say)
-    for split, part in splits.items()
-  ]
+  lines = []
+  for split, part in splits.items():
+    path = epath.Path(out.replace(SPLIT, split))
+    replaced = ", replaced" if path.exists() else ""
+    with naming(path):
+      lines.append(_write(path, split, part, say) + replaced)
+  return lines
 
 
 def _write(
