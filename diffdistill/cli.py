@@ -19,7 +19,8 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from diffdistill import hosts
+from diffdistill import hosts, signals
+from diffdistill.links import GO_ON
 from diffdistill.places import place, places
 from diffdistill.refusals import line_of
 
@@ -442,12 +443,11 @@ def _refuse(error: Exception | str, status: int) -> int:
 
 def _fail() -> NoReturn:
   """Ends one of several processes that failed, or has lost another."""
-  traceback.print_exc()
-  _end(
-    "failed, or has lost another process; start all of them again: they go on"
-    " from the newest checkpoint",
-    70,
-  )
+  lost = hosts.lost_process()
+  if lost is None:
+    traceback.print_exc()
+  what = "failed" if lost is None else f"process {lost} is lost"
+  signals.end(f"{what}; {GO_ON}", 70)
 
 
 def _end(message: str, status: int) -> NoReturn:

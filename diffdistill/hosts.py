@@ -5,9 +5,11 @@ touches the disk is done by the first, and the others take its word, so that
 none waits for one that has met an error.
 """
 
+import atexit
 import errno
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -21,14 +23,21 @@ import numpy as np
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
+from diffdistill import signals
+from diffdistill.links import Links
+
 T = TypeVar("T")
 
 # For another process to come to the same words; it may be on a slower machine.
 SECONDS_TO_AGREE = 20
 WORDS = "diffdistill/last_words"
+LINK = "diffdistill/link"
+SECONDS_TO_LINK = 60
+# That a process is lost may be heard after its connections have failed.
+SECONDS_TO_HEAR = 2
 THREADS = 64
 # JAX's own: a process that has said nothing for so long is lost, and JAX aborts
-# those that still wait for it.
+# those that still wait for it. links.py notices most of them before.
 HEARTBEAT_SECONDS = 100
 # What a system says that a person can mend; not a connection that broke.
 MENDABLE = (
@@ -72,6 +81,52 @@ def join(
     cluster_detection_method="deactivate" if coordinator else None,
     heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
   )
+
+  state: Any = distributed.global_state
+  if state.num_processes > 1:
+    signals.name_process(state.process_id, state.num_processes)
+    _link()
+
+
+_links: Links | None = None
+
+
+def _link() -> None:
+  """Connects the processes, so that each learns when one is lost."""
+  global _links
+  state: Any = distributed.global_state
+  links = Links(state.process_id)
+  if state.process_id == 0:
+    port, token = links.listen()
+    state.client.key_value_set(LINK, f"{port} {token}")
+  else:
+    host = state.coordinator_address.rpartition(":")[0].strip("[]")
+    words = state.client.blocking_key_value_get(LINK, SECONDS_TO_LINK * 1000)
+    port, token = words.split()
+    try:
+      links.connect(host, int(port), token)
+    except OSError as error:
+      sys.stderr.write(
+        f"diffdistill: process {state.process_id} cannot connect to port {port}"
+        f" of {host} ({error}), and goes on without: a lost process is noticed"
+        f" after {HEARTBEAT_SECONDS} s; open the ports between the hosts\n"
+      )
+      return
+  _links = links
+  signals.at_end(links.told)
+  # JAX waits for the others where it leaves, which comes after this.
+  atexit.register(links.leave)
+
+
+def leave() -> None:
+  """Says goodbye to the other processes, as any orderly exit does."""
+  if _links is not None:
+    _links.leave()
+
+
+def lost_process() -> int | None:
+  """A process that is lost; waits a moment to hear of it."""
+  return None if _links is None else _links.lost(SECONDS_TO_HEAR)
 
 
 def check_devices(expected: int) -> None:

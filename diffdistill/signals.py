@@ -64,6 +64,7 @@ class Listener:
     self._boundary = 0.0
     self._writing = 0
     self._interrupts: list[float] = []
+    self._ends = threading.Lock()
     self._unfinished: list[Callable[[], object]] = []
     self._terminals = [number for number in (1, 2) if os.isatty(number)]
 
@@ -107,10 +108,14 @@ class Listener:
     finally:
       self._writing -= 1
 
+  def at_end(self, act: Callable[[], object]) -> None:
+    """Does this if a signal ends the process."""
+    self._unfinished.append(act)
+
   @contextlib.contextmanager
   def unfinished(self, clean: Callable[[], object]) -> Iterator[None]:
     """What is being made is cleaned up if the process ends meanwhile."""
-    self._unfinished.append(clean)
+    self.at_end(clean)
     try:
       yield
     finally:
@@ -124,21 +129,22 @@ class Listener:
     if self.first is not None:
       self._deadline = time.monotonic() + self._patience
 
-  def _end(self) -> NoReturn:
+  def end(self, message: str, status: int) -> NoReturn:
+    """Ends the process; what a signal or the command says of it comes first."""
+    # Only one thread speaks; another waits here for the end of both.
+    self._ends.acquire()
     if self._status is not None:
       os._exit(self._status)
-    first = self.first or signal.SIGTERM
-    why = "interrupted"
-    if first != signal.SIGINT:
-      why = f"told to leave by {signal.Signals(first).name}"
-    line = f"diffdistill: {self.process}{why}; {self.remedy}\n"
-    with contextlib.suppress(OSError):
-      # Not by sys.stderr, whose lock the main thread may hold.
-      os.write(2, line.encode())
+    if self.first is not None:
+      status, message = STATUSES[signal.Signals(self.first)], "interrupted"
+      if self.first != signal.SIGINT:
+        message = f"told to leave by {signal.Signals(self.first).name}"
+      message += f"; {self.remedy}"
+    _write_line(f"diffdistill: {self.process}{message}\n")
     cleaner = threading.Thread(target=self._clean, daemon=True)
     cleaner.start()
     cleaner.join(SECONDS_TO_CLEAN)
-    os._exit(STATUSES[signal.Signals(first)])
+    os._exit(status)
 
   def _clean(self) -> None:
     for clean in reversed(self._unfinished):
@@ -153,9 +159,9 @@ class Listener:
         if number in STATUSES:
           self.note(number)
         if number == signal.SIGINT and self._again():
-          self._end()
+          self.end("interrupted", 130)
       if time.monotonic() > self._deadline and not self._writing:
-        self._end()
+        self.end("told to leave", 75)
 
   def _again(self) -> bool:
     """Whether this interrupt is a second one."""
@@ -178,6 +184,12 @@ class Listener:
 _listener: Listener | None = None
 
 
+def _write_line(line: str) -> None:
+  # Not by sys.stderr, whose lock the main thread may hold.
+  with contextlib.suppress(OSError):
+    os.write(2, line.encode())
+
+
 def listener() -> Listener | None:
   """What listens in this process; None in a notebook and in tests."""
   return _listener
@@ -196,6 +208,20 @@ def run(command: Callable[[], int], remedy: str) -> int:
   status = command()
   _listener.over(status)
   return status
+
+
+def end(message: str, status: int) -> NoReturn:
+  """Ends this process at once, from any thread, in one line."""
+  if _listener is not None:
+    _listener.end(message, status)
+  _write_line(f"diffdistill: {message}\n")
+  os._exit(status)
+
+
+def at_end(act: Callable[[], object]) -> None:
+  """Does this if a signal ends this process."""
+  if _listener is not None:
+    _listener.at_end(act)
 
 
 def name_process(index: int, count: int) -> None:

@@ -16,7 +16,8 @@ DOORS = {
   "signals": (),
   "streams": (),
   "files": ("signals",),
-  "hosts": (),
+  "links": ("signals",),
+  "hosts": ("links", "signals"),
   "ranges": (),
   "config_fields": ("ranges",),
   "places": (),
@@ -189,7 +190,14 @@ DOORS = {
     "training",
     "workdir",
   ),
-  "cli": ("commands", "hosts", "places", "refusals"),
+  "cli": (
+    "commands",
+    "hosts",
+    "links",
+    "places",
+    "refusals",
+    "signals",
+  ),
   "__main__": ("cli", "signals", "streams"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -23,6 +23,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 hosts.HEARTBEAT_SECONDS = 20
 sys.argv = ["diffdistill", *given["arguments"]]
 status = __main__.main()
+hosts.leave()
 # As JAX does at the end of a process of its own; a forked one forgets it.
 jax.distributed.shutdown()
 sys.stdout.flush()
