@@ -26,7 +26,7 @@ from diffdistill.training import checkpoint
 from diffdistill.training.clock import FILE as CLOCK
 from diffdistill.training.stage import SECOND_MOMENTS, Stage
 
-RECORDS = ("metrics.jsonl", "benchmark*.json", "config.json")
+RECORDS = ("metrics.jsonl", "benchmark*.json", "data.json", "config.json")
 
 
 def carry(run: Experiment, workdir: epath.Path, out: epath.Path) -> None:

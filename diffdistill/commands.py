@@ -20,8 +20,10 @@ from diffdistill.arrays import Params
 from diffdistill.benchmark import benchmark as measure
 from diffdistill.carrying import carry as carry_run
 from diffdistill.data import SOURCES
+from diffdistill.data.facts import Facts, describe
 from diffdistill.data.packed import SPLIT
 from diffdistill.data.packed import pack as pack_source
+from diffdistill.data.record import Recorded, admit, keep
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.endings import already, ending
 from diffdistill.evaluation import grids
@@ -83,7 +85,14 @@ def _trainer(
 ) -> tuple[Trainer, dict[str, bool]]:
   """The trainer of a recipe in its workdir, and which rounds are finished."""
   run = from_config.build(config, workdir=workdir)
-  run.source.check()
+  data = admit(
+    run.source,
+    workdir,
+    begun=any((workdir / stage.name).exists() for stage in run.stages),
+    counted=run.denoiser.conditional,
+  )
+  _say(data.facts.summary(run.devices))
+  run = dataclasses.replace(run, source=data)
   if run.evaluation.inception:
     check_inception(run)
 
@@ -137,6 +146,7 @@ def _trainer(
       _say(f"{stage.name}: the run's model is that of {stage.source}")
   # Last, so that no refusal leaves a workdir behind.
   claim(workdir, run.config)
+  keep(workdir, data.facts)
   for note in notes(run.stages, run.cadence):
     _say(note)
   return trainer, rounds
@@ -337,6 +347,7 @@ def evaluate(
   given = {name: value for name, value in given.items() if value is not None}
   settings = dataclasses.replace(run.evaluation, **given)
   run = dataclasses.replace(run, evaluation=settings)
+  _say(_facts(run).summary(run.devices))
   with Preemption() as preemption:
 
     def between() -> None:
@@ -388,6 +399,13 @@ def evaluate(
     )
   if why:
     _say(f"warning: {warning}")
+
+
+def _facts(run: Experiment) -> Facts:
+  """Of the data of a run, as recorded; of a run without a record, as it is."""
+  if isinstance(run.source, Recorded):
+    return run.source.facts
+  return describe(run.source, counted=run.denoiser.conditional)
 
 
 def carry(workdir: epath.Path, out: epath.Path) -> None:
@@ -445,7 +463,10 @@ def pack(config: Any, out: str) -> None:
   """
   for split in ("train", "test"):
     check_out(epath.Path(out.replace(SPLIT, split)))
-  for line in pack_source(from_config.build(config).source, out, _say):
+  run = from_config.build(config)
+  facts = describe(run.source, counted=False)
+  _say(facts.summary(run.devices))
+  for line in pack_source(run.source, out, _say):
     _print(line)
 
 

@@ -23,6 +23,10 @@ from diffdistill.config_fields import (
   section,
 )
 from diffdistill.data import SOURCES
+from diffdistill.data.facts import Facts
+from diffdistill.data.record import Recorded
+from diffdistill.data.record import read as read_facts
+from diffdistill.data.shapes import check_image_shape
 from diffdistill.data.sources import Source
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
@@ -98,18 +102,28 @@ def reopen(workdir: epath.Path) -> Experiment:
   Raises:
     ValueError: where no run has begun there, or its config is damaged.
   """
-  return rebuild({**stored_config(workdir), "mesh": {}})
+  config = {**stored_config(workdir), "mesh": {}}
+  return rebuild(config, facts=read_facts(workdir))
 
 
-def rebuild(config: Fields, devices: Sequence[Any] | None = None) -> Experiment:
+def rebuild(
+  config: Fields,
+  devices: Sequence[Any] | None = None,
+  facts: Facts | None = None,
+) -> Experiment:
   """The experiment of a stored config.
 
   What was imported is in it, and may be gone from where it was.
 
+  Args:
+    config: as stored.
+    devices: of its mesh; by default those that are here.
+    facts: of its data, which is then not opened before it is needed.
+
   Raises:
     ValueError: where it is damaged.
   """
-  return _build(plain(config), devices)
+  return _build(plain(config), devices, facts)
 
 
 def build(
@@ -182,7 +196,9 @@ def _with_imported(fields: Fields, workdir: epath.Path | None) -> Fields:
   return fields
 
 
-def _build(fields: Fields, devices: Sequence[Any] | None) -> Experiment:
+def _build(
+  fields: Fields, devices: Sequence[Any] | None, facts: Facts | None = None
+) -> Experiment:
   refuse_unknown("", fields, SECTIONS)
   minutes = read(fields, "minutes", 1.0)
   if MINUTES.refusal(minutes):
@@ -199,6 +215,9 @@ def _build(fields: Fields, devices: Sequence[Any] | None) -> Experiment:
   if not 0 <= seed < 2**32:
     raise ValueError(f"seed is {brief(seed)}; pass 0 to 2**32 - 1")
   source = choose("data.source", SOURCES, section(data, "source", "data."))
+  if facts is not None:
+    source = Recorded(facts=facts, source=source)
+  check_image_shape(source.image_shape, "data.source")
   model = section(fields, "model")
   label_dropout = read(
     model, "label_dropout", 0.0, path="model.", allowed=LABEL_DROPOUT

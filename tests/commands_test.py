@@ -16,6 +16,7 @@ def test_a_training_fills_its_workdir(finished_run):
   assert {path.name for path in finished_run.iterdir()} == {
     "classifier",
     "config.json",
+    "data.json",
     "halve",
     "metrics.jsonl",
     "samples",
@@ -441,7 +442,9 @@ def test_packed_data_trains_the_same_run(
   assert run_cli("pack", config, f"--out={out}") == 0
   printed = capsys.readouterr()
   assert printed.out.startswith(f"{out}: 50 train images of 2x2x1 in 3 classes")
-  assert printed.err == "train: 50 of 50 images\n"
+  first, second = printed.err.splitlines()
+  assert first.startswith("data on 8 cpu: 50 images of 2x2x1 in 3 classes")
+  assert second == "train: 50 of 50 images"
   # Its one stage without a teacher: that the data is the same shows there.
   source, workdir = f"--config.data.source.path={out}", tmp_path / "run"
   only = "--config.run=('teacher',)"

@@ -45,6 +45,7 @@ PROGRESS = (
   r"|shard \d+ is made: .*"
   r"|cadence\.\w+ is \d+, but no round has more than .*"
   r"|finished already: .*|.* holds .*; next: .*"
+  r"|data on .*"
 )
 
 

@@ -106,6 +106,7 @@ DOORS = {
   "reporting": (
     "__init__",
     "config_fields",
+    "data",
     "evaluation",
     "experiment",
     "files",
@@ -147,6 +148,7 @@ DOORS = {
     "diffusion",
     "evaluation",
     "experiment",
+    "files",
     "held_out",
     "hosts",
     "interop",

@@ -74,11 +74,8 @@ class Folder(Streamed):
 
   def labels(self) -> Labels:
     """The label of every image, in order; no image is opened."""
-    counts = self._count_labels()
+    counts = [len(files) for files in self._listing.files]
     return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-
-  def _count_labels(self) -> tuple[int, ...]:
-    return tuple(map(len, self._listing.files))
 
   def held_out(self) -> Source | None:
     """The split "test" or "val"; the classes are those of this split."""
@@ -112,7 +109,7 @@ class Folder(Streamed):
   @functools.cached_property
   def _starts(self) -> list[int]:
     """The number of the first image of each class, and of all images."""
-    return list(itertools.accumulate(self.label_counts, initial=0))
+    return list(itertools.accumulate(map(len, self._listing.files), initial=0))
 
   def _decode(self, index: int) -> Decoded:
     listing = self._listing

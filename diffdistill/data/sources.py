@@ -144,6 +144,10 @@ class InMemory(abc.ABC):
     labels = self._arrays[1]
     return tuple(np.bincount(labels, minlength=self.num_classes).tolist())
 
+  def labels(self) -> Labels:
+    """The label of every image, in order."""
+    return self._arrays[1]
+
   @property
   def class_names(self) -> tuple[str, ...]:
     """None: arrays have only numbers."""
@@ -163,10 +167,6 @@ class InMemory(abc.ABC):
       digest.update(np.ascontiguousarray(part).data)
     digest.update(np.ascontiguousarray(labels).data)
     return {"images and labels": digest.hexdigest()[:16]}
-
-  def labels(self) -> Labels:
-    """The label of every image, in order."""
-    return self._arrays[1]
 
   def take(self, indices: Indices) -> Examples:
     """The images and labels at `indices`, in that order."""

@@ -83,7 +83,8 @@ class Streamed(abc.ABC):
   @functools.cached_property
   def label_counts(self) -> tuple[int, ...]:
     """The number of images of each class."""
-    return self._count_labels()
+    counts = np.bincount(self.labels(), minlength=self.num_classes)
+    return tuple(counts.tolist())
 
   def _check_classes(self) -> None:
     found = self._count_classes()
@@ -99,10 +100,6 @@ class Streamed(abc.ABC):
   @abc.abstractmethod
   def labels(self) -> Labels:
     """The label of every image, in order."""
-
-  @abc.abstractmethod
-  def _count_labels(self) -> tuple[int, ...]:
-    """The number of images of each class, num_classes numbers."""
 
   @property
   @abc.abstractmethod

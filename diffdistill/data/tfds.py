@@ -13,7 +13,7 @@ from diffdistill.data.streamed import Decoded, Streamed, one_line
 from diffdistill.files import digest_of
 from diffdistill.ranges import Channels
 
-COUNTED_AT_A_TIME = 4096
+LABELS_AT_A_TIME = 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,31 +94,25 @@ class Tfds(Streamed):
     return {"name, version, split and number of examples": digest_of(told)}
 
   def labels(self) -> Labels:
-    """The label of every image, in order; every example is read once."""
+    """The label of every image, in order; the first time reads all examples."""
     return self._labels
 
   @functools.cached_property
   def _labels(self) -> Labels:
     if "label" not in self._features:
       return np.zeros(len(self), np.int32)
-    found = list(self._threads.map(self._label, range(len(self))))
-    return np.array(found, np.int32)
+    # The library records no labels apart from the examples.
+    return np.array(hosts.on_first(self._every_label), np.int32)
 
-  def _count_labels(self) -> tuple[int, ...]:
-    """Reads every example once, since the library records no counts."""
-    if "label" not in self._features:
-      return (len(self),)
-    return tuple(hosts.on_first(self._count_every_label))
-
-  def _count_every_label(self) -> list[int]:
-    counts = np.zeros(self.num_classes, np.int64)
+  def _every_label(self) -> list[int]:
+    labels: list[int] = []
     size = len(self)
-    for first in range(0, size, COUNTED_AT_A_TIME):
-      numbers = range(first, min(first + COUNTED_AT_A_TIME, size))
-      labels = list(self._threads.map(self._label, numbers))
-      self._check_labels(numbers, labels)
-      counts += np.bincount(labels, minlength=self.num_classes)
-    return counts.tolist()
+    for first in range(0, size, LABELS_AT_A_TIME):
+      numbers = range(first, min(first + LABELS_AT_A_TIME, size))
+      found = list(self._threads.map(self._label, numbers))
+      self._check_labels(numbers, found)
+      labels += found
+    return labels
 
   def held_out(self) -> Source | None:
     """The split "test", or "validation" where that has no labels."""

@@ -11,6 +11,7 @@ from etils import epath
 
 from diffdistill import from_config
 from diffdistill.config_fields import Fields
+from diffdistill.data.record import read as read_facts
 from diffdistill.experiment import Experiment
 from diffdistill.reporting.bare import Bare, read_bare
 from diffdistill.reporting.judged import Judged
@@ -126,7 +127,7 @@ def gather(workdir: epath.Path, name: str) -> Run:
   """
   config = stored_config(workdir)
   notes: list[str] = []
-  experiment = _open(config, notes)
+  experiment = _open(workdir, config, notes)
   rounds = _rounds(workdir, experiment, _records(workdir, notes), notes)
   compared, sheets = read_pictures(workdir, [log.name for log in rounds], notes)
   return Run(
@@ -167,10 +168,14 @@ def is_number(value: object) -> bool:
   return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _open(config: Fields, notes: list[str]) -> Experiment | None:
+def _open(
+  workdir: epath.Path, config: Fields, notes: list[str]
+) -> Experiment | None:
   try:
     # One device: what a report counts is the same on any number of them.
-    return from_config.rebuild({**config, "mesh": {}}, jax.devices()[:1])
+    return from_config.rebuild(
+      {**config, "mesh": {}}, jax.devices()[:1], read_facts(workdir)
+    )
   except Exception as error:
     # A config of another version, or whose data is elsewhere, fails in any
     # way; the rest of the page does not need it.

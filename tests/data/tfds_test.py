@@ -86,7 +86,7 @@ def test_examples_are_taken(library):
 
 
 def test_labels_are_counted_example_by_example(library, monkeypatch):
-  monkeypatch.setattr("diffdistill.data.tfds.COUNTED_AT_A_TIME", 2)
+  monkeypatch.setattr("diffdistill.data.tfds.LABELS_AT_A_TIME", 2)
   library(_DataSource(labels=(0, 1, 1, 1, 0)))
   assert Tfds(name="cifar10", split="train").label_counts == (2, 3, 0)
   library(_DataSource(labels=None))

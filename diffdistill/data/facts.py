@@ -1,0 +1,219 @@
+"""What a run must know of its data to go on, and to be opened without it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from diffdistill import hosts
+from diffdistill.data.label_order import abbreviated
+from diffdistill.data.sources import Source
+from diffdistill.data.tfds import Tfds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts:
+  """A split, described.
+
+  Args:
+    num_images: of the split.
+    image_shape: (h, w, c) of what is trained on.
+    image_dtype: the name of its type.
+    num_classes: of the labels.
+    class_names: the name of each class; empty where they have only numbers.
+    label_counts: images of each class; empty where they are not counted.
+    digests: of the data, by what they cover; see `Source.digests`.
+    left_out: what lies there and is not read; a phrase each.
+    held_out: the held-out split of the same data; None where there is none.
+  """
+
+  num_images: int
+  image_shape: tuple[int, int, int]
+  image_dtype: str
+  num_classes: int
+  class_names: tuple[str, ...]
+  label_counts: tuple[int, ...]
+  digests: Mapping[str, str]
+  left_out: tuple[str, ...]
+  held_out: "Facts | None" = None
+
+  @property
+  def empty_classes(self) -> tuple[str, ...]:
+    """The names, or numbers, of the classes without images."""
+    counts = enumerate(self.label_counts)
+    return tuple(self._name(label) for label, count in counts if not count)
+
+  def summary(self, devices: str) -> str:
+    """One line: images, classes with their counts, and what is left out.
+
+    Args:
+      devices: that the command runs on.
+    """
+    height, width, channels = self.image_shape
+    parts = [
+      f"data on {devices}: {_counted(self.num_images, 'image')} of"
+      f" {height}x{width}x{channels} in {self._classes()}"
+    ]
+    if self.empty_classes:
+      parts.append(
+        f"classes without images: {abbreviated(self.empty_classes)}; they are"
+        " not learned and not drawn"
+      )
+    if self.held_out is not None:
+      parts.append(self._held_out(self.held_out))
+    parts.append(f"left out: {', '.join(self.left_out) or 'nothing'}")
+    return "; ".join(parts)
+
+  def _classes(self) -> str:
+    classes = _counted(self.num_classes, "class", "es")
+    if not self.label_counts:
+      return f"{classes}, not counted"
+    counts = [
+      f"{self._name(label)}{'' if self.class_names else ':'} {count:,}"
+      for label, count in enumerate(self.label_counts)
+    ]
+    return f"{classes} ({abbreviated(counts)})"
+
+  def _held_out(self, split: "Facts") -> str:
+    text = f"held out: {_counted(split.num_images, 'image')}"
+    lacking = [
+      self._name(label)
+      for label, (here, there) in enumerate(
+        zip(self.label_counts, split.label_counts, strict=False)
+      )
+      if here and not there
+    ]
+    if lacking and split.label_counts:
+      text += f", none of {abbreviated(lacking)}"
+    if split.left_out:
+      text += f" (left out there: {', '.join(split.left_out)})"
+    return text
+
+  def _name(self, label: int) -> str:
+    return self.class_names[label] if self.class_names else str(label)
+
+
+def describe(
+  source: Source, *, known: Facts | None = None, counted: bool = True
+) -> Facts:
+  """The facts of a source and of its held-out split.
+
+  Every process makes the call. The data is checked.
+
+  Args:
+    source: of the training images.
+    known: facts of the same data from before: labels whose counting would read
+      every image are not counted again.
+    counted: whether such labels are to be counted at all.
+
+  Raises:
+    ValueError: as of `Source.check`.
+    FileNotFoundError: as of `Source.check`.
+  """
+  source.check()
+  facts = _described(source, known, counted)
+  held_out = source.held_out()
+  if held_out is None:
+    return facts
+  try:
+    held_out.check()
+  except FileNotFoundError as error:
+    left_out = (*facts.left_out, f"a held-out split, for {error}")
+    return dataclasses.replace(facts, left_out=left_out)
+  # Its labels are needed by nobody before it is read.
+  there = _described(held_out, None, False)
+  return dataclasses.replace(facts, held_out=there)
+
+
+def _described(source: Source, known: Facts | None, counted: bool) -> Facts:
+  # Of what is heard from the first process, all have heard by `check`.
+  digests = hosts.on_first(source.digests)
+  counts: tuple[int, ...] = ()
+  if known is not None and known.label_counts and known.digests == digests:
+    counts = known.label_counts
+  elif counted or not isinstance(source, Tfds):
+    counts = source.label_counts
+  return Facts(
+    num_images=len(source),
+    image_shape=source.image_shape,
+    image_dtype=np.dtype(source.image_dtype).name,
+    num_classes=source.num_classes,
+    class_names=source.class_names,
+    label_counts=counts,
+    digests=digests,
+    left_out=source.left_out,
+  )
+
+
+def difference(theirs: Facts, ours: Facts) -> str:
+  """The first thing in which two data sets differ; empty if they are the same.
+
+  Args:
+    theirs: of the data that a run was made with.
+    ours: of the data that is here.
+  """
+  names = [n for n in ours.class_names if n not in theirs.class_names]
+  gone = [n for n in theirs.class_names if n not in ours.class_names]
+  if names or gone:
+    return (
+      f"the classes {abbreviated(gone) or 'of before'} are"
+      f" {abbreviated(names) or 'gone'} here"
+    )
+  for what, a, b in (
+    ("the number of images", theirs.num_images, ours.num_images),
+    ("the number of classes", theirs.num_classes, ours.num_classes),
+    ("the shape of images", theirs.image_shape, ours.image_shape),
+  ):
+    if a != b:
+      return f"{what} is {a} there and {b} here"
+  for label, name in enumerate(theirs.class_names):
+    if ours.class_names[label] != name:
+      return f"class {label} is {name} there and {ours.class_names[label]} here"
+  for label, (a, b) in enumerate(
+    zip(theirs.label_counts, ours.label_counts, strict=False)
+  ):
+    if a != b:
+      return f"class {ours._name(label)} has {a} images there and {b} here"
+  for covered in theirs.digests.keys() & ours.digests.keys():
+    if theirs.digests[covered] != ours.digests[covered]:
+      return f"the {covered} differ"
+  if (theirs.held_out is None) != (ours.held_out is None):
+    there, here = ("none", "one") if ours.held_out else ("one", "none")
+    return f"held-out splits: {there} there and {here} here"
+  if theirs.held_out is not None and ours.held_out is not None:
+    found = difference(theirs.held_out, ours.held_out)
+    return found and f"of the held-out split, {found}"
+  return ""
+
+
+def as_json(facts: Facts) -> dict[str, Any]:
+  """Plain values, for `files.write_json`."""
+  return dataclasses.asdict(facts)
+
+
+def from_json(fields: Mapping[str, Any]) -> Facts:
+  """The facts that `as_json` gave.
+
+  Raises:
+    KeyError: if a field is missing.
+    TypeError: if a value is of another type.
+    ValueError: if a value is none that facts can have.
+  """
+  held_out = fields["held_out"]
+  height, width, channels = map(int, fields["image_shape"])
+  return Facts(
+    num_images=int(fields["num_images"]),
+    image_shape=(height, width, channels),
+    image_dtype=fields["image_dtype"],
+    num_classes=int(fields["num_classes"]),
+    class_names=tuple(fields["class_names"]),
+    label_counts=tuple(fields["label_counts"]),
+    digests=dict(fields["digests"]),
+    left_out=tuple(fields["left_out"]),
+    held_out=None if held_out is None else from_json(held_out),
+  )
+
+
+def _counted(count: int, what: str, ending: str = "s") -> str:
+  return f"{count:,} {what}{'' if count == 1 else ending}"

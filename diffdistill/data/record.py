@@ -1,0 +1,169 @@
+"""The record of a run's data in its workdir, and the data seen through it.
+
+`data.json` is written when a run claims its workdir. A run goes on with the
+same data only, and a workdir can be opened where the data is not.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from diffdistill import hosts
+from diffdistill.data.facts import (
+  Facts,
+  as_json,
+  describe,
+  difference,
+  from_json,
+)
+from diffdistill.data.sources import Examples, Indices, Labels, Source
+from diffdistill.files import read_json, write_json
+
+FILE = "data.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recorded:
+  """A source whose facts are known, and whose data is read when it is needed.
+
+  Args:
+    facts: of the data.
+    source: of the images; only `check`, `take`, `labels` and `held_out` read
+      it, and the first of these compares it with the facts.
+    compared: whether it has been compared already.
+  """
+
+  facts: Facts
+  source: Source
+  compared: bool = False
+
+  def check(self) -> None:
+    """Refuses other data than the facts are of.
+
+    Raises:
+      ValueError: with the difference.
+    """
+    _ = self._opened
+
+  def __len__(self) -> int:
+    return self.facts.num_images
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    return self.facts.image_shape
+
+  @property
+  def image_dtype(self) -> np.dtype:
+    return np.dtype(self.facts.image_dtype)
+
+  @property
+  def num_classes(self) -> int:
+    return self.facts.num_classes
+
+  @property
+  def label_counts(self) -> tuple[int, ...]:
+    """As recorded; where they are not, as the data has them."""
+    return self.facts.label_counts or self._opened.label_counts
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    return self.facts.class_names
+
+  @property
+  def left_out(self) -> tuple[str, ...]:
+    return self.facts.left_out
+
+  def digests(self) -> dict[str, str]:
+    """As recorded: the data may lie elsewhere since then."""
+    return dict(self.facts.digests)
+
+  def labels(self) -> Labels:
+    """The label of every image, in order."""
+    return self._opened.labels()
+
+  def take(self, indices: Indices) -> Examples:
+    """The images and labels at `indices`, in that order."""
+    return self._opened.take(indices)
+
+  def held_out(self) -> Source | None:
+    """The held-out split of the data."""
+    return None if self.facts.held_out is None else self._opened.held_out()
+
+  @functools.cached_property
+  def _opened(self) -> Source:
+    """The source, checked; every process asks at the same time."""
+    self.source.check()
+    if not self.compared:
+      here = describe(self.source, known=self.facts, counted=False)
+      found = difference(self.facts, here)
+      if found:
+        raise ValueError(
+          f"the data has changed since the run was made: {found}; pass the data"
+          " that it was made with"
+        )
+    return self.source
+
+
+def admit(
+  source: Source, workdir: epath.Path, *, begun: bool, counted: bool
+) -> Recorded:
+  """The data of a run that begins or goes on in a workdir.
+
+  Every process makes the call.
+
+  Args:
+    source: of the images.
+    workdir: of the run; it need not be there.
+    begun: whether a stage has begun there, so that the data must be the same.
+    counted: see `describe`.
+
+  Raises:
+    ValueError: if the run began with other data; with the difference.
+  """
+  stored = read(workdir)
+  facts = describe(source, known=stored, counted=counted)
+  if stored is not None and begun:
+    found = difference(stored, facts)
+    if found:
+      raise ValueError(
+        f"{workdir} was made with other data: {found}; pass the data it was"
+        " made with, or a new --workdir"
+      )
+    # What a bucket does not tell was told where the run began.
+    facts = dataclasses.replace(
+      facts, digests={**facts.digests, **stored.digests}
+    )
+  return Recorded(facts=facts, source=source, compared=True)
+
+
+def keep(workdir: epath.Path, facts: Facts) -> None:
+  """Writes the record where it is not there yet; by the first process."""
+  if read(workdir) != facts:
+    hosts.on_first(lambda: write_json(workdir / FILE, as_json(facts)))
+
+
+def read(workdir: epath.Path) -> Facts | None:
+  """The record of a workdir; None where there is none.
+
+  Raises:
+    ValueError: if it is damaged.
+  """
+  path = workdir / FILE
+  remedy = "restore it; or remove it, and train writes it again"
+
+  def stored() -> dict[str, Any] | None:
+    try:
+      return read_json(path) if path.exists() else None
+    except ValueError as error:
+      raise ValueError(f"{error}; {remedy}") from error
+
+  fields = hosts.on_first(stored)
+  if fields is None:
+    return None
+  try:
+    return from_json(fields)
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(f"{path} is of another version; {remedy}") from error

@@ -1,0 +1,104 @@
+"""Runs whose data has moved, changed, or has a shape that nothing can use."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from etils import epath
+
+from diffdistill import from_config
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (50, 2, 2, 1), np.uint8)
+
+
+@pytest.fixture
+def without_data(finished_run, tmp_path):
+  """A finished workdir on a machine where its data is not."""
+  workdir = tmp_path / "run"
+  shutil.copytree(finished_run, workdir)
+  config = json.loads((workdir / "config.json").read_text())
+  config["data"]["source"]["path"] = str(tmp_path / "nowhere.npz")
+  (workdir / "config.json").write_text(json.dumps(config))
+  return workdir
+
+
+def _npz(path, images, labels):
+  np.savez(path, image=images, label=labels)
+  return f"--config.data.source.path={path}"
+
+
+def test_what_needs_no_images_works_without_them(
+  without_data, run_cli, tmp_path, capsys
+):
+  workdir = f"--workdir={without_data}"
+  sheet, folder = tmp_path / "s.png", tmp_path / "exported"
+  assert run_cli("sample", workdir, "--num_images=2", f"--out={sheet}") == 0
+  assert sheet.exists()
+  assert run_cli("export", workdir, f"--out={folder}") == 0
+  assert (folder / "model.safetensors").exists()
+  page = tmp_path / "report.html"
+  assert run_cli("report", workdir, f"--out={page}") == 0
+  assert "cannot be built here" not in page.read_text()
+
+
+def test_what_needs_images_names_the_ones_that_are_missing(
+  without_data, refuse, tmp_path
+):
+  message = refuse(1, "evaluate", f"--workdir={without_data}")
+  assert f"{tmp_path / 'nowhere.npz'} does not exist" in message
+
+
+@pytest.mark.parametrize(
+  ("images", "labels", "words"),
+  [
+    (IMAGES[:40], np.arange(40) % 3, "number of images is 50 there and 40"),
+    (IMAGES, np.arange(50) % 2, "number of classes is 3 there and 2"),
+    (IMAGES, (1 + np.arange(50)) % 3, "class 0 has 17 images there and 16"),
+    (255 - IMAGES, np.arange(50) % 3, "the images and labels differ"),
+  ],
+)
+def test_a_run_does_not_go_on_with_other_data(
+  finished_run, config_file, refuse, tmp_path, images, labels, words
+):
+  path = _npz(tmp_path / "other.npz", images, labels)
+  before = (finished_run / "config.json").read_bytes()
+  message = refuse(
+    1, "train", f"--config={config_file}", f"--workdir={finished_run}", path
+  )
+  assert "was made with other data" in message
+  assert words in message
+  assert (finished_run / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+  ("shape", "guess"),
+  [((50, 3, 8, 8), "are channels first?"), ((50, 8, 8, 4), "transparency?")],
+)
+def test_shapes_that_could_not_be_shown_are_refused_before_training(
+  train, refuse, tmp_path, shape, guess
+):
+  images, labels = np.zeros(shape, np.uint8), np.arange(50) % 3
+  message = refuse(1, *train, _npz(tmp_path / "odd.npz", images, labels))
+  assert guess in message
+
+
+def test_no_image_is_drawn_of_a_class_without_images(small_config, tmp_path):
+  path = tmp_path / "from_one.npz"
+  np.savez(path, image=IMAGES, label=1 + np.arange(50) % 2)
+  source = {**small_config["data"]["source"], "path": str(path)}
+  data = {**small_config["data"], "source": source}
+  run = from_config.build({**small_config, "data": data})
+  sampler = run.stages[1].objective.sampler
+  labels = run.generator(sampler, 8).labels_of(0, 30)
+  assert np.bincount(labels).tolist() == [0, 15, 15]
+  with pytest.raises(ValueError, match="label is 0, but the data has no image"):
+    run.generator(sampler, 8, label=0)
+
+
+def test_a_record_is_carried_along(finished_run, run_cli, tmp_path):
+  out = tmp_path / "small"
+  command = ("carry", f"--workdir={finished_run}", f"--out={out}")
+  assert run_cli(*command) == 0
+  facts = from_config.reopen(epath.Path(out)).source.facts
+  assert (facts.num_images, facts.label_counts) == (50, (17, 17, 16))
