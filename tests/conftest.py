@@ -46,6 +46,7 @@ PROGRESS = (
   r"|cadence\.\w+ is \d+, but no round has more than .*"
   r"|finished already: .*|.* holds .*; next: .*"
   r"|data on .*"
+  r"|\w+: does not train on .*"
 )
 
 

@@ -1,6 +1,5 @@
 """Runs whose data has moved, changed, or has a shape that nothing can use."""
 
-import json
 import shutil
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 from etils import epath
 
 from diffdistill import from_config
+from diffdistill.files import read_json, write_json
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 2, 2, 1), np.uint8)
 
@@ -17,9 +17,9 @@ def without_data(finished_run, tmp_path):
   """A finished workdir on a machine where its data is not."""
   workdir = tmp_path / "run"
   shutil.copytree(finished_run, workdir)
-  config = json.loads((workdir / "config.json").read_text())
+  config = read_json(workdir / "config.json")
   config["data"]["source"]["path"] = str(tmp_path / "nowhere.npz")
-  (workdir / "config.json").write_text(json.dumps(config))
+  write_json(workdir / "config.json", config)
   return workdir
 
 
