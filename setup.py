@@ -32,6 +32,7 @@ setup(
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12,<0.13",
     "pillow>=11",
+    "PyYAML>=6",
     "safetensors>=0.5",
     "scikit-learn>=1.5",
     "typing_extensions>=4.12",

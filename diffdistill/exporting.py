@@ -96,7 +96,7 @@ def model_of(
 ) -> Model:
   """The weights that a finished round made, by themselves."""
   fields = plain(run.config["model"])
-  teacher = teacher_of(run)
+  teacher = teacher_of(run, round_.name)
   params = run.product(workdir, round_.name)
   return Model(
     network=dict(fields["network"]),

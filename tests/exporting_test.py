@@ -1,11 +1,13 @@
 """A trained student leaves, and is the same elsewhere."""
 
 import json
+import platform
 import sys
 
 import jax
 import numpy as np
 import pytest
+import yaml
 from etils import epath
 
 from diffdistill import commands, from_config
@@ -101,6 +103,11 @@ np.save({str(out / "images.npy")!r}, sampler.call(noise, label, np.uint32(0)))
   )
 
 
+def settings_of(card):
+  """The JSON of a card's settings."""
+  return json.loads(card.split("```json\n")[1].split("```")[0])
+
+
 def test_the_card_says_what_a_reader_must_know(workdir, out):
   commands.export(workdir, "halve/002", None, "safetensors", out)
   card = (out / "README.md").read_text()
@@ -109,12 +116,20 @@ def test_the_card_says_what_a_reader_must_know(workdir, out):
   assert "# halve/002, 2 steps" in card
   stage, _ = from_config.reopen(workdir).rounds["halve/002"]
   assert stage.objective.__doc__.strip().splitlines()[0] in card
-  assert "The teacher: a teacher trained in the same run." in card
+  assert "The teacher: a teacher trained in the same run, for " in card
   assert "images of 2x2x1, 3 classes" in card
   assert f"{row['FD-classifier']:.4g}" in card
   assert "are no FID" in card
   assert '"start_steps": 4' in card
   assert '"guidance"' not in card  # the config has none
+  header = yaml.safe_load(card.split("---")[1])
+  assert header["license"] == "unknown"
+  assert header["library_name"] == "diffdistill"
+  # What was done, by round; nothing of the machine.
+  done = settings_of(card)["stages.halve"]["num_updates"]
+  assert done == {"halve/002": 2}
+  assert str(workdir.parent) not in card
+  assert platform.node() not in card
   assert "None in the paper's own file" in card
 
 
@@ -134,8 +149,18 @@ def test_a_card_names_an_imported_teacher_and_its_licence(
   commands.export(run, None, None, "safetensors", folder)
   card = (folder / "README.md").read_text()
   assert "license: mit" in card
-  assert "The teacher: somebody's network. Its licence: mit." in card
+  assert (
+    "The teacher: somebody's network. It was imported. Its licence: mit."
+  ) in card
   assert "It has not been judged" in card
+  settings = settings_of(card)
+  # It was not trained here: no setting of its training, and no path.
+  assert settings["stages.teacher"] == {"source": "an imported model"}
+  assert str(tmp_path.parent) not in card
+  commands.export(run, "teacher", None, "safetensors", folder / "same")
+  card = (folder / "same" / "README.md").read_text()
+  assert "Not trained in this run, but taken as it came" in card
+  assert "Deviations from the paper" not in card
 
 
 def test_a_student_s_card_is_of_its_own_weights(config, workdir, out, tmp_path):

@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from diffdistill.files import write_atomically
 from diffdistill.interop import diffusers_dit, diffusers_unet
-from diffdistill.interop.model import Model, check
+from diffdistill.interop.model import LICENSE, Model, check
 from diffdistill.interop.tensors import Tensors, as_safetensors, read_tensors
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -308,7 +308,8 @@ def _license(folder: epath.Path) -> str:
     return ""
   text = path.read_bytes().decode(errors="replace")
   header = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-  found = header and re.search(r"^license: *(\w\S*)", header[1], re.MULTILINE)
+  line = rf"""^license: *["']?({LICENSE})["']? *$"""
+  found = header and re.search(line, header[1], re.MULTILINE)
   return found[1] if found else ""
 
 

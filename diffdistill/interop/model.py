@@ -4,6 +4,7 @@ It means what a recipe's `model` section means: the fields are that section's.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator
 
 import jax
@@ -15,6 +16,9 @@ from diffdistill.diffusion.prediction import output_channels
 from diffdistill.networks import NETWORKS
 from diffdistill.networks.network import LinenNetwork
 
+# Names of licences, such as those of SPDX and of Hugging Face.
+LICENSE = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}"
+MAX_ORIGIN = 1000  # characters; each student adds where it was distilled from
 # Of an array that may not be there.
 Shape = tuple[int, ...] | None
 
@@ -34,8 +38,8 @@ class Model:
     null_label: whether a class after these stands for none, so that the model
       can be guided.
     params: the tree of the network's weights, float32.
-    origin: where the weights come from, for the model card.
-    license: of the weights, where it is known.
+    origin: where the weights come from, for the model card: one line.
+    license: the name of the weights' licence, where it is known.
     sampler: the fields of a sampler section, with its kind, of a student; a
       teacher has none.
     num_steps: that a student was made for; 0 for a teacher.
@@ -63,6 +67,16 @@ class Model:
     ):
       raise ValueError(
         f"image_shape is {shape!r}; pass (height, width, channels)"
+      )
+    if not self.origin.isprintable() or len(self.origin) > MAX_ORIGIN:
+      raise ValueError(
+        f"origin is {self.origin[:99]!r}; pass one line of at most"
+        f" {MAX_ORIGIN} characters that can be printed"
+      )
+    if self.license and not re.fullmatch(LICENSE, self.license):
+      raise ValueError(
+        f"license is {self.license[:99]!r}; pass the short name of one, such"
+        " as apache-2.0"
       )
     for field in ("num_classes", "num_steps"):
       value = getattr(self, field)
