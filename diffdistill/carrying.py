@@ -22,6 +22,7 @@ from diffdistill.judging import (
   identity_of,
   judged_rows,
 )
+from diffdistill.lock import Say, idle
 from diffdistill.training import checkpoint
 from diffdistill.training.clock import FILE as CLOCK
 from diffdistill.training.stage import SECOND_MOMENTS, Stage
@@ -29,31 +30,35 @@ from diffdistill.training.stage import SECOND_MOMENTS, Stage
 RECORDS = ("metrics.jsonl", "benchmark*.json", "data.json", "config.json")
 
 
-def carry(run: Experiment, workdir: epath.Path, out: epath.Path) -> None:
+def carry(
+  run: Experiment, workdir: epath.Path, out: epath.Path, say: Say
+) -> None:
   """Writes the small workdir, with its config last.
 
   Args:
     run: the recipe.
-    workdir: where it is trained; nothing in it changes, and nothing may be at
-      work on it.
+    workdir: where it is trained; nothing in it changes.
     out: a folder that is not there yet.
+    say: is told of a wait for another process.
 
   Raises:
-    ValueError: where weights that the rest asks for were left behind before.
+    ValueError: where weights that the rest asks for were left behind before,
+      or a training is at work in the workdir.
   """
-  wanted = _wanted(run, workdir)
   new = out.with_name(f".{out.name}.partial")
   new.rmtree(missing_ok=True)
   with signals.unfinished(functools.partial(new.rmtree, missing_ok=True)):
-    for name in run.rounds:
-      if (workdir / name).exists():
-        _round(run, workdir / name, new / name, wanted.get(name, set()))
-    # The data's own statistics are soon made again.
-    _copy(workdir / FOLDER, new / FOLDER, "*reference.*")
-    _copy(workdir / "samples", new / "samples")
-    for pattern in RECORDS:
-      for path in matching(workdir, pattern):
-        _copy(path, new / path.name)
+    with idle(workdir, say):
+      wanted = _wanted(run, workdir)
+      for name in run.rounds:
+        if (workdir / name).exists():
+          _round(run, workdir / name, new / name, wanted.get(name, set()))
+      # The data's own statistics are soon made again.
+      _copy(workdir / FOLDER, new / FOLDER, "*reference.*")
+      _copy(workdir / "samples", new / "samples")
+      for pattern in RECORDS:
+        for path in matching(workdir, pattern):
+          _copy(path, new / path.name)
     new.rename(out)
 
 

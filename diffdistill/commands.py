@@ -1,5 +1,6 @@
 """What each command does, as functions of plain values."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -15,7 +16,14 @@ import jax
 import numpy as np
 from etils import epath
 
-from diffdistill import exporting, from_config, hosts, places, signals
+from diffdistill import (
+  exporting,
+  from_config,
+  hosts,
+  lock,
+  places,
+  signals,
+)
 from diffdistill.arrays import Params
 from diffdistill.benchmark import benchmark as measure
 from diffdistill.carrying import carry as carry_run
@@ -70,9 +78,10 @@ def train(config: Any, workdir: epath.Path) -> None:
 
   Raises:
     PreemptedError: after SIGTERM, once everything is saved.
+    ValueError: where another training is at work in the workdir.
   """
-  with Preemption() as preemption:
-    trainer, rounds = _trainer(config, workdir, preemption)
+  with Preemption() as preemption, contextlib.ExitStack() as holding:
+    trainer, rounds = _trainer(config, workdir, preemption, holding)
     if any(rounds.values()):
       _say(already(rounds))
     with trainer.watchdog:
@@ -81,9 +90,15 @@ def train(config: Any, workdir: epath.Path) -> None:
 
 
 def _trainer(
-  config: Any, workdir: epath.Path, preemption: Preemption
+  config: Any,
+  workdir: epath.Path,
+  preemption: Preemption,
+  holding: contextlib.ExitStack,
 ) -> tuple[Trainer, dict[str, bool]]:
-  """The trainer of a recipe in its workdir, and which rounds are finished."""
+  """The trainer of a recipe in its workdir, and which rounds are finished.
+
+  The workdir is held from then on, to the end of `holding`.
+  """
   run = from_config.build(config, workdir=workdir)
   data = admit(
     run.source,
@@ -145,6 +160,7 @@ def _trainer(
       run.outside(stage, stage.objective.trains[0], stage.source)
       _say(f"{stage.name}: the run's model is that of {stage.source}")
   # Last, so that no refusal leaves a workdir behind.
+  holding.enter_context(lock.held(workdir, _say))
   claim(workdir, run.config)
   keep(workdir, data.facts)
   for note in notes(run.stages, run.cadence):
@@ -416,7 +432,8 @@ def carry(workdir: epath.Path, out: epath.Path) -> None:
     out: a folder that is not there yet.
 
   Raises:
-    ValueError: where `out` is there, or one of both is a bucket.
+    ValueError: where `out` is there, one of both is a bucket, or a training is
+      at work in the workdir.
   """
   for place in (workdir, out):
     if in_bucket(place):
@@ -427,7 +444,7 @@ def carry(workdir: epath.Path, out: epath.Path) -> None:
   run = from_config.reopen(workdir)
   if out.exists():
     raise ValueError(f"out is {out}, which is there already; pass a new folder")
-  carry_run(run, workdir, out)
+  carry_run(run, workdir, out, _say)
   files = (path for path in Path(out).rglob("*") if path.is_file())
   size = sum(path.stat().st_size for path in files)
   _print(f"{size / 1e6:.1f} MB to go on with elsewhere: {out}")

@@ -47,6 +47,7 @@ PROGRESS = (
   r"|finished already: .*|.* holds .*; next: .*"
   r"|data on .*"
   r"|\w+: does not train on .*"
+  r"|waits up to .* s: .* is held by process .*"
 )
 
 
