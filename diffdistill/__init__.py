@@ -5,6 +5,8 @@ The rooms, each importing only from those before it:
   arrays       names of what flows
   signals      how each signal ends a command
   files        files that are written whole or not at all
+  environment  settings of JAX that change what is computed
+  agreement    whether several processes run the same command
   links        how several processes learn that one of them is lost
   hosts        the processes of one run, and what only the first of them does
   diffusion    the mathematics: schedules, processes, predictions, weightings,

@@ -27,7 +27,13 @@ from diffdistill.training import checkpoint
 from diffdistill.training.clock import FILE as CLOCK
 from diffdistill.training.stage import SECOND_MOMENTS, Stage
 
-RECORDS = ("metrics.jsonl", "benchmark*.json", "data.json", "config.json")
+RECORDS = (
+  "environment.json",
+  "metrics.jsonl",
+  "benchmark*.json",
+  "data.json",
+  "config.json",
+)
 
 
 def carry(

@@ -12,14 +12,14 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from diffdistill import hosts, signals
+from diffdistill import agreement, environment, hosts, signals
 from diffdistill.links import GO_ON
 from diffdistill.places import place, places
 from diffdistill.refusals import line_of
@@ -137,8 +137,11 @@ def main() -> int:
     if FLAGS[name].present and name not in READS[command]:
       reads = ", ".join(f"--{name}" for name in READS[command]) or "no flag"
       return _refuse(f"{command} does not read --{name}; pass {reads}", 2)
+  environment.pin()
   try:
     _join()
+    if FLAGS.multihost:
+      agreement.agree(_command(command))
     COMMANDS[command]()
   except KeyboardInterrupt:
     goes_on = "; the same command goes on from the newest checkpoint"
@@ -186,6 +189,21 @@ def _join() -> None:
       ) from error
   if FLAGS.expect_devices is not None:
     hosts.check_devices(FLAGS.expect_devices)
+
+
+def _command(name: str) -> dict[str, Any]:
+  """What a command does, without how its processes find each other."""
+  flags_read = (flag for flag in READS[name] if flag not in HOSTS)
+  values: dict[str, Any] = {
+    f"--{flag}": FLAGS[flag].value for flag in flags_read
+  }
+  config = values.pop("--config", None)
+  if config is not None:
+    values["config"] = config
+  if name == "evaluate":
+    inception = "DIFFDISTILL_INCEPTION"
+    values[inception] = os.environ.get(inception)
+  return {"command": name, **values}
 
 
 def _train() -> None:

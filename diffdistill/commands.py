@@ -17,6 +17,7 @@ import numpy as np
 from etils import epath
 
 from diffdistill import (
+  environment,
   exporting,
   from_config,
   hosts,
@@ -163,6 +164,7 @@ def _trainer(
   holding.enter_context(lock.held(workdir, _say))
   claim(workdir, run.config)
   keep(workdir, data.facts)
+  environment.record(workdir, _say)
   for note in notes(run.stages, run.cadence):
     _say(note)
   return trainer, rounds
@@ -205,6 +207,7 @@ def sample(
   if interpolate is not None and interpolate < 2:
     raise ValueError(f"interpolate is {interpolate}; pass 2 images or more")
   run = from_config.reopen(workdir)
+  environment.check(workdir)
   replaced = check_out(out, [workdir], run.config["stages"])
   stage, round_, steps = _model(run, workdir, round_name, num_steps)
   sampler = stage.objective.sampler
@@ -316,6 +319,7 @@ def export(
     )
   exporting.check_empty(out)
   run = from_config.reopen(workdir)
+  environment.check(workdir)
   check_out(out, [workdir], run.config["stages"], folder=True)
   stage, round_, steps = _model(run, workdir, round_name, num_steps)
   with signals.unfinished(functools.partial(out.rmtree, missing_ok=True)):
@@ -350,6 +354,7 @@ def evaluate(
       where a file or the number of images is not what FID needs.
   """
   run = from_config.reopen(workdir)
+  environment.check(workdir)
   if inception is None and not run.evaluation.inception:
     variable = "DIFFDISTILL_INCEPTION"
     inception = os.environ.get(variable)

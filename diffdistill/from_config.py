@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from diffdistill import environment
 from diffdistill.config_fields import (
   Fields,
   choose,
@@ -199,6 +200,7 @@ def _with_imported(fields: Fields, workdir: epath.Path | None) -> Fields:
 def _build(
   fields: Fields, devices: Sequence[Any] | None, facts: Facts | None = None
 ) -> Experiment:
+  environment.pin()
   refuse_unknown("", fields, SECTIONS)
   minutes = read(fields, "minutes", 1.0)
   if MINUTES.refusal(minutes):

@@ -31,6 +31,9 @@ T = TypeVar("T")
 # For another process to come to the same words; it may be on a slower machine.
 SECONDS_TO_AGREE = 20
 WORDS = "diffdistill/last_words"
+TEXTS = "diffdistill/texts"
+# Their machines may be slow to import and to read a config.
+SECONDS_TO_GATHER = 300
 LINK = "diffdistill/link"
 SECONDS_TO_LINK = 60
 # That a process is lost may be heard after its connections have failed.
@@ -209,6 +212,30 @@ def is_refusal(error: Exception) -> bool:
     return False
   raised_in = Path(innermost.tb_frame.f_code.co_filename)
   return Path(__file__).parent in raised_in.parents
+
+
+def gathered(text: str) -> list[str]:
+  """The texts of all processes, in their order; nothing is compiled for it.
+
+  The first process reads them all, and the others what it has read, so that
+  many processes ask the service in turn and not all at once.
+  """
+  client: Any = distributed.global_state.client
+  count = jax.process_count() if client is not None else 1
+  if count == 1:
+    return [text]
+  client.key_value_set(f"{TEXTS}/{jax.process_index()}", text)
+  if is_first():
+    texts = [
+      client.blocking_key_value_get(f"{TEXTS}/{i}", SECONDS_TO_GATHER * 1000)
+      for i in range(count)
+    ]
+    client.key_value_set(f"{TEXTS}/all", json.dumps(texts))
+    return texts
+  all_texts = client.blocking_key_value_get(
+    f"{TEXTS}/all", SECONDS_TO_GATHER * 1000
+  )
+  return json.loads(all_texts)
 
 
 def place(tree: Any, sharding: jax.sharding.Sharding) -> Any:

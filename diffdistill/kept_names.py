@@ -24,6 +24,7 @@ PARTS_OF_ROUNDS = ("checkpoints", "best", "final")
 FILES = (
   "config.json",
   "data.json",
+  "environment.json",
   "metrics.jsonl",
   "evaluation.json",
   "evaluation.png",

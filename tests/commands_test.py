@@ -17,6 +17,7 @@ def test_a_training_fills_its_workdir(finished_run):
     "classifier",
     "config.json",
     "data.json",
+    "environment.json",
     "halve",
     "metrics.jsonl",
     "samples",

@@ -97,12 +97,17 @@ def test_they_find_that_they_say_the_same(found):
   assert [each["unanimous"] for each in found] == [[True, True], [True, False]]
 
 
+def test_all_have_the_texts_of_all(found):
+  assert [each["gathered"] for each in found] == [["of 0", "of 1"]] * 2
+
+
 def test_one_process_asks_nobody():
   assert hosts.on_first(lambda: 3) == 3
   assert hosts.everywhere(True)
   assert not hosts.everywhere(False)
   assert hosts.is_first()
   assert hosts.unanimous("anything")
+  assert hosts.gathered("mine") == ["mine"]
   hosts.meet()
   with pytest.raises(ValueError, match="expected 7 devices but 8 are here"):
     hosts.check_devices(7)

@@ -97,6 +97,7 @@ def main(port, process):
       leaves_at(mesh, 10 if first else None, lag=2),
       leaves_at(mesh, None, lag=2),
     ],
+    "gathered": hosts.gathered(f"of {process}"),
     "unanimous": [hosts.unanimous("the same"), hosts.is_first()],
   }
   print(json.dumps(found))

@@ -49,7 +49,8 @@ CLASSES = {num_classes}  # they take turns; 0: the model is told none
 count, seed = [*map(int, sys.argv[1:]), *(16, 0)[len(sys.argv) - 1 :]]
 file = pathlib.Path(__file__).with_name("model.stablehlo")
 model = export.deserialize(bytearray(file.read_bytes()))
-key, index = jax.random.split(jax.random.key(seed))[0], np.arange(count)
+key = jax.random.key(seed, impl="threefry2x32")
+key, index = jax.random.split(key)[0], np.arange(count)
 keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 noise = jax.vmap(lambda k: jax.random.normal(k, {image_shape}))(keys)
 label = np.int32(index % CLASSES) if CLASSES else None

@@ -60,9 +60,12 @@ def fork():
 
 
 class Job:
-  """The processes of one command, 0 to hosts - 1."""
+  """The processes of one command, 0 to hosts - 1.
 
-  def __init__(self, fork, tmp_path, hosts, devices, *arguments):
+  All but the first have the arguments `own` too.
+  """
+
+  def __init__(self, fork, tmp_path, hosts, devices, *arguments, own=()):
     with socket.socket() as sock:
       sock.bind(("localhost", 0))
       port = sock.getsockname()[1]
@@ -76,7 +79,7 @@ class Job:
         f"--num_processes={hosts}",
         f"--process_id={i}",
       )
-      extra = where if hosts > 1 else ()
+      extra = (*where, *(own if i else ())) if hosts > 1 else ()
       self.processes.append(fork(log, devices, *arguments, *extra))
 
   def statuses(self):
@@ -101,8 +104,8 @@ class Job:
 
 @pytest.fixture
 def job(fork, tmp_path):
-  def make(hosts, devices, *arguments):
-    return Job(fork, tmp_path, hosts, devices, *arguments)
+  def make(hosts, devices, *arguments, **keywords):
+    return Job(fork, tmp_path, hosts, devices, *arguments, **keywords)
 
   return make
 
@@ -349,6 +352,23 @@ def test_the_others_of_a_hung_process_end(job, config_of, tmp_path):
   (line,) = (line for line in two.said() if line.startswith("diffdistill: "))
   assert line.startswith("diffdistill: no update finished in 10 s;")
   assert "trainer.py" in "".join(two.said())
+
+
+@pytest.mark.slow
+def test_processes_with_two_learning_rates_are_refused(
+  job, config_of, tmp_path
+):
+  workdir = tmp_path / "run"
+  rate = "config.stages.teacher.optimizer.learning_rate"
+  command = ("train", f"--config={config_of()}", f"--workdir={workdir}")
+  two = job(2, 1, *command, own=(f"--{rate}=0.5",))
+  assert two.statuses() == [1, 1], two.said()
+  assert two.said() == [
+    f"diffdistill: {rate} is 0.001 on process 0 and 0.5 on process 1; start the"
+    " same command, of the same code, on every host"
+  ]
+  assert two.said(1) == []
+  assert not workdir.exists()
 
 
 @pytest.fixture(scope="module")
