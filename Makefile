@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Small networks on a CPU compile longer than they gain from full optimisation.
 export XLA_FLAGS ?= --xla_backend_optimization_level=1
 
-.PHONY: demo compare test test-slow check check-plan check-diffusers format clean
+.PHONY: demo compare test test-slow test-long check check-plan check-diffusers format clean
 
 demo: $(VENV)/installed  ## Train, distil and judge on the embedded digits.
 	$(BIN)/diffdistill train --config=configs/digits.py:progressive --workdir=runs/digits
@@ -16,10 +16,13 @@ compare: $(VENV)/installed  ## Every paper from one teacher, in one table.
 	$(BIN)/diffdistill evaluate --workdir=runs/compare
 
 test: $(VENV)/installed-dev  ## Tests that take seconds each.
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not long"
 
 test-slow: $(VENV)/installed-dev  ## Those that take longer: processes, kills, meshes.
 	$(BIN)/python -m pytest -n 2 -m slow
+
+test-long: $(VENV)/installed-dev  ## Those that take minutes each: thirty kills.
+	$(BIN)/python -m pytest -m long
 
 check: $(VENV)/installed-dev  ## Format, lint, types, doors.
 	$(BIN)/ruff format --check .

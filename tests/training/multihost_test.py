@@ -1,16 +1,9 @@
-"""Runs of several processes, killed, stopped and told to leave; by the CLI.
-
-Processes are forked from one that has imported everything and started nothing,
-so that each is new, and none waits for imports.
-"""
+"""Runs of several processes, killed, stopped and told to leave; by the CLI."""
 
 import json
-import multiprocessing
 import os
-import pathlib
 import random
 import re
-import runpy
 import signal
 import socket
 import subprocess
@@ -25,8 +18,8 @@ from etils import epath
 from diffdistill.training import checkpoint
 from diffdistill.training.sharding import Layout
 from tests.children import PATIENCE, wait_until
+from tests.forked import Forked
 
-SCRIPT = pathlib.Path(__file__).parent / "one_process.py"
 UPDATES, SAVED_AFTER = 14, 7
 ROUNDS = ("teacher", "halve/002", "halve/001")
 
@@ -34,29 +27,8 @@ ROUNDS = ("teacher", "halve/002", "halve/001")
 @pytest.fixture(scope="module")
 def fork():
   """Starts a process of a command on some devices; its output goes to a log."""
-  context = multiprocessing.get_context("forkserver")
-  context.set_forkserver_preload(["diffdistill.cli", "diffdistill.commands"])
-  started = []
-
-  def start(log, devices, *arguments):
-    given = {
-      "arguments": list(map(str, arguments)),
-      "devices": devices,
-      "log": str(log),
-      "cache": str(pathlib.Path(".cache/jax").absolute()),
-    }
-    process = context.Process(
-      target=runpy.run_path, args=(str(SCRIPT), {"given": given}), daemon=True
-    )
-    process.start()
-    started.append(process)
-    return process
-
-  yield start
-  for process in started:
-    if process.is_alive():
-      process.kill()
-    process.join()
+  with Forked() as start:
+    yield start
 
 
 class Job:

@@ -1,0 +1,222 @@
+"""Commands killed again and again make the same results, to the bit.
+
+The long test kills a training twenty times and the other commands ten times;
+the slow one is its short form. A command kills itself by SIGKILL at one of its
+own acts on the disk (forked.py), so that a seed says where.
+"""
+
+import hashlib
+import json
+import random
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from diffdistill import from_config
+from diffdistill.training import checkpoint
+from tests.forked import Forked
+
+CONFIG = "--config=tests/shrunken_digits.py"
+SHORT = ("classifier", "teacher", "pairs", "denoising_student")
+# The rounds to kill at, in their order; each stage of a run has one.
+ROUNDS = (
+  *("classifier", "teacher", "halve/002", "halve/001", "expert"),
+  *("features/001", "moments/002", "parameter_moments/002"),
+  *("pairs/pairs", "denoising_student/001"),
+)
+MUST_HIT = ("features/001", "moments/002", "pairs/pairs", ROUNDS[-1])
+# How many acts on the disk each command has at least, from first to last.
+ACTS = {"evaluate": 70, "export": 9, "pack": 6, "carry": 100, "report": 3}
+# Words in the names of fields that depend on the clock.
+TIMES = ("seconds", "per_second", "speed_up", "memory", "share")
+
+
+@pytest.fixture(scope="module")
+def fork():
+  with Forked() as start:
+    yield start
+
+
+class Lives:
+  """Runs commands to their end, through the kills that are asked for."""
+
+  def __init__(self, fork, folder):
+    self._fork, self._log, self.kills = fork, folder / "log", 0
+
+  def live(self, *arguments, kill=None) -> bool:
+    """Whether the command has ended by itself, with status 0."""
+    process = self._fork(self._log, 1, *arguments, kill=kill)
+    process.join()
+    if kill and process.exitcode == -signal.SIGKILL:
+      self.kills += 1
+      return False
+    assert process.exitcode == 0, self._log.read_text()[-3000:]
+    return True
+
+
+def moments(seed, count, rounds):
+  """(round, act, delay) of each kill, in the order of the rounds."""
+  draw = random.Random(seed)
+  must = [name for name in MUST_HIT if name in rounds]
+  drawn = must + draw.choices(rounds, k=count - len(must))
+  return [
+    (name, draw.randint(1, 12), draw.choice((0, draw.uniform(0, 0.05))))
+    for name in sorted(drawn, key=rounds.index)
+  ]
+
+
+def train(lives, workdir, kills, *flags):
+  """Trains through kills; the lives that were not killed are its ends."""
+  command = ("train", CONFIG, f"--workdir={workdir}", *flags)
+  for kill in kills:
+    # Where all is finished before the act, the run has been killed as often as
+    # it could be.
+    if lives.live(*command, kill=kill):
+      break
+  lives.live(*command)
+
+
+def plain(value):
+  """JSON without what the clock says."""
+  if isinstance(value, dict):
+    return {
+      k: plain(v) for k, v in value.items() if not any(t in k for t in TIMES)
+    }
+  return [plain(v) for v in value] if isinstance(value, list) else value
+
+
+def digest(path):
+  """Of a file's content, less what depends on the clock."""
+  if path.suffix == ".npz":
+    with np.load(path) as arrays:
+      parts = [(k, arrays[k].tobytes()) for k in sorted(arrays)]
+      data = repr(parts).encode()
+  elif path.suffix == ".json":
+    fields = json.loads(path.read_bytes())
+    fields.pop("digest", None)
+    data = json.dumps(plain(fields), sort_keys=True).encode()
+  else:
+    data = path.read_bytes()
+  return hashlib.sha256(data).hexdigest()
+
+
+def trained(workdir):
+  """What a training has made: weights, pairs, and which records."""
+  run = from_config.reopen(epath.Path(workdir))
+  made = {}
+  for name, (stage, _) in run.rounds.items():
+    if getattr(stage, "objective", None) is None:
+      continue
+    round_dir = epath.Path(workdir) / name
+    for product in sorted(checkpoint.product_names(round_dir)):
+      tree = checkpoint.load_final(round_dir, product, run.layout)
+      leaves = [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
+      made[name, product] = hashlib.sha256(b"".join(leaves)).hexdigest()
+  for path in sorted((workdir / "pairs" / "pairs").iterdir()):
+    made[path.name] = digest(path)
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  made["records"] = [
+    (r["round"], r["step"], r.get("distance"), r.get("held_out_loss"))
+    for r in map(json.loads, lines)
+    # How often a run was started is in it too, as records of its kills.
+    if r["round"] != "pairs"
+  ]
+  return made
+
+
+def half_written(folder):
+  """Files and folders that only a write in progress may have left."""
+  words = ("partial", "tmp", ".new")
+  return [
+    str(path.relative_to(folder))
+    for path in folder.rglob("*")
+    if any(word in path.name for word in words)
+  ]
+
+
+def judge_and_share(lives, workdir, out, kills):
+  """Every other command, each killed as often as `kills` says."""
+  out.mkdir()
+  commands = (
+    ("evaluate", f"--workdir={workdir}"),
+    (
+      *("export", f"--workdir={workdir}", "--round=denoising_student/001"),
+      f"--out={out / 'exported'}",
+    ),
+    ("pack", CONFIG, f"--out={out}/packed_{{split}}.npz"),
+    ("carry", f"--workdir={workdir}", f"--out={out / 'carried'}"),
+    ("report", f"--workdir={workdir}", f"--out={out / 'report.json'}"),
+  )
+  for command in commands:
+    for kill in kills(command[0]):
+      if lives.live(*command, kill=kill):
+        break
+    else:
+      lives.live(*command)
+
+
+def shared(workdir, out):
+  """What those commands have made, by the names of its files."""
+  found = {
+    str(path.relative_to(folder)): digest(path)
+    for folder, pattern in ((workdir, "evaluat*"), (out, "*"))
+    for top in sorted(folder.glob(pattern))
+    for path in [top, *top.rglob("*")]
+    # A curve's file has its date; a carried one has the clock's values.
+    if path.is_file() and path.suffix not in (".png", ".jsonl")
+  }
+  return {k: v for k, v in found.items() if "ocdbt" not in k and "/d/" not in k}
+
+
+def check_same(ours, theirs):
+  assert ours.keys() == theirs.keys()
+  other = [name for name in ours if ours[name] != theirs[name]]
+  assert other == []
+
+
+@pytest.mark.slow
+def test_a_training_killed_in_pairs_and_their_student(fork, tmp_path):
+  part = f"--config.run={SHORT}"
+  lives = Lives(fork, tmp_path)
+  train(lives, tmp_path / "peace", (), part)
+  rounds = [name for name in ROUNDS if name.startswith(SHORT)]
+  train(lives, tmp_path / "killed", moments(3, 4, rounds), part)
+  assert lives.kills == 4
+  check_same(trained(tmp_path / "killed"), trained(tmp_path / "peace"))
+  assert half_written(tmp_path / "killed") == []
+
+
+@pytest.mark.long
+def test_twenty_kills_of_a_training_and_ten_of_what_follows(fork, tmp_path):
+  lives = Lives(fork, tmp_path)
+  peace, killed = tmp_path / "peace", tmp_path / "killed"
+  train(lives, peace, ())
+  train(lives, killed, moments(5, 20, ROUNDS))
+  assert lives.kills == 20
+  check_same(trained(killed), trained(peace))
+  assert half_written(killed) == []
+  draw = random.Random(6)
+  judge_and_share(lives, peace, tmp_path / "peaceful", lambda _: ())
+  # Of the same run, so that what the clock says is the same too.
+  again = tmp_path / "again"
+  shutil.copytree(killed, again)
+  judge_and_share(
+    lives,
+    again,
+    tmp_path / "killed_out",
+    lambda name: [
+      ("", draw.randint(1, ACTS[name]), draw.choice((0, 0.01)))
+      for _ in range(2)
+    ],
+  )
+  assert lives.kills == 20 + 10
+  for folder in (again, tmp_path / "killed_out"):
+    assert half_written(folder) == []
+  check_same(
+    shared(again, tmp_path / "killed_out"),
+    shared(peace, tmp_path / "peaceful"),
+  )

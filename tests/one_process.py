@@ -1,0 +1,67 @@
+"""One process of the command line; the script of forked.py.
+
+It is run with a global `given`: the `arguments` of the command line, how many
+`devices`, the `log` for its output, the `cache` of compiled programs, and the
+moment at which to `kill` itself, or None.
+"""
+
+import os
+import signal
+import sys
+import threading
+
+import jax
+
+from diffdistill import __main__, hosts
+
+given = globals()["given"]
+ACTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}
+
+
+def kill_at(words, number, delay):
+  """Ends this process as a lost machine does, at an act on the disk."""
+  left, lock = None, threading.RLock()
+
+  def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+  def hook(event, arguments):
+    nonlocal left
+    if event == "open":
+      path, _, flags = arguments
+      if not flags & (os.O_WRONLY | os.O_RDWR):
+        return
+    elif event in ACTS:
+      path = arguments[0]
+    else:
+      return
+    with lock:
+      if left is None and words in str(path):
+        left = number
+      if left is None:
+        return
+      left -= 1
+    if left == 0:
+      threading.Timer(delay, die).start() if delay else die()
+
+  sys.addaudithook(hook)
+
+
+log = os.open(given["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+os.dup2(log, 1)
+os.dup2(log, 2)
+jax.config.update("jax_num_cpu_devices", given["devices"])
+jax.config.update("jax_compilation_cache_dir", given["cache"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+# Some that lose another wait for JAX to say so; tests do not wait for long.
+hosts.HEARTBEAT_SECONDS = 20
+sys.argv = ["diffdistill", *given["arguments"]]
+if given["kill"]:
+  kill_at(*given["kill"])
+status = __main__.main()
+hosts.leave()
+# As JAX does at the end of a process of its own; a forked one forgets it.
+jax.distributed.shutdown()
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(status)

@@ -1,0 +1,35 @@
+"""configs/digits.py:all, shrunken: every paper in a few tiny updates."""
+
+from configs import digits
+
+UPDATES = 12
+
+
+def get_config():
+  """Each round has six checkpoints, a record an update, and scores."""
+  config = digits.get_config("all")
+  config.model.network = {"kind": "mlp", "width": 8, "depth": 1}
+  config.classifier.update(channels=4, multipliers=(1,))
+  config.stages.expert.classifier = config.classifier.to_dict()
+  config.cadence.update(log=1, checkpoint=2)
+  config.evaluation.update(num_images=60, batch_size=30, gap_images=20)
+  config.evaluation.num_steps = (1, 2, 4)
+  config.stages.pairs.update(num_steps=4, num_pairs=64, held_out=16)
+  config.stages.pairs.update(shard_size=16, batch_size=16)
+  for name in config.run:
+    stage = config.stages[name]
+    if name == "pairs":
+      continue
+    stage.update(num_updates=UPDATES, batch_size=8)
+    if "warmup" in stage.optimizer:
+      stage.optimizer.warmup = 2
+    if "num_steps" in stage:
+      stage.num_steps = (2,)
+    if "select" in stage:
+      stage.select.every = 4
+      if "num_images" in stage.select:
+        stage.select.num_images = 60
+  config.stages.halve.start_steps = 4
+  config.stages.features.start_steps = 2
+  config.stages.features.frozen.teacher = "halve/002"
+  return config
