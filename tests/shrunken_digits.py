@@ -9,7 +9,7 @@ def get_config():
   """Each round has six checkpoints, a record an update, and scores."""
   config = digits.get_config("all")
   config.model.network = {"kind": "mlp", "width": 8, "depth": 1}
-  config.classifier.update(channels=4, multipliers=(1,))
+  config.classifier.update(channels=8)
   config.stages.expert.classifier = config.classifier.to_dict()
   config.cadence.update(log=1, checkpoint=2)
   config.evaluation.update(num_images=60, batch_size=30, gap_images=20)
@@ -29,6 +29,10 @@ def get_config():
       stage.select.every = 4
       if "num_images" in stage.select:
         stage.select.num_images = 60
+  # It judges, and must be better than chance at it.
+  judge = config.stages.classifier
+  judge.update(num_updates=60, batch_size=64)
+  judge.optimizer.learning_rate = 1e-2
   config.stages.halve.start_steps = 4
   config.stages.features.start_steps = 2
   config.stages.features.frozen.teacher = "halve/002"
