@@ -234,9 +234,9 @@ class Training:
         {
           "name": _CONTAINER,
           "image": self.image,
-          "command": ["bash", "-c", self._script()],
+          "command": ["bash", "-c", _literal(self._script())],
           "env": [
-            {"name": name, "value": value}
+            {"name": name, "value": _literal(value)}
             for name, value in self.nodes.environment.items()
           ],
           "resources": {"limits": self.nodes.limits},
@@ -253,3 +253,13 @@ class Training:
     install = shell.join([*host_sh, "install", *self.requirements])
     # A package index that is away for a while is no refusal.
     return f"{install} || exit 70; {run}"
+
+
+def _literal(text: str) -> str:
+  """A text that Kubernetes does not expand.
+
+  It puts the variable NAME for $(NAME) and one dollar for two, in commands and
+  in variables ("Define a Command and Arguments for a Container",
+  kubernetes.io/docs/tasks/inject-data-application).
+  """
+  return text.replace("$", "$$")

@@ -15,9 +15,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+import names
+
 _HERE = pathlib.Path(__file__).parent
 # Copied to every host, beside each other.
 HOST_FILES = (_HERE / "host.sh", _HERE.parent / "requirements.txt")
+# NAME=VALUE of --env, whose values no line of the launcher's own may show.
+_SECRETS: list[str] = []
 
 
 class RefusalError(Exception):
@@ -82,6 +86,7 @@ def follow(command: Sequence[str]) -> int:
 
 def say(line: str) -> None:
   """A line about the launcher's own progress, apart from the run's log."""
+  line = names.without_values(line, _SECRETS)
   print(f"launch: {line}", file=sys.stderr, flush=True)
 
 
@@ -143,7 +148,11 @@ class Parser(argparse.ArgumentParser):
     )
     add("--spot", action="store_true", help="cheaper; can be taken away")
     add("--keep", action="store_true", help="delete nothing at the end")
-    add("--dry_run", action="store_true", help="print what would be done")
+    add(
+      "--dry_run",
+      action="store_true",
+      help="print what would be done, without the values of --env",
+    )
     add(
       "--poll_seconds",
       type=float,
@@ -159,20 +168,21 @@ class Parser(argparse.ArgumentParser):
     flags, overrides = self.parse_known_args()
     for override in overrides:
       if not re.fullmatch(r"--config\.[\w.]+=.*", override):
-        self.error(f"{override!r} is no flag; overrides are --config.x=y")
-    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", flags.name):
-      raise RefusalError(
-        f"--name is {flags.name!r}; pass at most 40 lower-case letters, digits"
-        " and hyphens, a letter first and no hyphen last"
-      )
+        # Without its value, which a wrong --env may have.
+        name = override.partition("=")[0]
+        self.error(f"{name!r} is no flag; overrides are --config.x=y")
+    complaint = names.complaint(flags)
+    if complaint:
+      raise RefusalError(complaint)
     if not re.fullmatch(r"gs://[^/\s]+/\S*[^/\s]", flags.workdir):
       raise RefusalError(
         f"--workdir is {flags.workdir!r}; pass a folder of a bucket, which all"
         " hosts reach and which outlives them: gs://bucket/runs/name"
       )
-    for pair in flags.env:
-      if not re.fullmatch(r"\w+=.*", pair):
-        raise RefusalError(f"--env is {pair!r}; pass NAME=VALUE")
+    if flags.dry_run:
+      flags.env = names.masked(flags.env)
+    else:
+      _SECRETS.extend(flags.env)
     return flags, overrides
 
 
