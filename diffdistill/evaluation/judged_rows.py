@@ -3,7 +3,8 @@
 A row is taken again only where it was made alike, of the same weights: what it
 was made with is in its file, `<folder>/<model>/<steps>_<hash of that>.npz`, so
 rows that were made otherwise, by another judge say, lie side by side; one of
-other weights, but made alike, replaces the one before. It holds
+other weights, but made alike, replaces the one before. In a damaged file no
+byte is believed: its row is made again, and the file is named. It holds
 
   row        JSON: the columns, what they were made with, on which devices
   shown      the first images as bytes, for the sheet
@@ -14,7 +15,6 @@ other weights, but made alike, replaces the one before. It holds
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,6 +25,7 @@ from jaxtyping import Float, UInt8
 
 from diffdistill import hosts
 from diffdistill.arrays import Params
+from diffdistill.evaluation.sealed import seal, unseal
 from diffdistill.files import write_atomically
 
 # In a workdir.
@@ -63,12 +64,14 @@ class JudgedRows:
     made_with: what all of them depend on: images, seed, judge.
     devices: that are here.
     fingerprint: of weights.
+    say: told which files are damaged.
   """
 
   folder: epath.Path | None = None
   made_with: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   devices: str = ""
   fingerprint: Callable[[Params], str] = lambda params: ""
+  say: Callable[[str], None] = lambda line: None
 
   def take(
     self, made_with: Mapping[str, Any], weights: "Weights"
@@ -82,7 +85,7 @@ class JudgedRows:
     """
     if self.folder is None:
       return None
-    row = _read(path_of(self.folder, made_with))
+    row = _read(path_of(self.folder, made_with), self.say)
     alike = row is not None and row.made_with == made_with
     if not hosts.everywhere(alike) or row is None:
       return None
@@ -94,16 +97,16 @@ class JudgedRows:
     """Writes a row, whole or not at all, in place of the one before."""
     if self.folder is None:
       return
-    data = io.BytesIO()
     words = {name: getattr(row, name) for name in WORDS}
-    np.savez(
-      data,
-      row=np.array(json.dumps(words)),
-      shown=row.shown,
-      target=row.target,
+    data = seal(
+      {
+        "row": np.array(json.dumps(words)),
+        "shown": row.shown,
+        "target": row.target,
+      }
     )
     path = path_of(self.folder, row.made_with)
-    hosts.on_first(lambda: write_atomically(path, data.getvalue()))
+    hosts.on_first(lambda: write_atomically(path, data))
 
 
 NOTHING_KEPT = JudgedRows()
@@ -145,18 +148,17 @@ def path_of(folder: epath.Path, made_with: Mapping[str, Any]) -> epath.Path:
   return folder / made_with["model"].replace(" ", ".") / name
 
 
-def _read(path: epath.Path) -> JudgedRow | None:
-  """The row in a file; None where there is none that can be read."""
+def _read(path: epath.Path, say: Callable[[str], None]) -> JudgedRow | None:
+  """The row in a file; None where there is none, or none that can be read."""
   if not path.exists():
     return None
   try:
-    with path.open("rb") as opened:
-      archive = np.load(opened, allow_pickle=False)
-      return JudgedRow(
-        **json.loads(str(archive["row"])),
-        shown=archive["shown"],
-        target=archive["target"],
-      )
-  # A file that is damaged fails in any way; its row is made again.
-  except Exception:
+    arrays = unseal(path.read_bytes())
+  except ValueError as error:
+    say(f"warning: {path} is not used, and its row is made again: {error}")
     return None
+  return JudgedRow(
+    **json.loads(str(arrays["row"])),
+    shown=arrays["shown"],
+    target=arrays["target"],
+  )

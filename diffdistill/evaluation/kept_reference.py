@@ -2,11 +2,10 @@
 
 They are in an .npz (references.py), and a JSON file says what they were made
 of, with a hash of the .npz: what was made of other data, by another network, or
-is not what was written, is made again.
+is not what was written, is made again. Damaged files are named.
 """
 
 import hashlib
-import json
 from collections.abc import Callable
 
 import numpy as np
@@ -15,7 +14,7 @@ from etils import epath
 from diffdistill import hosts
 from diffdistill.evaluation.features import FeatureFn, Reference
 from diffdistill.evaluation.references import load_reference, save_reference
-from diffdistill.files import write_atomically
+from diffdistill.files import read_json, write_json
 
 
 def kept_reference(
@@ -27,6 +26,7 @@ def kept_reference(
   detector: str,
   image_shape: tuple[int, int, int],
   features: FeatureFn,
+  say: Callable[[str], None] = lambda line: None,
 ) -> Reference:
   """The reference in a file where it was made of the same, else a new one.
 
@@ -36,13 +36,26 @@ def kept_reference(
     made_of: names the network, its weights and the data.
     make: makes it; called by every process, or by none.
     detector, image_shape, features: see `load_reference`.
+    say: told which files are damaged.
   """
 
   def same() -> bool:
-    try:
-      return json.loads(says.read_text()) == _words(path, made_of)
-    except (OSError, ValueError):
+    if not (says.exists() and path.exists()):
       return False
+    try:
+      words = read_json(says)
+    except ValueError as error:
+      say(f"warning: {error}; {path} is made again")
+      return False
+    if words.get("made_of") != made_of:
+      return False
+    whole = words == _words(path, made_of)
+    if not whole:
+      say(
+        f"warning: {path} is damaged: it is not what {says} says; it is made"
+        " again"
+      )
+    return whole
 
   if hosts.on_first(same):
     one = np.zeros((1, *image_shape), np.float32)
@@ -57,7 +70,7 @@ def kept_reference(
 
   def keep() -> None:
     save_reference(path, reference, detector=detector, image_shape=image_shape)
-    write_atomically(says, json.dumps(_words(path, made_of)) + "\n")
+    write_json(says, _words(path, made_of))
 
   hosts.on_first(keep)
   return reference

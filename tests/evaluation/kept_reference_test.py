@@ -21,6 +21,7 @@ def get(tmp_path):
   """(the reference, whether it was made)."""
   folder = epath.Path(tmp_path)
   data = np.random.default_rng(0).uniform(-1, 1, (40, *SHAPE))
+  said = []
 
   def get(made_of="net 1 of data 1", images=data):
     made = []
@@ -37,9 +38,11 @@ def get(tmp_path):
       detector="net",
       image_shape=SHAPE,
       features=features,
+      say=said.append,
     )
     return reference, bool(made)
 
+  get.said = said
   return get
 
 
@@ -64,6 +67,7 @@ def test_it_is_the_same_to_the_bit(get):
 def test_of_other_weights_or_data_it_is_made_again(get):
   get()
   assert get(made_of="net 2 of data 1")[1]
+  assert get.said == []  # No file is damaged.
   assert get(made_of="net 1 of data 1")[1]
 
 
@@ -74,8 +78,13 @@ def test_what_is_damaged_or_not_its_own_is_made_again(get, tmp_path, name):
   data = path.read_bytes()
   for other in (data[:-9], b"", data + b" x"):
     path.write_bytes(other)
+    get.said.clear()
     reference, made = get()
     assert made
+    (line,) = get.said
+    assert line.startswith(f"warning: {tmp_path}/evaluated/reference.")
+    assert " is damaged: " in line
+    assert line.endswith("is made again")
     np.testing.assert_array_equal(reference.moments.mean, whole.moments.mean)
   path.unlink()
   assert get()[1]
