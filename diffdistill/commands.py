@@ -129,7 +129,7 @@ def _trainer(
     sheet = grids.sheet(next(images))
     hosts.on_first(lambda: grids.save_png(sheet, path))
 
-  score = Scorer(run, workdir, watchdog.each)
+  score = Scorer(run, workdir, watchdog.each, _say)
   trainer = Trainer(
     stages=run.stages,
     workdir=workdir,
@@ -339,8 +339,9 @@ def evaluate(
   A row that is done is kept, so the same command goes on where it was ended.
 
   Args:
-    workdir: of the run; evaluation.json, evaluation.png and
-      samples/compared.png go there, and each row as it is done under evaluated.
+    workdir: of the run; the evaluation and each row as it is done go under
+      evaluated, and the largest evaluation is evaluation.json, evaluation.png
+      and samples/compared.png too.
     num_images: per row; the config's by default.
     num_steps: of the teacher's sampler, and which students to judge; the
       config's by default.
@@ -384,7 +385,7 @@ def evaluate(
         between()
 
     teacher, *students = contestants(run, workdir, settings, _say)
-    judge = judge_of(run, workdir, each)
+    judge = judge_of(run, workdir, each, _say)
     judge.check(settings.num_images)
     rows, images = compare(
       teacher,
@@ -395,7 +396,7 @@ def evaluate(
       judge.kernel,
       settings,
       _say,
-      judged_rows(run, workdir, judge.identity),
+      judged_rows(run, workdir, judge.identity, _say),
       between,
     )
   summary = {

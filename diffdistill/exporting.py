@@ -42,10 +42,14 @@ def export(
     out: a folder.
 
   Raises:
-    ValueError: for a model that the format cannot represent.
+    ValueError: for a model that the format cannot represent, and where its
+      evaluation is damaged.
   """
   sampler = stage.objective.sampler
   assert sampler is not None  # the caller exports what makes images
+  # Made first, since it may refuse; written last, since what has a card is
+  # whole.
+  card = model_card(run, workdir, round_, stage, num_steps, kind)
   model = model_of(run, workdir, round_, sampler, num_steps)
   if kind == "diffusers":
     is_student = bool(round_.num_steps)
@@ -70,8 +74,6 @@ def export(
     stablehlo.write_sampler(
       out, program, model.image_shape, model.num_classes, num_steps
     )
-  # Last: what has a card is whole.
-  card = model_card(run, workdir, round_, stage, num_steps, kind)
   write_atomically(out / "README.md", card)
 
 

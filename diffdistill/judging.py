@@ -115,20 +115,26 @@ class Judge:
     return facts
 
 
-def judge_of(run: Experiment, workdir: epath.Path, each: Each = iter) -> Judge:
+def judge_of(
+  run: Experiment,
+  workdir: epath.Path,
+  each: Each = iter,
+  say: Callable[[str], None] = lambda line: None,
+) -> Judge:
   """The judge of a run: Inception, or the classifier of its first such stage.
 
   Args:
     run: the recipe, whose `evaluation` may name Inception's weights.
     workdir: where it was trained.
     each: sees the batches of its data go by.
+    say: told which kept files are damaged.
 
   Raises:
     ValueError: where the run has none, or it is not trained yet; or where
       Inception's weights or a reference are not what they should be.
   """
   if run.evaluation.inception:
-    return _inception(run, workdir, each)
+    return _inception(run, workdir, each, say)
   stage, identity = _judging_stage(run, workdir), identity_of(run, workdir)
   features = classifier_features(
     _in_float32(classifier_of(stage)),
@@ -138,7 +144,7 @@ def judge_of(run: Experiment, workdir: epath.Path, each: Each = iter) -> Judge:
   )
   path = workdir / FOLDER / "reference.npz"
   reference = _own_reference(
-    run, workdir, path, identity, stage.name, features, each
+    run, workdir, path, identity, stage.name, features, each, say
   )
   return Judge(
     trust=functools.cache(lambda: measure(run, stage, features, each)),
@@ -213,7 +219,12 @@ def check_inception(run: Experiment) -> None:
       )
 
 
-def _inception(run: Experiment, workdir: epath.Path, each: Each) -> Judge:
+def _inception(
+  run: Experiment,
+  workdir: epath.Path,
+  each: Each,
+  say: Callable[[str], None],
+) -> Judge:
   """The judge of FID; a reference that it makes is kept in the workdir."""
   settings, shape = run.evaluation, run.source.image_shape
   identity = identity_of(run, workdir)
@@ -240,7 +251,7 @@ def _inception(run: Experiment, workdir: epath.Path, each: Each) -> Judge:
     said = f"{len(run.source)} training images"
     path = workdir / "inception_reference.npz"
     reference = _own_reference(
-      run, workdir, path, identity, DETECTOR, features, each
+      run, workdir, path, identity, DETECTOR, features, each, say
     )
   return Judge(
     metric=FID,
@@ -264,6 +275,7 @@ def _own_reference(
   detector: str,
   features: FeatureFn,
   each: Each,
+  say: Callable[[str], None],
 ) -> Reference:
   """The statistics of the run's own data; made once, and kept."""
   return kept_reference(
@@ -280,6 +292,7 @@ def _own_reference(
     detector=detector,
     image_shape=run.source.image_shape,
     features=features,
+    say=say,
   )
 
 
@@ -296,12 +309,19 @@ class Scorer:
     run: the recipe.
     workdir: where it is trained.
     each: sees the batches that are scored go by.
+    say: told which kept files are damaged.
   """
 
-  def __init__(self, run: Experiment, workdir: epath.Path, each: Each):
+  def __init__(
+    self,
+    run: Experiment,
+    workdir: epath.Path,
+    each: Each,
+    say: Callable[[str], None] = lambda line: None,
+  ):
     self._run = run
     self._each = each
-    self._judge = functools.cache(lambda: judge_of(run, workdir, each))
+    self._judge = functools.cache(lambda: judge_of(run, workdir, each, say))
 
     @functools.cache
     def generator(
@@ -422,7 +442,10 @@ def contestants(
 
 
 def judged_rows(
-  run: Experiment, workdir: epath.Path, identity: str
+  run: Experiment,
+  workdir: epath.Path,
+  identity: str,
+  say: Callable[[str], None] = lambda line: None,
 ) -> JudgedRows:
   """The rows of a run that are done, for a judge of that identity."""
   settings = run.evaluation
@@ -437,6 +460,7 @@ def judged_rows(
     },
     devices=run.devices,
     fingerprint=fingerprint,
+    say=say,
   )
 
 

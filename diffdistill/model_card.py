@@ -15,6 +15,7 @@ import yaml
 from etils import epath
 
 from diffdistill.evaluation.grids import table
+from diffdistill.evaluation.summaries import FILE, read_summary
 from diffdistill.experiment import Experiment
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.sampling.one_step import OneStep
@@ -73,6 +74,9 @@ def model_card(
     stage: of the round.
     num_steps: of the sampler.
     kind: of the format.
+
+  Raises:
+    ValueError: where its evaluation is damaged.
   """
   # DDPM's pipeline has no such argument: there x0 is all that matters.
   sampler = stage.objective.sampler
@@ -240,7 +244,7 @@ def _public(value: Any, names: frozenset[str]) -> Any:
 
 
 def _measured(workdir: epath.Path, round_: Round) -> str:
-  path = workdir / "evaluation.json"
+  path = workdir / FILE
   damaged: list[str] = []
   spent = costs(workdir, damaged.append).get(round_.name)
   lines = []
@@ -251,9 +255,7 @@ def _measured(workdir: epath.Path, round_: Round) -> str:
       f"The last round took {spent[0]:,.0f} network passes, {spent[1]:,.0f}"
       " seconds."
     )
-  summary: dict[str, Any] = (
-    json.loads(path.read_text()) if path.exists() else {}
-  )
+  summary = read_summary(path) if path.exists() else {}
   rows = summary.pop("rows", [])
   mine = [row for row in rows if row["model"] in (round_.name, "teacher")]
   if not mine:

@@ -245,3 +245,15 @@ def test_a_network_that_diffusers_lacks_may_leave_in_another_format(
   assert line.startswith("patch is 2, which UNet2DModel does not have")
   assert line.endswith("or pass --format=safetensors or stablehlo")
   assert not out.exists()
+
+
+def test_a_damaged_evaluation_is_refused_before_anything_is_exported(
+  workdir, out
+):
+  path = workdir / "evaluation.json"
+  whole = path.read_bytes()
+  path.write_bytes(whole.replace(b"teacher", b"Teacher"))
+  with pytest.raises(ValueError, match="its digest does not match; run diffd"):
+    commands.export(workdir, "halve/002", None, "safetensors", out)
+  path.write_bytes(whole)
+  assert not out.exists() or not list(out.iterdir())

@@ -17,6 +17,7 @@ from diffdistill.evaluation.evaluator import distance
 from diffdistill.evaluation.features import Reference
 from diffdistill.evaluation.frechet import Moments
 from diffdistill.evaluation.judged_rows import JudgedRows
+from diffdistill.evaluation.summaries import read_summary
 from diffdistill.judging import (
   Scorer,
   contestants,
@@ -173,7 +174,7 @@ def test_students_are_selected_by_the_distance_they_are_judged_by(
 
 def untimed(workdir):
   """evaluation.json without what the clock says."""
-  written = json.loads((workdir / "evaluation.json").read_text())
+  written = read_summary(workdir / "evaluation.json")
   for row in written["rows"]:
     del row["images_per_second"], row["speed_up"]
   return json.dumps(written)
@@ -404,12 +405,15 @@ def detector(monkeypatch, run, workdir):
 
 
 def judged_by(workdir, **settings):
-  """What evaluation.json says; it goes, as other tests want their own."""
+  """The evaluation that is made; it goes, as other tests want their own."""
   commands.evaluate(workdir, None, (1,), inception="weights.pth", **settings)
-  path = workdir / "evaluation.json"
-  result = json.loads(path.read_text())
-  path.unlink()
-  return result
+  (workdir / "evaluation.json").unlink()
+  for path in (workdir / "evaluated").glob("evaluation_*.json"):
+    result = read_summary(path)
+    if result["metric"] == "FID":
+      path.unlink()
+      return result
+  raise AssertionError("no evaluation was kept")
 
 
 def test_inception_s_distances_have_their_names_and_say_what_they_are_of(

@@ -1,7 +1,6 @@
 """Every model of a run against the data and the teacher, step by step."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -22,8 +21,13 @@ from diffdistill.evaluation.judged_rows import (
 )
 from diffdistill.evaluation.measured import Timed, measured
 from diffdistill.evaluation.quantise import from_uint8, to_uint8
+from diffdistill.evaluation.summaries import (
+  COPIES,
+  CURVES,
+  SHEET,
+  keep_summary,
+)
 from diffdistill.evaluation.trust import distrust
-from diffdistill.files import write_atomically
 from diffdistill.ranges import (
   BatchSize,
   Images,
@@ -272,27 +276,23 @@ def write_comparison(
   metric: str,
   say: Callable[[str], None],
 ) -> None:
-  """evaluation.json, evaluation.png (the curves) and samples/compared.png.
+  """The evaluation, its curves and images of the same noise, see summaries.py.
 
   Students of one family are one curve, each at its own steps; rows without
   images are in neither picture.
   """
-  write_atomically(
-    workdir / "evaluation.json",
-    json.dumps({**summary, "rows": list(rows)}, indent=2) + "\n",
-  )
   curves: dict[str, list[tuple[int, float]]] = {}
   for row in rows:
     if f"{row['model']}, {row['steps']} steps" in images:
       family = row["model"].split("/")[0]
       curves.setdefault(family, []).append((row["steps"], row[metric]))
-  path = workdir / "samples" / "compared.png"
-  grids.save_png(grids.labelled_rows(images), path)
-  path = workdir / "evaluation.png"
+  pictures = {SHEET: grids.as_png(grids.labelled_rows(images))}
   label = f"{metric} (lower is better)"
   if distrust(summary):
     label = f"{metric} (its judge is NOT TRUSTED)"
   try:
-    grids.curve(curves, label, path)
+    pictures[CURVES] = grids.curve(curves, label)
   except ImportError:
+    path = workdir / COPIES[CURVES]
     say(f"{path} is not drawn without matplotlib; run `pip install matplotlib`")
+  keep_summary(workdir, {**summary, "rows": list(rows)}, pictures, say)

@@ -75,23 +75,26 @@ def labelled_rows(rows: Mapping[str, Array | np.ndarray]) -> PillowImage.Image:
 
 def save_png(image: PillowImage.Image, path: epath.PathLike) -> None:
   """Writes a PNG, whole or not at all; `path` may be in a bucket."""
+  write_atomically(path, as_png(image))
+
+
+def as_png(image: PillowImage.Image) -> bytes:
+  """The bytes of a PNG file."""
   data = io.BytesIO()
   image.save(data, "PNG", optimize=True)
-  write_atomically(path, data.getvalue())
+  return data.getvalue()
 
 
 def curve(
   curves: Mapping[str, Sequence[tuple[int, float]]],
   ylabel: str,
-  path: epath.PathLike,
-) -> None:
-  """Draws a quality measure against sampler steps, both axes logarithmic.
+) -> bytes:
+  """A PNG of a quality measure against sampler steps, both axes logarithmic.
 
   Args:
     curves: name -> (num_steps, value) pairs in any order. Values that a
       logarithmic axis cannot show (not finite, or <= 0) are left out.
     ylabel: the measure's name, with which direction is better.
-    path: of the PNG, written whole or not at all.
 
   Raises:
     ImportError: where matplotlib is not installed.
@@ -119,7 +122,7 @@ def curve(
   axes.legend()
   data = io.BytesIO()
   FigureCanvasAgg(figure).print_png(data)
-  write_atomically(path, data.getvalue())
+  return data.getvalue()
 
 
 def table(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from etils import epath
 from diffdistill import from_config
 from diffdistill.config_fields import Fields
 from diffdistill.data.record import read as read_facts
+from diffdistill.evaluation.summaries import FILE, read_summary
 from diffdistill.experiment import Experiment
 from diffdistill.reporting.bare import Bare, read_bare
 from diffdistill.reporting.judged import Judged
@@ -200,13 +200,6 @@ def _records(workdir: epath.Path, notes: list[str]) -> list[Fields]:
   return [record for _, record in read.good]
 
 
-def _parsed(text: str) -> Any:
-  try:
-    return json.loads(text)
-  except ValueError:
-    return None
-
-
 def _rounds(
   workdir: epath.Path,
   experiment: Experiment | None,
@@ -261,21 +254,20 @@ def _settled(
 
 
 def _judged(workdir: epath.Path, notes: list[str]) -> Judged | None:
-  path = workdir / "evaluation.json"
+  path = workdir / FILE
   if not path.exists():
     return None
-  judged = Judged.of(_parsed(path.read_bytes().decode(errors="replace")))
-  if judged is None:
-    notes.append(
-      "evaluation.json is damaged; diffdistill evaluate writes it anew."
-    )
-  return judged
+  try:
+    return Judged.of(read_summary(path))
+  except ValueError as error:
+    notes.append(f"{error}.")
+    return None
 
 
 def _written(workdir: epath.Path) -> datetime.datetime | None:
   times = [
     (workdir / name).stat().mtime
-    for name in ("config.json", RECORDS, "evaluation.json")
+    for name in ("config.json", RECORDS, FILE)
     if (workdir / name).exists()
   ]
   times = [time for time in times if time]

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from diffdistill.config_fields import Fields
+from diffdistill.evaluation.summaries import is_summary
 from diffdistill.evaluation.trust import distrust
 from diffdistill.reporting.scales import Number
 
@@ -27,20 +28,9 @@ class Judged:
   @classmethod
   def of(cls, written: Any) -> "Judged | None":
     """What was written, or None where that is no evaluation."""
-    if not isinstance(written, dict):
+    if not is_summary(written):
       return None
-    metric, rows = written.get("metric"), written.get("rows")
-    if not (isinstance(metric, str) and isinstance(rows, list) and rows):
-      return None
-    for row in rows:
-      if not (
-        isinstance(row, dict)
-        and isinstance(row.get("model"), str)
-        and isinstance(row.get("steps"), int)
-        and row["steps"] >= 1
-        and isinstance(row.get(metric), int | float | None)
-      ):
-        return None
+    metric, rows = written["metric"], written["rows"]
     facts = {k: v for k, v in written.items() if k not in ("metric", "rows")}
     return cls(metric=metric, facts=facts, rows=tuple(rows))
 

@@ -153,7 +153,7 @@ def test_what_is_not_shown_is_in_no_picture(compared, tmp_path, monkeypatch):
   assert {len(shown) for shown in images.values()} == {12}
   drawn = {}
   monkeypatch.setattr(
-    grids, "curve", lambda curves, label, path: drawn.update(curves)
+    grids, "curve", lambda curves, label: drawn.update(curves) or b"PNG"
   )
   write_comparison(
     epath.Path(tmp_path), {"seed": 0}, rows, images, "FD-x", print
@@ -194,6 +194,7 @@ def judged(contestant, clock, tmp_path):
       },
       devices=fields.pop("devices", "1 cpu"),
       fingerprint=lambda params: f"{float(params):.3f}",
+      say=lambda line: said.append(line),
     )
     said = []
 
@@ -281,7 +282,7 @@ def test_what_would_not_be_the_same_is_made_again(judged, change, made):
     assert judged()[2] == []
 
 
-def test_a_damaged_row_is_made_again(judged, tmp_path):
+def test_a_damaged_row_is_made_again_and_named(judged, tmp_path):
   whole, *_ = judged()
   path = next((tmp_path / "halve" / "002").glob("2_*.npz"))
   data = path.read_bytes()
@@ -289,9 +290,14 @@ def test_a_damaged_row_is_made_again(judged, tmp_path):
   flipped = data[:middle] + b"E" + data[middle + 1 :]
   for damaged in (data[: len(data) // 2], b"", flipped):
     path.write_bytes(damaged)
-    rows, _, made, _ = judged()
+    rows, _, made, said = judged()
     assert made == [(0.75, 2)]
     assert rows == whole
+    (line,) = (line for line in said if line.startswith("warning: "))
+    assert line == (
+      f"warning: {path} is not used, and its row is made again: it is damaged:"
+      " its digest does not match"
+    )
   kept = [p.relative_to(tmp_path) for p in tmp_path.rglob("*.*")]
   assert sorted(f"{p.parent}/{p.name.partition('_')[0]}" for p in kept) == [
     "halve/002/2",

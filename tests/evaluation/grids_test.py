@@ -1,5 +1,7 @@
 """Sheets, curves and tables as files and text."""
 
+import io
+
 import numpy as np
 import pytest
 from etils import epath
@@ -104,21 +106,19 @@ def test_a_failed_write_leaves_the_old_png(tmp_path, monkeypatch):
   assert path.read_bytes() == before
 
 
-def test_a_curve_is_a_png_even_with_values_a_log_axis_cannot_show(tmp_path):
-  path = tmp_path / "curve.png"
+def test_a_curve_is_a_png_even_with_values_a_log_axis_cannot_show():
   curves = {
     "teacher": [(8, 3.0), (1, 90.0), (2, float("nan"))],
     "student": [(1, 5.0), (2, 0.0)],
   }
-  grids.curve(curves, "FD-digits (lower is better)", path)
-  with Image.open(path) as read:
+  data = grids.curve(curves, "FD-digits (lower is better)")
+  with Image.open(io.BytesIO(data)) as read:
     assert read.format == "PNG"
     read.load()
     assert len(np.unique(np.asarray(read))) > 10
-  grids.curve({"one point": [(4, 1.0)]}, "FD", tmp_path / "one.png")
-  assert (tmp_path / "one.png").stat().st_size < 300_000
+  assert len(grids.curve({"one point": [(4, 1.0)]}, "FD")) < 300_000
   with pytest.raises(ValueError, match="at least one curve"):
-    grids.curve({}, "FD", path)
+    grids.curve({}, "FD")
 
 
 def test_a_table_is_aligned():

@@ -93,7 +93,7 @@ def write_run(tmp_path, tiny_config):
         stem = round_.replace("/", "_")
         picture.save(workdir / "samples" / f"{stem}.png")
     if judged:
-      (workdir / "evaluation.json").write_text(json.dumps(evaluation()))
+      write_json(workdir / "evaluation.json", evaluation())
       # Wider than a phone.
       wide = PillowImage.new("L", (900, 200), 200)
       wide.save(workdir / "samples" / "compared.png")

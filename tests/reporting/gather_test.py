@@ -71,7 +71,8 @@ def test_missing_and_damaged_files_are_said(write_run):
   assert run.notes == (
     "Nothing is recorded yet (no metrics.jsonl).",
     "samples/compared.png is no PNG that can be read.",
-    "evaluation.json is damaged; diffdistill evaluate writes it anew.",
+    f"{workdir}/evaluation.json is damaged: it is not JSON; run diffdistill"
+    " evaluate to write it again.",
   )
   assert run.judged is None
   assert len(run.sheets) == 4

@@ -6,7 +6,7 @@ import pytest
 from etils import epath
 
 from diffdistill import __version__
-from diffdistill.files import write_json
+from diffdistill.files import read_json, write_json
 from diffdistill.reporting.page import write_report
 
 METRIC = "FD-classifier"
@@ -29,9 +29,9 @@ def report(tmp_path):
 
 def rejudge(workdir, change):
   path = workdir / "evaluation.json"
-  written = json.loads(path.read_text())
+  written = read_json(path)
   change(written)
-  path.write_text(json.dumps(written))
+  write_json(path, written)
 
 
 def test_rows_are_set_against_the_teacher(write_run, report):

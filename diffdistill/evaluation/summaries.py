@@ -1,0 +1,192 @@
+"""The evaluations of a run, each in files of its own; one is for reports.
+
+  evaluated/evaluation_<images>_<hash>.json       settings, judge and rows
+  evaluated/evaluation_<images>_<hash>.png        the curves
+  evaluated/evaluation_<images>_<hash>_compared.png   images of the same noise
+
+The hash is of the settings, so that an evaluation replaces only one that was
+made alike. evaluation.json, evaluation.png and samples/compared.png are copies:
+of the evaluation with the most images; of those, of the one with the most rows;
+and of those, of the newest.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from etils import epath
+
+from diffdistill.evaluation.judged_rows import FOLDER
+from diffdistill.files import (
+  digest_of,
+  matching,
+  read_json,
+  write_atomically,
+  write_json,
+)
+
+FILE = "evaluation.json"
+PREFIX = "evaluation_"
+# What two evaluations must share for the newer to replace the older.
+SETTINGS = (
+  "metric",
+  "detector",
+  "resizer",
+  "reference",
+  "num_images",
+  "seed",
+  "rounding",
+)
+# The pictures of an evaluation: the ending beside it, and the copy's place.
+CURVES, SHEET = ".png", "_compared.png"
+COPIES = {CURVES: "evaluation.png", SHEET: "samples/compared.png"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kept:
+  """An evaluation on disk.
+
+  Args:
+    path: of its JSON.
+    summary: what is in there.
+  """
+
+  path: epath.Path
+  summary: Mapping[str, Any]
+
+  @property
+  def size(self) -> tuple[int, int]:
+    """By which the largest is found: images, then rows."""
+    count = self.summary.get("num_images")
+    rows = len(self.summary["rows"])
+    return (count if isinstance(count, int) else 0), rows
+
+  @property
+  def words(self) -> str:
+    images, rows = self.size
+    return f"{images} images, {rows} rows"
+
+
+def read_summary(path: epath.Path) -> dict[str, Any]:
+  """An evaluation as it was written.
+
+  Raises:
+    ValueError: in one line with a remedy, if it is damaged.
+  """
+  try:
+    summary = read_json(path)
+  except ValueError as error:
+    raise ValueError(
+      f"{error}; run diffdistill evaluate to write it again"
+    ) from error
+  if not is_summary(summary):
+    raise ValueError(
+      f"{path} is damaged: it has no metric, or rows without a model, a number"
+      " of steps and a distance; run diffdistill evaluate to write it again"
+    )
+  return summary
+
+
+def is_summary(written: Any) -> bool:
+  """Whether it has a metric, and rows that have what every reader asks for."""
+  if not isinstance(written, dict):
+    return False
+  metric, rows = written.get("metric"), written.get("rows")
+  if not (isinstance(metric, str) and isinstance(rows, list) and rows):
+    return False
+  return all(
+    isinstance(row, dict)
+    and isinstance(row.get("model"), str)
+    and isinstance(row.get("steps"), int)
+    and row["steps"] >= 1
+    and isinstance(row.get(metric), int | float | None)
+    for row in rows
+  )
+
+
+def keep_summary(
+  workdir: epath.Path,
+  summary: Mapping[str, Any],
+  pictures: Mapping[str, bytes],
+  say: Callable[[str], None],
+) -> None:
+  """Writes an evaluation, and copies the largest one to where reports look.
+
+  Args:
+    workdir: of the run.
+    summary: the evaluation, with its rows.
+    pictures: PNG files by their ending, CURVES or SHEET.
+    say: told what was written where, and which files are damaged.
+  """
+  folder = workdir / FOLDER
+  new = Kept(path=folder / f"{_stem(summary)}.json", summary=summary)
+  write_json(new.path, dict(summary))
+  for ending in COPIES:
+    path = _picture(new, ending)
+    path.unlink(missing_ok=True)
+    if ending in pictures:
+      write_atomically(path, pictures[ending])
+  say(f"this evaluation ({new.words}) is in {new.path}")
+  largest = max(_others(workdir, new, say), key=lambda o: o.size, default=new)
+  if largest.size <= new.size:
+    largest = new
+  place = workdir / FILE
+  if largest is new:
+    say(f"{place} is this evaluation")
+  else:
+    say(
+      f"{place} is the larger evaluation in {largest.path} ({largest.words});"
+      " remove that file and evaluate again to have the smaller one there"
+    )
+  if largest.path != place:
+    _copy(workdir, largest)
+
+
+def _stem(summary: Mapping[str, Any]) -> str:
+  """The name of an evaluation's files."""
+  settings = {name: summary.get(name) for name in SETTINGS}
+  settings["steps"] = sorted({row["steps"] for row in summary["rows"]})
+  return f"{PREFIX}{summary.get('num_images')}_{digest_of(settings)[:8]}"
+
+
+def _others(
+  workdir: epath.Path, new: Kept, say: Callable[[str], None]
+) -> list[Kept]:
+  """The other evaluations on disk that can be read.
+
+  evaluation.json is one of them only if nothing else is as it: it may have been
+  brought here without the folder.
+  """
+  result: list[Kept] = []
+  paths = matching(workdir / FOLDER, f"{PREFIX}*.json")
+  place = workdir / FILE
+  if place.exists():
+    paths.append(place)
+  for path in paths:
+    if path == new.path:
+      continue
+    try:
+      summary = read_summary(path)
+    except ValueError as error:
+      say(f"warning: {error}, or remove it; it is skipped")
+      continue
+    if path != place or f"{_stem(summary)}.json" not in (
+      other.path.name for other in (new, *result)
+    ):
+      result.append(Kept(path=path, summary=summary))
+  return result
+
+
+def _copy(workdir: epath.Path, kept: Kept) -> None:
+  """Copies an evaluation and its pictures; those it lacks are removed."""
+  for ending, name in COPIES.items():
+    picture, copy = _picture(kept, ending), workdir / name
+    if picture.exists():
+      write_atomically(copy, picture.read_bytes())
+    else:
+      copy.unlink(missing_ok=True)
+  write_json(workdir / FILE, dict(kept.summary))
+
+
+def _picture(kept: Kept, ending: str) -> epath.Path:
+  return kept.path.with_name(f"{kept.path.stem}{ending}")
