@@ -47,7 +47,7 @@ def test_too_few_images_to_trust_any_judge_are_refused_before_anything(
   with pytest.raises(ValueError, match="by is 'distance', but classifier can"):
     commands.train(fields, epath.Path(tmp_path) / "run")
   assert not (tmp_path / "run").exists()
-  fields["stages"]["halve"]["select"]["every"] = 0
+  fields["stages"]["halve"]["select"] = {"every": 0}
   said = []
   check_judge(from_config.build(fields), {"classifier", "halve"}, said.append)
   assert said == [
