@@ -19,7 +19,7 @@ LENGTH = 64
 def seal(arrays: Mapping[str, np.ndarray]) -> bytes:
   """The bytes of an .npz file that `unseal` reads."""
   data = io.BytesIO()
-  np.savez(data, **arrays)
+  np.savez(data, allow_pickle=False, **arrays)
   with zipfile.ZipFile(data, "a") as archive:
     archive.comment = b"0" * LENGTH
   body = data.getvalue()[:-LENGTH]
