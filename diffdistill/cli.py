@@ -22,6 +22,7 @@ from ml_collections import config_flags
 from diffdistill import agreement, environment, hosts, signals
 from diffdistill.links import GO_ON
 from diffdistill.places import place, places
+from diffdistill.ranges import SEED, Range, brief
 from diffdistill.refusals import line_of
 
 FLAGS = flags.FLAGS
@@ -78,6 +79,20 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("num_processes", None, "With --coordinator.")
 flags.DEFINE_integer("process_id", None, "With --coordinator: 0, 1, ...")
+
+# Of flags whose command could otherwise ask for any amount of work or memory.
+RANGES = {
+  "num_images": Range(1, 10**7),
+  "num_steps": Range(1, 10**5),
+  "seed": SEED,
+  "label": Range(0, 10**6),
+  "guidance": Range(0, 1000),
+  "interpolate": Range(2, 1000),
+  "num_updates": Range(1, 10**6),
+  "expect_devices": Range(1, 10**6),
+  "num_processes": Range(1, 10**6),
+  "process_id": Range(0, 10**6),
+}
 
 USAGE = """usage: diffdistill COMMAND [--flag=value ...]
 
@@ -139,6 +154,7 @@ def main() -> int:
       return _refuse(f"{command} does not read --{name}; pass {reads}", 2)
   environment.pin()
   try:
+    _check_ranges()
     _join()
     if FLAGS.multihost:
       agreement.agree(_command(command))
@@ -157,6 +173,18 @@ def main() -> int:
   return 0
 
 
+def _check_ranges() -> None:
+  """Refuses a number that no command could do anything with."""
+  for name, allowed in RANGES.items():
+    values = (
+      _whole_numbers(name) if name == "num_steps" else (FLAGS[name].value,)
+    )
+    for value in values or ():
+      refusal = value is not None and allowed.refusal(value)
+      if refusal:
+        raise UsageError(f"--{name} is {brief(value)}; {refusal}")
+
+
 def _join() -> None:
   """Joins the processes that a cluster, or flags, started with this one."""
   places = ("coordinator", "num_processes", "process_id")
@@ -170,9 +198,11 @@ def _join() -> None:
       f" {', '.join(f'--{name}' for name in places)}, or none in a cluster that"
       " JAX knows"
     )
-  if given and not re.fullmatch(r".+:\d+", FLAGS.coordinator):
+  port = FLAGS.coordinator and re.fullmatch(r".+:(\d{1,5})", FLAGS.coordinator)
+  if given and not (port and 0 < int(port[1]) < 2**16):
     raise UsageError(
-      f"--coordinator is {FLAGS.coordinator!r}; pass HOST:PORT of process 0"
+      f"--coordinator is {brief(FLAGS.coordinator)}; pass HOST:PORT of process"
+      " 0"
     )
   if given and not 0 <= FLAGS.process_id < FLAGS.num_processes:
     raise UsageError(
@@ -407,9 +437,10 @@ def _whole_numbers(name: str) -> tuple[int, ...] | None:
   values = getattr(FLAGS, name)
   if values is None:
     return None
-  if not values or not all(v.isdigit() and int(v) > 0 for v in values):
+  if not values or not all(re.fullmatch(r"0*[1-9]\d{0,17}", v) for v in values):
     raise UsageError(
-      f"--{name} is {','.join(values)!r}; pass positive whole numbers: 1,2,4"
+      f"--{name} is {brief(','.join(values))}; pass positive whole numbers:"
+      " 1,2,4"
     )
   return tuple(int(v) for v in values)
 

@@ -63,7 +63,7 @@ from diffdistill.sampling import SAMPLERS
 from diffdistill.sampling.one_step import OneStep
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training import checkpoint
-from diffdistill.training.effects import notes
+from diffdistill.training.effects import check_images, notes
 from diffdistill.training.preemption import PreemptedError, Preemption
 from diffdistill.training.stage import OUTSIDE, Pairs, Round, Stage
 from diffdistill.training.trainer import Trainer
@@ -212,6 +212,7 @@ def sample(
   stage, round_, steps = _model(run, workdir, round_name, num_steps)
   sampler = stage.objective.sampler
   assert sampler is not None  # it makes images
+  check_images(num_images * (interpolate or 1), run.source.image_shape)
   usual = run.usual_guidance(round_)
   if guidance is not None:
     usual = dataclasses.replace(run.guidance, weight=guidance)

@@ -60,7 +60,11 @@ from diffdistill.sampling.sampler import Sampler
 from diffdistill.training import checkpoint
 from diffdistill.training.cadence import Cadence
 from diffdistill.training.curriculum import check_judges, curriculum
-from diffdistill.training.effects import check_effects, check_memory
+from diffdistill.training.effects import (
+  check_effects,
+  check_images,
+  check_memory,
+)
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.sharding import Layout, make_mesh
 from diffdistill.training.stage import Pairs, Selection, Stage
@@ -266,6 +270,9 @@ def _build(
   if "minutes" in fields:
     _check_minutes(stages)
   evaluation = make("evaluation", Settings, section(fields, "evaluation"))
+  check_images(
+    evaluation.batch_size, source.image_shape, "evaluation.batch_size"
+  )
   if not evaluation.inception:
     check_judges(tuple(stages))
   classifiers = [

@@ -54,6 +54,29 @@ def test_help_and_list_say_what_there_is(capsys, run_cli):
       "--num_steps is '0'; pass p",
     ),
     (["evaluate", "--workdir=x", "--num_steps="], "--num_steps is ''; pass p"),
+    (["sample", "--workdir=x", "--seed=-1"], "--seed is -1; pass 0 or more"),
+    (
+      ["sample", "--workdir=x", "--num_images=0"],
+      "--num_images is 0; pass",
+    ),
+    (["sample", "--workdir=x", f"--num_images={10**15}"], "at most 10000000"),
+    (["sample", "--workdir=x", "--guidance=-1"], "--guidance is -1.0; pass 0 "),
+    (["sample", "--workdir=x", "--guidance=nan"], "--guidance is nan; pass 0 "),
+    (
+      ["sample", "--workdir=x", "--interpolate=1"],
+      "--interpolate is 1; pass",
+    ),
+    (
+      ["sample", "--workdir=x", f"--label={2**31 - 2}"],
+      "--label is 21474836",
+    ),
+    (["sample", "--workdir=x", f"--num_steps={10**9}"], "--num_steps is 10000"),
+    (["evaluate", "--workdir=x", "--num_steps=²"], "--num_steps is '²'; pass"),
+    (
+      ["evaluate", "--workdir=x", f"--num_steps={10**400}"],
+      "pass positive",
+    ),
+    (["benchmark", "--config=x", "--num_updates=0"], "--config cannot be read"),
     (["evaluate", "--workdir"], "Missing value for flag --workdir"),
   ],
 )

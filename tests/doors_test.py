@@ -206,6 +206,7 @@ DOORS = {
     "hosts",
     "links",
     "places",
+    "ranges",
     "refusals",
     "signals",
   ),

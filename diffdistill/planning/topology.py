@@ -14,7 +14,7 @@ from jax.experimental import topologies
 from diffdistill.planning.chips import CHIPS, Chip
 
 # v5e:8x8, v5p:4x4x4, cpu:8; v5e:16x16*2 is two slices.
-_NAME = re.compile(r"(\w+):([\dx]+)(?:\*(\d+))?")
+_NAME = re.compile(r"(\w+):([\dx]+)(?:\*(\d{1,4}))?", re.ASCII)
 # Or the TPU compiler looks for the machine that it runs on, and complains; and
 # only one process may have it.
 _ENVIRONMENT = {
@@ -67,7 +67,7 @@ def topology_of(name: str) -> Topology:
   # The compiler is asked by name: nothing is to look for accelerators here.
   jax.config.update("jax_platforms", "cpu")
   if kind == "cpu":
-    return _cpu(name, int(shape) if shape.isdigit() else 0)
+    return _cpu(name, int(shape) if re.fullmatch(r"\d{1,3}", shape) else 0)
   if importlib.util.find_spec("libtpu") is None:
     raise ValueError(
       f"topology is {name!r}, but the TPU compiler is not installed; run"
@@ -95,7 +95,8 @@ def topology_of(name: str) -> Topology:
 
 
 def _cpu(name: str, count: int) -> Topology:
-  with contextlib.suppress(RuntimeError):  # they have been counted already
+  # RuntimeError: they have been counted already.
+  with contextlib.suppress(RuntimeError, ValueError):
     jax.config.update("jax_num_cpu_devices", count)
   devices = jax.devices("cpu")
   if not 0 < count <= len(devices):

@@ -38,18 +38,28 @@ def check_memory(
   Raises:
     ValueError: where a stage has one.
   """
-  pixels = math.prod(image_shape)
   for stage in stages:
-    fields = {"batch_size": stage.batch_size}
+    path = f"stages.{stage.name}"
+    check_images(stage.batch_size, image_shape, f"{path}.batch_size")
     if isinstance(stage, Pairs):
-      fields["shard_size"] = stage.shard_size
-    for name, size in fields.items():
-      if size * pixels > LARGEST_BATCH:
-        raise ValueError(
-          f"stages.{stage.name}.{name} is {size}, and so many images of"
-          f" {image_shape} take {4 * size * pixels / 2**30:,.0f} GiB; pass at"
-          f" most {LARGEST_BATCH // pixels}"
-        )
+      check_images(stage.shard_size, image_shape, f"{path}.shard_size")
+
+
+def check_images(
+  number: int, image_shape: tuple[int, int, int], name: str = "num_images"
+) -> None:
+  """Refuses more images at a time than any machine has the memory for.
+
+  Raises:
+    ValueError: where `name`, for the message, asks for so many.
+  """
+  pixels = math.prod(image_shape)
+  if number * pixels > LARGEST_BATCH:
+    raise ValueError(
+      f"{name} is {number}, and so many images of {image_shape} take"
+      f" {4 * number * pixels / 2**30:,.0f} GiB; pass at most"
+      f" {LARGEST_BATCH // pixels}"
+    )
 
 
 def notes(stages: Sequence[Stage | Pairs], cadence: Cadence) -> Iterator[str]:
