@@ -459,10 +459,12 @@ def _flag_error(error: Exception, arguments: Sequence[str]) -> str:
       close = re.search(r'Did you mean "(.+?)"', lines[-1])
       remedy = f"did you mean {close[1]}?" if close else "add it to its file"
       return f"{flag} is no field of the config; {remedy}"
-  flag, _, problem = lines[0].removeprefix("flag ").partition(": ")
+  # A value of several lines is all of the flag.
+  flag, _, problem = " ".join(lines).removeprefix("flag ").partition(": ")
   for unreadable, remedy in (
     ("invalid literal for int", "pass a whole number"),
     ("could not convert string to float", "pass a number"),
+    ("Non-boolean argument", "pass True or False"),
   ):
     if unreadable in problem:
       return f"{flag} cannot be read; {remedy}"

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import typing
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from diffdistill.ranges import SHOWN, Range, brief, check_range
@@ -83,8 +83,17 @@ def _check_type(path: str, value: Any, hint: Any) -> None:
     raise ValueError(
       f"{path} is {brief(value)} of type {type(value).__name__}; pass {names}"
     )
+  for text in _texts(value):
+    _check_text(path, text)
+
+
+def _texts(value: Any) -> Iterator[str]:
+  """The texts in a value."""
   if isinstance(value, str):
-    _check_text(path, value)
+    yield value
+  elif isinstance(value, tuple | Mapping):
+    for item in value.values() if isinstance(value, Mapping) else value:
+      yield from _texts(item)
 
 
 def _check_text(path: str, value: str) -> None:

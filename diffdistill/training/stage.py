@@ -145,7 +145,7 @@ class Pairs:
       )
     if set(self.frozen) != {"teacher"}:
       raise ValueError(
-        f"frozen names {sorted(self.frozen)}; pairs need exactly a teacher"
+        f"frozen names {sorted(self.frozen)}; pairs need exactly a teacher; pass that"
       )
 
 
@@ -212,7 +212,7 @@ class Stage:
     if missing:
       raise ValueError(
         f"stages.{self.name}.frozen names {sorted(self.frozen)}; its objective"
-        f" needs exactly {sorted(self.objective.needs)}"
+        f" needs exactly {sorted(self.objective.needs)}; pass those"
       )
     if self.source and (
       self.objective.needs or not self.source.startswith(OUTSIDE)

@@ -1,0 +1,229 @@
+"""1,000 changed fields and flags, from the parser to the built experiment.
+
+Each is refused in one line, or makes another experiment. Nothing is compiled;
+`fuzz_commands.py` runs some of them as real commands.
+"""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import pathlib
+import re
+import time
+
+import pytest
+
+from diffdistill import commands, from_config, hosts
+from diffdistill.config_fields import plain
+from diffdistill.planning.topology import topology_of
+from tests.fuzz_mutations import RECIPES, at, fields_of, mutations, source_of
+from tests.ranges_test import CLASSES
+
+NUMBER, SEED = 1000, 0
+# Longest that one may take on a machine that is busy with other things.
+PATIENCE = 60
+PACKAGE = pathlib.Path(commands.__file__).parent
+# What a refusal says to do.
+REMEDY = re.compile(
+  r"pass|remove|did you mean|see diffdistill help|add it|name another|"
+  r"leave|give|number|import|use |write|expected|run `|the earlier ones are"
+)
+
+
+@pytest.fixture(scope="module")
+def cheaply():
+  """Traces a network once, however many experiments have it."""
+  with pytest.MonkeyPatch.context() as patch:
+    met, trace = {}, from_config._trace
+
+    def once(path, network):
+      key = path, repr(network)
+      if key not in met:
+        try:
+          met[key] = trace(path, network)
+        except ValueError as error:
+          met[key] = error
+      if isinstance(met[key], ValueError):
+        raise met[key]
+
+    patch.setattr(from_config, "_trace", once)
+    yield
+
+
+@pytest.fixture(scope="module")
+def seen():
+  """What the commands were asked to do, in place of which they do it."""
+  calls = []
+  runs = functools.cache(lambda recipe: from_config.build(fields_of(recipe)))
+  draw = commands.sample  # refuses the name of a file before all else
+  recipe_of = str  # a workdir is named after the recipe of its run
+
+  def train(config, workdir):
+    calls.append((plain(config), shown(from_config.build(config))))
+
+  def sample(
+    workdir, name, images, steps, seed, label, guidance, interpolate, out
+  ):
+    run = runs(recipe_of(workdir))
+    told = run.guidance
+    if guidance is not None:
+      told = dataclasses.replace(told, weight=guidance)
+    if out.suffix not in (".png", ".npz"):
+      draw(workdir, name, images, steps, seed, label, None, None, out)
+    sampler = run.stages[-1].objective.sampler
+    generator = run.generator(sampler, 1, label=label, guidance=told)
+    generator.noise(seed, 0)
+    calls.append((images, steps, seed, label, told, interpolate, out, name))
+
+  def evaluate(workdir, images, steps, inception=None, reference=None):
+    given = {"num_images": images, "num_steps": steps}
+    given = {k: v for k, v in given.items() if v is not None}
+    run = runs(recipe_of(workdir))
+    calls.append(dataclasses.replace(run.evaluation, **given))
+
+  def plan(config, topology, as_json):
+    calls.append(topology_of(topology).devices)
+
+  def others(*given):
+    calls.append(given)
+
+  with pytest.MonkeyPatch.context() as patch:
+    for name in ("train", "sample", "evaluate", "plan"):
+      patch.setattr(commands, name, locals()[name])
+    for name in ("export", "benchmark"):
+      patch.setattr(commands, name, others)
+    patch.setattr(hosts, "join", lambda *places: calls.append(places))
+    yield calls
+
+
+def shown(experiment):
+  """All that an experiment consists of, less the fields it was made from."""
+  return repr(dataclasses.replace(experiment, config={}))
+
+
+@pytest.fixture(scope="module")
+def base(seen, cheaply):
+  """The experiment of a recipe as it is."""
+  return functools.cache(
+    lambda recipe: shown(from_config.build(fields_of(recipe)))
+  )
+
+
+def arguments(mutation, path):
+  """The command line of a mutation; its config file goes to the path."""
+  file, _, recipe = mutation.recipe.partition(":")
+  config = f"--config=configs/{file}.py:{recipe}"
+  if mutation.fields is not None:
+    path.write_text(source_of(mutation.fields))
+    config = f"--config={path}"
+  if mutation.command in ("sample", "evaluate", "export"):
+    config = f"--workdir={mutation.recipe}"
+  if mutation.command == "export":
+    return "export", config, "--out=there", *mutation.flags
+  if mutation.command == "train":
+    return "train", config, "--workdir=unused", *mutation.flags
+  return mutation.command, config, *mutation.flags
+
+
+def has_no_effect(mutation, call, base):
+  """Whether an accepted change of a config changed nothing that is built."""
+  if mutation.command != "train" or mutation.path in ("expect_devices",):
+    return False
+  if not isinstance(call[-1], str):  # of hosts.join
+    return False
+  fields, built = call
+  unchanged = fields_of(mutation.recipe)
+  if fields == unchanged or built != base(mutation.recipe):
+    return False
+  # Said otherwise: all devices, or a key that was left out as it is by default.
+  return not (
+    mutation.path.startswith("mesh.") or _only_lacks(fields, unchanged)
+  )
+
+
+def _only_lacks(fields, unchanged):
+  """Whether the fields are the same but for keys that are not there."""
+  return all(
+    name in unchanged
+    and (
+      value == unchanged[name]
+      or (
+        isinstance(value, dict)
+        and isinstance(unchanged[name], dict)
+        and _only_lacks(value, unchanged[name])
+      )
+    )
+    for name, value in fields.items()
+  )
+
+
+@pytest.mark.slow
+def test_every_changed_field_is_refused_in_one_line_or_has_an_effect(
+  run_cli, capsys, tmp_path, seen, cheaply, base
+):
+  faults, accepted = [], 0
+  for index, mutation in enumerate(mutations(NUMBER, SEED)):
+    seen.clear()
+    began = time.monotonic()
+    try:
+      line = arguments(mutation, tmp_path / f"config_{index}.py")
+      status = run_cli(*line)
+    except BaseException as error:
+      faults.append(f"{mutation}: {type(error).__name__}: {str(error)[:200]}")
+      continue
+    printed = capsys.readouterr().err
+    if time.monotonic() - began > PATIENCE:
+      faults.append(f"{mutation} took {time.monotonic() - began:.0f} s")
+    if status == 0:
+      accepted += 1
+      if has_no_effect(mutation, seen[-1], base):
+        faults.append(f"{mutation} is accepted and has no effect")
+    elif (
+      status not in (1, 2)
+      or printed.count("\n") != 1
+      or not REMEDY.search(printed)
+      or len(printed) > 2000
+    ):
+      faults.append(f"{mutation} is {status}: {printed[:300]!r}")
+  assert not faults, "\n".join([f"{len(faults)} faults", *faults])
+  # Neither all refused nor all taken: the test would have tested nothing.
+  assert NUMBER / 20 < accepted < NUMBER / 2
+
+
+def test_the_recipes_have_every_paper():
+  kinds = {
+    at(fields, f"stages.{name}").get("objective", {}).get("kind", "pairs")
+    for fields in map(fields_of, RECIPES)
+    for name in fields["run"]
+  }
+  # Fine tuning is the objective of the teacher, from other weights on.
+  assert kinds == {*from_config.OBJECTIVES, "pairs"} - {"fine_tuning"}
+
+
+@functools.cache
+def names_read():
+  """The attributes that the package reads outside of construction."""
+  found = set()
+
+  class Reader(ast.NodeVisitor):
+    def visit_FunctionDef(self, node):
+      if node.name != "__post_init__":
+        self.generic_visit(node)
+
+    def visit_Attribute(self, node):
+      if isinstance(node.ctx, ast.Load):
+        found.add(node.attr)
+      self.generic_visit(node)
+
+  for path in PACKAGE.rglob("*.py"):
+    Reader().visit(ast.parse(path.read_text()))
+  return found
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_field_is_read_by_more_than_its_own_check(cls):
+  fields = {f.name for f in dataclasses.fields(cls) if f.init}
+  if "parent" in fields:
+    fields -= {"parent", "name"}
+  assert fields <= names_read() | {"kind"}, inspect.getfile(cls)
