@@ -120,7 +120,7 @@ def _check_pairs(
   if not isinstance(pairs, Pairs):
     raise ValueError(
       f"stages.{stage.name}.pairs names {stage.pairs!r}, which is no earlier"
-      " stage of pairs"
+      " stage of pairs; pass the name of one"
     )
   for field in ("shard_size", "held_out"):
     if getattr(pairs, field) % stage.batch_size:
