@@ -2,6 +2,7 @@
 
 import errno
 
+LONGEST_LINE = 1000
 # What a person does about an error of the system.
 REMEDIES = {
   errno.ENOSPC: "make room there, and the same command goes on",
@@ -25,4 +26,9 @@ def line_of(error: Exception | str) -> str:
     )
     place = error.filename or "a file"
     return " ".join(f"{place}: {error.strerror}; {remedy}".split())
-  return " ".join(str(error).split()) or type(error).__name__
+  line = " ".join(str(error).split()) or type(error).__name__
+  half = LONGEST_LINE // 2
+  # Of a long value both ends say enough.
+  return (
+    line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
+  )

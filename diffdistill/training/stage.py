@@ -145,8 +145,8 @@ class Pairs:
       )
     if set(self.frozen) != {"teacher"}:
       raise ValueError(
-        f"frozen names {sorted(self.frozen)}; pairs need exactly a teacher; pass"
-        " that"
+        f"frozen names {sorted(self.frozen)}; pairs need exactly a teacher;"
+        " pass that"
       )
 
 
