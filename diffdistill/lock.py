@@ -167,6 +167,8 @@ class Lock:
 
   def _renew(self) -> str:
     """Writes it anew; returns who has taken it over, if somebody has."""
+    if not in_bucket(self._workdir) and not self._workdir.exists():
+      raise FileNotFoundError(errno.ENOENT, "is gone", str(self._workdir))
     with _alone(self._workdir):
       holder = self._holder()
       if holder.get("nonce", self._fields["nonce"]) != self._fields["nonce"]:

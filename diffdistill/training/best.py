@@ -15,6 +15,7 @@ from diffdistill import hosts
 from diffdistill.arrays import Params
 from diffdistill.files import read_json, write_json
 from diffdistill.training import stored
+from diffdistill.training.disk_faults import mendable
 from diffdistill.training.file_digests import check_files, files_of
 from diffdistill.training.sharding import Layout
 
@@ -51,7 +52,7 @@ def save_best(
       if old.name not in (name, f"{name}.json"):
         stored.remove(old)
 
-  hosts.on_first(say)
+  mendable(folder, lambda: hosts.on_first(say))
   return Best(step=step, score=score)
 
 

@@ -19,6 +19,7 @@ from diffdistill import hosts
 from diffdistill.arrays import Params
 from diffdistill.files import read_json, write_json
 from diffdistill.training import stored
+from diffdistill.training.disk_faults import mendable
 from diffdistill.training.file_digests import (
   DamagedError,
   check_files,
@@ -132,7 +133,9 @@ def save_final(
     ValueError: in one line, where the disk does not keep them.
   """
   folder = round_dir / "final"
-  hosts.on_first(lambda: stored.remove(round_dir / FINAL))
+  mendable(
+    folder, lambda: hosts.on_first(lambda: stored.remove(round_dir / FINAL))
+  )
   expected = stored.save(folder, products)
 
   def say() -> None:
@@ -143,7 +146,7 @@ def save_final(
     }
     write_json(round_dir / FINAL, fields)
 
-  hosts.on_first(say)
+  mendable(folder, lambda: hosts.on_first(say))
 
 
 def mark_final(
@@ -162,7 +165,8 @@ def mark_final(
     "files": {},
     "words": words,
   }
-  hosts.on_first(lambda: write_json(round_dir / FINAL, fields))
+  path = round_dir / FINAL
+  mendable(path, lambda: hosts.on_first(lambda: write_json(path, fields)))
 
 
 def load_final(round_dir: epath.Path, name: str, layout: Layout) -> Params:

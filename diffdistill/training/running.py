@@ -11,8 +11,9 @@ from absl import logging
 from etils import epath
 
 from diffdistill import hosts
-from diffdistill.files import read_json, write_json
+from diffdistill.files import in_bucket, read_json, write_json
 from diffdistill.training import stored
+from diffdistill.training.disk_faults import mendable
 from diffdistill.training.file_digests import (
   DamagedError,
   check_files,
@@ -68,7 +69,7 @@ class Checkpoints:
       for name in ("", "checkpoints", "best"):
         stored.clean(round_dir / name)
 
-    hosts.on_first(clean)
+    mendable(self._folder, lambda: hosts.on_first(clean))
 
   def save(self, state: TrainState, step: int) -> None:
     """Saves in the background; waits for the save before it.
@@ -77,10 +78,15 @@ class Checkpoints:
       ValueError: in one line, where the disk did not take this one or that.
     """
     self._settle()
+    self.check_place()
     tree = _as_tree(state)
     expected = by_name(digests(tree))
+
+    def record() -> None:
+      write_json(self._record(step), {STATE: expected})
+
     # Before the checkpoint: one that is whole always has its digests.
-    hosts.on_first(lambda: write_json(self._record(step), {STATE: expected}))
+    mendable(self._path(step), lambda: hosts.on_first(record))
     pending = Pending(
       step=step,
       saving=stored.begin(self._path(step), {STATE: tree}),
@@ -93,6 +99,22 @@ class Checkpoints:
       threading.Thread(
         target=self._in_background, args=(pending, self._ended), daemon=True
       ).start()
+
+  def check_place(self) -> None:
+    """Refuses to write into a workdir that has vanished.
+
+    Raises:
+      ValueError: where it has.
+    """
+
+    def check() -> None:
+      if not in_bucket(self._folder) and not self._folder.exists():
+        raise ValueError(
+          f"{self._folder} is gone; bring its disk back, and run the command"
+          " again: it goes on from what was saved there"
+        )
+
+    hosts.on_first(check)
 
   def restore(self, abstract: TrainState) -> TrainState | None:
     """The newest sound state, or None where there is no checkpoint.
@@ -173,8 +195,10 @@ class Checkpoints:
     try:
       stored.finish(path, pending.saving)
     except ValueError:
-      hosts.on_first(lambda: self._remove(step))
-      hosts.on_first(lambda: stored.clean(self._folder))
+      # By itself: another process may have met no error.
+      if hosts.is_first():
+        self._remove(step)
+        stored.clean(self._folder)
       raise
     if self._closing.is_set():
       return

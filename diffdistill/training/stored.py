@@ -6,9 +6,7 @@ bucket, writes there and marks it last. Whether the arrays are those that were
 saved is known by their digests (fingerprint.py), which the caller keeps.
 """
 
-import functools
 import math
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
@@ -25,6 +23,7 @@ from diffdistill.training.disk_faults import mendable
 from diffdistill.training.file_digests import DamagedError
 from diffdistill.training.fingerprint import by_name, described, digests
 from diffdistill.training.sharding import Layout
+from diffdistill.training.silence import silence
 from diffdistill.training.state import with_shardings
 
 T = TypeVar("T")
@@ -35,6 +34,8 @@ COMMITTED = "commit_success.txt"
 UNFINISHED = ".orbax-checkpoint-tmp"
 # Arrays that are read back at once, of all that are read back.
 BYTES_AT_ONCE = 2**28
+
+
 # Orbax numbers what it does; a reader in another thread must not come between.
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -56,7 +57,12 @@ def save(folder: epath.Path, trees: Mapping[str, Any]) -> dict[str, Any]:
     ValueError: in one line, where the disk does not keep them.
   """
   expected = {name: digests(tree) for name, tree in trees.items()}
-  finish(folder, begin(folder, trees))
+  try:
+    finish(folder, begin(folder, trees))
+  except ValueError:
+    if hosts.is_first():
+      clean(folder.parent)
+    raise
   try:
     read_back(folder, expected, shapes_of(trees))
   except DamagedError as error:
@@ -74,6 +80,8 @@ def begin(folder: epath.Path, trees: Mapping[str, Any]) -> Saving:
   Raises:
     ValueError: in one line, where the disk does not take them.
   """
+
+  silence()
 
   def act() -> Saving:
     with _ONE_AT_A_TIME:
@@ -264,7 +272,7 @@ def _read(folder: epath.Path, act: Callable[[], T]) -> T:
     DamagedError: where one of them cannot read.
   """
   reason, result = "another process cannot", None
-  _leave_out_late_reads()
+  silence()
   try:
     with _ONE_AT_A_TIME:
       result = act()
@@ -277,22 +285,6 @@ def _read(folder: epath.Path, act: Callable[[], T]) -> T:
   if not hosts.everywhere(failed is None):
     raise DamagedError(f"{folder} cannot be read ({reason})") from failed
   return cast(T, result)
-
-
-@functools.cache
-def _leave_out_late_reads() -> None:
-  """Keeps what comes after a read that failed from being printed.
-
-  Orbax gives up at the first array that cannot be read, and the reads of the
-  others then find nobody to report to. Python prints that for each of them.
-  """
-  before = sys.unraisablehook
-
-  def hook(late: Any) -> None:
-    if "Event loop is closed" not in str(late.exc_value):
-      before(late)
-
-  sys.unraisablehook = hook
 
 
 def _parts(shapes: Any) -> Iterator[Any]:

@@ -342,6 +342,7 @@ class Trainer:
     if selector and int(state.step) == clock.last:
       self._consider(selector, stage, round_, state, report, meter)
     products = self._products(stage, state, selector)
+    checkpoints.check_place()
     # Saved before it is shown: a picture that fails loses no work.
     with signals.writing():
       checkpoint.save_final(round_dir, products)
