@@ -262,15 +262,15 @@ def test_the_data_is_looked_at_once(copied, monkeypatch):
 def test_other_data_is_judged_by_anew(copied, tmp_path):
   """Though most of its images are the same."""
   run = from_config.reopen(copied)
-  path = tmp_path / "other.npz"
-  with np.load(run.source.path) as arrays:
+  path, source = tmp_path / "other.npz", run.source.source
+  with np.load(source.path) as arrays:
     image, label = arrays["image"].copy(), arrays["label"]
   image[1, 0, 0] ^= 1
   np.savez(path, image=image, label=label)
-  other = dataclasses.replace(run.source, path=str(path))
+  other = dataclasses.replace(source, path=str(path))
   names = [
     identity_of(dataclasses.replace(run, source=source), copied)
-    for source in (run.source, dataclasses.replace(run.source), other)
+    for source in (run.source, source, other)
   ]
   assert names[0] == names[1] != names[2]
 
@@ -341,7 +341,7 @@ def test_a_round_whose_weights_were_left_behind(
     "halve/001"
   }
   told = capsys.readouterr().err.splitlines()
-  assert [line for line in told if "left out" in line] == [
+  assert [line for line in told if "is left out" in line] == [
     "halve/001                       1 steps  is left out: its weights were"
     " left behind"
   ]

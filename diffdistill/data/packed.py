@@ -231,7 +231,8 @@ def _write(
   height, width, channels = source.image_shape
   line = (
     f"{path}: {len(source):,} {split} images of {height}x{width}x{channels} in"
-    f" {source.num_classes} classes, {readable(path.stat().length)}"
+    f" {source.num_classes} class{'' if source.num_classes == 1 else 'es'},"
+    f" {readable(path.stat().length)}"
   )
   return f"{line}, resized and rounded to bytes" if rounded else line
 
