@@ -5,6 +5,7 @@ The rooms, each importing only from those before it:
   arrays       names of what flows
   signals      how each signal ends a command
   files        files that are written whole or not at all
+  relay        keeps JAX from aborting a process when the first one is lost
   environment  settings of JAX that change what is computed
   agreement    whether several processes run the same command
   links        how several processes learn that one of them is lost

@@ -25,6 +25,7 @@ from jax.experimental import multihost_utils
 
 from diffdistill import signals
 from diffdistill.links import Links
+from diffdistill.relay import relayed
 
 T = TypeVar("T")
 
@@ -77,18 +78,20 @@ def join(
   # under way holds one while it waits for another process; with none left, the
   # processes wait for each other for ever.
   os.environ.setdefault("NPROC", str(max(THREADS, os.cpu_count() or 1)))
-  jax.distributed.initialize(
-    coordinator,
-    num_processes,
-    process_id,
-    cluster_detection_method="deactivate" if coordinator else None,
-    heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-  )
-
+  with relayed(distributed) as relays:
+    jax.distributed.initialize(
+      coordinator,
+      num_processes,
+      process_id,
+      cluster_detection_method="deactivate" if coordinator else None,
+      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+    )
   state: Any = distributed.global_state
   if state.num_processes > 1:
     signals.name_process(state.process_id, state.num_processes)
     _link()
+    for relay in relays:
+      relay.holds = _links is not None
 
 
 _links: Links | None = None

@@ -327,6 +327,22 @@ def test_the_others_of_a_hung_process_end(job, config_of, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_others_of_a_lost_first_process_end_in_one_line(
+  job, config_of, tmp_path
+):
+  """JAX would abort them, after a longer time, with a stack of C++."""
+  workdir = tmp_path / "run"
+  two = job(2, 1, "train", f"--config={config_of()}", f"--workdir={workdir}")
+  two.until(lambda: updates_recorded(workdir) >= 3)
+  two.send(signal.SIGKILL)
+  assert two.statuses() == [-signal.SIGKILL, 70], two.said(1)
+  assert two.said(1) == [
+    "diffdistill: process 1 of 2: process 0 is lost; start all of them again:"
+    " they go on from what they have saved"
+  ]
+
+
+@pytest.mark.slow
 def test_processes_with_two_learning_rates_are_refused(
   job, config_of, tmp_path
 ):

@@ -1,0 +1,100 @@
+"""Stands between this process and JAX's coordination service.
+
+The service is part of the first process. Where that is lost, JAX's client sees
+its connection close and aborts this process at once, with a stack of C++. So
+the client connects to a relay, a thread of this process, which forwards all
+that is said and does not close the connection: links.py has noticed the loss,
+and ends this process in one line.
+"""
+
+import contextlib
+import selectors
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+SECONDS_TO_CONNECT = 10
+CHUNK = 1 << 16
+
+
+class Relay:
+  """Forwards connections to a place.
+
+  Args:
+    host, port: the place.
+  """
+
+  def __init__(self, host: str, port: int):
+    self._place = host, port
+    # Until the processes are linked, JAX is told of a connection that closes.
+    self.holds = False
+    self._server = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=self._accept, name="relay", daemon=True).start()
+
+  @property
+  def port(self) -> int:
+    """Where to connect, on this host."""
+    return self._server.getsockname()[1]
+
+  def _accept(self) -> None:
+    while True:
+      near, _ = self._server.accept()
+      try:
+        far = socket.create_connection(self._place, SECONDS_TO_CONNECT)
+      except OSError:
+        # The first process is not up yet; JAX's client tries again.
+        near.close()
+        continue
+      threading.Thread(
+        target=self._forward, args=(near, far), name="relay", daemon=True
+      ).start()
+
+  def _forward(self, near: socket.socket, far: socket.socket) -> None:
+    far.settimeout(None)
+    for end in (near, far):
+      end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with selectors.DefaultSelector() as selector:
+      selector.register(near, selectors.EVENT_READ, far)
+      selector.register(far, selectors.EVENT_READ, near)
+      while True:
+        for key, _ in selector.select():
+          source = near if key.data is far else far
+          data = b""
+          with contextlib.suppress(OSError):
+            data = source.recv(CHUNK)
+          if data:
+            with contextlib.suppress(OSError):
+              key.data.sendall(data)
+          elif source is far and self.holds:
+            selector.unregister(far)
+          else:
+            near.close()
+            far.close()
+            return
+
+
+@contextlib.contextmanager
+def relayed(distributed: Any) -> Iterator[list[Relay]]:
+  """Lets JAX's clients that are made meanwhile connect through relays.
+
+  Args:
+    distributed: JAX's module, which makes them by this one name, whichever way
+      it finds the cluster.
+  """
+  library = distributed._jax
+  make = library.get_distributed_runtime_client
+  relays: list[Relay] = []
+
+  def through_relay(address: str, process_id: int, **options):
+    if process_id:
+      host, _, port = address.rpartition(":")
+      relays.append(Relay(host.strip("[]"), int(port)))
+      address = f"127.0.0.1:{relays[-1].port}"
+    return make(address, process_id, **options)
+
+  library.get_distributed_runtime_client = through_relay
+  try:
+    yield relays
+  finally:
+    library.get_distributed_runtime_client = make
