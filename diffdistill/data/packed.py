@@ -17,6 +17,8 @@ from diffdistill.files import naming
 from diffdistill.ranges import Channels, SomeClasses
 
 SPLIT = "{split}"
+# Of a file that has few images.
+MOST_CLASSES = 100_000
 # Examples read at a time: enough for every thread of a source that decodes.
 CHUNK = 1024
 
@@ -136,12 +138,13 @@ class Npz(InMemory):
         f"{self.label_key} in {file} is {labels.dtype} of shape"
         f" {labels.shape}; store integers of shape {images.shape[:1]}"
       )
-    limit = np.iinfo(np.int32).max
+    # A network has a row for each class, up to the largest label.
+    limit = max(10 * len(labels), MOST_CLASSES)
     wrong = labels[(labels < 0) | (labels >= limit)]
     if wrong.size:
       raise ValueError(
-        f"{self.label_key} in {file} holds {wrong[0]}; number the classes"
-        " from 0"
+        f"{self.label_key} in {file} holds {wrong[0]}; number the classes of"
+        f" its {len(labels)} images from 0, to at most {limit - 1}"
       )
     return images, labels.astype(np.int32)
 

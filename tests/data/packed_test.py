@@ -73,6 +73,14 @@ def test_npz_reads_its_keys_and_split(npz, refused):
       ("holds -1", "from 0"),
     ),
     (
+      # Of which a network would have as many rows.
+      {
+        "image": IMAGES[..., None],
+        "label": LABELS.astype(np.int64) + 2**31 - 4,
+      },
+      ("holds 2147483646", "7 images from 0, to at most 99999"),
+    ),
+    (
       {"image": IMAGES[..., None], "label": LABELS.astype(object)},
       ("plain arrays", "np.savez"),
     ),
