@@ -6,17 +6,16 @@ Of what else is finished it says that it is done and left behind. Pairs are left
 behind too: their teacher makes them again, on such a device the same.
 """
 
-import functools
+import fnmatch
 import shutil
 from collections.abc import Collection
 
 from etils import epath
 
-from diffdistill import signals
 from diffdistill.evaluation.comparison import unjudged
 from diffdistill.evaluation.judged_rows import FOLDER
 from diffdistill.experiment import Experiment
-from diffdistill.files import matching
+from diffdistill.files import matching, whole_folder
 from diffdistill.judging import (
   contestants,
   identity_of,
@@ -53,7 +52,7 @@ def carry(
   """
   new = out.with_name(f".{out.name}.partial")
   new.rmtree(missing_ok=True)
-  with signals.unfinished(functools.partial(new.rmtree, missing_ok=True)):
+  with whole_folder(new):
     with idle(workdir, say):
       wanted = _wanted(run, workdir)
       for name in run.rounds:
@@ -144,7 +143,15 @@ def _round(
 def _copy(old: epath.Path, new: epath.Path, *without: str) -> None:
   """A file or a folder, where there is one, but for files of such names."""
   if old.is_dir():
-    shutil.copytree(old, new, ignore=shutil.ignore_patterns(*without))
+    new.mkdir(parents=True, exist_ok=True)
+    for path in old.iterdir():
+      if not any(fnmatch.fnmatchcase(path.name, each) for each in without):
+        _copy(path, new / path.name, *without)
   elif old.exists():
     new.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(old, new)
+    try:
+      shutil.copy(old, new)
+    except OSError as error:
+      # A full disk is said of the file that is read, the other comes second.
+      place = error.filename2 or error.filename or str(new)
+      raise OSError(error.errno, error.strerror, place) from error

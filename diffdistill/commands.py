@@ -23,7 +23,6 @@ from diffdistill import (
   hosts,
   lock,
   places,
-  signals,
 )
 from diffdistill.arrays import Params
 from diffdistill.benchmark import benchmark as measure
@@ -42,7 +41,12 @@ from diffdistill.evaluation.interpolated import interpolated
 from diffdistill.evaluation.quantise import from_uint8, to_uint8
 from diffdistill.evaluation.trust import distrust
 from diffdistill.experiment import Experiment
-from diffdistill.files import in_bucket, json_of, write_atomically
+from diffdistill.files import (
+  in_bucket,
+  json_of,
+  whole_folder,
+  write_atomically,
+)
 from diffdistill.held_out import check_judge
 from diffdistill.interop import model_folder
 from diffdistill.interop.formats import read_model
@@ -286,7 +290,7 @@ def import_model(
   model = read_model(source, settings)
   # What its fields mean is known where recipes are.
   from_config.sampler_of(model, from_config.denoiser_of(model))
-  with signals.unfinished(functools.partial(out.rmtree, missing_ok=True)):
+  with whole_folder(out):
     model_folder.save(model, out)
   count = sum(leaf.size for leaf in jax.tree.leaves(model.params))
   _print(
@@ -323,7 +327,7 @@ def export(
   environment.check(workdir)
   check_out(out, [workdir], run.config["stages"], folder=True)
   stage, round_, steps = _model(run, workdir, round_name, num_steps)
-  with signals.unfinished(functools.partial(out.rmtree, missing_ok=True)):
+  with whole_folder(out):
     exporting.export(run, workdir, round_, stage, steps, kind, out)
   _print(f"{round_.name} in {steps} steps as {kind}: {out}")
 

@@ -42,6 +42,20 @@ def _beside(path: epath.PathLike) -> epath.Path:
   return path.with_name(f".{path.name}.partial")
 
 
+@contextlib.contextmanager
+def whole_folder(folder: epath.Path) -> Iterator[None]:
+  """Removes a folder that is being made, if it cannot be made whole."""
+  remove = functools.partial(folder.rmtree, missing_ok=True)
+  try:
+    with signals.unfinished(remove):
+      yield
+  except BaseException:
+    # A disk that lets nothing be written lets nothing be removed.
+    with contextlib.suppress(OSError):
+      remove()
+    raise
+
+
 def matching(folder: epath.PathLike, pattern: str) -> list[epath.Path]:
   """What a folder holds of a pattern, sorted; nothing if it is not there.
 

@@ -6,7 +6,6 @@ none waits for one that has met an error.
 """
 
 import atexit
-import errno
 import json
 import os
 import sys
@@ -25,6 +24,7 @@ from jax.experimental import multihost_utils
 
 from diffdistill import signals
 from diffdistill.links import Links
+from diffdistill.refusals import REMEDIES
 from diffdistill.relay import relayed
 
 T = TypeVar("T")
@@ -43,7 +43,8 @@ THREADS = 64
 # JAX's own: a process that has said nothing for so long is lost, and JAX aborts
 # those that still wait for it. links.py notices most of them before.
 HEARTBEAT_SECONDS = 100
-# What a system says that a person can mend; not a connection that broke.
+# What a system says that a person can mend, besides what has one of REMEDIES;
+# not a connection that broke.
 MENDABLE = (
   FileNotFoundError,
   FileExistsError,
@@ -51,7 +52,6 @@ MENDABLE = (
   NotADirectoryError,
   IsADirectoryError,
 )
-MENDABLE_NUMBERS = (errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 # Messages are padded to multiples of this: each length is compiled once.
 BLOCK = 1024
 
@@ -201,7 +201,7 @@ def is_refusal(error: Exception) -> bool:
   do the errors that Python raises by itself, such as a TypeError.
   """
   if isinstance(error, OSError):
-    if isinstance(error, MENDABLE) or error.errno in MENDABLE_NUMBERS:
+    if isinstance(error, MENDABLE) or error.errno in REMEDIES:
       return True
     if error.errno is not None:
       return False

@@ -13,7 +13,7 @@ from etils import epath
 
 from diffdistill import hosts
 from diffdistill.arrays import Params
-from diffdistill.files import read_json, write_json
+from diffdistill.files import matching, read_json, write_json
 from diffdistill.training import stored
 from diffdistill.training.disk_faults import mendable
 from diffdistill.training.file_digests import check_files, files_of
@@ -61,7 +61,7 @@ def best_of(round_dir: epath.Path) -> Best | None:
   folder = round_dir / "best"
 
   def names() -> list[str]:
-    paths = folder.glob("*.json")
+    paths = matching(folder, "*.json")
     return [path.stem for path in paths if stored.is_whole(folder / path.stem)]
 
   kept = []

@@ -74,9 +74,13 @@ class Report:
     append_record(self._workdir, record)
     if self._writer is not None:
       scalars = {k: v for k, v in values.items() if isinstance(v, int | float)}
-      self._writer.write_scalars(
-        step, {f"{name}/{k}": v for k, v in scalars.items()}
-      )
+      try:
+        self._writer.write_scalars(
+          step, {f"{name}/{k}": v for k, v in scalars.items()}
+        )
+      except Exception as error:
+        # TensorFlow has errors of its own for a disk that says no.
+        raise OSError(_about_events(self._workdir, error)) from error
 
   def progress(
     self,
@@ -119,8 +123,12 @@ class Report:
       print(message, file=sys.stderr, flush=True)
 
   def close(self) -> None:
-    if self._writer is not None:
+    if self._writer is None:
+      return
+    try:
       self._writer.close()
+    except Exception as error:
+      raise OSError(_about_events(self._workdir, error)) from error
 
 
 def costs(
@@ -250,5 +258,17 @@ def _tensorboard(workdir: epath.Path):
   with contextlib.suppress(ImportError):
     from clu import metric_writers
 
-    return metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+    try:
+      return metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+    except Exception as error:
+      raise OSError(_about_events(workdir, error)) from error
   return None
+
+
+def _about_events(workdir: epath.Path, error: Exception) -> str:
+  """Why events cannot be written; a run without its curves would mislead."""
+  reason = " ".join(str(error).split())[:200] or type(error).__name__
+  return (
+    f"{workdir / 'tensorboard'} cannot be written ({reason}); make room there,"
+    " or let it be written, and the same command goes on"
+  )

@@ -11,7 +11,7 @@ from absl import logging
 from etils import epath
 
 from diffdistill import hosts
-from diffdistill.files import in_bucket, read_json, write_json
+from diffdistill.files import in_bucket, matching, read_json, write_json
 from diffdistill.training import stored
 from diffdistill.training.disk_faults import mendable
 from diffdistill.training.file_digests import (
@@ -228,7 +228,7 @@ class Checkpoints:
     """Keeps the newest sound ones, and what is newer than all of them."""
     kept = sorted(self._sound)[-self._keep :]
     self._sound.intersection_update(kept)
-    for path in self._folder.glob("*"):
+    for path in matching(self._folder, "*"):
       name = path.name.removesuffix(".json")
       if name.isdigit() and int(name) < kept[-1] and int(name) not in kept:
         stored.remove(path)
@@ -246,7 +246,7 @@ class Checkpoints:
 
 def steps_in(folder: epath.Path) -> list[int]:
   """The checkpoints that were written whole, the newest first."""
-  paths = (path for path in folder.glob("*") if path.name.isdigit())
+  paths = (path for path in matching(folder, "*") if path.name.isdigit())
   return sorted(
     (int(p.name) for p in paths if stored.is_whole(p)), reverse=True
   )

@@ -18,7 +18,7 @@ from orbax.checkpoint import v1 as ocp
 
 from diffdistill import hosts
 from diffdistill.arrays import Params
-from diffdistill.files import in_bucket
+from diffdistill.files import in_bucket, matching
 from diffdistill.training.disk_faults import mendable
 from diffdistill.training.file_digests import DamagedError
 from diffdistill.training.fingerprint import by_name, described, digests
@@ -215,7 +215,7 @@ def is_whole(folder: epath.Path) -> bool:
 def clean(folder: epath.Path) -> None:
   """Removes what killed writes left in a folder."""
   for pattern in (f"*{UNFINISHED}*", ".*.partial"):
-    for path in folder.glob(pattern):
+    for path in matching(folder, pattern):
       remove(path)
 
 
