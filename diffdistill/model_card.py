@@ -17,8 +17,6 @@ from etils import epath
 from diffdistill.evaluation.grids import table
 from diffdistill.evaluation.summaries import FILE, read_summary
 from diffdistill.experiment import Experiment
-from diffdistill.sampling.ddim import DDIM
-from diffdistill.sampling.one_step import OneStep
 from diffdistill.training.clock import SHARDS, recorded
 from diffdistill.training.done import done
 from diffdistill.training.report import costs
@@ -37,7 +35,7 @@ from diffusers import DiffusionPipeline
 pipeline = DiffusionPipeline.from_pretrained("FOLDER")
 images = pipeline(
   batch_size=16,
-  num_inference_steps={num_steps},{clipped}
+  num_inference_steps={num_steps},
   generator=torch.Generator().manual_seed(0),
 ).images
 ```
@@ -78,13 +76,7 @@ def model_card(
   Raises:
     ValueError: where its evaluation is damaged.
   """
-  # DDPM's pipeline has no such argument: there x0 is all that matters.
-  sampler = stage.objective.sampler
-  clipped = isinstance(sampler, DDIM | OneStep) and sampler.clip
-  use = USES[kind].format(
-    num_steps=num_steps,
-    clipped="\n  use_clipped_model_output=True," if clipped else "",
-  )
+  use = USES[kind].format(num_steps=num_steps)
   header = yaml.safe_dump(
     {
       "library_name": "diffdistill",

@@ -12,22 +12,27 @@ A student of k steps becomes one of two:
            embedded noise levels in place of the sinusoid
 """
 
-import dataclasses
 import json
 import re
 from typing import Any
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float
 
 from diffdistill.files import write_atomically
 from diffdistill.interop import diffusers_dit, diffusers_unet
+from diffdistill.interop.diffusers_scheduler import (
+  INDICES,
+  PREDICTIONS,
+  VERSION,
+  Grid,
+  pipeline_of,
+  scheduler_of,
+)
 from diffdistill.interop.model import LICENSE, Model, check
 from diffdistill.interop.tensors import Tensors, as_safetensors, read_tensors
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 # Of variance-preserving processes in DDPM's indices.
 SCHEDULERS = (
   "DDIMScheduler",
@@ -42,24 +47,6 @@ SCHEDULERS = (
   "PNDMScheduler",
   "UniPCMultistepScheduler",
 )
-INDICES = 1000  # that a network's sinusoid counts noise levels in
-# Of the oldest diffusers whose schedulers read all that is written here.
-VERSION = "0.21.0"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Grid:
-  """A student's steps, from the cleanest (its last) to the noisiest.
-
-  Attributes:
-    times: t of each step, in (0, 1].
-    alphas: alpha(t).
-    noise: what the network reads as the noise level.
-  """
-
-  times: Float[np.ndarray, " k"]
-  alphas: Float[np.ndarray, " k"]
-  noise: Float[np.ndarray, " k"]
 
 
 def read(folder: epath.Path) -> Model:
@@ -147,14 +134,13 @@ def write(model: Model, folder: epath.Path, grid: Grid | None) -> None:
     raise ValueError(
       f"{error}, or pass --format=safetensors or stablehlo"
     ) from error
-  scheduler = _scheduler(model, grid, native)
+  scheduler = scheduler_of(model, grid, native)
   _write_part(folder / name, config, tensors)
   _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
   if kind == "unet" and not model.num_classes:
     # No pipeline of diffusers gives a label to a UNet2DModel.
-    pipeline = scheduler["_class_name"].replace("Scheduler", "Pipeline")
     index = {
-      "_class_name": pipeline,
+      "_class_name": pipeline_of(scheduler),
       "_diffusers_version": VERSION,
       "scheduler": ["diffusers", scheduler["_class_name"]],
       "unet": ["diffusers", "UNet2DModel"],
@@ -182,70 +168,6 @@ def _is_native(model: Model, grid: Grid | None) -> bool:
   count = len(grid.times)
   uniform = np.allclose(grid.times, np.arange(1, count + 1) / count, atol=1e-7)
   return reads_index and uniform and INDICES % count == 0
-
-
-def _scheduler(model: Model, grid: Grid | None, native: bool) -> dict[str, Any]:
-  """The scheduler_config.json whose steps are the sampler's."""
-  outputs = {ours: theirs for theirs, ours in PREDICTIONS.items()}
-  if model.output not in outputs:
-    raise ValueError(
-      f"the model predicts {model.output}, which diffusers' schedulers do not"
-      " know; pass --format=safetensors or stablehlo"
-    )
-  sampler = model.sampler or {"kind": "ddim"}
-  config = {
-    "_diffusers_version": VERSION,
-    "prediction_type": outputs[model.output],
-    "clip_sample": sampler.get("clip", True),
-    "clip_sample_range": 1.0,
-    "timestep_spacing": "trailing",
-    "steps_offset": 0,
-    **(_betas(model) if native else _table(grid)),
-  }
-  if sampler["kind"] == "ancestral" and not sampler.get("noise"):
-    # The variance of the posterior.
-    variance = {"variance_type": "fixed_small"}
-    return {"_class_name": "DDPMScheduler", **variance, **config}
-  one_step = sampler["kind"] == "one_step" and sampler.get("form") == "x0"
-  if sampler["kind"] == "ddim" or one_step:
-    return {"_class_name": "DDIMScheduler", "set_alpha_to_one": True, **config}
-  raise ValueError(
-    f"the student's sampler is {sampler}, which diffusers has no scheduler for;"
-    " pass --format=safetensors or stablehlo"
-  )
-
-
-def _betas(model: Model) -> dict[str, Any]:
-  """Of a schedule of 1000 steps."""
-  if model.schedule["kind"] == "cosine_beta":
-    return {
-      "num_train_timesteps": INDICES,
-      "beta_schedule": "squaredcos_cap_v2",
-    }
-  scaled = {1.0: "linear", 2.0: "scaled_linear"}
-  power = model.schedule.get("power", 1.0)
-  if power not in scaled:
-    raise ValueError(
-      f"the schedule's power is {power}, which diffusers does not know; pass"
-      " --format=safetensors or stablehlo"
-    )
-  return {
-    "num_train_timesteps": INDICES,
-    "beta_schedule": scaled[power],
-    "beta_start": model.schedule.get("beta_min", 1e-4),
-    "beta_end": model.schedule.get("beta_max", 0.02),
-  }
-
-
-def _table(grid: Grid | None) -> dict[str, Any]:
-  """Of the student's steps alone."""
-  assert grid is not None  # a teacher is native
-  squares = grid.alphas.astype(np.float64) ** 2
-  ratios = squares / np.concatenate([[1.0], squares[:-1]])
-  return {
-    "num_train_timesteps": len(squares),
-    "trained_betas": [float(beta) for beta in 1 - ratios],
-  }
 
 
 def _schedule(folder: epath.Path) -> tuple[dict[str, Any], str]:

@@ -7,13 +7,17 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill.diffusion.schedule import CosineBeta, LinearBeta
+from diffdistill.diffusion.prediction import from_x0
+from diffdistill.diffusion.process import GaussianProcess
+from diffdistill.diffusion.schedule import Cosine, CosineBeta, LinearBeta
 from diffdistill.interop import diffusers
 from diffdistill.interop.model import Model, network_of
+from diffdistill.sampling.ddim import DDIM
 
 SCHEDULER = "scheduler/scheduler_config.json"
 
@@ -109,7 +113,8 @@ def test_a_student_that_reads_the_index_keeps_its_schedule(teacher, tmp_path):
 @pytest.mark.parametrize(
   ("steps", "noise", "kind", "variance"),
   [
-    ((3, None), None, "DDIMScheduler", None),  # 3 does not divide 1000
+    # 3 does not divide 1000.
+    ((3, None), None, "DPMSolverMultistepScheduler", None),
     ((4, "quadratic"), 0.0, "DDPMScheduler", "fixed_small"),
   ],
 )
@@ -129,10 +134,66 @@ def test_another_student_has_a_table_of_its_steps(
   assert fields.get("variance_type") == variance
   assert fields["num_train_timesteps"] == count
   squares = np.cumprod(1 - np.asarray(fields["trained_betas"]))
-  np.testing.assert_allclose(squares, steps.alphas**2, rtol=1e-6)
+  # No beta is above the largest of float32 below 1.
+  np.testing.assert_allclose(squares, steps.alphas**2, rtol=1e-6, atol=2**-24)
   unet = fields_of(folder, "unet/config.json")
   assert unet["time_embedding_type"] == "learned"
   assert unet["num_train_timesteps"] == count
+
+
+def test_a_clipped_student_s_steps_need_no_argument(teacher, tmp_path):
+  """A plain call of DPMSolverMultistepScheduler.step, written out.
+
+  First order, "dpmsolver++": x = sigma_s / sigma_t x - alpha_s (exp(-h) - 1) x0
+  with h the difference of log(alpha / sigma).
+  """
+  process = GaussianProcess(schedule=Cosine(logsnr_min=-12.0))
+  sampler = DDIM(process=process)
+  student = dataclasses.replace(
+    teacher,
+    sampler={"kind": "ddim", "clip": True},
+    output="x0",
+    precondition={"kind": "identity", "noise": "angle"},
+  )
+  folder = epath.Path(tmp_path / "out")
+  diffusers.write(student, folder, grid(4, process.schedule))
+  fields = fields_of(folder)
+  assert fields["_class_name"] == "DPMSolverMultistepScheduler"
+  wanted = ("dpmsolver++", 1, True, 1.0, "zero", "sample")
+  names = ("algorithm_type", "solver_order", "thresholding")
+  names += ("sample_max_value", "final_sigmas_type", "prediction_type")
+  assert tuple(fields[name] for name in names) == wanted
+  assert fields_of(folder, "model_index.json")["_class_name"] == "DDPMPipeline"
+  squares = np.cumprod(1 - np.asarray(fields["trained_betas"]))
+  alphas = np.concatenate([[1.0], np.sqrt(squares)])
+  sigmas = np.concatenate([[0.0], np.sqrt(1 - squares)])
+  x = jax.random.normal(jax.random.key(0), (2, 2, 2, 1))
+  x0 = 3 * jnp.tanh(x[::-1])  # of which some is to be clipped
+  for i in (4, 3, 2, 1):
+    t, s = (jnp.full(2, sampler.time(j, 4)) for j in (i, i - 1))
+    with np.errstate(divide="ignore"):
+      h = np.log(alphas[i - 1] / sigmas[i - 1]) - np.log(alphas[i] / sigmas[i])
+    decay = (np.exp(-h) - 1) * np.clip(x0, -1, 1)
+    expected = sigmas[i - 1] / sigmas[i] * x - alphas[i - 1] * decay
+
+    def denoise(x_t, t, x0=x0):
+      return from_x0(x0, x_t, *process.coefficients(t, x_t))
+
+    stepped = sampler.step(denoise, x, t, s, jax.random.key(0), jnp.int32(4))
+    np.testing.assert_allclose(stepped, expected, atol=2e-5)
+
+
+def test_betas_of_float32_are_below_one(teacher, tmp_path):
+  """Where a beta rounds to 1, theirs divide by zero."""
+  student = dataclasses.replace(
+    teacher,
+    sampler={"kind": "ddim"},
+    precondition={"kind": "identity", "noise": "angle"},
+  )
+  folder = epath.Path(tmp_path / "out")
+  diffusers.write(student, folder, grid(1, Cosine(logsnr_min=-40.0)))
+  betas = np.asarray(fields_of(folder)["trained_betas"], np.float32)
+  assert betas.max() < 1
 
 
 def test_a_shifted_schedule_is_a_table(teacher, tmp_path):
