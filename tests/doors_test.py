@@ -12,6 +12,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "diffdistill"
 # A room, or a file of the package itself, and the rooms it may import from.
 DOORS = {
   "__init__": (),
+  "archives": (),
   "arrays": (),
   "signals": (),
   "streams": (),
@@ -30,12 +31,13 @@ DOORS = {
   "workdir": ("config_fields", "files", "hosts"),
   "diffusion": ("arrays", "ranges"),
   "networks": ("arrays", "ranges"),
-  "data": ("arrays", "files", "hosts", "ranges", "signals"),
+  "data": ("archives", "arrays", "files", "hosts", "ranges", "signals"),
   "lock": ("files", "hosts", "signals"),
   "denoiser": ("arrays", "diffusion", "networks"),
   "sampling": ("arrays", "diffusion", "ranges"),
   "objectives": ("arrays", "diffusion", "denoiser", "ranges", "sampling"),
   "evaluation": (
+    "archives",
     "arrays",
     "data.label_order",
     "files",

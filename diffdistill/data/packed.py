@@ -11,6 +11,7 @@ from etils import epath
 from jaxtyping import Float, UInt8
 
 from diffdistill import signals
+from diffdistill.archives import check_unpacked_size
 from diffdistill.data.shards import readable
 from diffdistill.data.sources import Examples, Images, InMemory, Labels, Source
 from diffdistill.files import naming
@@ -97,6 +98,7 @@ class Npz(InMemory):
       raise ValueError(
         f"{file} is a folder; pass the path of an .npz file, or kind='folder'"
       )
+    check_unpacked_size(file)
     try:
       with file.open("rb") as opened:
         archive = np.load(opened, allow_pickle=False)

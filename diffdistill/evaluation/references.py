@@ -24,6 +24,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, UInt8
 
+from diffdistill.archives import check_unpacked_size
 from diffdistill.evaluation.features import (
   FeatureFn,
   Reference,
@@ -162,6 +163,7 @@ def _read(path: epath.Path) -> Arrays:
     raise ValueError(
       f"there is no file {path}; pass an .npz of mu and sigma, or of images"
     )
+  check_unpacked_size(path)
   try:
     with path.open("rb") as opened:
       archive = np.load(opened, allow_pickle=False)

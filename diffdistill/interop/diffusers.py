@@ -29,6 +29,7 @@ from diffdistill.interop.diffusers_scheduler import (
   pipeline_of,
   scheduler_of,
 )
+from diffdistill.interop.foreign_json import read_foreign_json
 from diffdistill.interop.model import LICENSE, Model, check
 from diffdistill.interop.tensors import Tensors, as_safetensors, read_tensors
 
@@ -236,13 +237,7 @@ def _license(folder: epath.Path) -> str:
 
 
 def _json(path: epath.Path) -> dict[str, Any]:
-  try:
-    fields = json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(f"{path} is no JSON ({error}); fetch it again") from error
-  if not isinstance(fields, dict):
-    raise ValueError(f"{path} holds no fields; fetch it again")
-  return fields
+  return read_foreign_json(path, "fetch it again")
 
 
 def _write_part(

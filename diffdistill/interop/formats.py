@@ -1,6 +1,5 @@
 """Which importer reads a file or a folder."""
 
-import json
 from typing import Any
 
 from etils import epath
@@ -12,6 +11,7 @@ from diffdistill.interop import (
   guided_diffusion,
   model_folder,
 )
+from diffdistill.interop.foreign_json import read_foreign_json
 from diffdistill.interop.model import Model
 
 
@@ -62,10 +62,4 @@ def _read(path: epath.Path, settings: epath.Path | None) -> Model:
 def _read_settings(path: epath.Path) -> dict[str, Any]:
   if not path.is_file():
     raise ValueError(f"there is no {path}; pass a JSON file as --settings")
-  try:
-    settings = json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(f"{path} is no JSON ({error}); mend it") from error
-  if not isinstance(settings, dict):
-    raise ValueError(f"{path} holds no fields; pass {{name: value, ...}}")
-  return settings
+  return read_foreign_json(path, "write {name: value, ...}")
