@@ -108,7 +108,9 @@ def _trainer(
   data = admit(
     run.source,
     workdir,
-    begun=any((workdir / stage.name).exists() for stage in run.stages),
+    begun=hosts.on_first(
+      lambda: any((workdir / stage.name).exists() for stage in run.stages)
+    ),
     counted=run.denoiser.conditional,
   )
   _say(data.facts.summary(run.devices))

@@ -20,7 +20,7 @@ from diffdistill.data.facts import (
   from_json,
 )
 from diffdistill.data.sources import Examples, Indices, Labels, Source
-from diffdistill.files import read_json, write_json
+from diffdistill.files import digest_of, read_json, write_json
 
 FILE = "data.json"
 
@@ -121,10 +121,17 @@ def admit(
     counted: see `describe`.
 
   Raises:
-    ValueError: if the run began with other data; with the difference.
+    ValueError: if the run began with other data, with the difference; or if
+      the hosts have different data.
   """
   stored = read(workdir)
   facts = describe(source, known=stored, counted=counted)
+  mine = digest_of(as_json(facts))
+  if not hosts.everywhere(mine == hosts.on_first(lambda: mine)):
+    raise ValueError(
+      "images and classes are not the same on every host; copy the data of the"
+      " first host to all, or pass a folder that all of them share"
+    )
   if stored is not None and begun:
     found = difference(stored, facts)
     if found:
