@@ -21,6 +21,13 @@ import numpy as np
 from etils import epath
 
 from diffdistill.arrays import Params
+from diffdistill.evaluation.speeds import (
+  BATCH,
+  SPEED,
+  TIMED,
+  rounded,
+  speeds,
+)
 from diffdistill.experiment import Experiment
 from diffdistill.ideal import (
   HPARAMS,
@@ -159,15 +166,9 @@ def _sampling(
       batches = generator.batches(params, 0, generator.batch_size, steps)
       jax.block_until_ready(list(batches))
       seconds.append(time.monotonic() - start)
-    speeds = generator.batch_size / np.array(seconds[1:])  # the first compiles
-    rows.append(
-      {
-        "num_steps": steps,
-        "images_per_second": float(np.median(speeds)),
-        "images_per_second_least": float(speeds.min()),
-        "images_per_second_most": float(speeds.max()),
-      }
-    )
+    size, timed = generator.batch_size, seconds[1:]  # the first compiles
+    speed = rounded(speeds(SPEED, size, timed))
+    rows.append({"num_steps": steps, **speed, TIMED: len(timed), BATCH: size})
   return rows
 
 
@@ -209,7 +210,9 @@ def _loop(
   loop = float(np.median(watched.loop))
   return {
     "loop_seconds_per_update": loop,
-    "images_per_second": stage.batch_size / loop,
+    "loop_seconds_per_update_least": min(watched.loop),
+    "loop_seconds_per_update_most": max(watched.loop),
+    **rounded(speeds(SPEED, stage.batch_size, watched.loop)),
     "share_of_bare": float(np.median(shares)),
     "share_of_bare_least": float(shares.min()),
     "share_of_bare_most": float(shares.max()),

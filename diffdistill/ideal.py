@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffdistill.arrays import Batch, Key, Params
+from diffdistill.evaluation.speeds import rounded, speeds
 from diffdistill.experiment import Experiment
 from diffdistill.objectives.objective import Objective
 from diffdistill.planning.chips import chip_of
@@ -158,7 +159,7 @@ def share_of_ideal(
     "bare_seconds_per_update": seconds,
     "bare_seconds_per_update_least": min(updates),
     "bare_seconds_per_update_most": max(updates),
-    "bare_images_per_second": stage.batch_size / seconds,
+    **rounded(speeds("bare_images_per_second", stage.batch_size, updates)),
     "flops_per_update": flops,
     "flops_per_second": flops / seconds,
     "share_of_peak": share_of_peak(flops / seconds),

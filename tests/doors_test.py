@@ -104,12 +104,13 @@ DOORS = {
   ),
   "ideal": (
     "arrays",
+    "evaluation",
     "experiment",
     "objectives.objective",
     "planning",
     "training",
   ),
-  "benchmark": ("arrays", "experiment", "ideal", "training"),
+  "benchmark": ("arrays", "evaluation", "experiment", "ideal", "training"),
   "reporting": (
     "__init__",
     "config_fields",

@@ -21,6 +21,7 @@ from diffdistill.evaluation.judged_rows import (
 )
 from diffdistill.evaluation.measured import Timed, measured
 from diffdistill.evaluation.quantise import from_uint8, to_uint8
+from diffdistill.evaluation.speeds import BATCH, SPEED_UP, ratio, rounded
 from diffdistill.evaluation.summaries import (
   COPIES,
   CURVES,
@@ -244,18 +245,21 @@ def _made_with(
 def _with_speed_up(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
   """The rows, over the first of them: the teacher at its most steps.
 
-  Only speeds of the same devices are compared. Where all rows are of the same,
-  they do not say of which.
+  Only speeds of the same devices and of one batch size are compared. Where all
+  rows are of the same devices, they do not say of which. Speeds have the digits
+  that their spread allows.
   """
   slowest = rows[0]
   alike = all(row["devices"] == slowest["devices"] for row in rows)
   result = []
   for row in rows:
-    speed_up = None
-    if row["devices"] == slowest["devices"]:
-      speed_up = row["images_per_second"] / slowest["images_per_second"]
+    faster: dict[str, Any] = {SPEED_UP: None}
+    if all(row.get(name) == slowest.get(name) for name in ("devices", BATCH)):
+      faster = ratio(SPEED_UP, row, slowest)
+    if row is slowest:
+      faster = {SPEED_UP: 1.0}
     columns = {k: v for k, v in row.items() if k != "devices" or not alike}
-    result.append({**columns, "speed_up": speed_up})
+    result.append(rounded({**columns, **faster}))
   return result
 
 

@@ -11,6 +11,7 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
 from diffdistill.evaluation.quantise import AnyImages, to_uint8
+from diffdistill.evaluation.speeds import readable
 from diffdistill.files import write_atomically
 
 # Pixels: white between images, and the side below which images are enlarged.
@@ -132,13 +133,17 @@ def table(
 
   Args:
     rows: column -> value; floats are shown with 4 digits, None and missing
-      values as "-".
+      values as "-", and a value that has a least and a most with both.
     columns: which and in what order; by default all, as first met.
   """
+  texts = [readable(row) for row in rows]
   if columns is None:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    columns = list(dict.fromkeys(name for row in texts for name in row))
   values = [[row.get(name) for name in columns] for row in rows]
-  cells = [list(columns), *([_cell(v) for v in line] for line in values)]
+  cells = [
+    list(columns),
+    *([_cell(row.get(name)) for name in columns] for row in texts),
+  ]
   widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
   right = [
     all(isinstance(v, int | float | None) for v in column)

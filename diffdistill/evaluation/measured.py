@@ -1,5 +1,6 @@
 """One row of a comparison: the images of a model, timed and measured."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,11 +12,15 @@ from diffdistill.arrays import Params
 from diffdistill.evaluation.evaluator import Generator, judge
 from diffdistill.evaluation.features import FeatureFn, Reference
 from diffdistill.evaluation.quantise import to_host
+from diffdistill.evaluation.speeds import BATCH, FEWEST, SPEED, TIMED, speeds
 from diffdistill.evaluation.teacher_gap import teacher_gap
 
 
 class Timed:
   """The images of one row, timed, of which only the first are kept.
+
+  Only whole batches count, all of one size: not the first of them, nor a last
+  one that is cut. Where fewer than three are left, a few more are made.
 
   Args:
     generator, params, num_steps: the model.
@@ -36,8 +41,12 @@ class Timed:
     keep: int,
     between: Callable[[], None],
   ):
-    self.seconds = 0.0
-    self.num_images = num_images
+    self._seconds: list[float] = []
+    self._warm = False
+    self._generator = generator
+    self._more = functools.partial(
+      generator.batches, params, seed, num_steps=num_steps
+    )
     self._first: list[np.ndarray] = []
     self._keep = keep
     self._between = between
@@ -46,15 +55,34 @@ class Timed:
     jax.block_until_ready(next(generator.batches(params, seed, 1, 1)))
 
   def __iter__(self) -> Iterator[np.ndarray]:
-    start = time.monotonic()
-    for batch in self._batches:
-      images = to_host(batch)
-      self.seconds += time.monotonic() - start
+    for images in self._timed(self._batches):
       if sum(map(len, self._first)) < self._keep:
         self._first.append(images)
       yield images
       self._between()
+    missing = FEWEST - len(self._seconds)
+    if missing > 0:
+      size = missing * self._generator.batch_size
+      for _ in self._timed(self._more(num_images=size)):
+        self._between()
+
+  def _timed(self, batches: Iterator[Any]) -> Iterator[np.ndarray]:
+    """The batches on the host; the seconds of each whole one are noted."""
+    start = time.monotonic()
+    for batch in batches:
+      images = to_host(batch)
+      seconds = time.monotonic() - start
+      if self._warm and len(images) == self._generator.batch_size:
+        self._seconds.append(seconds)
+      self._warm = True
+      yield images
       start = time.monotonic()
+
+  @property
+  def columns(self) -> dict[str, Any]:
+    """The speed and how it was measured; once all images were seen."""
+    size, count = self._generator.batch_size, len(self._seconds)
+    return {**speeds(SPEED, size, self._seconds), TIMED: count, BATCH: size}
 
   @property
   def first(self) -> np.ndarray:
@@ -86,5 +114,5 @@ def measured(
     "recall": judged.get("recall"),
     **({kernel: judged.get("kernel_distance")} if kernel else {}),
     "teacher_gap": teacher_gap([stream.first], [target]).relative,
-    "images_per_second": stream.num_images / stream.seconds,
+    **stream.columns,
   }

@@ -29,6 +29,7 @@ class Cost:
     device_bytes: the most that a device held.
     host_bytes: the most that a host's process held.
     speed: images a second, the median of the records.
+    middle: between which speeds the middle half of the records is.
     updates: that were done; None of pairs.
     peak_flops: what its chips could have done in its busy time, in bfloat16.
     bare_seconds: what its updates take by themselves, as benchmarked on the
@@ -49,6 +50,7 @@ class Cost:
   device_bytes: Number | None = None
   host_bytes: Number | None = None
   speed: Number | None = None
+  middle: tuple[Number, Number] | None = None
   updates: int | None = None
   peak_flops: Number | None = None
   bare_seconds: Number | None = None
@@ -188,12 +190,21 @@ def _cost(
     device_bytes=_max(_recorded(records, "peak_device_bytes")),
     host_bytes=_max(_recorded(records, "peak_host_bytes")),
     speed=statistics.median(speeds) if speeds else None,
+    middle=_middle(speeds),
     updates=updates,
     peak_flops=sum(peaks) if timed and len(peaks) == len(timed) else None,
     bare_seconds=updates * bare[0].seconds if bare and updates else None,
     **apart,
     busy_seconds=None if updates is None else _sum(map(_busy, timed)),
   )
+
+
+def _middle(speeds: Sequence[Number]) -> tuple[Number, Number] | None:
+  """The first and the third quartile; None of a single speed or of none."""
+  if len(speeds) < 2:
+    return None
+  low, _, high = statistics.quantiles(speeds, n=4, method="inclusive")
+  return low, high
 
 
 def _counted(

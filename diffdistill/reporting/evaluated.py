@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from diffdistill.evaluation.speeds import readable
 from diffdistill.reporting.charts import Series, chart, figure
 from diffdistill.reporting.gather import Run, is_number
 from diffdistill.reporting.judged import Judged
@@ -77,7 +78,10 @@ def evaluated(run: Run, heading: str) -> Html:
       f"{judged.metric}: lower is better. The best student of each number of"
       " steps is set off. teacher_gap is the RMS difference from the teacher's"
       " images on the same noise, over their standard deviation; images a"
-      " second are of sampling; training passes and seconds are those of the"
+      " second are of sampling, the median over whole batches of one size after"
+      " the first, and from the slowest to the fastest of them; speed-up is"
+      " against the teacher's at its most steps, from the worst to the best"
+      " case of both; training passes and seconds are those of the"
       " student and of the students it came through, not of the teacher.",
       class_="muted",
     ),
@@ -140,14 +144,16 @@ def comparison(judged: Judged) -> Html:
   """The rows of an evaluation as they were written."""
   # What is looked for first comes first on a phone.
   first = ["model", "steps", judged.metric]
-  columns = first + [c for c in judged.columns if c not in (*first, *WORDS)]
-  columns += [c for c in judged.columns if c in WORDS]
+  texts = [readable(row) for row in judged.rows]
+  found = list(dict.fromkeys(name for row in texts for name in row))
+  columns = first + [c for c in found if c not in (*first, *WORDS)]
+  columns += [c for c in found if c in WORDS]
   best = [id(row) for row in judged.best().values()]
   rows = []
-  for row in judged.rows:
+  for row, text_of in zip(judged.rows, texts, strict=True):
     cells: list[str] = []
     for column in columns:
-      value = row.get(column)
+      value = text_of.get(column)
       text = broken(value) if isinstance(value, str) else cell(value)
       if column == judged.metric and id(row) in best:
         text = element("strong", text)

@@ -7,6 +7,7 @@ from typing import Any
 
 from diffdistill import __version__
 from diffdistill.config_fields import Fields
+from diffdistill.evaluation.speeds import LEAST, MOST, SPEED_UP, rounded
 from diffdistill.reporting.costs import Cost, total
 from diffdistill.reporting.gather import RoundLog, Run, is_number
 from diffdistill.reporting.judged import Judged, is_last
@@ -63,6 +64,7 @@ def _cost(cost: Cost) -> dict[str, Any]:
     "images": cost.images,
     "passes": cost.passes,
     "images_per_second": cost.speed,
+    "images_per_second_middle": cost.middle and list(cost.middle),
     "flops": cost.flops,
     "share_of_peak": cost.share_of_peak,
     "lost": cost.lost,
@@ -90,7 +92,7 @@ def _evaluation(judged: Judged) -> dict[str, Any]:
       "ratio_to_teacher": _over(
         row.get(judged.metric), min(near, default=None)
       ),
-      "speed_up_over_ratio": _over(row.get("speed_up"), most / row["steps"]),
+      **_over_ratio(row, most / row["steps"]),
     }
     for row in judged.rows
   ]
@@ -115,9 +117,26 @@ def _sampling(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """The medians over all models of one number of steps."""
   result: dict[str, Any] = {"models": len(rows)}
   for name in ("images_per_second", "speed_up", "speed_up_over_ratio"):
-    known = [row[name] for row in rows if is_number(row.get(name))]
-    result[name] = statistics.median(known) if known else None
-  return result
+    for end, choose in (
+      ("", statistics.median),
+      (LEAST, min),
+      (MOST, max),
+    ):
+      key = f"{name}{end}"
+      known = [row[key] for row in rows if is_number(row.get(key))]
+      if known or not end:
+        result[key] = choose(known) if known else None
+  return rounded(result)
+
+
+def _over_ratio(row: Mapping[str, Any], ratio: float) -> dict[str, Any]:
+  """The speed-up, with its spread where it is known, over that of steps."""
+  name = f"{SPEED_UP}_over_ratio"
+  result: dict[str, Any] = {name: _over(row.get(SPEED_UP), ratio)}
+  for end in (LEAST, MOST):
+    if is_number(row.get(f"{SPEED_UP}{end}")):
+      result[f"{name}{end}"] = _over(row[f"{SPEED_UP}{end}"], ratio)
+  return rounded(result)
 
 
 def _over(value: Any, other: Any) -> float | None:

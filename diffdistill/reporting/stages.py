@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from diffdistill.evaluation.speeds import shown
 from diffdistill.reporting.charts import Series, chart, legend
 from diffdistill.reporting.costs import Cost, total
 from diffdistill.reporting.gather import RoundLog, Run
@@ -94,7 +95,10 @@ def _facts(cost: Cost, counts: str) -> list[tuple[str, str]]:
   if cost.updates is not None:
     facts.append(("updates", number(cost.updates)))
   if cost.speed is not None:
-    facts.append(("images/s, median", number(cost.speed)))
+    text = number(cost.speed)
+    if cost.middle is not None:
+      text = shown(cost.speed, *cost.middle)
+    facts.append(("images/s, median (middle half)", text))
   for name, share in (
     ("share of peak FLOP/s", cost.share_of_peak),
     ("time not of updates", cost.lost),

@@ -19,7 +19,7 @@ from diffdistill.evaluation.evaluator import Generator
 from diffdistill.evaluation.features import Features, reference_statistics
 from diffdistill.evaluation.judged_rows import JudgedRows
 
-SETTINGS = Settings(num_images=24, batch_size=8, gap_images=13)
+SETTINGS = Settings(num_images=32, batch_size=8, gap_images=13)
 
 
 class Clock:
@@ -137,9 +137,11 @@ def test_facts_are_columns(compared):
 
 def test_speed_is_measured_and_against_the_teacher_at_its_most_steps(compared):
   rows, _ = compared
-  # 24 images in three batches of `steps` seconds, compilation left out.
+  # Four batches of 8 images, each of `steps` seconds; the first is left out.
   assert [row["images_per_second"] for row in rows] == [2, 8, 4, 4, 4]
   assert [row["speed_up"] for row in rows] == [1, 4, 2, 2, 2]
+  assert {row["timed_batches"] for row in rows} == {3}
+  assert {row["timed_batch_size"] for row in rows} == {8}
 
 
 def test_what_is_not_shown_is_in_no_picture(compared, tmp_path, monkeypatch):
@@ -249,7 +251,7 @@ def test_it_leaves_between_batches_and_loses_that_row_alone(judged):
   batches = iter(range(100))
 
   def between():
-    if next(batches) == 4:  # in the second row: three batches are a row
+    if next(batches) == 5:  # in the second row: four batches are a row
       raise KilledError
 
   with pytest.raises(KilledError):

@@ -103,7 +103,8 @@ def pictures(cell):
 def table(cell):
   """The rows of a table that is printed first, by column."""
   lines = printed(cell).split("\n\n")[0].splitlines()
-  columns, _, *rows = map(str.split, lines)
+  # A cell may hold spaces, such as "410 (380 to 440)", but not two.
+  columns, _, *rows = (re.split(" {2,}", line.strip()) for line in lines)
   return [dict(zip(columns, row, strict=True)) for row in rows]
 
 

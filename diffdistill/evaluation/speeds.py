@@ -1,0 +1,124 @@
+"""How fast something is: a median, its spread, and no digit beyond that.
+
+A single timing can be wrong by a factor of two. Here a speed is the median over
+several timings of one batch size, after a batch that is not counted. It has a
+least and a most beside it, in fields that end so, and is rounded to the first
+digit of half of their difference: 412.3 from 380.1 to 440.2 is 410.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Number = int | float
+# A median of fewer timings says nothing about their spread.
+FEWEST = 3
+# More digits than these are noise of the clock, whatever the spread.
+MOST_DIGITS = 3
+LEAST, MOST = "_least", "_most"
+SPEED, SPEED_UP = "images_per_second", "speed_up"
+# How a speed was measured, for programs; no columns of a table.
+TIMED, BATCH = "timed_batches", "timed_batch_size"
+
+
+def speeds(
+  name: str, per_timing: Number, seconds: Sequence[Number]
+) -> dict[str, float]:
+  """The median speed, the least and the most, by name.
+
+  Args:
+    name: of the speed.
+    per_timing: what is done in one timing, such as images.
+    seconds: that each timing took.
+  """
+  # A coarse clock may see no time pass.
+  each = np.maximum(np.array(seconds), 1e-9)
+  return {
+    name: float(per_timing / np.median(each)),
+    f"{name}{LEAST}": float(per_timing / each.max()),
+    f"{name}{MOST}": float(per_timing / each.min()),
+  }
+
+
+def ratio(
+  name: str, row: Mapping[str, Any], other: Mapping[str, Any]
+) -> dict[str, float]:
+  """How much faster one row is than another, with the widest spread."""
+  return {
+    name: row[SPEED] / other[SPEED],
+    f"{name}{LEAST}": row[f"{SPEED}{LEAST}"] / other[f"{SPEED}{MOST}"],
+    f"{name}{MOST}": row[f"{SPEED}{MOST}"] / other[f"{SPEED}{LEAST}"],
+  }
+
+
+def rounded(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """The fields, in which every value with a spread has the digits it allows."""
+  result = dict(fields)
+  for name, (value, least, most) in _spreads(fields).items():
+    unit = _exponent(value, least, most)
+    for key, each in (
+      (name, value),
+      (f"{name}{LEAST}", least),
+      (f"{name}{MOST}", most),
+    ):
+      result[key] = round(each, -unit)
+  return result
+
+
+def readable(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """The fields for a table: a value with a spread is a text of all three.
+
+  How it was timed is left out.
+  """
+  spreads = _spreads(fields)
+  hidden = {TIMED, BATCH}
+  for name in spreads:
+    hidden |= {f"{name}{LEAST}", f"{name}{MOST}"}
+  return {
+    name: shown(*spreads[name]) if name in spreads else value
+    for name, value in fields.items()
+    if name not in hidden
+  }
+
+
+def shown(value: Number, least: Number, most: Number) -> str:
+  """A value and its spread, such as "410 (380 to 440)"."""
+  unit = _exponent(value, least, most)
+  texts = [
+    f"{round(each, -unit):,.{max(0, -unit)}f}" for each in (value, least, most)
+  ]
+  if texts[0] == texts[1] == texts[2]:
+    return texts[0]
+  return f"{texts[0]} ({texts[1]} to {texts[2]})"
+
+
+def _spreads(
+  fields: Mapping[str, Any],
+) -> dict[str, tuple[Number, Number, Number]]:
+  """(value, least, most) by name, of the fields that have all three."""
+  result = {}
+  for name in fields:
+    values = [fields.get(f"{name}{end}") for end in ("", LEAST, MOST)]
+    if all(_is_number(value) for value in values):
+      result[name] = tuple(values)
+  return result
+
+
+def _is_number(value: object) -> bool:
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    return False
+  return math.isfinite(value)
+
+
+def _exponent(value: Number, least: Number, most: Number) -> int:
+  """The power of ten of the last digit that is shown."""
+  if not value:
+    return 0
+  first = math.floor(math.log10(abs(value)))
+  last = first - MOST_DIGITS + 1
+  half = abs(most - least) / 2
+  if half:
+    last = max(last, math.floor(math.log10(half)))
+  return min(last, first)

@@ -1,0 +1,94 @@
+"""Whole batches are timed, after the first, and three at least."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diffdistill.evaluation import measured
+from diffdistill.evaluation.evaluator import Generator
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Slow(Generator):
+  """Its batches take the given seconds, one after the other."""
+
+  clock: Any
+  seconds: Iterator[float]
+  sizes: list[tuple[int, int]]
+
+  def _batches(self, params, seed, num_images, num_steps, first):
+    assert (params, seed) == ("weights", 7)
+    for done in range(0, num_images, self.batch_size):
+      if num_steps > 1:  # what compiles is of one step
+        self.clock.now += next(self.seconds)
+      size = min(self.batch_size, num_images - done)
+      self.sizes.append((num_steps, size))
+      yield np.zeros((size, 1, 1, 1), np.float32)
+
+
+class Clock:
+  now = 50.0
+
+  def monotonic(self):
+    return self.now
+
+
+@pytest.fixture
+def timed(monkeypatch, mesh_of):
+  """(columns, sizes of the batches, how many were between)."""
+
+  def make(num_images, seconds):
+    clock = Clock()
+    monkeypatch.setattr(measured, "time", clock)
+    generator = Slow(
+      sample=lambda *_: None,
+      image_shape=(1, 1, 1),
+      mesh=mesh_of(1),
+      batch_size=8,
+      clock=clock,
+      seconds=iter(seconds),
+      sizes=[],
+    )
+    between = []
+    stream = measured.Timed(
+      generator,
+      "weights",
+      4,
+      seed=7,
+      num_images=num_images,
+      keep=3,
+      between=lambda: between.append(1),
+    )
+    seen = sum(len(images) for images in stream)
+    assert seen == num_images
+    assert len(stream.first) == 3
+    return stream.columns, generator.sizes[1:], len(between)
+
+  return make
+
+
+@pytest.mark.parametrize(
+  ("num_images", "seconds", "sizes"),
+  [
+    # The first, slow batch and the last, short one do not count.
+    (34, [9, 1, 2, 4, 0.5], [8, 8, 8, 8, 2]),
+    # One more of whole size is made.
+    (24, [9, 1, 2, 4], [8, 8, 8, 8]),
+    (12, [9, 0.5, 1, 2, 4], [8, 4, 8, 8, 8]),
+    (5, [9, 1, 2, 4], [5, 8, 8, 8]),
+  ],
+)
+def test_three_whole_batches_are_timed(timed, num_images, seconds, sizes):
+  columns, made, between = timed(num_images, seconds)
+  assert made == [(4, size) for size in sizes]
+  assert columns == {
+    "images_per_second": 4,
+    "images_per_second_least": 2,
+    "images_per_second_most": 8,
+    "timed_batches": 3,
+    "timed_batch_size": 8,
+  }
+  assert between == len(sizes)
