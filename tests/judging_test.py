@@ -96,7 +96,9 @@ def test_passes_add_up_along_the_chain_of_students(evaluated):
 
 def test_seconds_add_up_too(evaluated, workdir):
   rows, _ = evaluated
-  spent = {name: seconds for name, (_, seconds) in costs(workdir).items()}
+  spent = {
+    name: seconds for name, (_, seconds) in costs(workdir, silent).items()
+  }
   for name, rounds in (
     ("halve/002", ["halve/002"]),
     ("halve/001", ["halve/002", "halve/001"]),
