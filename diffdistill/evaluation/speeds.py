@@ -98,18 +98,21 @@ def _spreads(
   fields: Mapping[str, Any],
 ) -> dict[str, tuple[Number, Number, Number]]:
   """(value, least, most) by name, of the fields that have all three."""
-  result = {}
+  result: dict[str, tuple[Number, Number, Number]] = {}
   for name in fields:
-    values = [fields.get(f"{name}{end}") for end in ("", LEAST, MOST)]
-    if all(_is_number(value) for value in values):
-      result[name] = tuple(values)
+    value, least, most = (
+      _number(fields.get(f"{name}{end}")) for end in ("", LEAST, MOST)
+    )
+    if value is not None and least is not None and most is not None:
+      result[name] = value, least, most
   return result
 
 
-def _is_number(value: object) -> bool:
+def _number(value: object) -> Number | None:
+  """A finite number as it is; None for anything else."""
   if isinstance(value, bool) or not isinstance(value, int | float):
-    return False
-  return math.isfinite(value)
+    return None
+  return value if math.isfinite(value) else None
 
 
 def _exponent(value: Number, least: Number, most: Number) -> int:
