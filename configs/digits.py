@@ -103,4 +103,5 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
     # either (1 step: 0.201 with and 0.191 without, of 2,000 images).
     expert.classifier = {**config.classifier.to_dict(), "channels": 64}
     config.stages.features.objective.dataset_weight = 0.0
+  recipes.proportional_warmups(config)
   return config

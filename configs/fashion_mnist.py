@@ -91,4 +91,5 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
     )
     config.stages.expert.num_updates = 1000
     config.stages.expert.batch_size = 64
+  recipes.proportional_warmups(config)
   return config

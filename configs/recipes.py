@@ -714,3 +714,16 @@ def _add(config: Any, name: str, stage: Fields) -> None:
     stage["optimizer"] = {"accumulate": 1, **stage["optimizer"]}
   config.run = (*config.run, name)
   config.stages[name] = stage
+
+
+def proportional_warmups(config: Any) -> None:
+  """Lets each warm-up keep its share of num_updates when that is changed.
+
+  For small data sets, whose stages people shorten to try them; published
+  warm-ups are left as they are. Called when the stages are complete.
+  """
+  for stage in config.stages.values():
+    warmup = stage.get("optimizer", {}).get("warmup", 0)
+    if warmup:
+      length = stage.get_ref("num_updates")
+      stage.optimizer.warmup = length * warmup // stage.num_updates

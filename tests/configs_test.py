@@ -283,6 +283,20 @@ def test_the_newcomer_s_teacher_takes_a_step(with_random_data, mesh_of):
   assert int(state.step) == 1
 
 
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist"])
+def test_a_warm_up_of_small_data_keeps_its_share_of_a_shortened_stage(name):
+  config = MODULES[name].get_config("all")
+  for stage in config.stages.values():
+    if "warmup" in stage.get("optimizer", {}):
+      length, warmup = stage.num_updates, stage.optimizer.warmup
+      stage.num_updates = length // 10
+      assert stage.optimizer.warmup == length // 10 * warmup // length
+  # What is set is what it is.
+  config.stages.teacher.optimizer.warmup = 7
+  config.stages.teacher.num_updates = 50
+  assert config.stages.teacher.optimizer.warmup == 7
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_a_recipe_that_is_not_there_is_refused(name):
   with pytest.raises(ValueError, match="recipe is 'nope'; pass one of ") as e:
