@@ -4,6 +4,7 @@ Whoever reads the file refuses it in one line that names it, or says that it is
 skipped or made again, or has exactly what it would have had without the flip.
 """
 
+import base64
 import contextlib
 import dataclasses
 import hashlib
@@ -20,6 +21,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from PIL import Image as PillowImage
 
 from diffdistill import commands, from_config, hosts
 from diffdistill.refusals import line_of
@@ -106,10 +108,17 @@ def final_record(workdir, path):
   return final(workdir, path.parent / "final")
 
 
+def pixels(picture):
+  data = base64.b64decode(picture.data.partition(",")[2])
+  with PillowImage.open(io.BytesIO(data)) as image:
+    return picture.name, image.size, image.tobytes()
+
+
 def page(workdir, _):
   """What a report says; the config is read by `config`."""
   run = gather(workdir, "run")
-  parts = (run.judged, run.compared, run.sheets, run.rounds, run.notes)
+  pictures = [pixels(p) for p in (run.compared, *run.sheets) if p]
+  parts = (run.judged, pictures, run.rounds, run.notes)
   print(*run.notes, sep="\n")
   return costs(workdir, print), repr(parts)
 

@@ -53,6 +53,9 @@ def _picture(path: epath.Path, name: str, notes: list[str]) -> Picture | None:
   data, kind = path.read_bytes(), "png"
   try:
     with PillowImage.open(io.BytesIO(data), formats=("PNG",)) as image:
+      # The checksums, which decoding leaves out.
+      image.verify()
+    with PillowImage.open(io.BytesIO(data), formats=("PNG",)) as image:
       image.load()
       width, height = image.size
       if len(data) > PNG_BYTES:
