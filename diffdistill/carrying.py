@@ -50,21 +50,17 @@ def carry(
     ValueError: where weights that the rest asks for were left behind before,
       or a training is at work in the workdir.
   """
-  new = out.with_name(f".{out.name}.partial")
-  new.rmtree(missing_ok=True)
-  with whole_folder(new):
-    with idle(workdir, say):
-      wanted = _wanted(run, workdir)
-      for name in run.rounds:
-        if (workdir / name).exists():
-          _round(run, workdir / name, new / name, wanted.get(name, set()))
-      # The data's own statistics are soon made again.
-      _copy(workdir / FOLDER, new / FOLDER, "*reference.*")
-      _copy(workdir / "samples", new / "samples")
-      for pattern in RECORDS:
-        for path in matching(workdir, pattern):
-          _copy(path, new / path.name)
-    new.rename(out)
+  with whole_folder(out) as new, idle(workdir, say):
+    wanted = _wanted(run, workdir)
+    for name in run.rounds:
+      if (workdir / name).exists():
+        _round(run, workdir / name, new / name, wanted.get(name, set()))
+    # The data's own statistics are soon made again.
+    _copy(workdir / FOLDER, new / FOLDER, "*reference.*")
+    _copy(workdir / "samples", new / "samples")
+    for pattern in RECORDS:
+      for path in matching(workdir, pattern):
+        _copy(path, new / path.name)
 
 
 def _wanted(run: Experiment, workdir: epath.Path) -> dict[str, set[str]]:

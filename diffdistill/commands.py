@@ -292,8 +292,8 @@ def import_model(
   model = read_model(source, settings)
   # What its fields mean is known where recipes are.
   from_config.sampler_of(model, from_config.denoiser_of(model))
-  with whole_folder(out):
-    model_folder.save(model, out)
+  with whole_folder(out) as new:
+    model_folder.save(model, new)
   count = sum(leaf.size for leaf in jax.tree.leaves(model.params))
   _print(
     f"{model.origin}: {model.network['kind']} of {count:,} parameters,"
@@ -329,8 +329,8 @@ def export(
   environment.check(workdir)
   check_out(out, [workdir], run.config["stages"], folder=True)
   stage, round_, steps = _model(run, workdir, round_name, num_steps)
-  with whole_folder(out):
-    exporting.export(run, workdir, round_, stage, steps, kind, out)
+  with whole_folder(out) as new:
+    exporting.export(run, workdir, round_, stage, steps, kind, new)
   _print(f"{round_.name} in {steps} steps as {kind}: {out}")
 
 

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,16 +44,32 @@ def _beside(path: epath.PathLike) -> epath.Path:
 
 
 @contextlib.contextmanager
-def whole_folder(folder: epath.Path) -> Iterator[None]:
-  """Removes a folder that is being made, if it cannot be made whole."""
-  remove = functools.partial(folder.rmtree, missing_ok=True)
+def whole_folder(folder: epath.Path) -> Iterator[epath.Path]:
+  """Where to write a folder that comes into being whole or not at all.
+
+  It is written beside its place, which it takes at the end of the `with`. What
+  a killed process has left beside it is removed first. A bucket cannot rename
+  folders: there it is written in its place, and removed if it fails.
+
+  Args:
+    folder: is not there, or is empty.
+  """
+  beside = folder if in_bucket(folder) else _beside(folder)
+  remove = functools.partial(beside.rmtree, missing_ok=True)
+  if beside != folder:
+    remove()
   try:
     with signals.unfinished(remove):
-      yield
-  except BaseException:
+      yield beside
+      if beside != folder:
+        # An empty folder may be there, which epath's rename refuses.
+        os.rename(beside, folder)
+  except BaseException as error:
     # A disk that lets nothing be written lets nothing be removed.
     with contextlib.suppress(OSError):
       remove()
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+      error.filename = error.filename.replace(str(beside), str(folder))
     raise
 
 

@@ -10,6 +10,7 @@ from etils import epath
 from diffdistill.files import (
   matching,
   read_json,
+  whole_folder,
   write_atomically,
   write_json,
 )
@@ -49,6 +50,37 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
   write_atomically(path, "new\n")
   assert path.read_text() == "new\n"
   assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_is_there_when_it_is_whole(tmp_path, there):
+  folder = epath.Path(tmp_path) / "model"
+  if there:
+    folder.mkdir()
+  # What a killed process has left.
+  write_atomically(folder.with_name(".model.partial") / "old", "half")
+  with whole_folder(folder) as new:
+    write_atomically(new / "a" / "weights", "all")
+    assert not (folder / "a").exists()
+  assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == [
+    *("model", "model/a", "model/a/weights"),
+  ]
+
+
+def test_a_folder_that_fails_leaves_nothing_and_is_named(tmp_path):
+  folder = epath.Path(tmp_path) / "model"
+
+  def fill(place):
+    write_atomically(place / "weights", "half")
+    raise OSError(errno.ENOSPC, "No space", str(place / "card"))
+
+  with (
+    pytest.raises(OSError, match=r"No space") as raised,
+    whole_folder(folder) as new,
+  ):
+    fill(new)
+  assert raised.value.filename == str(folder / "card")
+  assert list(tmp_path.iterdir()) == []
 
 
 FIELDS = {"name": "Käfer", "steps": [1, 2], "loss": 0.1, "of": {"a": None}}
