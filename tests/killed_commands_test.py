@@ -190,33 +190,42 @@ def test_a_training_killed_in_pairs_and_their_student(fork, tmp_path):
   assert half_written(tmp_path / "killed") == []
 
 
+@pytest.fixture(scope="module")
+def peace(fork, tmp_path_factory):
+  """The workdir of a whole run that nothing disturbed."""
+  folder = tmp_path_factory.mktemp("peace")
+  train(Lives(fork, folder), folder / "run", ())
+  return folder / "run"
+
+
 @pytest.mark.long
-def test_twenty_kills_of_a_training_and_ten_of_what_follows(fork, tmp_path):
+def test_twenty_kills_of_a_training_that_has_every_paper(fork, peace, tmp_path):
   lives = Lives(fork, tmp_path)
-  peace, killed = tmp_path / "peace", tmp_path / "killed"
-  train(lives, peace, ())
-  train(lives, killed, moments(5, 20, ROUNDS))
+  train(lives, tmp_path / "run", moments(5, 20, ROUNDS))
   assert lives.kills == 20
-  check_same(trained(killed), trained(peace))
-  assert half_written(killed) == []
+  check_same(trained(tmp_path / "run"), trained(peace))
+  assert half_written(tmp_path / "run") == []
+
+
+@pytest.mark.long
+def test_ten_kills_of_what_follows_a_training(fork, peace, tmp_path):
   draw = random.Random(6)
-  judge_and_share(lives, peace, tmp_path / "peaceful", lambda _: ())
-  # Of the same run, so that what the clock says is the same too.
-  again = tmp_path / "again"
-  shutil.copytree(killed, again)
-  judge_and_share(
-    lives,
-    again,
-    tmp_path / "killed_out",
-    lambda name: [
-      ("", draw.randint(1, ACTS[name]), draw.choice((0, 0.01)))
-      for _ in range(2)
-    ],
-  )
-  assert lives.kills == 20 + 10
-  for folder in (again, tmp_path / "killed_out"):
-    assert half_written(folder) == []
-  check_same(
-    shared(again, tmp_path / "killed_out"),
-    shared(peace, tmp_path / "peaceful"),
-  )
+  found = []
+  for name, times in (("peace", 0), ("killed", 2)):
+    lives = Lives(fork, tmp_path)
+    # Of the same run, so that what the clock says is the same too.
+    workdir, out = tmp_path / name / "run", tmp_path / name / "out"
+    shutil.copytree(peace, workdir)
+    judge_and_share(
+      lives,
+      workdir,
+      out,
+      lambda command, times=times: [
+        ("", draw.randint(1, ACTS[command]), draw.choice((0, 0.01)))
+        for _ in range(times)
+      ],
+    )
+    assert lives.kills == 5 * times
+    assert half_written(tmp_path / name) == []
+    found.append(shared(workdir, out))
+  check_same(*found)
