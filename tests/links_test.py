@@ -13,7 +13,8 @@ import sys
 
 import pytest
 
-SECONDS = 60  # for a process on a machine with other work to do
+from tests.children import PATIENCE
+
 SCRIPT = """
 import json, sys, time
 from diffdistill import links, signals
@@ -39,13 +40,13 @@ sys.exit(signals.run(command, "do it again"))
 
 
 @pytest.fixture
-def three():
+def three(children):
   """(three connected processes, the port and the token of the first)."""
   started = []
 
   def start(*arguments):
-    process = subprocess.Popen(
-      [sys.executable, "-c", SCRIPT, *arguments],
+    process = children.start(
+      *(sys.executable, "-c", SCRIPT, *arguments),
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
@@ -60,10 +61,7 @@ def three():
   start("2", place)
   for process in started:
     assert process.stdout.readline() == "ready\n"
-  yield [*started], json.loads(place)
-  for process in started:
-    with process:
-      process.kill()
+  return [*started], json.loads(place)
 
 
 def ends(process, words=None):
@@ -71,7 +69,7 @@ def ends(process, words=None):
   if words:
     process.stdin.write(words)
     process.stdin.flush()
-  status = process.wait(SECONDS)
+  status = process.wait(PATIENCE)
   return status, process.stderr.read()
 
 

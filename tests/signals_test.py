@@ -15,7 +15,9 @@ import time
 
 import pytest
 
-SECONDS = 60  # for a process on a machine with other work to do
+from tests.children import PATIENCE
+
+SECONDS = PATIENCE
 TERM, HUP, INT = signal.SIGTERM, signal.SIGHUP, signal.SIGINT
 BEGIN = """
 import ctypes, os, signal, sys, threading, time
@@ -39,26 +41,20 @@ sys.exit(signals.run(command, "do it again"))
 
 
 @pytest.fixture
-def start():
+def start(children):
   """Starts a process whose `command` is given as code, and waits for it."""
-  started = []
 
   def make(code, **options):
-    process = subprocess.Popen(
-      [sys.executable, "-c", BEGIN + textwrap.dedent(code) + END],
+    process = children.start(
+      *(sys.executable, "-c", BEGIN + textwrap.dedent(code) + END),
       stdout=subprocess.PIPE,
       **({"stderr": subprocess.PIPE} | options),
       text=True,
     )
-    started.append(process)
     assert process.stdout.readline() == "ready\n", process.stderr.read()
     return process
 
-  yield make
-  for process in started:
-    if process.poll() is None:
-      process.kill()
-    process.communicate()
+  return make
 
 
 def ended(process, *numbers):
@@ -131,7 +127,7 @@ def test_a_library_that_catches_everything_changes_nothing(start, catch):
   assert ended(start(code), TERM) == LINES[TERM]
 
 
-def test_nohup_and_a_background_job_are_left_alone(start):
+def test_nohup_and_a_background_job_are_left_alone(children):
   code = """
   def command():
     ready()
@@ -141,26 +137,20 @@ def test_nohup_and_a_background_job_are_left_alone(start):
   ignore = "import os, signal, sys; " + "".join(
     f"signal.signal({number}, signal.SIG_IGN); " for number in (HUP, INT)
   )
-  process = subprocess.Popen(
-    [
-      *(sys.executable, "-c"),
-      f"{ignore}os.execv(sys.executable, [sys.executable, *sys.argv[1:]])",
-      *("-c", BEGIN + textwrap.dedent(code) + END),
-    ],
+  process = children.start(
+    *(sys.executable, "-c"),
+    f"{ignore}os.execv(sys.executable, [sys.executable, *sys.argv[1:]])",
+    *("-c", BEGIN + textwrap.dedent(code) + END),
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
   )
-  try:
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(HUP)
-    process.send_signal(INT)
-    _, said = process.communicate("go on\n", timeout=SECONDS)
-    assert (process.returncode, said) == (3, "")
-  finally:
-    process.kill()
-    process.wait()
+  assert process.stdout.readline() == "ready\n"
+  process.send_signal(HUP)
+  process.send_signal(INT)
+  done = children.finish(process, "go on\n")
+  assert (done.returncode, done.stderr) == (3, "")
 
 
 LOOP = """
@@ -249,7 +239,7 @@ print(sorted({"jax", "numpy", "absl", "etils"} & set(sys.modules)))
   assert done.stdout == "[]\n"
 
 
-def test_a_config_file_that_never_ends_is_ended(tmp_path):
+def test_a_config_file_that_never_ends_is_ended(children, tmp_path):
   """A config file is Python, read before the command begins."""
   path = tmp_path / "endless.py"
   path.write_text(
@@ -259,21 +249,15 @@ def test_a_config_file_that_never_ends_is_ended(tmp_path):
     "  time.sleep(1000)\n"
   )
   workdir = tmp_path / "run"
-  process = subprocess.Popen(
-    [
-      *(sys.executable, "-m", "diffdistill", "train"),
-      *(f"--config={path}", f"--workdir={workdir}"),
-    ],
+  process = children.start(
+    *(sys.executable, "-m", "diffdistill", "train"),
+    *(f"--config={path}", f"--workdir={workdir}"),
     stderr=subprocess.PIPE,
     text=True,
   )
-  try:
-    while process.stderr.readline() != "ready\n":
-      assert process.poll() is None
-    status, said = ended(process, TERM)
-  finally:
-    process.kill()
-    process.wait()
+  while process.stderr.readline() != "ready\n":
+    assert process.poll() is None
+  status, said = ended(process, TERM)
   assert status == 75
   assert said == (
     "diffdistill: told to leave by SIGTERM; the same command goes on from the"
