@@ -225,6 +225,7 @@ def test_a_full_disk_still_shows_that_the_holder_is_alive(workdir, monkeypatch):
   mine.release()
 
 
+@pytest.mark.usefixtures("_busy")
 def test_a_folder_is_not_carried_while_a_training_is_at_work(
   finished_run, tmp_path
 ):
