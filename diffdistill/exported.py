@@ -15,8 +15,8 @@ from diffdistill.experiment import sample_of
 from diffdistill.interop import model_folder, stablehlo
 from diffdistill.training.sharding import make_mesh, replicated
 
-# (sample, params, image_shape, num_classes, num_steps: 0 of a teacher)
-Parts = tuple[Sample, Params, tuple[int, int, int], int, int]
+# (sample, params, image_shape, label_counts, num_steps: 0 of a teacher)
+Parts = tuple[Sample, Params, tuple[int, int, int], tuple[int, ...], int]
 
 
 def open_exported(
@@ -39,7 +39,7 @@ def open_exported(
   """
   is_program = (folder / stablehlo.DESCRIPTION).exists()
   parts = _program(folder) if is_program else _weights(folder)
-  sample, params, image_shape, num_classes, made_for = parts
+  sample, params, image_shape, label_counts, made_for = parts
   if made_for:
     num_steps = (made_for,)
   if not num_steps:
@@ -52,7 +52,8 @@ def open_exported(
   generator = Generator(
     sample=sample,
     image_shape=image_shape,
-    num_classes=num_classes,
+    num_classes=len(label_counts),
+    label_counts=lambda: label_counts,
     mesh=mesh,
     batch_size=batch_size,
   )
@@ -69,13 +70,14 @@ def _weights(folder: epath.Path) -> Parts:
   model = model_folder.load(folder)
   denoiser = from_config.denoiser_of(model)
   sample = sample_of(denoiser, from_config.sampler_of(model, denoiser))
-  shape, classes = model.image_shape, model.num_classes
-  return sample, model.params, shape, classes, model.num_steps
+  # Of an unknown data set, classes take turns.
+  counts = model.label_counts or (1,) * model.num_classes
+  return sample, model.params, model.image_shape, counts, model.num_steps
 
 
 def _program(folder: epath.Path) -> Parts:
   """Of StableHLO, whose weights are in the program."""
-  program, num_classes, num_steps = stablehlo.read_sampler(folder)
+  program, label_counts, num_steps = stablehlo.read_sampler(folder)
   noise_like, *_ = program.in_avals
   height, width, channels = (int(size) for size in noise_like.shape[1:])
 
@@ -89,4 +91,4 @@ def _program(folder: epath.Path) -> Parts:
     # Its stochastic samplers take a seed: one for each batch.
     return program.call(noise, label, jax.random.bits(key))
 
-  return sample, {}, (height, width, channels), num_classes, num_steps
+  return sample, {}, (height, width, channels), label_counts, num_steps

@@ -72,7 +72,7 @@ def export(
       num_steps,
     )
     stablehlo.write_sampler(
-      out, program, model.image_shape, model.num_classes, num_steps
+      out, program, model.image_shape, model.label_counts, num_steps
     )
   write_atomically(out / "README.md", card)
 
@@ -107,6 +107,7 @@ def model_of(
     precondition={"kind": "identity", **fields.get("precondition", {})},
     image_shape=run.source.image_shape,
     num_classes=run.num_classes,
+    label_counts=run.source.label_counts if run.num_classes else (),
     null_label=run.denoiser.null_label is not None,
     params=jax.device_get(params),
     origin=(

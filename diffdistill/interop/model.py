@@ -35,6 +35,8 @@ class Model:
     precondition: the fields of model.precondition, with its kind.
     image_shape: (h, w, c).
     num_classes: that the network is told; 0 for none.
+    label_counts: images of each class in the data that it was trained on;
+      empty where that is not known.
     null_label: whether a class after these stands for none, so that the model
       can be guided.
     params: the tree of the network's weights, float32.
@@ -52,6 +54,7 @@ class Model:
   image_shape: tuple[int, int, int]
   params: Params
   num_classes: int = 0
+  label_counts: tuple[int, ...] = ()
   null_label: bool = False
   origin: str = ""
   license: str = ""
@@ -82,6 +85,16 @@ class Model:
       value = getattr(self, field)
       if not isinstance(value, int) or value < 0:
         raise ValueError(f"{field} is {value!r}; pass 0 or more")
+    counts = self.label_counts
+    if counts and not (
+      len(counts) == self.num_classes
+      and all(isinstance(count, int) and count >= 0 for count in counts)
+      and any(counts)
+    ):
+      raise ValueError(
+        f"label_counts is {counts!r:.99}; pass one count of 0 or more for each"
+        f" of {self.num_classes} classes, and one class with images"
+      )
 
 
 def network_of(model: Model) -> LinenNetwork:

@@ -7,7 +7,7 @@ The file is jax.export's: StableHLO for CPU, CUDA and TPU, for any batch size,
 with float32 noise (b, h, w, c), int32 labels (b,) and a uint32 seed, which only
 stochastic samplers read. The script beside it draws what `diffdistill sample`
 draws with the same seed, images and batch size; sampler.json says what the file
-cannot: its classes and its steps.
+cannot: its classes, how frequent they are in the data, and its steps.
 """
 
 import json
@@ -37,24 +37,46 @@ SCRIPT = '''"""Images of model.stablehlo, in [-1, 1], to images.npy.
   python sample.py [number of images] [seed]
 """
 
+import argparse
+import json
 import pathlib
-import sys
 
 import jax
 import numpy as np
 from jax import export
 
-CLASSES = {num_classes}  # they take turns; 0: the model is told none
 
-count, seed = [*map(int, sys.argv[1:]), *(16, 0)[len(sys.argv) - 1 :]]
-file = pathlib.Path(__file__).with_name("model.stablehlo")
+def labels_of(counts, number):
+  """Labels for a number of images, as frequent as in the data."""
+  total, labels, made = sum(counts), [], [0] * len(counts)
+  for i in range(number):
+    # Those that may come now; the one that may wait the least comes.
+    due = [
+      (-(-(j + 1) * total // n), label)
+      for label, (j, n) in enumerate(zip(made, counts))
+      if n and j * total // n <= i
+    ]
+    labels.append(min(due)[1])
+    made[labels[-1]] += 1
+  return np.array(labels, np.int32)
+
+
+usage = argparse.ArgumentParser(description="Writes images.npy.")
+usage.add_argument("number", nargs="?", type=int, default=16)
+usage.add_argument("seed", nargs="?", type=int, default=0)
+given = usage.parse_args()
+folder = pathlib.Path(__file__).parent
+said = json.loads((folder / "sampler.json").read_text())
+file = folder / "model.stablehlo"
 model = export.deserialize(bytearray(file.read_bytes()))
-key = jax.random.key(seed, impl="threefry2x32")
-key, index = jax.random.split(key)[0], np.arange(count)
+key = jax.random.key(given.seed, impl="threefry2x32")
+key, index = jax.random.split(key)[0], np.arange(given.number)
 keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 noise = jax.vmap(lambda k: jax.random.normal(k, {image_shape}))(keys)
-label = np.int32(index % CLASSES) if CLASSES else None
-np.save("images.npy", model.call(noise, label, np.uint32(seed)))
+counts = said["label_counts"]  # none: the model is told no class
+label = labels_of(counts, given.number) if counts else None
+np.save("images.npy", model.call(noise, label, np.uint32(given.seed)))
+print(f"{given.number} images: images.npy")
 '''
 
 
@@ -125,21 +147,35 @@ def write_sampler(
   folder: epath.PathLike,
   sampler: bytes,
   image_shape: tuple[int, int, int],
-  num_classes: int,
+  label_counts: Sequence[int],
   num_steps: int,
 ) -> None:
-  """Writes model.stablehlo, from `export_sampler`, and what explains it."""
-  script = SCRIPT.replace("{num_classes}", str(num_classes))
-  script = script.replace("{image_shape}", str(tuple(image_shape)))
+  """Writes model.stablehlo, from `export_sampler`, and what explains it.
+
+  Args:
+    folder: where to.
+    sampler: the program.
+    image_shape: (h, w, c).
+    label_counts: images of each class in the data, so that those that are made
+      are as frequent; empty for a model that is told no class.
+    num_steps: of the sampler.
+  """
+  script = SCRIPT.replace("{image_shape}", str(tuple(image_shape)))
   folder = epath.Path(folder)
   write_atomically(folder / PROGRAM, sampler)
   write_atomically(folder / "sample.py", script)
-  said = {"num_classes": num_classes, "num_steps": num_steps}
+  said = {
+    "num_classes": len(label_counts),
+    "label_counts": list(label_counts),
+    "num_steps": num_steps,
+  }
   write_atomically(folder / DESCRIPTION, json.dumps(said) + "\n")
 
 
-def read_sampler(folder: epath.Path) -> tuple[export.Exported, int, int]:
-  """The program of a folder, the number of its classes and of its steps.
+def read_sampler(
+  folder: epath.Path,
+) -> tuple[export.Exported, tuple[int, ...], int]:
+  """The program of a folder, its label counts and the number of its steps.
 
   Raises:
     ValueError: where the folder holds none, or a damaged one.
@@ -152,7 +188,9 @@ def read_sampler(folder: epath.Path) -> tuple[export.Exported, int, int]:
     )
   try:
     said = json.loads(path.read_text())
-    counts = int(said["num_classes"]), int(said["num_steps"])
+    # An older file does not say how frequent its classes are.
+    counts = said.get("label_counts", [1] * int(said["num_classes"]))
+    parts = tuple(map(int, counts)), int(said["num_steps"])
     program = export.deserialize(bytearray((folder / PROGRAM).read_bytes()))
   except Exception as error:
     # A damaged flatbuffer fails in any way.
@@ -160,4 +198,4 @@ def read_sampler(folder: epath.Path) -> tuple[export.Exported, int, int]:
     raise ValueError(
       f"the sampler in {folder} is damaged ({reason}); export it again"
     ) from error
-  return program, *counts
+  return program, *parts

@@ -1,5 +1,6 @@
 """Samplers as files, run where there is no diffdistill."""
 
+import ast
 import functools
 import json
 import os
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffdistill.data.label_order import labels_of
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.process import GaussianProcess
@@ -24,6 +26,7 @@ from tests.children import Children
 
 PROCESS = GaussianProcess(schedule=Cosine())
 NUM_STEPS, SEED = 3, 7
+COUNTS = (3, 0, 1)  # images of each class in the data
 DIT = {"kind": "dit", "width": 8, "depth": 1, "num_heads": 2}
 UNET = {
   "kind": "unet",
@@ -125,7 +128,7 @@ def elsewhere(tmp_path_factory):
   for name in CASES:
     *_, image_shape, classes, sampler = made(name)
     stablehlo.write_sampler(
-      root / name, sampler, image_shape, classes, NUM_STEPS
+      root / name, sampler, image_shape, COUNTS[:classes], NUM_STEPS
     )
   runs = [
     (str(root / name), count, SEED, str(root / name / str(count)))
@@ -153,6 +156,7 @@ def generator_of(name, count, mesh):
     sample=sample,
     image_shape=image_shape,
     num_classes=classes,
+    label_counts=lambda: COUNTS,
     mesh=mesh,
     batch_size=count,
   )
@@ -168,6 +172,23 @@ def test_gives_our_images_elsewhere(name, count, elsewhere, mesh_of):
   assert images.dtype == np.float32
   assert np.std(images) > 0.1
   np.testing.assert_allclose(images, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "counts", [COUNTS, (1, 1, 1), (0, 0, 7), (5, 2, 1, 0, 13, 4), (6, 4)]
+)
+def test_the_script_draws_classes_as_a_run_does(counts):
+  functions = [
+    node
+    for node in ast.parse(stablehlo.SCRIPT).body
+    if isinstance(node, ast.FunctionDef)
+  ]
+  script = {"np": np}
+  exec(compile(ast.Module(functions, []), "sample.py", "exec"), script)
+  number = 2 * sum(counts) + 1
+  np.testing.assert_array_equal(
+    script["labels_of"](counts, number), labels_of(counts, 0, number)
+  )
 
 
 def test_one_file_for_all_platforms_any_batch_and_seed():
