@@ -1,6 +1,7 @@
 """What a run must know of its data to go on, and to be opened without it."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,21 +78,40 @@ class Facts:
 
   def _held_out(self, split: "Facts") -> str:
     text = f"held out: {_counted(split.num_images, 'image')}"
-    lacking = [
-      self._name(label)
-      for label, (here, there) in enumerate(
-        zip(self.label_counts, split.label_counts, strict=False)
+    if self.label_counts and split.label_counts:
+      # Where classes have only numbers, either split may go further.
+      counts = tuple(
+        itertools.zip_longest(
+          self.label_counts, split.label_counts, fillvalue=0
+        )
       )
-      if here and not there
-    ]
-    if lacking and split.label_counts:
-      text += f", none of {abbreviated(lacking)}"
+      lacking = [
+        self._name(i)
+        for i, (here, there) in enumerate(counts)
+        if here > there == 0
+      ]
+      if lacking:
+        text += f", none of {abbreviated(lacking)}"
+      strange = [
+        i for i, (here, there) in enumerate(counts) if there > here == 0
+      ]
+      if strange:
+        number = sum(counts[i][1] for i in strange)
+        names = abbreviated([split._name(i) for i in strange])
+        text += (
+          f", {number:,} of them of classes without training images ({names})"
+        )
     if split.left_out:
       text += f" (left out there: {', '.join(split.left_out)})"
     return text
 
   def _name(self, label: int) -> str:
-    return self.class_names[label] if self.class_names else str(label)
+    if not self.class_names:
+      return str(label)
+    # A folder's name may hold what ends a line.
+    return "".join(
+      c if c.isprintable() else repr(c)[1:-1] for c in self.class_names[label]
+    )
 
 
 def describe(

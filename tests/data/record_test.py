@@ -168,6 +168,34 @@ def test_the_summary_says_what_the_held_out_split_lacks(tmp_path):
   assert "held out: 1 image, none of dog" in describe(source).summary("1 cpu")
 
 
+@pytest.mark.parametrize(
+  ("labels", "said"),
+  [
+    ([0, 1], "held out: 2 images, none of 2; left"),
+    (
+      [0, 1, 2, 3, 5, 5],
+      "held out: 6 images, 3 of them of classes without training images"
+      " (3, 5); left",
+    ),
+    ([0, 1, 2], "held out: 3 images; left"),
+  ],
+)
+def test_the_summary_compares_the_classes_of_both_splits(
+  labels, said, tmp_path
+):
+  _npz(tmp_path / "test.npz", labels)
+  _npz(tmp_path / "train.npz", [0, 1, 2])
+  source = Npz(path=str(tmp_path / "{split}.npz"), split="train")
+  assert said in describe(source).summary("1 cpu")
+
+
+def test_the_summary_is_one_line_whatever_classes_are_called(tmp_path):
+  source = _fill(tmp_path, **{"new\nline": 1, "é '\x1b": 1})
+  line = describe(source).summary("1 cpu")
+  assert line.isprintable()
+  assert "in 2 classes (new\\nline 1, é '\\x1b 1)" in line
+
+
 def test_classes_without_images_are_named(tmp_path):
   facts = describe(_npz(tmp_path / "a.npz", [1, 2, 2]))
   assert facts.empty_classes == ("0",)
