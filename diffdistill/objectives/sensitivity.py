@@ -16,6 +16,7 @@ that is 1 / SNR(1) = e^20 times the share of other times, away from the optimum,
 where the error of the output is not zero: the draws at t = 1 drown all others.
 """
 
+import jax
 import jax.numpy as jnp
 
 from diffdistill.denoiser import Denoiser
@@ -27,13 +28,15 @@ MAX_SENSITIVITY = 10.0  # ours: a tenth of the output's unit is one of x0's
 
 def sensitivity(denoiser: Denoiser) -> float:
   """|J| of equation (1) at t = 1, of the raw output of the network."""
-  t, image = jnp.ones(1), jnp.zeros((1, 1, 1, 1))
-  scaling = denoiser.precondition.scaling(denoiser.process.schedule, t)
-  out = jnp.ones((1, 1, 1, output_channels(denoiser.output, 1)))
-  out = expand_like(scaling.c_out, image) * out
-  alpha, sigma = denoiser.process.coefficients(t, image)
-  x0 = to_prediction(denoiser.output, out, image, alpha, sigma).x0
-  return abs(float(x0[0, 0, 0, 0]))
+  # Objectives may be made inside a function that is traced.
+  with jax.ensure_compile_time_eval():
+    t, image = jnp.ones(1), jnp.zeros((1, 1, 1, 1))
+    scaling = denoiser.precondition.scaling(denoiser.process.schedule, t)
+    out = jnp.ones((1, 1, 1, output_channels(denoiser.output, 1)))
+    out = expand_like(scaling.c_out, image) * out
+    alpha, sigma = denoiser.process.coefficients(t, image)
+    x0 = to_prediction(denoiser.output, out, image, alpha, sigma).x0
+    return abs(float(x0[0, 0, 0, 0]))
 
 
 def check_sensitivity(denoiser: Denoiser) -> None:
