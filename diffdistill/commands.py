@@ -58,7 +58,7 @@ from diffdistill.judging import (
   judge_of,
   judged_rows,
 )
-from diffdistill.kept_names import check_out
+from diffdistill.kept_names import check_out, check_workdir
 from diffdistill.networks import CLASSIFIERS, NETWORKS
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.planning import plan as planning
@@ -156,6 +156,8 @@ def _trainer(
   to_do = {
     stage.name for name, (stage, _) in run.rounds.items() if not rounds[name]
   }
+  if to_do:
+    check_workdir(workdir)
   check_judge(run, to_do, _say)
   for stage in run.stages:
     for name, source in stage.frozen.items():

@@ -30,6 +30,8 @@ FILES = (
   "evaluation.png",
 )
 LONGEST = 64
+# Letters that are no letters in a pattern.
+PATTERN = "[*?\\"
 _STAGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 
@@ -56,6 +58,25 @@ def check_stage_name(name: object) -> None:
       f"a stage is called {name!r}, a name that a workdir keeps for itself;"
       f" pass another than {', '.join(kept)}"
     )
+
+
+def check_workdir(workdir: epath.Path) -> None:
+  """Refuses to train where checkpoints could not be saved.
+
+  Orbax looks for the parts of what it saves with a pattern of the whole path:
+  it would find nothing in a folder called "runs [2]", or parts of another run.
+  Its storage takes a backslash for a slash. Reading goes well.
+
+  Raises:
+    ValueError: where the path, from its root on, has such a letter.
+  """
+  whole = workdir if workdir.is_absolute() else workdir.resolve()
+  for letter in PATTERN:
+    if letter in str(whole):
+      raise ValueError(
+        f"the workdir is {whole}, and checkpoints cannot be saved below a"
+        f" folder with {letter} in its name; pass a --workdir without it"
+      )
 
 
 def check_out(

@@ -5,8 +5,14 @@ import json
 import pytest
 from etils import epath
 
-from diffdistill import from_config
-from diffdistill.kept_names import FILES, FOLDERS, check_out, check_stage_name
+from diffdistill import commands, from_config
+from diffdistill.kept_names import (
+  FILES,
+  FOLDERS,
+  check_out,
+  check_stage_name,
+  check_workdir,
+)
 
 
 @pytest.mark.parametrize(
@@ -113,3 +119,32 @@ def test_a_model_in_place_of_a_stage_is_refused(tmp_path):
   for out in (epath.Path(tmp_path), epath.Path(tmp_path) / "halve" / "002"):
     with pytest.raises(ValueError, match="keeps its own files"):
       check_out(out, [epath.Path(tmp_path)], ["halve"], folder=True)
+
+
+@pytest.mark.parametrize("letter", ["[", "*", "?", "\\"])
+def test_nothing_is_trained_where_no_checkpoint_can_be_saved(
+  letter, tmp_path, monkeypatch
+):
+  folder = tmp_path / f"runs {letter}2]"
+  folder.mkdir()
+  # Of the folder that a person is in, too.
+  monkeypatch.chdir(folder)
+  for workdir in (folder, folder / "a", "a"):
+    with pytest.raises(ValueError, match="checkpoints cannot be saved") as no:
+      check_workdir(epath.Path(workdir))
+    assert f"folder with {letter} in its name; pass a" in str(no.value)
+
+
+@pytest.mark.parametrize(
+  "name", ["a b", "it's 'é'", "a]", "a,b", "100% #1 {&}"]
+)
+def test_a_workdir_may_be_called_almost_anything(name, tmp_path):
+  check_workdir(epath.Path(tmp_path / name))
+  check_workdir(epath.Path(f"gs://bucket/{name}"))
+
+
+def test_a_training_is_refused_before_it_begins(small_config, tmp_path):
+  workdir = epath.Path(tmp_path / "runs [2]")
+  with pytest.raises(ValueError, match="pass a --workdir without it"):
+    commands.train(small_config, workdir)
+  assert not workdir.exists()
