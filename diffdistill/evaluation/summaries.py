@@ -19,10 +19,10 @@ from etils import epath
 from diffdistill.evaluation.judged_rows import FOLDER
 from diffdistill.files import (
   digest_of,
+  json_of,
   matching,
   read_json,
   write_atomically,
-  write_json,
 )
 
 FILE = "evaluation.json"
@@ -64,7 +64,7 @@ class Kept:
   @property
   def words(self) -> str:
     images, rows = self.size
-    return f"{images} images, {rows} rows"
+    return f"{images} images, {rows} row{'' if rows == 1 else 's'}"
 
 
 def read_summary(path: epath.Path) -> dict[str, Any]:
@@ -120,12 +120,9 @@ def keep_summary(
   """
   folder = workdir / FOLDER
   new = Kept(path=folder / f"{_stem(summary)}.json", summary=summary)
-  write_json(new.path, dict(summary))
+  _write(new.path, _text(new))
   for ending in COPIES:
-    path = _picture(new, ending)
-    path.unlink(missing_ok=True)
-    if ending in pictures:
-      write_atomically(path, pictures[ending])
+    _write(_picture(new, ending), pictures.get(ending))
   say(f"this evaluation ({new.words}) is in {new.path}")
   largest = max(_others(workdir, new, say), key=lambda o: o.size, default=new)
   if largest.size <= new.size:
@@ -180,12 +177,26 @@ def _others(
 def _copy(workdir: epath.Path, kept: Kept) -> None:
   """Copies an evaluation and its pictures; those it lacks are removed."""
   for ending, name in COPIES.items():
-    picture, copy = _picture(kept, ending), workdir / name
-    if picture.exists():
-      write_atomically(copy, picture.read_bytes())
-    else:
-      copy.unlink(missing_ok=True)
-  write_json(workdir / FILE, dict(kept.summary))
+    picture = _picture(kept, ending)
+    _write(workdir / name, picture.read_bytes() if picture.exists() else None)
+  _write(workdir / FILE, _text(kept))
+
+
+def _text(kept: Kept) -> bytes:
+  return f"{json_of(dict(kept.summary))}\n".encode()
+
+
+def _write(path: epath.Path, data: bytes | None) -> None:
+  """Lets a file be so, or not be there.
+
+  One that is so already is not touched: a finished workdir that cannot be
+  written can be evaluated again.
+  """
+  if data is None:
+    if path.exists():
+      path.unlink()
+  elif not path.exists() or path.read_bytes() != data:
+    write_atomically(path, data)
 
 
 def _picture(kept: Kept, ending: str) -> epath.Path:

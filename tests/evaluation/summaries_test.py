@@ -177,3 +177,28 @@ def test_an_evaluation_of_another_structure_is_refused_too(tmp_path, change):
   ) as e:
     read_summary(path)
   assert "\n" not in str(e.value)
+
+
+def test_an_evaluation_that_is_there_already_is_not_written_again(
+  keep, tmp_path
+):
+  def changed():
+    return {
+      path: path.stat().st_mtime_ns
+      for path in tmp_path.rglob("*")
+      if path.is_file()
+    }
+
+  # Nobody drew the curves: they are not there, and need not be removed.
+  first = keep(evaluation(), ())
+  before = changed()
+  assert keep(evaluation(), ()) == first
+  assert changed() == before
+  keep(evaluation(distance=0.4), ())
+  after = changed()
+  assert after.keys() == before.keys()
+  assert all(after[path] != before[path] for path in after)
+
+
+def test_a_single_row_is_one(keep):
+  assert "(2000 images, 1 row)" in keep(evaluation(steps=(1,)))[0]
