@@ -182,7 +182,8 @@ def _judging_stage(run: Experiment, workdir: epath.Path) -> Stage:
   if stage is None:
     raise ValueError(
       f"the run in {workdir} has no classifier stage, whose features judge"
-      " images; add one to config.run"
+      " images; add one at the end of config.run and train again, or pass"
+      " --inception"
     )
   check_classes(run, stage)
   return stage

@@ -399,7 +399,7 @@ def test_a_run_without_a_classifier_has_no_judge(config, workdir):
   fields = copy.deepcopy(config)
   fields["run"] = ("teacher", "pairs", "student")
   run = from_config.build(fields)
-  with pytest.raises(ValueError, match="no classifier stage, whose features"):
+  with pytest.raises(ValueError, match="; add one at the end of config"):
     judge_of(run, workdir)
 
 
