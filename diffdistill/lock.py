@@ -97,10 +97,12 @@ class Lock:
       return None
 
   def release(self) -> None:
-    """Gives the lock back, if this process holds it."""
+    """Gives the lock back, if this process has written it and holds it."""
     self._stop.set()
     if self._thread is not None:
       self._thread.join(RENEW_SECONDS)
+    if not self._count:
+      return
     try:
       with _alone(self._workdir):
         if self._holder().get("nonce") == self._fields["nonce"]:

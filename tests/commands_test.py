@@ -125,7 +125,8 @@ def test_labels_out_of_range(refuse, train, finished_run, tmp_path):
   image = np.zeros((8, 2, 2, 1), np.uint8)
   label = np.array([0, 1, 2, -1, 0, 1, 2, 0])
   flag = npz(tmp_path / "bad.npz", image=image, label=label)
-  assert "holds -1; number the classes from 0" in refuse(1, *train, flag)
+  line = refuse(1, *train, flag)
+  assert "holds -1; number the classes of its 8 images from 0" in line
   line = refuse(1, "sample", f"--workdir={finished_run}", "--label=11")
   assert line.startswith(
     "label is 11, but this model has 3 classes; pass a lab"

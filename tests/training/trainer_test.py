@@ -200,12 +200,13 @@ def test_a_run_goes_on_on_another_mesh(finished, run, tmp_path, mesh_of):
 
 
 def test_a_run_that_diverges_stops_and_says_so(run, tmp_path):
-  optimizer = Optimizer(learning_rate=1e30, ema_decay=0.9)
+  # Each update multiplies the weights by -999.
+  optimizer = Optimizer(learning_rate=10.0, weight_decay=100.0, ema_decay=0.9)
   (teacher, _) = run.built.stages
   stages = (dataclasses.replace(teacher, optimizer=optimizer),)
   with pytest.raises(
     TrainingStoppedError,
-    match="teacher stopped at update 8: the last 7 updates had gradients that"
+    match="teacher stopped at update 8: the last 6 updates had gradients that"
     " are not finite; lower the learning rate",
   ) as error:
     run.train(tmp_path, stages=stages, max_skipped=3)
@@ -226,7 +227,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(run, mesh_of):
   [
     ({"checkpoint": -1}, "cadence.checkpoint is -1; pass 0 or more"),
     ({"log": 0}, "cadence.log is 0"),
-    ({"keep": 0}, "cadence.keep 0; pass 1"),
+    ({"keep": 0}, "cadence.keep is 0; pass 1"),
     ({"stall_seconds": -1}, "cadence.stall_seconds is -1; pass 0 or more"),
   ],
 )
