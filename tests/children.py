@@ -50,6 +50,20 @@ def _status(process):
   return poll() if poll else process.exitcode
 
 
+def hear_all_signals() -> None:
+  """Lets children hear the signals that this process was told to ignore.
+
+  A shell lets what it starts in the background ignore SIGINT, and nohup SIGHUP;
+  children inherit that.
+  """
+  for number, usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+  ):
+    if signal.getsignal(number) is signal.SIG_IGN:
+      signal.signal(number, usual)
+
+
 class Children:
   """The processes of one test, and all that they start.
 

@@ -21,8 +21,9 @@ import pytest
 from absl.testing import flagsaver
 from jax.sharding import AxisType, Mesh
 
-from tests.children import Children
+from tests.children import Children, hear_all_signals
 
+hear_all_signals()
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", ".cache/jax")

@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -104,16 +103,6 @@ class Cloud:
       stderr=subprocess.DEVNULL,
     )
     return self.children.finish(process).returncode
-
-
-@pytest.fixture(autouse=True, scope="session")
-def interruptible():
-  """Ctrl-C reaches launchers even where these tests run in the background.
-
-  A shell has what it puts there ignore it, and so would what they start.
-  """
-  if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
