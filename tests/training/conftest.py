@@ -117,7 +117,8 @@ class Run:
       """Compiles once for all lives."""
 
       def compile(self, stage, frozen, report):
-        key = stage.name, stage.optimizer.ema_decay
+        optimizer = stage.optimizer
+        key = stage.name, optimizer.ema_decay, optimizer.weight_decay
         if key not in functions:
           functions[key] = super().compile(stage, frozen, report)
         compiled = functions[key]
