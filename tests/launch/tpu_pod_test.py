@@ -295,7 +295,7 @@ def test_the_name_of_another_run_is_refused(cloud):
     ),
     ("--package=none.whl", 1, "which is no file; build a wheel"),
     ("--slices=0", 1, "--slices is 0; pass 1 or more"),
-    ("--env=TFDS", 1, "--env is 'TFDS'; pass NAME=VALUE"),
+    ("--env=TFDS", 1, "--env has a variable without a name"),
     ("--spots", 2, "'--spots' is no flag; overrides are --config.x=y"),
     ("--config", 2, "argument --config: expected one argument"),
   ],
