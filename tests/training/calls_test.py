@@ -116,7 +116,7 @@ def test_a_crash_between_calls_changes_no_bit(run, tmp_path):
   run.crash(tmp_path / "crashed", 2, stages=stages, log=4, checkpoint=4)
   run.train(tmp_path / "crashed", stages=stages, log=4, checkpoint=4)
   run.assert_same_weights(tmp_path / "crashed", tmp_path / "whole")
-  assert run.functions["teacher", 0.9].several._cache_size() == 1
+  assert run.compiled("teacher").several._cache_size() == 1
 
 
 def test_what_would_come_within_a_call_is_refused(run, tmp_path):

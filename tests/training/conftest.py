@@ -150,6 +150,11 @@ class Run:
     with pytest.raises(CrashError):
       self.train(workdir, updates, **arguments)
 
+  def compiled(self, name):
+    """The functions of a stage, which all its lives have shared."""
+    [found] = [f for (stage, *_), f in self.functions.items() if stage == name]
+    return found
+
   def products(self, workdir):
     """Everything that the finished rounds keep."""
     result = {}
