@@ -2,7 +2,7 @@
 
 import sys
 
-from diffdistill import signals, streams
+from diffdistill.system import signals, streams
 
 REMEDIES = {
   "train": "the same command goes on from the newest checkpoint",

@@ -19,11 +19,12 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from diffdistill import agreement, environment, hosts, signals
-from diffdistill.links import GO_ON
-from diffdistill.places import place, places
 from diffdistill.ranges import SEED, Range, brief
-from diffdistill.refusals import line_of
+from diffdistill.run import agreement, environment
+from diffdistill.system import hosts, signals
+from diffdistill.system.links import GO_ON
+from diffdistill.system.places import place, places
+from diffdistill.system.refusals import line_of
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -237,13 +238,13 @@ def _command(name: str) -> dict[str, Any]:
 
 
 def _train() -> None:
-  from diffdistill import commands
+  from diffdistill.tools import commands
 
   commands.train(_required("config"), _workdir())
 
 
 def _sample() -> None:
-  from diffdistill import commands
+  from diffdistill.tools import commands
 
   commands.sample(
     _workdir(),
@@ -259,14 +260,14 @@ def _sample() -> None:
 
 
 def _pack() -> None:
-  from diffdistill import commands
+  from diffdistill.tools import commands
 
   out = str(_place("out", _required("out")))
   commands.pack(_required("config"), out)
 
 
 def _import() -> None:
-  from diffdistill import commands
+  from diffdistill.tools import commands
 
   commands.import_model(
     _place("from", _required("from")),
@@ -276,7 +277,7 @@ def _import() -> None:
 
 
 def _export() -> None:
-  from diffdistill import commands
+  from diffdistill.tools import commands
 
   commands.export(
     _workdir(),
@@ -288,7 +289,7 @@ def _export() -> None:
 
 
 def _evaluate() -> None:
-  from diffdistill import commands
+  from diffdistill.tools import commands
 
   commands.evaluate(
     _workdir(),
@@ -300,26 +301,26 @@ def _evaluate() -> None:
 
 
 def _carry() -> None:
-  from diffdistill import commands
+  from diffdistill.tools import commands
 
   commands.carry(_workdir(), _place("out", _required("out")))
 
 
 def _report() -> None:
-  from diffdistill import commands
+  from diffdistill.tools import commands
 
   workdirs = places("--workdir", _required("workdir"))
   commands.report(workdirs, _place("out", FLAGS.out or "report.html"))
 
 
 def _plan() -> None:
-  from diffdistill import commands
+  from diffdistill.tools import commands
 
   commands.plan(_required("config"), _required("topology"), FLAGS.json)
 
 
 def _benchmark() -> None:
-  from diffdistill import commands
+  from diffdistill.tools import commands
 
   commands.benchmark(
     _required("config"),
@@ -331,7 +332,7 @@ def _benchmark() -> None:
 
 
 def _list() -> None:
-  from diffdistill import commands
+  from diffdistill.tools import commands
 
   commands.list_all()
 

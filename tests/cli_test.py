@@ -7,9 +7,10 @@ import sys
 import jax
 import pytest
 
-from diffdistill import commands, hosts
 from diffdistill.data import SOURCES
 from diffdistill.objectives import OBJECTIVES
+from diffdistill.system import hosts
+from diffdistill.tools import commands
 
 
 def test_help_and_list_say_what_there_is(capsys, run_cli):

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffdistill import from_config
 from diffdistill.data.pairs import PairSet
 from diffdistill.diffusion.schedule import LinearBeta, Shifted
+from diffdistill.run import from_config
 from diffdistill.sampling.ancestral import Ancestral
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.training.sharding import (

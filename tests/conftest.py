@@ -277,7 +277,7 @@ def run_cli():
   """Runs a command as if it were the first of its process; its status."""
   # Grain, which commands import, defines flags of its own. Restoring forgets
   # the flags that it did not see saved, so they must be there before.
-  from diffdistill import cli, commands  # noqa: F401
+  from diffdistill import cli
 
   def run(*arguments):
     with (

@@ -15,7 +15,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from configs import recipes
-from diffdistill import from_config, objectives
+from diffdistill import objectives
+from diffdistill.run import from_config
 
 # ml_collections loads a config file by a method that Python 3.11 deprecates.
 pytestmark = pytest.mark.filterwarnings(

@@ -45,7 +45,8 @@ def main(folder):
   from ml_collections import ConfigDict
 
   from configs import cifar10
-  from diffdistill import cli, commands
+  from diffdistill import cli
+  from diffdistill.tools import commands
 
   assert cli.COMMANDS
 

@@ -23,9 +23,11 @@ import pytest
 from etils import epath
 from PIL import Image as PillowImage
 
-from diffdistill import commands, from_config, hosts
-from diffdistill.refusals import line_of
 from diffdistill.reporting.gather import gather
+from diffdistill.run import from_config
+from diffdistill.system import hosts
+from diffdistill.system.refusals import line_of
+from diffdistill.tools import commands
 from diffdistill.training import checkpoint
 from diffdistill.training.best import best_of, load_best
 from diffdistill.training.preemption import PreemptedError, Preemption

@@ -16,7 +16,7 @@ class Forked:
   def __init__(self):
     self._context = multiprocessing.get_context("forkserver")
     self._context.set_forkserver_preload(
-      ["diffdistill.cli", "diffdistill.commands"]
+      ["diffdistill.cli", "diffdistill.tools.commands"]
     )
     self._started = []
 

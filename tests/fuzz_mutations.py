@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from diffdistill.config_fields import plain
+from diffdistill.fields import plain
 
 # Together they have every paper, both kinds of stages, and all of a clock.
 RECIPES = (

@@ -14,16 +14,18 @@ import time
 
 import pytest
 
-from diffdistill import commands, from_config, hosts
-from diffdistill.config_fields import plain
+from diffdistill.fields import plain
 from diffdistill.planning.topology import topology_of
+from diffdistill.run import from_config
+from diffdistill.system import hosts
+from diffdistill.tools import commands
 from tests.fuzz_mutations import RECIPES, at, fields_of, mutations, source_of
 from tests.ranges_test import CLASSES
 
 NUMBER, SEED = 1000, 0
 # Longest that one may take on a machine that is busy with other things.
 PATIENCE = 60
-PACKAGE = pathlib.Path(commands.__file__).parent
+PACKAGE = pathlib.Path(commands.__file__).parents[1]
 # What a refusal says to do.
 REMEDY = re.compile(
   r"pass|remove|did you mean|see diffdistill help|add it|name another|"

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill import commands, from_config
 from diffdistill.interop import model_folder
 from diffdistill.interop.model import Model, network_of
+from diffdistill.run import from_config
+from diffdistill.tools import commands
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill import from_config
-from diffdistill.files import read_json, write_json
+from diffdistill.run import from_config
+from diffdistill.system.files import read_json, write_json
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 2, 2, 1), np.uint8)
 

@@ -12,7 +12,8 @@ import threading
 
 import jax
 
-from diffdistill import __main__, hosts
+from diffdistill import __main__
+from diffdistill.system import hosts
 
 given = globals()["given"]
 ACTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}

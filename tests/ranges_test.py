@@ -8,15 +8,15 @@ from typing import Annotated
 
 import pytest
 
-from diffdistill import from_config
-from diffdistill.config_fields import make
 from diffdistill.data import SOURCES
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.evaluation.comparison import Settings
+from diffdistill.fields import make
 from diffdistill.networks import CLASSIFIERS, NETWORKS
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.ranges import Range, brief, check_ranges, ranged
+from diffdistill.run import from_config
 from diffdistill.sampling import SAMPLERS
 from diffdistill.training.cadence import Cadence
 from diffdistill.training.optimizers import Optimizer

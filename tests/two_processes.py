@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from diffdistill import hosts
+from diffdistill.system import hosts
 from diffdistill.training.preemption import Preemption
 from diffdistill.training.sharding import process_rows, shard_batch
 

@@ -13,7 +13,7 @@ from etils import epath
 
 from diffdistill.data.label_order import abbreviated
 from diffdistill.data.pictures import SEVERAL, SUFFIXES, UNREAD
-from diffdistill.files import in_bucket
+from diffdistill.system.files import in_bucket
 
 # What systems and file servers put beside a user's files, besides names that
 # begin with a dot; in lower case.

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from diffdistill import hosts
 from diffdistill.data.label_order import abbreviated
 from diffdistill.data.sources import Source
 from diffdistill.data.tfds import Tfds
+from diffdistill.system import hosts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

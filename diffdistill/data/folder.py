@@ -7,12 +7,12 @@ import itertools
 import numpy as np
 from etils import epath
 
-from diffdistill import hosts
 from diffdistill.data.listing import Listing, list_images
 from diffdistill.data.pictures import colour, decode
 from diffdistill.data.sources import Labels, Source
 from diffdistill.data.streamed import Decoded, Streamed, one_line
 from diffdistill.ranges import Channels
+from diffdistill.system import hosts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

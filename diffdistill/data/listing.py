@@ -20,7 +20,7 @@ from diffdistill.data.entries import (
 )
 from diffdistill.data.label_order import abbreviated
 from diffdistill.data.pictures import SUFFIXES
-from diffdistill.files import in_bucket
+from diffdistill.system.files import in_bucket
 
 # What splits are called, in the order in which one is looked for.
 TRAINING = ("train", "training")

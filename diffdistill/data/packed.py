@@ -10,12 +10,12 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, UInt8
 
-from diffdistill import signals
-from diffdistill.archives import check_unpacked_size
 from diffdistill.data.shards import readable
 from diffdistill.data.sources import Examples, Images, InMemory, Labels, Source
-from diffdistill.files import naming
 from diffdistill.ranges import Channels, SomeClasses
+from diffdistill.system import signals
+from diffdistill.system.archives import check_unpacked_size
+from diffdistill.system.files import naming
 
 SPLIT = "{split}"
 # Of a file that has few images.

@@ -23,7 +23,6 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Float16, Int, UInt8
 
-from diffdistill import hosts
 from diffdistill.data.shards import (
   Arrays,
   check_end,
@@ -32,7 +31,8 @@ from diffdistill.data.shards import (
   remove_partial,
   write_shard,
 )
-from diffdistill.files import matching, read_json, write_json
+from diffdistill.system import hosts
+from diffdistill.system.files import matching, read_json, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from diffdistill import hosts
 from diffdistill.data.facts import (
   Facts,
   as_json,
@@ -20,7 +19,8 @@ from diffdistill.data.facts import (
   from_json,
 )
 from diffdistill.data.sources import Examples, Indices, Labels, Source
-from diffdistill.files import digest_of, read_json, write_json
+from diffdistill.system import hosts
+from diffdistill.system.files import digest_of, read_json, write_json
 
 FILE = "data.json"
 

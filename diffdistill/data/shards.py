@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from etils import epath
 
-from diffdistill.files import matching, write_atomically
+from diffdistill.system.files import matching, write_atomically
 
 Arrays = dict[str, np.ndarray]
 

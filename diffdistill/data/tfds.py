@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from diffdistill import hosts
 from diffdistill.data.sources import Labels, Source
 from diffdistill.data.streamed import Decoded, Streamed, one_line
-from diffdistill.files import digest_of
 from diffdistill.ranges import Channels
+from diffdistill.system import hosts
+from diffdistill.system.files import digest_of
 
 LABELS_AT_A_TIME = 4096
 

@@ -20,7 +20,6 @@ from diffdistill.evaluation.judged_rows import (
   Weights,
 )
 from diffdistill.evaluation.measured import Timed, measured
-from diffdistill.evaluation.quantise import from_uint8, to_uint8
 from diffdistill.evaluation.speeds import BATCH, SPEED_UP, ratio, rounded
 from diffdistill.evaluation.summaries import (
   COPIES,
@@ -29,6 +28,7 @@ from diffdistill.evaluation.summaries import (
   keep_summary,
 )
 from diffdistill.evaluation.trust import distrust
+from diffdistill.images import from_uint8, to_uint8
 from diffdistill.ranges import (
   BatchSize,
   Images,

@@ -10,7 +10,6 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from diffdistill import hosts
 from diffdistill.arrays import Image, Key, Label, Params
 from diffdistill.data.label_order import abbreviated, labels_of
 from diffdistill.evaluation.features import (
@@ -26,12 +25,8 @@ from diffdistill.evaluation.frechet import (
   precision_recall,
 )
 from diffdistill.evaluation.kernel import kernel_distance
-from diffdistill.evaluation.quantise import (
-  ImageStream,
-  from_uint8,
-  to_host,
-  to_uint8,
-)
+from diffdistill.images import ImageStream, from_uint8, to_host, to_uint8
+from diffdistill.system import hosts
 
 # (params, noise of unit variance, label, key, traced num_steps) -> images in
 # [-1, 1]. The samplers scale the noise to their prior.

@@ -14,10 +14,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
-from diffdistill import hosts
 from diffdistill.arrays import Image, Params
 from diffdistill.evaluation.frechet import Gaussian, Moments
-from diffdistill.evaluation.quantise import ImageStream, from_uint8, to_uint8
+from diffdistill.images import ImageStream, from_uint8, to_uint8
+from diffdistill.system import hosts
 
 
 class Features(NamedTuple):

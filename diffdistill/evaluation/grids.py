@@ -10,9 +10,9 @@ from jaxtyping import Array, UInt8
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
-from diffdistill.evaluation.quantise import AnyImages, to_uint8
 from diffdistill.evaluation.speeds import readable
-from diffdistill.files import write_atomically
+from diffdistill.images import AnyImages, to_uint8
+from diffdistill.system.files import write_atomically
 
 # Pixels: white between images, and the side below which images are enlarged.
 _GAP = 2

@@ -23,10 +23,10 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, UInt8
 
-from diffdistill import hosts
 from diffdistill.arrays import Params
 from diffdistill.evaluation.sealed import seal, unseal
-from diffdistill.files import write_atomically
+from diffdistill.system import hosts
+from diffdistill.system.files import write_atomically
 
 # In a workdir.
 FOLDER = "evaluated"

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 from etils import epath
 
-from diffdistill import hosts
 from diffdistill.evaluation.features import FeatureFn, Reference
 from diffdistill.evaluation.references import load_reference, save_reference
-from diffdistill.files import read_json, write_json
+from diffdistill.system import hosts
+from diffdistill.system.files import read_json, write_json
 
 
 def kept_reference(

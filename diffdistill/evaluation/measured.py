@@ -11,9 +11,9 @@ import numpy as np
 from diffdistill.arrays import Params
 from diffdistill.evaluation.evaluator import Generator, judge
 from diffdistill.evaluation.features import FeatureFn, Reference
-from diffdistill.evaluation.quantise import to_host
 from diffdistill.evaluation.speeds import BATCH, FEWEST, SPEED, TIMED, speeds
 from diffdistill.evaluation.teacher_gap import teacher_gap
+from diffdistill.images import to_host
 
 
 class Timed:

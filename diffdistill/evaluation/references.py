@@ -24,15 +24,15 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, UInt8
 
-from diffdistill.archives import check_unpacked_size
 from diffdistill.evaluation.features import (
   FeatureFn,
   Reference,
   reference_statistics,
 )
 from diffdistill.evaluation.frechet import Gaussian
-from diffdistill.evaluation.quantise import from_uint8
-from diffdistill.files import write_atomically
+from diffdistill.images import from_uint8
+from diffdistill.system.archives import check_unpacked_size
+from diffdistill.system.files import write_atomically
 
 IMAGES = ("images", "arr_0")
 LEAST_KEPT = 10

@@ -17,7 +17,7 @@ from typing import Any
 from etils import epath
 
 from diffdistill.evaluation.judged_rows import FOLDER
-from diffdistill.files import (
+from diffdistill.system.files import (
   digest_of,
   json_of,
   matching,

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from diffdistill.evaluation.quantise import ImageStream, to_host
+from diffdistill.images import ImageStream, to_host
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from diffdistill import hosts
 from diffdistill.evaluation.features import FeatureFn
+from diffdistill.system import hosts
 
 # Of a normal distribution, 99 % lies within so many standard deviations.
 DEVIATIONS = 2.5758293035489004

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from diffdistill.files import write_atomically
 from diffdistill.interop import diffusers_dit, diffusers_unet
 from diffdistill.interop.diffusers_scheduler import (
   INDICES,
@@ -32,6 +31,7 @@ from diffdistill.interop.diffusers_scheduler import (
 from diffdistill.interop.foreign_json import read_foreign_json
 from diffdistill.interop.model import LICENSE, Model, check
 from diffdistill.interop.tensors import Tensors, as_safetensors, read_tensors
+from diffdistill.system.files import write_atomically
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 # Of variance-preserving processes in DDPM's indices.

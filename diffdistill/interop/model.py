@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from diffdistill.arrays import Params
-from diffdistill.config_fields import Fields
 from diffdistill.diffusion.prediction import output_channels
+from diffdistill.fields import Fields
 from diffdistill.networks import NETWORKS
 from diffdistill.networks.network import LinenNetwork
 

@@ -12,10 +12,10 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from diffdistill.arrays import Params
-from diffdistill.config_fields import plain
-from diffdistill.files import read_json, write_atomically, write_json
+from diffdistill.fields import plain
 from diffdistill.interop.model import Model, check, network_of
 from diffdistill.interop.tensors import Tensors, as_safetensors, read_tensors
+from diffdistill.system.files import read_json, write_atomically, write_json
 
 DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
 FORMAT = "diffdistill-1"

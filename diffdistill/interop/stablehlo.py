@@ -21,7 +21,7 @@ from jax import export
 from jaxtyping import Array
 
 from diffdistill.arrays import Image, Key, Label, Params
-from diffdistill.files import write_atomically
+from diffdistill.system.files import write_atomically
 
 # (params, noise of unit variance, label, key, num_steps) -> images.
 Sample = Callable[[Params, Image, Label | None, Key, Array], Image]

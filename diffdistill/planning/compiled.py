@@ -23,12 +23,12 @@ from typing import Any
 
 import jax
 
-from diffdistill import signals
-from diffdistill.config_fields import Fields
-from diffdistill.files import read_json, write_json
+from diffdistill.fields import Fields
 from diffdistill.planning import hlo
 from diffdistill.planning.hlo import Collective, read_program
 from diffdistill.planning.topology import Topology
+from diffdistill.system import signals
+from diffdistill.system.files import read_json, write_json
 
 _POLL_SECONDS = 0.2
 _TOTAL = re.compile(r"Total bytes: (\d+)")

@@ -8,9 +8,9 @@ import json
 import sys
 from pathlib import Path
 
-from diffdistill import from_config
 from diffdistill.planning.programs import programs
 from diffdistill.planning.topology import topology_of
+from diffdistill.run import from_config
 
 
 def main() -> None:

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from diffdistill import from_config
-from diffdistill.config_fields import Fields
+from diffdistill.fields import Fields
 from diffdistill.planning.chips import GIB, Chip
 from diffdistill.planning.compiled import Compiled, compile_program
 from diffdistill.planning.flops import count_flops
@@ -14,6 +13,7 @@ from diffdistill.planning.programs import Program, programs
 from diffdistill.planning.remedies import Remedy, applied, flags, remedies
 from diffdistill.planning.roofline import Roofline, roofline
 from diffdistill.planning.topology import Topology, topology_of
+from diffdistill.run import from_config
 
 # For the program's own instructions, which the plan does not have made: 0.24
 # GB for a U-Net of 36M on a v5e.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from diffdistill.arrays import Params
 from diffdistill.evaluation.evaluator import Generator
-from diffdistill.experiment import Experiment, classifier_of
+from diffdistill.run.experiment import Experiment, classifier_of
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training.curriculum import curriculum
 from diffdistill.training.sharding import batch_sharding, replicated

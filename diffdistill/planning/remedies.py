@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from diffdistill.config_fields import Fields
+from diffdistill.fields import Fields
 
 # Of a config, by path: {"mesh.fsdp": 8}.
 Remedy = dict[str, Any]

@@ -6,8 +6,8 @@ from typing import Any
 
 from etils import epath
 
-from diffdistill.files import matching, read_json
 from diffdistill.reporting.scales import Number
+from diffdistill.system.files import matching, read_json
 
 # Its output, in a workdir; of each kind of device one.
 FILES = "benchmark*.json"

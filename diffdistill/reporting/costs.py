@@ -4,13 +4,13 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from diffdistill.experiment import Experiment
 from diffdistill.planning.chips import chip_of
 from diffdistill.planning.flops import count_flops
 from diffdistill.planning.programs import Program, programs
 from diffdistill.reporting.bare import Bare
 from diffdistill.reporting.gather import RoundLog, Run
 from diffdistill.reporting.scales import Number
+from diffdistill.run.experiment import Experiment
 from diffdistill.training.report import APART
 
 

@@ -8,21 +8,21 @@ from typing import Any
 import jax
 from etils import epath
 
-from diffdistill import from_config
-from diffdistill.config_fields import Fields
 from diffdistill.data.record import read as read_facts
 from diffdistill.evaluation.summaries import FILE, read_summary
-from diffdistill.experiment import Experiment
+from diffdistill.fields import Fields
 from diffdistill.reporting.bare import Bare, read_bare
 from diffdistill.reporting.judged import Judged
 from diffdistill.reporting.pictures import Picture, read_pictures
 from diffdistill.reporting.scales import Number
+from diffdistill.run import from_config
+from diffdistill.run.experiment import Experiment
+from diffdistill.run.workdir import stored_config
 from diffdistill.training import checkpoint
 from diffdistill.training.clock import SHARDS, UPDATES, recorded
 from diffdistill.training.records import FILE as RECORDS
 from diffdistill.training.records import read_records
 from diffdistill.training.stage import Pairs, Round, Stage
-from diffdistill.workdir import stored_config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

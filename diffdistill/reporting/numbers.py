@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffdistill import __version__
-from diffdistill.config_fields import Fields
 from diffdistill.evaluation.speeds import LEAST, MOST, SPEED_UP, rounded
+from diffdistill.fields import Fields
 from diffdistill.reporting.costs import Cost, total
 from diffdistill.reporting.gather import RoundLog, Run, is_number
 from diffdistill.reporting.judged import Judged, is_last

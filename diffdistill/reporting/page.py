@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from etils import epath
 
 from diffdistill import __version__
-from diffdistill.files import write_atomically
 from diffdistill.reporting.costs import Cost, costs
 from diffdistill.reporting.evaluated import evaluated, headline
 from diffdistill.reporting.gather import Run, flat, gather, written
@@ -16,6 +15,7 @@ from diffdistill.reporting.pictures import sheets
 from diffdistill.reporting.side_by_side import differing, side_by_side
 from diffdistill.reporting.stages import cost_card, cost_notes, stage_card
 from diffdistill.reporting.style import STYLE
+from diffdistill.system.files import write_atomically
 
 # Nothing is to be loaded or run, whatever a workdir holds.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from etils import epath
 from PIL import Image as PillowImage
 
-from diffdistill.files import matching
 from diffdistill.reporting.markup import Html, broken, element, join
+from diffdistill.system.files import matching
 
 # Sheets that are larger are embedded as JPEG, and no wider than this.
 PNG_BYTES = 250_000

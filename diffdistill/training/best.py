@@ -11,9 +11,9 @@ from typing import Any
 
 from etils import epath
 
-from diffdistill import hosts
 from diffdistill.arrays import Params
-from diffdistill.files import matching, read_json, write_json
+from diffdistill.system import hosts
+from diffdistill.system.files import matching, read_json, write_json
 from diffdistill.training import stored
 from diffdistill.training.disk_faults import mendable
 from diffdistill.training.file_digests import check_files, files_of

@@ -15,9 +15,9 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from diffdistill import hosts
 from diffdistill.arrays import Params
-from diffdistill.files import read_json, write_json
+from diffdistill.system import hosts
+from diffdistill.system.files import read_json, write_json
 from diffdistill.training import stored
 from diffdistill.training.disk_faults import mendable
 from diffdistill.training.file_digests import (

@@ -21,9 +21,9 @@ from typing import Any
 
 from etils import epath
 
-from diffdistill import hosts
 from diffdistill.data.pairs import PairStore
-from diffdistill.files import read_json, write_json
+from diffdistill.system import hosts
+from diffdistill.system.files import read_json, write_json
 
 # Shares of a round's updates: held at the full learning rate, and done by the
 # time its length is settled.

@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from diffdistill import signals
+from diffdistill.system import signals
 from diffdistill.training.sharding import batch_sharding, replicated
 
 # Boundaries that a vote is counted after: an update is under way and another

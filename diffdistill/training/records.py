@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from diffdistill.files import finite, in_bucket, naming, write_atomically
+from diffdistill.system.files import finite, in_bucket, naming, write_atomically
 
 FILE = "metrics.jsonl"
 CHECKSUM = "crc"

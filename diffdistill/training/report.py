@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-from diffdistill import hosts
 from diffdistill.arrays import Metrics
+from diffdistill.system import hosts
 from diffdistill.training.records import (
   append_record,
   keep_records,

@@ -10,8 +10,8 @@ import jax
 from absl import logging
 from etils import epath
 
-from diffdistill import hosts
-from diffdistill.files import in_bucket, matching, read_json, write_json
+from diffdistill.system import hosts
+from diffdistill.system.files import in_bucket, matching, read_json, write_json
 from diffdistill.training import stored
 from diffdistill.training.disk_faults import mendable
 from diffdistill.training.file_digests import (

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from etils import epath
 
-from diffdistill import hosts
 from diffdistill.arrays import Params
+from diffdistill.system import hosts
 from diffdistill.training.best import best_of, load_best, save_best
 from diffdistill.training.sharding import Layout
 from diffdistill.training.stage import Selection

@@ -16,9 +16,9 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from diffdistill import hosts
 from diffdistill.arrays import Params
-from diffdistill.files import in_bucket, matching
+from diffdistill.system import hosts
+from diffdistill.system.files import in_bucket, matching
 from diffdistill.training.disk_faults import mendable
 from diffdistill.training.file_digests import DamagedError
 from diffdistill.training.fingerprint import by_name, described, digests

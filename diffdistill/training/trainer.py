@@ -11,11 +11,11 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from diffdistill import hosts, signals
 from diffdistill.arrays import Key, Metrics, Params
 from diffdistill.data.pair_pipeline import PairPipeline
 from diffdistill.data.pairs import PairStore
 from diffdistill.objectives.objective import Hparams
+from diffdistill.system import hosts, signals
 from diffdistill.training import checkpoint
 from diffdistill.training.cadence import Cadence, check_cadence
 from diffdistill.training.clock import Clock

@@ -8,11 +8,11 @@ import re
 import numpy as np
 import pytest
 
-from diffdistill import hosts
 from diffdistill.data import shards
 from diffdistill.data.pairs import PairStore
-from diffdistill.evaluation.quantise import to_uint8
-from diffdistill.files import read_json, write_atomically, write_json
+from diffdistill.images import to_uint8
+from diffdistill.system import hosts
+from diffdistill.system.files import read_json, write_atomically, write_json
 
 ALL = range(8)  # 6 shards to train on, and 2 held out
 

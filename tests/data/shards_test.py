@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill import files
 from diffdistill.data import shards
+from diffdistill.system import files
 
 ARRAYS = {
   "image": np.arange(12, dtype=np.uint8).reshape(3, 2, 2, 1),

@@ -15,7 +15,7 @@ from diffdistill.evaluation.features import (
   reference_statistics,
 )
 from diffdistill.evaluation.kernel import kernel_distance
-from diffdistill.evaluation.quantise import from_uint8, to_host, to_uint8
+from diffdistill.images import from_uint8, to_host, to_uint8
 
 Auto = jax.sharding.AxisType.Auto
 

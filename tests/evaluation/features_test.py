@@ -12,7 +12,7 @@ from diffdistill.evaluation.features import (
   classifier_features,
   reference_statistics,
 )
-from diffdistill.evaluation.quantise import from_uint8, to_uint8
+from diffdistill.images import from_uint8, to_uint8
 
 
 class Classification(NamedTuple):

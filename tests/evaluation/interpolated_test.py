@@ -7,7 +7,7 @@ import pytest
 
 from diffdistill.evaluation.evaluator import Generator
 from diffdistill.evaluation.interpolated import interpolated
-from diffdistill.evaluation.quantise import to_host
+from diffdistill.images import to_host
 
 ROWS, POINTS, SEED = 3, 5, 7
 

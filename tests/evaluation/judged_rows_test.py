@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill import hosts
 from diffdistill.evaluation.judged_rows import (
   JudgedRow,
   JudgedRows,
   Weights,
   path_of,
 )
+from diffdistill.system import hosts
 
 MADE_WITH = {
   **{"seed": 1, "num_images": 50},

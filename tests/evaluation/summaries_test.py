@@ -12,7 +12,7 @@ from diffdistill.evaluation.summaries import (
   keep_summary,
   read_summary,
 )
-from diffdistill.files import write_json
+from diffdistill.system.files import write_json
 
 
 def evaluation(num_images=2000, steps=(8, 1), seed=0, distance=0.5):

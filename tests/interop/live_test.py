@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill import commands, from_config
-from diffdistill.evaluation.quantise import to_host
+from diffdistill.images import to_host
 from diffdistill.interop import diffusers
+from diffdistill.run import from_config
+from diffdistill.tools import commands
 
 pytestmark = [
   pytest.mark.slow,

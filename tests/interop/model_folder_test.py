@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill.files import read_json, write_json
 from diffdistill.interop import model_folder
 from diffdistill.interop.model import Model, check, network_of
+from diffdistill.system.files import read_json, write_json
 
 
 @pytest.fixture(scope="module")

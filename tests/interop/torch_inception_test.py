@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from diffdistill.evaluation.quantise import from_uint8
+from diffdistill.images import from_uint8
 from diffdistill.interop import torch_inception
 from diffdistill.interop.torch_inception import FILE, SHA256, load_inception
 from diffdistill.networks.inception import inception

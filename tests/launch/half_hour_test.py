@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill import from_config
+from diffdistill.run import from_config
 from diffdistill.training import checkpoint
 from tests.children import Children, wait_until
 

@@ -7,7 +7,6 @@ import json
 
 import pytest
 
-from diffdistill import from_config
 from diffdistill.planning import plan as planning
 from diffdistill.planning.chips import CHIPS, GIB, chip_of
 from diffdistill.planning.compiled import Compiled
@@ -17,6 +16,7 @@ from diffdistill.planning.programs import programs
 from diffdistill.planning.remedies import applied, flags, remedies
 from diffdistill.planning.roofline import roofline
 from diffdistill.planning.topology import topology_of
+from diffdistill.run import from_config
 
 NO_CPU = CHIPS["v5e"]
 

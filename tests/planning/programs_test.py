@@ -6,10 +6,10 @@ import jax
 import pytest
 from etils import epath
 
-from diffdistill import from_config
 from diffdistill.data.pair_pipeline import PairPipeline
-from diffdistill.ideal import first_batch
+from diffdistill.planning.ideal import first_batch
 from diffdistill.planning.programs import batch_shapes
+from diffdistill.run import from_config
 
 
 def kinds(batch):

@@ -6,8 +6,8 @@ import math
 import pytest
 from etils import epath
 
-from diffdistill.files import json_of, write_json
 from diffdistill.reporting.bare import Bare, read_bare
+from diffdistill.system.files import json_of, write_json
 
 SECONDS = "bare_seconds_per_update"
 WRITTEN = {

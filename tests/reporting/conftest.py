@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 from PIL import Image as PillowImage
 
-from diffdistill.files import write_json
+from diffdistill.system.files import write_json
 from diffdistill.training import checkpoint
 from diffdistill.training.records import append_record
 

@@ -3,13 +3,13 @@
 import jax
 import pytest
 
-from diffdistill import from_config
-from diffdistill.files import write_json
 from diffdistill.planning.flops import count_flops
 from diffdistill.planning.programs import programs
 from diffdistill.reporting.bare import Bare
 from diffdistill.reporting.costs import Cost, _cost, costs, total
 from diffdistill.reporting.gather import RoundLog, gather
+from diffdistill.run import from_config
+from diffdistill.system.files import write_json
 
 
 def spent(workdir):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from diffdistill.files import write_json
 from diffdistill.reporting.gather import flat, gather, written
 from diffdistill.reporting.pictures import PIXELS
+from diffdistill.system.files import write_json
 
 
 def states(run):

@@ -6,8 +6,8 @@ import pytest
 from etils import epath
 
 from diffdistill import __version__
-from diffdistill.files import read_json, write_json
 from diffdistill.reporting.page import write_report
+from diffdistill.system.files import read_json, write_json
 
 METRIC = "FD-classifier"
 MACHINE = {"num_devices": 2, "device_kind": "NVIDIA H100 80GB HBM3"}

@@ -5,8 +5,8 @@ import json
 import pytest
 from etils import epath
 
-from diffdistill.files import read_json, write_json
 from diffdistill.reporting.page import write_report
+from diffdistill.system.files import read_json, write_json
 
 HOSTILE = '<img src="https://example.com/x" onerror="alert(1)">'
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffdistill import from_config
+from diffdistill.run import from_config
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.sharding import Layout, shard_batch, shard_batches
 from diffdistill.training.state import create_state, in_dtype, with_shardings
@@ -138,6 +138,7 @@ def test_a_call_has_whole_cycles(edited):
     from_config.build(config)
 
 
+@pytest.mark.slow
 def test_a_light_teacher_makes_nearly_the_same_student(run, tmp_path):
   stages = of_stage(run, "halve", teacher_dtype="bfloat16")
   run.train(tmp_path / "whole")

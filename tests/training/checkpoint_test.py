@@ -7,7 +7,7 @@ import pytest
 from absl import logging
 from etils import epath
 
-from diffdistill.files import read_json
+from diffdistill.system.files import read_json
 from diffdistill.training import checkpoint, stored
 from diffdistill.training.best import best_of, load_best, save_best
 from diffdistill.training.optimizers import Optimizer

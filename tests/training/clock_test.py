@@ -8,7 +8,7 @@ from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffdistill.files import read_json, write_json
+from diffdistill.system.files import read_json, write_json
 from diffdistill.training.clock import HELD, Clock
 from diffdistill.training.optimizers import Optimizer
 

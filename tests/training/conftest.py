@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill import from_config
-from diffdistill.experiment import Experiment
 from diffdistill.objectives.objective import Passes
+from diffdistill.run import from_config
+from diffdistill.run.experiment import Experiment
 from diffdistill.training import checkpoint
 from diffdistill.training.preemption import Preemption
 from diffdistill.training.sharding import Layout

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from diffdistill import from_config
+from diffdistill.run import from_config
 from diffdistill.training.cadence import Cadence
 from diffdistill.training.effects import check_memory, notes
 

@@ -23,7 +23,7 @@ import traceback
 import jax
 from etils import epath
 
-from diffdistill import from_config
+from diffdistill.run import from_config
 from diffdistill.training.trainer import Trainer
 
 KILLS = 10

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from etils import epath
 
-from diffdistill import hosts
+from diffdistill.system import hosts
 from diffdistill.training import records as training_records
 from diffdistill.training import report
 from diffdistill.training.report import (

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import pytest
 from etils import epath
 
-from diffdistill import from_config
-from diffdistill.ideal import random_frozen
 from diffdistill.planning.hlo import read_program
+from diffdistill.planning.ideal import random_frozen
 from diffdistill.planning.programs import programs
+from diffdistill.run import from_config
 from diffdistill.training.cadence import Cadence
 from diffdistill.training.state import with_shardings
 from diffdistill.training.trainer import Trainer
@@ -78,6 +78,7 @@ def whole(array):
   return array.sharding.shard_shape(array.shape) == array.shape
 
 
+@pytest.mark.slow
 def test_nothing_is_whole_while_a_run_trains_selects_and_shows(run, tmp_path):
   # Kept, so that no new array has the identity of one that was there.
   there = {id(a): a for a in jax.live_arrays()}

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffdistill import from_config
+from diffdistill.run import from_config
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.sharding import (
   Layout,

@@ -7,8 +7,8 @@ import json
 import pytest
 from etils import epath
 
-from diffdistill import from_config
-from diffdistill.files import read_json
+from diffdistill.run import from_config
+from diffdistill.system.files import read_json
 from diffdistill.training.stage import Selection
 
 ROUNDS = ("teacher", "halve/004", "halve/002", "halve/001")

@@ -1,0 +1,137 @@
+"""What a run's classifier was not trained on, and how right it is on that."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from diffdistill.data.apart import num_nonempty_classes
+from diffdistill.data.pipeline import once
+from diffdistill.evaluation.features import FeatureFn
+from diffdistill.evaluation.trust import Trust, measure_trust
+from diffdistill.run.experiment import Experiment
+from diffdistill.training.stage import Stage
+
+# Fewer held-out images may be too few to trust any classifier.
+FEW = 1000
+
+
+def check_judge(
+  run: Experiment, to_do: Collection[str], say: Callable[[str], None]
+) -> None:
+  """Refuses, before anything is trained, a classifier that could not judge.
+
+  Args:
+    run: the recipe.
+    to_do: the names of the stages that are not finished.
+    say: told which images the classifier does not train on, if not all.
+
+  Raises:
+    ValueError: where the data has fewer than two classes; or where a stage
+      selects by distance, and a classifier that is always right could not be
+      trusted on so few images, or its test split cannot be read.
+  """
+  stage = run.judging_stage
+  if stage is None or not to_do:
+    return
+  if stage.name in to_do:
+    check_classes(run, stage)
+  selecting = [
+    other.name
+    for other in run.stages
+    if isinstance(other, Stage)
+    and other.name in to_do
+    and other.select
+    and other.select.by == "distance"
+  ]
+  if run.evaluation.inception:
+    selecting = []
+  trained_on, held_out = run.judged_on
+  trains = stage.name in to_do and not stage.source
+  if trains and trained_on is not run.source:
+    say(_said(run, stage))
+  if not selecting:
+    return
+  held_out.check()
+  if len(held_out) >= FEW:
+    return
+  counts = np.unique(held_out.labels(), return_counts=True)[1]
+  most = int(counts.max(initial=0))
+  best = Trust(
+    right=len(held_out),
+    count=len(held_out),
+    most_frequent=most,
+    images="",
+  )
+  if not best.trusted:
+    raise ValueError(
+      f"stages.{selecting[0]}.select.by is 'distance', but {stage.name} can be"
+      f" measured on {len(held_out)} held-out images, {most} of them of one"
+      " class: too few to trust any classifier; pass more images or a test"
+      f" split, stages.{selecting[0]}.select.every=0, or evaluation.inception"
+    )
+
+
+def check_classes(run: Experiment, stage: Stage) -> None:
+  """Refuses a classifier of fewer than two classes, which learns nothing.
+
+  Raises:
+    ValueError: where that is so.
+  """
+  count = num_nonempty_classes(run.source)
+  if count < 2:
+    raise ValueError(
+      f"stages.{stage.name} makes a classifier, but the data has {count} class"
+      " with images, so that it learns nothing and cannot judge; pass data of"
+      f" two classes or more, or leave {stage.name} out of config.run and judge"
+      " by evaluation.inception"
+    )
+
+
+def measure(
+  run: Experiment,
+  stage: Stage,
+  features: FeatureFn,
+  each: Callable[[Iterable[Any]], Iterator[Any]],
+) -> Trust:
+  """How right the classifier is on images that it was not trained on.
+
+  Args:
+    run: the recipe.
+    stage: that made the classifier.
+    features: of the classifier.
+    each: sees the batches of images go by.
+  """
+  trained_on, held_out = run.judged_on
+  if trained_on is not run.source:
+    seen = f"that {stage.name} does not train on"
+    if stage.source:
+      seen = f"that {stage.source} may have been trained on"
+    images = f"{len(held_out)} training images {seen}"
+    if not len(held_out):
+      nothing = "no test split, and no class has two images"
+      return measure_trust(features, (), nothing)
+  else:
+    try:
+      held_out.check()
+    except (ValueError, FileNotFoundError) as error:
+      nothing = f"no test split that can be read ({error})"
+      return measure_trust(features, (), nothing)
+    images = f"{len(held_out)} images of the test split"
+  batches = each(once(held_out, run.evaluation.batch_size))
+  return measure_trust(features, batches, images)
+
+
+def _said(run: Experiment, stage: Stage) -> str:
+  """How many images of each class the classifier does not train on."""
+  _, held_out = run.judged_on
+  text = (
+    f"{stage.name}: does not train on {len(held_out)} of the"
+    f" {len(run.source)} training images, which measure how right it is; there"
+    " is no test split"
+  )
+  counts = np.unique(held_out.labels(), return_counts=True)[1]
+  missing = num_nonempty_classes(run.source) - len(counts)
+  if missing:
+    text += f"; classes of one image, which it trains on: {missing}"
+  return text

@@ -1,0 +1,251 @@
+"""How far an update is from the network passes that its paper needs.
+
+The bare passes (a forward pass, a gradient, a tangent, each compiled by itself
+and called on the update's own batch) are timed in turns with the compiled
+update, so that a machine whose speed drifts is compared with itself.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffdistill.arrays import Batch, Key, Params
+from diffdistill.evaluation.speeds import rounded, speeds
+from diffdistill.objectives.objective import Objective
+from diffdistill.planning.chips import chip_of
+from diffdistill.planning.flops import count_flops
+from diffdistill.run.experiment import Experiment
+from diffdistill.training.augment import as_trained
+from diffdistill.training.sharding import (
+  replicated,
+  shard_batch,
+  tree_shardings,
+)
+from diffdistill.training.stage import SECOND_MOMENTS, Stage
+from diffdistill.training.state import in_dtype
+from diffdistill.training.trainer import StageFunctions
+
+# Of a guided teacher's student of 4 steps, which does not move.
+HPARAMS = {
+  "num_steps": np.int32(4),
+  "learning_rate": np.float32(0),
+  "guided": np.float32(1),
+}
+
+
+def random_frozen(run: Experiment, stage: Stage) -> dict[str, Params]:
+  """Weights of the right shapes for what a stage needs, with no meaning."""
+  key = jax.random.key(run.seed)
+  objective: Any = stage.objective
+  frozen = {}
+  for name in stage.objective.needs:
+    network: Any = run.denoiser.network
+    if name == "classifier":
+      network = objective.classifier
+    init = network.init
+    if name == SECOND_MOMENTS:
+      init = functools.partial(_ones_like, init)
+    frozen[name] = _drawn(run, init, key)
+  return frozen
+
+
+def random_denoiser(run: Experiment) -> Params:
+  """Weights of the right shapes for the denoiser, with no meaning."""
+  return _drawn(run, run.denoiser.network.init, jax.random.key(run.seed))
+
+
+def _ones_like(init: Callable[[Key], Params], key: Key) -> Params:
+  return jax.tree.map(jnp.ones_like, init(key))
+
+
+def _drawn(run: Experiment, init: Callable[[Key], Params], key: Key) -> Params:
+  """Weights that lie from the first on as the run's do."""
+  places = tree_shardings(jax.eval_shape(init, key), run.layout)
+  return jax.jit(init, out_shardings=places)(key)
+
+
+def first_batch(run: Experiment, stage: Stage) -> Batch:
+  """One batch of the kind that a stage consumes, stored as it is, on the mesh.
+
+  Of pairs, the images are those of the data: no teacher has made any.
+  """
+  rows = run.batches(stage.batch_size, run.seed).batch(0)
+  if stage.objective.consumes == "pairs":
+    random, image = np.random.default_rng(run.seed), rows["image"]
+    noise = random.standard_normal(image.shape, np.float32)
+    pairs = {
+      "noise": noise.astype(np.float16),
+      "image": np.rint(image).astype(np.uint8),
+    }
+    rows = {**pairs, "label": rows["label"]} if run.num_classes else pairs
+  return shard_batch(rows, run.mesh)
+
+
+def share_of_ideal(
+  run: Experiment,
+  stage: Stage,
+  functions: StageFunctions,
+  num_updates: int,
+  turns: int,
+  profile: Path | None = None,
+) -> dict[str, Any]:
+  """An update's time over that of its bare passes: 1 is the ideal.
+
+  Args:
+    run: the recipe.
+    stage: of it, with students of 4 steps where it asks for a number.
+    functions: compiled for the stage.
+    num_updates: of each turn; whole cycles of an alternating paper.
+    turns: how many are timed.
+    profile: a folder for the profiler's trace of one turn more.
+  """
+  objective = stage.objective
+  key, hparams = jax.device_put(
+    (jax.random.key(run.seed), HPARAMS), replicated(run.mesh)
+  )
+  frozen, batch = random_frozen(run, stage), first_batch(run, stage)
+  trained = jax.jit(as_trained)(batch)
+  state = functions.init(key, frozen)
+  if "teacher" in frozen:
+    frozen["teacher"] = in_dtype(frozen["teacher"], stage.teacher_dtype)
+  cycle = [
+    name for i in range(len(objective.trains)) for name in objective.turn(i)
+  ]
+  needed = _needed(objective, cycle)
+  passes = {
+    kind: call
+    for kind, call in _passes(run, objective, trained, key).items()
+    if needed[kind]
+  }
+
+  def update(times: int) -> float:
+    nonlocal state
+    start = time.monotonic()
+    for i in range(times):
+      name = cycle[i % len(cycle)]
+      state, _ = functions.updates[name](state, frozen, batch, key, hparams)
+    jax.block_until_ready(state)
+    return (time.monotonic() - start) / times
+
+  jitted: Any = functions.updates
+  flops = sum(
+    count_flops(jitted[name].trace(state, frozen, batch, key, hparams).jaxpr)
+    for name in cycle
+  ) / len(cycle)
+  update(len(cycle))  # compiles
+  for call in passes.values():
+    _timed(call, 1)
+  updates, ideals = [], []
+  for _ in range(turns):
+    updates.append(update(num_updates))
+    ideals.append(
+      sum(
+        needed[kind] * _timed(call, num_updates)
+        for kind, call in passes.items()
+      )
+    )
+  if profile is not None:
+    with jax.profiler.trace(str(profile)):
+      update(num_updates)
+  ratios = np.array(updates) / np.array(ideals)
+  seconds = float(np.median(updates))
+  return {
+    "bare_seconds_per_update": seconds,
+    "bare_seconds_per_update_least": min(updates),
+    "bare_seconds_per_update_most": max(updates),
+    **rounded(speeds("bare_images_per_second", stage.batch_size, updates)),
+    "flops_per_update": flops,
+    "flops_per_second": flops / seconds,
+    "share_of_peak": share_of_peak(flops / seconds),
+    "passes_seconds_per_update": float(np.median(ideals)),
+    "update_over_passes": float(np.median(ratios)),
+    "update_over_passes_least": float(ratios.min()),
+    "update_over_passes_most": float(ratios.max()),
+  }
+
+
+def share_of_peak(flops_per_second: float) -> float | None:
+  """Of what all devices can do in bfloat16; None where that is not known."""
+  chip = chip_of(jax.devices()[0].device_kind)
+  if chip is None:
+    return None
+  return flops_per_second / (chip.flops * jax.device_count())
+
+
+def _needed(objective: Objective, cycle: list[str]) -> Mapping[str, float]:
+  """The passes of one update and example, by kind: a cycle's mean."""
+  costs = [vars(objective.passes(name, guided=True)) for name in cycle]
+  return {
+    kind: sum(cost[kind] for cost in costs) / len(costs) for kind in costs[0]
+  }
+
+
+def _passes(
+  run: Experiment, objective: Any, batch: Batch, key: Key
+) -> dict[str, Callable[[], Any]]:
+  """The bare passes, by the names of `Passes`, on this batch."""
+  denoiser, x = run.denoiser, batch["image"]
+  t = jnp.full(x.shape[:1], 0.5)
+  params, other = (
+    _drawn(run, denoiser.network.init, key) for key in jax.random.split(key)
+  )
+  label = batch.get("label")
+
+  def forward(params: Params) -> jax.Array:
+    return denoiser(params, x, t, label).x0
+
+  def scalar(params: Params) -> jax.Array:
+    return jnp.mean(jnp.square(forward(params)))
+
+  calls = {
+    "forward": (forward, params),
+    "gradient": (jax.grad(scalar), params),
+    # Along other weights: products with the same ones could be merged.
+    "tangent": (
+      lambda trees: jax.jvp(forward, (trees[0],), (trees[1],)),
+      (params, other),
+    ),
+  }
+  classifier = getattr(objective, "classifier", None)
+  if classifier is not None:
+    weights = _drawn(run, classifier.init, key)
+    trained = "classifier" in objective.trains
+
+    def features(weights: Params, x: jax.Array) -> jax.Array:
+      return jnp.mean(jnp.square(classifier.apply(weights, x).features))
+
+    def classify(weights: Params) -> jax.Array:
+      return features(weights, x)
+
+    calls["classifier"] = (classify, weights)
+    # In the weights where they are trained, else in the image.
+    argument = 0 if trained else 1
+    calls["classifier_gradient"] = (
+      lambda w: jax.grad(features, argument)(w, x),
+      weights,
+    )
+  return {
+    kind: _compiled(function, argument)
+    for kind, (function, argument) in calls.items()
+  }
+
+
+def _compiled(
+  function: Callable[[Params], Any], argument: Params
+) -> Callable[[], Any]:
+  jitted = jax.jit(function)
+  return lambda: jitted(argument)
+
+
+def _timed(call: Callable[[], Any], times: int) -> float:
+  start, result = time.monotonic(), None
+  for _ in range(times):
+    result = call()  # in place of the one before: gradients are large
+  jax.block_until_ready(result)
+  return (time.monotonic() - start) / times

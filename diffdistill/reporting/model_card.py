@@ -1,0 +1,280 @@
+"""What a reader must know of an exported model, as a README.md.
+
+A card says what was done, not what was planned, and nothing private: no path,
+no name of a machine. Text that came with an imported model is escaped.
+"""
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from etils import epath
+
+from diffdistill.evaluation.grids import table
+from diffdistill.evaluation.summaries import FILE, read_summary
+from diffdistill.run.experiment import Experiment
+from diffdistill.training.clock import SHARDS, recorded
+from diffdistill.training.done import done
+from diffdistill.training.report import costs
+from diffdistill.training.stage import OUTSIDE, Pairs, Round, Stage
+
+# What the front matter says of a licence that nobody has stated.
+NO_LICENSE = "unknown"
+LEFT_OUT = "(a path, left out)"
+
+# How each format is sampled from.
+USES = {
+  "diffusers": """```python
+import torch
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained("FOLDER")
+images = pipeline(
+  batch_size=16,
+  num_inference_steps={num_steps},
+  generator=torch.Generator().manual_seed(0),
+).images
+```
+
+No pipeline of diffusers gives a label to such a network: where the model has
+classes, load `unet/` and `scheduler/` and call them in a loop.""",
+  "safetensors": """`model.safetensors` holds the weights, `model.json` says
+what they are. Another run distils from them, or judges them, with
+
+```
+diffdistill train --config=configs/FILE.py:RECIPE --workdir=DIR \\
+  --config.stages.teacher.source=imported:FOLDER
+```""",
+  "stablehlo": """`python sample.py` writes images to images.npy with jax, numpy
+and flatbuffers alone, on a CPU, a GPU or a TPU. `model.stablehlo` holds the
+whole sampler, {num_steps} steps, with the weights.""",
+}
+
+
+def model_card(
+  run: Experiment,
+  workdir: epath.Path,
+  round_: Round,
+  stage: Stage,
+  num_steps: int,
+  kind: str,
+) -> str:
+  """The card of one round's model, in Markdown.
+
+  Args:
+    run: the recipe.
+    workdir: where it was trained, and judged if it was.
+    round_: whose weights.
+    stage: of the round.
+    num_steps: of the sampler.
+    kind: of the format.
+
+  Raises:
+    ValueError: where its evaluation is damaged.
+  """
+  use = USES[kind].format(num_steps=num_steps)
+  header = yaml.safe_dump(
+    {
+      "library_name": "diffdistill",
+      "license": _license(run) or NO_LICENSE,
+      "tags": ["diffusion", "distillation", "jax"],
+    },
+    sort_keys=False,
+  )
+  paper, *_ = (inspect.getdoc(type(stage.objective)) or "").splitlines()
+  if stage.source:
+    paper = "Not trained in this run, but taken as it came."
+  parts = [
+    f"---\n{header}---",
+    f"# {escaped(round_.name)}, {num_steps} steps",
+    f"{paper} Made with diffdistill.",
+    f"## Use\n\n{use}",
+    f"## Teacher\n\n{_teacher(run, workdir, round_)}",
+    f"## Data\n\n{_data(run)}",
+    f"## Settings\n\n{_settings(run, workdir, round_)}",
+    f"## Measured\n\n{_measured(workdir, round_)}",
+  ]
+  if not stage.source:
+    parts.append(f"## Deviations from the paper\n\n{_deviations(stage)}")
+  return "\n\n".join(parts) + "\n"
+
+
+def escaped(text: str) -> str:
+  """Text as one line of Markdown that means these characters and no more.
+
+  CommonMark 0.31, section 2.4: any ASCII punctuation can have a backslash.
+  """
+  line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+  return re.sub(r"([\\`*_{}\[\]<>#|!&~$])", r"\\\1", line)
+
+
+def teacher_of(run: Experiment, name: str) -> str:
+  """Where the weights come from that a model begins from, in a few words.
+
+  Args:
+    run: the recipe.
+    name: of the model's round.
+  """
+  return {
+    "imported": run.config["model"].get("origin") or "an imported teacher",
+    "path": "a teacher trained in another run",
+    "": "a teacher trained in the same run",
+  }[_outside(run, name)]
+
+
+def _outside(run: Experiment, name: str) -> str:
+  """The kind of place outside the run that a model begins from; or ""."""
+  for made in run.lineage(name):
+    stage, round_ = run.rounds[made]
+    source = stage.source if isinstance(stage, Stage) else ""
+    for place in (source, round_.frozen.get("teacher", "")):
+      if place.startswith(OUTSIDE):
+        return place.partition(":")[0]
+  return ""
+
+
+def _license(run: Experiment) -> str:
+  """That of the imported teacher, where it is known."""
+  return run.config["model"].get("license", "")
+
+
+def _teacher(run: Experiment, workdir: epath.Path, round_: Round) -> str:
+  origin = f"The teacher: {escaped(teacher_of(run, round_.name))}"
+  outside = _outside(run, round_.name)
+  if outside == "imported":
+    license_ = escaped(_license(run)) or "not stated where it came from"
+    return f"{origin}. It was imported. Its licence: {license_}."
+  if outside:
+    return f"{origin}."
+  first = next(iter(run.lineage(round_.name)))
+  updates = done(workdir, first).updates
+  trained = f", for {updates:,} updates" if updates else ""
+  return f"{origin}{trained}. No licence is stated."
+
+
+def _data(run: Experiment) -> str:
+  height, width, channels = run.source.image_shape
+  fields = run.config["data"]["source"]
+  name = " ".join(
+    str(fields[f]) for f in ("kind", "name", "split") if f in fields
+  )
+  classes = f"{run.num_classes} classes" if run.num_classes else "no labels"
+  return f"`{name}`: images of {height}x{width}x{channels}, {classes}."
+
+
+def _settings(run: Experiment, workdir: epath.Path, round_: Round) -> str:
+  """The fields of the stages that this model was made by, as they were run."""
+  made = list(run.lineage(round_.name))
+  model = {
+    name: value
+    for name, value in run.config["model"].items()
+    if name not in ("origin", "license")
+  }
+  fields = {
+    "model": model,
+    **{n: run.config[n] for n in ("sampler", "guidance") if n in run.config},
+  }
+  for name in dict.fromkeys(run.rounds[name][0].name for name in made):
+    rounds = [n for n in made if run.rounds[n][0].name == name]
+    fields[f"stages.{name}"] = _as_run(run, workdir, name, rounds)
+  public = _public(fields, frozenset(run.rounds))
+  return f"```json\n{json.dumps(public, indent=2)}\n```"
+
+
+def _as_run(
+  run: Experiment, workdir: epath.Path, name: str, rounds: list[str]
+) -> Any:
+  """The fields of one stage, with the updates that its rounds have done."""
+  stage, _ = run.rounds[rounds[0]]
+  fields = dict(run.config["stages"][name])
+  if isinstance(stage, Pairs):
+    if stage.minutes:
+      shards = recorded(workdir / name, SHARDS)
+      made = shards and shards * stage.shard_size
+      fields["num_pairs"] = made or "not recorded"
+    return fields
+  if stage.source:
+    return {"source": stage.source}
+  fields.pop("source", None)
+  score = stage.select.by if stage.select else ""
+  spent = {n: done(workdir, n, score) for n in rounds}
+  # What was planned is no more than a limit; long rounds have twice as many.
+  fields["num_updates"] = {
+    n: work.updates or "not recorded" for n, work in spent.items()
+  }
+  chosen = {n: work.chosen for n, work in spent.items() if work.chosen}
+  if chosen:
+    fields["weights_of_update"] = chosen
+  return fields
+
+
+def _public(value: Any, names: frozenset[str]) -> Any:
+  """Plain values without a path of the machine that a run was on.
+
+  Args:
+    value: of a config.
+    names: of rounds, which have slashes too.
+  """
+  if isinstance(value, Mapping):
+    return {
+      key: _public(part, names)
+      for key, part in value.items()
+      if key != "path" or not part
+    }
+  if isinstance(value, list | tuple):
+    return [_public(part, names) for part in value]
+  if not isinstance(value, str) or value in names:
+    return value
+  if value.startswith(OUTSIDE):
+    kind = value.partition(":")[0]
+    return {"path": "another run", "imported": "an imported model"}[kind]
+  return LEFT_OUT if re.search(r"[/\\]|^~", value) else value
+
+
+def _measured(workdir: epath.Path, round_: Round) -> str:
+  path = workdir / FILE
+  damaged: list[str] = []
+  spent = costs(workdir, damaged.append).get(round_.name)
+  lines = []
+  if damaged:
+    lines.append("A part of the run's record is damaged and not counted.")
+  if spent:
+    lines.append(
+      f"The last round took {spent[0]:,.0f} network passes, {spent[1]:,.0f}"
+      " seconds."
+    )
+  summary = read_summary(path) if path.exists() else {}
+  rows = summary.pop("rows", [])
+  mine = [row for row in rows if row["model"] in (round_.name, "teacher")]
+  if not mine:
+    return "\n\n".join([*lines, "It has not been judged."])
+  facts = "; ".join(
+    escaped(f"{name}: {without_folders(value)}")
+    for name, value in summary.items()
+  )
+  note = "Distances on another network than Inception are no FID."
+  return "\n\n".join([*lines, f"```\n{table(mine)}\n```", facts + ".", note])
+
+
+def without_folders(value: Any) -> Any:
+  """A path's last part, since its folders are of the maker's machine."""
+  if isinstance(value, str) and re.match(r"~|\S*[/\\]", value):
+    return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
+  return value
+
+
+def _deviations(stage: Stage) -> str:
+  """The sentences that say so where the paper is written down."""
+  cls = type(stage.objective)
+  module = sys.modules[cls.__module__]
+  text = f"{inspect.getdoc(module)}\n\n{inspect.getdoc(cls)}"
+  text = " ".join(text.split())
+  found = re.findall(r"Unlike the paper,.*?\.(?= [A-Z(]|$)", text)
+  return "\n".join(f"* {line}" for line in found) or (
+    "None in the paper's own file; those of a published recipe are listed in"
+    " its config."
+  )

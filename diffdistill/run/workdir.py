@@ -1,0 +1,104 @@
+"""The config that a workdir was made with, and what of it may change."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from diffdistill.fields import Fields
+from diffdistill.system import hosts
+from diffdistill.system.files import read_json, write_json
+
+# Where the devices, the data and the reports are does not change what is
+# trained; of all minutes, those of each stage are what counts.
+FREE_SECTIONS = ("cadence", "evaluation", "mesh", "minutes")
+FREE_FIELDS = ("path", "data_dir", "num_threads")
+# What is read of a stored config before it is built.
+REQUIRED = {"run": list, "stages": dict, "data": dict, "model": dict}
+
+
+def claim(workdir: epath.Path, config: Fields) -> None:
+  """Makes a workdir this config's own, or checks that it goes on with it.
+
+  Stages that have not begun may change, be added or be left out.
+
+  Args:
+    workdir: of the run.
+    config: as an Experiment holds it; written as config.json.
+
+  Raises:
+    ValueError: where another config made it; names one field. Where this host
+      has another disk than the first.
+  """
+  hosts.on_first(lambda: _claim(workdir, config))
+  if not hosts.everywhere((workdir / "config.json").exists()):
+    raise ValueError(
+      f"{workdir} is not the same folder on every host; pass a bucket, or a"
+      " folder of a disk that all of them share"
+    )
+
+
+def _claim(workdir: epath.Path, config: Fields) -> None:
+  path = workdir / "config.json"
+  if path.exists():
+    stored = stored_config(workdir)
+    begun = [name for name in stored["run"] if (workdir / name).exists()]
+    theirs, ours = (dict(_binding(c, begun)) for c in (stored, config))
+    for key in sorted(theirs.keys() | ours.keys()):
+      if theirs.get(key) != ours.get(key):
+        raise ValueError(
+          f"{workdir} was made with another config: {key} is"
+          f" {theirs.get(key)!r} there and {ours.get(key)!r} here; pass a new"
+          " --workdir, or the config it was made with"
+        )
+  write_json(path, config)
+
+
+def stored_config(workdir: epath.Path) -> Fields:
+  """The config that a workdir was made with.
+
+  Raises:
+    ValueError: where no run has begun there, or its config is damaged.
+  """
+  path = workdir / "config.json"
+  if not path.exists():
+    raise ValueError(
+      f"{workdir} holds no run (it has no config.json); pass the --workdir of"
+      " a training"
+    )
+  try:
+    config = read_json(path)
+  except ValueError as error:
+    raise ValueError(
+      f"{error}; restore it (no one but `train` may change it), or pass a new"
+      " --workdir"
+    ) from error
+  for name, kind in REQUIRED.items():
+    if not isinstance(config.get(name), kind):
+      raise ValueError(
+        f"{path} is no config of a run: its {name!r} is"
+        f" {config.get(name)!r:.50}; restore it, or pass a new --workdir"
+      )
+  return config
+
+
+def _binding(config: Fields, begun: list[str]) -> Iterator[tuple[str, Any]]:
+  """The fields, by path, that what is in a workdir depends on."""
+  yield "run", config["run"][: len(begun)]
+  for path, value in _flat(config):
+    section, *rest = path.split(".")
+    if section in ("run", *FREE_SECTIONS):
+      continue
+    if section == "stages" and rest[0] not in begun:
+      continue
+    if section == "data" and rest[-1] in FREE_FIELDS:
+      continue
+    yield path, value
+
+
+def _flat(fields: Fields, path: str = "") -> Iterator[tuple[str, Any]]:
+  for name, value in fields.items():
+    if isinstance(value, dict):
+      yield from _flat(value, f"{path}{name}.")
+    else:
+      yield f"{path}{name}", value

@@ -1,0 +1,151 @@
+"""A classifier that cannot judge is refused, and nothing is trained for it."""
+
+import copy
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from diffdistill.judging.held_out import check_judge
+from diffdistill.run import from_config
+from diffdistill.tools import commands
+from diffdistill.training import checkpoint
+
+
+@pytest.fixture
+def of_labels(judged_config, tmp_path):
+  """The judged config on 60 images of these labels; with more splits if any."""
+
+  def make(*splits):
+    fields = copy.deepcopy(judged_config)
+    name = "{split}.npz" if len(splits) > 1 else "train.npz"
+    fields["data"]["source"]["path"] = str(tmp_path / name)
+    for split, labels in zip(("train", "test"), splits, strict=False):
+      image = np.zeros((len(labels), 2, 2, 1), np.uint8)
+      np.savez(tmp_path / f"{split}.npz", image=image, label=labels)
+    return fields
+
+  return make
+
+
+@pytest.mark.parametrize("label", [0, 4])
+def test_a_classifier_of_one_class_is_refused_before_anything(
+  of_labels, tmp_path, label
+):
+  fields = of_labels(np.full(60, label))
+  with pytest.raises(ValueError, match="has 1 class with images, so that it"):
+    commands.train(fields, epath.Path(tmp_path) / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_too_few_images_to_trust_any_judge_are_refused_before_anything(
+  of_labels, tmp_path
+):
+  fields = of_labels(np.arange(60) % 3)
+  with pytest.raises(ValueError, match="by is 'distance', but classifier can"):
+    commands.train(fields, epath.Path(tmp_path) / "run")
+  assert not (tmp_path / "run").exists()
+  fields["stages"]["halve"]["select"] = {"every": 0}
+  said = []
+  check_judge(from_config.build(fields), {"classifier", "halve"}, said.append)
+  assert said == [
+    "classifier: does not train on 6 of the 60 training images, which measure"
+    " how right it is; there is no test split"
+  ]
+
+
+def test_a_class_of_one_image_is_trained_on_and_said(of_labels):
+  fields = of_labels(np.r_[np.arange(300) % 3, 3])
+  said = []
+  check_judge(from_config.build(fields), {"classifier"}, said.append)
+  assert said[0].endswith("; classes of one image, which it trains on: 1")
+
+
+def test_a_test_split_that_cannot_be_read_is_met_before_training(of_labels):
+  fields = of_labels(np.arange(60) % 3, np.arange(30) % 3)
+  check_judge(from_config.build(fields), {"halve"}, pytest.fail)
+  path = epath.Path(fields["data"]["source"]["path"].format(split="test"))
+  path.unlink()
+  with pytest.raises(FileNotFoundError, match=r"test\.npz does not exist"):
+    check_judge(from_config.build(fields), {"halve"}, pytest.fail)
+
+
+def test_only_the_classifier_does_without_the_images_that_measure_it(
+  judged_config,
+):
+  run = from_config.build(judged_config)
+  _, held_out = run.judged_on
+  assert len(held_out) == 24
+  unseen = {image.tobytes() for image in held_out.take(np.arange(24))["image"]}
+
+  def seen(stage):
+    pipeline = run.batches(8, 0, stage)
+    assert len(pipeline.source) == (216 if stage == "classifier" else 240)
+    batches = [pipeline.batch(step)["image"] for step in range(30)]
+    return {image.tobytes() for image in np.concatenate(batches)}
+
+  assert not unseen & seen("classifier")
+  assert unseen <= seen("teacher")
+  assert unseen <= seen("")
+
+
+def test_with_a_test_split_the_classifier_sees_all_training_images(of_labels):
+  run = from_config.build(of_labels(np.arange(60) % 3, np.arange(30) % 3))
+  assert run.batches(8, 0, "classifier").source is run.source
+  assert len(run.judged_on[1]) == 30
+
+
+@pytest.fixture(scope="module")
+def poor(judged_config, tmp_path_factory):
+  """(config, workdir) of a finished run whose classifier has learned nothing.
+
+  Its students were selected by a better one.
+  """
+  workdir = epath.Path(tmp_path_factory.mktemp("runs")) / "poor"
+  fields = {**judged_config, "run": ("classifier", "teacher", "halve")}
+  commands.train(fields, workdir)
+  run = from_config.reopen(workdir)
+  params = run.product(workdir, "classifier")
+  shutil.rmtree(workdir / "classifier" / "final")
+  nothing = jax.tree.map(jax.numpy.zeros_like, params)
+  checkpoint.save_final(workdir / "classifier", {"classifier": nothing})
+  return fields, workdir
+
+
+@pytest.mark.slow
+def test_no_student_is_selected_by_a_judge_that_is_not_trusted(poor, tmp_path):
+  fields, workdir = poor
+  here = epath.Path(tmp_path) / "run"
+  shutil.copytree(workdir, here, ignore=shutil.ignore_patterns("halve"))
+  recorded = (here / "metrics.jsonl").read_text()
+  with pytest.raises(ValueError, match="and its judge is NOT TRUSTED") as met:
+    commands.train(fields, here)
+  for words in (
+    "stages.halve.select.by is 'distance'",
+    "right on 33.3 % of 24 training images that classifier does not train on",
+    "stages.halve.select.every=0",
+  ):
+    assert words in str(met.value)
+  assert not (here / "halve").exists()
+  assert (here / "metrics.jsonl").read_text() == recorded
+
+
+def test_an_evaluation_says_loudly_that_its_judge_is_not_trusted(poor, capsys):
+  _, workdir = poor
+  capsys.readouterr()
+  commands.evaluate(workdir, None, (1,))
+  printed = capsys.readouterr()
+  says = "FD-classifier does not measure these models: its judge is NOT TRUSTED"
+  assert printed.out.startswith(f"{says}: the classifier is right on 33.3 % of")
+  assert printed.err.splitlines()[-1].startswith(f"warning: {says}: ")
+  written = json.loads((workdir / "evaluation.json").read_text())
+  assert written["judge_trusted"] is False
+  assert written["classifier_accuracy"] == pytest.approx(1 / 3)
+  assert written["judge"].startswith("NOT TRUSTED: ")
+  for ending in (".html", ".json"):
+    out = workdir / f"report{ending}"
+    commands.report([workdir], out)
+    assert "NOT TRUSTED: the classifier is right on" in out.read_text()

@@ -1,0 +1,508 @@
+"""Who of a tiny run is judged, by what, and at what cost it was trained."""
+
+import copy
+import dataclasses
+import json
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from diffdistill.evaluation.evaluator import distance
+from diffdistill.evaluation.features import Reference
+from diffdistill.evaluation.frechet import Moments
+from diffdistill.evaluation.judged_rows import JudgedRows
+from diffdistill.evaluation.summaries import read_summary
+from diffdistill.judging import judge as judging
+from diffdistill.judging.judge import (
+  Scorer,
+  contestants,
+  finished_models,
+  identity_of,
+  judge_of,
+)
+from diffdistill.run import from_config
+from diffdistill.tools import commands
+from diffdistill.training import checkpoint
+from diffdistill.training.preemption import PreemptedError, Preemption
+from diffdistill.training.report import costs
+
+BATCH, UPDATES = 8, 2
+
+
+@pytest.fixture(scope="module")
+def config(judged_config):
+  return judged_config
+
+
+@pytest.fixture(scope="module")
+def workdir(config, tmp_path_factory):
+  workdir = epath.Path(tmp_path_factory.mktemp("runs")) / "judged"
+  commands.train(config, workdir)
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def run(workdir):
+  return from_config.reopen(workdir)
+
+
+@pytest.fixture(scope="module")
+def evaluated(workdir):
+  """(rows by model and steps, the rest of evaluation.json)."""
+  commands.evaluate(workdir, None, None)
+  written = json.loads((workdir / "evaluation.json").read_text())
+  rows = {(row["model"], row["steps"]): row for row in written.pop("rows")}
+  return rows, written
+
+
+def silent(_):
+  pass
+
+
+def test_the_teacher_comes_first_and_students_at_their_steps(run, workdir):
+  judged = contestants(run, workdir, run.evaluation, silent)
+  assert [(c.name, c.num_steps, c.shown) for c in judged] == [
+    ("teacher", (1, 2, 4), True),
+    ("halve/002", (2,), True),
+    ("halve/002 last", (2,), False),
+    ("halve/001", (1,), True),
+    ("halve/001 last", (1,), False),
+    ("student/001", (1,), True),
+    ("student/001 last", (1,), False),
+  ]
+  best, last = judged[1].load(), judged[2].load()
+  assert best.keys() == last.keys()
+
+
+def test_passes_add_up_along_the_chain_of_students(evaluated):
+  rows, _ = evaluated
+  # A student's gradient and two passes of its teacher; a pair's four steps.
+  halving = UPDATES * BATCH * (3 + 2)
+  pairs = (32 + 16) * 4
+  expected = {
+    ("teacher", 4): 0,
+    ("halve/002", 2): halving,
+    ("halve/002 last", 2): halving,
+    ("halve/001", 1): 2 * halving,
+    ("halve/001 last", 1): 2 * halving,
+    ("student/001", 1): pairs + UPDATES * BATCH * 3,
+  }
+  for name, passes in expected.items():
+    assert rows[name]["training_passes"] == passes, name
+
+
+def test_seconds_add_up_too(evaluated, workdir):
+  rows, _ = evaluated
+  spent = {
+    name: seconds for name, (_, seconds) in costs(workdir, silent).items()
+  }
+  for name, rounds in (
+    ("halve/002", ["halve/002"]),
+    ("halve/001", ["halve/002", "halve/001"]),
+    ("student/001", ["pairs", "student/001"]),
+  ):
+    row = rows[name, 2 if name == "halve/002" else 1]
+    assert row["training_seconds"] == round(sum(spent[r] for r in rounds))
+    assert min(spent[made] for made in rounds) > 0
+  assert rows["teacher", 4]["training_seconds"] == 0
+
+
+def test_a_row_says_its_paper_and_how_much_faster_it_is(evaluated):
+  rows, _ = evaluated
+  papers = {model: row["paper"] for (model, _), row in rows.items()}
+  assert papers == {
+    "teacher": "denoising",
+    "halve/002": "progressive",
+    "halve/002 last": "progressive",
+    "halve/001": "progressive",
+    "halve/001 last": "progressive",
+    "student/001": "denoising_student",
+    "student/001 last": "denoising_student",
+  }
+  slowest = rows["teacher", 4]
+  assert slowest["speed_up"] == 1
+  for row in rows.values():
+    assert row["timed_batches"] == 3
+    assert row["timed_batch_size"] == BATCH
+    if row is not slowest:
+      least, most = row["speed_up_least"], row["speed_up_most"]
+      assert least <= row["speed_up"] <= most
+      quotient = row["images_per_second"] / slowest["images_per_second"]
+      assert 0.9 * least <= quotient <= 1.1 * most
+
+
+def test_what_a_reader_must_know_is_beside_the_rows(evaluated, run):
+  _, summary = evaluated
+  assert summary["metric"] == "FD-classifier"
+  assert summary["reference"] == "240 training images"
+  # An .npz has no test split.
+  unseen = "24 training images that classifier does not train on"
+  assert summary["classifier_held_out"] == unseen
+  assert summary["classifier_accuracy"] > 0.8
+  assert summary["judge_trusted"]
+  assert f"of {unseen} (with 99 % confidence on " in summary["judge"]
+  assert summary["FD-classifier of two samples of 120 real images"] > 0
+  assert summary["num_images"] == 24
+
+
+def test_students_are_selected_by_the_distance_they_are_judged_by(
+  evaluated, run, workdir
+):
+  rows, _ = evaluated
+  score = Scorer(run, workdir, iter)
+  stage, round_ = run.rounds["halve/002"]
+  scores = {}
+  for last, name in ((False, "halve/002"), (True, "halve/002 last")):
+    product = run.product(workdir, "halve/002", last=last)
+    judge = judge_of(run, workdir)
+    images = run.generator(stage.objective.sampler, 24).batches(
+      product, run.seed ^ round_.code, 24, 2
+    )
+    measured = distance(images, judge.features, judge.reference)
+    scores[name] = score(stage, round_, product, 24)
+    assert scores[name] == pytest.approx(measured)
+    # The same judge, but not the noise that it judges in the end.
+    assert measured != rows[name, 2]["FD-classifier"]
+  recorded = [
+    record["distance"]
+    for record in map(
+      json.loads, (workdir / "metrics.jsonl").read_text().splitlines()
+    )
+    if record["round"] == "halve/002" and "distance" in record
+  ]
+  assert len(recorded) == 2
+  assert scores["halve/002"] == pytest.approx(min(recorded))
+  assert scores["halve/002 last"] == pytest.approx(recorded[-1])
+
+
+def untimed(workdir):
+  """evaluation.json without what the clock says."""
+  written = read_summary(workdir / "evaluation.json")
+  for row in written["rows"]:
+    for name in [n for n in row if n.startswith(("images_per", "speed_up"))]:
+      del row[name]
+  return json.dumps(written)
+
+
+@pytest.fixture
+def copied(workdir, tmp_path):
+  """A copy of the run that nothing was judged of."""
+  copy = tmp_path / "copy"
+  leave_out = shutil.ignore_patterns("evaluated", "evaluation.*")
+  shutil.copytree(workdir, copy, ignore=leave_out)
+  return epath.Path(copy)
+
+
+def made_by(monkeypatch):
+  """Gets (model, steps) of each row that is judged from now on, not taken."""
+  made = []
+  keep = JudgedRows.keep
+
+  def noted(self, row):
+    made.append((row.made_with["model"], row.made_with["steps"]))
+    keep(self, row)
+
+  monkeypatch.setattr(JudgedRows, "keep", noted)
+  return made
+
+
+def test_an_evaluation_that_was_told_to_leave_goes_on(
+  evaluated, workdir, copied, monkeypatch
+):
+  judge_of(from_config.reopen(copied), copied)
+  batches = iter(range(100))
+
+  class Told(Preemption):
+    def agreed(self, mesh, *, lag=0):
+      # Three batches are a row, and a fourth is timed.
+      return next(batches) == 12
+
+  made = made_by(monkeypatch)
+  with monkeypatch.context() as patch:
+    patch.setattr(commands, "Preemption", Told)
+    with pytest.raises(PreemptedError, match="the rows that are done are kept"):
+      commands.evaluate(copied, None, None)
+  assert made == list(evaluated[0])[:3]
+  assert not (copied / "evaluation.json").exists()
+  commands.evaluate(copied, None, None)
+  assert made == list(evaluated[0])
+  commands.evaluate(workdir, None, None)
+  assert untimed(copied) == untimed(workdir)
+
+
+def test_a_signal_is_heard_while_the_data_is_looked_at(
+  copied, monkeypatch, capsys
+):
+  def once(source, batch_size):
+    os.kill(os.getpid(), signal.SIGTERM)
+    yield from pipeline_once(source, batch_size)
+
+  pipeline_once = judging.once
+  monkeypatch.setattr(judging, "once", once)
+  before = signal.getsignal(signal.SIGTERM)
+  with pytest.raises(PreemptedError) as left:
+    commands.evaluate(copied, None, None)
+  assert left.value.status == 75
+  assert signal.getsignal(signal.SIGTERM) is before
+  assert not (copied / "evaluated").exists()
+
+
+def test_the_data_is_looked_at_once(copied, monkeypatch):
+  looked = []
+
+  def once(source, batch_size):
+    looked.append(source)
+    return pipeline_once(source, batch_size)
+
+  pipeline_once = judging.once
+  monkeypatch.setattr(judging, "once", once)
+  run = from_config.reopen(copied)
+  first, second = judge_of(run, copied), judge_of(run, copied)
+  assert len(looked) == 1
+  np.testing.assert_array_equal(
+    first.reference.moments.cov, second.reference.moments.cov
+  )
+
+
+def test_other_data_is_judged_by_anew(copied, tmp_path):
+  """Though most of its images are the same."""
+  run = from_config.reopen(copied)
+  path, source = tmp_path / "other.npz", run.source.source
+  with np.load(source.path) as arrays:
+    image, label = arrays["image"].copy(), arrays["label"]
+  image[1, 0, 0] ^= 1
+  np.savez(path, image=image, label=label)
+  other = dataclasses.replace(source, path=str(path))
+  names = [
+    identity_of(dataclasses.replace(run, source=source), copied)
+    for source in (run.source, source, other)
+  ]
+  assert names[0] == names[1] != names[2]
+
+
+def test_the_judge_is_in_float32_however_it_was_trained(config, copied):
+  half = copy.deepcopy(config)
+  half["classifier"]["dtype"] = "bfloat16"
+  images = np.random.default_rng(0).uniform(-1, 1, (8, 2, 2, 1))
+  pooled = [
+    judge_of(from_config.build(each), copied)
+    .features(images.astype(np.float32))
+    .pooled
+    for each in (config, half)
+  ]
+  np.testing.assert_array_equal(*pooled)
+
+
+def test_a_round_that_was_trained_anew_is_judged_anew(
+  evaluated, run, workdir, copied, monkeypatch
+):
+  shutil.copytree(workdir / "evaluated", copied / "evaluated")
+  made = made_by(monkeypatch)
+  commands.evaluate(copied, None, None)
+  assert made == []
+  name = "halve/001"
+  params = run.product(workdir, name)
+  last = run.product(workdir, name, last=True)
+  shutil.rmtree(copied / name / "final")
+  # By one bit of one weight, in the middle of the round.
+  leaves, tree = jax.tree.flatten(params)
+  leaves[0] = jax.numpy.nextafter(leaves[0], jax.numpy.float32(9))
+  moved = jax.tree.unflatten(tree, leaves)
+  products = {"student": moved, "last_student": last}
+  checkpoint.save_final(copied / name, products)
+  commands.evaluate(copied, None, None)
+  assert made == [(name, 1)]
+
+
+def test_a_round_whose_weights_were_left_behind(
+  evaluated, workdir, copied, monkeypatch, capsys
+):
+  shutil.copytree(workdir / "evaluated", copied / "evaluated")
+  for name in ("teacher", "halve/002", "halve/001"):
+    shutil.rmtree(copied / name / "final")
+    names = {"student", "last_student"} if "/" in name else {"teacher"}
+    checkpoint.mark_final(copied / name, "left behind", names)
+  run, said = from_config.reopen(copied), []
+  judged = contestants(run, copied, run.evaluation, said.append)
+  assert [c.name for c in judged if not c.here] == [
+    "teacher",
+    "halve/002",
+    "halve/002 last",
+    "halve/001",
+    "halve/001 last",
+  ]
+  assert said == []
+  made = made_by(monkeypatch)
+  commands.evaluate(copied, None, None)
+  assert made == []
+  commands.evaluate(workdir, None, None)
+  assert untimed(copied) == untimed(workdir)
+  # What was not judged is left out, and said.
+  shutil.rmtree(copied / "evaluated" / "halve" / "001")
+  capsys.readouterr()
+  commands.evaluate(copied, None, None)
+  rows = json.loads((copied / "evaluation.json").read_text())["rows"]
+  assert {"halve/001", "halve/001 last"} - {row["model"] for row in rows} == {
+    "halve/001"
+  }
+  told = capsys.readouterr().err.splitlines()
+  assert [line for line in told if "is left out" in line] == [
+    "halve/001                       1 steps  is left out: its weights were"
+    " left behind"
+  ]
+  # Of the teacher all need the images.
+  with pytest.raises(ValueError, match="teacher has not been judged at 4 step"):
+    commands.evaluate(copied, 25, None)
+
+
+@pytest.mark.parametrize("command", ["sample", "export"])
+def test_no_images_without_weights(copied, command, run_cli, capsys):
+  name = "halve/001"
+  shutil.rmtree(copied / name / "final")
+  checkpoint.mark_final(copied / name, "the weights are elsewhere")
+  out = copied.parent / "out"
+  out = out if command == "export" else out.with_suffix(".png")
+  capsys.readouterr()
+  arguments = (f"--workdir={copied}", f"--round={name}", f"--out={out}")
+  assert run_cli(command, *arguments) == 1
+  assert capsys.readouterr().err == (
+    f"diffdistill: {copied / name} is done, but its weights were left behind"
+    f" where it was trained; bring {copied / name}/final and final.json from"
+    f" there, or remove {copied / name} to train it again\n"
+  )
+  assert not out.exists()
+
+
+def test_what_is_not_finished_is_left_out(config, workdir, tmp_path):
+  """As a run that was stopped in the middle of a stage."""
+  (tmp_path / "config.json").write_bytes((workdir / "config.json").read_bytes())
+  part, said = epath.Path(tmp_path), []
+  run = from_config.reopen(part)
+  with pytest.raises(ValueError, match="has no finished model yet; train"):
+    finished_models(run, part, silent)
+  with pytest.raises(ValueError, match="has no final result; train until"):
+    judge_of(run, part)
+  for name in ("teacher", "halve"):
+    (tmp_path / name).symlink_to(workdir / name)
+  assert list(finished_models(run, part, said.append)) == [
+    "teacher",
+    "halve/002",
+    "halve/001",
+  ]
+  assert said == ["student/001 is not finished; it is left out"]
+
+
+def test_a_run_without_a_classifier_has_no_judge(config, workdir):
+  fields = copy.deepcopy(config)
+  fields["run"] = ("teacher", "pairs", "student")
+  run = from_config.build(fields)
+  with pytest.raises(ValueError, match="; add one at the end of config"):
+    judge_of(run, workdir)
+
+
+@pytest.fixture
+def detector(monkeypatch, run, workdir):
+  """The run's classifier in the place of Inception: as deep, but small."""
+  monkeypatch.setattr(judging, "inception", lambda shape: run.classifier)
+  monkeypatch.setattr(judging, "FEATURES", run.classifier.module.channels)
+  params = run.product(workdir, "classifier")
+  monkeypatch.setattr(judging, "load_inception", lambda path: params)
+
+
+def judged_by(workdir, **settings):
+  """The evaluation that is made; it goes, as other tests want their own."""
+  commands.evaluate(workdir, None, (1,), inception="weights.pth", **settings)
+  (workdir / "evaluation.json").unlink()
+  for path in (workdir / "evaluated").glob("evaluation_*.json"):
+    result = read_summary(path)
+    if result["metric"] == "FID":
+      path.unlink()
+      return result
+  raise AssertionError("no evaluation was kept")
+
+
+def test_inception_s_distances_have_their_names_and_say_what_they_are_of(
+  workdir, detector
+):
+  result = judged_by(workdir)
+  assert result["metric"] == "FID"
+  assert judging.SHA256 in result["detector"]
+  assert result["resizer"] == judging.RESIZER
+  assert result["reference"] == "240 training images"
+  assert result["rounding"] == "to the nearest byte"
+  assert all(isinstance(row["FID"], float) for row in result["rows"])
+  assert all(isinstance(row["KID"], float) for row in result["rows"])
+  # The statistics that it made are a reference for the next time.
+  kept = str(workdir / "inception_reference.npz")
+  again = judged_by(workdir, reference=kept)
+  assert again["reference"] == kept
+  for row, other in zip(result["rows"], again["rows"], strict=True):
+    assert row["FID"] == pytest.approx(other["FID"], rel=1e-6)
+
+
+def test_moments_alone_leave_the_other_columns_empty(
+  workdir, detector, tmp_path
+):
+  dim = judging.FEATURES
+  np.savez(tmp_path / "s.npz", mu=np.zeros(dim), sigma=np.eye(dim))
+  result = judged_by(workdir, reference=str(tmp_path / "s.npz"))
+  for row in result["rows"]:
+    assert row["FID"] > 0
+    assert row["precision"] is row["recall"] is row["KID"] is None
+
+
+def test_too_few_images_for_a_covariance_are_refused():
+  judge = judge_of_fid(24, num_images=30)
+  with pytest.raises(ValueError, match="num_images is 24, but a covariance"):
+    judge.check(24)
+  judge.check(25)
+  with pytest.raises(ValueError, match="the reference is of 24 images"):
+    judge_of_fid(24, num_images=24).check(50_000)
+
+
+def judge_of_fid(dim, num_images):
+  moments = Moments.empty(dim).update(np.eye(num_images, dim))
+  return judging.Judge(
+    identity="",
+    metric=judging.FID,
+    features=lambda images: None,
+    reference=Reference(moments=moments, pooled=None),
+    said={},
+  )
+
+
+def test_a_run_without_a_classifier_may_select_by_fid(config):
+  without = copy.deepcopy(config)
+  without["run"] = ("teacher", "halve")
+  with pytest.raises(ValueError, match=r"pass evaluation\.inception"):
+    from_config.build(without)
+  without["evaluation"]["inception"] = "weights.pth"
+  assert from_config.build(without).evaluation.inception == "weights.pth"
+
+
+def test_what_fid_could_not_be_of_is_refused_before_training(
+  config, detector, monkeypatch
+):
+  monkeypatch.setattr(judging, "FEATURES", 30)
+  judged = copy.deepcopy(config)
+  evaluation = {"num_images": 40, "batch_size": 8, "inception": "weights.pth"}
+  judged["evaluation"] = evaluation
+  with pytest.raises(
+    ValueError, match=r"stages\.halve\.select\.num_images is 24"
+  ):
+    judging.check_inception(from_config.build(judged))
+  judged["stages"]["halve"]["select"]["num_images"] = 31
+  judged["stages"]["student"]["select"]["num_images"] = 31
+  judging.check_inception(from_config.build(judged))
+  judged["evaluation"] = {**evaluation, "num_images": 30}
+  with pytest.raises(ValueError, match=r"evaluation\.num_images is 30"):
+    judging.check_inception(from_config.build(judged))
+  monkeypatch.setattr(judging, "FEATURES", 250)
+  judged["evaluation"] = {**evaluation, "num_images": 260}
+  with pytest.raises(ValueError, match="number of training images is 240"):
+    judging.check_inception(from_config.build(judged))

@@ -1,0 +1,130 @@
+"""A card says what was done, in text that can do nothing to its reader."""
+
+import json
+
+import markdown_it
+import pytest
+import yaml
+from etils import epath
+
+from diffdistill.interop.model import Model
+from diffdistill.reporting.model_card import _public, escaped, without_folders
+from diffdistill.training.done import Done, done
+
+HOSTILE = (
+  "<script>alert(1)</script>",
+  "[a](javascript:alert(1))",
+  "![a](http://host/track.png)",
+  "**bold** _it_ `code` ~~gone~~ $x$ | cell &lt;b&gt;",
+  "# title",
+  "a\n---\nlicense: mit\n# title",
+  "tab\tand\u202eright-to-left\x1b[31m",
+)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_escaped_text_is_its_characters_and_no_more(text):
+  renderer = markdown_it.MarkdownIt("gfm-like", {"linkify": False})
+  html = renderer.render(f"The teacher: {escaped(text)}.")
+  shown = "".join(c if c.isprintable() else " " for c in text)
+  shown = " ".join(shown.split())
+  for plain, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+    shown = shown.replace(plain, entity)
+  assert html.replace("&quot;", '"') == f"<p>The teacher: {shown}.</p>\n"
+
+
+def fields(**changed):
+  return {
+    "network": {"kind": "mlp"},
+    "schedule": {"kind": "cosine"},
+    "output": "x0",
+    "precondition": {"kind": "identity"},
+    "image_shape": (2, 2, 1),
+    "params": {},
+    **changed,
+  }
+
+
+@pytest.mark.parametrize(
+  "license_",
+  [
+    "mit\nlicense_link: http://host",
+    "mit: x",
+    "[mit]",
+    "a" * 101,
+    "- mit",
+    " ",
+  ],
+)
+def test_a_licence_is_a_short_name(license_):
+  with pytest.raises(ValueError, match=r"license is .*; pass the short name"):
+    Model(**fields(license=license_))
+  for name in ("mit", "apache-2.0", "cc-by-nc-sa-4.0", "GPL-3.0+"):
+    assert Model(**fields(license=name)).license == name
+    # It stays a text in YAML, too.
+    assert yaml.safe_load(yaml.safe_dump({"license": name}))["license"] == name
+
+
+@pytest.mark.parametrize(
+  "origin", ["a\nb", "a\x1b[31mb", "a\u202eb", "a" * 1001]
+)
+def test_an_origin_is_one_line_that_can_be_printed(origin):
+  with pytest.raises(ValueError, match=r"origin is .*; pass one line"):
+    Model(**fields(origin=origin))
+  assert Model(**fields(origin="EDM, é.pkl")).origin == "EDM, é.pkl"
+
+
+def test_settings_hold_no_path():
+  given = {
+    "source": "imported:/home/maria/teachers/ddpm",
+    "frozen": {"teacher": "path:~/runs/teacher", "classifier": "halve/008"},
+    "pairs": {"path": "/scratch/maria", "num_pairs": 8},
+    "inception": "C:\\weights\\pt.pth",
+    "reference": "gs://bucket/stats.npz",
+    "relative": "../stats.npz",
+    "home": "~maria",
+    "kept": ["v", 1, None, True, 0.5],
+  }
+  assert _public(given, frozenset({"halve/008"})) == {
+    "source": "an imported model",
+    "frozen": {"teacher": "another run", "classifier": "halve/008"},
+    "pairs": {"num_pairs": 8},
+    **dict.fromkeys(
+      ("inception", "reference", "relative", "home"), "(a path, left out)"
+    ),
+    "kept": ["v", 1, None, True, 0.5],
+  }
+
+
+@pytest.mark.parametrize(
+  ("value", "shown"),
+  [
+    ("/home/Maria M/stats of 1.npz", "stats of 1.npz"),
+    ("runs/stats.npz", "stats.npz"),
+    ("gs://bucket/stats.npz", "stats.npz"),
+    ("C:\\data\\stats.npz", "stats.npz"),
+    ("1497 training images", "1497 training images"),
+    ("to the nearest byte", "to the nearest byte"),
+    (7, 7),
+  ],
+)
+def test_a_fact_keeps_the_last_part_of_a_path(value, shown):
+  assert without_folders(value) == shown
+
+
+def test_what_was_done_is_what_was_recorded(tmp_path):
+  workdir = epath.Path(tmp_path)
+  assert done(workdir, "halve/004") == Done()
+  records = [
+    {"round": "halve/004", "step": 28, "distance": 0.5},
+    {"round": "halve/004", "step": 42, "distance": 0.25},
+    {"round": "halve/002", "step": 200, "distance": 0.1},
+    {"round": "halve/004", "step": 49, "distance": None},
+    {"round": "halve/004", "step": 56, "distance": 0.25},
+  ]
+  lines = [json.dumps(record) for record in records]
+  (workdir / "metrics.jsonl").write_text("\n".join([*lines, '{"round": "ha']))
+  # It ended at update 56, whatever was planned; the first of the best is kept.
+  assert done(workdir, "halve/004") == Done(updates=56)
+  best = Done(updates=56, chosen=42)
+  assert done(workdir, "halve/004", "distance") == best

@@ -1,0 +1,119 @@
+"""A model that was exported is the model of its run, without the run."""
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from diffdistill.evaluation.comparison import compare
+from diffdistill.images import to_host
+from diffdistill.interop import model_folder, stablehlo
+from diffdistill.judging import judge as judging
+from diffdistill.run import from_config
+from diffdistill.run.exported import open_exported
+from diffdistill.tools import commands
+
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def workdir(small_config, tmp_path_factory):
+  workdir = epath.Path(tmp_path_factory.mktemp("runs")) / "run"
+  commands.train(small_config, workdir)
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def exports(workdir):
+  """Folders of the student in both formats."""
+  folders = {
+    kind: workdir.parent / kind for kind in ("safetensors", "stablehlo")
+  }
+  for kind, folder in folders.items():
+    commands.export(workdir, "halve/001", None, kind, folder)
+  return folders
+
+
+def images_of(contestant, num_steps=1, count=11):
+  batches = contestant.generator.batches(contestant.load(), 3, count, num_steps)
+  return np.concatenate([to_host(images) for images in batches])
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "stablehlo"])
+@pytest.mark.parametrize("num_devices", [1, 8])
+def test_it_makes_the_images_of_the_run(workdir, exports, kind, num_devices):
+  run = from_config.reopen(workdir)
+  stage, _ = run.rounds["halve/001"]
+  generator = run.generator(stage.objective.sampler, BATCH)
+  params = run.product(workdir, "halve/001")
+  expected = np.concatenate(
+    [to_host(images) for images in generator.batches(params, 3, 11, 1)]
+  )
+  devices = jax.devices()[:num_devices]
+  student = open_exported(exports[kind], BATCH, devices=devices)
+  assert (student.name, student.num_steps) == (kind, (1,))
+  # Classes are as frequent as in the data, in the run and in the folder.
+  ours, theirs = (g.labels_of(0, 60) for g in (generator, student.generator))
+  assert np.bincount(ours[:50]).tolist() == [17, 17, 16]
+  np.testing.assert_array_equal(theirs, ours)
+  np.testing.assert_allclose(images_of(student), expected, atol=1e-5)
+
+
+def test_it_is_judged_beside_the_run(workdir, exports):
+  run = from_config.reopen(workdir)
+  settings = run.evaluation
+  teacher, student = judging.contestants(run, workdir, settings, lambda _: None)
+  others = [open_exported(path, BATCH) for path in exports.values()]
+  judge = judging.judge_of(run, workdir)
+  rows, images = compare(
+    teacher,
+    [student, *others],
+    judge.features,
+    judge.reference,
+    judge.metric,
+    judge.kernel,
+    settings,
+    lambda _: None,
+  )
+  *_, own, first, second = [row[judge.metric] for row in rows]
+  np.testing.assert_allclose([first, second], own, rtol=1e-4)
+  assert list(images)[-2:] == ["safetensors, 1 steps", "stablehlo, 1 steps"]
+
+
+def test_a_teacher_is_judged_at_the_steps_that_are_asked_for(workdir):
+  folder = workdir.parent / "teacher"
+  commands.export(workdir, "teacher", None, "safetensors", folder)
+  with pytest.raises(
+    ValueError, match="holds a teacher, which was made for no"
+  ):
+    open_exported(folder, BATCH)
+  teacher = open_exported(folder, BATCH, (1, 2))
+  assert teacher.num_steps == (1, 2)
+  assert np.abs(images_of(teacher, 1) - images_of(teacher, 2)).max() > 1e-3
+  # A program has the steps that it was exported with.
+  folder = workdir.parent / "program"
+  commands.export(workdir, "teacher", 2, "stablehlo", folder)
+  program = open_exported(folder, BATCH, (1,))
+  assert program.num_steps == (2,)
+  np.testing.assert_allclose(
+    images_of(program, 2), images_of(teacher, 2), atol=1e-5
+  )
+
+
+def test_folders_of_nothing_and_damaged_ones_are_refused(exports, tmp_path):
+  folder = epath.Path(tmp_path)
+  with pytest.raises(ValueError, match=f"has no {model_folder.DESCRIPTION}"):
+    open_exported(folder, BATCH)
+  with pytest.raises(ValueError, match=f"has no {stablehlo.DESCRIPTION}"):
+    stablehlo.read_sampler(folder)
+  (folder / stablehlo.DESCRIPTION).write_text('{"num_classes": 3}')
+  with pytest.raises(ValueError, match=r"is damaged \('num_steps'\); export"):
+    open_exported(folder, BATCH)
+  whole = exports["stablehlo"]
+  said = (whole / stablehlo.DESCRIPTION).read_text()
+  (folder / stablehlo.DESCRIPTION).write_text(said)
+  data = (whole / stablehlo.PROGRAM).read_bytes()
+  for damaged in (b"", data[: len(data) // 2]):
+    (folder / stablehlo.PROGRAM).write_bytes(damaged)
+    with pytest.raises(ValueError, match="is damaged"):
+      open_exported(folder, BATCH)

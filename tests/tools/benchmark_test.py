@@ -1,0 +1,87 @@
+import pytest
+
+from diffdistill.evaluation.speeds import rounded
+from diffdistill.run import from_config
+from diffdistill.tools.benchmark import benchmark
+
+
+@pytest.fixture(scope="module")
+def run(tiny_config):
+  return from_config.build(tiny_config)
+
+
+def measure(run, name, profile=None):
+  return benchmark(
+    run, name, num_updates=3, turns=2, num_steps=(1, 4), profile=profile
+  )
+
+
+def as_speed(row, what):
+  """Images a second of 8 images an update, with the digits that it allows."""
+  seconds = (
+    row[f"{what}_seconds_per_update{end}"] for end in ("", "_most", "_least")
+  )
+  names = ("x", "x_least", "x_most")
+  return rounded({n: 8 / s for n, s in zip(names, seconds, strict=True)})["x"]
+
+
+def test_loop_and_bare_update_take_turns(run):
+  made = measure(run, "teacher")
+  assert made["turns"] == 2
+  (result,) = made["stages"]
+  loop, bare = (result[f"{k}_seconds_per_update"] for k in ("loop", "bare"))
+  assert bare > 0
+  assert loop > 0
+  assert result["images_per_second"] == as_speed(result, "loop")
+  least, most = (result[f"share_of_bare_{k}"] for k in ("least", "most"))
+  assert least <= result["share_of_bare"] <= most
+
+
+def test_a_stage_that_needs_weights_is_held_against_its_passes_alone(run):
+  (result,) = measure(run, "halve")["stages"]
+  assert "loop_seconds_per_update" not in result
+  update, passes = (
+    result[f"{k}_seconds_per_update"] for k in ("bare", "passes")
+  )
+  assert update > 0
+  assert passes > 0
+  least, most = (result[f"update_over_passes_{k}"] for k in ("least", "most"))
+  assert least <= result["update_over_passes"] <= most
+
+
+def test_what_trains_nothing_is_refused(run):
+  with pytest.raises(
+    ValueError, match=r"stage is 'pairs'; pass one of teacher, halve"
+  ):
+    measure(run, "pairs")
+
+
+def test_every_stage_is_timed_and_what_it_computes_is_counted(run):
+  made = measure(run, None)
+  assert [row["stage"] for row in made["stages"]] == ["teacher", "halve"]
+  for row in made["stages"]:
+    seconds = row["bare_seconds_per_update"]
+    least, most = (
+      row[f"bare_seconds_per_update_{k}"] for k in ("least", "most")
+    )
+    assert least <= seconds <= most
+    assert row["bare_images_per_second"] == as_speed(row, "bare")
+    assert row["flops_per_second"] == row["flops_per_update"] / seconds
+    assert row["share_of_peak"] is None  # nobody says what a CPU's peak is
+  teacher, student = (row["flops_per_update"] for row in made["stages"])
+  # Two passes of the teacher beside the student's own.
+  assert student == pytest.approx(teacher * 5 / 3, rel=0.15)
+
+
+def test_the_sampler_is_timed_at_each_number_of_steps(run):
+  one, four = measure(run, "teacher")["sampling"]
+  assert (one["num_steps"], four["num_steps"]) == (1, 4)
+  for row in (one, four):
+    least, most = (row[f"images_per_second_{k}"] for k in ("least", "most"))
+    assert 0 < least <= row["images_per_second"] <= most
+    assert (row["timed_batches"], row["timed_batch_size"]) == (2, 504)
+
+
+def test_a_profile_is_written_for_each_stage(run, tmp_path):
+  measure(run, "teacher", tmp_path)
+  assert list((tmp_path / "teacher").rglob("*.xplane.pb"))

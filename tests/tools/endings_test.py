@@ -1,0 +1,26 @@
+"""A finished run says what there is and what can follow."""
+
+from etils import epath
+
+from diffdistill.tools.endings import already, ending, named
+
+
+def test_the_rounds_of_a_stage_are_named_from_first_to_last():
+  rounds = ["classifier", "teacher", "halve/064", "halve/032", "halve/001"]
+  assert named(rounds) == "classifier, teacher, halve/064 to 001"
+  assert named(["moments/008"]) == "moments/008"
+
+
+def test_rounds_that_are_finished_are_named_before_the_rest_is_trained():
+  rounds = {"teacher": True, "halve/002": True, "halve/001": False}
+  assert already(rounds) == "finished already: teacher, halve/002"
+  rounds["halve/001"] = True
+  assert already(rounds) == "finished already, so nothing is trained"
+
+
+def test_the_next_command_can_be_pasted():
+  line = ending(epath.Path("my runs"), ["teacher"])
+  assert line == (
+    "my runs holds teacher; next: `diffdistill evaluate --workdir='my runs'`,"
+    " or sample, report, export"
+  )
