@@ -242,7 +242,7 @@ def test_a_word_stays_in_its_room(text, places):
 def test_the_commands_do_not_wait_for_tensorflow(children):
   code = """
 import sys
-import diffdistill.cli, diffdistill.commands
+import diffdistill.cli, diffdistill.tools.commands
 slow = {"tensorflow", "tensorflow_datasets", "clu", "sklearn", "torch"}
 print(sorted(slow & set(sys.modules)))
 """
