@@ -5,7 +5,7 @@ The rooms, each importing only from those before it:
   arrays       names of what flows
   images       bytes <-> floats: the one rounding rule
   ranges       the range of each number that can be set
-  fields       plain fields into dataclasses
+  fields       the builder: plain fields into dataclasses
   system       files, places, locks, signals, and the processes of one run
   diffusion    the mathematics: schedules, processes, predictions, weightings,
                guidance

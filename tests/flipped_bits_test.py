@@ -25,6 +25,7 @@ from PIL import Image as PillowImage
 
 from diffdistill.reporting.gather import gather
 from diffdistill.run import from_config
+from diffdistill.run.teacher_pairs import pair_store
 from diffdistill.system import hosts
 from diffdistill.system.refusals import line_of
 from diffdistill.tools import commands
@@ -135,7 +136,7 @@ def pairs(workdir, _):
   run = from_config.reopen(workdir)
   stage, round_ = run.rounds["pairs"]
   teacher = run.product(workdir, "teacher")
-  store = run.pairs(workdir, stage, round_, teacher)
+  store = pair_store(run, workdir, stage, round_, teacher)
   store.claim()
   return [digest(store.read(shard)) for shard in store.first_shards]
 

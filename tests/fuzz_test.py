@@ -15,8 +15,9 @@ import time
 import pytest
 
 from diffdistill.fields import plain
+from diffdistill.objectives import OBJECTIVES
 from diffdistill.planning.topology import topology_of
-from diffdistill.run import from_config
+from diffdistill.run import from_config, model_section
 from diffdistill.system import hosts
 from diffdistill.tools import commands
 from tests.fuzz_mutations import RECIPES, at, fields_of, mutations, source_of
@@ -37,7 +38,7 @@ REMEDY = re.compile(
 def cheaply():
   """Traces a network once, however many experiments have it."""
   with pytest.MonkeyPatch.context() as patch:
-    met, trace = {}, from_config._trace
+    met, trace = {}, model_section.trace
 
     def once(path, network):
       key = path, repr(network)
@@ -49,7 +50,8 @@ def cheaply():
       if isinstance(met[key], ValueError):
         raise met[key]
 
-    patch.setattr(from_config, "_trace", once)
+    for module in (from_config, model_section):
+      patch.setattr(module, "trace", once)
     yield
 
 
@@ -200,7 +202,7 @@ def test_the_recipes_have_every_paper():
     for name in fields["run"]
   }
   # Fine tuning is the objective of the teacher, from other weights on.
-  assert kinds == {*from_config.OBJECTIVES, "pairs"} - {"fine_tuning"}
+  assert kinds == {*OBJECTIVES, "pairs"} - {"fine_tuning"}
 
 
 @functools.cache

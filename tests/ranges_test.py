@@ -11,16 +11,16 @@ import pytest
 from diffdistill.data import SOURCES
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.evaluation.comparison import Settings
-from diffdistill.fields import make
+from diffdistill.fields.builder import Builder
 from diffdistill.networks import CLASSIFIERS, NETWORKS
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.ranges import Range, brief, check_ranges, ranged
-from diffdistill.run import from_config
+from diffdistill.run import sections
 from diffdistill.sampling import SAMPLERS
 from diffdistill.training.cadence import Cadence
 from diffdistill.training.optimizers import Optimizer
-from diffdistill.training.stage import Pairs, Selection, Stage
+from diffdistill.training.stage import Selection
 
 CLASSES = (
   *SOURCES.values(),
@@ -28,17 +28,23 @@ CLASSES = (
   *CLASSIFIERS.values(),
   *OBJECTIVES.values(),
   *SAMPLERS.values(),
-  *from_config.SCHEDULES.values(),
-  *from_config.PRECONDITIONS.values(),
+  *sections.SCHEDULES.values(),
+  *sections.PRECONDITIONS.values(),
+  *sections.STAGES.values(),
   Cadence,
   Guidance,
   LinenClassifier,
   Optimizer,
-  Pairs,
   Selection,
   Settings,
-  Stage,
+  sections.Config,
+  sections.DataSection,
+  sections.MeshSection,
+  sections.ModelSection,
+  sections.ShiftSection,
 )
+
+BUILDER = Builder(kinds={})
 # Given by code, never by a config.
 GIVEN = {("LinenClassifier", "image_shape")}
 
@@ -95,7 +101,7 @@ OUTSIDE = [
 @pytest.mark.parametrize(("field", "value", "message"), OUTSIDE)
 def test_a_number_out_of_range_is_refused_in_one_line(field, value, message):
   with pytest.raises(ValueError, match=r"^part\.") as error:
-    make("part", Example, {field: value})
+    BUILDER.make("part", Example, {field: value})
   assert message in str(error.value)
   assert "\n" not in str(error.value)
 
@@ -114,20 +120,20 @@ def test_a_number_out_of_range_is_refused_in_one_line(field, value, message):
   ],
 )
 def test_a_number_in_range_is_taken(field, value):
-  made = make("part", Example, {field: value})
+  made = BUILDER.make("part", Example, {field: value})
   assert getattr(made, field) == value
   check_ranges(made)
 
 
 def test_a_whole_number_for_a_float_becomes_one():
-  made = make("part", Example, {"scale": 2})
+  made = BUILDER.make("part", Example, {"scale": 2})
   assert isinstance(made.scale, float)
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\x00b", "a" * 5000])
 def test_text_that_is_no_name_or_path_is_refused_in_one_line(text):
   with pytest.raises(ValueError, match=r"^p\.path is 'a") as error:
-    make("p", SOURCES["npz"], {"path": text, "split": "train"})
+    BUILDER.make("p", SOURCES["npz"], {"path": text, "split": "train"})
   assert "\n" not in str(error.value)
   assert len(str(error.value)) < 200
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
@@ -14,32 +13,20 @@ from jaxtyping import Array, Int
 from diffdistill.arrays import Image, Key, Label, Params
 from diffdistill.data.apart import set_apart
 from diffdistill.data.label_order import RULE
-from diffdistill.data.pairs import PairSet, PairStore
 from diffdistill.data.pipeline import Pipeline
 from diffdistill.data.sources import Source
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.evaluation.comparison import Settings
 from diffdistill.evaluation.evaluator import Generator, Sample
-from diffdistill.fields import Fields, plain
-from diffdistill.images import to_host
-from diffdistill.interop import model_folder
-from diffdistill.interop.model import Model, misfits
-from diffdistill.interop.torch_resnet import load_resnet
+from diffdistill.fields import Fields
 from diffdistill.networks.classifier import LinenClassifier
-from diffdistill.run.workdir import stored_config
 from diffdistill.sampling.sampler import Sampler
-from diffdistill.system import hosts
 from diffdistill.system.files import digest_of
 from diffdistill.training import checkpoint
 from diffdistill.training.cadence import Cadence
 from diffdistill.training.curriculum import curriculum
-from diffdistill.training.fingerprint import fingerprint
-from diffdistill.training.sharding import (
-  Layout,
-  process_rows,
-  tree_shardings,
-)
+from diffdistill.training.sharding import Layout, process_rows
 from diffdistill.training.stage import Pairs, Round, Stage
 
 
@@ -203,164 +190,6 @@ class Experiment:
       name = f"last_{name}"
     return checkpoint.load_final(workdir / round_name, name, self.layout)
 
-  def pairs(
-    self, workdir: epath.Path, stage: Pairs, round_: Round, teacher: Params
-  ) -> PairStore:
-    """The pairs of a stage on disk, and how its teacher makes them."""
-    guidance = stage.guidance if round_.guided else None
-    generator = self.generator(
-      stage.sampler, stage.batch_size, guidance=guidance, half=True
-    )
-    # Not the run's own seed, whose noise students are judged on.
-    seed = self.seed ^ round_.code
-
-    def noise(first: int, count: int) -> np.ndarray:
-      parts = [
-        to_host(generator.noise(seed, start))
-        for start in range(first, first + count, generator.batch_size)
-      ]
-      return np.concatenate(parts)[:count].astype(np.float32)
-
-    def draw(
-      first: int, count: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-      images = np.concatenate(
-        [
-          to_host(batch)
-          for batch in generator.batches(
-            teacher, seed, count, stage.num_steps, first
-          )
-        ]
-      )
-      labels = generator.labels_of(first, count)
-      return noise(first, count), images, labels
-
-    pairs = self._pair_set(stage, seed, fingerprint(teacher))
-    return PairStore(
-      directory=(
-        epath.Path(stage.path) if stage.path else workdir / stage.name / "pairs"
-      ),
-      pairs=pairs,
-      max_gigabytes=stage.max_gigabytes,
-      draw=draw,
-      draw_size=generator.batch_size,
-      noise=noise,
-    )
-
-  def check_disk(self, stage: Pairs) -> None:
-    """Refuses a disk budget that not one shard fits in.
-
-    Raises:
-      ValueError: where that is so.
-    """
-    self._pair_set(stage, 0, "").capacity(stage.max_gigabytes)
-
-  def _pair_set(self, stage: Pairs, seed: int, teacher: str) -> PairSet:
-    return PairSet(
-      teacher=teacher,
-      sampler=f"{stage.sampler} {stage.guidance}",
-      num_steps=stage.num_steps,
-      seed=seed,
-      image_shape=self.source.image_shape,
-      num_classes=self.num_classes,
-      labels=self.label_rule,
-      num_pairs=stage.num_pairs,
-      held_out=stage.held_out,
-      shard_size=stage.shard_size,
-      store_noise=stage.store_noise,
-    )
-
-  def outside(self, stage: Stage | Pairs, name: str, source: str) -> Params:
-    """Weights that are not of this run.
-
-    Args:
-      stage: that needs them.
-      name: what they are to it: "teacher", "classifier", ...
-      source: "path:DIR", a finished round of another run; or "imported:PATH",
-        a folder that `diffdistill import` wrote, or a classifier's file.
-
-    Raises:
-      ValueError: where there are none, or they do not fit this run's networks.
-    """
-    kind, _, place = source.partition(":")
-    path = epath.Path(place)
-    if kind == "imported":
-      if name == "classifier":
-        assert isinstance(stage, Stage)
-        params = load_resnet(path, classifier_of(stage))
-      else:
-        model = model_folder.load(path)
-        self._check_imported(stage, name, model)
-        params = model.params
-      params = jax.tree.map(
-        hosts.place, params, tree_shardings(params, self.layout)
-      )
-    else:
-      product = name
-      if name == "teacher" and checkpoint.has_final(path):
-        names = checkpoint.product_names(path)
-        product = "teacher" if "teacher" in names else "student"
-      params = checkpoint.load_final(path, product, self.layout)
-      self._check_model(stage, name, path)
-    network: Any = self.denoiser.network
-    if name == "classifier":
-      assert isinstance(stage, Stage)
-      network = classifier_of(stage)
-    wanted = jax.eval_shape(network.init, jax.random.key(0))
-    for where, ours, theirs in misfits(wanted, params):
-      raise ValueError(
-        f"{_field(stage, name)} is {source!r}, whose weights do not fit:"
-        f" {where} is {theirs} there and {ours} here; pass the config it was"
-        " made with"
-      )
-    return params
-
-  def _check_imported(
-    self, stage: Stage | Pairs, name: str, model: Model
-  ) -> None:
-    """Refuses a model of other images or classes than this run's data has.
-
-    And one that means something else than this run's model does, or was made
-    for a number of steps.
-    """
-    field = _field(stage, name)
-    for what, theirs, ours in (
-      ("images of", model.image_shape, self.source.image_shape),
-      ("classes:", model.num_classes, self.num_classes),
-    ):
-      if theirs != ours:
-        raise ValueError(
-          f"{field} is a model with {what} {theirs}, but the data has {what}"
-          f" {ours}; pass a data source that fits it"
-        )
-    if model.num_steps:
-      raise ValueError(
-        f"{field} is a student of {model.num_steps} steps, which knows no other"
-        " times; pass a teacher"
-      )
-    own = plain(self.config["model"])
-    for what in ("schedule", "output", "precondition"):
-      if getattr(model, what) != own[what]:
-        raise ValueError(
-          f"{field} is a model whose {what} is {getattr(model, what)}, but the"
-          f" run's is {own[what]}; import one teacher a run"
-        )
-
-  def _check_model(
-    self, stage: Stage | Pairs, name: str, round_dir: epath.Path
-  ) -> None:
-    """Refuses denoiser weights that mean something else than this run's do."""
-    for folder in (round_dir.parent, round_dir.parent.parent):
-      if name == "classifier" or not (folder / "config.json").exists():
-        continue
-      theirs, ours = stored_config(folder)["model"], self.config["model"]
-      for field in ("schedule", "output", "precondition"):
-        if theirs.get(field) != ours.get(field):
-          raise ValueError(
-            f"{_field(stage, name)} is of a run whose model.{field} is"
-            f" {theirs.get(field)}, not {ours.get(field)}; pass the same"
-          )
-
 
 def sample_of(
   denoiser: Denoiser, sampler: Sampler, guidance: Guidance | None = None
@@ -378,12 +207,6 @@ def sample_of(
     return sampler(denoiser.bind(params, label, guidance), x, key, num_steps)
 
   return sample
-
-
-def _field(stage: Stage | Pairs, name: str) -> str:
-  """The config's field that says where a stage has outside weights from."""
-  given = isinstance(stage, Stage) and stage.source
-  return f"stages.{stage.name}.{'source' if given else f'frozen.{name}'}"
 
 
 def classifier_of(stage: Stage) -> Any:

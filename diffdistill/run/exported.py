@@ -11,8 +11,8 @@ from diffdistill.arrays import Image, Key, Label, Params
 from diffdistill.evaluation.comparison import Contestant
 from diffdistill.evaluation.evaluator import Generator, Sample
 from diffdistill.interop import model_folder, stablehlo
-from diffdistill.run import from_config
 from diffdistill.run.experiment import sample_of
+from diffdistill.run.model_section import denoiser_of, sampler_of
 from diffdistill.system import hosts
 from diffdistill.training.sharding import make_mesh, replicated
 
@@ -69,8 +69,8 @@ def open_exported(
 def _weights(folder: epath.Path) -> Parts:
   """Of safetensors."""
   model = model_folder.load(folder)
-  denoiser = from_config.denoiser_of(model)
-  sample = sample_of(denoiser, from_config.sampler_of(model, denoiser))
+  denoiser = denoiser_of(model)
+  sample = sample_of(denoiser, sampler_of(model, denoiser))
   # Of an unknown data set, classes take turns.
   counts = model.label_counts or (1,) * model.num_classes
   return sample, model.params, model.image_shape, counts, model.num_steps

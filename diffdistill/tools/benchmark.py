@@ -36,6 +36,8 @@ from diffdistill.planning.ideal import (
   share_of_ideal,
 )
 from diffdistill.run.experiment import Experiment
+from diffdistill.run.teacher_pairs import pair_store
+from diffdistill.run.weights_of_another_run import load_outside
 from diffdistill.training.report import Report, Work
 from diffdistill.training.sharding import replicated
 from diffdistill.training.stage import Round, Stage
@@ -186,8 +188,8 @@ def _trainer(
     workdir=workdir,
     seed=run.seed,
     batches=run.batches,
-    pairs=functools.partial(run.pairs, workdir),
-    outside=run.outside,
+    pairs=functools.partial(pair_store, run, workdir),
+    outside=functools.partial(load_outside, run),
     layout=run.layout,
     cadence=dataclasses.replace(
       run.cadence,

@@ -47,6 +47,9 @@ from diffdistill.reporting.page import write_report
 from diffdistill.run import environment, from_config
 from diffdistill.run.experiment import Experiment
 from diffdistill.run.kept_names import check_out, check_workdir
+from diffdistill.run.model_section import denoiser_of, sampler_of
+from diffdistill.run.teacher_pairs import check_disk, pair_store
+from diffdistill.run.weights_of_another_run import load_outside
 from diffdistill.run.workdir import claim, stored_config
 from diffdistill.sampling import SAMPLERS
 from diffdistill.sampling.one_step import OneStep
@@ -136,8 +139,8 @@ def _trainer(
     workdir=workdir,
     seed=run.seed,
     batches=run.batches,
-    pairs=functools.partial(run.pairs, workdir),
-    outside=run.outside,
+    pairs=functools.partial(pair_store, run, workdir),
+    outside=functools.partial(load_outside, run),
     layout=run.layout,
     cadence=run.cadence,
     observe=observe,
@@ -157,11 +160,11 @@ def _trainer(
   for stage in run.stages:
     for name, source in stage.frozen.items():
       if source.startswith(OUTSIDE) and stage.name in to_do:
-        run.outside(stage, name, source)
+        load_outside(run, stage, name, source)
     if isinstance(stage, Pairs):
-      run.check_disk(stage)
+      check_disk(run, stage)
     elif stage.source and stage.name in to_do:
-      run.outside(stage, stage.objective.trains[0], stage.source)
+      load_outside(run, stage, stage.objective.trains[0], stage.source)
       _say(f"{stage.name}: the run's model is that of {stage.source}")
   # Last, so that no refusal leaves a workdir behind.
   holding.enter_context(lock.held(workdir, _say))
@@ -288,7 +291,7 @@ def import_model(
   exporting.check_empty(out)
   model = read_model(source, settings)
   # What its fields mean is known where recipes are.
-  from_config.sampler_of(model, from_config.denoiser_of(model))
+  sampler_of(model, denoiser_of(model))
   with whole_folder(out) as new:
     model_folder.save(model, new)
   count = sum(leaf.size for leaf in jax.tree.leaves(model.params))

@@ -14,6 +14,7 @@ from etils import epath
 from diffdistill.images import to_host
 from diffdistill.interop import diffusers
 from diffdistill.run import from_config
+from diffdistill.run.model_section import denoiser_of, sampler_of
 from diffdistill.tools import commands
 
 pytestmark = [
@@ -244,8 +245,8 @@ def test_every_step_of_a_teacher_of_noise_is_theirs(tmp_path):
   DDIMPipeline(made, scheduler).save_pretrained(str(tmp_path))
   model = diffusers.read(epath.Path(tmp_path))
   assert model.output == "eps"
-  denoiser = from_config.denoiser_of(model)
-  sampler = from_config.sampler_of(model, denoiser)
+  denoiser = denoiser_of(model)
+  sampler = sampler_of(model, denoiser)
 
   @jax.jit
   def step(x, t, s):

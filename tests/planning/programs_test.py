@@ -10,6 +10,7 @@ from diffdistill.data.pair_pipeline import PairPipeline
 from diffdistill.planning.ideal import first_batch
 from diffdistill.planning.programs import batch_shapes
 from diffdistill.run import from_config
+from diffdistill.run.teacher_pairs import pair_store
 
 
 def kinds(batch):
@@ -41,7 +42,7 @@ def test_of_pairs(pairs_config, conditional, tmp_path):
   pairs, stage = run.stages[1:]
   made = run.rounds["pairs"][1]
   teacher = jax.jit(run.denoiser.network.init)(jax.random.key(0))
-  store = run.pairs(epath.Path(tmp_path), pairs, made, teacher)
+  store = pair_store(run, epath.Path(tmp_path), pairs, made, teacher)
   trained = PairPipeline(
     store=store, batch_size=stage.batch_size, seed=0, num_updates=1
   ).batch(0)

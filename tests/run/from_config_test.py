@@ -6,25 +6,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from etils import epath
 from ml_collections import ConfigDict
 
 from configs import digits
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.schedule import Shifted
-from diffdistill.images import to_host, to_uint8
+from diffdistill.images import to_host
 from diffdistill.objectives.classification import Classification
 from diffdistill.run import from_config
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.sampling.heun import Heun
 from diffdistill.sampling.one_step import OneStep
-from diffdistill.training.fingerprint import fingerprint
 from diffdistill.training.stage import Pairs, Selection
+
+CLASSIFIER = {
+  "kind": "resnet",
+  "channels": 4,
+  "multipliers": (1,),
+  "num_blocks": 1,
+}
+CLASSIFICATION = {
+  "objective": {"kind": "classification"},
+  "optimizer": {"learning_rate": 1e-3},
+  "num_updates": 1,
+  "batch_size": 8,
+}
 
 
 @pytest.mark.parametrize("minutes", [0.0, math.nan, math.inf])
-def test_of_no_minutes_nobody_has_a_part(tiny_config, minutes):
-  with pytest.raises(ValueError, match=rf"minutes is {minutes}, of which each"):
+def test_a_run_of_no_or_endless_minutes_is_refused(tiny_config, minutes):
+  with pytest.raises(ValueError, match=rf"^minutes is {minutes}; pass more"):
     from_config.build({**tiny_config, "minutes": minutes})
 
 
@@ -121,20 +132,6 @@ def test_both_doubles_the_network_s_channels(edited):
   assert built.denoiser.network.module.out_channels == 2
 
 
-CLASSIFIER = {
-  "kind": "resnet",
-  "channels": 4,
-  "multipliers": (1,),
-  "num_blocks": 1,
-}
-CLASSIFICATION = {
-  "objective": {"kind": "classification"},
-  "optimizer": {"learning_rate": 1e-3},
-  "num_updates": 1,
-  "batch_size": 8,
-}
-
-
 def test_a_stage_gets_the_classifier(edited):
   config = edited("classifier", CLASSIFIER)
   config["stages"]["judge"] = CLASSIFICATION
@@ -175,25 +172,6 @@ def test_guidance_is_the_run_s_or_a_stage_s_own(edited):
   assert built.guidance.weight == 0.5
 
 
-@pytest.fixture
-def moved():
-  """Weights that are not zero at the last layer, where networks begin."""
-
-  def make(built):
-    params = built.denoiser.network.init(jax.random.key(2))
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(3), len(leaves))
-    return jax.tree.unflatten(
-      structure,
-      [
-        leaf + 0.3 * jax.random.normal(key, leaf.shape)
-        for leaf, key in zip(leaves, keys, strict=True)
-      ],
-    )
-
-  return make
-
-
 def test_a_generator_guides_its_model(edited, moved):
   built = from_config.build(edited("model.label_dropout", 0.1))
   sampler, params = built.stages[0].objective.sampler, moved(built)
@@ -223,18 +201,6 @@ def test_a_stage_may_have_a_sampler_of_its_own(pairs_config):
   assert list(built.rounds) == ["teacher", "pairs", "student/001"]
 
 
-@pytest.fixture
-def judged(edited):
-  """A config of a judge, a teacher and students of the judge's features."""
-  config = edited("classifier", CLASSIFIER)
-  config["run"] = ("judge", "teacher", "halve")
-  config["stages"]["judge"] = copy.deepcopy(CLASSIFICATION)
-  halve = config["stages"]["halve"]
-  halve["objective"] = {"kind": "classifier_features"}
-  halve["frozen"] = {"teacher": "teacher", "classifier": "judge"}
-  return config
-
-
 def test_a_recipe_s_stages_are_judged_while_they_train_where_asked():
   config = digits.get_config("progressive")
   assert all(stage.select is None for stage in from_config.build(config).stages)
@@ -255,159 +221,6 @@ def test_a_frozen_classifier_is_the_one_it_was(judged):
   judged["stages"]["halve"]["classifier"] = {**CLASSIFIER, "channels": 6}
   *_, halve = from_config.build(judged).stages
   assert halve.objective.classifier.module.channels == 6
-
-
-@pytest.fixture
-def store_of(pairs_config, tmp_path, moved):
-  """(the store of a pairs stage, its teacher's weights, the experiment)."""
-
-  def make(**fields):
-    config = copy.deepcopy(pairs_config)
-    config["stages"]["pairs"] |= fields
-    built = from_config.build(config)
-    teacher, (stage, round_) = moved(built), built.rounds["pairs"]
-    store = built.pairs(epath.Path(tmp_path), stage, round_, teacher)
-    return store, teacher, built
-
-  return make
-
-
-def test_labels_of_pairs_are_as_frequent_as_in_the_data(
-  pairs_config, moved, tmp_path
-):
-  path = tmp_path / "unequal.npz"
-  np.savez(
-    path,
-    image=np.zeros((10, 2, 2, 1), np.uint8),
-    label=np.repeat([0, 2], (8, 2)),
-  )
-  config = copy.deepcopy(pairs_config)
-  config["data"]["source"]["path"] = str(path)
-  built = from_config.build(config)
-  stage, round_ = built.rounds["pairs"]
-  store = built.pairs(epath.Path(tmp_path), stage, round_, moved(built))
-  *_, labels = store.draw(0, 20)
-  assert np.bincount(labels).tolist() == [16, 0, 4]
-  # So that pairs of other labels are not gone on with.
-  assert "as frequent as in the data" in store.pairs.labels
-
-
-def test_pairs_are_the_teacher_s_images_of_their_noise(store_of):
-  store, teacher, built = store_of()
-  noise, images, labels = store.draw(5, 6)
-  np.testing.assert_array_equal(labels, np.arange(5, 11) % 3)
-  assert noise.dtype == np.float32
-  np.testing.assert_array_equal(noise.astype(np.float16), noise)
-  sampler = built.stages[0].objective.sampler
-  again = sampler(
-    built.denoiser.bind(teacher, jnp.asarray(labels)),
-    sampler.start(jnp.asarray(noise), 4),
-    jax.random.key(0),
-    4,
-  )
-  np.testing.assert_allclose(images, again, atol=1e-5)
-  # Pair i is the same whatever comes with it, over several batches too.
-  more = store.draw(0, 20)
-  for one, other in zip((noise, images, labels), more, strict=True):
-    np.testing.assert_allclose(one, other[5:11], atol=1e-6)
-  np.testing.assert_array_equal(store.noise(5, 6), noise)
-
-
-def test_pairs_are_known_by_all_that_made_them(store_of, tmp_path):
-  store, teacher, built = store_of()
-  assert store.directory == epath.Path(tmp_path) / "pairs" / "pairs"
-  pairs = store.pairs
-  assert pairs.teacher == fingerprint(teacher)
-  assert (pairs.image_shape, pairs.num_classes) == ((2, 2, 1), 3)
-  # Students are judged on the noise of another seed.
-  assert pairs.seed not in (built.seed, built.evaluation.seed)
-  assert pairs.sampler.startswith("DDIM(")
-  elsewhere, _, _ = store_of(path=str(tmp_path / "disk"), store_noise=False)
-  assert elsewhere.directory == epath.Path(tmp_path) / "disk"
-  assert not elsewhere.pairs.store_noise
-  other, _, _ = store_of(sampler={"kind": "ddim", "grid": "karras"})
-  assert other.pairs.sampler != pairs.sampler
-
-
-@pytest.mark.parametrize("store_noise", [True, False])
-def test_a_shard_is_read_as_it_was_drawn(store_of, store_noise):
-  store, *_ = store_of(store_noise=store_noise)
-  store.fill(lambda _: None)
-  for shard in (0, 5):
-    numbers = store.pairs.numbers(shard)
-    noise, images, labels = store.draw(numbers.start, len(numbers))
-    read = store.read(shard)
-    np.testing.assert_array_equal(read["noise"], noise)
-    np.testing.assert_array_equal(read["label"], labels)
-    np.testing.assert_array_equal(read["image"], to_uint8(images))
-
-
-def outside(config, name, source):
-  """What a stage's frozen name is, from outside the run."""
-  built = from_config.build(config)
-  stage = built.stages[-1]
-  return built.outside(stage, name, source)
-
-
-def test_weights_come_from_a_round_of_another_run(
-  finished_run, tiny_config, judged
-):
-  path = f"path:{finished_run}"
-  for source, name in (
-    ("teacher", "teacher"),
-    # A student may teach.
-    ("halve/001", "teacher"),
-    ("teacher", "second_moments"),
-  ):
-    params = outside(tiny_config, name, f"{path}/{source}")
-    wanted = from_config.build(tiny_config).denoiser.network.init(
-      jax.random.key(0)
-    )
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, wanted)
-  assert outside(judged, "classifier", f"{path}/classifier")
-
-
-def test_weights_that_do_not_fit_are_refused(finished_run, edited, judged):
-  path = f"path:{finished_run}"
-  other = copy.deepcopy(judged)
-  other["classifier"] = {**CLASSIFIER, "channels": 6}
-  other["stages"]["halve"]["frozen"]["classifier"] = f"{path}/classifier"
-  for config, name, source, message in (
-    (edited("model.network.width", 10), "teacher", "teacher", "10"),
-    # A class more, for the null label.
-    (edited("model.label_dropout", 0.1), "teacher", "teacher", "(4, "),
-    (edited("model.network.depth", 2), "teacher", "teacher", "is None there"),
-    (other, "classifier", "classifier", "6"),
-  ):
-    with pytest.raises(ValueError, match="whose weights do not fit") as error:
-      outside(config, name, f"{path}/{source}")
-    text = str(error.value)
-    assert text.startswith(f"stages.halve.frozen.{name} is '{path}/{source}'")
-    assert text.endswith("here; pass the config it was made with")
-    assert message in text
-    assert "\n" not in text
-
-
-def test_places_outside_that_hold_nothing_are_refused(
-  finished_run, tmp_path, tiny_config, judged
-):
-  for source in (f"{tmp_path}/x", f"{finished_run}/halve"):
-    with pytest.raises(ValueError, match=f"{source} has no final result"):
-      outside(tiny_config, "teacher", f"path:{source}")
-  with pytest.raises(ValueError, match=r"classifier holds no student, only"):
-    outside(tiny_config, "teacher", f"path:{finished_run}/classifier")
-  with pytest.raises(
-    ValueError, match=r"pass kind=torch_resnet in the stage's own"
-  ):
-    outside(judged, "classifier", f"imported:{tmp_path}/x.safetensors")
-  judged["stages"]["halve"]["frozen"]["classifier"] = "imported:x"
-  judged["stages"]["halve"]["classifier"] = {
-    "kind": "torch_resnet",
-    "depth": 18,
-  }
-  with pytest.raises(ValueError, match=r"x\.safetensors") as error:
-    outside(judged, "classifier", f"imported:{tmp_path}/x.safetensors")
-  assert "\n" not in str(error.value)
 
 
 def test_json_and_config_dicts_build_the_same(tiny_config):
@@ -489,7 +302,7 @@ def test_building_changes_nothing_it_is_given(tiny_config):
     ("model.precondition", "edm", "pass a section with fields of its own"),
     ("classifier", 3, "classifier is 3; pass a section"),
     ("stages.halve", 3, "stages.halve is 3; pass a section"),
-    ("run", "teacher", "run is 'teacher'; pass a tuple of stages"),
+    ("run", "teacher", "run is 'teacher' of type str; pass tuple[str, ...]"),
     # Kinds.
     ("data.source.kind", "cifar", "data.source.kind is 'cifar'; pass one of"),
     ("model.network.kind", "vit", "model.network.kind is 'vit'; pass one of"),
@@ -502,7 +315,7 @@ def test_building_changes_nothing_it_is_given(tiny_config):
       "stages.halve.objective.kind is 'dmd'; pass one of denoising",
     ),
     # Values.
-    ("seed", -1, "seed is -1; pass 0 to 2**32 - 1"),
+    ("seed", -1, "seed is -1; pass 0 or more"),
     ("run", ("teacher", "half"), "run names the stage 'half'; pass some of"),
     ("run", ("halve",), "stages.halve.frozen names 'teacher', which is no ear"),
     ("run", ("halve", "teacher"), "the earlier ones are none"),
@@ -548,7 +361,7 @@ def test_building_changes_nothing_it_is_given(tiny_config):
     ),
     ("stages.halve.select", "distance", "select is 'distance'; pass a section"),
     # Stages of other kinds.
-    ("stages.halve.kind", "x", "stages.halve.kind is 'x'; pass training or pa"),
+    ("stages.halve.kind", "x", "kind is 'x'; pass one of training, pairs"),
     (
       "stages.halve.kind",
       "pairs",

@@ -13,6 +13,7 @@ from etils import epath
 from diffdistill.images import to_host
 from diffdistill.interop import model_folder
 from diffdistill.run import from_config
+from diffdistill.run.model_section import denoiser_of, sampler_of
 from diffdistill.system.files import read_json, write_json
 from diffdistill.tools import commands
 
@@ -57,10 +58,10 @@ def test_safetensors_hold_the_model_and_how_it_is_sampled(workdir, out):
   params = run.product(workdir, "halve/002")
   jax.tree.map(np.testing.assert_array_equal, model.params, params)
   assert (model.num_steps, model.num_classes) == (2, 3)
-  denoiser = from_config.denoiser_of(model)
+  denoiser = denoiser_of(model)
   assert denoiser == run.denoiser
   stage, _ = run.rounds["halve/002"]
-  assert from_config.sampler_of(model, denoiser) == stage.objective.sampler
+  assert sampler_of(model, denoiser) == stage.objective.sampler
 
 
 def test_what_is_exported_is_a_teacher_elsewhere(

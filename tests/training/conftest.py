@@ -1,6 +1,7 @@
 """A paper that is arithmetic, and tiny runs that crash when they are told."""
 
 import dataclasses
+import functools
 import json
 import time
 from typing import ClassVar
@@ -14,6 +15,8 @@ from etils import epath
 from diffdistill.objectives.objective import Passes
 from diffdistill.run import from_config
 from diffdistill.run.experiment import Experiment
+from diffdistill.run.teacher_pairs import pair_store
+from diffdistill.run.weights_of_another_run import load_outside
 from diffdistill.training import checkpoint
 from diffdistill.training.preemption import Preemption
 from diffdistill.training.sharding import Layout
@@ -128,7 +131,7 @@ class Run:
         )
 
     def usual_pairs(*arguments):
-      return self.built.pairs(epath.Path(workdir), *arguments)
+      return pair_store(self.built, epath.Path(workdir), *arguments)
 
     Warm(
       stages=stages or self.built.stages,
@@ -136,7 +139,7 @@ class Run:
       seed=self.built.seed,
       batches=self.built.batches,
       pairs=pairs or usual_pairs,
-      outside=self.built.outside,
+      outside=functools.partial(load_outside, self.built),
       layout=self.built.layout,
       cadence=dataclasses.replace(self.built.cadence, **cadence),
       observe=observe,

@@ -24,6 +24,8 @@ import jax
 from etils import epath
 
 from diffdistill.run import from_config
+from diffdistill.run.teacher_pairs import pair_store
+from diffdistill.run.weights_of_another_run import load_outside
 from diffdistill.training.trainer import Trainer
 
 KILLS = 10
@@ -39,8 +41,8 @@ def train(config: dict, workdir: str, cache: str) -> None:
     workdir=epath.Path(workdir),
     seed=run.seed,
     batches=run.batches,
-    pairs=functools.partial(run.pairs, epath.Path(workdir)),
-    outside=run.outside,
+    pairs=functools.partial(pair_store, run, epath.Path(workdir)),
+    outside=functools.partial(load_outside, run),
     layout=run.layout,
     cadence=run.cadence,
     observe=lambda *_: None,

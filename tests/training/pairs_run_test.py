@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from diffdistill.run.teacher_pairs import pair_store
 from diffdistill.training.sharding import replicated, shard_batch
 
 TEACHER, STUDENT = 6, 18  # updates
@@ -36,7 +37,7 @@ def pairs_until(run, crash_error):
 
   def make(workdir, number):
     def pairs(*arguments):
-      store = run.built.pairs(epath.Path(workdir), *arguments)
+      store = pair_store(run.built, epath.Path(workdir), *arguments)
 
       def draw(first, count):
         if first >= number:
@@ -81,7 +82,8 @@ def test_the_selected_student_has_the_best_held_out_loss(
 ):
   """Which is the mean over the held-out pairs, by another's hand."""
   _, pairs, student = run.built.stages
-  store = run.built.pairs(
+  store = pair_store(
+    run.built,
     epath.Path(finished),
     pairs,
     run.built.rounds["pairs"][1],

@@ -13,6 +13,8 @@ from diffdistill.planning.hlo import read_program
 from diffdistill.planning.ideal import random_frozen
 from diffdistill.planning.programs import programs
 from diffdistill.run import from_config
+from diffdistill.run.teacher_pairs import pair_store
+from diffdistill.run.weights_of_another_run import load_outside
 from diffdistill.training.cadence import Cadence
 from diffdistill.training.state import with_shardings
 from diffdistill.training.trainer import Trainer
@@ -100,8 +102,8 @@ def test_nothing_is_whole_while_a_run_trains_selects_and_shows(run, tmp_path):
     workdir=epath.Path(tmp_path),
     seed=0,
     batches=run.batches,
-    pairs=functools.partial(run.pairs, epath.Path(tmp_path)),
-    outside=run.outside,
+    pairs=functools.partial(pair_store, run, epath.Path(tmp_path)),
+    outside=functools.partial(load_outside, run),
     layout=run.layout,
     cadence=Cadence(observe=1, checkpoint=1),
     observe=look,

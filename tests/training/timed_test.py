@@ -8,6 +8,7 @@ import pytest
 from etils import epath
 
 from diffdistill.run import from_config
+from diffdistill.run.teacher_pairs import pair_store
 from diffdistill.system.files import read_json
 from diffdistill.training.stage import Selection
 
@@ -153,7 +154,7 @@ def test_the_pairs_that_fit_are_made_and_learned(
   drawn = []
 
   def pairs(*arguments):
-    store = run.built.pairs(epath.Path(tmp_path), *arguments)
+    store = pair_store(run.built, epath.Path(tmp_path), *arguments)
 
     def draw(first, count):
       if len(drawn) == 2:
@@ -186,7 +187,7 @@ def test_pairs_that_were_left_behind_are_not_on_their_student_s_clock(
   run, clock = run_of(config), Clock()
 
   def pairs(*arguments):
-    store = run.built.pairs(epath.Path(tmp_path), *arguments)
+    store = pair_store(run.built, epath.Path(tmp_path), *arguments)
 
     def draw(first, count):
       clock.tick(100)

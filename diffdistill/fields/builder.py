@@ -1,0 +1,150 @@
+"""The one builder: from plain fields to dataclasses, by their type hints."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from diffdistill.fields import Fields, join
+from diffdistill.fields.field_type import alternatives, check_type, converted
+from diffdistill.fields.unknown_field import refuse_unknown
+from diffdistill.ranges import brief, check_range
+
+NOTHING: Fields = {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Builder:
+  """Builds what a type hint says.
+
+  The hint of a field decides what its value is:
+
+    a dataclass           a section: the fields of the dataclass
+    a key of `kinds`      a section, whose `kind` names a class of the table
+    dict[str, Any]        a section that is built later, kept as it is
+    Mapping[str, section] sections by name
+    anything else         a value of that type and in the field's range
+
+  A section that is missing is an empty one, unless its field has a default.
+
+  Args:
+    kinds: for each base class or protocol, its classes by `kind`.
+  """
+
+  kinds: Mapping[Any, Mapping[str, type]]
+
+  def build(
+    self, path: str, hint: Any, value: Any, given: Fields = NOTHING
+  ) -> Any:
+    """An object of the hint's type.
+
+    Args:
+      path: of the value, for messages; empty for the whole config.
+      hint: its type.
+      value: plain.
+      given: what the code gives to each field of such a name, here and in all
+        sections of this one, so that no config may have it.
+
+    Raises:
+      ValueError: for an unknown or missing field, a wrong type or a value out
+        of range; one line, with the field's path.
+    """
+    section = self._section(hint)
+    if section is None:
+      check_type(path, value, hint)
+      return converted(value, hint)
+    if not isinstance(value, dict):
+      raise ValueError(
+        f"{path} is {brief(value)}; pass a section with fields of its own"
+      )
+    if section in self.kinds:
+      return self.choose(path, self.kinds[section], value, given)
+    if dataclasses.is_dataclass(section):
+      return self.make(path, section, value, given)
+    of = typing.get_args(section)[1]
+    if of is Any:
+      return dict(value)
+    return {
+      name: self.build(join(path, name), of, item, given)
+      for name, item in value.items()
+    }
+
+  def choose(
+    self,
+    path: str,
+    table: Mapping[str, type],
+    fields: Fields,
+    given: Fields = NOTHING,
+  ) -> Any:
+    """An object of the class that fields["kind"] names; see `build`."""
+    fields = dict(fields)
+    kind = fields.pop("kind", None)
+    if not isinstance(kind, str) or kind not in table:
+      raise ValueError(
+        f"{join(path, 'kind')} is {brief(kind)}; pass one of {', '.join(table)}"
+      )
+    return self.make(path, table[kind], fields, given)
+
+  def make(
+    self, path: str, cls: Any, fields: Fields, given: Fields = NOTHING
+  ) -> Any:
+    """An object of a dataclass; see `build`."""
+    every = settable(cls)
+    known = {name: f for name, f in every.items() if name not in given}
+    refuse_unknown(path, fields, known)
+    hints = typing.get_type_hints(cls)
+    values = {name: given[name] for name in every if name in given}
+    for name, field in known.items():
+      where, hint = join(path, name), hints[name]
+      if name in fields and self._section(hint) is None:
+        check_type(where, fields[name], hint)
+        check_range(where, cls, name, fields[name])
+        values[name] = converted(fields[name], hint)
+      elif name in fields:
+        values[name] = self.build(where, hint, fields[name], given)
+      elif field.default is field.default_factory is dataclasses.MISSING:
+        if self._section(hint) is None:
+          raise ValueError(f"{where} is missing; pass a value")
+        values[name] = self.build(where, hint, {}, given)
+    try:
+      return cls(**values)
+    except (ValueError, TypeError) as error:
+      # Some classes say the path of their fields themselves.
+      message = str(error)
+      where = "" if message.startswith(path) else f"{path}: "
+      raise ValueError(f"{where}{message}") from error
+
+  def _section(self, hint: Any) -> Any:
+    """The hint without None where it is the hint of a section; else None."""
+    options = [h for h in alternatives(hint) if h is not types.NoneType]
+    if len(options) > 1:
+      return None
+    (hint,) = options
+    if hint in self.kinds or dataclasses.is_dataclass(hint):
+      return hint
+    origin, of = typing.get_origin(hint), typing.get_args(hint)
+    if origin is dict or (origin is Mapping and self._section(of[1])):
+      return hint
+    return None
+
+
+def settable(cls: Any) -> dict[str, dataclasses.Field[Any]]:
+  """The fields that a dataclass is made with, by name.
+
+  The two that every Linen module has, `parent` and `name`, are no settings.
+  """
+  fields = {
+    field.name: field for field in dataclasses.fields(cls) if field.init
+  }
+  linen = ("parent", "name") if "parent" in fields else ()
+  return {name: f for name, f in fields.items() if name not in linen}
+
+
+def split(cls: Any, fields: Fields) -> tuple[Fields, Fields]:
+  """(fields that a dataclass declares, all others) of one section."""
+  own = settable(cls)
+  return (
+    {name: value for name, value in fields.items() if name in own},
+    {name: value for name, value in fields.items() if name not in own},
+  )

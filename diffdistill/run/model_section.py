@@ -1,0 +1,145 @@
+"""The denoiser, sampler and classifiers that a config describes.
+
+They get what no config says: a network the number of its channels and classes,
+a sampler the model's process, a classifier the shape of the images.
+"""
+
+import math
+
+import jax
+
+from diffdistill.data.sources import Source
+from diffdistill.denoiser import Denoiser
+from diffdistill.diffusion.prediction import output_channels
+from diffdistill.diffusion.process import GaussianProcess
+from diffdistill.diffusion.schedule import Schedule, Shifted
+from diffdistill.fields import Fields
+from diffdistill.fields.builder import split
+from diffdistill.interop.model import Model
+from diffdistill.networks import CLASSIFIERS, NETWORKS
+from diffdistill.networks.classifier import LinenClassifier
+from diffdistill.networks.network import LinenNetwork, Network
+from diffdistill.run.sections import BUILDER, ModelSection, ShiftSection
+from diffdistill.sampling.sampler import Sampler
+
+LARGEST_NETWORK = 10**11
+
+
+def denoiser_of(model: Model) -> Denoiser:
+  """The denoiser that an imported or exported model's weights are of."""
+  fields = {
+    name: getattr(model, name)
+    for name in ("network", "schedule", "output", "precondition")
+  }
+  return denoiser_of_section(
+    BUILDER.build("model", ModelSection, fields),
+    model.image_shape,
+    model.num_classes,
+    model.null_label,
+  )
+
+
+def sampler_of(model: Model, denoiser: Denoiser) -> Sampler:
+  """A student's own sampler; DDIM for a teacher, which has none."""
+  return sampler_of_section(model.sampler or {"kind": "ddim"}, denoiser)
+
+
+def sampler_of_section(fields: Fields, denoiser: Denoiser) -> Sampler:
+  """The sampler of a `sampler` section."""
+  given = {"process": denoiser.process}
+  return BUILDER.build("sampler", Sampler, fields, given)
+
+
+def denoiser_of_section(
+  model: ModelSection,
+  image_shape: tuple[int, int, int],
+  num_classes: int,
+  null_label: bool,
+) -> Denoiser:
+  """The denoiser of a `model` section.
+
+  Args:
+    model: the section.
+    image_shape: (h, w, c).
+    num_classes: that it is told; 0 for none.
+    null_label: whether a class after these stands for none.
+
+  Raises:
+    ValueError: for fields of the network or the schedule that do not fit.
+  """
+  known = num_classes + null_label
+  module = BUILDER.choose(
+    "model.network",
+    NETWORKS,
+    model.network,
+    {
+      "out_channels": output_channels(model.output, image_shape[-1]),
+      "num_classes": known,
+    },
+  )
+  return Denoiser(
+    network=LinenNetwork(
+      module=module, image_shape=image_shape, num_classes=known
+    ),
+    process=GaussianProcess(schedule=_schedule(model.schedule, image_shape[0])),
+    output=model.output,
+    conditional=num_classes > 0,
+    null_label=num_classes if null_label else None,
+    precondition=model.precondition,
+  )
+
+
+def _schedule(fields: Fields, image_size: int) -> Schedule:
+  """The schedule, shifted to the image size where it was made for another."""
+  shift, fields = split(ShiftSection, fields)
+  path = "model.schedule"
+  base_size = BUILDER.build(path, ShiftSection, shift).shift_from
+  base = BUILDER.build(path, Schedule, fields)
+  if not base_size:
+    return base
+  return Shifted(base=base, image_size=image_size, base_size=base_size)
+
+
+def classifier_of_section(
+  path: str, fields: Fields, source: Source
+) -> LinenClassifier:
+  """The classifier of a section, traced.
+
+  Args:
+    path: of the section.
+    fields: of the classifier, and of the network in it.
+    source: of the images that it classifies.
+
+  Raises:
+    ValueError: for fields that do not fit each other or the images.
+  """
+  around, fields = split(LinenClassifier, fields)
+  module = BUILDER.choose(
+    path, CLASSIFIERS, {"num_classes": source.num_classes, **fields}
+  )
+  given = {"module": module, "image_shape": source.image_shape}
+  classifier = BUILDER.make(path, LinenClassifier, around, given)
+  trace(path, classifier)
+  return classifier
+
+
+def trace(path: str, network: Network | LinenClassifier) -> None:
+  """Refuses a network that does not fit its images, before it is trained.
+
+  Args:
+    path: of its section.
+    network: what to trace; nothing is compiled.
+
+  Raises:
+    ValueError: where it does not fit, or has too many parameters.
+  """
+  try:
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
+  count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+  if count > LARGEST_NETWORK:
+    raise ValueError(
+      f"{path} is a network of {count:,} parameters; pass smaller fields, for"
+      f" at most {LARGEST_NETWORK:,}"
+    )

@@ -1,0 +1,223 @@
+"""The sections of a config: their fields, types, ranges and defaults.
+
+Sections that are dataclasses of other rooms (cadence, evaluation, guidance,
+stages and the kinds of everything) declare their fields there.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from diffdistill.data import SOURCES
+from diffdistill.data.sources import Source
+from diffdistill.diffusion.guidance import Guidance
+from diffdistill.diffusion.precondition import (
+  EDMPrecondition,
+  Identity,
+  Precondition,
+)
+from diffdistill.diffusion.schedule import (
+  EDM,
+  Cosine,
+  CosineBeta,
+  LinearBeta,
+  RectifiedFlow,
+  Schedule,
+)
+from diffdistill.evaluation.comparison import Settings
+from diffdistill.fields import Fields, join
+from diffdistill.fields.builder import Builder
+from diffdistill.objectives import OBJECTIVES
+from diffdistill.objectives.objective import Objective
+from diffdistill.ranges import Range, Seed, Share
+from diffdistill.run.kept_names import check_stage_name
+from diffdistill.sampling import SAMPLERS
+from diffdistill.sampling.sampler import Sampler
+from diffdistill.training.cadence import Cadence
+from diffdistill.training.stage import Pairs, Stage
+
+# The names that `kind` may have in a section, and the class that each means.
+SCHEDULES = {
+  "cosine": Cosine,
+  "linear_beta": LinearBeta,
+  "cosine_beta": CosineBeta,
+  "edm": EDM,
+  "rectified_flow": RectifiedFlow,
+}
+PRECONDITIONS = {"identity": Identity, "edm": EDMPrecondition}
+STAGES = {"training": Stage, "pairs": Pairs}
+BUILDER = Builder(
+  kinds={
+    Source: SOURCES,
+    Schedule: SCHEDULES,
+    Precondition: PRECONDITIONS,
+    Sampler: SAMPLERS,
+    Objective: OBJECTIVES,
+  }
+)
+Devices = Annotated[int, Range(-1, 10**6)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSection:
+  """What images there are.
+
+  Args:
+    source: of the images.
+    conditional: whether models are told the labels of the images.
+    flip: whether training sees images mirrored left to right, half the time.
+  """
+
+  source: Source
+  conditional: bool = False
+  flip: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSection:
+  """The denoiser that teacher and students are.
+
+  Args:
+    network: its architecture.
+    schedule: the noise at each time; see also `ShiftSection`.
+    output: what the network predicts, see diffusion/prediction.py.
+    precondition: how the input and the output of the network are scaled.
+    label_dropout: share of training images whose label is left out, so that
+      the model can be guided.
+    origin, license: of an imported model, for the model cards of its students.
+  """
+
+  network: Fields
+  schedule: Fields
+  output: str = "x0"
+  precondition: Precondition = dataclasses.field(default_factory=Identity)
+  label_dropout: Share = 0.0
+  origin: str = ""
+  license: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShiftSection:
+  """A field of model.schedule beside those of the schedule's kind.
+
+  Args:
+    shift_from: the image size that the schedule was made for; 0 for any.
+  """
+
+  shift_from: Annotated[int, Range(0, 2**14)] = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshSection:
+  """How devices share the work; see training/sharding.py.
+
+  Args:
+    data, fsdp: sizes of the mesh; -1 for one of them is the rest.
+    overrides: pairs of a regular expression and an axis, for parameters that
+      are to be split otherwise than by their shape.
+  """
+
+  data: Devices = -1
+  fsdp: Devices = 1
+  overrides: tuple[Any, ...] = ()
+
+  def __post_init__(self):
+    for override in self.overrides:
+      if not (
+        isinstance(override, tuple)
+        and [type(part) for part in override] == [str, int]
+      ):
+        raise ValueError(
+          f"mesh.overrides has {override!r}; pass pairs of a regular expression"
+          " and an axis, such as (('conv_out/kernel', 2),)"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnSections:
+  """What a stage may have in place of the run's."""
+
+  sampler: Sampler | None = None
+  guidance: Guidance | None = None
+  classifier: Fields | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """A whole config.
+
+  Sections of plain fields are built once what they need is known: a sampler
+  needs the model's process, a network the shape of the images.
+
+  Args:
+    run: the names of the stages that are run, in order.
+    stages: by name; see training/stage.py.
+    data, model, mesh: see above.
+    sampler: from noise to image.
+    guidance: of the teacher.
+    classifier: that judges, or teaches; None for none.
+    cadence: how often a run logs, saves and shows what it has.
+    evaluation: how models are judged.
+    seed: of all random numbers.
+    minutes: of the whole run, of which each stage's `minutes` is a share;
+      infinite where stages end after their updates.
+  """
+
+  run: tuple[str, ...] = ()
+  stages: Mapping[str, Fields]
+  data: DataSection
+  model: ModelSection
+  sampler: Fields
+  guidance: Guidance
+  classifier: Fields | None = None
+  mesh: MeshSection
+  cadence: Cadence
+  evaluation: Settings
+  seed: Seed = 0
+  minutes: Annotated[float, Range(0, 10**6, "least")] = math.inf
+
+  @property
+  def ends_by_the_clock(self) -> bool:
+    return math.isfinite(self.minutes)
+
+
+def raw_section(fields: Fields, name: str, path: str = "") -> Fields:
+  """A section as it is, not built; empty where there is none.
+
+  Args:
+    fields: of the section that it is in.
+    name: of the section.
+    path: of the section that it is in.
+
+  Raises:
+    ValueError: where it is no section.
+  """
+  return BUILDER.build(join(path, name), Fields, fields.get(name, {}))
+
+
+def stages_of_run(config: Fields) -> dict[str, Fields]:
+  """The stages that `run` names, by name and in order, not built.
+
+  Args:
+    config: the fields of the whole config.
+
+  Raises:
+    ValueError: where `run` names none, one twice, one that is not there, or
+      one whose name is no name of a folder.
+  """
+  run = BUILDER.build("run", tuple[str, ...], config.get("run", ()))
+  stages = raw_section(config, "stages")
+  if not run:
+    raise ValueError(
+      f"run is {run!r}; pass a tuple of stages, of {', '.join(stages)}"
+    )
+  for name in run:
+    if run.count(name) > 1:
+      raise ValueError(f"run names the stage {name!r} twice; pass it once")
+    if name not in stages:
+      raise ValueError(
+        f"run names the stage {name!r}; pass some of {', '.join(stages)}"
+      )
+    check_stage_name(name)
+  return {name: raw_section(stages, name, "stages") for name in run}

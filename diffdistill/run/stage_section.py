@@ -1,0 +1,157 @@
+"""One stage of a config, with the parts of the run that it is given."""
+
+import dataclasses
+from typing import Any
+
+from diffdistill.data.sources import Source
+from diffdistill.denoiser import Denoiser
+from diffdistill.diffusion.guidance import Guidance
+from diffdistill.fields import Fields, join
+from diffdistill.fields.builder import settable, split
+from diffdistill.networks.classifier import LinenClassifier
+from diffdistill.objectives import OBJECTIVES
+from diffdistill.objectives.classification import Classification
+from diffdistill.ranges import brief
+from diffdistill.run.experiment import classifier_of
+from diffdistill.run.model_section import classifier_of_section
+from diffdistill.run.sections import BUILDER, STAGES, OwnSections, raw_section
+from diffdistill.sampling.sampler import Sampler
+from diffdistill.training.stage import Pairs, Selection, Stage
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Given:
+  """What the run gives to each stage; a stage's own sections come before it.
+
+  Args:
+    denoiser, sampler, classifier, guidance: of the run.
+    label_dropout: of the model section.
+  """
+
+  denoiser: Denoiser
+  sampler: Sampler
+  classifier: LinenClassifier | None
+  guidance: Guidance
+  label_dropout: float
+
+
+def stage_of_section(
+  name: str,
+  fields: Fields,
+  given: Given,
+  source: Source,
+  earlier: list[Stage | Pairs],
+) -> Stage | Pairs:
+  """A stage, and its objective, which is given the parts that it has fields of.
+
+  Args:
+    name: of the stage.
+    fields: of its section.
+    given: by the run.
+    source: of the images.
+    earlier: the stages before it.
+
+  Raises:
+    ValueError: for a field that does not fit.
+  """
+  path = f"stages.{name}"
+  own, fields = split(OwnSections, {"kind": "training", **fields})
+  given = _with_own(path, own, fields, given, source, earlier)
+  if given.guidance.weight > 0:
+    given.denoiser.check_guidance(given.guidance)
+  if fields["kind"] == "training":
+    fields = _prepared(path, fields)
+    kind = raw_section(fields, "objective", path).get("kind")
+    taker = OBJECTIVES.get(str(kind))
+  else:
+    taker = Pairs
+  takes = set(settable(taker)) if taker else set()
+  for part in own if taker else ():
+    if part not in takes:
+      raise ValueError(
+        f"{path}.{part} is given, but its objective reads none; remove it"
+      )
+  if "classifier" in takes:
+    if given.classifier is None:
+      raise ValueError(
+        f"{path} needs a classifier and the config has none; pass"
+        " classifier.kind=resnet and its fields"
+      )
+    if taker is Classification:
+      _check_classes(path, fields["objective"], given.classifier, source)
+  return BUILDER.choose(path, STAGES, fields, {"name": name, **vars(given)})
+
+
+def _with_own(
+  path: str,
+  own: Fields,
+  fields: Fields,
+  given: Given,
+  source: Source,
+  earlier: list[Stage | Pairs],
+) -> Given:
+  """What the run gives, but for what the stage has of its own."""
+  sections = BUILDER.build(
+    path, OwnSections, own, {"process": given.denoiser.process}
+  )
+  parts: dict[str, Any] = {
+    name: getattr(sections, name) for name in ("sampler", "guidance")
+  }
+  if sections.classifier is not None:
+    parts["classifier"] = classifier_of_section(
+      f"{path}.classifier", sections.classifier, source
+    )
+  else:
+    # Reuse the architecture of the stage that trained this classifier.
+    frozen = raw_section(fields, "frozen", path).get("classifier")
+    for stage in earlier:
+      if isinstance(stage, Stage) and stage.name == frozen:
+        parts["classifier"] = classifier_of(stage)
+  present = {name: part for name, part in parts.items() if part is not None}
+  return dataclasses.replace(given, **present)
+
+
+def _prepared(path: str, fields: Fields) -> Fields:
+  """A training stage's fields, without a selection that never takes place.
+
+  A recipe says every=0, for the command line to change. Nothing reads the
+  other fields of such a section, so they must have their defaults.
+  """
+  select = raw_section(fields, "select", path)
+  rest = {name: value for name, value in fields.items() if name != "select"}
+  if not select:
+    return rest
+  if select.get("every") != 0 or isinstance(select["every"], bool):
+    return fields
+  where = join(path, "select")
+  usual = "held_out_loss" if fields.get("pairs") else "distance"
+  unread = BUILDER.build(where, Selection, {"by": usual, **select, "every": 1})
+  for name, value in (
+    ("by", usual),
+    ("patience", Selection.patience),
+    ("num_images", Selection.num_images),
+  ):
+    if getattr(unread, name) != value:
+      raise ValueError(
+        f"{where}.{name} is {getattr(unread, name)!r}, but {where}.every is 0,"
+        f" so that nothing is selected; pass every above 0, or {name}={value}"
+      )
+  return rest
+
+
+def _check_classes(
+  path: str, objective: Fields, classifier: LinenClassifier, source: Source
+) -> None:
+  """Refuses to train a classifier of other classes, or of empty crops."""
+  crop, side = objective.get("crop", 0), min(source.image_shape[:2])
+  if isinstance(crop, int) and crop >= side:
+    raise ValueError(
+      f"{path}.objective.crop is {brief(crop)}, but images are {side} pixels"
+      f" wide or high; pass less than {side}"
+    )
+  classes: Any = getattr(classifier.module, "num_classes")  # noqa: B009
+  if classes != source.num_classes:
+    raise ValueError(
+      f"{path} trains a classifier of {classes} classes, but the data has"
+      f" {source.num_classes}; leave num_classes out"
+    )

@@ -1,0 +1,128 @@
+"""Weights that this run did not make: of another run, or imported."""
+
+from typing import Any
+
+import jax
+from etils import epath
+
+from diffdistill.arrays import Params
+from diffdistill.fields import plain
+from diffdistill.interop import model_folder
+from diffdistill.interop.model import Model, misfits
+from diffdistill.interop.torch_resnet import load_resnet
+from diffdistill.run.experiment import Experiment, classifier_of
+from diffdistill.run.workdir import stored_config
+from diffdistill.system import hosts
+from diffdistill.training import checkpoint
+from diffdistill.training.sharding import tree_shardings
+from diffdistill.training.stage import Pairs, Stage
+
+# Fields of the model section that say what a denoiser's weights mean.
+MEANING = ("schedule", "output", "precondition")
+
+
+def load_outside(
+  run: Experiment, stage: Stage | Pairs, name: str, source: str
+) -> Params:
+  """Weights from outside the run, on this run's devices.
+
+  Args:
+    run: that needs them.
+    stage: that needs them.
+    name: what they are to the stage: "teacher", "classifier", ...
+    source: "path:DIR", a finished round of another run; or "imported:PATH", a
+      folder that `diffdistill import` wrote, or the file of a classifier.
+
+  Raises:
+    ValueError: where there are none, or they do not fit this run's networks.
+  """
+  kind, _, place = source.partition(":")
+  read = _imported if kind == "imported" else _of_another_run
+  params = read(run, stage, name, epath.Path(place))
+  network: Any = run.denoiser.network
+  if name == "classifier":
+    assert isinstance(stage, Stage)
+    network = classifier_of(stage)
+  wanted = jax.eval_shape(network.init, jax.random.key(0))
+  for where, ours, theirs in misfits(wanted, params):
+    raise ValueError(
+      f"{_field(stage, name)} is {source!r}, whose weights do not fit:"
+      f" {where} is {theirs} there and {ours} here; pass the config it was"
+      " made with"
+    )
+  return params
+
+
+def _of_another_run(
+  run: Experiment, stage: Stage | Pairs, name: str, round_dir: epath.Path
+) -> Params:
+  """Weights of a finished round; of its student where a teacher is asked for.
+
+  Raises:
+    ValueError: where they mean something else than this run's do.
+  """
+  product = name
+  if name == "teacher" and checkpoint.has_final(round_dir):
+    names = checkpoint.product_names(round_dir)
+    product = "teacher" if "teacher" in names else "student"
+  params = checkpoint.load_final(round_dir, product, run.layout)
+  for folder in (round_dir.parent, round_dir.parent.parent):
+    if name == "classifier" or not (folder / "config.json").exists():
+      continue
+    theirs, ours = stored_config(folder)["model"], run.config["model"]
+    for field in MEANING:
+      if theirs.get(field) != ours.get(field):
+        raise ValueError(
+          f"{_field(stage, name)} is of a run whose model.{field} is"
+          f" {theirs.get(field)}, not {ours.get(field)}; pass the same"
+        )
+  return params
+
+
+def _imported(
+  run: Experiment, stage: Stage | Pairs, name: str, path: epath.Path
+) -> Params:
+  """Imported weights, placed on the devices."""
+  if name == "classifier":
+    assert isinstance(stage, Stage)
+    params = load_resnet(path, classifier_of(stage))
+  else:
+    model = model_folder.load(path)
+    _check_imported(run, _field(stage, name), model)
+    params = model.params
+  return jax.tree.map(hosts.place, params, tree_shardings(params, run.layout))
+
+
+def _check_imported(run: Experiment, field: str, model: Model) -> None:
+  """Refuses a model that does not fit this run.
+
+  It must be of the same images and classes as the data, mean what this run's
+  model means, and be made for no number of steps.
+  """
+  for what, theirs, ours in (
+    ("images of", model.image_shape, run.source.image_shape),
+    ("classes:", model.num_classes, run.num_classes),
+  ):
+    if theirs != ours:
+      raise ValueError(
+        f"{field} is a model with {what} {theirs}, but the data has {what}"
+        f" {ours}; pass a data source that fits it"
+      )
+  if model.num_steps:
+    raise ValueError(
+      f"{field} is a student of {model.num_steps} steps, which knows no other"
+      " times; pass a teacher"
+    )
+  own = plain(run.config["model"])
+  for what in MEANING:
+    if getattr(model, what) != own[what]:
+      raise ValueError(
+        f"{field} is a model whose {what} is {getattr(model, what)}, but the"
+        f" run's is {own[what]}; import one teacher a run"
+      )
+
+
+def _field(stage: Stage | Pairs, name: str) -> str:
+  """The config's field that says where a stage has outside weights from."""
+  given = isinstance(stage, Stage) and stage.source
+  return f"stages.{stage.name}.{'source' if given else f'frozen.{name}'}"
