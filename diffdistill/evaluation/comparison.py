@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from diffdistill.arrays import Params
 from diffdistill.evaluation import grids
+from diffdistill.evaluation.curves import curves, families
 from diffdistill.evaluation.evaluator import Generator
 from diffdistill.evaluation.features import FeatureFn, Reference
 from diffdistill.evaluation.frechet import Moments, frechet_distance
@@ -282,20 +283,18 @@ def write_comparison(
 ) -> None:
   """The evaluation, its curves and images of the same noise, see summaries.py.
 
-  Students of one family are one curve, each at its own steps; rows without
-  images are in neither picture.
+  Students of one family are one curve, each at its own steps; neither picture
+  shows the last weights of a round that kept its best ones.
   """
-  curves: dict[str, list[tuple[int, float]]] = {}
-  for row in rows:
-    if f"{row['model']}, {row['steps']} steps" in images:
-      family = row["model"].split("/")[0]
-      curves.setdefault(family, []).append((row["steps"], row[metric]))
   pictures = {SHEET: grids.as_png(grids.labelled_rows(images))}
   label = f"{metric} (lower is better)"
   if distrust(summary):
     label = f"{metric} (its judge is NOT TRUSTED)"
   try:
-    pictures[CURVES] = grids.curve(curves, label)
+    from diffdistill.evaluation.drawing import as_png, over_steps
+
+    shown = curves(families(rows, metric), rows[0]["model"])
+    pictures[CURVES] = as_png(over_steps(shown, label))
   except ImportError:
     path = workdir / COPIES[CURVES]
     say(f"{path} is not drawn without matplotlib; run `pip install matplotlib`")

@@ -1,4 +1,4 @@
-"""What people look at: sheets of samples, curves over steps, tables."""
+"""Sheets of sample images, and tables as text."""
 
 import io
 import math
@@ -83,46 +83,6 @@ def as_png(image: PillowImage.Image) -> bytes:
   """The bytes of a PNG file."""
   data = io.BytesIO()
   image.save(data, "PNG", optimize=True)
-  return data.getvalue()
-
-
-def curve(
-  curves: Mapping[str, Sequence[tuple[int, float]]],
-  ylabel: str,
-) -> bytes:
-  """A PNG of a quality measure against sampler steps, both axes logarithmic.
-
-  Args:
-    curves: name -> (num_steps, value) pairs in any order. Values that a
-      logarithmic axis cannot show (not finite, or <= 0) are left out.
-    ylabel: the measure's name, with which direction is better.
-
-  Raises:
-    ImportError: where matplotlib is not installed.
-  """
-  if not curves:
-    raise ValueError("a plot needs at least one curve, got none")
-  # Here because a machine may be without it, and because it takes a second.
-  # Agg without pyplot needs no display and leaves the user's backend alone.
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-  from matplotlib.ticker import NullFormatter, NullLocator
-
-  figure = Figure(figsize=(6, 4), layout="constrained")
-  axes = figure.add_subplot(xscale="log", yscale="log")
-  steps = sorted({steps for points in curves.values() for steps, _ in points})
-  for name, points in curves.items():
-    shown = [p for p in sorted(points) if math.isfinite(p[1]) and p[1] > 0]
-    axes.plot([p[0] for p in shown], [p[1] for p in shown], "o-", label=name)
-  axes.set_xticks(steps, [str(s) for s in steps])
-  axes.xaxis.set_minor_locator(NullLocator())
-  axes.xaxis.set_minor_formatter(NullFormatter())
-  axes.set_xlabel("sampler steps")
-  axes.set_ylabel(ylabel)
-  axes.grid(alpha=0.3)
-  axes.legend()
-  data = io.BytesIO()
-  FigureCanvasAgg(figure).print_png(data)
   return data.getvalue()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill.evaluation import grids, measured
+from diffdistill.evaluation import drawing, measured
 from diffdistill.evaluation.comparison import (
   Contestant,
   Settings,
@@ -153,19 +153,19 @@ def test_what_is_not_shown_is_in_no_picture(compared, tmp_path, monkeypatch):
     "moments/002, 2 steps",
   ]
   assert {len(shown) for shown in images.values()} == {12}
-  drawn = {}
+  drawn = []
   monkeypatch.setattr(
-    grids, "curve", lambda curves, label: drawn.update(curves) or b"PNG"
+    drawing, "over_steps", lambda shown, _: drawn.extend(shown)
   )
+  monkeypatch.setattr(drawing, "as_png", lambda _: b"PNG")
   write_comparison(
     epath.Path(tmp_path), {"seed": 0}, rows, images, "FD-x", print
   )
-  assert {name: [steps for steps, _ in points] for name, points in
-          drawn.items()} == {
-    "teacher": [4, 1],
+  assert {curve.name: [p.x for p in curve.lines[0]] for curve in drawn} == {
+    "teacher": [1, 4],
     "halve": [2],
     "moments": [2],
-  }  # fmt: skip
+  }
   written = json.loads((tmp_path / "evaluation.json").read_text())
   assert written["seed"] == 0
   assert [row["model"] for row in written["rows"]][-1] == "moments/002 last"

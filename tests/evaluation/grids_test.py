@@ -1,6 +1,4 @@
-"""Sheets, curves and tables as files and text."""
-
-import io
+"""Sheets and tables as files and text."""
 
 import numpy as np
 import pytest
@@ -104,21 +102,6 @@ def test_a_failed_write_leaves_the_old_png(tmp_path, monkeypatch):
   with pytest.raises(OSError, match="disk full"):
     grids.save_png(grids.sheet(ramp(9)), path)
   assert path.read_bytes() == before
-
-
-def test_a_curve_is_a_png_even_with_values_a_log_axis_cannot_show():
-  curves = {
-    "teacher": [(8, 3.0), (1, 90.0), (2, float("nan"))],
-    "student": [(1, 5.0), (2, 0.0)],
-  }
-  data = grids.curve(curves, "FD-digits (lower is better)")
-  with Image.open(io.BytesIO(data)) as read:
-    assert read.format == "PNG"
-    read.load()
-    assert len(np.unique(np.asarray(read))) > 10
-  assert len(grids.curve({"one point": [(4, 1.0)]}, "FD")) < 300_000
-  with pytest.raises(ValueError, match="at least one curve"):
-    grids.curve({}, "FD")
 
 
 def test_a_table_is_aligned():

@@ -1,0 +1,110 @@
+"""Curves over sampler steps: which points they have, and how they look."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeGuard
+
+from diffdistill.evaluation.speeds import LEAST, MOST
+
+Number = int | float
+# A larger distance is an accident of its computation.
+LARGEST = 1e30
+# The colour of a teacher's curve is that of text.
+INK = -1
+
+
+class Point(NamedTuple):
+  """A value and its spread; without repeats, all three are the same."""
+
+  x: Number
+  y: Number
+  least: Number
+  most: Number
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Curve:
+  """One name of a legend and the lines that it stands for.
+
+  Args:
+    name: the text of the legend.
+    lines: each in the order of x.
+    colour: an index into the colours of drawing.py, or INK.
+    dash: an index into its dashes.
+    marker: an index into its markers; None draws a line without markers.
+  """
+
+  name: str
+  lines: tuple[tuple[Point, ...], ...]
+  colour: int
+  dash: int = 0
+  marker: int | None = None
+
+
+def families(
+  rows: Sequence[Mapping[str, Any]],
+  column: str,
+  spreads: Mapping[tuple[str, int], tuple[Number, Number]] | None = None,
+) -> dict[str, tuple[Point, ...]]:
+  """The points of each family of models, the teacher's first.
+
+  The students halve/004, halve/002 and halve/001 are one family. A model whose
+  name ends in " last" has the last weights of a round that kept its best ones;
+  it is left out.
+
+  Args:
+    rows: of an evaluation; the first one is the teacher's.
+    column: the value to draw. Its least and most are taken from the columns
+      whose names end so, where a row has them.
+    spreads: the least and the most of repeated evaluations, by model and
+      number of steps.
+  """
+  found: dict[str, list[Point]] = {}
+  for row in sorted(rows, key=lambda row: row["steps"]):
+    value = row.get(column)
+    if not is_measured(value) or is_last(row):
+      continue
+    ends = (spreads or {}).get((row["model"], row["steps"]), (value, value))
+    least, most = (
+      each if is_measured(each := row.get(f"{column}{name}")) else end
+      for name, end in zip((LEAST, MOST), ends, strict=True)
+    )
+    family = row["model"].split("/")[0]
+    point = Point(float(row["steps"]), float(value), float(least), float(most))
+    found.setdefault(family, []).append(point)
+  teacher = rows[0]["model"].split("/")[0] if rows else ""
+  names = sorted(found, key=lambda name: name != teacher)
+  return {name: tuple(found[name]) for name in names}
+
+
+def curves(
+  points: Mapping[str, tuple[Point, ...]], teacher: str
+) -> list[Curve]:
+  """One curve a family; the teacher's is dashed, in the colour of text."""
+  students = [name for name in points if name != teacher]
+  return [
+    Curve(
+      name=name,
+      lines=(line,),
+      colour=INK if name == teacher else students.index(name),
+      dash=int(name == teacher),
+      marker=0 if name == teacher else students.index(name) + 1,
+    )
+    for name, line in points.items()
+  ]
+
+
+def is_last(row: Mapping[str, Any]) -> bool:
+  """Whether a row is of a round's last weights, where its best were kept."""
+  return row["model"].endswith(" last")
+
+
+def is_measured(value: object) -> TypeGuard[Number]:
+  """Whether a value is a finite number of a plausible size."""
+  return (
+    isinstance(value, int | float)
+    and not isinstance(value, bool)
+    and math.isfinite(value)
+    and abs(value) < LARGEST
+  )

@@ -1,0 +1,256 @@
+"""Line charts by matplotlib: one look for PNG files, the page and notebooks.
+
+Import this file inside a function: it takes a second, and a machine may be
+without matplotlib. No figure belongs to pyplot, so no display is needed and
+the user's backend stays as it is.
+"""
+
+import contextlib
+import html
+import io
+import math
+import re
+import textwrap
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
+from diffdistill.evaluation.curves import INK, Curve, Number, Point
+
+# Okabe and Ito's colours, which the colour-blind can tell apart. They are
+# darker here to be seen on white; yellow became an olive.
+COLOURS = (
+  *("#0072b2", "#d55e00", "#008560", "#b0528c"),
+  *("#b07c00", "#2a95d0", "#7a7000", "#7d4a2e"),
+)
+TEXT, MUTED, GRID = "#1c1e21", "#5c6066", "#dcdcd6"
+# In an SVG, each colour is a variable of the page, which has dark values too.
+VARIABLES = {
+  **{colour: f"var(--c{i})" for i, colour in enumerate(COLOURS)},
+  **{TEXT: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)"},
+}
+DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (8, 2, 2, 2)))
+MARKERS = "osDv^PX*"
+# Points of 1/72 inch. A chart is as wide as a phone, so that its text is as
+# large as the text of the page there.
+WIDTH, HEIGHT, PANEL, LINE = 380, 230, 125, 15
+LETTERS = 52
+# From this ratio of the largest to the smallest value, an axis is logarithmic.
+DECADES = 30
+STYLE = {
+  **{"font.family": "DejaVu Sans", "font.size": 10.5, "text.color": MUTED},
+  **{"axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlecolor": TEXT},
+  **{"axes.titlelocation": "left", "axes.labelcolor": MUTED},
+  **{"axes.edgecolor": MUTED, "axes.linewidth": 0.75, "axes.axisbelow": True},
+  **{"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True},
+  **{"axes.facecolor": "none", "figure.facecolor": "white"},
+  **{"xtick.color": MUTED, "ytick.color": MUTED, "legend.frameon": False},
+  **{"grid.color": GRID, "grid.linewidth": 0.75, "lines.linewidth": 1.75},
+  **{"lines.markersize": 6, "errorbar.capsize": 3},
+}
+
+
+def over_steps(
+  curves: Sequence[Curve],
+  title: str,
+  *,
+  log: bool | None = True,
+  level: tuple[Number, str] | None = None,
+) -> Figure:
+  """Values against sampler steps, with error bars where a point has a spread.
+
+  Args:
+    curves: values that the axis cannot show are left out.
+    title: the name of the value, with which direction is better.
+    log: whether the axis of values is logarithmic; None lets the values decide.
+    level: a value to mark by a horizontal line, and the name of that line.
+  """
+  with matplotlib.rc_context(STYLE):
+    figure, (axes,) = _figure(curves, 1, HEIGHT)
+    axes.set_title(title)
+    axes.set_xlabel("sampler steps")
+    values = _plot(axes, curves, log)
+    if not values:
+      axes.text(0.5, 0.5, "nothing to draw", transform=axes.transAxes)
+    axes.set_xscale("log")
+    steps = {p.x for curve in curves for line in curve.lines for p in line}
+    ticks = _apart(sorted(steps))
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    if level is not None:
+      axes.axhline(level[0], color=MUTED, linestyle="--", linewidth=1)
+      axes.annotate(
+        level[1],
+        (1, level[0]),
+        (0, 3),
+        xycoords=axes.get_yaxis_transform(),
+        textcoords="offset points",
+        ha="right",
+      )
+  return figure
+
+
+def over_updates(
+  panels: Mapping[str, Sequence[Curve]],
+  length: Number,
+  rounds: Sequence[tuple[Number, Number, str]],
+) -> Figure:
+  """Panels one above the other, all against the updates of one stage.
+
+  Args:
+    panels: the curves of each, by title.
+    length: the number of updates.
+    rounds: the first and last update of each round, and its name.
+  """
+  with matplotlib.rc_context(STYLE):
+    legend = max(panels.values(), key=len)
+    figure, every = _figure(legend, len(panels), PANEL * len(panels))
+    for axes, (title, curves) in zip(every, panels.items(), strict=True):
+      axes.set_title(title, pad=18 if rounds else 6)
+      _plot(axes, curves, None)
+      axes.set_xlim(0, length)
+      axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+      axes.tick_params(labelbottom=axes is every[-1])
+      for first, last, name in rounds:
+        axes.axvline(first, color=MUTED, linewidth=0.75, linestyle=":")
+        if (last - first) / length * (WIDTH - 60) > 7 * len(name):
+          axes.text(
+            (first + last) / 2,
+            1.03,
+            name,
+            transform=axes.get_xaxis_transform(),
+            ha="center",
+          )
+    every[-1].set_xlabel("updates")
+  return figure
+
+
+def as_png(figure: Figure) -> bytes:
+  """A PNG file on white ground."""
+  data = io.BytesIO()
+  figure.set_dpi(150)
+  with _quiet():
+    FigureCanvasAgg(figure).print_png(data)
+  return data.getvalue()
+
+
+def as_svg(figure: Figure, name: str) -> str:
+  """An SVG element for a page that has our colours as CSS variables.
+
+  Args:
+    figure: of this file, so that the names of its colours are known.
+    name: what it shows, for readers who cannot see it. Give each chart of a
+      page a name of its own: identifiers inside the element follow from it.
+  """
+  stream = io.StringIO()
+  figure.patch.set_visible(False)
+  settings: Any = {"svg.fonttype": "none", "svg.hashsalt": name}
+  with matplotlib.rc_context(settings), _quiet():
+    FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
+  text = stream.getvalue()
+  # A rule for every element would hold for the whole page.
+  text = re.sub(
+    r"<metadata>.*?</metadata>|<defs>\s*<style.*?</defs>", "", text, flags=re.S
+  )
+  used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+  text = re.sub(
+    r' id="([^"]*)"', lambda found: found[0] * (found[1] in used), text
+  )
+  for colour, variable in VARIABLES.items():
+    text = text.replace(colour, variable)
+  (box,) = re.findall(r'<svg[^>]* viewBox="([^"]*)"', text)
+  body = text[text.index(">", text.index("<svg")) + 1 :]
+  head = f'<svg viewBox="{box}" class="chart" role="img"'
+  head += f' aria-label="{html.escape(name)}">'
+  return head + body.replace("xlink:href", "href").strip()
+
+
+def _figure(
+  curves: Sequence[Curve], panels: int, height: int
+) -> tuple[Figure, list[Axes]]:
+  """An empty figure with a legend below, where there are several curves."""
+  names = [textwrap.fill(curve.name, LETTERS) for curve in curves]
+  longest = max((len(name) for name in names), default=0)
+  columns = max(1, min(len(names), LETTERS // (longest + 6)))
+  lines = sum(name.count("\n") + 1 for name in names) / columns
+  height += math.ceil(LINE * (lines + 0.5)) * (len(names) > 1)
+  figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
+  every = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
+  if len(names) > 1:
+    handles = [Line2D([], [], **_look(curve)) for curve in curves]
+    legend = figure.legend(
+      handles, names, loc="outside lower left", ncols=columns, handlelength=3
+    )
+    for text in legend.get_texts():
+      text.set_parse_math(False)
+  return figure, list(every)
+
+
+def _plot(
+  axes: Axes, curves: Sequence[Curve], log: bool | None
+) -> list[Number]:
+  """Draws the curves and sets the axis of values; returns the values."""
+  points = [p for curve in curves for line in curve.lines for p in line]
+  values = [p.y for p in points if math.isfinite(p.y)]
+  if log is None:
+    log = bool(values) and 0 < min(values) * DECADES <= max(values)
+  if log:
+    values = [value for value in values if value > 0]
+    axes.set_yscale("log", nonpositive="clip")
+    decades = math.log10(max(values) / min(values)) if values else 0
+    between = (1, 2, 5) if decades < 3 else (1,)
+    axes.yaxis.set_major_locator(LogLocator(subs=between, numticks=6))
+    axes.yaxis.set_minor_locator(NullLocator())
+  axes.yaxis.set_major_formatter("{x:g}")
+  for curve in curves:
+    for line in curve.lines:
+      shown = [p for p in line if math.isfinite(p.y) and (p.y > 0 or not log)]
+      _line(axes, curve, shown)
+  return values
+
+
+def _line(axes: Axes, curve: Curve, points: Sequence[Point]) -> None:
+  look = _look(curve)
+  if len(points) == 1 and curve.marker is None:
+    look["marker"] = "o"
+  x, y = [p.x for p in points], [p.y for p in points]
+  spread = [[p.y - p.least for p in points], [p.most - p.y for p in points]]
+  if any(map(any, spread)):
+    axes.errorbar(x, y, yerr=spread, **look)
+  else:
+    axes.plot(x, y, **look)
+
+
+def _look(curve: Curve) -> dict[str, Any]:
+  ink, marker = curve.colour == INK, curve.marker
+  return {
+    "color": TEXT if ink else COLOURS[curve.colour % len(COLOURS)],
+    "linestyle": DASHES[curve.dash % len(DASHES)],
+    "marker": "" if marker is None else MARKERS[marker % len(MARKERS)],
+  }
+
+
+def _apart(steps: Sequence[Number]) -> list[Number]:
+  """The steps whose labels do not lie on each other on a logarithmic axis."""
+  kept: list[Number] = []
+  for step in steps:
+    size = math.log(max(steps) / min(steps)) * 0.022 * len(f"{step:g}")
+    if not kept or math.log(step / kept[-1]) > size:
+      kept.append(step)
+  return kept
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Lets a name have letters that the font lacks."""
+  with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", "Glyph")
+    yield
