@@ -1,10 +1,10 @@
-"""The range of each number that a person can set, declared where the field is.
+"""The range of each number that a person can set, declared at the field.
 
   learning_rate: Annotated[float, Range(0, 10)]
   num_steps: tuple[Annotated[int, Range(1, 10**5)], ...]
 
-`check_ranges` refuses whatever is outside. A test asks that every number that a
-config can set has a range.
+`check_ranges` refuses whatever is outside. A test checks that every number that
+a config can set has a range.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-# What a message shows of a long value.
+# A message shows so many characters of a long value.
 SHOWN = 60
 
 
@@ -23,12 +23,12 @@ SHOWN = 60
 class Range:
   """The numbers from `least` to `most`.
 
-  A number that is not whole is used in float32, so that its value there must be
-  in the range too, and is 0 only for 0.
+  A number that is not whole is used as float32. So its float32 value must be in
+  the range too, and only 0 itself may become 0.
 
   Args:
     least, most: the ends.
-    excluded: which of the ends is not in the range itself.
+    excluded: which ends the range does not include.
   """
 
   least: int | float
@@ -36,7 +36,7 @@ class Range:
   excluded: Literal["", "least", "most", "both"] = ""
 
   def refusal(self, value: int | float) -> str:
-    """Which numbers to pass in place of this one; empty where it is one."""
+    """The numbers to pass instead of this one; empty if this one is allowed."""
     below = value < self.least or (
       value == self.least and self.excluded in ("least", "both")
     )
@@ -57,7 +57,7 @@ class Range:
     return ""
 
   def _holds(self, value: int | float) -> bool:
-    """Whether it is in the range; NaN is in none."""
+    """Whether a number is in the range; NaN is in no range."""
     if not self.least <= value <= self.most:
       return False
     if value == self.least and self.excluded in ("least", "both"):
@@ -75,17 +75,20 @@ class Range:
     return words if below else f"{words}, at most {most}"
 
 
-# Numbers that several rooms count.
-BatchSize = Annotated[int, Range(1, 2**20)]
+# Numbers that several rooms declare.
+BATCH_SIZE = Range(1, 2**20)
+BatchSize = Annotated[int, BATCH_SIZE]
 Images = Annotated[int, Range(20, 10**7)]
 Minutes = Annotated[float, Range(0, 10**6)]
 Share = Annotated[float, Range(0, 1, "most")]
 Side = Annotated[int, Range(1, 2**14)]
 Steps = Annotated[int, Range(1, 10**5)]
 Updates = Annotated[int, Range(1, 10**9)]
+# A step of a round, from 0.
+STEP = Range(0, 10**15)
 SEED = Range(0, 2**32 - 1)
 Seed = Annotated[int, SEED]
-# Of networks.
+# Fields of networks.
 Channels = Annotated[int, Range(1, 2**16)]
 Classes = Annotated[int, Range(0, 10**6)]
 SomeClasses = Annotated[int, Range(1, 10**6)]
@@ -102,7 +105,7 @@ def check_ranges(owner: Any, prefix: str = "") -> None:
     prefix: comes before the field's name in the message.
 
   Raises:
-    ValueError: where there is one.
+    ValueError: if a number is outside.
   """
   for name in ranged(type(owner)):
     check_range(f"{prefix}{name}", type(owner), name, getattr(owner, name))
@@ -117,12 +120,28 @@ def check_range(path: str, cls: type, name: str, value: Any) -> None:
     value: of the field.
 
   Raises:
-    ValueError: where it is.
+    ValueError: if it is outside.
   """
   hint = ranged(cls).get(name)
   refusal = hint and _refusal(hint, value)
   if refusal:
     raise ValueError(f"{path} is {brief(value)}; {refusal}")
+
+
+def check_number(name: str, value: int | float, allowed: Range) -> None:
+  """Refuses an argument of a function that is outside a range.
+
+  Args:
+    name: of the argument, for the message.
+    value: of the argument.
+    allowed: the range.
+
+  Raises:
+    ValueError: if it is outside.
+  """
+  refusal = allowed.refusal(value)
+  if refusal:
+    raise ValueError(f"{name} is {brief(value)}; {refusal}")
 
 
 @functools.cache
@@ -149,7 +168,7 @@ def _declares(hint: Any) -> bool:
 
 
 def _refusal(hint: Any, value: Any) -> str:
-  """What a Range in the annotation says of the value."""
+  """The refusal by the ranges in an annotation; empty if they allow it."""
   if isinstance(value, tuple):
     # tuple[Annotated[int, Range(...)], ...]
     inner = next(filter(_declares, typing.get_args(hint)), None)

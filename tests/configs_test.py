@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffdistill.data.pairs import PairSet
+from diffdistill.data.pair_set import PairSet
 from diffdistill.diffusion.schedule import LinearBeta, Shifted
 from diffdistill.run import from_config
 from diffdistill.sampling.ancestral import Ancestral

@@ -22,7 +22,7 @@ DOORS = {
   "denoiser": ("arrays", "diffusion", "networks"),
   "sampling": ("arrays", "diffusion", "ranges"),
   "objectives": ("arrays", "diffusion", "denoiser", "ranges", "sampling"),
-  "data": ("arrays", "ranges", "system"),
+  "data": ("arrays", "images", "ranges", "system"),
   "evaluation": (
     "arrays",
     "data.label_order",

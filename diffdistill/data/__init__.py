@@ -1,8 +1,8 @@
 """Images by number, and batch(step) as a pure function of (seed, step).
 
-A source hands over any of its images by index; a `Pipeline` shuffles indices,
-never images. Nothing here reads a file, or imports scikit-learn or
-tensorflow-datasets, before a source is asked for its data.
+A source returns any of its images by index; a `Pipeline` shuffles indices, not
+images. No file is read, and neither scikit-learn nor tensorflow-datasets is
+imported, before a source is asked for its data.
 """
 
 from diffdistill.data.folder import Folder
@@ -11,7 +11,7 @@ from diffdistill.data.pipeline import Pipeline, once
 from diffdistill.data.sources import Digits, Idx, Source
 from diffdistill.data.tfds import Tfds
 
-# What a config may name; a config's other keys are the fields of the class.
+# A config names one of these as `kind`; its other keys are fields of the class.
 SOURCES = {
   "digits": Digits,
   "idx": Idx,

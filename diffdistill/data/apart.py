@@ -1,4 +1,4 @@
-"""Training images that one stage never sees, so that it can be measured."""
+"""Sets training images apart, so that a classifier can be tested on them."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from diffdistill.data.sources import Examples, Indices, Labels, Source
 
-# One image of so many of each class is set apart.
+# Of each class, one image in so many is set apart.
 OF_EACH = 10
 
 
@@ -15,15 +15,15 @@ class Part:
   """Some images of a source, as a source.
 
   Args:
-    source: the whole.
-    indices: of the images of this part, in their order here.
+    source: the whole source.
+    indices: of the images in this part, in the order of this part.
   """
 
   source: Source
   indices: Indices
 
   def check(self) -> None:
-    """Errors are those of the whole source."""
+    """Checks the whole source; see `Source.check`."""
     self.source.check()
 
   def __len__(self) -> int:
@@ -56,7 +56,7 @@ class Part:
     return self.source.left_out
 
   def digests(self) -> dict[str, str]:
-    """Those of the whole source."""
+    """The digests of the whole source."""
     return self.source.digests()
 
   def labels(self) -> Labels:
@@ -73,11 +73,11 @@ class Part:
 
 
 def set_apart(source: Source) -> tuple[Part, Part]:
-  """(what a stage may train on, what it is measured on), two parts of a source.
+  """Two parts of a source: (images to train on, images to test on).
 
-  The second has a tenth of the images of each class, evenly spaced, so that
-  the same data is always cut alike. Of a class with fewer than ten images it
-  has one, and of a class with a single image none.
+  The second part has a tenth of the images of each class, evenly spaced, so
+  that the same data is always divided in the same way. It has one image of a
+  class with 2 to 9 images, and none of a class with one image.
   """
   labels = source.labels()
   apart = np.zeros(len(labels), bool)

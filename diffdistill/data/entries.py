@@ -1,7 +1,4 @@
-"""What lies in a folder of pictures, and what of it is not read.
-
-Everything that is not read is named, with the reason.
-"""
+"""Lists a folder of pictures, and names everything in it that is not read."""
 
 import collections
 import os
@@ -15,8 +12,8 @@ from diffdistill.data.label_order import abbreviated
 from diffdistill.data.pictures import SEVERAL, SUFFIXES, UNREAD
 from diffdistill.system.files import in_bucket
 
-# What systems and file servers put beside a user's files, besides names that
-# begin with a dot; in lower case.
+# Names, in lower case, that systems and file servers put beside a user's files.
+# Names that begin with a dot count as such too.
 SYSTEM = (
   *("@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle"),
   *("#snapshot", "~snapshot", "__macosx", "__pycache__", "$recycle.bin"),
@@ -35,7 +32,7 @@ class Entry(NamedTuple):
 
   @property
   def suffix(self) -> str:
-    """Of the name, in lower case."""
+    """The ending of the name, in lower case."""
     return os.path.splitext(self.name)[1].lower()
 
   @property
@@ -44,12 +41,12 @@ class Entry(NamedTuple):
 
   @property
   def is_image(self) -> bool:
-    """Whether it is a user's file, of a format that is read."""
+    """Whether it is a user's file in a format that is read."""
     return self.kind == FILE and self.suffix in SUFFIXES and not self.is_system
 
 
 def entries(folder: epath.Path) -> list[Entry]:
-  """What is in a folder, sorted by name as Unicode NFC."""
+  """The entries of a folder, sorted by name in Unicode NFC."""
   if in_bucket(folder):
     found = [_entry_in_bucket(path) for path in folder.iterdir()]
   else:
@@ -59,12 +56,12 @@ def entries(folder: epath.Path) -> list[Entry]:
 
 
 def normal(name: str) -> str:
-  """A name in one Unicode form: macOS and Linux spell it in different ones."""
+  """A name in Unicode NFC: macOS and Linux use different Unicode forms."""
   return unicodedata.normalize("NFC", name)
 
 
 def _entry_in_bucket(path: epath.Path) -> Entry:
-  # Each question about a kind is a request: none is sent for an image.
+  # `is_dir` sends a request, so it is not asked for images.
   is_file = path.suffix.lower() in SUFFIXES or not path.is_dir()
   return Entry(path.name, FILE if is_file else FOLDER)
 
@@ -82,7 +79,7 @@ def _kind(entry: os.DirEntry[str]) -> str:
 
 
 def loose(inside: Sequence[Entry]) -> list[str]:
-  """What lies beside the class folders; a phrase each."""
+  """Phrases that name what lies beside the class folders."""
   system = [entry.name for entry in inside if entry.is_system]
   files = [e for e in inside if not e.is_system and e.kind != FOLDER]
   images = [entry.name for entry in files if entry.is_image]
@@ -108,7 +105,7 @@ def _counted(count: int, what: str) -> str:
 
 
 def phrase_of(names: Sequence[str], one: str, several: str) -> list[str]:
-  """A phrase about things by their names; nothing about none."""
+  """A phrase that counts and names things; no phrase if there are none."""
   if not names:
     return []
   what = one if len(names) == 1 else several
@@ -118,7 +115,7 @@ def phrase_of(names: Sequence[str], one: str, several: str) -> list[str]:
 def left_in_classes(
   root: epath.Path, folders: Sequence[str], inside: Sequence[Sequence[Entry]]
 ) -> list[str]:
-  """What lies in class folders and is not read; a phrase each."""
+  """Phrases that name what lies in class folders and is not read."""
   system, nested, unread, others = [], [], [], []
   several: collections.Counter[str] = collections.Counter()
   for folder, found in zip(folders, inside, strict=True):

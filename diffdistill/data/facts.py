@@ -1,4 +1,4 @@
-"""What a run must know of its data to go on, and to be opened without it."""
+"""Facts of a data set: enough to recognise it and to open a run without it."""
 
 import dataclasses
 import itertools
@@ -15,18 +15,18 @@ from diffdistill.system import hosts
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts:
-  """A split, described.
+  """The facts of one split.
 
   Args:
-    num_images: of the split.
-    image_shape: (h, w, c) of what is trained on.
-    image_dtype: the name of its type.
-    num_classes: of the labels.
-    class_names: the name of each class; empty where they have only numbers.
-    label_counts: images of each class; empty where they are not counted.
+    num_images: how many images it has.
+    image_shape: (h, w, c) of the images that are trained on.
+    image_dtype: the name of their type.
+    num_classes: how many classes the labels have.
+    class_names: the name of each class; empty if classes have only numbers.
+    label_counts: images of each class; empty if they are not counted.
     digests: of the data, by what they cover; see `Source.digests`.
-    left_out: what lies there and is not read; a phrase each.
-    held_out: the held-out split of the same data; None where there is none.
+    left_out: phrases that name what is found there and not read.
+    held_out: the held-out split of the same data; None if there is none.
   """
 
   num_images: int
@@ -49,7 +49,7 @@ class Facts:
     """One line: images, classes with their counts, and what is left out.
 
     Args:
-      devices: that the command runs on.
+      devices: the devices that the command runs on, in words.
     """
     height, width, channels = self.image_shape
     parts = [
@@ -79,7 +79,7 @@ class Facts:
   def _held_out(self, split: "Facts") -> str:
     text = f"held out: {_counted(split.num_images, 'image')}"
     if self.label_counts and split.label_counts:
-      # Where classes have only numbers, either split may go further.
+      # Without class names, either split may have more classes.
       counts = tuple(
         itertools.zip_longest(
           self.label_counts, split.label_counts, fillvalue=0
@@ -123,13 +123,13 @@ def describe(
 
   Args:
     source: of the training images.
-    known: facts of the same data from before: labels whose counting would read
-      every image are not counted again.
-    counted: whether such labels are to be counted at all.
+    known: earlier facts of the same data. Their label counts are used again if
+      counting would read every image.
+    counted: whether to count labels if that reads every image.
 
   Raises:
-    ValueError: as of `Source.check`.
-    FileNotFoundError: as of `Source.check`.
+    ValueError: see `Source.check`.
+    FileNotFoundError: see `Source.check`.
   """
   source.check()
   facts = _described(source, known, counted)
@@ -141,13 +141,13 @@ def describe(
   except FileNotFoundError as error:
     left_out = (*facts.left_out, f"a held-out split, for {error}")
     return dataclasses.replace(facts, left_out=left_out)
-  # Its labels are needed by nobody before it is read.
+  # Nobody needs the labels of a held-out split before its images are read.
   there = _described(held_out, None, False)
   return dataclasses.replace(facts, held_out=there)
 
 
 def _described(source: Source, known: Facts | None, counted: bool) -> Facts:
-  # Of what is heard from the first process, all have heard by `check`.
+  # `check` has given every process what the first one sees.
   digests = hosts.on_first(source.digests)
   counts: tuple[int, ...] = ()
   if known is not None and known.label_counts and known.digests == digests:
@@ -167,11 +167,11 @@ def _described(source: Source, known: Facts | None, counted: bool) -> Facts:
 
 
 def difference(theirs: Facts, ours: Facts) -> str:
-  """The first thing in which two data sets differ; empty if they are the same.
+  """The first difference between two data sets; empty if they are the same.
 
   Args:
-    theirs: of the data that a run was made with.
-    ours: of the data that is here.
+    theirs: facts of the data that a run was made with.
+    ours: facts of the data that is here.
   """
   names = [n for n in ours.class_names if n not in theirs.class_names]
   gone = [n for n in theirs.class_names if n not in ours.class_names]
@@ -208,17 +208,17 @@ def difference(theirs: Facts, ours: Facts) -> str:
 
 
 def as_json(facts: Facts) -> dict[str, Any]:
-  """Plain values, for `files.write_json`."""
+  """Facts as plain values, for `files.write_json`."""
   return dataclasses.asdict(facts)
 
 
 def from_json(fields: Mapping[str, Any]) -> Facts:
-  """The facts that `as_json` gave.
+  """Facts from the plain values of `as_json`.
 
   Raises:
     KeyError: if a field is missing.
-    TypeError: if a value is of another type.
-    ValueError: if a value is none that facts can have.
+    TypeError: if a value has another type.
+    ValueError: if facts cannot have such a value.
   """
   held_out = fields["held_out"]
   height, width, channels = map(int, fields["image_shape"])

@@ -19,22 +19,22 @@ from diffdistill.system import hosts
 class Folder(Streamed):
   """Images in one folder per class; the sorted class names are labels 0, 1...
 
-  Classes are the folders in path/split where that exists, else in path itself.
-  Images are the files directly in them, of the formats of `data.pictures`. They
-  are turned as their EXIF data say. Folders of the system, such as @eaDir, are
-  no classes. What else is there and not read is said.
+  Classes are the folders in path/split if that exists, else in path itself.
+  Images are the files directly in them, in the formats of `data/pictures.py`.
+  They are turned as their EXIF data say. Folders of the system, such as @eaDir,
+  are no classes. Everything else that is not read is named.
 
   Args:
-    path: of the folder.
+    path: the folder.
     channels: 3 for RGB, 1 for grey.
     background: the colour behind transparent pixels, as CSS writes it: "white",
       "#808080".
     only: the classes to read, in the order of their labels; a class that is not
-      there has no image. Empty for all, sorted.
+      in the folder has no image. Empty: all classes, sorted.
 
-  Errors, from `check()` on: FileNotFoundError for a missing folder, ValueError
-  where there is no class folder, one has no image, or a file is empty or a dead
-  link. Another corrupt image is found when it is taken: ValueError.
+  `check()` raises FileNotFoundError for a missing folder, and ValueError if
+  there is no class folder, a class has no image, or a file is empty or a dead
+  link. `take()` raises ValueError for an image that cannot be decoded.
   """
 
   path: str
@@ -66,7 +66,7 @@ class Folder(Streamed):
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
-    assert self.image_size is not None  # By __post_init__.
+    assert self.image_size is not None  # See __post_init__.
     return self.image_size, self.image_size, self.channels
 
   def _count_classes(self) -> int:
@@ -78,7 +78,7 @@ class Folder(Streamed):
     return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
 
   def held_out(self) -> Source | None:
-    """The split "test" or "val"; the classes are those of this split."""
+    """The split "test" or "val", with the classes of this split."""
     split = self._listing.held_out
     if not split:
       return None
@@ -91,16 +91,16 @@ class Folder(Streamed):
 
   @property
   def left_out(self) -> tuple[str, ...]:
-    """What lies in the folder and is not read."""
+    """Phrases that name what is found in the folder and not read."""
     return tuple(self._listing.left_out)
 
   def digests(self) -> dict[str, str]:
-    """Of the names and the sizes of all files; in a bucket of the names."""
+    """Digests of the names and sizes of files; in a bucket, of the names."""
     return dict(self._listing.digests)
 
   @functools.cached_property
   def _listing(self) -> Listing:
-    """As the first process sees it; every process asks at the same time."""
+    """The listing of the first process; every process asks at the same time."""
     fields = hosts.on_first(
       lambda: dataclasses.asdict(list_images(self.path, self.split, self.only))
     )
@@ -119,7 +119,7 @@ class Folder(Streamed):
     try:
       image = decode(path.read_bytes(), self.channels, self.background)
     # Pillow raises OSError, SyntaxError, ValueError, struct.error and more,
-    # by format and by where the damage is.
+    # depending on the format and the damage.
     except Exception as error:
       raise ValueError(
         f"{path} cannot be decoded ({one_line(error)}); replace or remove it"

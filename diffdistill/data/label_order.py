@@ -4,12 +4,12 @@ With n_c images of class c among N, the first k labels hold class c
 
   x_c(k) times, with |x_c(k) - k n_c / N| < 1, for every k and every c.
 
-So any number of generated images has the proportions of the data, without
-chance. Label j of class c may come at positions floor(j N / n_c) + 1 to
-ceil((j + 1) N / n_c), counted from 1; of the classes that may come, the one
-with the earliest last position comes first (Baruah et al. 1996: such a schedule
-exists, and this rule finds it). Classes of equal size take turns: image i is of
-class i % C. After N labels the order repeats.
+So any number of generated images has the proportions of the data, and nothing
+is random. Label j of class c may come at positions floor(j N / n_c) + 1 to
+ceil((j + 1) N / n_c), counted from 1. Among the classes that may come next, the
+one with the earliest last position is taken (Baruah et al. 1996: such a
+schedule exists, and this rule finds it). Classes of equal size take turns:
+image i has class i % C. After N labels the order repeats.
 """
 
 import functools
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-# The name of the rule, for what is stored with labels that it made.
+# The name of the rule; stored beside labels that follow it.
 RULE = "as frequent as in the data, evenly spread"
 
 
@@ -45,14 +45,14 @@ def labels_of(
   divisor = math.gcd(*counts)
   reduced = tuple(n // divisor for n in counts)
   period = sum(reduced)
-  # Powers of two, so that few lengths are computed.
+  # Rounded up to a power of two, so that few lengths are computed.
   needed = 1 << (max(first + count, 1) - 1).bit_length()
   order = _order(reduced, min(needed, period))
   return order[np.arange(first, first + count) % period]
 
 
 def abbreviated(items: Sequence[object], most: int = 12) -> str:
-  """Items in one line; of many, the first and how many there are."""
+  """Items in one line; for many items, the first ones and the number of all."""
   shown = ", ".join(map(str, items[:most]))
   if len(items) <= most:
     return shown
@@ -63,8 +63,8 @@ def abbreviated(items: Sequence[object], most: int = 12) -> str:
 def _order(counts: tuple[int, ...], size: int) -> Int[np.ndarray, " size"]:
   """The first `size` labels of a period."""
   total = sum(counts)
-  # (first position, class) of the next label of classes that must wait, and
-  # (last position, class) of those that may come now.
+  # waiting: (first position of its next label, class) for classes that must
+  # wait; ready: (last position of it, class) for classes that may come now.
   waiting = [(1, label) for label, n in enumerate(counts) if n]
   ready: list[tuple[int, int]] = []
   placed = [0] * len(counts)

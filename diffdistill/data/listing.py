@@ -1,4 +1,4 @@
-"""Which files of a folder are the images of which class of a split."""
+"""Finds the images of each class of a split in a folder."""
 
 import dataclasses
 import hashlib
@@ -22,7 +22,7 @@ from diffdistill.data.label_order import abbreviated
 from diffdistill.data.pictures import SUFFIXES
 from diffdistill.system.files import in_bucket
 
-# What splits are called, in the order in which one is looked for.
+# Names of folders that are splits; the first that is there is taken.
 TRAINING = ("train", "training")
 HELD_OUT = ("test", "testing", "val", "valid", "validation")
 SPLITS = (*TRAINING, *HELD_OUT)
@@ -33,14 +33,14 @@ class Listing:
   """The images of one split, in plain values.
 
   Args:
-    folder: in which the class folders are.
+    folder: the folder that holds the class folders.
     names: of the classes, in the order of their labels; Unicode NFC.
-    folders: of the classes, as the disk spells them; empty for a class that has
-      none here.
+    folders: of the classes, as the disk spells them; empty for a class without
+      a folder.
     files: of each class, in order.
-    left_out: what lies there and is not read, and why; a phrase each.
+    left_out: phrases that name what is found there and not read, and why.
     digests: of the data, by what they cover.
-    held_out: the folder of the held-out split; empty where there is none.
+    held_out: the folder of the held-out split; empty if there is none.
   """
 
   folder: str
@@ -55,20 +55,20 @@ class Listing:
 def list_images(path: str, split: str, only: Sequence[str]) -> Listing:
   """Lists a split; no image is opened.
 
-  Classes are the folders in path/split where that is a folder of class folders,
-  else in path itself. A folder called as a split that holds images, beside
-  other class folders, is a class.
+  Classes are the folders in path/split if that is a folder of class folders,
+  else in path itself. A folder with the name of a split is a class if it holds
+  images and lies beside other class folders.
 
   Args:
-    path: of the data.
+    path: folder of the data.
     split: its name; "train" may be called "training" on the disk.
     only: the classes to read, in the order of their labels; empty for all,
       sorted.
 
   Raises:
     FileNotFoundError: if there is no such folder.
-    ValueError: in one line, for a folder without class folders, a class without
-      images, or a file that is broken.
+    ValueError: for a folder without class folders, a class without images, or a
+      broken file.
   """
   data = epath.Path(path)
   if not data.exists():
@@ -115,8 +115,8 @@ def _split_folders(
 ) -> tuple[list[str], list[str]]:
   """(names of class folders, names of folders that are splits) at the top.
 
-  A folder called as a split is one if it has folders and no images, or if
-  nothing else can be a class.
+  A folder with the name of a split is a split if it has folders and no images,
+  or if nothing else can be a class.
   """
   folders = [entry.name for entry in top if entry.kind == FOLDER]
   others = [name for name in folders if name.casefold() not in SPLITS]
@@ -212,10 +212,10 @@ def _check_files(
   inside: Sequence[Sequence[Entry]],
   files: Sequence[Sequence[str]],
 ) -> list[list[int]] | None:
-  """The sizes of all images; of a bucket none are asked for.
+  """The sizes of all images; None for a bucket, which is not asked.
 
   Raises:
-    ValueError: for a dead link or an empty file, which no one could decode.
+    ValueError: for a dead link or an empty file.
   """
   for folder, found in zip(folders, inside, strict=True):
     for entry in found:
@@ -231,7 +231,7 @@ def _check_files(
     place = os.path.join(os.fspath(root), folder)
     return [os.stat(os.path.join(place, name)).st_size for name in names]
 
-  # Threads, because a file server answers each question slowly.
+  # Threads, because each request to a file server takes long.
   with futures.ThreadPoolExecutor() as threads:
     result = list(threads.map(sizes, folders, files))
   for folder, names, found in zip(folders, files, result, strict=True):
@@ -248,7 +248,7 @@ def _digests(
   files: Sequence[Sequence[str]],
   sizes: Sequence[Sequence[int]] | None,
 ) -> dict[str, str]:
-  """Digests of the names, and where they are known of the sizes, of images."""
+  """Digests of the names of images and, if they are known, of their sizes."""
   lines = [
     f"{name}/{normal(file)}"
     for name, found in zip(names, files, strict=True)

@@ -1,4 +1,4 @@
-"""A whole data set as one file of arrays: read by `Npz`, written by `pack`."""
+"""A data set as one .npz a split: `Npz` reads it, `pack` writes it."""
 
 import dataclasses
 import errno
@@ -18,9 +18,9 @@ from diffdistill.system.archives import check_unpacked_size
 from diffdistill.system.files import naming
 
 SPLIT = "{split}"
-# Of a file that has few images.
+# The most classes of a file with fewer than 10,000 images.
 MOST_CLASSES = 100_000
-# Examples read at a time: enough for every thread of a source that decodes.
+# Examples read at a time: enough to keep every decoding thread busy.
 CHUNK = 1024
 
 
@@ -29,15 +29,15 @@ class Npz(InMemory):
   """Images and labels from a NumPy archive, such as `diffdistill pack` makes.
 
   Args:
-    path: of the file; "{split}" in it stands for the split.
-    image_key: its images, uint8 of shape `n h w c`.
-    label_key: its labels, integers from 0 of shape `n`.
-    classes, channels: of a file whose images have image_size already, so that
-      a run can be built where the data is not; `check()` compares. None asks
-      the data.
+    path: the file; "{split}" in it stands for the split.
+    image_key: name of the array of images, uint8 of shape `n h w c`.
+    label_key: name of the array of labels, integers from 0 of shape `n`.
+    classes, channels: of a file whose images have image_size already, so that a
+      run can be built on a machine without the data; `check()` compares. None:
+      read it from the data.
 
-  Errors, from `check()` on: FileNotFoundError for a missing file, ValueError
-  for one whose arrays are missing or not as above.
+  `check()` raises FileNotFoundError for a missing file, and ValueError if its
+  arrays are missing or not as above.
   """
 
   path: str
@@ -102,7 +102,7 @@ class Npz(InMemory):
     try:
       with file.open("rb") as opened:
         archive = np.load(opened, allow_pickle=False)
-        # A lone .npy comes back as an array: it has no members.
+        # np.load returns the array itself for a file that is a lone .npy.
         names = () if isinstance(archive, np.ndarray) else archive.files
         found = {
           key: archive[key]
@@ -114,20 +114,27 @@ class Npz(InMemory):
         f"{file} takes more memory than there is; pass a smaller one, or"
         " kind='folder', which reads images as they are needed"
       ) from error
-    # An archive that is damaged, or more than arrays, fails in any way.
+    # A damaged archive, or one that holds other things, may raise anything.
     except Exception as error:
       raise ValueError(
         f"{file} is not a readable .npz of plain arrays; write it with"
         f" np.savez(path, {self.image_key}=..., {self.label_key}=...)"
       ) from error
     for key in (self.image_key, self.label_key):
-      # A member that is no .npy comes as its bytes.
+      # NumPy returns bytes for a member that is no .npy.
       if not isinstance(found.get(key), np.ndarray):
         raise ValueError(
           f"{file} holds {', '.join(names) or 'no named array'} but no array"
           f" {key}; pass image_key and label_key"
         )
     images, labels = found[self.image_key], found[self.label_key]
+    self._check_arrays(file, images, labels)
+    return images, labels.astype(np.int32)
+
+  def _check_arrays(
+    self, file: epath.Path, images: np.ndarray, labels: np.ndarray
+  ) -> None:
+    """Refuses arrays that are no images and labels."""
     if images.dtype != np.uint8 or images.ndim != 4:
       raise ValueError(
         f"{self.image_key} in {file} is {images.dtype} of shape"
@@ -148,28 +155,27 @@ class Npz(InMemory):
         f"{self.label_key} in {file} holds {wrong[0]}; number the classes of"
         f" its {len(labels)} images from 0, to at most {limit - 1}"
       )
-    return images, labels.astype(np.int32)
 
 
 def pack(source: Source, out: str, say: Callable[[str], None]) -> list[str]:
-  """Writes a source, and its held-out split where it has one, for `Npz`.
+  """Writes a source, and its held-out split if it has one, for `Npz`.
 
-  An uncompressed .npz of "image" (uint8, `n h w c`) and "label" (int32, `n`)
-  for each, in the source's order, so that packing again gives the same bytes.
-  It is written beside its target, then renamed: no reader meets half a file.
-  Images that a source resizes are rounded to the nearest byte.
+  Each is an uncompressed .npz of "image" (uint8, `n h w c`) and "label" (int32,
+  `n`), in the order of the source, so that packing again gives the same bytes.
+  A file is written under another name, then renamed, so that nobody reads half
+  a file. Images that a source resizes are rounded to the nearest byte.
 
   Args:
     source: of the images.
-    out: of the files; "{split}" in it stands for train and test.
-    say: is told of the progress.
+    out: the file; "{split}" in it stands for train and test.
+    say: called with lines about the progress.
 
   Returns:
     A line about each file.
 
   Raises:
-    ValueError: for an `out` of another ending, or without "{split}" where it
-      takes two files, and where the disk is full; what the source raises.
+    ValueError: if `out` has another ending, or lacks "{split}" for two files;
+      if the disk is full; or for what the source refuses.
   """
   if not out.endswith(".npz"):
     raise ValueError(f"out is {out!r}; pass a name that ends in .npz")
@@ -196,7 +202,7 @@ def pack(source: Source, out: str, say: Callable[[str], None]) -> list[str]:
 def _write(
   path: epath.Path, split: str, source: Source, say: Callable[[str], None]
 ) -> str:
-  """Writes one split; what there is to say of it."""
+  """Writes one split; returns a line about its file."""
   path.parent.mkdir(parents=True, exist_ok=True)
   beside = path.with_name(f".{path.name}.partial")
   shape = (len(source), *source.image_shape)
@@ -208,7 +214,7 @@ def _write(
       beside.open("wb") as file,
       zipfile.ZipFile(file, "w") as archive,
     ):
-      # What np.savez does, but for having all images at once.
+      # As np.savez does it, but without holding all images at once.
       with archive.open("image.npy", "w", force_zip64=True) as member:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(member, header)
@@ -245,7 +251,7 @@ def _write(
 def _chunks(
   source: Source, split: str, say: Callable[[str], None]
 ) -> Iterator[tuple[int, Examples]]:
-  """(first index, examples) of everything in order; says each tenth."""
+  """(first index, examples) of all images in order; says each tenth."""
   size = len(source)
   for first in range(0, size, CHUNK):
     last = min(first + CHUNK, size)
@@ -257,6 +263,6 @@ def _chunks(
 def _to_bytes(
   images: Float[np.ndarray, "n h w c"],
 ) -> tuple[UInt8[np.ndarray, "n h w c"], bool]:
-  """Images of [0, 255] as bytes; whether that changed any."""
+  """(images in [0, 255] as bytes, whether rounding changed any)."""
   whole = np.rint(images)
   return whole.astype(np.uint8), bool((whole != images).any())

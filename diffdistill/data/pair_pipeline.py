@@ -8,8 +8,8 @@ that moves over all S:
   pool of e  shards first(e) to first(e) + P - 1, where of E whole epochs
              first(e) = floor(e (S - P) / (E - 1))
 
-so the batch of a step is known from (seed, step, num_updates), whatever is on
-disk. With P = S every epoch visits all pairs once.
+So the batch of a step follows from (seed, step, num_updates), whatever is on
+the disk. With P = S every epoch visits all pairs once.
 """
 
 import dataclasses
@@ -21,6 +21,14 @@ import numpy as np
 from diffdistill.data.pairs import PairStore, Say
 from diffdistill.data.pipeline import check_rows
 from diffdistill.data.shards import Arrays
+from diffdistill.ranges import (
+  STEP,
+  BatchSize,
+  Seed,
+  Updates,
+  check_number,
+  check_ranges,
+)
 
 OF_EPOCH, OF_VISIT = 0, 1
 
@@ -34,30 +42,29 @@ class PairPipeline:
   """Endless batches of pairs, each process seeing its rows of the global batch.
 
   The global batch of a step depends on (pairs, capacity, batch_size, seed,
-  num_updates, step) and on nothing else. It has the interface of `Pipeline`,
-  but shards that are missing are made when they are needed, and those that
-  left the pool are removed.
+  num_updates, step) and on nothing else. It has the interface of `Pipeline`.
+  Missing shards are made when they are needed; shards that have left the pool
+  are removed.
 
   Args:
-    store: of the pairs.
-    batch_size: of the global batch; divides shard_size and held_out.
-    seed: of the order; in [0, 2**32).
-    num_updates: how many batches training takes: over them the pool moves.
-    rows: of the global batch, that this process sees; all by default.
-    say: is told of every shard that is made.
+    store: where the pairs are.
+    batch_size: rows of the global batch; divides shard_size and held_out.
+    seed: of the order.
+    num_updates: how many batches training takes; the pool moves over all S
+      shards meanwhile.
+    rows: the rows of the global batch that this process sees; default: all.
+    say: called with a line for every shard that is made.
   """
 
   store: PairStore
-  batch_size: int
-  seed: int
-  num_updates: int
+  batch_size: BatchSize
+  seed: Seed
+  num_updates: Updates
   rows: tuple[int, ...] | None = None
   say: Say = _silent
 
   def __post_init__(self):
-    for name in ("batch_size", "num_updates"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} is {getattr(self, name)}; pass 1 or more")
+    check_ranges(self)
     check_rows(self.rows, self.batch_size)
     for name in ("shard_size", "held_out"):
       value = getattr(self.store.pairs, name)
@@ -66,13 +73,11 @@ class PairPipeline:
           f"{name} is {value}, which batch_size {self.batch_size} does not"
           " divide; pass a multiple of it"
         )
-    if not 0 <= self.seed < 2**32:
-      raise ValueError(f"seed is {self.seed}; pass 0 to 2**32 - 1")
 
   def batch(self, step: int) -> Arrays:
     """This process's rows of the global batch of `step`.
 
-    Reads a shard for one batch, and makes it where it is missing.
+    Reads a whole shard for one batch, and makes the shard if it is missing.
 
     Returns:
       "noise": float16 and "image": uint8, as they are stored, both of shape
@@ -83,8 +88,7 @@ class PairPipeline:
 
   def iterate(self, start: int) -> Iterator[Arrays]:
     """batch(start), batch(start + 1), ..., each shard read once a visit."""
-    if start < 0:
-      raise ValueError(f"step is {start}; pass 0 or more")
+    check_number("step", start, STEP)
     self.store.claim()
     return self._batches(start)
 
@@ -97,14 +101,14 @@ class PairPipeline:
     """The shards on disk at a visit."""
     count = len(self.store.train_shards)
     size = self.store.capacity
-    # A last epoch that is not whole keeps the pool of the one before it.
+    # If the last epoch is not whole, it keeps the pool of the epoch before.
     epochs = max(self.num_updates // self._visit_length // size, 1)
     epoch = min(visit // size, epochs - 1)
     first = epoch * (count - size) // max(epochs - 1, 1)
     return range(first, first + size)
 
   def shards(self, start: int, stop: int) -> list[int]:
-    """Those that updates `start` to `stop - 1` visit, in that order."""
+    """The shards that updates `start` to `stop - 1` visit, in that order."""
     if start >= stop:
       return []
     first, last = start // self._visit_length, (stop - 1) // self._visit_length
@@ -126,7 +130,7 @@ class PairPipeline:
     return self.store.pairs.shard_size // self.batch_size
 
   def _order(self, of: int, number: int, size: int) -> np.ndarray:
-    """A permutation: of an epoch's shards, or of a visit's pairs."""
+    """A permutation of the shards of an epoch, or of the pairs of a visit."""
     return np.random.default_rng([self.seed, of, number]).permutation(size)
 
   def _batches(self, start: int) -> Iterator[Arrays]:
@@ -140,7 +144,7 @@ class PairPipeline:
       done = 0
 
   def _visit(self, visit: int, done: int) -> Iterator[Arrays]:
-    """The batches of one visit, `done` of them left out."""
+    """The batches of one visit, without the first `done`."""
     shard = self.shard(visit)
     self.store.make((shard,), self.say)
     pairs = self.store.read(shard)

@@ -1,7 +1,7 @@
-"""Picture files as arrays of bytes, as a viewer shows them.
+"""Decodes picture files to arrays of bytes, as a viewer shows them.
 
-Pillow's decoders of the formats below run no other program and read nothing but
-the file. Left out on purpose: EPS, PS and PDF (Ghostscript runs them), PSD, XCF
+Pillow's decoders of the formats below run no other program and read no other
+file. Left out on purpose: EPS, PS and PDF (Ghostscript runs them), PSD, XCF
 and SVG (layers or shapes to be rendered), WMF and EMF (Windows alone renders
 them), HEIC (no decoder in Pillow), camera raw files, and rare formats.
 """
@@ -34,7 +34,7 @@ FORMATS = {
 SUFFIXES = tuple(suffix for group in FORMATS.values() for suffix in group)
 # Files of these endings may hold several pictures.
 SEVERAL = (".apng", ".avif", ".avifs", ".gif", ".mpo", ".tif", ".tiff", ".webp")
-# Pictures, as their owner sees them, that are not read.
+# Endings of picture files that are not read.
 UNREAD = (
   *(".arw", ".cr2", ".cr3", ".dcm", ".dds", ".dng", ".emf", ".eps", ".exr"),
   *(".fits", ".hdr", ".heic", ".heif", ".icns", ".jxl", ".nef", ".npy", ".orf"),
@@ -47,22 +47,23 @@ MODES_OF_CHANNELS = {1: "L", 3: "RGB"}
 def decode(
   data: bytes, channels: int, background: str
 ) -> UInt8[np.ndarray, "h w c"]:
-  """A picture as a viewer shows it; of several in one file, the first.
+  """A picture as a viewer shows it; the first one, if a file holds several.
 
   It is turned as its EXIF data say. Transparent pixels are laid on the
   background. CMYK and palettes become RGB, and grey is the luma of RGB (ITU-R
-  601). Colour profiles are not applied. Of 16 bits a channel in a PNG the upper
-  8 are taken.
+  601). Colour profiles are not applied. A PNG of 16 bits a channel keeps the
+  upper 8 bits.
 
   Args:
-    data: of the file.
+    data: the bytes of the file.
     channels: 3 for RGB, 1 for grey.
     background: a colour, see `colour`.
 
   Raises:
-    Exception: of many classes, where the data is damaged, of another format or
-      of very many pixels.
-    ValueError: for more than 8 bits a channel whose white is not known.
+    Exception: of many classes, if the data is damaged, has another format or
+      very many pixels.
+    ValueError: for more than 8 bits a channel, if the value of white is not
+      known.
   """
   with PillowImage.open(io.BytesIO(data), formats=_formats()) as opened:
     opened.load()
@@ -73,7 +74,7 @@ def decode(
       below = PillowImage.new("RGBA", picture.size, behind)
       picture = PillowImage.alpha_composite(below, picture).convert("RGB")
     elif picture.mode != "L":
-      # Grey of a palette or of CMYK has only this way there.
+      # Pillow converts a palette or CMYK to grey only by way of RGB.
       picture = picture.convert("RGB")
     array = np.asarray(picture.convert(MODES_OF_CHANNELS[channels]))
   return array.reshape(*array.shape[:2], channels)
@@ -83,7 +84,7 @@ def colour(name: str) -> tuple[int, int, int]:
   """Red, green and blue of a CSS colour: "white", "#808080", "rgb(9, 9, 9)".
 
   Raises:
-    ValueError: for a name that is none.
+    ValueError: for another text.
   """
   try:
     red, green, blue, *_ = ImageColor.getrgb(name)
@@ -97,7 +98,7 @@ def colour(name: str) -> tuple[int, int, int]:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-  """Those that this Pillow was built with; all of its wheels have all."""
+  """The formats that this Pillow was built with; its wheels have all."""
   PillowImage.init()
   return tuple(name for name in FORMATS if name in PillowImage.OPEN)
 
@@ -109,7 +110,7 @@ def _eight_bits(
   if not picture.mode.startswith(("I", "F")):
     return picture
   if file_format != "PNG" or picture.mode != "I;16":
-    # Pillow would clip to white, and where white lies the file does not say.
+    # Pillow would clip to white, and the file does not say which value is that.
     raise ValueError(
       f"it has more than 8 bits a channel, mode {picture.mode}; convert it to 8"
     )

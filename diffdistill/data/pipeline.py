@@ -1,20 +1,29 @@
 """batch(step): the shuffled batches of a source as a function of the step.
 
-Nothing positional is stored: a run resumes by asking for the step it is at.
-The indices of a batch are a slice of its epoch's permutation, and its images
-are taken in one call, as they are stored: a batch costs what its images cost.
-Grain prepares batches ahead.
+No position is stored: a run resumes by asking for the batch of its step. The
+indices of a batch are a slice of the permutation of its epoch. Images are taken
+in one call, as they are stored. Grain prepares batches ahead.
 """
 
 import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterator
+from typing import Annotated
 
 import grain
 import numpy as np
 
 from diffdistill.data.sources import Examples, Indices, Source
+from diffdistill.ranges import (
+  BATCH_SIZE,
+  STEP,
+  BatchSize,
+  Range,
+  Seed,
+  check_number,
+  check_ranges,
+)
 
 OF_EPOCH, OF_FLIPS = 0, 1
 
@@ -24,50 +33,43 @@ class Pipeline:
   """Endless batches, each process seeing its rows of the global batch.
 
   The global batch of a step depends on (source, batch_size, seed, flip, step)
-  and on nothing else: however processes share its rows, put together they are
-  the same bit for bit. Every epoch visits each image once, in an order of its
-  own; batches may straddle epochs.
+  and on nothing else. It is the same bit for bit, however processes share its
+  rows. Every epoch visits each image once, in an order of its own. A batch may
+  hold the end of one epoch and the beginning of the next.
 
   Args:
-    source: of the images; checked here.
-    batch_size: of the global batch; may exceed the source.
-    seed: in [0, 2**32).
+    source: where the images come from; checked here.
+    batch_size: rows of the global batch; may be larger than the source.
+    seed: of the order and of the flips.
     flip: mirror each image left to right with probability 1/2.
     labels: whether batches hold labels.
-    rows: of the global batch, that this process sees; all by default.
-    num_threads: that prepare batches ahead in `iterate`; 0 for none.
+    rows: the rows of the global batch that this process sees; default: all.
+    num_threads: threads that prepare batches in `iterate`; 0 for none.
     prefetch: how many batches `iterate` keeps ready.
 
   Raises:
-    ValueError: a field out of range or an empty source; what the source's
-      `check()` raises.
+    ValueError: for a field out of range, an empty source, or what the source's
+      `check()` refuses.
   """
 
   source: Source
-  batch_size: int
-  seed: int
+  batch_size: BatchSize
+  seed: Seed
   flip: bool = False
   labels: bool = True
   rows: tuple[int, ...] | None = None
-  num_threads: int = 2
-  prefetch: int = 4
+  num_threads: Annotated[int, Range(0, 1024)] = 2
+  prefetch: Annotated[int, Range(0, 1024)] = 4
 
   def __post_init__(self):
-    _check_batch_size(self.batch_size)
+    check_ranges(self)
     check_rows(self.rows, self.batch_size)
-    if not 0 <= self.seed < 2**32:
-      raise ValueError(f"seed is {self.seed}; pass 0 to 2**32 - 1")
-    if self.num_threads < 0 or self.prefetch < 0:
-      raise ValueError(
-        f"num_threads is {self.num_threads} and prefetch {self.prefetch}; pass"
-        " 0 or more"
-      )
     _check_source(self.source)
 
   def batch(self, step: int) -> Examples:
     """This process's rows of the global batch of `step`, as they are stored.
 
-    Scaling and mirroring are for the device: see training/augment.py.
+    The device scales and mirrors them: see training/augment.py.
 
     Returns:
       "image": uint8, or float32 where the source resizes, in [0, 255], shape
@@ -75,7 +77,7 @@ class Pipeline:
       shape `b`; "flip" (if there are flips): which images to mirror, bool,
       shape `b`.
     """
-    _check_step(step)
+    check_number("step", step, STEP)
     rows = slice(None) if self.rows is None else list(self.rows)
     batch = self.source.take(self._indices(step)[rows])
     if self.flip:
@@ -88,7 +90,7 @@ class Pipeline:
 
   def iterate(self, start: int) -> Iterator[Examples]:
     """batch(start), batch(start + 1), ..., prepared ahead by threads."""
-    _check_step(start)
+    check_number("step", start, STEP)
     options = grain.ReadOptions(
       num_threads=self.num_threads, prefetch_buffer_size=self.prefetch
     )
@@ -96,7 +98,7 @@ class Pipeline:
     return iter(steps.map(self.batch).to_iter_dataset(options))
 
   def _indices(self, step: int) -> Indices:
-    """The global batch's, of one epoch or of several."""
+    """The indices of a global batch, from one epoch or more."""
     size, parts = len(self.source), []
     first, end = step * self.batch_size, (step + 1) * self.batch_size
     while first < end:
@@ -107,7 +109,7 @@ class Pipeline:
 
   @functools.cached_property
   def _order(self) -> Callable[[int], Indices]:
-    """The permutation of an epoch; two are kept, for batches between them."""
+    """The permutation of an epoch; the last two are kept in memory."""
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> Indices:
@@ -120,15 +122,15 @@ class Pipeline:
 def once(source: Source, batch_size: int) -> Iterator[Examples]:
   """Every example exactly once, in order, for reference statistics.
 
-  Yields what is trained on ("image": float32 in [-1, 1], shape `b h w c`;
-  "label": int32, shape `b`), neither shuffled nor flipped; the last batch may
-  be short.
+  Examples are neither shuffled nor flipped, else as training sees them:
+  "image" is float32 in [-1, 1] of shape `b h w c`, "label" int32 of shape `b`.
+  The last batch may be short.
 
   Raises:
-    ValueError: batch_size below 1 or an empty source; what the source's
-      `check()` raises. All before the first batch.
+    ValueError: for a batch_size below 1, an empty source, or what the source's
+      `check()` refuses; before the first batch.
   """
-  _check_batch_size(batch_size)
+  check_number("batch_size", batch_size, BATCH_SIZE)
   _check_source(source)
   starts = range(0, len(source), batch_size)
   return (
@@ -149,22 +151,12 @@ def check_rows(rows: tuple[int, ...] | None, batch_size: int) -> None:
   """Refuses rows that a global batch does not have.
 
   Raises:
-    ValueError: where there are some, or none at all.
+    ValueError: if there are such rows, or no rows at all.
   """
   if rows is not None and not set() < set(rows) <= set(range(batch_size)):
     raise ValueError(
       f"rows are {rows}; pass some of 0 to {batch_size - 1}, or None for all"
     )
-
-
-def _check_batch_size(batch_size: int) -> None:
-  if batch_size < 1:
-    raise ValueError(f"batch_size is {batch_size}; pass 1 or more")
-
-
-def _check_step(step: int) -> None:
-  if step < 0:
-    raise ValueError(f"step is {step}; pass 0 or more")
 
 
 def _check_source(source: Source) -> None:

@@ -1,7 +1,7 @@
-"""The record of a run's data in its workdir, and the data seen through it.
+"""data.json: the facts of a run's data, recorded in its workdir.
 
-`data.json` is written when a run claims its workdir. A run goes on with the
-same data only, and a workdir can be opened where the data is not.
+It is written when a run claims its workdir. A run goes on with the same data
+only. A workdir can be opened on a machine without the data.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ FILE = "data.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recorded:
-  """A source whose facts are known, and whose data is read when it is needed.
+  """A source whose facts are known; its data is read only when it is needed.
 
   Args:
     facts: of the data.
-    source: of the images; only `check`, `take`, `labels` and `held_out` read
-      it, and the first of these compares it with the facts.
+    source: of the images. Only `check`, `take`, `labels` and `held_out` read
+      it; the first call of any of these compares it with the facts.
     compared: whether it has been compared already.
   """
 
@@ -41,10 +41,10 @@ class Recorded:
   compared: bool = False
 
   def check(self) -> None:
-    """Refuses other data than the facts are of.
+    """Refuses data that differs from the facts.
 
     Raises:
-      ValueError: with the difference.
+      ValueError: if it differs; names the difference.
     """
     _ = self._opened
 
@@ -65,7 +65,7 @@ class Recorded:
 
   @property
   def label_counts(self) -> tuple[int, ...]:
-    """As recorded; where they are not, as the data has them."""
+    """The recorded counts; if none are recorded, those of the data."""
     return self.facts.label_counts or self._opened.label_counts
 
   @property
@@ -77,7 +77,7 @@ class Recorded:
     return self.facts.left_out
 
   def digests(self) -> dict[str, str]:
-    """As recorded: the data may lie elsewhere since then."""
+    """The recorded digests: the data may have moved since."""
     return dict(self.facts.digests)
 
   def labels(self) -> Labels:
@@ -116,7 +116,7 @@ def admit(
 
   Args:
     source: of the images.
-    workdir: of the run; it need not be there.
+    workdir: of the run; it need not exist.
     begun: whether a stage has begun there, so that the data must be the same.
     counted: see `describe`.
 
@@ -139,7 +139,7 @@ def admit(
         f"{workdir} was made with other data: {found}; pass the data it was"
         " made with, or a new --workdir"
       )
-    # What a bucket does not tell was told where the run began.
+    # A bucket tells fewer digests than the disk on which the run began.
     facts = dataclasses.replace(
       facts, digests={**facts.digests, **stored.digests}
     )
@@ -147,13 +147,13 @@ def admit(
 
 
 def keep(workdir: epath.Path, facts: Facts) -> None:
-  """Writes the record where it is not there yet; by the first process."""
+  """Writes the record if it is not there yet; the first process writes."""
   if read(workdir) != facts:
     hosts.on_first(lambda: write_json(workdir / FILE, as_json(facts)))
 
 
 def read(workdir: epath.Path) -> Facts | None:
-  """The record of a workdir; None where there is none.
+  """The record of a workdir; None if there is none.
 
   Raises:
     ValueError: if it is damaged.

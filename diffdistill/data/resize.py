@@ -1,9 +1,9 @@
-"""Any image to a square of the size trained on, as teachers were shown it.
+"""Resizes any image to the square that is trained on.
 
-Students must see data prepared as the teacher's was. Progressive Distillation
-and moment matching (Google) crop the centre square along the short side, then
-resize ImageNet to 64 by area and LSUN to 128 by antialiased bilinear, and do
-not round the result back to bytes.
+Students must see data that is prepared as it was for their teacher. Progressive
+Distillation and moment matching (Google) crop the centre square along the short
+side, then resize ImageNet to 64 by area and LSUN to 128 by antialiased
+bilinear, and do not round the result back to bytes.
 """
 
 import functools
@@ -20,14 +20,12 @@ Pixels = Shaped[np.ndarray, "h w c"]
 Fitted = Shaped[np.ndarray, "size_h size_w c"]
 
 
-def check_fit(size: int | None, method: str, crop: str) -> None:
-  """Refuses what `fit` could not do.
+def check_fit(method: str, crop: str) -> None:
+  """Refuses an unknown way of resizing or cropping.
 
   Raises:
-    ValueError: a size below 1, an unknown method or crop.
+    ValueError: for an unknown method or crop.
   """
-  if size is not None and size < 1:
-    raise ValueError(f"image_size is {size}; pass 1 or more")
   if method not in METHODS:
     raise ValueError(f"resize is {method!r}; pass one of {', '.join(METHODS)}")
   if crop not in CROPS:
@@ -39,7 +37,7 @@ def fit(image: Pixels, size: int | None, method: str, crop: str) -> Fitted:
 
   Args:
     image: shape `h w c`, in [0, 255].
-    size: of the sides of the result; None leaves the image as it is.
+    size: side of the result; None leaves the image as it is.
     method: "area" or "bilinear".
     crop: "center" keeps the centre square; "none" stretches instead.
   """
@@ -87,7 +85,7 @@ def resize_bilinear(
   return np.stack(channels, axis=-1)
 
 
-# Photographs come in hundreds of sizes, most of them rare: keep the common.
+# Photographs come in hundreds of sizes, most of them rare: cache the common.
 @functools.lru_cache(maxsize=256)
 def _coverage(old: int, new: int) -> Float[np.ndarray, "new old"]:
   """Row i: the share of each old pixel in new pixel i; rows sum to one."""

@@ -1,18 +1,18 @@
-"""Which shapes of images every later step can use."""
+"""Refuses shapes of images that a later step could not use."""
 
-# Sheets, classifiers and exported pipelines know grey and RGB.
+# Sheets, classifiers and exported pipelines take grey and RGB only.
 CHANNELS = (1, 3)
 
 
 def check_image_shape(shape: tuple[int, int, int], place: str) -> None:
-  """Refuses images that could be trained on, but not shown or judged.
+  """Refuses images that could be trained on, but neither shown nor judged.
 
   Args:
     shape: (h, w, c).
-    place: the config's field that says where the images are from.
+    place: the field of the config that names the source of the images.
 
   Raises:
-    ValueError: with a guess of what they are.
+    ValueError: for such images; with a guess of what they are.
   """
   height, width, channels = shape
   if min(shape) < 1:

@@ -1,8 +1,8 @@
-"""Files of arrays that are whole, or refused in one line.
+"""Writes and reads shards: files of arrays that are whole, or refused.
 
-A shard is an uncompressed .npz: a zip archive, which has a checksum for every
-array and ends with its table of contents, so that one cut short is known
-without reading it.
+A shard is an uncompressed .npz. This is a zip archive: it has a checksum for
+every array and ends with its table of contents. So a file that was cut short is
+recognised without reading its arrays.
 """
 
 import errno
@@ -19,15 +19,15 @@ Arrays = dict[str, np.ndarray]
 
 
 def write_shard(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes the arrays, or nothing.
+  """Writes all arrays, or no file.
 
   Raises:
-    ValueError: where the disk is full.
+    ValueError: if the disk is full.
   """
   buffer = io.BytesIO()
   with zipfile.ZipFile(buffer, "w") as archive:
     for name, array in arrays.items():
-      # What np.savez does, less its options, which are names like any other.
+      # np.savez would take an array called "file" for its own argument.
       with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
         np.lib.format.write_array(member, array, allow_pickle=False)
   try:
@@ -43,21 +43,21 @@ def write_shard(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_shard(path: epath.Path, like: Mapping[str, np.ndarray]) -> Arrays:
-  """All arrays of a shard; their checksums are checked on the way.
+  """All arrays of a shard; their checksums are checked.
 
   Args:
     path: of the file.
-    like: arrays of the names, types and shapes that it must have.
+    like: arrays with the names, types and shapes that the file must have.
 
   Raises:
-    ValueError: where the file is damaged.
+    ValueError: if the file is damaged.
   """
   with path.open("rb") as file:
     try:
       with np.load(file, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
-    # zipfile raises RuntimeError for a flag or a method that it cannot read,
-    # the file OSError for a place before its beginning.
+    # zipfile raises RuntimeError for a flag or method that it cannot read, and
+    # the file OSError for a position before its beginning.
     except (
       EOFError,
       KeyError,
@@ -73,10 +73,10 @@ def read_shard(path: epath.Path, like: Mapping[str, np.ndarray]) -> Arrays:
 
 
 def check_end(path: epath.Path) -> None:
-  """Refuses a shard that is cut short; its arrays are not read.
+  """Refuses a shard that was cut short, without reading its arrays.
 
   Raises:
-    ValueError: where it is.
+    ValueError: if it was cut short.
   """
   try:
     with path.open("rb") as file, zipfile.ZipFile(file):
@@ -86,13 +86,13 @@ def check_end(path: epath.Path) -> None:
 
 
 def remove_partial(directory: epath.Path) -> None:
-  """Removes what is left of a write that was killed or refused."""
+  """Removes unfinished files of writes that were killed or refused."""
   for path in matching(directory, ".*.npz.partial"):
     path.unlink()
 
 
 def readable(num_bytes: int) -> str:
-  """A number of bytes, as people say it."""
+  """A number of bytes in GB, MB, kB or bytes."""
   for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
     if num_bytes >= scale:
       return f"{num_bytes / scale:.1f} {unit}"

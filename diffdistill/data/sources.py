@@ -1,8 +1,8 @@
-"""Sources of labelled images by index, and those that fit in memory.
+"""What a source of labelled images is, and sources that fit in memory.
 
-Fields are checked at construction. Data is read on first use, so a config can
-be built where its data is not; `check()` reads what it takes to know that the
-data is usable, and `Pipeline` and `once` call it at their construction.
+Fields are checked at construction. Data is read on first use, so that a config
+can be built on a machine without its data. `check()` reads as much as it needs
+to know that the data is usable; `Pipeline` and `once` call it first.
 """
 
 import abc
@@ -39,7 +39,7 @@ class Source(Protocol):
   """Random access to the labelled images of one split."""
 
   def check(self) -> None:
-    """Raises ValueError or FileNotFoundError where the data is unusable."""
+    """Raises ValueError or FileNotFoundError if the data is unusable."""
 
   def __len__(self) -> int: ...
 
@@ -58,23 +58,24 @@ class Source(Protocol):
 
   @property
   def label_counts(self) -> tuple[int, ...]:
-    """The number of images of each class, num_classes numbers."""
+    """The number of images of each class: num_classes numbers."""
     ...
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """The name of each class; empty where classes have only numbers."""
+    """The name of each class; empty if classes have only numbers."""
     ...
 
   @property
   def left_out(self) -> tuple[str, ...]:
-    """What lies beside the images and is not read, and why; a phrase each."""
+    """Phrases that name what is found with the images and not read, and why."""
     ...
 
   def digests(self) -> dict[str, str]:
-    """Digests of the data by what they cover, wherever the data is stored.
+    """Digests of the data, by what each covers, such as "sizes of files".
 
-    The keys are words for a refusal, such as "sizes of files".
+    The same data has the same digests wherever it is stored. The keys are used
+    in refusals.
     """
     ...
 
@@ -87,17 +88,17 @@ class Source(Protocol):
     ...
 
   def held_out(self) -> "Source | None":
-    """The test split of the same data; None where it has none of its own."""
+    """The test split of the same data; None if it has no test split."""
     ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InMemory(abc.ABC):
-  """A source whose images are held as they were stored; resized when taken.
+  """A source that holds its images as they were stored, and resizes on `take`.
 
   Args:
     split: "train" or "test".
-    image_size: of the square images taken; None leaves them as they are.
+    image_size: side of the square images; None leaves images as they are.
     resize: "area" or "bilinear" (antialiased).
     crop: "center" (the centre square) or "none" (stretch).
   """
@@ -110,11 +111,11 @@ class InMemory(abc.ABC):
   def __post_init__(self):
     if self.split not in ("train", "test"):
       raise ValueError(f"split is {self.split!r}; pass 'train' or 'test'")
-    check_fit(self.image_size, self.resize, self.crop)
     check_ranges(self)
+    check_fit(self.resize, self.crop)
 
   def check(self) -> None:
-    """Reads everything; errors are those of the class."""
+    """Reads everything; the docstring of each class names its errors."""
     _ = self._arrays
 
   def __len__(self) -> int:
@@ -129,7 +130,7 @@ class InMemory(abc.ABC):
 
   @property
   def image_dtype(self) -> np.dtype:
-    """Images that have their size already stay the bytes that they are."""
+    """uint8 for images that need no resizing, else float32."""
     resized = self._arrays[0].shape[1:] != self.image_shape
     return np.dtype(np.float32 if resized else np.uint8)
 
@@ -140,7 +141,7 @@ class InMemory(abc.ABC):
 
   @property
   def label_counts(self) -> tuple[int, ...]:
-    """The number of images of each class; 0 of a class without images."""
+    """The number of images of each class; 0 for a class without images."""
     labels = self._arrays[1]
     return tuple(np.bincount(labels, minlength=self.num_classes).tolist())
 
@@ -150,16 +151,16 @@ class InMemory(abc.ABC):
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """None: arrays have only numbers."""
+    """Empty: arrays have only numbers for classes."""
     return ()
 
   @property
   def left_out(self) -> tuple[str, ...]:
-    """Nothing."""
+    """Empty: arrays are read whole."""
     return ()
 
   def digests(self) -> dict[str, str]:
-    """Of every byte of the images and of every label."""
+    """One digest of every byte of the images and of every label."""
     images, labels = self._arrays
     digest = hashlib.sha256(f"{images.dtype} {images.shape}".encode())
     for first in range(0, len(images), DIGESTED_AT_A_TIME):
@@ -196,12 +197,12 @@ class InMemory(abc.ABC):
 class Digits(InMemory):
   """Scikit-learn's 1797 handwritten digits, 8x8 grey; nothing to download.
 
-  The set has no official split: every sixth image (300) is for testing.
+  The set has no official split: every sixth image (300 in all) is for testing.
   """
 
   def _read(self) -> tuple[Images, Labels]:
     try:
-      # By name, so that only those who ask for digits pay for the import.
+      # Imported here, so that only those who use digits wait for it.
       datasets = importlib.import_module("sklearn.datasets")
     except ImportError as error:
       raise ValueError(
@@ -221,10 +222,10 @@ class Idx(InMemory):
   """The files of MNIST and its family, plain or gzipped.
 
   Args:
-    path: the folder of train-images-idx3-ubyte[.gz] and its three companions.
+    path: the folder of train-images-idx3-ubyte[.gz] and the three other files.
 
-  Errors, from `check()` on: FileNotFoundError for a missing file, ValueError
-  for one that is truncated or something else.
+  `check()` raises FileNotFoundError for a missing file, and ValueError for one
+  that is cut short or has another format.
   """
 
   path: str
@@ -241,7 +242,7 @@ class Idx(InMemory):
     return images[..., None], labels.astype(np.int32)
 
   def _array(self, name: str, rank: int) -> np.ndarray:
-    """Parses zero, zero, type, rank; big-endian sizes; then the bytes."""
+    """Parses the bytes 0, 0, type, rank; big-endian sizes; then the data."""
     file = self._find(name)
     data = file.read_bytes()
     if file.suffix == ".gz":
@@ -252,7 +253,7 @@ class Idx(InMemory):
           f"{file} is not a complete gzip file; download it again"
         ) from error
     start = 4 + 4 * rank
-    # 8: the type is unsigned byte.
+    # 8 is the code of unsigned bytes.
     if len(data) < start or data[:4] != bytes((0, 0, 8, rank)):
       raise ValueError(
         f"{file} is not an IDX file of bytes in {rank} dimensions: it starts"

@@ -19,16 +19,16 @@ Decoded = tuple[Shaped[np.ndarray, "h w c"], int]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Streamed(abc.ABC):
-  """A source that decodes on a few threads of its own.
+  """A source that decodes its images on a few threads.
 
   Args:
     split: the name of the split.
-    image_size: of the square images taken; None leaves them as they are.
+    image_size: side of the square images; None leaves images as they are.
     resize: "area" or "bilinear" (antialiased).
     crop: "center" (the centre square) or "none" (stretch).
-    num_threads: that decode at the same time.
-    classes: how many there are, so that a run can be built where the data is
-      not; `check()` compares. None asks the data.
+    num_threads: how many images are decoded at the same time.
+    classes: how many classes there are, so that a run can be built on a machine
+      without the data; `check()` compares. None: read it from the data.
   """
 
   split: str
@@ -42,13 +42,13 @@ class Streamed(abc.ABC):
     if not self.split:
       raise ValueError("split is empty; pass 'train' or 'test'")
     check_ranges(self)
-    check_fit(self.image_size, self.resize, self.crop)
+    check_fit(self.resize, self.crop)
 
   def take(self, indices: Indices) -> Examples:
     """The images and labels at `indices`, in that order.
 
     Raises:
-      ValueError: an image that cannot be decoded, or a label outside
+      ValueError: for an image that cannot be decoded, or a label outside
         [0, num_classes).
     """
     decoded = list(self._threads.map(self._fitted, indices.tolist()))
@@ -73,7 +73,7 @@ class Streamed(abc.ABC):
 
   @property
   def image_dtype(self) -> np.dtype:
-    """As `fit` gives them: of one type, whichever of them are resized."""
+    """The one type of all images, resized or not."""
     return np.dtype(np.uint8 if self.image_size is None else np.float32)
 
   @property
@@ -95,7 +95,7 @@ class Streamed(abc.ABC):
 
   @abc.abstractmethod
   def _count_classes(self) -> int:
-    """As the data has them."""
+    """The number of classes in the data."""
 
   @abc.abstractmethod
   def labels(self) -> Labels:
@@ -121,5 +121,5 @@ class Streamed(abc.ABC):
 
 
 def one_line(error: Exception) -> str:
-  """What the error says, or its class where it says nothing."""
+  """The message of an error; if it is empty, the name of its class."""
   return " ".join(str(error).split()) or type(error).__name__

@@ -18,21 +18,21 @@ LABELS_AT_A_TIME = 4096
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tfds(Streamed):
-  """A TensorFlow Datasets data set prepared as array_record; no TensorFlow.
+  """A TensorFlow Datasets data set in array_record format; no TensorFlow.
 
-  Its examples need an "image"; without a "label" all are of one class, 0.
-  Nothing is downloaded: every process of a run would start to.
+  Its examples need an "image"; without a "label" all have class 0. Nothing is
+  downloaded, because every process of a run would download it.
 
   Args:
-    name: as TensorFlow Datasets knows it, such as "cifar10" or
+    name: its name in TensorFlow Datasets, such as "cifar10" or
       "imagenet2012:5.*.*".
     split: any of its splits or slices, such as "validation" or "train[:300]".
-    data_dir: where it is prepared; None for the default of the library.
-    channels: of its images, to be known without the data, as `classes` is.
+    data_dir: folder where it was prepared; None: the default of the library.
+    channels: of its images, so that a run can be built on a machine without the
+      data; see `classes`.
 
-  Errors, from `check()` on: ValueError where the library is not installed, the
-  data set not prepared in this format, or images vary in shape and image_size
-  is None.
+  `check()` raises ValueError if the library is not installed, the data set was
+  not prepared in this format, or images vary in shape and image_size is None.
   """
 
   name: str
@@ -74,17 +74,17 @@ class Tfds(Streamed):
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """As the data set has them."""
+    """The names in the data set."""
     label = self._features.get("label")
     return tuple(getattr(label, "names", None) or ())
 
   @property
   def left_out(self) -> tuple[str, ...]:
-    """Nothing."""
+    """Empty: a data set is read whole."""
     return ()
 
   def digests(self) -> dict[str, str]:
-    """Of what the data set says about itself: no example is read."""
+    """A digest of the description of the data set; no example is read."""
     info = self._source.dataset_info
     told = {
       "name": getattr(info, "full_name", self.name),
@@ -101,7 +101,7 @@ class Tfds(Streamed):
   def _labels(self) -> Labels:
     if "label" not in self._features:
       return np.zeros(len(self), np.int32)
-    # The library records no labels apart from the examples.
+    # The library stores labels only within the examples.
     return np.array(hosts.on_first(self._every_label), np.int32)
 
   def _every_label(self) -> list[int]:
@@ -115,7 +115,7 @@ class Tfds(Streamed):
     return labels
 
   def held_out(self) -> Source | None:
-    """The split "test", or "validation" where that has no labels."""
+    """The split "test", or "validation" if "test" has no labels."""
     for split in ("test", "validation"):
       other = dataclasses.replace(self, split=split)
       try:
@@ -138,7 +138,7 @@ class Tfds(Streamed):
   @functools.cached_property
   def _source(self) -> Any:
     try:
-      # By name: the library takes seconds to import and is an extra.
+      # Imported here: the library takes seconds to import and is optional.
       tfds = importlib.import_module("tensorflow_datasets")
     except ImportError as error:
       raise ValueError(
@@ -149,8 +149,8 @@ class Tfds(Streamed):
       return tfds.data_source(
         self.name, split=self.split, data_dir=self.data_dir, download=False
       )
-    # Of no common class: NotImplementedError for a data set prepared as
-    # TFRecord, AssertionError for one not prepared, ValueError for a split.
+    # It raises NotImplementedError for a data set prepared as TFRecord,
+    # AssertionError for one that was not prepared, ValueError for a split.
     except Exception as error:
       where = "" if self.data_dir is None else f", data_dir={self.data_dir!r}"
       raise ValueError(
@@ -168,6 +168,6 @@ class Tfds(Streamed):
     return int(self._example(index)["label"])
 
   def _example(self, index: int) -> Any:
-    # Not source[index]: some of its versions log an error for each such call.
+    # source[index] logs an error for each call in some versions.
     (example,) = self._source.__getitems__([index])
     return example

@@ -4,7 +4,8 @@ import numpy as np
 from etils import epath
 
 from diffdistill.arrays import Params
-from diffdistill.data.pairs import PairSet, PairStore
+from diffdistill.data.pair_set import PairSet
+from diffdistill.data.pairs import PairStore
 from diffdistill.images import to_host
 from diffdistill.run.experiment import Experiment
 from diffdistill.training.fingerprint import fingerprint

@@ -9,7 +9,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 from diffdistill.arrays import Params
-from diffdistill.data.pairs import Drawn, PairStore, Say
+from diffdistill.data.pair_arrays import Drawn
+from diffdistill.data.pairs import PairStore, Say
 from diffdistill.training import checkpoint
 from diffdistill.training.clock import SHARDS, fitting_shards, recorded
 from diffdistill.training.passes import pair_passes

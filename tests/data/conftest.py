@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill.data.pairs import PairSet, PairStore
+from diffdistill.data.pair_set import PairSet
+from diffdistill.data.pairs import PairStore
 
 SHAPE = (2, 2, 1)
 

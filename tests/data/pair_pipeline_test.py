@@ -198,7 +198,7 @@ def test_other_pairs_are_refused_before_any_batch(make):
     ({"batch_size": 3}, "shard_size is 8, which batch_size 3 does not divide"),
     ({"batch_size": 8}, "held_out is 12, which batch_size 8 does not divide"),
     ({"rows": (4,)}, r"rows are \(4,\); pass some of 0 to 3, or None"),
-    ({"seed": 2**32}, "seed is 4294967296; pass 0 to"),
+    ({"seed": 2**32}, "seed is 4294967296; pass 0 or more, at most"),
   ],
 )
 def test_fields_are_refused_at_construction(make, fields, words):

@@ -329,7 +329,10 @@ def test_draws_that_are_no_pairs_are_refused(make_store):
 
   for draw, words in (
     (unrounded, "not what float16 holds; round it to float16 before"),
-    (diverged, "2 of 8 images of the teacher abc hold NaN or infinity; use"),
+    (
+      diverged,
+      "teacher abc drew: 2 of 8 images hold NaN or infinity: the model has",
+    ),
   ):
     with pytest.raises(ValueError, match=words):
       dataclasses.replace(store, draw=draw).make([0], silent)

@@ -11,7 +11,8 @@ import pytest
 from etils import epath
 
 from diffdistill.data.pair_pipeline import PairPipeline
-from diffdistill.data.pairs import PairSet, PairStore
+from diffdistill.data.pair_set import PairSet
+from diffdistill.data.pairs import PairStore
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.precondition import Identity
 from diffdistill.diffusion.process import GaussianProcess

@@ -1,0 +1,100 @@
+"""A set of (noise, teacher's image) pairs: what they are, and in which shard.
+
+Pairs 0 to num_pairs - 1 are trained on and lie in shards 0 to S - 1. The
+held-out pairs come after them, in shards of their own.
+"""
+
+import dataclasses
+import math
+from typing import Annotated
+
+from diffdistill.data.shards import readable
+from diffdistill.ranges import Classes, Range, Seed, Steps, check_ranges
+
+NumPairs = Annotated[int, Range(1, 10**9)]
+ShardSize = Annotated[int, Range(1, 10**7)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairSet:
+  """All that decides what pairs are; a directory holds pairs of one set.
+
+  Args:
+    teacher: a fingerprint of its weights.
+    sampler: a description of its sampler, which must not read its key.
+    num_steps: steps of that sampler.
+    seed: seed of the noise.
+    image_shape: (h, w, c).
+    num_classes: how many classes the labels have; 0 for pairs without labels.
+    labels: how labels were chosen; empty for pairs without labels.
+    num_pairs: pairs to train on, all different; a multiple of shard_size.
+    held_out: pairs that are never trained on.
+    shard_size: pairs per file; the last held-out file may have fewer.
+    store_noise: whether the noise is stored (two thirds of the bytes of a pair)
+      or drawn again when a shard is read.
+  """
+
+  teacher: str
+  sampler: str
+  num_steps: Steps
+  seed: Seed
+  image_shape: tuple[int, int, int]
+  num_classes: Classes = 0
+  labels: str = ""
+  num_pairs: NumPairs
+  held_out: Annotated[int, Range(0, 10**9)] = 0
+  shard_size: ShardSize
+  store_noise: bool = True
+
+  def __post_init__(self):
+    check_ranges(self)
+    if self.num_pairs % self.shard_size:
+      raise ValueError(
+        f"num_pairs is {self.num_pairs}, which shard_size {self.shard_size}"
+        " does not divide; pass a multiple of it"
+      )
+
+  @property
+  def train_shards(self) -> range:
+    """The shards to train on, 0 to S - 1."""
+    return range(self.num_pairs // self.shard_size)
+
+  @property
+  def held_out_shards(self) -> range:
+    """The shards of held-out pairs, which follow those to train on."""
+    first = len(self.train_shards)
+    return range(first, first + math.ceil(self.held_out / self.shard_size))
+
+  def numbers(self, shard: int) -> range:
+    """The numbers of the pairs in a shard."""
+    first = shard * self.shard_size
+    last = min(first + self.shard_size, self.num_pairs + self.held_out)
+    return range(first, last)
+
+  def num_bytes(self, num_pairs: int) -> int:
+    """The size of so many pairs on disk, without about 1 kB for each shard."""
+    per_value = 3 if self.store_noise else 1
+    label = 4 if self.num_classes else 0
+    return num_pairs * (per_value * math.prod(self.image_shape) + label)
+
+  def capacity(self, max_gigabytes: float) -> int:
+    """How many training shards fit on disk beside the held-out pairs.
+
+    Args:
+      max_gigabytes: limit, in 10^9 bytes; 0 for no limit.
+
+    Raises:
+      ValueError: if not even one shard fits.
+    """
+    shards = len(self.train_shards)
+    if not max_gigabytes:
+      return shards
+    shard, held_out = map(self.num_bytes, (self.shard_size, self.held_out))
+    room = round(max_gigabytes * 1e9) - held_out
+    if room < shard:
+      raise ValueError(
+        f"max_gigabytes is {max_gigabytes}, but one shard and the held-out"
+        f" pairs take {readable(shard + held_out)}; pass more, or a smaller"
+        " shard_size or held_out, or store_noise=False"
+      )
+    return min(room // shard, shards)
