@@ -14,13 +14,13 @@ The rooms, each importing only from those before it:
   sampling     from noise to image
   objectives   the papers, one file each
   data         batch(step), a pure function of (seed, step)
-  evaluation   distances, sample sheets, curves
+  evaluation   the mathematics of judging; sample sheets, curves
   training     the loop, its state, its checkpoints, its reports
   interop      models of other frameworks, in and out
-  run          a recipe, built; a workdir or an exported model, opened
+  run          a recipe, built; a workdir, opened
+  judging      the judge of a run, and the rows of its evaluation
   planning     what a recipe costs on a pod, by the pod's compiler
   reporting    report.html: one page of one run, or of several; model cards
-  judging      who of a run is judged, by what, at what cost
   tools        what each command does
   cli          flags and refusals
 """

@@ -10,7 +10,7 @@ import pytest
 
 from diffdistill.data import SOURCES
 from diffdistill.diffusion.guidance import Guidance
-from diffdistill.evaluation.comparison import Settings
+from diffdistill.evaluation.settings import Settings
 from diffdistill.fields.builder import Builder
 from diffdistill.networks import CLASSIFIERS, NETWORKS
 from diffdistill.networks.classifier import LinenClassifier

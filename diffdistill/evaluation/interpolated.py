@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from diffdistill.arrays import Image, Params
-from diffdistill.evaluation.evaluator import Generator
+from diffdistill.evaluation.generator import Generator
 from diffdistill.sampling.interpolation import slerp
 
 

@@ -13,27 +13,28 @@ from jax.sharding import NamedSharding, PartitionSpec
 from diffdistill.arrays import Params
 from diffdistill.data.pipeline import once
 from diffdistill.diffusion.guidance import Guidance
-from diffdistill.evaluation.comparison import (
-  Contestant,
-  Settings,
-  distance_of_halves,
-)
-from diffdistill.evaluation.evaluator import Generator, distance
 from diffdistill.evaluation.features import (
   FeatureFn,
   Reference,
   classifier_features,
   reference_statistics,
 )
-from diffdistill.evaluation.judged_rows import FOLDER, JudgedRows
-from diffdistill.evaluation.kept_reference import kept_reference
-from diffdistill.evaluation.references import (
+from diffdistill.evaluation.generator import Generator
+from diffdistill.evaluation.metrics import distance
+from diffdistill.evaluation.settings import Settings
+from diffdistill.evaluation.trust import Trust
+from diffdistill.interop.torch_inception import SHA256, load_inception
+from diffdistill.judging.comparison import (
+  Contestant,
+  distance_of_halves,
+)
+from diffdistill.judging.held_out import check_classes, measure
+from diffdistill.judging.judged_rows import FOLDER, JudgedRows
+from diffdistill.judging.kept_reference import kept_reference
+from diffdistill.judging.references import (
   load_reference,
   require_enough_images,
 )
-from diffdistill.evaluation.trust import Trust
-from diffdistill.interop.torch_inception import SHA256, load_inception
-from diffdistill.judging.held_out import check_classes, measure
 from diffdistill.networks.inception import FEATURES, RESIZER, inception
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.run.experiment import Experiment, classifier_of

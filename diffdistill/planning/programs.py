@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from diffdistill.arrays import Params
-from diffdistill.evaluation.evaluator import Generator
+from diffdistill.evaluation.generator import Generator
 from diffdistill.run.experiment import Experiment, classifier_of
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training.curriculum import curriculum

@@ -9,8 +9,8 @@ import jax
 from etils import epath
 
 from diffdistill.data.record import read as read_facts
-from diffdistill.evaluation.summaries import FILE, read_summary
 from diffdistill.fields import Fields
+from diffdistill.judging.summaries import FILE, read_summary
 from diffdistill.reporting.bare import Bare, read_bare
 from diffdistill.reporting.judged import Judged
 from diffdistill.reporting.pictures import Picture, read_pictures

@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any
 
-from diffdistill.evaluation.summaries import is_summary
 from diffdistill.evaluation.trust import distrust
 from diffdistill.fields import Fields
+from diffdistill.judging.summaries import is_summary
 from diffdistill.reporting.scales import Number
 
 LARGEST = 1e30

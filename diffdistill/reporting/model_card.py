@@ -15,7 +15,7 @@ import yaml
 from etils import epath
 
 from diffdistill.evaluation.grids import table
-from diffdistill.evaluation.summaries import FILE, read_summary
+from diffdistill.judging.summaries import FILE, read_summary
 from diffdistill.run.experiment import Experiment
 from diffdistill.training.clock import SHARDS, recorded
 from diffdistill.training.done import done

@@ -17,8 +17,8 @@ from diffdistill.data.pipeline import Pipeline
 from diffdistill.data.sources import Source
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
-from diffdistill.evaluation.comparison import Settings
-from diffdistill.evaluation.evaluator import Generator, Sample
+from diffdistill.evaluation.generator import Generator, Sample
+from diffdistill.evaluation.settings import Settings
 from diffdistill.fields import Fields
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.sampling.sampler import Sampler

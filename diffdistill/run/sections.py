@@ -25,7 +25,7 @@ from diffdistill.diffusion.schedule import (
   RectifiedFlow,
   Schedule,
 )
-from diffdistill.evaluation.comparison import Settings
+from diffdistill.evaluation.settings import Settings
 from diffdistill.fields import Fields, join
 from diffdistill.fields.builder import Builder
 from diffdistill.objectives import OBJECTIVES

@@ -12,9 +12,9 @@ from collections.abc import Collection
 
 from etils import epath
 
-from diffdistill.evaluation.comparison import unjudged
-from diffdistill.evaluation.judged_rows import FOLDER
+from diffdistill.judging.comparison import unjudged
 from diffdistill.judging.judge import contestants, identity_of, judged_rows
+from diffdistill.judging.judged_rows import FOLDER
 from diffdistill.run.experiment import Experiment
 from diffdistill.system.files import matching, whole_folder
 from diffdistill.system.lock import Say, idle

@@ -24,13 +24,13 @@ from diffdistill.data.packed import pack as pack_source
 from diffdistill.data.record import Recorded, admit, keep
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.evaluation import grids
-from diffdistill.evaluation.comparison import compare, write_comparison
-from diffdistill.evaluation.evaluator import Generator
+from diffdistill.evaluation.generator import Generator
 from diffdistill.evaluation.interpolated import interpolated
 from diffdistill.evaluation.trust import distrust
 from diffdistill.images import from_uint8, to_uint8
 from diffdistill.interop import model_folder
 from diffdistill.interop.formats import read_model
+from diffdistill.judging.comparison import compare, write_comparison
 from diffdistill.judging.held_out import check_judge
 from diffdistill.judging.judge import (
   Scorer,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffdistill.evaluation.evaluator import Generator
+from diffdistill.evaluation.generator import Generator
 from diffdistill.evaluation.interpolated import interpolated
 from diffdistill.images import to_host
 

@@ -17,7 +17,7 @@ from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.process import GaussianProcess
 from diffdistill.diffusion.schedule import Cosine
-from diffdistill.evaluation.evaluator import Generator
+from diffdistill.evaluation.generator import Generator
 from diffdistill.interop import stablehlo
 from diffdistill.networks import NETWORKS
 from diffdistill.networks.network import LinenNetwork

@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill.evaluation.evaluator import distance
 from diffdistill.evaluation.features import Reference
 from diffdistill.evaluation.frechet import Moments
-from diffdistill.evaluation.judged_rows import JudgedRows
-from diffdistill.evaluation.summaries import read_summary
+from diffdistill.evaluation.metrics import distance
 from diffdistill.judging import judge as judging
 from diffdistill.judging.judge import (
   Scorer,
@@ -25,6 +23,8 @@ from diffdistill.judging.judge import (
   identity_of,
   judge_of,
 )
+from diffdistill.judging.judged_rows import JudgedRows
+from diffdistill.judging.summaries import read_summary
 from diffdistill.run import from_config
 from diffdistill.tools import commands
 from diffdistill.training import checkpoint

@@ -5,7 +5,7 @@ import json
 import pytest
 from etils import epath
 
-from diffdistill.evaluation.summaries import (
+from diffdistill.judging.summaries import (
   CURVES,
   FILE,
   SHEET,

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -11,76 +11,28 @@ from jaxtyping import Float
 from diffdistill.arrays import Params
 from diffdistill.evaluation import grids
 from diffdistill.evaluation.curves import curves, families
-from diffdistill.evaluation.evaluator import Generator
 from diffdistill.evaluation.features import FeatureFn, Reference
 from diffdistill.evaluation.frechet import Moments, frechet_distance
-from diffdistill.evaluation.judged_rows import (
+from diffdistill.evaluation.generator import Generator
+from diffdistill.evaluation.settings import Settings
+from diffdistill.evaluation.speeds import BATCH, SPEED_UP, ratio, rounded
+from diffdistill.evaluation.trust import distrust
+from diffdistill.images import from_uint8, to_uint8
+from diffdistill.judging.judged_rows import (
   NOTHING_KEPT,
   JudgedRow,
   JudgedRows,
   Weights,
 )
-from diffdistill.evaluation.measured import Timed, measured
-from diffdistill.evaluation.speeds import BATCH, SPEED_UP, ratio, rounded
-from diffdistill.evaluation.summaries import (
+from diffdistill.judging.measured import Timed, measured
+from diffdistill.judging.summaries import (
   COPIES,
   CURVES,
   SHEET,
   keep_summary,
 )
-from diffdistill.evaluation.trust import distrust
-from diffdistill.images import from_uint8, to_uint8
-from diffdistill.ranges import (
-  BatchSize,
-  Images,
-  Range,
-  Seed,
-  Steps,
-  check_ranges,
-)
 
 SHEET_COLUMNS = 12
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-  """How a comparison is made.
-
-  Args:
-    num_images: judged per row.
-    num_steps: of the teacher's sampler, one row each; a student is judged at
-      the steps it was made for where they are among these. The teacher's
-      images at the most steps are what students are compared with.
-    batch_size: images generated at a time.
-    seed: of the noise.
-    gap_images: pairs compared for the teacher gap, at most num_images.
-    inception: the file of the FID network's weights; a classifier of the run
-      judges where it is empty, and its distance is no FID.
-    reference: an .npz of the FID network's statistics of the data, or of
-      images; the run's own data where it is empty.
-  """
-
-  num_images: Images = 2000
-  num_steps: tuple[Steps, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
-  batch_size: BatchSize = 500
-  seed: Seed = 0
-  gap_images: Annotated[int, Range(1, 10**7)] = 500
-  inception: str = ""
-  reference: str = ""
-
-  def __post_init__(self):
-    if self.reference and not self.inception:
-      raise ValueError(
-        f"reference is {self.reference!r}, which is for the FID network; pass"
-        " its weights as inception too"
-      )
-    if not self.num_steps:
-      raise ValueError("num_steps is (); pass one or more positive numbers")
-    if len(set(self.num_steps)) < len(self.num_steps):
-      raise ValueError(
-        f"num_steps is {self.num_steps}; pass each number of steps once"
-      )
-    check_ranges(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

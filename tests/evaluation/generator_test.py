@@ -1,21 +1,14 @@
-"""The same images for any batch size and mesh, and their metrics."""
-
-from typing import NamedTuple
+"""Image number i is the same for any batch size and mesh."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffdistill.evaluation.evaluator import Generator, distance, judge
-from diffdistill.evaluation.features import (
-  Features,
-  Reference,
-  classifier_features,
-  reference_statistics,
-)
-from diffdistill.evaluation.kernel import kernel_distance
-from diffdistill.images import from_uint8, to_host, to_uint8
+from diffdistill.evaluation.features import Features, reference_statistics
+from diffdistill.evaluation.generator import Generator
+from diffdistill.evaluation.metrics import distance
+from diffdistill.images import to_host
 
 Auto = jax.sharding.AxisType.Auto
 
@@ -214,122 +207,6 @@ def test_mistakes_are_refused_in_one_line():
     make().batches(jnp.ones(()), 0, 0, 1)
   with pytest.raises(ValueError, match="got -1"):
     make().noise(-1, 0)
-
-
-class Classification(NamedTuple):
-  logits: jax.Array
-  features: jax.Array
-
-
-class Linear:
-  def apply(self, params, x):
-    features = x.reshape(x.shape[0], -1) @ params
-    return Classification(logits=100 * features[:, :2], features=features)
-
-
-def judged(shift, count=20_000):
-  """Metrics of N(shift, 0.1^2) pixels against N(0, 0.2^2), and the truth."""
-  rng = np.random.default_rng(0)
-  params = rng.normal(size=(4, 3)).astype(np.float32)
-  real = 0.2 * rng.normal(size=(count, 2, 2, 1)).astype(np.float32)
-  fake = 0.1 * rng.normal(size=(count, 2, 2, 1)).astype(np.float32) + shift
-  fake = fake.astype(np.float32)
-  features = classifier_features(
-    Linear(), jnp.asarray(params), make_mesh(8), batch_size=4096
-  )
-  reference = reference_statistics([real], features, max_features=200)
-  metrics = judge(iter(np.split(fake, [count // 3])), features, reference)
-  # C_b = C_a / 4, which commute: Tr (C_a C_b)^(1/2) = Tr C_a / 2.
-  variance = (0.2 - 0.1) ** 2 * np.trace(params.T @ params)
-  gap = shift * params.sum(axis=0)
-  return metrics, gap @ gap + variance
-
-
-def test_judge_of_gaussians_through_a_linear_network_is_the_closed_form():
-  for shift in (0.0, 0.3):
-    metrics, expected = judged(shift)
-    # 20 000 samples know a variance to 1 %.
-    assert metrics["frechet_distance"] == pytest.approx(expected, rel=0.03)
-    assert metrics["num_images"] == 20_000
-    assert 1 < metrics["inception_score"] <= 2
-  assert set(metrics) == {
-    "frechet_distance", "inception_score", "inception_score_std",
-    "precision", "recall", "num_images",
-  }  # fmt: skip
-
-
-def test_the_distance_alone_is_judge_s():
-  random = np.random.default_rng(0)
-  real, fake = random.uniform(-1, 1, (2, 40, 2, 2, 1)).astype(np.float32)
-  features = classifier_features(
-    Linear(), jnp.asarray(np.eye(4, 3), jnp.float32), make_mesh(1)
-  )
-  reference = reference_statistics([real], features)
-  alone = distance(iter(np.split(0.5 * fake, [13])), features, reference)
-  judged = judge(iter(np.split(0.5 * fake, [13])), features, reference)
-  assert alone == judged["frechet_distance"]
-  assert alone > 0.05
-
-
-def test_narrow_images_are_precise_and_incomplete():
-  metrics, _ = judged(0.0, count=1000)
-  assert metrics["precision"] > 0.95
-  assert metrics["recall"] < metrics["precision"] - 0.25
-  assert {type(value) for value in metrics.values()} == {float}
-
-
-def test_the_kernel_distance_is_of_the_features_that_were_kept():
-  random = np.random.default_rng(0)
-  real, fake = random.uniform(-1, 1, (2, 40, 2, 2, 1)).astype(np.float32)
-  features = classifier_features(
-    Linear(), jnp.asarray(np.eye(4, 3), jnp.float32), make_mesh(1)
-  )
-  reference = reference_statistics([real], features)
-  metrics = judge(np.split(fake, [13]), features, reference, kernel=True)
-  # All that there are, so that their order does not matter.
-  expected = kernel_distance(
-    *(features(from_uint8(to_uint8(x))).pooled for x in (real, fake)),
-    subset_size=40,
-  )
-  found = metrics["kernel_distance"], metrics["kernel_distance_std"]
-  assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
-  smaller = judge([fake], features, reference, kernel=True, subset_size=10)
-  assert smaller["kernel_distance_std"] > 1e-3
-
-
-def test_moments_alone_give_the_distance_alone():
-  random = np.random.default_rng(0)
-  real, fake = random.uniform(-1, 1, (2, 40, 2, 2, 1)).astype(np.float32)
-  features = classifier_features(
-    Linear(), jnp.asarray(np.eye(4, 3), jnp.float32), make_mesh(1)
-  )
-  reference = reference_statistics([real], features)
-  expected = judge([fake], features, reference)
-  for name in ("precision", "recall"):
-    del expected[name]
-  moments = Reference(moments=reference.moments, pooled=None)
-  assert judge([fake], features, moments, kernel=True) == expected
-
-
-def test_differences_below_a_byte_and_outside_the_range_are_not_judged():
-  features = classifier_features(
-    Linear(), jnp.asarray(np.eye(4, 3), jnp.float32), make_mesh(1)
-  )
-  levels = np.random.default_rng(0).integers(0, 2, (50, 2, 2, 1)) * 2.0 - 1
-  reference = reference_statistics([levels.astype(np.float32)], features)
-  for scale, same in ((1.5, True), (0.997, True), (0.99, False)):
-    images = (scale * levels).astype(np.float32)
-    distance = judge([images], features, reference)["frechet_distance"]
-    assert (distance < 1e-12) == same
-
-
-def test_judging_nothing_is_refused():
-  features = classifier_features(Linear(), jnp.ones((4, 3)), make_mesh(1))
-  reference = reference_statistics(
-    [np.random.default_rng(0).uniform(-1, 1, (9, 2, 2, 1))], features
-  )
-  with pytest.raises(ValueError, match="cannot judge 0 images"):
-    judge([], features, reference)
 
 
 def test_a_perfect_model_of_unequal_classes_is_at_distance_zero():

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill.evaluation import drawing, measured
-from diffdistill.evaluation.comparison import (
+from diffdistill.evaluation import drawing
+from diffdistill.evaluation.features import Features, reference_statistics
+from diffdistill.evaluation.generator import Generator
+from diffdistill.evaluation.settings import Settings
+from diffdistill.judging import measured
+from diffdistill.judging.comparison import (
   Contestant,
-  Settings,
   compare,
   write_comparison,
 )
-from diffdistill.evaluation.evaluator import Generator
-from diffdistill.evaluation.features import Features, reference_statistics
-from diffdistill.evaluation.judged_rows import JudgedRows
+from diffdistill.judging.judged_rows import JudgedRows
 
 SETTINGS = Settings(num_images=32, batch_size=8, gap_images=13)
 

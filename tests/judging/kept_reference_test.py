@@ -6,7 +6,7 @@ from etils import epath
 
 from diffdistill.evaluation.features import Features, reference_statistics
 from diffdistill.evaluation.frechet import frechet_distance
-from diffdistill.evaluation.kept_reference import kept_reference
+from diffdistill.judging.kept_reference import kept_reference
 
 SHAPE = (2, 2, 1)
 

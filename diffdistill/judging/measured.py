@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from diffdistill.arrays import Params
-from diffdistill.evaluation.evaluator import Generator, judge
 from diffdistill.evaluation.features import FeatureFn, Reference
+from diffdistill.evaluation.generator import Generator
+from diffdistill.evaluation.metrics import image_metrics
 from diffdistill.evaluation.speeds import BATCH, FEWEST, SPEED, TIMED, speeds
 from diffdistill.evaluation.teacher_gap import teacher_gap
 from diffdistill.images import to_host
@@ -105,7 +106,7 @@ def measured(
     features, reference, metric, kernel: see `compare`.
     target: images of the same noise, for the gap; None for the stream's own.
   """
-  judged = judge(stream, features, reference, kernel=bool(kernel))
+  judged = image_metrics(stream, features, reference, kernel=bool(kernel))
   target = stream.first if target is None else target
   return {
     metric: judged["frechet_distance"],

@@ -11,12 +11,12 @@ from diffdistill.evaluation.features import (
   reference_statistics,
 )
 from diffdistill.evaluation.frechet import Gaussian, Moments, frechet_distance
-from diffdistill.evaluation.references import (
+from diffdistill.images import from_uint8
+from diffdistill.judging.references import (
   load_reference,
   require_enough_images,
   save_reference,
 )
-from diffdistill.images import from_uint8
 
 SHAPE = (2, 3, 1)
 DIM = 4

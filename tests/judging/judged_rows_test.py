@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill.evaluation.judged_rows import (
+from diffdistill.judging.judged_rows import (
   JudgedRow,
   JudgedRows,
   Weights,

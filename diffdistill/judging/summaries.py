@@ -16,7 +16,7 @@ from typing import Any
 
 from etils import epath
 
-from diffdistill.evaluation.judged_rows import FOLDER
+from diffdistill.judging.judged_rows import FOLDER
 from diffdistill.system.files import (
   digest_of,
   json_of,

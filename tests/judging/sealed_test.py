@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from diffdistill.evaluation.sealed import seal, unseal
+from diffdistill.judging.sealed import seal, unseal
 
 ARRAYS = {
   "row": np.array("some words"),

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill.evaluation.comparison import compare
 from diffdistill.images import to_host
 from diffdistill.interop import model_folder, stablehlo
 from diffdistill.judging import judge as judging
+from diffdistill.judging.comparison import compare
+from diffdistill.judging.exported import open_exported
 from diffdistill.run import from_config
-from diffdistill.run.exported import open_exported
 from diffdistill.tools import commands
 
 BATCH = 8

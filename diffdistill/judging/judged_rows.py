@@ -24,7 +24,7 @@ from etils import epath
 from jaxtyping import Float, UInt8
 
 from diffdistill.arrays import Params
-from diffdistill.evaluation.sealed import seal, unseal
+from diffdistill.judging.sealed import seal, unseal
 from diffdistill.system import hosts
 from diffdistill.system.files import write_atomically
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffdistill.evaluation import measured
-from diffdistill.evaluation.evaluator import Generator
+from diffdistill.evaluation.generator import Generator
+from diffdistill.judging import measured
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Images from a model, on a mesh, and what the metrics say of them."""
+"""Images from a model, made batch by batch on a mesh."""
 
 import dataclasses
 import functools
@@ -12,20 +12,7 @@ from jaxtyping import Array
 
 from diffdistill.arrays import Image, Key, Label, Params
 from diffdistill.data.label_order import abbreviated, labels_of
-from diffdistill.evaluation.features import (
-  FeatureFn,
-  Reference,
-  RowSample,
-  round_up,
-)
-from diffdistill.evaluation.frechet import (
-  Moments,
-  frechet_distance,
-  inception_score,
-  precision_recall,
-)
-from diffdistill.evaluation.kernel import kernel_distance
-from diffdistill.images import ImageStream, from_uint8, to_host, to_uint8
+from diffdistill.evaluation.features import round_up
 from diffdistill.system import hosts
 
 # (params, noise of unit variance, label, key, traced num_steps) -> images in
@@ -236,87 +223,3 @@ class Generator:
       return self.sample(params, noise, labels, key, steps)
 
     return jax.jit(run, out_shardings=self._by_row)
-
-
-def judge(
-  images: ImageStream,
-  features: FeatureFn,
-  reference: Reference,
-  *,
-  splits: int = 10,
-  k: int = 3,
-  kernel: bool = False,
-  subset_size: int = 1000,
-) -> dict[str, float]:
-  """The metrics of generated images against a data set.
-
-  Images are rounded to bytes and back first, as the reference's were. Moments
-  are streamed in float64. Precision, recall and the kernel distance use equally
-  many real and generated images, as many as both sides kept.
-
-  Args:
-    images: generated images in [-1, 1], batch by batch.
-    features: the feature network that made `reference`.
-    reference: from `reference_statistics` or `load_reference`.
-    splits: of the inception score.
-    k: neighbours of precision and recall.
-    kernel: whether to measure the kernel distance too.
-    subset_size: of the kernel distance, where so many images were kept.
-
-  Returns:
-    `frechet_distance` (the caller names it after the feature network: FID for
-    Inception, FD-<classifier> for a classifier trained here),
-    `inception_score`, `inception_score_std`, `num_images`; where the reference
-    has kept features, `precision` and `recall`, and with `kernel`,
-    `kernel_distance` and `kernel_distance_std` (KID on Inception).
-  """
-  moments = Moments.empty(len(reference.moments.mean))
-  kept = None
-  if reference.pooled is not None:
-    kept = RowSample(len(reference.pooled))
-  probabilities = []
-  for batch in images:
-    out = features(from_uint8(to_uint8(batch)))
-    moments = moments.update(out.pooled)
-    if kept is not None:
-      kept.update(out.pooled)
-    probabilities.append(out.probabilities)
-  if not probabilities:
-    raise ValueError("cannot judge 0 images; generate some")
-  score, deviation = inception_score(np.concatenate(probabilities), splits)
-  metrics = {
-    "frechet_distance": frechet_distance(reference.moments, moments),
-    "inception_score": score,
-    "inception_score_std": deviation,
-    "num_images": float(moments.count),
-  }
-  if kept is None or reference.pooled is None:
-    return metrics
-  count = min(len(kept.rows), len(reference.pooled))
-  real, generated = reference.pooled[:count], kept.rows[:count]
-  precision, recall = precision_recall(real, generated, k)
-  metrics |= {"precision": precision, "recall": recall}
-  if not kernel:
-    return metrics
-  mean, deviation = kernel_distance(
-    real, generated, subset_size=min(subset_size, count)
-  )
-  return metrics | {
-    "kernel_distance": mean,
-    "kernel_distance_std": deviation,
-  }
-
-
-def distance(
-  images: ImageStream, features: FeatureFn, reference: Reference
-) -> float:
-  """The Frechet distance alone, of `judge`'s metrics.
-
-  NaN where an image is not finite: of a model that has diverged.
-  """
-  moments = Moments.empty(len(reference.moments.mean))
-  for batch in map(to_host, images):
-    if not np.isfinite(batch).all():
-      return float("nan")
-    moments = moments.update(features(from_uint8(to_uint8(batch))).pooled)
-  return frechet_distance(reference.moments, moments)

@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from diffdistill.evaluation.features import FeatureFn, Reference
-from diffdistill.evaluation.references import load_reference, save_reference
+from diffdistill.judging.references import load_reference, save_reference
 from diffdistill.system import hosts
 from diffdistill.system.files import read_json, write_json
 
