@@ -18,6 +18,7 @@ setup(
     *find_packages(include=["diffdistill", "diffdistill.*"]),
     "configs",
   ],
+  package_data={"diffdistill.reporting": ["templates/*"]},
   install_requires=[
     "absl-py>=2.1",
     "etils[epath]>=1.9",
@@ -26,6 +27,7 @@ setup(
     "grain>=0.2.18",
     "jax>=0.10",
     "jaxtyping>=0.3.11",
+    "jinja2>=3.1",
     "matplotlib>=3.9",
     "ml_collections>=1.1",
     "numpy>=2.0",

@@ -32,10 +32,11 @@
 #   pip download --no-deps --only-binary=:all: --python-version=3.12 \
 #     --platform=manylinux_2_28_x86_64 --platform=manylinux_2_17_x86_64 \
 #     --dest=FOLDER \
-#     ml_collections grain array_record cloudpickle portpicker jaxtyping
+#     ml_collections grain array_record cloudpickle portpicker jaxtyping \
+#     jinja2 markupsafe
 #
-# Only _curve.png takes more, matplotlib: `diffdistill evaluate --workdir=...`
-# draws it elsewhere, of the rows that it finds judged.
+# Charts take more, matplotlib: `diffdistill evaluate --workdir=...` draws
+# _curve.png elsewhere, and `diffdistill report` writes the page with charts.
 #
 # Exit statuses: 0 finished; 1 and 2 refused: a person must act; 75 not
 # finished, all saved: the same command goes on; 70 something died or hung, run

@@ -14,7 +14,10 @@ jaxlib markdown_it mdurl ml_dtypes msgpack numpy opt_einsum optax orbax
 prometheus_client psutil pygments rich simplejson tensorstore treescope
 typing_extensions uvloop yaml zipp
 """
-BROUGHT = "array_record cloudpickle grain jaxtyping ml_collections portpicker"
+BROUGHT = """
+array_record cloudpickle grain jaxtyping jinja2 markupsafe ml_collections
+portpicker
+"""
 PACKAGES = {*HELD.split(), *BROUGHT.split()}
 MAY_BE_IMPORTED = {
   *sys.stdlib_module_names,

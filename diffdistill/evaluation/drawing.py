@@ -77,7 +77,7 @@ def over_steps(
     figure, (axes,) = _figure(curves, 1, HEIGHT)
     axes.set_title(title)
     axes.set_xlabel("sampler steps")
-    values = _plot(axes, curves, log)
+    values = _plot(axes, curves, log, 3)
     if not values:
       axes.text(0.5, 0.5, "nothing to draw", transform=axes.transAxes)
     axes.set_xscale("log")
@@ -115,7 +115,7 @@ def over_updates(
     figure, every = _figure(legend, len(panels), PANEL * len(panels))
     for axes, (title, curves) in zip(every, panels.items(), strict=True):
       axes.set_title(title, pad=18 if rounds else 6)
-      _plot(axes, curves, None)
+      _plot(axes, curves, None, 1)
       axes.set_xlim(0, length)
       axes.xaxis.set_major_formatter(EngFormatter(sep=""))
       axes.tick_params(labelbottom=axes is every[-1])
@@ -195,9 +195,16 @@ def _figure(
 
 
 def _plot(
-  axes: Axes, curves: Sequence[Curve], log: bool | None
+  axes: Axes, curves: Sequence[Curve], log: bool | None, room: Number
 ) -> list[Number]:
-  """Draws the curves and sets the axis of values; returns the values."""
+  """Draws the curves and sets the axis of values; returns the values.
+
+  Args:
+    axes: empty ones.
+    curves: to draw.
+    log: whether the axis is logarithmic; None lets the values decide.
+    room: how many decades have room for ticks between their ends.
+  """
   points = [p for curve in curves for line in curve.lines for p in line]
   values = [p.y for p in points if math.isfinite(p.y)]
   if log is None:
@@ -206,7 +213,7 @@ def _plot(
     values = [value for value in values if value > 0]
     axes.set_yscale("log", nonpositive="clip")
     decades = math.log10(max(values) / min(values)) if values else 0
-    between = (1, 2, 5) if decades < 3 else (1,)
+    between = (1, 2, 5) if decades < room else (1,)
     axes.yaxis.set_major_locator(LogLocator(subs=between, numticks=6))
     axes.yaxis.set_minor_locator(NullLocator())
   axes.yaxis.set_major_formatter("{x:g}")

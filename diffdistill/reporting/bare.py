@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from diffdistill.reporting.scales import Number
+from diffdistill.evaluation.curves import Number
 from diffdistill.system.files import matching, read_json
 
 # Its output, in a workdir; of each kind of device one.

@@ -1,268 +1,151 @@
-"""Line charts as inline SVG, in the page's own colours and type."""
+"""The charts of a page, as SVG elements."""
 
-import dataclasses
-import math
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 
-from diffdistill.reporting.markup import Html, element, join
-from diffdistill.reporting.scales import Axis, Number, axis, number, short
+from markupsafe import Markup
 
-# A chart is about as wide as a phone, so that its type is as large as the
-# page's there.
-WIDTH = 380
-LEFT, RIGHT = 50, 12
-# Of colours, which style.py gives values, of dashes and of shapes.
-COLOURS = 8
-DASHES = (None, "5 3", "1.5 3", "8 3 2 3")
-SHAPES = 4
-# A line has at most so many points: the least and the most of each stretch.
-POINTS = 240
+from diffdistill.evaluation.curves import Curve, Number, Point, curves
+from diffdistill.reporting.formats import number
+from diffdistill.reporting.gather import RoundLog, Run
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Series:
-  """One line, or several of one name.
-
-  Args:
-    name: of the legend.
-    lines: each (x, y) in the order of x; what is not finite is left out.
-    colour: which of the page's; -1 that of the text.
-    dash: which of DASHES.
-    shape: of the points: which of SHAPES; None shows no points.
-  """
-
-  name: str
-  lines: tuple[tuple[tuple[Number, Number], ...], ...]
-  colour: int
-  dash: int = 0
-  shape: int | None = None
+# What is drawn of a stage: how the names of its records end, and the title.
+DRAWN = (
+  ("/loss", "loss"),
+  ("/grad_norm", "gradient norm"),
+  ("distance", "distance, by which it selects"),
+  ("held_out_loss", "held-out loss, by which it selects"),
+)
 
 
-def chart(
-  series: Sequence[Series],
-  *,
-  title: str,
-  alt: str,
-  xlabel: str = "",
-  height: int = 260,
-  x: Axis | None = None,
-  log: bool | None = None,
-  level: tuple[Number, str] | None = None,
-  marks: Sequence[tuple[Number, Number, str]] = (),
-) -> Html:
-  """A line chart; nothing is drawn but a note where there is nothing to draw.
+@functools.cache
+def can_draw() -> bool:
+  """Whether matplotlib is installed."""
+  try:
+    from diffdistill.evaluation import drawing
+  except ModuleNotFoundError:
+    return False
+  return bool(drawing.COLOURS)
 
-  Args:
-    series: what is drawn; values that the axis cannot show are left out.
-    title: the name of what goes up, above the axis.
-    alt: what it shows, for who does not see it.
-    xlabel: the name of what goes across.
-    height: to a width of WIDTH.
-    x: the axis across; by default one that holds all.
-    log: whether the axis up is logarithmic; by default where it should be.
-    level: a value that a line goes across at, and its name.
-    marks: stretches across, each (from, to, name), drawn at the top.
-  """
-  drawn = [
-    dataclasses.replace(s, lines=tuple(_shown(line, log) for line in s.lines))
-    for s in series
-  ]
-  points = [p for s in drawn for line in s.lines for p in line]
-  if not points:
-    return element("p", f"{title}: nothing to draw.", class_="muted")
-  heights = [y for _, y in points]
-  if level is not None:
-    # With room for its name below.
-    heights.append(level[0] / 2)
-  y = axis(heights, log)
-  x = x or axis([p[0] for p in points], False)
-  top, bottom = 24 + 14 * bool(marks), 20 + 16 * bool(xlabel)
-  box = _Box(
-    x=x, y=y, top=top, bottom=height - bottom, left=LEFT, right=WIDTH - RIGHT
+
+def quality(run: Run) -> list[Markup]:
+  """Distance, gap from the teacher and speed, each against sampler steps."""
+  judged = run.judged
+  if judged is None or not can_draw():
+    return []
+  from diffdistill.evaluation.drawing import over_steps
+
+  charts = []
+  for column, title, log in (
+    (judged.metric, f"{judged.metric} (lower is better)", True),
+    ("teacher_gap", "gap from the teacher (lower is better)", None),
+    ("images_per_second", "images a second (higher is better)", True),
+  ):
+    points = judged.points(column)
+    teacher = judged.teacher.split("/")[0]
+    level = None
+    if column == "teacher_gap":
+      points.pop(teacher, None)
+    elif column == judged.metric and judged.noise:
+      level = (judged.noise, "two samples of real images")
+    if points:
+      figure = over_steps(curves(points, teacher), title, log=log, level=level)
+      name = f"{run.name}: {title} against sampler steps: {_said(points)}"
+      charts.append(_svg(figure, name))
+  return charts
+
+
+def joint(runs: Sequence[Run]) -> list[Markup]:
+  """All runs in one chart for each metric that they were judged by."""
+  judged = {run.name: run.judged for run in runs if run.judged is not None}
+  if not can_draw():
+    return []
+  from diffdistill.evaluation.drawing import over_steps
+
+  charts = []
+  for metric in dict.fromkeys(one.metric for one in judged.values()):
+    lines = {
+      (name, family): points
+      for name, one in judged.items()
+      if one.metric == metric
+      for family, points in one.points(metric).items()
+    }
+    if lines:
+      figure = over_steps(_of_runs(lines), f"{metric} (lower is better)")
+      name = f"{metric} of every run against sampler steps; see the table"
+      charts.append(_svg(figure, name))
+  return charts
+
+
+def stage(run: Run, logs: Sequence[RoundLog]) -> Markup | None:
+  """The records of a stage against updates, its rounds one after another."""
+  length = sum(log.done for log in logs)
+  if not length or logs[0].unit == "pairs" or not can_draw():
+    return None
+  from diffdistill.evaluation.drawing import over_updates
+
+  rounds, start = [], 0
+  for log in logs:
+    rounds.append((start, start + log.done, log.name.split("/")[-1]))
+    start += log.done
+  drawn = {
+    title: found
+    for ending, title in DRAWN
+    if (found := _recorded(ending, logs, [first for first, *_ in rounds]))
+  }
+  if not drawn:
+    return None
+  marks = (
+    [mark for mark in rounds if mark[0] < mark[1]] if len(logs) > 1 else []
   )
-  parts = [element("title", alt), *_frame(box, title, xlabel, height)]
-  parts += [part for mark in marks for part in _mark(box, mark)]
-  if level is not None:
-    parts += _level(box, level)
-  for s in drawn:
-    parts += _line(box, s)
-  return element(
-    "svg",
-    *parts,
-    viewBox=f"0 0 {WIDTH} {height}",
-    role="img",
-    aria_label=alt,
-    class_="chart",
-  )
+  name = f"{run.name}: {', '.join(drawn)} of {logs[0].stage} against updates"
+  return _svg(over_updates(drawn, length, marks), name)
 
 
-def legend(series: Sequence[Series]) -> Html:
-  """The names of the lines, each with a piece of it."""
-  items = []
-  for s in series:
-    piece = [
-      element(
-        "line", x1=1, x2=25, y1=6, y2=6, stroke_dasharray=DASHES[s.dash % 4]
-      )
-    ]
-    if s.shape is not None:
-      piece.append(_point(13, 6, s.shape))
-    svg = element(
-      "svg",
-      *piece,
-      viewBox="0 0 26 12",
-      width=26,
-      height=12,
-      aria_hidden="true",
-      class_=f"series {_colour(s)}",
+def _svg(figure, name: str) -> Markup:
+  from diffdistill.evaluation.drawing import as_svg
+
+  # as_svg escapes every text.
+  return Markup(as_svg(figure, name))
+
+
+def _of_runs(
+  lines: Mapping[tuple[str, str], tuple[Point, ...]],
+) -> list[Curve]:
+  """Colours tell the runs apart and dashes the families, or the other way."""
+  runs = list(dict.fromkeys(run for run, _ in lines))
+  kinds = list(dict.fromkeys(family for _, family in lines))
+  few = len(kinds) <= max(len(runs), 4)
+  result = []
+  for (run, family), points in lines.items():
+    i, j = runs.index(run), kinds.index(family)
+    colour, dash = (i, j) if few else (j, i)
+    name = f"{run}: {family}"
+    result.append(
+      Curve(name=name, lines=(points,), colour=colour, dash=dash, marker=j)
     )
-    items.append(element("li", svg, f" {s.name}"))
-  return element("ul", *items, class_="legend")
+  return result
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Box:
-  """The rectangle that is drawn in, in the chart's units."""
-
-  x: Axis
-  y: Axis
-  top: Number
-  bottom: Number
-  left: Number
-  right: Number
-
-  def across(self, value: Number) -> Number:
-    return round(self.left + (self.right - self.left) * self.x(value), 1)
-
-  def up(self, value: Number) -> Number:
-    return round(self.bottom - (self.bottom - self.top) * self.y(value), 1)
-
-
-def _frame(box: _Box, title: str, xlabel: str, height: int) -> list[Html]:
-  """The axes' names, ticks and grid."""
-  parts = [element("text", title, x=4, y=14, class_="name")]
-  for tick in box.y.ticks:
-    y = box.up(tick)
-    parts.append(
-      element("line", x1=box.left, x2=box.right, y1=y, y2=y, class_="grid")
-    )
-    parts.append(
-      element("text", short(tick), x=box.left - 6, y=y + 3.5, text_anchor="end")
-    )
-  last = -math.inf
-  for tick in box.x.ticks:
-    x, text = box.across(tick), short(tick)
-    half = 3.2 * len(text)
-    if x - half < last + 4:
-      continue  # it would lie on the one before
-    last = x + half
-    parts.append(
-      element(
-        "line", x1=x, x2=x, y1=box.bottom, y2=box.bottom + 4, class_="tick"
-      )
-    )
-    parts.append(
-      element("text", text, x=x, y=box.bottom + 16, text_anchor="middle")
-    )
-  if xlabel:
-    middle = (box.left + box.right) / 2
-    parts.append(
-      element("text", xlabel, x=middle, y=height - 4, text_anchor="middle")
-    )
-  return parts
-
-
-def _mark(box: _Box, mark: tuple[Number, Number, str]) -> list[Html]:
-  first, last, name = mark
-  left, right = box.across(first), box.across(last)
-  parts = []
-  if first > box.x.low:
-    parts.append(
-      element(
-        "line", x1=left, x2=left, y1=box.top - 12, y2=box.bottom, class_="mark"
-      )
-    )
-  if right - left > 6.5 * len(name):
-    parts.append(
-      element(
-        "text",
-        name,
-        x=(left + right) / 2,
-        y=box.top - 4,
-        text_anchor="middle",
-      )
-    )
-  return parts
-
-
-def _level(box: _Box, level: tuple[Number, str]) -> list[Html]:
-  value, name = level
-  y = box.up(value)
+def _recorded(
+  ending: str, logs: Sequence[RoundLog], starts: Sequence[Number]
+) -> list[Curve]:
+  """A curve for each recorded name with an ending, such as student/loss."""
+  found: dict[str, list[tuple[Point, ...]]] = {}
+  for start, log in zip(starts, logs, strict=True):
+    for name, line in log.lines(ending).items():
+      if "/" in ending or not name:
+        points = tuple(Point(start + x, y, y, y) for x, y in line)
+        found.setdefault(name or ending, []).append(points)
   return [
-    element("line", x1=box.left, x2=box.right, y1=y, y2=y, class_="level"),
-    element("text", name, x=box.right, y=y + 12, text_anchor="end"),
+    Curve(name=name, lines=tuple(lines), colour=i, dash=i)
+    for i, (name, lines) in enumerate(found.items())
   ]
 
 
-def _line(box: _Box, series: Series) -> list[Html]:
-  lines, points = [], []
-  for line in series.lines:
-    places = [(box.across(x), box.up(y)) for x, y in line]
-    if len(places) > 1:
-      lines.append(
-        element(
-          "polyline",
-          points=" ".join(f"{x:g},{y:g}" for x, y in places),
-          stroke_dasharray=DASHES[series.dash % 4],
-        )
-      )
-    elif places and series.shape is None:
-      points.append(_point(*places[0], 0))
-    if series.shape is not None:
-      for (x, y), place in zip(line, places, strict=True):
-        hint = element("title", f"{series.name}: {number(y)} at {short(x)}")
-        points.append(element("g", hint, _point(*place, series.shape)))
-  # One group: its colour is that of all.
-  return [element("g", *lines, *points, class_=f"series {_colour(series)}")]
-
-
-def _point(x: Number, y: Number, shape: int, r: Number = 3.5) -> Html:
-  """A disc, square, triangle or diamond around a place."""
-  if shape % SHAPES == 0:
-    return element("circle", cx=x, cy=y, r=r, class_="point")
-  d = (
-    f"M{x - 3:g} {y - 3:g}h6v6h-6z",
-    f"M{x:g} {y - 4:g}l4 7h-8z",
-    f"M{x:g} {y - 4.5:g}l4 4.5l-4 4.5l-4-4.5z",
-  )[shape % SHAPES - 1]
-  return element("path", d=d, class_="point")
-
-
-def _shown(
-  line: Sequence[tuple[Number, Number]], log: bool | None
-) -> tuple[tuple[Number, Number], ...]:
-  """What can be drawn of a line, thinned so that no spike is lost."""
-  kept = [p for p in line if math.isfinite(p[1]) and (p[1] > 0 or not log)]
-  if len(kept) <= POINTS:
-    return tuple(kept)
-  size = math.ceil(2 * len(kept) / POINTS)
-  thinned = []
-  for i in range(0, len(kept), size):
-    some = kept[i : i + size]
-    ends = {min(some, key=lambda p: p[1]), max(some, key=lambda p: p[1])}
-    thinned += sorted(ends)
-  return tuple(thinned)
-
-
-def _colour(series: Series) -> str:
-  return "ink" if series.colour < 0 else f"c{series.colour % COLOURS}"
-
-
-def figure(chart: Html, names: Sequence[Series], caption: str) -> Html:
-  """A chart with its legend, where it has more than one line."""
-  parts = [chart]
-  if len(names) > 1:
-    parts.append(legend(names))
-  if caption:
-    parts.append(element("figcaption", caption))
-  return element("figure", join(parts))
+def _said(points: Mapping[str, Sequence[Point]]) -> str:
+  """The numbers of a chart in words."""
+  return "; ".join(
+    f"{name} " + ", ".join(f"{number(p.y)} in {p.x:g}" for p in line)
+    for name, line in points.items()
+  )

@@ -4,12 +4,12 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from diffdistill.evaluation.curves import Number
 from diffdistill.planning.chips import chip_of
 from diffdistill.planning.flops import count_flops
 from diffdistill.planning.programs import Program, programs
 from diffdistill.reporting.bare import Bare
 from diffdistill.reporting.gather import RoundLog, Run
-from diffdistill.reporting.scales import Number
 from diffdistill.run.experiment import Experiment
 from diffdistill.training.report import APART
 
@@ -26,10 +26,10 @@ class Cost:
     passes: images forward through the denoiser, a gradient counting three.
     flops: of its updates, as their programs are.
     trees_bytes: of what one device keeps where nothing is split.
-    device_bytes: the most that a device held.
-    host_bytes: the most that a host's process held.
-    speed: images a second, the median of the records.
-    middle: between which speeds the middle half of the records is.
+    peak_device_bytes: the most that a device held.
+    peak_host_bytes: the most that a host's process held.
+    images_per_second: the median of the records.
+    images_per_second_middle: the first and third quartile of the records.
     updates: that were done; None of pairs.
     peak_flops: what its chips could have done in its busy time, in bfloat16.
     bare_seconds: what its updates take by themselves, as benchmarked on the
@@ -47,10 +47,10 @@ class Cost:
   passes: Number | None = None
   flops: Number | None = None
   trees_bytes: Number | None = None
-  device_bytes: Number | None = None
-  host_bytes: Number | None = None
-  speed: Number | None = None
-  middle: tuple[Number, Number] | None = None
+  peak_device_bytes: Number | None = None
+  peak_host_bytes: Number | None = None
+  images_per_second: Number | None = None
+  images_per_second_middle: tuple[Number, Number] | None = None
   updates: int | None = None
   peak_flops: Number | None = None
   bare_seconds: Number | None = None
@@ -125,8 +125,8 @@ def total(parts: Mapping[str, Cost]) -> Cost:
     passes=_whole([c.passes for c in begun]),
     flops=_whole([c.flops for c in begun]),
     trees_bytes=_max(c.trees_bytes for c in each),
-    device_bytes=_max(c.device_bytes for c in each),
-    host_bytes=_max(c.host_bytes for c in each),
+    peak_device_bytes=_max(c.peak_device_bytes for c in each),
+    peak_host_bytes=_max(c.peak_host_bytes for c in each),
     updates=sum(c.updates or 0 for c in trained) if trained else None,
     peak_flops=_whole([c.peak_flops for c in begun]),
     bare_seconds=_whole([c.bare_seconds for c in trained]),
@@ -187,10 +187,10 @@ def _cost(
       else None
     ),
     trees_bytes=_max(program.state_bytes for program, _ in counted),
-    device_bytes=_max(_recorded(records, "peak_device_bytes")),
-    host_bytes=_max(_recorded(records, "peak_host_bytes")),
-    speed=statistics.median(speeds) if speeds else None,
-    middle=_middle(speeds),
+    peak_device_bytes=_max(_recorded(records, "peak_device_bytes")),
+    peak_host_bytes=_max(_recorded(records, "peak_host_bytes")),
+    images_per_second=statistics.median(speeds) if speeds else None,
+    images_per_second_middle=_middle(speeds),
     updates=updates,
     peak_flops=sum(peaks) if timed and len(peaks) == len(timed) else None,
     bare_seconds=updates * bare[0].seconds if bare and updates else None,

@@ -9,12 +9,12 @@ import jax
 from etils import epath
 
 from diffdistill.data.record import read as read_facts
+from diffdistill.evaluation.curves import Number
 from diffdistill.fields import Fields
-from diffdistill.judging.summaries import FILE, read_summary
+from diffdistill.judging.summaries import FILE
 from diffdistill.reporting.bare import Bare, read_bare
-from diffdistill.reporting.judged import Judged
+from diffdistill.reporting.judged import Judged, read_judged
 from diffdistill.reporting.pictures import Picture, read_pictures
-from diffdistill.reporting.scales import Number
 from diffdistill.run import from_config
 from diffdistill.run.experiment import Experiment
 from diffdistill.run.workdir import stored_config
@@ -136,7 +136,7 @@ def gather(workdir: epath.Path, name: str) -> Run:
     written=_written(workdir),
     config=config,
     experiment=experiment,
-    judged=_judged(workdir, notes),
+    judged=read_judged(workdir / FILE, notes),
     rounds=rounds,
     compared=compared,
     sheets=sheets,
@@ -251,17 +251,6 @@ def _settled(
   if count is None or not isinstance(stage, Pairs):
     return count
   return count * stage.shard_size + stage.held_out
-
-
-def _judged(workdir: epath.Path, notes: list[str]) -> Judged | None:
-  path = workdir / FILE
-  if not path.exists():
-    return None
-  try:
-    return Judged.of(read_summary(path))
-  except ValueError as error:
-    notes.append(f"{error}.")
-    return None
 
 
 def _written(workdir: epath.Path) -> datetime.datetime | None:

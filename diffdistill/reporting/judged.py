@@ -1,50 +1,65 @@
-"""What evaluation.json says: who is near the data, in how many steps."""
+"""An evaluation, as a report reads it."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
+from etils import epath
+
+from diffdistill.evaluation.curves import (
+  Number,
+  Point,
+  families,
+  is_last,
+  is_measured,
+)
 from diffdistill.evaluation.trust import distrust
 from diffdistill.fields import Fields
-from diffdistill.judging.summaries import is_summary
-from diffdistill.reporting.scales import Number
-
-LARGEST = 1e30
+from diffdistill.judging.judged_rows import FOLDER
+from diffdistill.judging.summaries import (
+  PREFIX,
+  SETTINGS,
+  is_summary,
+  read_summary,
+)
+from diffdistill.system.files import matching
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judged:
-  """An evaluation.
+  """An evaluation of the models of one run.
 
   Args:
-    metric: the name of the distance, lower is better.
-    facts: what else it says of itself: by what it was judged, on how much.
-    rows: one per model and number of steps, the teacher's first.
+    metric: the name of the distance; lower is better.
+    facts: its settings and the facts about its judge.
+    rows: one for each model and number of steps, the teacher's first.
+    spreads: the least and the most distance of evaluations that differ in
+      their seed alone, by model and number of steps.
   """
 
   metric: str
   facts: Fields
   rows: tuple[Fields, ...]
+  spreads: Mapping[tuple[str, int], tuple[Number, Number]] = dataclasses.field(
+    default_factory=dict
+  )
 
   @classmethod
   def of(cls, written: Any) -> "Judged | None":
-    """What was written, or None where that is no evaluation."""
+    """The evaluation in a JSON value, or None where that is none."""
     if not is_summary(written):
       return None
-    metric, rows = written["metric"], written["rows"]
     facts = {k: v for k, v in written.items() if k not in ("metric", "rows")}
-    return cls(metric=metric, facts=facts, rows=tuple(rows))
+    rows = tuple(written["rows"])
+    return cls(metric=written["metric"], facts=facts, rows=rows)
 
   @property
   def teacher(self) -> str:
     return self.rows[0]["model"]
 
   @property
-  def columns(self) -> list[str]:
-    return list(dict.fromkeys(name for row in self.rows for name in row))
-
-  @property
   def distrust(self) -> str | None:
-    """Why its judge is not trusted; None if it is."""
+    """Why the judge is not trusted; None if it is."""
     return distrust(self.facts)
 
   @property
@@ -52,22 +67,13 @@ class Judged:
     """The distance between two samples of the data; None if not measured."""
     for name, value in self.facts.items():
       if name.startswith(f"{self.metric} of two samples"):
-        return value if _is_distance(value) else None
+        return value if is_measured(value) else None
     return None
 
-  def curves(self, column: str) -> dict[str, list[tuple[Number, Number]]]:
-    """(steps, value) by family, a student of each number of steps being one.
-
-    Weights at the end of a round whose product is its best are left out.
-    """
-    result: dict[str, list[tuple[Number, Number]]] = {}
-    for row in sorted(self.rows, key=lambda row: row["steps"]):
-      if _is_distance(row.get(column)) and not is_last(row):
-        family = row["model"].split("/")[0]
-        point = (float(row["steps"]), float(row[column]))
-        result.setdefault(family, []).append(point)
-    first = self.teacher.split("/")[0]
-    return dict(sorted(result.items(), key=lambda item: item[0] != first))
+  def points(self, column: str) -> dict[str, tuple[Point, ...]]:
+    """The points of each family's curve."""
+    spreads = self.spreads if column == self.metric else {}
+    return families(self.rows, column, spreads)
 
   def best(self) -> dict[int, Fields]:
     """The row of the best student at each number of steps."""
@@ -89,18 +95,44 @@ class Judged:
     return {row["steps"]: row for row in sorted(rows, key=lambda r: r["steps"])}
 
   def _counts(self, row: Fields) -> bool:
-    return _is_distance(row.get(self.metric)) and not is_last(row)
+    return is_measured(row.get(self.metric)) and not is_last(row)
 
 
-def is_last(row: Fields) -> bool:
-  """Whether it is of a round's last weights, where others are its product."""
-  return row["model"].endswith(" last")
+def read_judged(path: epath.Path, notes: list[str]) -> Judged | None:
+  """The evaluation of a file, with the spread of its repeats.
 
-
-def _is_distance(value: object) -> bool:
-  return (
-    isinstance(value, int | float)
-    and not isinstance(value, bool)
-    # NaN is not, and what is larger is no distance but an accident.
-    and abs(value) < LARGEST
-  )
+  Args:
+    path: of evaluation.json; the repeats are in the folder beside it.
+    notes: gets what cannot be read.
+  """
+  if not path.exists():
+    return None
+  try:
+    summary = read_summary(path)
+  except ValueError as error:
+    notes.append(f"{error}.")
+    return None
+  judged = Judged.of(summary)
+  distances: dict[tuple[str, int], list[Number]] = {}
+  for other in matching(path.parent / FOLDER, f"{PREFIX}*.json"):
+    try:
+      repeat = read_summary(other)
+    except ValueError as error:
+      notes.append(f"{error}.")
+      continue
+    if all(
+      repeat.get(name) == summary.get(name)
+      for name in SETTINGS
+      if name != "seed"
+    ):
+      for row in repeat["rows"]:
+        value = row.get(summary["metric"])
+        if is_measured(value):
+          key = (row["model"], row["steps"])
+          distances.setdefault(key, []).append(value)
+  spreads = {
+    key: (min(each), max(each))
+    for key, each in distances.items()
+    if len(each) > 1
+  }
+  return judged and dataclasses.replace(judged, spreads=spreads)

@@ -6,11 +6,31 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffdistill import __version__
+from diffdistill.evaluation.curves import is_last
 from diffdistill.evaluation.speeds import LEAST, MOST, SPEED_UP, rounded
 from diffdistill.fields import Fields
 from diffdistill.reporting.costs import Cost, total
 from diffdistill.reporting.gather import RoundLog, Run, is_number
-from diffdistill.reporting.judged import Judged, is_last
+from diffdistill.reporting.judged import Judged
+
+# What is written of a cost.
+OF_COST = (
+  "seconds",
+  "device_seconds",
+  "compile_seconds",
+  "score_seconds",
+  "again_seconds",
+  "updates",
+  "images",
+  "passes",
+  "images_per_second",
+  "images_per_second_middle",
+  "flops",
+  "share_of_peak",
+  "lost",
+  "peak_device_bytes",
+  "peak_host_bytes",
+)
 
 
 def numbers(
@@ -54,23 +74,7 @@ def _run(
 
 
 def _cost(cost: Cost) -> dict[str, Any]:
-  return {
-    "seconds": cost.seconds,
-    "device_seconds": cost.device_seconds,
-    "compile_seconds": cost.compile_seconds,
-    "score_seconds": cost.score_seconds,
-    "again_seconds": cost.again_seconds,
-    "updates": cost.updates,
-    "images": cost.images,
-    "passes": cost.passes,
-    "images_per_second": cost.speed,
-    "images_per_second_middle": cost.middle and list(cost.middle),
-    "flops": cost.flops,
-    "share_of_peak": cost.share_of_peak,
-    "lost": cost.lost,
-    "peak_device_bytes": cost.device_bytes,
-    "peak_host_bytes": cost.host_bytes,
-  }
+  return {name: getattr(cost, name) for name in OF_COST}
 
 
 def _round(log: RoundLog) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The sheets of a run, which the page carries in itself."""
+"""The sheets of sample images of a run, as data that a page can hold."""
 
 import base64
 import dataclasses
@@ -8,17 +8,22 @@ from collections.abc import Sequence
 from etils import epath
 from PIL import Image as PillowImage
 
-from diffdistill.reporting.markup import Html, broken, element, join
 from diffdistill.system.files import matching
 
-# Sheets that are larger are embedded as JPEG, and no wider than this.
+# A sheet of more bytes becomes a JPEG of at most so many pixels in width.
 PNG_BYTES = 250_000
 PIXELS = 1600
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Picture:
-  """A sheet of images that the page carries in itself."""
+  """A sheet of images inside a page.
+
+  Args:
+    name: of the round, or "compared".
+    data: a data URI.
+    width, height: in pixels.
+  """
 
   name: str
   data: str
@@ -29,11 +34,11 @@ class Picture:
 def read_pictures(
   workdir: epath.Path, rounds: Sequence[str], notes: list[str]
 ) -> tuple[Picture | None, tuple[Picture, ...]]:
-  """The sheet of all models, and those of the rounds in their order.
+  """The sheet that compares all models, and the sheets of the rounds.
 
   Args:
     workdir: of the run.
-    rounds: their names.
+    rounds: the names of the rounds, in the order of the result.
     notes: gets what cannot be read.
   """
   folder = workdir / "samples"
@@ -53,13 +58,13 @@ def _picture(path: epath.Path, name: str, notes: list[str]) -> Picture | None:
   data, kind = path.read_bytes(), "png"
   try:
     with PillowImage.open(io.BytesIO(data), formats=("PNG",)) as image:
-      # The checksums, which decoding leaves out.
+      # Checks the checksums, which decoding does not.
       image.verify()
     with PillowImage.open(io.BytesIO(data), formats=("PNG",)) as image:
       image.load()
       width, height = image.size
       if len(data) > PNG_BYTES:
-        # A row of a sheet is not to be cut, so the height may be larger.
+        # The height may be larger than the limit, so that no row is cut.
         shrink = max(1.0, width / PIXELS)
         width, height = round(width / shrink), round(height / shrink)
         smaller = image.convert("RGB").resize((width, height))
@@ -67,7 +72,7 @@ def _picture(path: epath.Path, name: str, notes: list[str]) -> Picture | None:
         smaller.save(stream, "JPEG", quality=88)
         data, kind = stream.getvalue(), "jpeg"
   except (OSError, ValueError, SyntaxError):
-    # Pillow's own for a damaged PNG, which name its memory and not the file.
+    # Pillow's message names its memory and not the file.
     notes.append(f"samples/{path.name} is no PNG that can be read.")
     return None
   return Picture(
@@ -75,61 +80,4 @@ def _picture(path: epath.Path, name: str, notes: list[str]) -> Picture | None:
     data=f"data:image/{kind};base64,{base64.b64encode(data).decode()}",
     width=width,
     height=height,
-  )
-
-
-def sheets(
-  compared: Picture | None, of_rounds: Sequence[Picture], heading: str
-) -> Html:
-  """The part of the page that shows images; `heading` is of its titles."""
-  parts: list[Html] = []
-  if compared is not None:
-    picture = _image(
-      compared,
-      "Rows of images, one row a model and number of steps; those of a column"
-      " are from the same noise",
-    )
-    box = element(
-      "div",
-      picture,
-      class_="scroll",
-      tabindex=0,
-      role="region",
-      aria_label="Teacher and students from the same noise",
-    )
-    caption = element(
-      "figcaption",
-      "The teacher and its students; a column is one noise.",
-    )
-    parts += [
-      element(heading, "From the same noise"),
-      element("figure", box, caption),
-    ]
-  if of_rounds:
-    figures = [
-      element(
-        "figure",
-        _image(sheet, f"A sheet of images that {sheet.name} made"),
-        element("figcaption", broken(sheet.name)),
-      )
-      for sheet in of_rounds
-    ]
-    parts += [
-      element(heading, "Samples of each round"),
-      element("div", *figures, class_="sheets"),
-    ]
-  if not parts:
-    parts = [
-      element("p", "There are no sheets of samples yet.", class_="muted")
-    ]
-  return join(parts)
-
-
-def _image(picture: Picture, alt: str) -> Html:
-  return element(
-    "img",
-    src=picture.data,
-    width=picture.width,
-    height=picture.height,
-    alt=alt,
   )

@@ -33,9 +33,9 @@ def test_records_add_up(write_run):
   assert cost["halve"].devices == ("4 TPU v5e",)
   assert cost["halve"].images == 3 * 8 * 18
   assert cost["halve"].passes == 3 * 24 * 18
-  assert cost["halve"].device_bytes == 3000
-  assert cost["halve"].host_bytes == 5000
-  assert cost["halve"].speed == 100
+  assert cost["halve"].peak_device_bytes == 3000
+  assert cost["halve"].peak_host_bytes == 5000
+  assert cost["halve"].images_per_second == 100
   whole = total(cost)
   assert whole.seconds == 54 + 18
   assert whole.device_seconds == 4 * (54 + 18)
@@ -190,7 +190,7 @@ def test_what_is_not_recorded_is_not_made_up(write_run):
   cost = spent(workdir)["halve"]
   assert cost.seconds is None
   assert cost.device_seconds is None
-  assert cost.device_bytes is None
+  assert cost.peak_device_bytes is None
   assert cost.devices == ()
 
 

@@ -3,8 +3,11 @@
 import math
 
 import pytest
+from etils import epath
 
-from diffdistill.reporting.judged import Judged
+from diffdistill.evaluation.curves import Point
+from diffdistill.reporting.judged import Judged, read_judged
+from diffdistill.system.files import write_json
 
 METRIC = "FID"
 
@@ -44,17 +47,6 @@ def test_the_best_student_of_each_number_of_steps():
   assert JUDGED.noise == 0.5
 
 
-def test_students_of_a_family_are_one_curve():
-  assert JUDGED is not None
-  assert JUDGED.curves(METRIC) == {
-    "teacher": [(4.0, 30.0), (64.0, 2.0)],
-    "halve": [(1.0, 9.0), (4.0, 5.0)],
-    "tuned": [(4.0, 1.0)],
-    "moments": [(4.0, 4.0)],
-  }
-  assert JUDGED.curves("no such column") == {}
-
-
 def test_what_is_not_a_number_is_no_distance():
   judged = Judged.of(
     written(
@@ -68,6 +60,31 @@ def test_what_is_not_a_number_is_no_distance():
   assert judged.of_teacher() == {}
   assert [row["model"] for row in judged.best().values()] == ["b/004"]
   assert judged.noise is None
+
+
+def test_evaluations_with_other_seeds_give_the_spread(tmp_path):
+  workdir, notes = epath.Path(tmp_path), []
+  first = written(("teacher", 4, 2.0), ("a/004", 4, 3.0), seed=0)
+  for name, summary in {
+    "evaluation.json": first,
+    "evaluated/evaluation_9_a.json": first,
+    "evaluated/evaluation_9_b.json": written(("a/004", 4, 5.0), seed=1),
+    "evaluated/evaluation_9_c.json": written(("a/004", 4, 4.0), seed=2),
+    # It was made in another way, so it is no repeat.
+    "evaluated/evaluation_5_d.json": written(("a/004", 4, 9.0), num_images=5),
+  }.items():
+    (workdir / name).parent.mkdir(exist_ok=True)
+    write_json(workdir / name, summary)
+  (workdir / "evaluated" / "evaluation_9_e.json").write_text("{")
+  judged = read_judged(workdir / "evaluation.json", notes)
+  assert judged is not None
+  assert judged.spreads == {("a/004", 4): (3.0, 5.0)}
+  assert judged.points(METRIC) == {
+    "teacher": (Point(4.0, 2.0, 2.0, 2.0),),
+    "a": (Point(4.0, 3.0, 3.0, 5.0),),
+  }
+  (note,) = notes
+  assert "evaluation_9_e.json is damaged" in note
 
 
 @pytest.mark.parametrize(

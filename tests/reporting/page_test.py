@@ -1,10 +1,12 @@
 """A page says what the workdir holds, and loads nothing."""
 
 import json
+import sys
 
 import pytest
 from etils import epath
 
+from diffdistill.reporting import charts
 from diffdistill.reporting.page import write_report
 from diffdistill.system.files import read_json, write_json
 
@@ -19,6 +21,12 @@ def report(parse, tmp_path):
     return parse(out.read_text())
 
   return make
+
+
+@pytest.fixture
+def no_charts(monkeypatch):
+  """Leaves out the charts, which take most of a page's time."""
+  monkeypatch.setattr(charts, "can_draw", lambda: False)
 
 
 def text(node):
@@ -37,6 +45,7 @@ def shown(cell):
   return float(cell.replace(",", ""))
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_the_table_has_the_numbers_of_the_evaluation(write_run, report):
   workdir = write_run()
   rows = json.loads((workdir / "evaluation.json").read_text())["rows"]
@@ -57,6 +66,7 @@ def test_the_table_has_the_numbers_of_the_evaluation(write_run, report):
   assert strong == ["0.1061", "0.1286", "0.1739"]
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_the_headline_compares_students_with_the_teacher(write_run, report):
   page = text(report(write_run()))
   assert (
@@ -64,7 +74,7 @@ def test_the_headline_compares_students_with_the_teacher(write_run, report):
     " 0.06958, in 64 steps." in page
   )
   assert (
-    "0.1061halve/004; its teacher has 0.3292 in as many. The teacher is as"
+    "0.1061 halve/004; its teacher has 0.3292 in as many. The teacher is as"
     " near in 64." in page
   )
 
@@ -88,13 +98,13 @@ def test_the_page_is_whole_and_loads_nothing(write_run, report):
     "Stages",
     "progressive; from teacher; all 3 rounds finished",
     "1497 training images",
-    "peak memory, device1 GiB",
+    "peak memory, device 1 GiB",
   ):
     assert words in said, words
   fields = len(table(page, "The config")) - 1
-  assert f"Config{fields} fields" in said
+  assert f"Config {fields} fields" in said
   # 72 s by the clock, on two devices.
-  assert "device-hours0.04time1m12s on 2 devices" in said
+  assert "device-hours 0.04 time 1m12s on 2 devices" in said
   assert "not recorded" not in said
   title = next(page.iter("title"))
   (viewport,) = [m for m in page.iter("meta") if m.get("name") == "viewport"]
@@ -102,6 +112,7 @@ def test_the_page_is_whole_and_loads_nothing(write_run, report):
   assert "width=device-width" in viewport.get("content")
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_an_unfinished_run_says_so(write_run, report):
   workdir = write_run(rounds={"teacher": 18, "halve/004": 10}, judged=False)
   page = report(workdir)
@@ -117,6 +128,7 @@ def test_an_unfinished_run_says_so(write_run, report):
   )
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_shares_of_peak_and_of_time_are_shown_where_they_are_known(
   write_run, report
 ):
@@ -130,12 +142,13 @@ def test_shares_of_peak_and_of_time_are_shown_where_they_are_known(
   write_json(workdir / "benchmark.json", benchmark)
   page = report(workdir)
   teacher, halve = (text(card) for card in page.iter("article"))
-  assert "updates18" in teacher
-  assert "time not of updates50.0 %" in teacher
-  assert "share of peak FLOP/s0.0 %" in teacher
+  assert "updates 18" in teacher
+  assert "time not of updates 50.0 %" in teacher
+  assert "share of peak FLOP/s 0.0 %" in teacher
   assert "time not of updates" not in halve
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_a_given_teacher_costs_nothing(write_run, report):
   def edit(config):
     config["stages"]["teacher"]["source"] = "path:elsewhere/teacher"
@@ -147,8 +160,8 @@ def test_a_given_teacher_costs_nothing(write_run, report):
   page = report(workdir)
   teacher, halve = (text(card) for card in page.iter("article"))
   about = "denoising; not trained here, but path:elsewhere/teacher"
-  assert teacher == f"teacher{about}"
-  assert "time54s" in halve
+  assert teacher == f"teacher {about}"
+  assert "time 54s" in halve
   # Counted, though nothing of the teacher is.
   assert "not counted" not in text(page)
 
@@ -164,6 +177,7 @@ def test_a_run_that_has_not_begun(write_run, report):
   assert "There are no sheets of samples yet." in said
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_what_is_not_judged_is_named(write_run, report):
   workdir = write_run()
   path = workdir / "evaluation.json"
@@ -217,10 +231,12 @@ def test_several_runs_side_by_side(write_run, report):
   ids = [n.get("id") for n in page.iter() if n.get("id")]
   links = [n.get("href") for n in page.iter("a")]
   assert len(ids) == len(set(ids))
-  assert [link.removeprefix("#") for link in links] == ids
+  assert links == ["#side-by-side", "#run-0", "#run-1"]
+  assert {link.removeprefix("#") for link in links} <= set(ids)
   assert "judged by its own classifier" in text(page)
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_the_best_of_runs_that_were_judged_alike_is_set_off(write_run, report):
   first, second = write_run("one"), write_run("two")
   path = second / "evaluation.json"
@@ -244,11 +260,66 @@ def test_the_best_of_runs_that_were_judged_alike_is_set_off(write_run, report):
   assert "They were not judged alike: num images differ." in text(page)
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_runs_of_one_name_are_told_apart(write_run, report):
   first, second = write_run("a/run"), write_run("b/run")
   page = report(first, second)
   assert text(next(page.iter("h1"))) == f"{first}, {second}"
   assert "Nothing: the configs are the same." in text(page)
+
+
+def test_the_same_run_gives_the_same_page(write_run, tmp_path):
+  workdir = write_run()
+  pages = []
+  for name in ("a.html", "b.html"):
+    out = epath.Path(tmp_path) / name
+    write_report([workdir], out, lambda line: None)
+    pages.append(out.read_text())
+  assert pages[0] == pages[1]
+
+
+def test_charts_show_what_was_recorded(write_run, report):
+  drawn = list(report(write_run()).iter("svg"))
+  names = [chart.get("aria-label") for chart in drawn]
+  assert len(names) == len(set(names)) == 5
+  assert names[0].startswith("run: FD-classifier (lower is better) against")
+  assert "halve 0.1739 in 1, 0.1286 in 2, 0.1061 in 4" in names[0]
+  assert names[1].startswith("run: gap from the teacher")
+  assert names[2].startswith("run: images a second")
+  assert names[3:] == [
+    f"run: loss, gradient norm of {stage} against updates"
+    for stage in ("teacher", "halve")
+  ]
+  said = [text(word) for word in drawn[0].iter("text")]
+  assert {"teacher", "halve", "two samples of real images"} <= set(said)
+  # Weights that nobody chose, at 0.11, are in no curve.
+  assert "0.11 " not in names[0]
+  assert {"004", "002", "001"} <= {text(w) for w in drawn[4].iter("text")}
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_a_machine_without_matplotlib_gets_a_page_without_charts(
+  write_run, report
+):
+  page = report(write_run("one"), write_run("two"))
+  assert not list(page.iter("svg"))
+  (line,) = [n for n in page.iter("li") if "matplotlib" in text(n)]
+  assert "run `pip install matplotlib`" in text(line)
+  assert len(table(page, "Every model at every number of steps")) == 7
+
+
+def test_a_machine_without_jinja2_gets_the_numbers_alone(
+  write_run, tmp_path, monkeypatch
+):
+  workdir, out = write_run(), epath.Path(tmp_path) / "report.html"
+  monkeypatch.delitem(sys.modules, "diffdistill.reporting.rendered", False)
+  monkeypatch.setitem(sys.modules, "jinja2", None)
+  with pytest.raises(ValueError, match=r"run `pip install jinja2`, or pass"):
+    write_report([workdir], out, lambda line: None)
+  assert not out.exists()
+  write_report([workdir], out.with_suffix(".json"), lambda line: None)
+  numbers = json.loads(out.with_suffix(".json").read_text())
+  assert numbers["name"] == "run"
 
 
 def test_refusals_are_one_line(write_run, tmp_path):

@@ -1,13 +1,18 @@
 """Type and lines can be told from their ground, in the light and the dark."""
 
 import itertools
+import pathlib
 import re
 
 import pytest
 
-from diffdistill.reporting.charts import COLOURS
-from diffdistill.reporting.style import STYLE
+from diffdistill import reporting
+from diffdistill.evaluation import drawing
 
+STYLE = (
+  pathlib.Path(reporting.__file__).parent / "templates" / "page.css"
+).read_text()
+COLOURS = len(drawing.COLOURS)
 LIGHT, DARK = (
   dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block))
   for block in re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)
@@ -39,10 +44,10 @@ def test_type_and_lines_have_contrast(theme):
     assert contrast(theme[f"c{i}"], theme[ground]) >= 3, (i, ground)
 
 
-def test_both_themes_name_the_same_colours():
+def test_both_themes_name_the_colours_of_charts():
   assert LIGHT.keys() == DARK.keys()
-  for i in range(COLOURS):
-    assert f".c{i} {{ color: var(--c{i}); }}" in STYLE
+  for colour, variable in drawing.VARIABLES.items():
+    assert LIGHT[variable.removeprefix("var(--").removesuffix(")")] == colour
 
 
 def test_nothing_is_loaded():

@@ -1,0 +1,51 @@
+"""The page of one run or of several, from its Jinja2 template."""
+
+from collections.abc import Mapping, Sequence
+
+import jinja2
+
+from diffdistill import __version__
+from diffdistill.reporting import charts, quality, side_by_side, stages
+from diffdistill.reporting.costs import Cost, total
+from diffdistill.reporting.formats import breakable, number
+from diffdistill.reporting.gather import Run, flat, written
+
+# A browser loads and runs nothing, whatever a workdir holds.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def page(
+  runs: Sequence[Run],
+  spent: Mapping[str, Mapping[str, Cost]],
+  notes: Mapping[str, Sequence[str]],
+) -> str:
+  """The whole page as HTML that is well formed XML too.
+
+  Args:
+    runs: in the order of the page.
+    spent: the cost of each stage, by the names of run and stage.
+    notes: what is missing or damaged, by the name of the run.
+  """
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader("diffdistill.reporting"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  environment.filters.update(breakable=breakable, number=number)
+  text = environment.get_template("page.html").render(
+    charts=charts,
+    quality=quality,
+    stages=stages,
+    side_by_side=side_by_side,
+    flat=flat,
+    written=written,
+    runs=runs,
+    spent=spent,
+    totals={run.name: total(spent[run.name]) for run in runs},
+    notes=notes,
+    policy=POLICY,
+    version=__version__,
+  )
+  return f"{text.strip()}\n"
