@@ -209,7 +209,7 @@ def _denoising_student(config: ConfigDict) -> None:
 def _half_hour(config: ConfigDict) -> None:
   """Every paper from one teacher, each stage by the clock: all [ours].
 
-    bash launch/one_gpu.sh --workdir=runs/half_hour
+    bash launch/one_gpu.sh --workdir=runs/half_hour --minutes=9.5
 
   The U-Net is that of Salimans & Ho 2022 at half the width, with two blocks a
   level in place of three: 11.7M, 6.9 GFLOP an image. Students have less time

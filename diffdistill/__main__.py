@@ -9,6 +9,7 @@ REMEDIES = {
   "evaluate": (
     "the rows that are done are kept, and the same command goes on from there"
   ),
+  "run": "the same command goes on",
 }
 
 

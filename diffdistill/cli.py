@@ -67,6 +67,14 @@ flags.DEFINE_string(
 flags.DEFINE_string("stage", None, "What benchmark times; all by default.")
 flags.DEFINE_string("profile", None, "Folder for benchmark's profiler traces.")
 flags.DEFINE_integer("num_updates", 50, "Of each of benchmark's turns.")
+flags.DEFINE_float(
+  "minutes", 0, "Time that one piece of a run may take; 0 for no limit."
+)
+flags.DEFINE_integer(
+  "reserve", 60, "Seconds of --minutes that are kept for saving."
+)
+flags.DEFINE_string("results", "results", "Folder for the report of a run.")
+flags.DEFINE_bool("cpu", False, "Run on a CPU too.")
 flags.DEFINE_string(
   "topology", None, "To plan for: v5e:8x8, v5p:4x4x4, v5e:16x16*2, cpu:8."
 )
@@ -90,6 +98,8 @@ RANGES = {
   "guidance": Range(0, 1000),
   "interpolate": Range(2, 1000),
   "num_updates": Range(1, 10**6),
+  "minutes": Range(0, 10**6),
+  "reserve": Range(1, 10**6),
   "expect_devices": Range(1, 10**6),
   "num_processes": Range(1, 10**6),
   "process_id": Range(0, 10**6),
@@ -105,6 +115,9 @@ USAGE = """usage: diffdistill COMMAND [--flag=value ...]
   evaluate  --workdir=runs/digits [--num_steps=1,2,4,8] [--num_images=10000]
             [--inception=pt_inception-2015-12-05-6726825d.pth]
             [--reference=statistics.npz]
+  run       --config=configs/cifar10.py:half_hour --workdir=runs/half_hour
+            [--minutes=9.5] [--reserve=60] [--results=results] [--cpu]
+            trains, evaluates, benchmarks and reports; 75 when time is over
   carry     --workdir=runs/digits --out=FOLDER
   report    --workdir=runs/digits[,runs/other] [--workdir=another]
             [--out=report.html]
@@ -300,6 +313,36 @@ def _evaluate() -> None:
   )
 
 
+def _run() -> None:
+  from diffdistill.tools import time_limit
+
+  _required("config")
+  if FLAGS.minutes and 60 * FLAGS.minutes <= FLAGS.reserve:
+    raise UsageError(
+      f"--minutes is {FLAGS.minutes:g}, which is no more than"
+      f" --reserve={FLAGS.reserve} seconds; pass more minutes"
+    )
+  time_limit.run(
+    _config_words(sys.argv[2:]),
+    _workdir(),
+    _place("results", FLAGS.results),
+    minutes=FLAGS.minutes,
+    reserve=FLAGS.reserve,
+    cpu=FLAGS.cpu,
+  )
+
+
+def _config_words(arguments: Sequence[str]) -> list[str]:
+  """The words of --config and of its overrides, for another command."""
+  found: list[str] = []
+  words = iter(map(_with_home, arguments))
+  for word in words:
+    if re.match(r"--?config[.=]|--?config$", word):
+      name, _, value = word.lstrip("-").partition("=")
+      found.append(f"--{name}={value if '=' in word else next(words, '')}")
+  return sorted(found, key=lambda word: not word.startswith("--config="))
+
+
 def _carry() -> None:
   from diffdistill.tools import commands
 
@@ -341,6 +384,7 @@ COMMANDS = {
   "train": _train,
   "sample": _sample,
   "evaluate": _evaluate,
+  "run": _run,
   "carry": _carry,
   "report": _report,
   "pack": _pack,
@@ -380,6 +424,7 @@ READS = {
     "reference",
     *HOSTS,
   ),
+  "run": ("config", "workdir", "minutes", "reserve", "results", "cpu"),
   "carry": ("workdir", "out"),
   "report": ("workdir", "out"),
   "pack": ("config", "out"),

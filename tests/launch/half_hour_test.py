@@ -73,7 +73,8 @@ def piece(environment, children, tmp_path_factory):
 
   def start(workdir, minutes):
     return children.start(
-      *("bash", "launch/one_gpu.sh", "--cpu", CONFIG, "--reserve=15"),
+      *(sys.executable, "-m", "diffdistill", "run", CONFIG, "--cpu"),
+      "--reserve=15",
       *(f"--workdir={workdir}", f"--minutes={minutes}"),
       f"--results={results}",
       cwd=ROOT,

@@ -1,4 +1,4 @@
-"""The half hour of CIFAR-10, shrunken: a config for one_gpu.sh on a CPU."""
+"""The half hour of CIFAR-10, shrunken: a config that a CPU can run."""
 
 import os
 

@@ -1,0 +1,126 @@
+"""Stands in for the commands that `diffdistill run` starts, and runs it.
+
+  timed_commands.py run FLAG...      time_limit.run, with itself for a program
+  timed_commands.py COMMAND FLAG...  a command; `check` names the device
+
+Work is counted in units of a twentieth of a second, each of which is kept in
+the workdir: a command goes on from what is there, and leaves on SIGTERM where
+the real one does. state.json in the folder $SIM says how many units there are,
+at which one a command waits, and what goes wrong.
+"""
+
+import fcntl
+import json
+import os
+import pathlib
+import signal
+import sys
+import time
+
+SIM = pathlib.Path(os.environ["SIM"])
+LEAVES = ("train", "evaluate")
+
+
+def read():
+  return json.loads((SIM / "state.json").read_text())
+
+
+def append(name, record):
+  with open(SIM / name, "a") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    file.write(json.dumps(record) + "\n")
+
+
+def flag(name):
+  (value,) = (
+    word.partition("=")[2] for word in sys.argv if word.startswith(f"--{name}=")
+  )
+  return value
+
+
+def work(command, folder):
+  """Each unit is done once in all, whoever does it."""
+  folder.mkdir(parents=True, exist_ok=True)
+  for number in range(read()["units"].get(command, 1)):
+    done = folder / f"{command}.{number}"
+    if not done.exists():
+      while read().get("hold") == done.name:
+        time.sleep(0.02)
+      time.sleep(0.05)
+      append("units.jsonl", done.name)
+      done.touch()
+
+
+def fail(how):
+  if how == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+      time.sleep(60)
+  if how == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+  if how == "leaves a process":
+    if not os.fork():
+      time.sleep(600)
+    return
+  print("diffdistill: data/train.npz does not exist", file=sys.stderr)
+  sys.exit(how)
+
+
+def command():
+  name = sys.argv[1]
+  append("calls.jsonl", sys.argv[1:])
+  append("environments.jsonl", dict(os.environ))
+  if name in LEAVES:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+  if name in read()["fails"]:
+    fail(read()["fails"][name])
+  if name == "check":
+    print(read()["device"])
+  elif name == "benchmark":
+    print('{"stages":', flush=True)
+    work(name, SIM / "benchmarked")
+    print("[]}")
+  elif name == "report":
+    pathlib.Path(flag("out")).write_text(f"report of {flag('workdir')}")
+  else:
+    workdir = pathlib.Path(flag("workdir"))
+    work(name, workdir)
+    if name == "evaluate":
+      (workdir / "samples").mkdir(exist_ok=True)
+      (workdir / "samples" / "compared.png").write_text("sheet")
+      if read()["matplotlib"]:
+        (workdir / "evaluation.png").write_text("curve")
+
+
+def run():
+  from etils import epath
+
+  from diffdistill.system import signals
+  from diffdistill.tools import time_limit
+
+  program = (sys.executable, "-IS", __file__)
+  time_limit.PROGRAM = program
+  time_limit.CHECK = (*program, "check")
+  # Some tests leave a command at work.
+  time_limit.SECONDS_TO_HOLD = 0.2
+
+  def timed():
+    try:
+      time_limit.run(
+        json.loads(flag("words")),
+        epath.Path("runs/a"),
+        epath.Path("results"),
+        minutes=float(flag("minutes")),
+        reserve=float(flag("reserve")),
+        cpu=False,
+      )
+    except (ValueError, time_limit.StoppedError) as error:
+      print(f"diffdistill: {error}", file=sys.stderr)
+      return getattr(error, "status", 1)
+    return 0
+
+  return signals.run(timed, time_limit.GO_ON)
+
+
+if __name__ == "__main__":
+  sys.exit(run() if sys.argv[1] == "run" else command())
