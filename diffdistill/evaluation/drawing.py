@@ -23,7 +23,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
-from diffdistill.evaluation.curves import INK, Curve, Number, Point
+from diffdistill.evaluation.curves import (
+  INK,
+  Curve,
+  Number,
+  Point,
+  curves,
+  families,
+  is_measured,
+)
+from diffdistill.evaluation.trust import distrust
 
 # Okabe and Ito's colours, which the colour-blind can tell apart. They are
 # darker here to be seen on white; yellow became an olive.
@@ -58,8 +67,31 @@ STYLE = {
 }
 
 
+def distances(
+  evaluation: Mapping[str, Any],
+  spreads: Mapping[tuple[str, int], tuple[Number, Number]] | None = None,
+) -> Figure:
+  """The distances of an evaluation from the data, against sampler steps.
+
+  Args:
+    evaluation: its metric, its rows and its facts, as evaluation.json has them.
+    spreads: the least and the most of repeated evaluations, by model and
+      number of steps.
+  """
+  metric, rows = evaluation["metric"], evaluation["rows"]
+  better, level = "lower is better", None
+  if distrust(dict(evaluation)):
+    better = "its judge is NOT TRUSTED"
+  for name, value in evaluation.items():
+    if name.startswith(f"{metric} of two samples") and is_measured(value):
+      level = (value, "two samples of real images")
+  teacher = rows[0]["model"].split("/")[0]
+  shown = curves(families(rows, metric, spreads), teacher)
+  return over_steps(shown, f"{metric} ({better})", level=level)
+
+
 def over_steps(
-  curves: Sequence[Curve],
+  shown: Sequence[Curve],
   title: str,
   *,
   log: bool | None = True,
@@ -68,20 +100,20 @@ def over_steps(
   """Values against sampler steps, with error bars where a point has a spread.
 
   Args:
-    curves: values that the axis cannot show are left out.
+    shown: the curves; values that the axis cannot show are left out.
     title: the name of the value, with which direction is better.
     log: whether the axis of values is logarithmic; None lets the values decide.
     level: a value to mark by a horizontal line, and the name of that line.
   """
   with matplotlib.rc_context(STYLE):
-    figure, (axes,) = _figure(curves, 1, HEIGHT)
+    figure, (axes,) = _figure(shown, 1, HEIGHT)
     axes.set_title(title)
     axes.set_xlabel("sampler steps")
-    values = _plot(axes, curves, log, 3)
+    values = _plot(axes, shown, log, 3)
     if not values:
       axes.text(0.5, 0.5, "nothing to draw", transform=axes.transAxes)
     axes.set_xscale("log")
-    steps = {p.x for curve in curves for line in curve.lines for p in line}
+    steps = {p.x for curve in shown for line in curve.lines for p in line}
     ticks = _apart(sorted(steps))
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
@@ -113,9 +145,9 @@ def over_updates(
   with matplotlib.rc_context(STYLE):
     legend = max(panels.values(), key=len)
     figure, every = _figure(legend, len(panels), PANEL * len(panels))
-    for axes, (title, curves) in zip(every, panels.items(), strict=True):
+    for axes, (title, shown) in zip(every, panels.items(), strict=True):
       axes.set_title(title, pad=18 if rounds else 6)
-      _plot(axes, curves, None, 1)
+      _plot(axes, shown, None, 1)
       axes.set_xlim(0, length)
       axes.xaxis.set_major_formatter(EngFormatter(sep=""))
       axes.tick_params(labelbottom=axes is every[-1])
@@ -174,10 +206,10 @@ def as_svg(figure: Figure, name: str) -> str:
 
 
 def _figure(
-  curves: Sequence[Curve], panels: int, height: int
+  shown: Sequence[Curve], panels: int, height: int
 ) -> tuple[Figure, list[Axes]]:
   """An empty figure with a legend below, where there are several curves."""
-  names = [textwrap.fill(curve.name, LETTERS) for curve in curves]
+  names = [textwrap.fill(curve.name, LETTERS) for curve in shown]
   longest = max((len(name) for name in names), default=0)
   columns = max(1, min(len(names), LETTERS // (longest + 6)))
   lines = sum(name.count("\n") + 1 for name in names) / columns
@@ -185,7 +217,7 @@ def _figure(
   figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
   every = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
   if len(names) > 1:
-    handles = [Line2D([], [], **_look(curve)) for curve in curves]
+    handles = [Line2D([], [], **_look(curve)) for curve in shown]
     legend = figure.legend(
       handles, names, loc="outside lower left", ncols=columns, handlelength=3
     )
@@ -195,17 +227,17 @@ def _figure(
 
 
 def _plot(
-  axes: Axes, curves: Sequence[Curve], log: bool | None, room: Number
+  axes: Axes, shown: Sequence[Curve], log: bool | None, room: Number
 ) -> list[Number]:
   """Draws the curves and sets the axis of values; returns the values.
 
   Args:
     axes: empty ones.
-    curves: to draw.
+    shown: the curves to draw.
     log: whether the axis is logarithmic; None lets the values decide.
     room: how many decades have room for ticks between their ends.
   """
-  points = [p for curve in curves for line in curve.lines for p in line]
+  points = [p for curve in shown for line in curve.lines for p in line]
   values = [p.y for p in points if math.isfinite(p.y)]
   if log is None:
     log = bool(values) and 0 < min(values) * DECADES <= max(values)
@@ -217,10 +249,10 @@ def _plot(
     axes.yaxis.set_major_locator(LogLocator(subs=between, numticks=6))
     axes.yaxis.set_minor_locator(NullLocator())
   axes.yaxis.set_major_formatter("{x:g}")
-  for curve in curves:
+  for curve in shown:
     for line in curve.lines:
-      shown = [p for p in line if math.isfinite(p.y) and (p.y > 0 or not log)]
-      _line(axes, curve, shown)
+      kept = [p for p in line if math.isfinite(p.y) and (p.y > 0 or not log)]
+      _line(axes, curve, kept)
   return values
 
 

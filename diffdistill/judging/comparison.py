@@ -10,13 +10,11 @@ from jaxtyping import Float
 
 from diffdistill.arrays import Params
 from diffdistill.evaluation import grids
-from diffdistill.evaluation.curves import curves, families
 from diffdistill.evaluation.features import FeatureFn, Reference
 from diffdistill.evaluation.frechet import Moments, frechet_distance
 from diffdistill.evaluation.generator import Generator
 from diffdistill.evaluation.settings import Settings
 from diffdistill.evaluation.speeds import BATCH, SPEED_UP, ratio, rounded
-from diffdistill.evaluation.trust import distrust
 from diffdistill.images import from_uint8, to_uint8
 from diffdistill.judging.judged_rows import (
   NOTHING_KEPT,
@@ -239,14 +237,11 @@ def write_comparison(
   shows the last weights of a round that kept its best ones.
   """
   pictures = {SHEET: grids.as_png(grids.labelled_rows(images))}
-  label = f"{metric} (lower is better)"
-  if distrust(summary):
-    label = f"{metric} (its judge is NOT TRUSTED)"
+  evaluation = {**summary, "metric": metric, "rows": list(rows)}
   try:
-    from diffdistill.evaluation.drawing import as_png, over_steps
+    from diffdistill.evaluation.drawing import as_png, distances
 
-    shown = curves(families(rows, metric), rows[0]["model"])
-    pictures[CURVES] = as_png(over_steps(shown, label))
+    pictures[CURVES] = as_png(distances(evaluation))
   except ImportError:
     path = workdir / COPIES[CURVES]
     say(f"{path} is not drawn without matplotlib; run `pip install matplotlib`")

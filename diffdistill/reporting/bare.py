@@ -1,4 +1,4 @@
-"""What the updates of a run take by themselves, of `diffdistill benchmark`."""
+"""The time of an update by itself, as `diffdistill benchmark` measured it."""
 
 import dataclasses
 import math
@@ -9,17 +9,17 @@ from etils import epath
 from diffdistill.evaluation.curves import Number
 from diffdistill.system.files import matching, read_json
 
-# Its output, in a workdir; of each kind of device one.
+# Outputs of that command in a workdir, one for each kind of device.
 FILES = "benchmark*.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bare:
-  """The update of a stage.
+  """An update of a stage by itself.
 
   Args:
-    seconds: of one.
-    devices: that it was timed on, such as "8 TPU v5e".
+    seconds: the time of one update.
+    devices: where it was timed, such as "8 TPU v5e".
   """
 
   seconds: Number
@@ -27,7 +27,7 @@ class Bare:
 
 
 def read_bare(workdir: epath.Path, notes: list[str]) -> dict[str, list[Bare]]:
-  """The updates by stage, on each device; none where nothing was timed.
+  """The update of each stage, once for each kind of device that timed it.
 
   Args:
     workdir: of the run.

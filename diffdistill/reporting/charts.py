@@ -33,25 +33,25 @@ def quality(run: Run) -> list[Markup]:
   judged = run.judged
   if judged is None or not can_draw():
     return []
-  from diffdistill.evaluation.drawing import over_steps
+  from diffdistill.evaluation.drawing import distances, over_steps
 
-  charts = []
+  charts, teacher = [], judged.teacher.split("/")[0]
   for column, title, log in (
     (judged.metric, f"{judged.metric} (lower is better)", True),
     ("teacher_gap", "gap from the teacher (lower is better)", None),
     ("images_per_second", "images a second (higher is better)", True),
   ):
     points = judged.points(column)
-    teacher = judged.teacher.split("/")[0]
-    level = None
     if column == "teacher_gap":
       points.pop(teacher, None)
-    elif column == judged.metric and judged.noise:
-      level = (judged.noise, "two samples of real images")
-    if points:
-      figure = over_steps(curves(points, teacher), title, log=log, level=level)
-      name = f"{run.name}: {title} against sampler steps: {_said(points)}"
-      charts.append(_svg(figure, name))
+    if not points:
+      continue
+    if column == judged.metric:
+      figure = distances(judged.summary, judged.spreads)
+    else:
+      figure = over_steps(curves(points, teacher), title, log=log)
+    name = f"{run.name}: {title} against sampler steps: {_said(points)}"
+    charts.append(_svg(figure, name))
   return charts
 
 

@@ -3,41 +3,42 @@
 import dataclasses
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from diffdistill.evaluation.curves import Number
 from diffdistill.planning.chips import chip_of
 from diffdistill.planning.flops import count_flops
 from diffdistill.planning.programs import Program, programs
 from diffdistill.reporting.bare import Bare
-from diffdistill.reporting.gather import RoundLog, Run
+from diffdistill.reporting.gather import RoundLog, Run, is_number
 from diffdistill.run.experiment import Experiment
 from diffdistill.training.report import APART
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
-  """Of a stage, or of a run; None where that is not known.
+  """The cost of a stage or of a run; a value is None where it is not known.
 
   Args:
-    seconds: by the clock, of what is recorded.
-    device_seconds: times the devices, where every record names them.
-    devices: what it ran on, such as "8 TPU v5e".
-    images: taken from the data, or pairs made.
-    passes: images forward through the denoiser, a gradient counting three.
-    flops: of its updates, as their programs are.
-    trees_bytes: of what one device keeps where nothing is split.
-    peak_device_bytes: the most that a device held.
-    peak_host_bytes: the most that a host's process held.
-    images_per_second: the median of the records.
-    images_per_second_middle: the first and third quartile of the records.
-    updates: that were done; None of pairs.
-    peak_flops: what its chips could have done in its busy time, in bfloat16.
-    bare_seconds: what its updates take by themselves, as benchmarked on the
-      same devices.
-    compile_seconds: of them, that something was compiled in.
-    score_seconds: of them, that weights were scored in, to keep the best.
-    again_seconds: of them, that pairs were made again in, on another machine.
-    busy_seconds: of all that has updates, what is none of these.
+    seconds: wall-clock time of the records.
+    device_seconds: that time multiplied by the number of devices.
+    devices: where it ran, such as "8 TPU v5e".
+    images: images taken from the data, or pairs made.
+    passes: images forward through the denoiser; a gradient counts as three.
+    flops: operations of the updates, counted from their programs.
+    trees_bytes: weights and optimizer, on one device that holds all of them.
+    peak_device_bytes: the most memory that a device held.
+    peak_host_bytes: the most memory that the process of a host held.
+    images_per_second: the median speed of the records.
+    images_per_second_middle: the first and third quartile of the speeds.
+    updates: the number of updates done; None for pairs.
+    peak_flops: what the chips can do in busy_seconds, in bfloat16.
+    bare_seconds: the time of the updates by themselves, from a benchmark on
+      the same devices.
+    compile_seconds: the part of `seconds` that was spent compiling.
+    score_seconds: the part spent scoring weights, to keep the best.
+    again_seconds: the part spent making pairs again on another machine.
+    busy_seconds: training seconds, without these three parts; None for pairs.
   """
 
   seconds: Number | None = None
@@ -61,10 +62,10 @@ class Cost:
 
   @property
   def share_of_peak(self) -> Number | None:
-    """Of what its chips could have done in its busy time.
+    """The share of its operations in what the chips can do in that time.
 
-    What is between rounds, the saving of results and last sheets, is in no
-    record.
+    No record holds the time between rounds, in which results are saved and the
+    last sheets are drawn.
     """
     if self.flops is None or not self.peak_flops:
       return None
@@ -72,10 +73,7 @@ class Cost:
 
   @property
   def lost(self) -> Number | None:
-    """The share of its busy time that was not its updates'.
-
-    Of pairs it is not known.
-    """
+    """The share of busy_seconds that the updates did not take."""
     if self.bare_seconds is None or not self.busy_seconds:
       return None
     return 1 - self.bare_seconds / self.busy_seconds
@@ -88,7 +86,7 @@ def costs(
 
   Args:
     run: the workdir.
-    say: told what takes a while.
+    say: is told what takes a while.
     notes: gets what could not be counted.
   """
   counted = _counted(run.experiment, say, notes) if run.experiment else {}
@@ -105,36 +103,37 @@ def costs(
   ]
   if elsewhere:
     notes.append(
-      "The benchmark is of other devices than these stages were trained on, so"
-      f" what was lost of their time is not known: {', '.join(elsewhere)}."
+      "The benchmark was made on other devices than these stages were trained"
+      " on, so the time that they lost is not known:"
+      f" {', '.join(elsewhere)}."
     )
   return result
 
 
 def total(parts: Mapping[str, Cost]) -> Cost:
-  """Of a whole run: sums, and the most memory of any stage."""
+  """The cost of a whole run: sums, and the most memory of any stage."""
   each = list(parts.values())
   begun = [c for c in each if c.images is not None]
   trained = [c for c in begun if c.updates is not None]
-  # One stage without would make a part look like the whole.
-  return Cost(
-    seconds=_whole([c.seconds for c in begun]),
-    device_seconds=_whole([c.device_seconds for c in begun]),
-    devices=tuple(dict.fromkeys(d for c in each for d in c.devices)),
-    images=_sum(c.images for c in each),
-    passes=_whole([c.passes for c in begun]),
-    flops=_whole([c.flops for c in begun]),
-    trees_bytes=_max(c.trees_bytes for c in each),
-    peak_device_bytes=_max(c.peak_device_bytes for c in each),
-    peak_host_bytes=_max(c.peak_host_bytes for c in each),
-    updates=sum(c.updates or 0 for c in trained) if trained else None,
-    peak_flops=_whole([c.peak_flops for c in begun]),
-    bare_seconds=_whole([c.bare_seconds for c in trained]),
-    compile_seconds=_sum(c.compile_seconds for c in each),
-    score_seconds=_sum(c.score_seconds for c in each),
-    again_seconds=_sum(c.again_seconds for c in each),
-    busy_seconds=_whole([c.busy_seconds for c in trained]),
-  )
+  # If any stage that has begun lacks the value, the total is unknown.
+  whole = {
+    **dict.fromkeys(
+      ("seconds", "device_seconds", "passes", "flops", "peak_flops"), begun
+    ),
+    **dict.fromkeys(("bare_seconds", "busy_seconds", "updates"), trained),
+  }
+  values: dict[str, Any] = {
+    name: _sum(getattr(c, name) for c in stages)
+    if all(getattr(c, name) is not None for c in stages)
+    else None
+    for name, stages in whole.items()
+  }
+  for name in ("images", *APART):
+    values[name] = _sum(getattr(c, name) for c in each)
+  for name in ("trees_bytes", "peak_device_bytes", "peak_host_bytes"):
+    values[name] = _max(getattr(c, name) for c in each)
+  devices = dict.fromkeys(d for c in each for d in c.devices)
+  return Cost(devices=tuple(devices), **values)
 
 
 def _cost(
@@ -142,65 +141,63 @@ def _cost(
   counted: Sequence[tuple[Program, Number]],
   bares: Sequence[Bare],
 ) -> Cost:
-  records = [record for log in logs for record in log.records]
-  timed = [r for r in records if _number(r, "seconds") is not None]
-  on_devices = [
-    r["seconds"] * r["num_devices"]
-    for r in timed
-    if _number(r, "num_devices") is not None
+  records = [
+    {k: v for k, v in record.items() if k == "device_kind" or is_number(v)}
+    for log in logs
+    for record in log.records
   ]
+  timed = [r for r in records if "seconds" in r]
+  placed = [r for r in timed if "num_devices" in r]
+  every = bool(timed) and len(placed) == len(timed)
   devices = dict.fromkeys(
     f"{r['num_devices']} {r.get('device_kind', 'devices')}"
     for r in records
-    if _number(r, "num_devices") is not None
+    if "num_devices" in r
   )
-  chips = [chip_of(str(r.get("device_kind"))) for r in timed]
+  chips = [chip_of(str(r.get("device_kind"))) for r in placed]
   peaks = [
     _busy(r) * r["num_devices"] * chip.flops
-    for r, chip in zip(timed, chips, strict=True)
-    if chip is not None and _number(r, "num_devices") is not None
+    for r, chip in zip(placed, chips, strict=True)
+    if chip is not None
   ]
   speeds = [s for log in logs for s in log.values("images_per_second") if s > 0]
   done = sum(log.done for log in logs)
-  most = [log.most for log in logs if log.most is not None]
-  apart = {name: _sum(_recorded(timed, name)) for name in APART}
+  most = sum(log.most for log in logs if log.most is not None)
   updates = done if records and logs[0].unit == "updates" else None
-  # What it was measured on elsewhere says nothing of this.
   bare = _timed_on(bares, tuple(devices))
+  flops = None
+  if counted and most:
+    flops = sum(each * program.runs for program, each in counted) * done / most
   return Cost(
     seconds=_sum(r["seconds"] for r in timed),
     device_seconds=(
-      sum(on_devices) if timed and len(on_devices) == len(timed) else None
+      sum(r["seconds"] * r["num_devices"] for r in placed) if every else None
     ),
     devices=tuple(devices),
-    images=_sum(
-      float(log.done) if log.unit == "pairs" else max(log.values("images"))
-      for log in logs
-      if (log.unit == "pairs" and log.records) or log.values("images")
-    ),
-    passes=_sum(
-      max(log.values("passes")) for log in logs if log.values("passes")
-    ),
-    flops=(
-      sum(each * program.runs for program, each in counted) * (done / sum(most))
-      if counted and sum(most)
-      else None
-    ),
+    images=_sum(map(_images, logs)),
+    passes=_sum(max(log.values("passes"), default=None) for log in logs),
+    flops=flops,
     trees_bytes=_max(program.state_bytes for program, _ in counted),
-    peak_device_bytes=_max(_recorded(records, "peak_device_bytes")),
-    peak_host_bytes=_max(_recorded(records, "peak_host_bytes")),
+    peak_device_bytes=_max(r.get("peak_device_bytes") for r in records),
+    peak_host_bytes=_max(r.get("peak_host_bytes") for r in records),
     images_per_second=statistics.median(speeds) if speeds else None,
     images_per_second_middle=_middle(speeds),
     updates=updates,
-    peak_flops=sum(peaks) if timed and len(peaks) == len(timed) else None,
+    peak_flops=sum(peaks) if every and len(peaks) == len(timed) else None,
     bare_seconds=updates * bare[0].seconds if bare and updates else None,
-    **apart,
     busy_seconds=None if updates is None else _sum(map(_busy, timed)),
+    **{name: _sum(r.get(name) for r in timed) for name in APART},
   )
 
 
+def _images(log: RoundLog) -> Number | None:
+  if log.unit == "pairs":
+    return float(log.done) if log.records else None
+  return max(log.values("images"), default=None)
+
+
 def _middle(speeds: Sequence[Number]) -> tuple[Number, Number] | None:
-  """The first and the third quartile; None of a single speed or of none."""
+  """The first and the third quartile; None for fewer than two speeds."""
   if len(speeds) < 2:
     return None
   low, _, high = statistics.quantiles(speeds, n=4, method="inclusive")
@@ -219,7 +216,7 @@ def _counted(
         flops = count_flops(program.trace().jaxpr)
         result.setdefault(program.stage, []).append((program, flops))
   except Exception as error:
-    # Nothing else of the page needs them.
+    # The rest of the page does not need these counts.
     reason = " ".join(str(error).split())
     notes.append(f"Operations are not counted: {reason}.")
     return {}
@@ -227,38 +224,20 @@ def _counted(
 
 
 def _timed_on(bares: Sequence[Bare], devices: tuple[str, ...]) -> list[Bare]:
-  """Those of the updates that were timed on these devices and no others."""
+  """The updates that were timed on these devices and no others."""
   return [bare for bare in bares if devices == (bare.devices,)]
 
 
-def _busy(record: Mapping) -> Number:
-  """Its seconds, but for those that were no training."""
-  return record["seconds"] - (
-    _sum(_number(record, name) for name in APART) or 0
-  )
-
-
-def _recorded(records: Iterable[Mapping], key: str) -> list[Number | None]:
-  return [_number(record, key) for record in records]
-
-
-def _number(record: Mapping, key: str) -> Number | None:
-  value = record.get(key)
-  if isinstance(value, bool) or not isinstance(value, int | float):
-    return None
-  return value
+def _busy(record: Mapping[str, Any]) -> Number:
+  """The training seconds of a record."""
+  return record["seconds"] - sum(record.get(name, 0) for name in APART)
 
 
 def _sum(values: Iterable[Number | None]) -> Number | None:
+  """The sum of what is known; None if nothing is."""
   known = [v for v in values if v is not None]
   return sum(known) if known else None
 
 
 def _max(values: Iterable[Number | None]) -> Number | None:
   return max((v for v in values if v is not None), default=None)
-
-
-def _whole(values: Sequence[Number | None]) -> Number | None:
-  """Their sum, where all of them are known."""
-  known = [v for v in values if v is not None]
-  return sum(known) if known and len(known) == len(values) else None

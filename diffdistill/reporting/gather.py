@@ -1,4 +1,4 @@
-"""What a workdir holds, read for a page: nothing in it is taken on trust."""
+"""Reads a workdir for a report; a file in it may be damaged or missing."""
 
 import dataclasses
 import datetime
@@ -27,18 +27,18 @@ from diffdistill.training.stage import Pairs, Round, Stage
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RoundLog:
-  """What is known of one round.
+  """The state and the records of one round.
 
   Args:
-    name: "teacher", or "halve/004".
-    stage: its stage's.
+    name: of the round, such as "teacher" or "halve/004".
+    stage: the name of its stage.
     unit: what `done` counts: "updates" or "pairs".
-    planned: how many, as the clock says where that ends it, else the config;
-      None where neither can.
+    planned: how many it will do, from clock.json where the clock ends the
+      round, else from the config; None where neither says.
     most: how many the config has.
-    finished: whether its product is there.
-    makes_images: whether its product can be judged; None if not known.
-    records: of metrics.jsonl, in the order written.
+    finished: whether its result is in the workdir.
+    makes_images: whether its result can be judged; None if not known.
+    records: the records of metrics.jsonl, in the order written.
   """
 
   name: str
@@ -61,10 +61,11 @@ class RoundLog:
     return "under way" if self.records else "not begun"
 
   def lines(self, ending: str) -> dict[str, tuple[tuple[Number, Number], ...]]:
-    """(step, value) of each recorded name with an ending, by what is before.
+    """(step, value) of each recorded name that ends so, by its beginning.
 
     Args:
-      ending: "/loss", of student/loss and auxiliary/loss.
+      ending: for example "/loss", with which student/loss and auxiliary/loss
+        end.
     """
     found: dict[str, list[tuple[Number, Number]]] = {}
     for record in self.records:
@@ -84,17 +85,17 @@ class Run:
   """A workdir, as far as it can be read.
 
   Args:
-    name: that tells it from the others of the page.
-    place: the workdir.
-    written: when anything was last recorded; None if never.
-    config: as it was made with.
+    name: the name on the page; no other run of the page has it.
+    place: the path of the workdir.
+    written: the time of the last record; None if there is none.
+    config: the config that the run was made with.
     experiment: the config built; None where it cannot be built here.
-    judged: its evaluation; None where there is none.
-    rounds: of the config and of metrics.jsonl, in order.
+    judged: the evaluation; None where there is none.
+    rounds: the rounds of the config, then those of metrics.jsonl alone.
     compared: the sheet of all models from the same noise.
-    sheets: of the rounds.
-    bare: the stages' updates by themselves, on each device that has a
-      benchmark.
+    sheets: the sheets of the rounds.
+    bare: the update of each stage by itself, once for each kind of device that
+      has a benchmark.
     notes: what is missing or damaged.
   """
 
@@ -148,7 +149,7 @@ def gather(workdir: epath.Path, name: str) -> Run:
 def flat(
   fields: Mapping[str, Any], path: str = ""
 ) -> Iterator[tuple[str, Any]]:
-  """The fields of a config by path, in order."""
+  """(path, value) of each field of a config, in order."""
   for name, value in sorted(fields.items()):
     if isinstance(value, dict) and value:
       yield from flat(value, f"{path}{name}.")
@@ -157,7 +158,7 @@ def flat(
 
 
 def written(value: object) -> str:
-  """A field's value, as a reader would write it."""
+  """A field's value as text; lists without brackets."""
   if not isinstance(value, list):
     return str(value)
   items = [f"({written(v)})" if isinstance(v, list) else str(v) for v in value]
@@ -172,13 +173,13 @@ def _open(
   workdir: epath.Path, config: Fields, notes: list[str]
 ) -> Experiment | None:
   try:
-    # One device: what a report counts is the same on any number of them.
+    # One device is enough: no number of a report depends on how many there are.
     return from_config.rebuild(
       {**config, "mesh": {}}, jax.devices()[:1], read_facts(workdir)
     )
   except Exception as error:
-    # A config of another version, or whose data is elsewhere, fails in any
-    # way; the rest of the page does not need it.
+    # A config of another version, or one whose data is elsewhere, may raise
+    # anything; the rest of the page does not need the experiment.
     reason = " ".join(str(error).split()) or type(error).__name__
     notes.append(
       "The config cannot be built here, so lengths and operations are not"
@@ -206,7 +207,7 @@ def _rounds(
   records: Sequence[Fields],
   notes: list[str],
 ) -> tuple[RoundLog, ...]:
-  """Those of the config, then those that are only recorded."""
+  """The rounds of the config, then those that only have records."""
   logs: dict[str, RoundLog] = {}
   for name, (stage, round_) in experiment.rounds.items() if experiment else ():
     if isinstance(stage, Pairs):
@@ -215,7 +216,7 @@ def _rounds(
     else:
       sampler, unit = stage.objective.sampler, "updates"
       most = round_.num_updates
-    # Where the clock ends it, the config has but a limit.
+    # Where the clock ends the round, the config has only an upper limit.
     timed = round_.seconds > 0
     logs[name] = RoundLog(
       name=name,
@@ -230,7 +231,7 @@ def _rounds(
   return tuple(
     dataclasses.replace(
       log,
-      # A name that is only recorded may be no folder's.
+      # A round that only has records may have no folder.
       finished=checkpoint.has_final(workdir / log.name),
       records=tuple(r for r in records if r["round"] == log.name),
     )
@@ -241,7 +242,7 @@ def _rounds(
 def _settled(
   workdir: epath.Path, stage: Stage | Pairs, round_: Round, notes: list[str]
 ) -> int | None:
-  """The length of a round that ends by the clock, once that has said it."""
+  """The length of a round that the clock ends; None until it is settled."""
   what = SHARDS if isinstance(stage, Pairs) else UPDATES
   try:
     count = recorded(workdir / round_.name, what)

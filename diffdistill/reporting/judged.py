@@ -62,18 +62,15 @@ class Judged:
     """Why the judge is not trusted; None if it is."""
     return distrust(self.facts)
 
-  @property
-  def noise(self) -> Number | None:
-    """The distance between two samples of the data; None if not measured."""
-    for name, value in self.facts.items():
-      if name.startswith(f"{self.metric} of two samples"):
-        return value if is_measured(value) else None
-    return None
-
   def points(self, column: str) -> dict[str, tuple[Point, ...]]:
     """The points of each family's curve."""
     spreads = self.spreads if column == self.metric else {}
     return families(self.rows, column, spreads)
+
+  @property
+  def summary(self) -> Fields:
+    """The evaluation as evaluation.json has it."""
+    return {"metric": self.metric, **self.facts, "rows": list(self.rows)}
 
   def best(self) -> dict[int, Fields]:
     """The row of the best student at each number of steps."""

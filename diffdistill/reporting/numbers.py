@@ -1,5 +1,6 @@
-"""The numbers of a page, for programs: plain values that JSON holds."""
+"""The numbers of a page as plain values for a JSON file."""
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -13,34 +14,15 @@ from diffdistill.reporting.costs import Cost, total
 from diffdistill.reporting.gather import RoundLog, Run, is_number
 from diffdistill.reporting.judged import Judged
 
-# What is written of a cost.
-OF_COST = (
-  "seconds",
-  "device_seconds",
-  "compile_seconds",
-  "score_seconds",
-  "again_seconds",
-  "updates",
-  "images",
-  "passes",
-  "images_per_second",
-  "images_per_second_middle",
-  "flops",
-  "share_of_peak",
-  "lost",
-  "peak_device_bytes",
-  "peak_host_bytes",
-)
-
 
 def numbers(
   runs: Sequence[Run],
   spent: Mapping[str, Mapping[str, Cost]],
   notes: Mapping[str, Sequence[str]],
 ) -> Fields:
-  """Of one run, its numbers; of several, theirs under "runs".
+  """The numbers of one run, or those of several in a list under "runs".
 
-  What is not known is null, and so is what is no finite number.
+  A value that is not known or not finite is null.
   """
   each = [_run(run, spent[run.name], notes[run.name]) for run in runs]
   made = each[0] if len(each) == 1 else {"runs": each}
@@ -74,7 +56,11 @@ def _run(
 
 
 def _cost(cost: Cost) -> dict[str, Any]:
-  return {name: getattr(cost, name) for name in OF_COST}
+  return {
+    **dataclasses.asdict(cost),
+    "share_of_peak": cost.share_of_peak,
+    "lost": cost.lost,
+  }
 
 
 def _round(log: RoundLog) -> dict[str, Any]:
@@ -87,7 +73,9 @@ def _round(log: RoundLog) -> dict[str, Any]:
 
 
 def _evaluation(judged: Judged) -> dict[str, Any]:
-  """The rows, each against the teacher's best and the ratio of steps."""
+  """Adds to each row its distance over the teacher's best one, and its speed-up
+  over the ratio of steps.
+  """
   most = max(r["steps"] for r in judged.rows if r["model"] == judged.teacher)
   near = [row[judged.metric] for row in judged.of_teacher().values()]
   rows: list[dict[str, Any]] = [
@@ -100,7 +88,7 @@ def _evaluation(judged: Judged) -> dict[str, Any]:
     }
     for row in judged.rows
   ]
-  # Of one product a model, and on the devices that the first was timed on.
+  # Speeds of other devices, or of a round's last weights, are not mixed in.
   by_steps: dict[int, list[dict[str, Any]]] = {}
   for row in rows:
     if not is_last(row) and row.get("devices") == rows[0].get("devices"):
@@ -118,7 +106,7 @@ def _evaluation(judged: Judged) -> dict[str, Any]:
 
 
 def _sampling(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """The medians over all models of one number of steps."""
+  """The median speeds over all models of one number of steps."""
   result: dict[str, Any] = {"models": len(rows)}
   for name in ("images_per_second", "speed_up", "speed_up_over_ratio"):
     for end, choose in (
@@ -134,7 +122,7 @@ def _sampling(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _over_ratio(row: Mapping[str, Any], ratio: float) -> dict[str, Any]:
-  """The speed-up, with its spread where it is known, over that of steps."""
+  """The speed-up and its spread, divided by the ratio of steps."""
   name = f"{SPEED_UP}_over_ratio"
   result: dict[str, Any] = {name: _over(row.get(SPEED_UP), ratio)}
   for end in (LEAST, MOST):
@@ -150,7 +138,7 @@ def _over(value: Any, other: Any) -> float | None:
 
 
 def _plain(value: Any) -> Any:
-  """Without what JSON has no word for."""
+  """The value with null for each number that JSON cannot hold."""
   if isinstance(value, dict):
     return {name: _plain(each) for name, each in value.items()}
   if isinstance(value, list | tuple):

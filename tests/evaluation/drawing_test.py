@@ -13,6 +13,7 @@ from diffdistill.evaluation.drawing import (
   VARIABLES,
   as_png,
   as_svg,
+  distances,
   over_steps,
   over_updates,
 )
@@ -95,6 +96,16 @@ def test_an_svg_can_do_nothing_to_its_page():
   # A colour that the page does not know would be lost on dark ground.
   assert "var(--ink)" in svg
   assert not any(colour in svg for colour in (*VARIABLES, "#000"))
+
+
+def test_an_evaluation_says_where_its_judge_is_not_trusted():
+  evaluation = {"metric": "FD", "rows": ROWS, "FD of two samples of 9": 0.5}
+  found = words(as_svg(distances(evaluation), "a"))
+  assert {"FD (lower is better)", "two samples of real images"} <= set(found)
+  evaluation = {"metric": "FD", "rows": ROWS, "judge_trusted": False}
+  found = words(as_svg(distances(evaluation), "a"))
+  assert "FD (its judge is NOT TRUSTED)" in found
+  assert "two samples of real images" not in found
 
 
 def test_a_figure_gives_the_same_svg_each_time_and_names_of_its_own():

@@ -154,10 +154,13 @@ def test_what_is_not_shown_is_in_no_picture(compared, tmp_path, monkeypatch):
     "moments/002, 2 steps",
   ]
   assert {len(shown) for shown in images.values()} == {12}
-  drawn = []
-  monkeypatch.setattr(
-    drawing, "over_steps", lambda shown, _: drawn.extend(shown)
-  )
+  drawn, draw = [], drawing.over_steps
+
+  def over_steps(shown, *more, **named):
+    drawn.extend(shown)
+    return draw(shown, *more, **named)
+
+  monkeypatch.setattr(drawing, "over_steps", over_steps)
   monkeypatch.setattr(drawing, "as_png", lambda _: b"PNG")
   write_comparison(
     epath.Path(tmp_path), {"seed": 0}, rows, images, "FD-x", print

@@ -160,7 +160,7 @@ def test_a_benchmark_of_other_devices_says_nothing(write_run):
     assert cost["teacher"].lost is None
     if more:
       (note,) = notes
-      assert "other devices than these stages" in note
+      assert "on other devices than these stages" in note
       assert note.endswith("is not known: teacher.")
 
 

@@ -32,7 +32,6 @@ JUDGED = Judged.of(
     ("halve/001", 1, 9.0),
     ("halve/002", 2, None),
     num_images=100,
-    **{f"{METRIC} of two samples of 50 real images": 0.5},
   )
 )
 
@@ -44,7 +43,6 @@ def test_the_best_student_of_each_number_of_steps():
   assert best == {1: "halve/001", 4: "moments/004"}
   assert list(JUDGED.of_teacher()) == [4, 64]
   assert JUDGED.teacher == "teacher"
-  assert JUDGED.noise == 0.5
 
 
 def test_what_is_not_a_number_is_no_distance():
@@ -59,7 +57,6 @@ def test_what_is_not_a_number_is_no_distance():
   assert judged is not None
   assert judged.of_teacher() == {}
   assert [row["model"] for row in judged.best().values()] == ["b/004"]
-  assert judged.noise is None
 
 
 def test_evaluations_with_other_seeds_give_the_spread(tmp_path):
