@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from etils import epath
 
@@ -19,7 +18,6 @@ from diffdistill.judging.judged_rows import FOLDER
 from diffdistill.judging.summaries import (
   PREFIX,
   SETTINGS,
-  is_summary,
   read_summary,
 )
 from diffdistill.system.files import matching
@@ -30,28 +28,32 @@ class Judged:
   """An evaluation of the models of one run.
 
   Args:
-    metric: the name of the distance; lower is better.
-    facts: its settings and the facts about its judge.
-    rows: one for each model and number of steps, the teacher's first.
+    summary: what evaluation.json holds.
     spreads: the least and the most distance of evaluations that differ in
       their seed alone, by model and number of steps.
   """
 
-  metric: str
-  facts: Fields
-  rows: tuple[Fields, ...]
+  summary: Fields
   spreads: Mapping[tuple[str, int], tuple[Number, Number]] = dataclasses.field(
     default_factory=dict
   )
 
-  @classmethod
-  def of(cls, written: Any) -> "Judged | None":
-    """The evaluation in a JSON value, or None where that is none."""
-    if not is_summary(written):
-      return None
-    facts = {k: v for k, v in written.items() if k not in ("metric", "rows")}
-    rows = tuple(written["rows"])
-    return cls(metric=written["metric"], facts=facts, rows=rows)
+  @property
+  def metric(self) -> str:
+    """The name of the distance; lower is better."""
+    return self.summary["metric"]
+
+  @property
+  def rows(self) -> list[Fields]:
+    """One row for each model and number of steps, the teacher's first."""
+    return self.summary["rows"]
+
+  @property
+  def facts(self) -> Fields:
+    """The settings of the evaluation and the facts about its judge."""
+    return {
+      k: v for k, v in self.summary.items() if k not in ("metric", "rows")
+    }
 
   @property
   def teacher(self) -> str:
@@ -66,11 +68,6 @@ class Judged:
     """The points of each family's curve."""
     spreads = self.spreads if column == self.metric else {}
     return families(self.rows, column, spreads)
-
-  @property
-  def summary(self) -> Fields:
-    """The evaluation as evaluation.json has it."""
-    return {"metric": self.metric, **self.facts, "rows": list(self.rows)}
 
   def best(self) -> dict[int, Fields]:
     """The row of the best student at each number of steps."""
@@ -91,6 +88,12 @@ class Judged:
     ]
     return {row["steps"]: row for row in sorted(rows, key=lambda r: r["steps"])}
 
+  def nearest_teacher(self) -> tuple[int, Number | None]:
+    """The teacher's least distance, and in how many steps; else None."""
+    rows = self.of_teacher().items()
+    near = min(rows, key=lambda item: item[1][self.metric], default=None)
+    return (near[0], near[1][self.metric]) if near else (0, None)
+
   def _counts(self, row: Fields) -> bool:
     return is_measured(row.get(self.metric)) and not is_last(row)
 
@@ -109,7 +112,6 @@ def read_judged(path: epath.Path, notes: list[str]) -> Judged | None:
   except ValueError as error:
     notes.append(f"{error}.")
     return None
-  judged = Judged.of(summary)
   distances: dict[tuple[str, int], list[Number]] = {}
   for other in matching(path.parent / FOLDER, f"{PREFIX}*.json"):
     try:
@@ -132,4 +134,4 @@ def read_judged(path: epath.Path, notes: list[str]) -> Judged | None:
     for key, each in distances.items()
     if len(each) > 1
   }
-  return judged and dataclasses.replace(judged, spreads=spreads)
+  return Judged(summary=summary, spreads=spreads)

@@ -1,7 +1,7 @@
-"""What a reader must know of an exported model, as a README.md.
+"""The model card of an exported model, which is its README.md.
 
-A card says what was done, not what was planned, and nothing private: no path,
-no name of a machine. Text that came with an imported model is escaped.
+A card says what was done, not what was planned. It holds nothing private: no
+path and no name of a machine. It escapes text that came with an imported model.
 """
 
 import inspect
@@ -22,11 +22,11 @@ from diffdistill.training.done import done
 from diffdistill.training.report import costs
 from diffdistill.training.stage import OUTSIDE, Pairs, Round, Stage
 
-# What the front matter says of a licence that nobody has stated.
+# The licence in the front matter where nobody has stated one.
 NO_LICENSE = "unknown"
 LEFT_OUT = "(a path, left out)"
 
-# How each format is sampled from.
+# How to use each format.
 USES = {
   "diffusers": """```python
 import torch
@@ -67,14 +67,14 @@ def model_card(
 
   Args:
     run: the recipe.
-    workdir: where it was trained, and judged if it was.
-    round_: whose weights.
-    stage: of the round.
-    num_steps: of the sampler.
-    kind: of the format.
+    workdir: where the model was trained, and perhaps judged.
+    round_: the round of the model.
+    stage: the stage of the round.
+    num_steps: the number of sampler steps.
+    kind: the format, a key of USES.
 
   Raises:
-    ValueError: where its evaluation is damaged.
+    ValueError: where the evaluation of the run is damaged.
   """
   use = USES[kind].format(num_steps=num_steps)
   header = yaml.safe_dump(
@@ -87,7 +87,7 @@ def model_card(
   )
   paper, *_ = (inspect.getdoc(type(stage.objective)) or "").splitlines()
   if stage.source:
-    paper = "Not trained in this run, but taken as it came."
+    paper = "Not trained in this run, but taken as it was."
   parts = [
     f"---\n{header}---",
     f"# {escaped(round_.name)}, {num_steps} steps",
@@ -104,20 +104,20 @@ def model_card(
 
 
 def escaped(text: str) -> str:
-  """Text as one line of Markdown that means these characters and no more.
+  """Text as one line of Markdown that shows these characters and no more.
 
-  CommonMark 0.31, section 2.4: any ASCII punctuation can have a backslash.
+  A backslash may stand before any ASCII punctuation (CommonMark 0.31, 2.4).
   """
   line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
   return re.sub(r"([\\`*_{}\[\]<>#|!&~$])", r"\\\1", line)
 
 
 def teacher_of(run: Experiment, name: str) -> str:
-  """Where the weights come from that a model begins from, in a few words.
+  """The origin of the weights that a model began with, in a few words.
 
   Args:
     run: the recipe.
-    name: of the model's round.
+    name: the name of the model's round.
   """
   return {
     "imported": run.config["model"].get("origin") or "an imported teacher",
@@ -127,7 +127,7 @@ def teacher_of(run: Experiment, name: str) -> str:
 
 
 def _outside(run: Experiment, name: str) -> str:
-  """The kind of place outside the run that a model begins from; or ""."""
+  """The kind of place outside the run where its weights came from, or ""."""
   for made in run.lineage(name):
     stage, round_ = run.rounds[made]
     source = stage.source if isinstance(stage, Stage) else ""
@@ -138,7 +138,7 @@ def _outside(run: Experiment, name: str) -> str:
 
 
 def _license(run: Experiment) -> str:
-  """That of the imported teacher, where it is known."""
+  """The licence of the imported teacher; "" if it is not known."""
   return run.config["model"].get("license", "")
 
 
@@ -167,7 +167,7 @@ def _data(run: Experiment) -> str:
 
 
 def _settings(run: Experiment, workdir: epath.Path, round_: Round) -> str:
-  """The fields of the stages that this model was made by, as they were run."""
+  """The config's fields of each stage that led to this model, as they ran."""
   made = list(run.lineage(round_.name))
   model = {
     name: value
@@ -188,7 +188,7 @@ def _settings(run: Experiment, workdir: epath.Path, round_: Round) -> str:
 def _as_run(
   run: Experiment, workdir: epath.Path, name: str, rounds: list[str]
 ) -> Any:
-  """The fields of one stage, with the updates that its rounds have done."""
+  """The fields of one stage, with the updates that its rounds did."""
   stage, _ = run.rounds[rounds[0]]
   fields = dict(run.config["stages"][name])
   if isinstance(stage, Pairs):
@@ -202,7 +202,7 @@ def _as_run(
   fields.pop("source", None)
   score = stage.select.by if stage.select else ""
   spent = {n: done(workdir, n, score) for n in rounds}
-  # What was planned is no more than a limit; long rounds have twice as many.
+  # The config has only a limit, and long rounds have twice as many.
   fields["num_updates"] = {
     n: work.updates or "not recorded" for n, work in spent.items()
   }
@@ -213,11 +213,11 @@ def _as_run(
 
 
 def _public(value: Any, names: frozenset[str]) -> Any:
-  """Plain values without a path of the machine that a run was on.
+  """Plain values without any path of the machine that trained the run.
 
   Args:
-    value: of a config.
-    names: of rounds, which have slashes too.
+    value: a part of the config.
+    names: the names of rounds, which have slashes but are no paths.
   """
   if isinstance(value, Mapping):
     return {
@@ -261,14 +261,14 @@ def _measured(workdir: epath.Path, round_: Round) -> str:
 
 
 def without_folders(value: Any) -> Any:
-  """A path's last part, since its folders are of the maker's machine."""
+  """The last part of a path; its folders are those of somebody's machine."""
   if isinstance(value, str) and re.match(r"~|\S*[/\\]", value):
     return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
   return value
 
 
 def _deviations(stage: Stage) -> str:
-  """The sentences that say so where the paper is written down."""
+  """The sentences of the paper's file that begin "Unlike the paper,"."""
   cls = type(stage.objective)
   module = sys.modules[cls.__module__]
   text = f"{inspect.getdoc(module)}\n\n{inspect.getdoc(cls)}"

@@ -77,13 +77,11 @@ def _evaluation(judged: Judged) -> dict[str, Any]:
   over the ratio of steps.
   """
   most = max(r["steps"] for r in judged.rows if r["model"] == judged.teacher)
-  near = [row[judged.metric] for row in judged.of_teacher().values()]
+  _, near = judged.nearest_teacher()
   rows: list[dict[str, Any]] = [
     {
       **row,
-      "ratio_to_teacher": _over(
-        row.get(judged.metric), min(near, default=None)
-      ),
+      "ratio_to_teacher": _over(row.get(judged.metric), near),
       **_over_ratio(row, most / row["steps"]),
     }
     for row in judged.rows

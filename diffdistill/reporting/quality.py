@@ -1,52 +1,12 @@
-"""The page's part on quality: how near each model is to the data."""
+"""The page's table of an evaluation: how near each model is to the data."""
 
 from diffdistill.evaluation.speeds import readable
-from diffdistill.reporting.formats import breakable, cell, number, strong
+from diffdistill.reporting.formats import breakable, cell, strong
 from diffdistill.reporting.gather import Run
 from diffdistill.reporting.judged import Judged
 
 # Columns that come last in the table.
 WORDS = ("paper", "devices")
-
-
-def lead(judged: Judged) -> str:
-  """The student of the fewest steps against the teacher's best."""
-  best = judged.best()
-  if not best:
-    return "No student is judged yet."
-  (steps, row), *_ = best.items()
-  text = (
-    f"In {in_steps(steps)}, {row['model']} is at"
-    f" {number(row[judged.metric])} {judged.metric}"
-  )
-  teacher = judged.of_teacher()
-  if teacher:
-    most, nearest = min(
-      teacher.items(), key=lambda item: item[1][judged.metric]
-    )
-    text += (
-      f"; the best of {judged.teacher} is {number(nearest[judged.metric])}, in"
-      f" {in_steps(most)}"
-    )
-  return f"{text}. Lower is better."
-
-
-def against_teacher(judged: Judged, steps: int) -> str:
-  """How the best student of a number of steps compares with its teacher."""
-  teacher = judged.of_teacher()
-  distance = judged.best()[steps][judged.metric]
-  text = ""
-  if steps in teacher:
-    same = number(teacher[steps][judged.metric])
-    text = f"; its teacher has {same} in as many"
-  near = [n for n, row in teacher.items() if row[judged.metric] <= distance]
-  if near:
-    return f"{text}. The teacher is as near in {near[0]}."
-  return f"{text}. The teacher is nowhere as near."
-
-
-def in_steps(steps: int) -> str:
-  return "1 step" if steps == 1 else f"{steps} steps"
 
 
 def comparison(judged: Judged) -> tuple[list[str], list[list[str]]]:
@@ -69,14 +29,6 @@ def comparison(judged: Judged) -> tuple[list[str], list[list[str]]]:
       cells.append(strong(text) if is_best else text)
     rows.append(cells)
   return [column.replace("_", " ") for column in columns], rows
-
-
-def facts(judged: Judged) -> list[tuple[str, str]]:
-  """The settings of an evaluation."""
-  named = {"metric": judged.metric, **judged.facts}
-  return [
-    (name.replace("_", " "), cell(value)) for name, value in named.items()
-  ]
 
 
 def not_judged(run: Run, judged: Judged) -> list[str]:

@@ -7,7 +7,7 @@ import jinja2
 from diffdistill import __version__
 from diffdistill.reporting import charts, quality, side_by_side, stages
 from diffdistill.reporting.costs import Cost, total
-from diffdistill.reporting.formats import breakable, number
+from diffdistill.reporting.formats import breakable, cell, number
 from diffdistill.reporting.gather import Run, flat, written
 
 # A browser loads and runs nothing, whatever a workdir holds.
@@ -33,7 +33,7 @@ def page(
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.filters.update(breakable=breakable, number=number)
+  environment.filters.update(breakable=breakable, cell=cell, number=number)
   text = environment.get_template("page.html").render(
     charts=charts,
     quality=quality,

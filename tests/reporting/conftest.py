@@ -8,6 +8,8 @@ import pytest
 from etils import epath
 from PIL import Image as PillowImage
 
+from diffdistill.reporting import charts
+from diffdistill.reporting.page import write_report
 from diffdistill.system.files import write_json
 from diffdistill.training import checkpoint
 from diffdistill.training.records import append_record
@@ -112,3 +114,19 @@ def parse():
     return ElementTree.fromstring(page.removeprefix("<!doctype html>\n"))
 
   return parsed
+
+
+@pytest.fixture
+def report(parse, tmp_path):
+  def make(*workdirs):
+    out = epath.Path(tmp_path) / "out" / "report.html"
+    write_report(workdirs, out, lambda line: None)
+    return parse(out.read_text())
+
+  return make
+
+
+@pytest.fixture
+def no_charts(monkeypatch):
+  """Leaves out the charts, which take most of a page's time."""
+  monkeypatch.setattr(charts, "can_draw", lambda: False)

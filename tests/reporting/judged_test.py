@@ -6,6 +6,7 @@ import pytest
 from etils import epath
 
 from diffdistill.evaluation.curves import Point
+from diffdistill.judging.summaries import is_summary
 from diffdistill.reporting.judged import Judged, read_judged
 from diffdistill.system.files import write_json
 
@@ -21,8 +22,8 @@ def written(*rows, **facts):
   }
 
 
-JUDGED = Judged.of(
-  written(
+JUDGED = Judged(
+  summary=written(
     ("teacher", 64, 2.0),
     ("teacher", 4, 30.0),
     ("tuned", 4, 1.0),
@@ -37,7 +38,6 @@ JUDGED = Judged.of(
 
 
 def test_the_best_student_of_each_number_of_steps():
-  assert JUDGED is not None
   best = {steps: row["model"] for steps, row in JUDGED.best().items()}
   # Neither another teacher nor weights that no one chose.
   assert best == {1: "halve/001", 4: "moments/004"}
@@ -46,15 +46,14 @@ def test_the_best_student_of_each_number_of_steps():
 
 
 def test_what_is_not_a_number_is_no_distance():
-  judged = Judged.of(
-    written(
+  judged = Judged(
+    summary=written(
       ("teacher", 4, math.nan),
       ("a/004", 4, math.inf),
       ("b/004", 4, 1.0),
       ("c/002", 2, 1e308),
     )
   )
-  assert judged is not None
   assert judged.of_teacher() == {}
   assert [row["model"] for row in judged.best().values()] == ["b/004"]
 
@@ -100,4 +99,4 @@ def test_evaluations_with_other_seeds_give_the_spread(tmp_path):
   ],
 )
 def test_what_is_no_evaluation(damaged):
-  assert Judged.of(damaged) is None
+  assert not is_summary(damaged)
