@@ -4,7 +4,6 @@ import dataclasses
 import sys
 import threading
 
-import numpy as np
 import pytest
 
 from diffdistill.training import watchdog
@@ -125,7 +124,7 @@ def test_what_may_compile_has_more_time(ended, clock):
     dog.patience()
     clock.let(0.9 * PATIENCE * SECONDS)
     assert not ended
-    assert list(dog.each(np.arange(3))) == [0, 1, 2]
+    dog.alive()
     clock.let(1.1 * SECONDS)
     assert ended
 
@@ -149,8 +148,9 @@ def test_patience_is_not_undone_by_what_was_finished_before(ended, clock):
 
     def alive(self):
       if not begins:
-        begins.append(threading.Thread(target=self.patience))
-        begins[0].start()
+        begun = threading.Thread(target=self.patience)
+        begun.start()
+        begins.append(begun)
         # Which waits until the watcher has finished its look.
         begins[0].join(0.1)
       super().alive()
