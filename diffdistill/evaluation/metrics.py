@@ -1,6 +1,7 @@
 """The metrics of generated images, from their features and the data's."""
 
 import numpy as np
+from jaxtyping import Float
 
 from diffdistill.evaluation.features import (
   FeatureFn,
@@ -99,3 +100,12 @@ def distance(
       return float("nan")
     moments = moments.update(features(from_uint8(to_uint8(batch))).pooled)
   return frechet_distance(reference.moments, moments)
+
+
+def distance_of_halves(pooled: Float[np.ndarray, "n d"]) -> float:
+  """The distance between two halves of shuffled features: what is noise."""
+  half = len(pooled) // 2
+  empty = Moments.empty(pooled.shape[1])
+  return frechet_distance(
+    empty.update(pooled[:half]), empty.update(pooled[half : 2 * half])
+  )

@@ -1,21 +1,16 @@
 """Every model of a run against the data and the teacher, step by step."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
-from jaxtyping import Float
 
-from diffdistill.arrays import Params
-from diffdistill.evaluation import grids
-from diffdistill.evaluation.features import FeatureFn, Reference
-from diffdistill.evaluation.frechet import Moments, frechet_distance
-from diffdistill.evaluation.generator import Generator
 from diffdistill.evaluation.settings import Settings
 from diffdistill.evaluation.speeds import BATCH, SPEED_UP, ratio, rounded
 from diffdistill.images import from_uint8, to_uint8
+from diffdistill.judging.contestants import Contestant
+from diffdistill.judging.judge import Judge
 from diffdistill.judging.judged_rows import (
   NOTHING_KEPT,
   JudgedRow,
@@ -23,53 +18,16 @@ from diffdistill.judging.judged_rows import (
   Weights,
 )
 from diffdistill.judging.measured import Timed, measured
-from diffdistill.judging.summaries import (
-  COPIES,
-  CURVES,
-  SHEET,
-  keep_summary,
-)
 
 SHEET_COLUMNS = 12
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Contestant:
-  """A model to judge.
-
-  Args:
-    name: of its round.
-    num_steps: the numbers of steps to judge it at.
-    generator: its sampler.
-    load: gives its weights, when its turn comes.
-    here: whether it can; where they were left behind, only what is judged of it
-      already can be said.
-    facts: more columns of its rows.
-    shown: whether it is in the pictures too.
-    sampled: names all that its images depend on besides weights and noise.
-  """
-
-  name: str
-  num_steps: tuple[int, ...]
-  generator: Generator
-  load: Callable[[], Params]
-  here: bool = True
-  facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  shown: bool = True
-  sampled: str = ""
-
-
 def compare(
-  teacher: Contestant,
-  students: Sequence[Contestant],
-  features: FeatureFn,
-  reference: Reference,
-  metric: str,
-  kernel: str,
+  contestants: Sequence[Contestant],
+  judge: Judge,
   settings: Settings,
   say: Callable[[str], None],
   kept: JudgedRows = NOTHING_KEPT,
-  between: Callable[[], None] = lambda: None,
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
   """One row per model and number of steps, and images from the same noise.
 
@@ -77,120 +35,132 @@ def compare(
   not made again.
 
   Args:
-    teacher: judged first; its images at the most steps are the measure of
-      the students' gap.
-    students: judged in order.
-    features: the metric's feature network.
-    reference: of the data, by the same network.
-    metric: the name of the distance, such as FD-classifier.
-    kernel: the name of the kernel distance; empty where there is none.
-    settings: see there.
+    contestants: the teacher, whose images at the most steps all others are
+      compared with; then the students.
+    judge: measures the images.
+    settings: how many images of which noise.
     say: told each row as it is done.
     kept: the rows that are done; by default none are.
-    between: called between batches; may raise, to leave.
 
   Returns:
-    (rows, images by row name for a sheet)
+    (rows, float32 images `n h w c` in [-1, 1] by row title, for a sheet)
 
   Raises:
     ValueError: where the teacher is not judged at its most steps, nor can be.
   """
   rows, images = [], {}
-  most = max(teacher.num_steps)
   gap_images = min(settings.gap_images, settings.num_images)
-  first: JudgedRow | None = None
-  for contestant in (teacher, *students):
-    weights = _weights(contestant, kept)
-    for num_steps in sorted(contestant.num_steps, reverse=True):
-      name = f"{contestant.name:<28} {num_steps:>4} steps"
-      made_with = _made_with(contestant, num_steps, kept, most, first)
-      row = kept.take(made_with, weights)
-      before = "" if row is None else "  (judged before)"
-      if row is None and weights.here:
-        stream = Timed(
-          contestant.generator,
-          weights.params,
-          num_steps,
-          seed=settings.seed,
-          num_images=settings.num_images,
-          keep=gap_images,
-          between=between,
-        )
-        target = first.target if first else None
-        columns = measured(stream, features, reference, metric, kernel, target)
-        row = JudgedRow(
-          made_with=made_with,
-          weights=weights.fingerprint,
-          devices=kept.devices,
-          columns=columns,
-          shown=to_uint8(stream.first[:SHEET_COLUMNS]),
-          target=stream.first[: 0 if first else gap_images],
-        )
-        kept.keep(row)
-      if row is None and first is None:
-        raise ValueError(
-          f"{teacher.name} has not been judged at {most} steps, and its weights"
-          " were left behind; bring them here, as all are compared with it"
-        )
-      if row is None:
-        say(f"{name}  is left out: its weights were left behind")
-        continue
-      first = first or row
-      rows.append(
-        {
-          "model": contestant.name,
-          "steps": num_steps,
-          **row.columns,
-          **contestant.facts,
-          "devices": row.devices,
-        }
+
+  def make(turn: _Turn) -> JudgedRow:
+    first = turn.first
+    stream = Timed(
+      turn.contestant.generator,
+      turn.weights.params,
+      turn.num_steps,
+      seed=settings.seed,
+      num_images=settings.num_images,
+      keep=gap_images,
+      between=judge.between,
+    )
+    row = JudgedRow(
+      made_with=turn.made_with,
+      weights=turn.weights.fingerprint,
+      devices=kept.devices,
+      columns=measured(stream, judge, first.target if first else None),
+      shown=to_uint8(stream.first[:SHEET_COLUMNS]),
+      target=stream.first[: 0 if first else gap_images],
+    )
+    kept.keep(row)
+    return row
+
+  for turn, row, made in _turns(contestants, kept, make):
+    model, steps = turn.contestant, turn.num_steps
+    name = f"{model.name:<28} {steps:>4} steps"
+    if row is None and not rows:
+      raise ValueError(
+        f"{model.name} has not been judged at {steps} steps, and its weights"
+        " were left behind; bring them here, as all are compared with it"
       )
-      if contestant.shown:
-        title = f"{contestant.name}, {num_steps} steps"
-        images[title] = from_uint8(row.shown)
-      say(f"{name}  {metric} {row.columns[metric]:.3f}{before}")
+    if row is None:
+      say(f"{name}  is left out: its weights were left behind")
+      continue
+    words = {"model": model.name, "steps": steps}
+    rows.append({**words, **row.columns, **model.facts, "devices": row.devices})
+    if model.shown:
+      images[f"{model.name}, {steps} steps"] = from_uint8(row.shown)
+    before = "" if made else "  (judged before)"
+    say(f"{name}  {judge.metric} {row.columns[judge.metric]:.3f}{before}")
   return _with_speed_up(rows), images
 
 
-def unjudged(
-  teacher: Contestant, students: Sequence[Contestant], kept: JudgedRows
-) -> list[str]:
-  """The models of which `compare` would make a row."""
+def unjudged(contestants: Sequence[Contestant], kept: JudgedRows) -> list[str]:
+  """The names of the models of which `compare` would make a row."""
   result: list[str] = []
-  most = max(teacher.num_steps)
-  first: JudgedRow | None = None
-  for contestant in (teacher, *students):
-    weights = _weights(contestant, kept)
-    for num_steps in sorted(contestant.num_steps, reverse=True):
-      made_with = _made_with(contestant, num_steps, kept, most, first)
-      row = kept.take(made_with, weights)
-      if row is None and weights.here and contestant.name not in result:
-        result.append(contestant.name)
-      first = first or row
+
+  def note(turn: _Turn) -> None:
+    if turn.contestant.name not in result:
+      result.append(turn.contestant.name)
+
+  for _ in _turns(contestants, kept, note):
+    pass
   return result
 
 
-def _weights(contestant: Contestant, kept: JudgedRows) -> Weights:
-  load = contestant.load if contestant.here else None
-  return Weights(load, kept.fingerprint)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Turn:
+  """A row that is due.
+
+  Args:
+    contestant, num_steps: the model and its number of steps.
+    weights: of the model.
+    made_with: all that the row depends on but its weights.
+    first: the row of the teacher at its most steps; None before it is there.
+  """
+
+  contestant: Contestant
+  num_steps: int
+  weights: Weights
+  made_with: Mapping[str, Any]
+  first: JudgedRow | None
 
 
-def _made_with(
-  contestant: Contestant,
-  num_steps: int,
+def _turns(
+  contestants: Sequence[Contestant],
   kept: JudgedRows,
-  most: int,
-  first: JudgedRow | None,
-) -> dict[str, Any]:
-  """All that a row depends on but its weights; `first` is of the target."""
-  return {
-    **kept.made_with,
-    "model": contestant.name,
-    "steps": num_steps,
-    "sampled": contestant.sampled,
-    # The gap is to these images.
-    "target": f"{most} steps of {first.weights}" if first else "",
-  }
+  make: Callable[[_Turn], JudgedRow | None],
+) -> Iterator[tuple[_Turn, JudgedRow | None, bool]]:
+  """Every row in order: as it is kept, or else as `make` makes it.
+
+  Yields:
+    (turn, its row or None, whether the row was made now)
+  """
+  first: JudgedRow | None = None
+  most = max(contestants[0].num_steps)
+  for contestant in contestants:
+    load = contestant.load if contestant.here else None
+    weights = Weights(load, kept.fingerprint)
+    for num_steps in sorted(contestant.num_steps, reverse=True):
+      made_with = {
+        **kept.made_with,
+        "model": contestant.name,
+        "steps": num_steps,
+        "sampled": contestant.sampled,
+        # The gap is to these images.
+        "target": f"{most} steps of {first.weights}" if first else "",
+      }
+      turn = _Turn(
+        contestant=contestant,
+        num_steps=num_steps,
+        weights=weights,
+        made_with=made_with,
+        first=first,
+      )
+      row = kept.take(made_with, weights)
+      made = row is None and weights.here
+      if made:
+        row = make(turn)
+      first = first or row
+      yield turn, row, made
 
 
 def _with_speed_up(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -212,37 +182,3 @@ def _with_speed_up(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     columns = {k: v for k, v in row.items() if k != "devices" or not alike}
     result.append(rounded({**columns, **faster}))
   return result
-
-
-def distance_of_halves(pooled: Float[np.ndarray, "n d"]) -> float:
-  """The distance between two halves of shuffled features: what is noise."""
-  half = len(pooled) // 2
-  empty = Moments.empty(pooled.shape[1])
-  return frechet_distance(
-    empty.update(pooled[:half]), empty.update(pooled[half : 2 * half])
-  )
-
-
-def write_comparison(
-  workdir: epath.Path,
-  summary: dict[str, Any],
-  rows: Sequence[dict[str, Any]],
-  images: dict[str, np.ndarray],
-  metric: str,
-  say: Callable[[str], None],
-) -> None:
-  """The evaluation, its curves and images of the same noise, see summaries.py.
-
-  Students of one family are one curve, each at its own steps; neither picture
-  shows the last weights of a round that kept its best ones.
-  """
-  pictures = {SHEET: grids.as_png(grids.labelled_rows(images))}
-  evaluation = {**summary, "metric": metric, "rows": list(rows)}
-  try:
-    from diffdistill.evaluation.drawing import as_png, distances
-
-    pictures[CURVES] = as_png(distances(evaluation))
-  except ImportError:
-    path = workdir / COPIES[CURVES]
-    say(f"{path} is not drawn without matplotlib; run `pip install matplotlib`")
-  keep_summary(workdir, {**summary, "rows": list(rows)}, pictures, say)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Int
 from diffdistill.arrays import Image, Key, Label, Params
 from diffdistill.evaluation.generator import Generator, Sample
 from diffdistill.interop import model_folder, stablehlo
-from diffdistill.judging.comparison import Contestant
+from diffdistill.judging.contestants import Contestant
 from diffdistill.run.experiment import sample_of
 from diffdistill.run.model_section import denoiser_of, sampler_of
 from diffdistill.system import hosts

@@ -1,7 +1,6 @@
-"""What a run's classifier was not trained on, and how right it is on that."""
+"""The images that measure how right a run's classifier is."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection
 
 import numpy as np
 
@@ -19,12 +18,12 @@ FEW = 1000
 def check_judge(
   run: Experiment, to_do: Collection[str], say: Callable[[str], None]
 ) -> None:
-  """Refuses, before anything is trained, a classifier that could not judge.
+  """Checks, before anything is trained, that the run's classifier can judge.
 
   Args:
     run: the recipe.
     to_do: the names of the stages that are not finished.
-    say: told which images the classifier does not train on, if not all.
+    say: told how many images the classifier does not train on, if any.
 
   Raises:
     ValueError: where the data has fewer than two classes; or where a stage
@@ -88,19 +87,13 @@ def check_classes(run: Experiment, stage: Stage) -> None:
     )
 
 
-def measure(
-  run: Experiment,
-  stage: Stage,
-  features: FeatureFn,
-  each: Callable[[Iterable[Any]], Iterator[Any]],
-) -> Trust:
+def measure(run: Experiment, stage: Stage, features: FeatureFn) -> Trust:
   """How right the classifier is on images that it was not trained on.
 
   Args:
     run: the recipe.
-    stage: that made the classifier.
-    features: of the classifier.
-    each: sees the batches of images go by.
+    stage: the stage that made the classifier.
+    features: the classifier, with its weights.
   """
   trained_on, held_out = run.judged_on
   if trained_on is not run.source:
@@ -118,7 +111,7 @@ def measure(
       nothing = f"no test split that can be read ({error})"
       return measure_trust(features, (), nothing)
     images = f"{len(held_out)} images of the test split"
-  batches = each(once(held_out, run.evaluation.batch_size))
+  batches = once(held_out, run.evaluation.batch_size)
   return measure_trust(features, batches, images)
 
 

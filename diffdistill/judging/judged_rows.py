@@ -25,8 +25,10 @@ from jaxtyping import Float, UInt8
 
 from diffdistill.arrays import Params
 from diffdistill.judging.sealed import seal, unseal
+from diffdistill.run.experiment import Experiment
 from diffdistill.system import hosts
 from diffdistill.system.files import write_atomically
+from diffdistill.training.fingerprint import fingerprint
 
 # In a workdir.
 FOLDER = "evaluated"
@@ -110,6 +112,36 @@ class JudgedRows:
 
 
 NOTHING_KEPT = JudgedRows()
+
+
+def judged_rows(
+  run: Experiment,
+  workdir: epath.Path,
+  identity: str,
+  say: Callable[[str], None] = lambda line: None,
+) -> JudgedRows:
+  """The rows of a run that are done.
+
+  Args:
+    run: the recipe.
+    workdir: where the run was trained.
+    identity: of the judge, see `identity_of`.
+    say: told which files are damaged.
+  """
+  settings = run.evaluation
+  return JudgedRows(
+    folder=workdir / FOLDER,
+    made_with={
+      "num_images": settings.num_images,
+      "seed": settings.seed,
+      "gap_images": min(settings.gap_images, settings.num_images),
+      "judge": identity,
+      "labels": run.label_rule,
+    },
+    devices=run.devices,
+    fingerprint=fingerprint,
+    say=say,
+  )
 
 
 class Weights:

@@ -1,8 +1,8 @@
 """The statistics of a run's own data, kept for the next time.
 
-They are in an .npz (references.py), and a JSON file says what they were made
-of, with a hash of the .npz: what was made of other data, by another network, or
-is not what was written, is made again. Damaged files are named.
+The statistics are in an .npz (references.py). A JSON file beside the .npz says
+what the statistics were made of, and has a hash of the .npz. Statistics of
+other data or by another network, and damaged ones, are made again.
 """
 
 import hashlib
@@ -19,7 +19,6 @@ from diffdistill.system.files import read_json, write_json
 
 def kept_reference(
   path: epath.Path,
-  says: epath.Path,
   made_of: str,
   make: Callable[[], Reference],
   *,
@@ -31,13 +30,14 @@ def kept_reference(
   """The reference in a file where it was made of the same, else a new one.
 
   Args:
-    path: of the .npz.
-    says: the file that says what it was made of.
+    path: of the .npz; the JSON file has the same name but for its ending.
     made_of: names the network, its weights and the data.
-    make: makes it; called by every process, or by none.
+    make: makes the reference; called by every process, or by none.
     detector, image_shape, features: see `load_reference`.
     say: told which files are damaged.
   """
+
+  says = path.with_suffix(".json")
 
   def same() -> bool:
     if not (says.exists() and path.exists()):

@@ -9,26 +9,26 @@ import jax
 import numpy as np
 
 from diffdistill.arrays import Params
-from diffdistill.evaluation.features import FeatureFn, Reference
 from diffdistill.evaluation.generator import Generator
 from diffdistill.evaluation.metrics import image_metrics
 from diffdistill.evaluation.speeds import BATCH, FEWEST, SPEED, TIMED, speeds
 from diffdistill.evaluation.teacher_gap import teacher_gap
 from diffdistill.images import to_host
+from diffdistill.judging.judge import Judge
 
 
 class Timed:
-  """The images of one row, timed, of which only the first are kept.
+  """The images of one row, batch by batch, while the clock runs.
 
-  Only whole batches count, all of one size: not the first of them, nor a last
-  one that is cut. Where fewer than three are left, a few more are made.
+  Only whole batches are timed: not the first one, nor a last one that is cut.
+  Where fewer than three are timed, a few more are made, which are not yielded.
 
   Args:
     generator, params, num_steps: the model.
     seed: of the noise.
     num_images: how many.
-    keep: how many of them to keep.
-    between: called between batches, beside the clock; may raise, to leave.
+    keep: how many of the first images to keep.
+    between: called after each batch that is only timed; may raise, to leave.
   """
 
   def __init__(
@@ -60,7 +60,6 @@ class Timed:
       if sum(map(len, self._first)) < self._keep:
         self._first.append(images)
       yield images
-      self._between()
     missing = FEWEST - len(self._seconds)
     if missing > 0:
       size = missing * self._generator.batch_size
@@ -93,23 +92,24 @@ class Timed:
 
 def measured(
   stream: Timed,
-  features: FeatureFn,
-  reference: Reference,
-  metric: str,
-  kernel: str,
+  judge: Judge,
   target: np.ndarray | None,
 ) -> dict[str, Any]:
-  """The columns of a row that are of its images alone.
+  """The columns of a row that depend on its images alone.
 
   Args:
     stream: the images.
-    features, reference, metric, kernel: see `compare`.
-    target: images of the same noise, for the gap; None for the stream's own.
+    judge: measures the images.
+    target: float32 images `n h w c` of the same noise, for the teacher gap;
+      None to compare the stream with itself.
   """
-  judged = image_metrics(stream, features, reference, kernel=bool(kernel))
+  kernel = judge.kernel
+  judged = image_metrics(
+    stream, judge.features, judge.reference, kernel=bool(kernel)
+  )
   target = stream.first if target is None else target
   return {
-    metric: judged["frechet_distance"],
+    judge.metric: judged["frechet_distance"],
     "inception_score": judged["inception_score"],
     "precision": judged.get("precision"),
     "recall": judged.get("recall"),

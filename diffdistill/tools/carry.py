@@ -13,8 +13,9 @@ from collections.abc import Collection
 from etils import epath
 
 from diffdistill.judging.comparison import unjudged
-from diffdistill.judging.judge import contestants, identity_of, judged_rows
-from diffdistill.judging.judged_rows import FOLDER
+from diffdistill.judging.contestants import contestants
+from diffdistill.judging.judge import identity_of
+from diffdistill.judging.judged_rows import FOLDER, judged_rows
 from diffdistill.run.experiment import Experiment
 from diffdistill.system.files import matching, whole_folder
 from diffdistill.system.lock import Say, idle
@@ -93,9 +94,7 @@ def _wanted(run: Experiment, workdir: epath.Path) -> dict[str, set[str]]:
 def _unjudged(run: Experiment, workdir: epath.Path) -> list[str]:
   """The finished models that are not judged as the config says."""
   try:
-    teacher, *students = contestants(
-      run, workdir, run.evaluation, lambda line: None
-    )
+    models = contestants(run, workdir, lambda line: None)
     kept = judged_rows(run, workdir, identity_of(run, workdir))
   except ValueError:
     # None can be judged yet.
@@ -107,7 +106,7 @@ def _unjudged(run: Experiment, workdir: epath.Path) -> list[str]:
       and checkpoint.has_final(workdir / name)
       for product in checkpoint.products_of(workdir / name)[0]
     ]
-  return unjudged(teacher, students, kept)
+  return unjudged(models, kept)
 
 
 def _round(

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,14 @@ from diffdistill.diffusion.guidance import Guidance
 from diffdistill.evaluation import grids
 from diffdistill.evaluation.generator import Generator
 from diffdistill.evaluation.interpolated import interpolated
-from diffdistill.evaluation.trust import distrust
 from diffdistill.images import from_uint8, to_uint8
 from diffdistill.interop import model_folder
 from diffdistill.interop.formats import read_model
-from diffdistill.judging.comparison import compare, write_comparison
+from diffdistill.judging import evaluate as evaluating
+from diffdistill.judging.contestants import finished_models
 from diffdistill.judging.held_out import check_judge
-from diffdistill.judging.judge import (
-  Scorer,
-  check_inception,
-  contestants,
-  finished_models,
-  judge_of,
-  judged_rows,
-)
+from diffdistill.judging.judge import check_inception
+from diffdistill.judging.selection import Scorer
 from diffdistill.networks import CLASSIFIERS, NETWORKS
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.planning import plan as planning
@@ -133,7 +127,7 @@ def _trainer(
     sheet = grids.sheet(next(images))
     hosts.on_first(lambda: grids.save_png(sheet, path))
 
-  score = Scorer(run, workdir, watchdog.each, _say)
+  score = Scorer(run, workdir, watchdog.alive, _say)
   trainer = Trainer(
     stages=run.stages,
     workdir=workdir,
@@ -386,48 +380,17 @@ def evaluate(
           " the same command goes on from there"
         )
 
-    def each(batches: Iterable[Any]) -> Iterator[Any]:
-      for batch in batches:
-        yield batch
-        between()
-
-    teacher, *students = contestants(run, workdir, settings, _say)
-    judge = judge_of(run, workdir, each, _say)
-    judge.check(settings.num_images)
-    rows, images = compare(
-      teacher,
-      students,
-      judge.features,
-      judge.reference,
-      judge.metric,
-      judge.kernel,
-      settings,
-      _say,
-      judged_rows(run, workdir, judge.identity, _say),
-      between,
-    )
-  summary = {
-    **judge.facts(),
-    "num_images": settings.num_images,
-    "seed": settings.seed,
-    **({"labels": run.label_rule} if run.num_classes else {}),
-    "rounding": "to the nearest byte",
-    "devices": run.devices,
-  }
-  hosts.on_first(
-    lambda: write_comparison(workdir, summary, rows, images, judge.metric, _say)
-  )
-  why = distrust(summary)
-  warning = f"{judge.metric} does not measure these models: its judge is {why}"
-  if why:
-    _print(warning)
-  _print(grids.table(rows))
-  for name, value in summary.items():
+    evaluation = evaluating.evaluate(run, workdir, _say, between)
+  hosts.on_first(lambda: evaluating.write_evaluation(workdir, evaluation, _say))
+  if evaluation.warning:
+    _print(evaluation.warning)
+  _print(grids.table(evaluation.rows))
+  for name, value in evaluation.summary.items():
     _print(
       f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"
     )
-  if why:
-    _say(f"warning: {warning}")
+  if evaluation.warning:
+    _say(f"warning: {evaluation.warning}")
 
 
 def _facts(run: Experiment) -> Facts:

@@ -9,10 +9,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from typing import Protocol, TypeVar, runtime_checkable
-
-T = TypeVar("T")
+from typing import Protocol, runtime_checkable
 
 STALLED = 70  # EX_SOFTWARE of sysexits.h
 # What may compile or read first is given so many times as long.
@@ -71,12 +68,6 @@ class Watchdog:
     """Something is finished."""
     with self._lock:
       self._allowed, self._since = self._seconds, time.monotonic()
-
-  def each(self, items: Iterable[T]) -> Iterator[T]:
-    """The same items, each a sign of life."""
-    for item in items:
-      self.alive()
-      yield item
 
   def dispatched(self, result: Result) -> None:
     """An update is on its way; it is finished when its result is there.

@@ -13,11 +13,10 @@ from diffdistill.evaluation.features import Features, reference_statistics
 from diffdistill.evaluation.generator import Generator
 from diffdistill.evaluation.settings import Settings
 from diffdistill.judging import measured
-from diffdistill.judging.comparison import (
-  Contestant,
-  compare,
-  write_comparison,
-)
+from diffdistill.judging.comparison import compare
+from diffdistill.judging.contestants import Contestant
+from diffdistill.judging.evaluate import Evaluation, write_evaluation
+from diffdistill.judging.judge import Judge, nothing
 from diffdistill.judging.judged_rows import JudgedRows
 
 SETTINGS = Settings(num_images=32, batch_size=8, gap_images=13)
@@ -51,6 +50,21 @@ class Slow(Generator):
 def features(images):
   rows = images.reshape(len(images), -1)
   return Features(rows[:, :3], np.full((len(rows), 2), 0.5, np.float32))
+
+
+def judge_by(data, between=nothing):
+  def heard(images):
+    between()
+    return features(images)
+
+  return Judge(
+    metric="FD-x",
+    features=heard,
+    reference=reference_statistics([data], features),
+    said={},
+    identity="",
+    between=between,
+  )
 
 
 @pytest.fixture
@@ -93,17 +107,14 @@ def compared(contestant):
   data = random.uniform(-1, 1, (40, 2, 2, 1)).astype(np.float32)
   said = []
   rows, images = compare(
-    contestant("teacher", (1, 4), facts={"paper": "denoising"}),
     [
+      contestant("teacher", (1, 4), facts={"paper": "denoising"}),
       contestant("halve/002", (2,), facts={"paper": "x", "passes": 7}),
       # Twice the scale at half the steps: the teacher's images to the bit.
       contestant("moments/002", (2,), 1.0),
       contestant("moments/002 last", (2,), 2.0, shown=False),
     ],
-    features,
-    reference_statistics([data], features),
-    "FD-x",
-    "",
+    judge_by(data),
     SETTINGS,
     said.append,
   )
@@ -162,9 +173,10 @@ def test_what_is_not_shown_is_in_no_picture(compared, tmp_path, monkeypatch):
 
   monkeypatch.setattr(drawing, "over_steps", over_steps)
   monkeypatch.setattr(drawing, "as_png", lambda _: b"PNG")
-  write_comparison(
-    epath.Path(tmp_path), {"seed": 0}, rows, images, "FD-x", print
+  evaluation = Evaluation(
+    metric="FD-x", summary={"seed": 0}, rows=rows, images=images
   )
+  write_evaluation(epath.Path(tmp_path), evaluation, print)
   assert {curve.name: [p.x for p in curve.lines[0]] for curve in drawn} == {
     "teacher": [1, 4],
     "halve": [2],
@@ -187,7 +199,6 @@ def judged(contestant, clock, tmp_path):
   """
   random = np.random.default_rng(0)
   data = random.uniform(-1, 1, (40, 2, 2, 1)).astype(np.float32)
-  reference = reference_statistics([data], features)
 
   def judge(*, teacher=0.5, student=0.75, kill=None, **fields):
     settings = dataclasses.replace(SETTINGS, **fields.pop("settings", {}))
@@ -211,16 +222,14 @@ def judged(contestant, clock, tmp_path):
 
     clock.made.clear()
     rows, images = compare(
-      contestant("teacher", fields.pop("steps", (1, 4)), teacher),
-      [contestant("halve/002", (2,), student, facts={"paper": "x"})],
-      features,
-      reference,
-      "FD-x",
-      "",
+      [
+        contestant("teacher", fields.pop("steps", (1, 4)), teacher),
+        contestant("halve/002", (2,), student, facts={"paper": "x"}),
+      ],
+      judge_by(data, **fields),
       settings,
       say,
       kept,
-      **fields,
     )
     return rows, images, list(clock.made), said
 

@@ -7,9 +7,10 @@ from etils import epath
 
 from diffdistill.images import to_host
 from diffdistill.interop import model_folder, stablehlo
-from diffdistill.judging import judge as judging
 from diffdistill.judging.comparison import compare
+from diffdistill.judging.contestants import contestants
 from diffdistill.judging.exported import open_exported
+from diffdistill.judging.judge import judge_of
 from diffdistill.run import from_config
 from diffdistill.tools import commands
 
@@ -61,20 +62,10 @@ def test_it_makes_the_images_of_the_run(workdir, exports, kind, num_devices):
 
 def test_it_is_judged_beside_the_run(workdir, exports):
   run = from_config.reopen(workdir)
-  settings = run.evaluation
-  teacher, student = judging.contestants(run, workdir, settings, lambda _: None)
-  others = [open_exported(path, BATCH) for path in exports.values()]
-  judge = judging.judge_of(run, workdir)
-  rows, images = compare(
-    teacher,
-    [student, *others],
-    judge.features,
-    judge.reference,
-    judge.metric,
-    judge.kernel,
-    settings,
-    lambda _: None,
-  )
+  models = contestants(run, workdir, lambda _: None)
+  models += [open_exported(path, BATCH) for path in exports.values()]
+  judge = judge_of(run, workdir)
+  rows, images = compare(models, judge, run.evaluation, lambda _: None)
   *_, own, first, second = [row[judge.metric] for row in rows]
   np.testing.assert_allclose([first, second], own, rtol=1e-4)
   assert list(images)[-2:] == ["safetensors, 1 steps", "stablehlo, 1 steps"]

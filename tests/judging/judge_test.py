@@ -16,14 +16,10 @@ from diffdistill.evaluation.features import Reference
 from diffdistill.evaluation.frechet import Moments
 from diffdistill.evaluation.metrics import distance
 from diffdistill.judging import judge as judging
-from diffdistill.judging.judge import (
-  Scorer,
-  contestants,
-  finished_models,
-  identity_of,
-  judge_of,
-)
+from diffdistill.judging.contestants import contestants, finished_models
+from diffdistill.judging.judge import identity_of, judge_of
 from diffdistill.judging.judged_rows import JudgedRows
+from diffdistill.judging.selection import Scorer
 from diffdistill.judging.summaries import read_summary
 from diffdistill.run import from_config
 from diffdistill.tools import commands
@@ -65,7 +61,7 @@ def silent(_):
 
 
 def test_the_teacher_comes_first_and_students_at_their_steps(run, workdir):
-  judged = contestants(run, workdir, run.evaluation, silent)
+  judged = contestants(run, workdir, silent)
   assert [(c.name, c.num_steps, c.shown) for c in judged] == [
     ("teacher", (1, 2, 4), True),
     ("halve/002", (2,), True),
@@ -154,7 +150,7 @@ def test_students_are_selected_by_the_distance_they_are_judged_by(
   evaluated, run, workdir
 ):
   rows, _ = evaluated
-  score = Scorer(run, workdir, iter)
+  score = Scorer(run, workdir)
   stage, round_ = run.rounds["halve/002"]
   scores = {}
   for last, name in ((False, "halve/002"), (True, "halve/002 last")):
@@ -219,8 +215,9 @@ def test_an_evaluation_that_was_told_to_leave_goes_on(
 
   class Told(Preemption):
     def agreed(self, mesh, *, lag=0):
-      # Three batches are a row, and a fourth is timed.
-      return next(batches) == 12
+      # One image tells how many features there are; then each row has three
+      # batches, and a fourth that is only timed.
+      return next(batches) == 13
 
   made = made_by(monkeypatch)
   with monkeypatch.context() as patch:
@@ -328,7 +325,7 @@ def test_a_round_whose_weights_were_left_behind(
     names = {"student", "last_student"} if "/" in name else {"teacher"}
     checkpoint.mark_final(copied / name, "left behind", names)
   run, said = from_config.reopen(copied), []
-  judged = contestants(run, copied, run.evaluation, said.append)
+  judged = contestants(run, copied, said.append)
   assert [c.name for c in judged if not c.here] == [
     "teacher",
     "halve/002",
@@ -438,7 +435,7 @@ def test_inception_s_distances_have_their_names_and_say_what_they_are_of(
   assert all(isinstance(row["FID"], float) for row in result["rows"])
   assert all(isinstance(row["KID"], float) for row in result["rows"])
   # The statistics that it made are a reference for the next time.
-  kept = str(workdir / "inception_reference.npz")
+  kept = str(workdir / "evaluated" / "inception_reference.npz")
   again = judged_by(workdir, reference=kept)
   assert again["reference"] == kept
   for row, other in zip(result["rows"], again["rows"], strict=True):

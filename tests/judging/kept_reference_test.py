@@ -32,7 +32,6 @@ def get(tmp_path):
 
     reference = kept_reference(
       folder / "evaluated" / "reference.npz",
-      folder / "evaluated" / "reference.json",
       made_of,
       make,
       detector="net",

@@ -1,0 +1,140 @@
+"""The models of a run that are judged, and at what cost each was trained."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from etils import epath
+
+from diffdistill.arrays import Params
+from diffdistill.diffusion.guidance import Guidance
+from diffdistill.evaluation.generator import Generator
+from diffdistill.objectives import OBJECTIVES
+from diffdistill.run.experiment import Experiment
+from diffdistill.sampling.sampler import Sampler
+from diffdistill.training import checkpoint
+from diffdistill.training.report import costs
+from diffdistill.training.stage import Round, Stage
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contestant:
+  """A model to judge.
+
+  Args:
+    name: of the round that made the model.
+    num_steps: the numbers of steps to judge the model at.
+    generator: makes the images.
+    load: gives the model's weights, when its turn comes.
+    here: whether `load` works. If not, only rows that are kept are reported.
+    facts: more columns of the model's rows.
+    shown: whether the model is in the pictures too.
+    sampled: names all that the images depend on besides weights and noise.
+  """
+
+  name: str
+  num_steps: tuple[int, ...]
+  generator: Generator
+  load: Callable[[], Params]
+  here: bool = True
+  facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  shown: bool = True
+  sampled: str = ""
+
+
+def finished_models(
+  run: Experiment, workdir: epath.Path, say: Callable[[str], None]
+) -> dict[str, tuple[Stage, Round]]:
+  """The finished rounds that make images, in the order of the recipe.
+
+  Raises:
+    ValueError: where there are none.
+  """
+  result = {}
+  for name, (stage, round_) in run.rounds.items():
+    if not isinstance(stage, Stage) or stage.objective.sampler is None:
+      continue
+    if checkpoint.has_final(workdir / name):
+      result[name] = (stage, round_)
+    else:
+      say(f"{name} is not finished; it is left out")
+  if not result:
+    raise ValueError(f"{workdir} has no finished model yet; train first")
+  return result
+
+
+def contestants(
+  run: Experiment,
+  workdir: epath.Path,
+  say: Callable[[str], None],
+) -> list[Contestant]:
+  """The teacher, then the students made for one of the numbers of steps.
+
+  Args:
+    run: the recipe; its `evaluation` names the numbers of steps.
+    workdir: where the run was trained.
+    say: told which rounds are not finished.
+
+  Raises:
+    ValueError: where the run has no finished teacher of its own.
+  """
+  settings = run.evaluation
+
+  @functools.cache
+  def generator(sampler: Sampler, guidance: Guidance | None) -> Generator:
+    size = min(settings.batch_size, settings.num_images)
+    return run.generator(sampler, size, guidance=guidance)
+
+  spent = costs(workdir, say)
+  result = []
+  for name, (stage, round_) in finished_models(run, workdir, say).items():
+    steps, chain = settings.num_steps, []
+    if round_.num_steps:
+      steps = tuple(n for n in steps if n == round_.num_steps)
+      chain = list(run.lineage(name, students=True))
+    facts = {
+      "paper": _paper(stage),
+      "training_passes": round(sum(spent[r][0] for r in chain if r in spent)),
+      "training_seconds": round(sum(spent[r][1] for r in chain if r in spent)),
+    }
+    product = stage.objective.trains[0]
+    here, left = checkpoint.products_of(workdir / name)
+    versions = [(name, product)]
+    if f"last_{product}" in here | left:
+      versions.append((f"{name} last", f"last_{product}"))
+    for version, product in versions if steps else ():
+      sampler = stage.objective.sampler
+      assert sampler is not None
+      guidance = run.usual_guidance(round_)
+      maker = generator(sampler, guidance)
+      sampled = f"{sampler} {guidance}"
+      if not sampler.deterministic:
+        sampled += f" in batches of {maker.batch_size}"
+      last = version != name
+      load = functools.partial(run.product, workdir, name, last=last)
+      result.append(
+        Contestant(
+          name=version,
+          num_steps=steps,
+          generator=maker,
+          load=load,
+          here=product in here,
+          facts=facts,
+          shown=not last,
+          sampled=sampled,
+        )
+      )
+  if not result or run.rounds[result[0].name][1].num_steps:
+    raise ValueError(
+      f"{workdir} has no teacher of its own to judge students by; train one in"
+      " the same run"
+    )
+  return result
+
+
+def _paper(stage: Stage) -> str:
+  """The name of a stage's objective in the table of papers."""
+  return next(
+    n for n, cls in OBJECTIVES.items() if cls is type(stage.objective)
+  )

@@ -1,0 +1,72 @@
+"""The score by which a student's weights are selected while it is trained."""
+
+import functools
+from collections.abc import Callable
+
+from etils import epath
+
+from diffdistill.arrays import Params
+from diffdistill.diffusion.guidance import Guidance
+from diffdistill.evaluation.generator import Generator
+from diffdistill.evaluation.metrics import distance
+from diffdistill.judging.judge import judge_of, nothing
+from diffdistill.run.experiment import Experiment
+from diffdistill.sampling.sampler import Sampler
+from diffdistill.training.stage import Round, Stage
+
+# Not a setting: a stochastic sampler's images depend on it, and on them which
+# weights are kept.
+SCORED_AT_A_TIME = 500
+
+
+class Scorer:
+  """Scores students while they are trained, by distance: lower is better.
+
+  Args:
+    run: the recipe.
+    workdir: where it is trained.
+    between: called before each batch that the judge looks at.
+    say: told which kept files are damaged.
+  """
+
+  def __init__(
+    self,
+    run: Experiment,
+    workdir: epath.Path,
+    between: Callable[[], None] = nothing,
+    say: Callable[[str], None] = lambda line: None,
+  ):
+    self._run = run
+    self._judge = functools.cache(lambda: judge_of(run, workdir, between, say))
+
+    @functools.cache
+    def generator(
+      sampler: Sampler, guidance: Guidance | None, num_images: int
+    ) -> Generator:
+      size = min(SCORED_AT_A_TIME, num_images)
+      return run.generator(sampler, size, guidance=guidance)
+
+    self._generator = generator
+
+  def begins(self, stage: Stage) -> None:
+    """Refuses a stage that would select by a judge that is not trusted.
+
+    Raises:
+      ValueError: where that is so.
+    """
+    if stage.select and stage.select.by == "distance":
+      self._judge().require_trust(stage.name)
+
+  def __call__(
+    self, stage: Stage, round_: Round, params: Params, num_images: int
+  ) -> float:
+    run, sampler = self._run, stage.objective.sampler
+    assert sampler is not None  # only images can be selected by distance
+    judge = self._judge()
+    judge.check(num_images)
+    guidance = run.usual_guidance(round_)
+    maker = self._generator(sampler, guidance, num_images)
+    # Not the noise that students are judged on in the end.
+    seed = run.seed ^ round_.code
+    images = maker.batches(params, seed, num_images, run.usual_steps(round_))
+    return distance(images, judge.features, judge.reference)
