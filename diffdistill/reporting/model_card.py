@@ -87,7 +87,7 @@ def model_card(
   )
   paper, *_ = (inspect.getdoc(type(stage.objective)) or "").splitlines()
   if stage.source:
-    paper = "Not trained in this run, but taken as it was."
+    paper = "Not trained in this run, but taken as it came."
   parts = [
     f"---\n{header}---",
     f"# {escaped(round_.name)}, {num_steps} steps",
