@@ -71,6 +71,8 @@ def families(
       for name, end in zip((LEAST, MOST), ends, strict=True)
     )
     family = row["model"].split("/")[0]
+    # A repeat may be there without the evaluation that it repeats.
+    least, most = min(least, value), max(most, value)
     point = Point(float(row["steps"]), float(value), float(least), float(most))
     found.setdefault(family, []).append(point)
   teacher = rows[0]["model"].split("/")[0] if rows else ""

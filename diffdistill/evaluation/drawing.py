@@ -112,12 +112,13 @@ def over_steps(
     values = _plot(axes, shown, log, 3)
     if not values:
       axes.text(0.5, 0.5, "nothing to draw", transform=axes.transAxes)
-    axes.set_xscale("log")
     steps = {p.x for curve in shown for line in curve.lines for p in line}
+    if steps:
+      axes.set_xscale("log")
     ticks = _apart(sorted(steps))
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
-    if level is not None:
+    if level and (level[0] > 0 or axes.get_yscale() == "linear"):
       axes.axhline(level[0], color=MUTED, linestyle="--", linewidth=1)
       axes.annotate(
         level[1],
@@ -239,12 +240,15 @@ def _plot(
   """
   points = [p for curve in shown for line in curve.lines for p in line]
   values = [p.y for p in points if math.isfinite(p.y)]
+  positive = [value for value in values if value > 0]
   if log is None:
-    log = bool(values) and 0 < min(values) * DECADES <= max(values)
+    log = 0 < min(values, default=0) * DECADES <= max(values, default=0)
+  # A logarithmic axis without a positive value shows nothing at all.
+  log = log and bool(positive)
   if log:
-    values = [value for value in values if value > 0]
+    values = positive
     axes.set_yscale("log", nonpositive="clip")
-    decades = math.log10(max(values) / min(values)) if values else 0
+    decades = math.log10(max(values) / min(values))
     between = (1, 2, 5) if decades < room else (1,)
     axes.yaxis.set_major_locator(LogLocator(subs=between, numticks=6))
     axes.yaxis.set_minor_locator(NullLocator())
