@@ -239,7 +239,7 @@ def _plot(
     room: how many decades have room for ticks between their ends.
   """
   points = [p for curve in shown for line in curve.lines for p in line]
-  values = [p.y for p in points if math.isfinite(p.y)]
+  values = [p.y for p in points if is_measured(p.y)]
   positive = [value for value in values if value > 0]
   if log is None:
     log = 0 < min(values, default=0) * DECADES <= max(values, default=0)
@@ -255,7 +255,7 @@ def _plot(
   axes.yaxis.set_major_formatter("{x:g}")
   for curve in shown:
     for line in curve.lines:
-      kept = [p for p in line if math.isfinite(p.y) and (p.y > 0 or not log)]
+      kept = [p for p in line if is_measured(p.y) and (p.y > 0 or not log)]
       _line(axes, curve, kept)
   return values
 

@@ -14,7 +14,8 @@ from diffdistill.evaluation.speeds import readable
 from diffdistill.images import AnyImages, to_uint8
 from diffdistill.system.files import write_atomically
 
-# Pixels: white between images, and the side below which images are enlarged.
+# In pixels: the white gap between images, and the least side of an image,
+# below which it is enlarged.
 _GAP = 2
 _VISIBLE = 48
 

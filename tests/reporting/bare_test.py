@@ -1,4 +1,4 @@
-"""A benchmark's output is read as it is written, or said to be damaged."""
+"""The output of a benchmark is read, or noted as damaged."""
 
 import json
 import math
@@ -66,7 +66,7 @@ def test_each_device_has_a_file(tmp_path):
     ),
   ],
 )
-def test_a_damaged_benchmark_is_said(tmp_path, written):
+def test_a_damaged_benchmark_is_noted(tmp_path, written):
   found, (note,) = read(tmp_path, written)
   assert found == {}
   assert note.startswith("benchmark.json is damaged; write the output of")

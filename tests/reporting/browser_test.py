@@ -1,5 +1,4 @@
-"""In a real browser, as wide as a phone: nothing sticks out, nothing is asked
-of a network."""
+"""A real browser as wide as a phone shows the whole page, and loads nothing."""
 
 import html
 import json
@@ -15,7 +14,7 @@ BROWSER = next(
   filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None
 )
 PHONE, DESK = 390, 1280
-# The page is inside a frame as wide as a phone: a window has a least width.
+# A window cannot be as narrow as a phone, so the page is inside a frame.
 FRAMES = """<!doctype html>
 {frames}
 <script>
@@ -89,13 +88,13 @@ def test_a_phone_shows_the_page_without_a_network(write_run, tmp_path, look):
   for name, workdirs in (("a", [one]), ("b", [one, two])):
     out = epath.Path(tmp_path) / f"{name}.html"
     write_report(workdirs, out, lambda line: None)
-    # What is folded is looked at too.
+    # Unfolds what is folded, to check it too.
     out.write_text(out.read_text().replace("<details>", '<details open="">'))
     pages.append(out)
   seen = look(*((p, w) for p in pages for w in (PHONE, DESK)))
   for page, width in zip(seen, (PHONE, DESK) * 2, strict=True):
     assert page["out"] == []
-    # A scroll bar is a part of the window.
+    # The window includes a scroll bar.
     assert width - 20 <= page["scrolls"] <= page["width"] == width
     assert all(name.startswith("data:") for name in page["loaded"])
     assert page["images"] > 0

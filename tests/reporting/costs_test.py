@@ -1,4 +1,4 @@
-"""What a stage has cost is what its records and its programs add up to."""
+"""The cost of a stage is the sum of its records and of its programs."""
 
 import jax
 import pytest
@@ -52,7 +52,7 @@ def test_operations_are_those_of_the_updates_that_were_done(
   cost = spent(write_run("whole"))
   assert cost["teacher"].flops == pytest.approx(18 * each["teacher"])
   assert cost["halve"].flops == pytest.approx(54 * each["halve"])
-  # A teacher's pass, then two and a half passes' worth of the student's.
+  # A student's update has passes of the teacher besides its own.
   assert each["halve"] > each["teacher"] > 0
   part = spent(write_run("part", rounds={"teacher": 18, "halve/004": 6}))
   assert part["halve"].flops == pytest.approx(6 * each["halve"])
@@ -61,7 +61,7 @@ def test_operations_are_those_of_the_updates_that_were_done(
   )
 
 
-def test_pairs_are_counted_as_far_as_they_are_made(write_run, pairs_config):
+def test_only_the_pairs_that_are_made_are_counted(write_run, pairs_config):
   def edit(config):
     config.clear()
     config.update(pairs_config)
@@ -94,7 +94,7 @@ def benchmarked(workdir, **seconds):
   return workdir
 
 
-def test_the_share_of_peak_is_of_all_chips_and_all_of_the_time(write_run):
+def test_the_peak_is_that_of_all_chips_in_all_of_the_time(write_run):
   cost = spent(write_run(more=MACHINE))
   # 197 TFLOP/s each; a stage's records say 18 s a round.
   for stage, seconds in (("teacher", 18), ("halve", 54)):
@@ -109,7 +109,7 @@ def test_the_share_of_peak_is_of_all_chips_and_all_of_the_time(write_run):
     assert cost["halve"].share_of_peak is total(cost).share_of_peak is None
 
 
-def test_compiling_and_scoring_are_neither_lost_nor_of_the_peak():
+def test_compiling_and_scoring_count_neither_as_lost_nor_for_the_peak():
   record = {
     **{"round": "teacher", "step": 10, "seconds": 30.0, "images": 80},
     **{"num_devices": 1, "device_kind": "NVIDIA H100 80GB HBM3"},
@@ -122,7 +122,7 @@ def test_compiling_and_scoring_are_neither_lost_nor_of_the_peak():
       records=(
         {**record, "compile_seconds": 7.0, "score_seconds": 2.0},
         {**record, "again_seconds": 30.0},
-        # A number that was none.
+        # This value is not known.
         {**record, "compile_seconds": None},
       ),
     )
@@ -136,7 +136,7 @@ def test_compiling_and_scoring_are_neither_lost_nor_of_the_peak():
   assert cost.peak_flops == pytest.approx(51 * 989e12)
 
 
-def test_what_is_not_the_updates_is_lost(write_run):
+def test_busy_time_without_the_updates_is_lost(write_run):
   workdir = benchmarked(write_run(more=MACHINE), teacher=0.75, halve=0.9)
   cost = spent(workdir)
   # 18 updates in 18 s; 54 in 54 s.
@@ -146,13 +146,13 @@ def test_what_is_not_the_updates_is_lost(write_run):
   whole = total(cost)
   assert whole.updates == 72
   assert whole.lost == pytest.approx(1 - (18 * 0.75 + 54 * 0.9) / 72)
-  # Of a part one cannot say.
+  # No benchmark timed the second stage, so the total is unknown.
   cost = spent(benchmarked(workdir, teacher=0.75))
   assert cost["teacher"].lost == pytest.approx(0.25)
   assert cost["halve"].lost is total(cost).lost is None
 
 
-def test_a_benchmark_of_other_devices_says_nothing(write_run):
+def test_a_benchmark_on_other_devices_is_not_used(write_run):
   for more in ({**MACHINE, "num_devices": 8}, {}):
     workdir = benchmarked(write_run(str(more), more=more), teacher=0.75)
     notes = []
@@ -164,7 +164,7 @@ def test_a_benchmark_of_other_devices_says_nothing(write_run):
       assert note.endswith("is not known: teacher.")
 
 
-def test_pairs_have_no_updates_to_lose_time_beside(write_run, pairs_config):
+def test_the_total_loss_of_time_leaves_out_pairs(write_run, pairs_config):
   def edit(config):
     config.clear()
     config.update(pairs_config)
@@ -185,7 +185,7 @@ def test_pairs_have_no_updates_to_lose_time_beside(write_run, pairs_config):
   assert whole.lost == pytest.approx(1 - (6 * 1.5 + 18 * 0.5) / 36)
 
 
-def test_what_is_not_recorded_is_not_made_up(write_run):
+def test_a_value_that_is_not_recorded_is_unknown(write_run):
   workdir = write_run(more={"seconds": "?"})
   cost = spent(workdir)["halve"]
   assert cost.seconds is None
@@ -194,17 +194,17 @@ def test_what_is_not_recorded_is_not_made_up(write_run):
   assert cost.devices == ()
 
 
-def test_a_part_is_not_given_for_the_whole():
+def test_a_total_is_unknown_where_a_stage_lacks_the_value():
   known = Cost(
     seconds=10.0, device_seconds=80.0, images=64, passes=192, flops=5.0
   )
   part = total({"a": known, "b": Cost(images=64)})
   assert part == Cost(images=128)
-  # A stage that has not begun is no missing part.
+  # A stage that has not begun has no cost to lack.
   assert total({"a": known, "b": Cost(flops=0.0)}) == known
 
 
-def test_a_program_that_cannot_be_counted_is_said(write_run, monkeypatch):
+def test_a_program_that_cannot_be_counted_is_noted(write_run, monkeypatch):
   def broken(run):
     raise RuntimeError("no\nsuch thing")
 

@@ -1,4 +1,4 @@
-"""A workdir is read as far as it can be, and what cannot is said."""
+"""A workdir is read as far as possible, and a damaged part is noted."""
 
 import base64
 import io
@@ -62,7 +62,7 @@ def test_damaged_lines_are_skipped_and_counted(write_run):
   assert run.rounds == before
 
 
-def test_missing_and_damaged_files_are_said(write_run):
+def test_missing_and_damaged_files_are_noted(write_run):
   workdir = write_run()
   (workdir / "metrics.jsonl").unlink()
   (workdir / "evaluation.json").write_text('{"metric": "FID", "rows"')
@@ -90,7 +90,7 @@ def test_a_config_that_cannot_be_built_here(write_run):
   assert states(run)["halve/004"] == ("finished", 18, None)
 
 
-def test_a_round_that_the_clock_ends_is_as_long_as_it_says(write_run):
+def test_the_clock_gives_the_length_of_a_round_that_it_ends(write_run):
   def edit(config):
     config["stages"]["halve"] |= {"minutes": 1.0, "num_updates": 1000}
 
@@ -125,7 +125,7 @@ def test_pairs_that_the_clock_ends(write_run, pairs_config):
   assert states(gather(workdir, "run"))["pairs"] == ("not begun", 0, 40)
 
 
-def test_a_round_that_the_config_has_no_more(write_run):
+def test_a_round_that_is_no_longer_in_the_config(write_run):
   def edit(config):
     config["run"] = ["teacher"]
 
@@ -134,7 +134,7 @@ def test_a_round_that_the_config_has_no_more(write_run):
   assert states(run)["halve/001"] == ("finished", 18, None)
 
 
-def test_what_holds_no_run_is_refused(tmp_path, write_run):
+def test_a_folder_without_a_run_is_refused(tmp_path, write_run):
   workdir = write_run()
   with pytest.raises(ValueError, match=r"holds no run .* pass the --workdir"):
     gather(workdir / "samples", "run")

@@ -1,4 +1,4 @@
-"""Who is best at how many steps, of an evaluation as it is written."""
+"""The best student at each number of steps, and the spread of repeats."""
 
 import math
 
@@ -39,13 +39,13 @@ JUDGED = Judged(
 
 def test_the_best_student_of_each_number_of_steps():
   best = {steps: row["model"] for steps, row in JUDGED.best().items()}
-  # Neither another teacher nor weights that no one chose.
+  # Another teacher and the last weights of a round are no candidates.
   assert best == {1: "halve/001", 4: "moments/004"}
   assert list(JUDGED.of_teacher()) == [4, 64]
   assert JUDGED.teacher == "teacher"
 
 
-def test_what_is_not_a_number_is_no_distance():
+def test_a_value_that_is_not_finite_is_no_distance():
   judged = Judged(
     summary=written(
       ("teacher", 4, math.nan),
@@ -98,5 +98,5 @@ def test_evaluations_with_other_seeds_give_the_spread(tmp_path):
     {"metric": 3, "rows": [{"model": "a", "steps": 1}]},
   ],
 )
-def test_what_is_no_evaluation(damaged):
+def test_a_value_without_metric_or_rows_is_no_evaluation(damaged):
   assert not is_summary(damaged)

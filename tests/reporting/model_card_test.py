@@ -1,4 +1,4 @@
-"""A card says what was done, in text that can do nothing to its reader."""
+"""A card says what was done, and its text cannot harm a reader."""
 
 import json
 
@@ -23,7 +23,7 @@ HOSTILE = (
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_escaped_text_is_its_characters_and_no_more(text):
+def test_escaped_text_shows_its_characters_and_no_more(text):
   renderer = markdown_it.MarkdownIt("gfm-like", {"linkify": False})
   html = renderer.render(f"The teacher: {escaped(text)}.")
   shown = "".join(c if c.isprintable() else " " for c in text)
@@ -112,7 +112,7 @@ def test_a_fact_keeps_the_last_part_of_a_path(value, shown):
   assert without_folders(value) == shown
 
 
-def test_what_was_done_is_what_was_recorded(tmp_path):
+def test_updates_done_are_those_of_the_records(tmp_path):
   workdir = epath.Path(tmp_path)
   assert done(workdir, "halve/004") == Done()
   records = [

@@ -1,4 +1,4 @@
-"""The numbers of a page as JSON are those of its sources, and their ratios."""
+"""The JSON has the numbers of evaluation and records, and their ratios."""
 
 import json
 
@@ -34,7 +34,7 @@ def rejudge(workdir, change):
   write_json(path, written)
 
 
-def test_rows_are_set_against_the_teacher(write_run, report):
+def test_rows_have_their_ratio_to_the_teacher(write_run, report):
   workdir = write_run()
 
   def sped_up(written):
@@ -56,7 +56,7 @@ def test_rows_are_set_against_the_teacher(write_run, report):
       for distance in (nearest, 0.3291674, 0.1060690, 0.1286, 0.1738807, 0.11)
     ]
   )
-  # What is measured, over 64 / steps.
+  # The measured speed-up divided by 64 / steps.
   over = [row["speed_up_over_ratio"] for row in made["rows"]]
   assert over == [1, *[pytest.approx(0.9)] * 2, None, *[pytest.approx(0.9)] * 2]
   assert made["rows"][4]["recall"] is None
@@ -131,7 +131,7 @@ def test_costs_of_each_stage_and_in_total(write_run, report):
     assert cost["share_of_peak"] == pytest.approx(cost["flops"] / peak)
 
 
-def test_what_is_not_known_is_null(write_run, report):
+def test_an_unknown_value_is_null(write_run, report):
   workdir = write_run(judged=False, more={**MACHINE, "device_kind": "cpu"})
   made = report(workdir)
   assert made["evaluation"] is None
@@ -142,7 +142,7 @@ def test_what_is_not_known_is_null(write_run, report):
   assert made["notes"] == ["Nothing is recorded yet (no metrics.jsonl)."]
 
 
-def test_a_teacher_that_is_not_near_anything_has_no_ratio(write_run, report):
+def test_there_is_no_ratio_to_a_teacher_without_a_distance(write_run, report):
   workdir = write_run()
 
   def unknown(written):

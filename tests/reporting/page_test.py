@@ -1,4 +1,4 @@
-"""A page says what the workdir holds, and loads nothing."""
+"""A page shows the contents of a workdir, and loads nothing."""
 
 import json
 
@@ -144,7 +144,7 @@ def test_a_given_teacher_costs_nothing(write_run, report):
   about = "denoising; not trained here, but path:elsewhere/teacher"
   assert teacher == f"teacher {about}"
   assert "time 54s" in halve
-  # Counted, though nothing of the teacher is.
+  # The student's operations are counted, though the teacher's are not.
   assert "not counted" not in text(page)
 
 
@@ -160,7 +160,7 @@ def test_a_run_that_has_not_begun(write_run, report):
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_what_is_not_judged_is_named(write_run, report):
+def test_finished_models_that_are_not_judged_are_named(write_run, report):
   workdir = write_run()
   path = workdir / "evaluation.json"
   written = read_json(path)
@@ -243,7 +243,7 @@ def test_the_best_of_runs_that_were_judged_alike_is_set_off(write_run, report):
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_runs_of_one_name_are_told_apart(write_run, report):
+def test_runs_of_the_same_name_are_shown_by_their_paths(write_run, report):
   first, second = write_run("a/run"), write_run("b/run")
   page = report(first, second)
   assert text(next(page.iter("h1"))) == f"{first}, {second}"

@@ -1,4 +1,4 @@
-"""Sheets that a page carries are what was drawn, or are said not to be."""
+"""A page holds the sheets as they were drawn, or notes that one is damaged."""
 
 import io
 import random

@@ -1,4 +1,4 @@
-"""Type and lines can be told from their ground, in the light and the dark."""
+"""Text and lines have contrast with their ground, light or dark."""
 
 import itertools
 import pathlib
@@ -34,7 +34,7 @@ def contrast(one, other):
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
-def test_type_and_lines_have_contrast(theme):
+def test_text_and_lines_have_contrast(theme):
   for text, ground in itertools.product(
     ("ink", "muted", "strong"), ("ground", "card")
   ):
