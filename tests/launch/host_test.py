@@ -1,15 +1,13 @@
-"""host.sh by itself, skypilot.yaml, which runs it, and the sizes of slices."""
+"""host.sh, and the files for schedulers whose jobs run it."""
 
 import os
 import pathlib
+import re
 import signal
 import subprocess
-import sys
 
 import pytest
 import yaml
-
-from tests.children import wait_until
 
 ROOT = pathlib.Path(__file__).parents[2]
 HOST_SH = ROOT / "launch" / "host.sh"
@@ -64,47 +62,6 @@ def test_a_termination_reaches_the_command_and_its_status_comes_back(
   assert children.finish(process).returncode == 75
 
 
-def test_the_check_counts_devices(children, tmp_path):
-  (tmp_path / "diffdistill" / "venv" / "bin").mkdir(parents=True)
-  python = tmp_path / "diffdistill" / "venv" / "bin" / "python"
-  python.write_text(f'#!/usr/bin/env bash\nexec {sys.executable} "$@"\n')
-  python.chmod(0o755)
-  environment = {
-    **os.environ,
-    "HOME": str(tmp_path),
-    "JAX_PLATFORMS": "cpu",
-    "JAX_NUM_CPU_DEVICES": "8",
-  }
-  done = children.run("bash", HOST_SH, "check", "4", "1", env=environment)
-  assert done.returncode == 1
-  assert done.stdout.endswith(" sees 8 devices\n")
-
-
-def test_an_attempt_that_was_lost_is_said_to_be(host_sh, tmp_path):
-  attempt = tmp_path / "diffdistill" / "attempt.2"
-  attempt.mkdir(parents=True)
-  (attempt / "log").write_text("halve/064\n")
-  # A session of the host before it started anew.
-  (attempt / "session").write_text(f"{os.getsid(0)} another-boot\n")
-  state = host_sh("state", check=True).stdout
-  assert state.split()[2:4] == ["2", "70"]
-
-
-def test_an_attempt_starts_once_and_stops(host_sh, children, tmp_path):
-  started = tmp_path / "started"
-  script = f"echo up >> {started}; sleep infinity"
-  for _ in range(2):
-    host_sh("start", "1", "bash", "-c", script, check=True)
-  wait_until(started.exists)
-  state = host_sh("state", check=True).stdout
-  assert state.split()[2:] == ["1", "running"]
-  host_sh("stop", check=True)
-  state = host_sh("state", check=True).stdout
-  assert state.split()[2:4] == ["1", "70"]
-  assert not children.alive()
-  assert started.read_text() == "up\n"
-
-
 def skypilot():
   return yaml.safe_load((ROOT / "launch" / "skypilot.yaml").read_text())
 
@@ -122,6 +79,73 @@ def test_skypilot_restarts_what_was_preempted_and_no_refusal():
   ]
 
 
+@pytest.fixture
+def cluster(tmp_path):
+  """A folder of programs that stand in for those of a host and of Slurm.
+
+  `diffdistill train` ends as the next line of the file `plan` says.
+  """
+  programs = {
+    "diffdistill": """
+echo "$*" >> $SIM/trainings
+status=$(head -n 1 $SIM/plan)
+sed -i 1d $SIM/plan
+[ "$status" != 1 ] || echo "diffdistill: batch_size is 7" >&2
+[ "$status" != crash ] || { echo Traceback >&2; exit 1; }
+exit "$status"
+""",
+    "srun": """
+echo "srun $*" >> $SIM/calls
+while [[ $1 == --* ]]; do shift; done
+"$@"
+""",
+    "scontrol": """
+echo "scontrol $*" >> $SIM/calls
+[ "$1" != show ] || echo "   JobState=$JOB_STATE Reason=None"
+""",
+    "gcloud": """
+echo "gcloud $*" >> $SIM/calls
+for word; do
+  case $word in *startup-script=*) cp "${word##*=}" $SIM/script ;; esac
+done
+""",
+    "uv": """
+echo "$*" >> $SIM/uv.log
+[ "$1" != venv ] || mkdir -p "${@: -1}/lib/python3.12/site-packages/configs"
+""",
+    "sleep": "",
+  }
+  (tmp_path / "bin").mkdir()
+  for name, text in programs.items():
+    (tmp_path / "bin" / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+    (tmp_path / "bin" / name).chmod(0o755)
+  return tmp_path
+
+
+@pytest.fixture
+def run(cluster, children):
+  """Runs a script where the trainings end as planned."""
+
+  def start(*command, plan=(), **environment):
+    (cluster / "plan").write_text("".join(f"{status}\n" for status in plan))
+    return children.run(
+      *command,
+      cwd=ROOT,
+      env={
+        "HOME": str(cluster / "home"),
+        "PATH": f"{cluster / 'bin'}:/usr/bin:/bin",
+        "SIM": str(cluster),
+        **environment,
+      },
+    )
+
+  return start
+
+
+def lines(path):
+  return path.read_text().splitlines() if path.exists() else []
+
+
 @pytest.mark.parametrize(
   ("plan", "status", "trainings"),
   [
@@ -129,60 +153,143 @@ def test_skypilot_restarts_what_was_preempted_and_no_refusal():
     ([75], 75, 1),
     ([70, "crash", 0], 0, 3),
     ([70, 1], 1, 2),
-    (["crash"], 1, 5),
+    (["crash"] * 9, 1, 5),
   ],
 )
-def test_skypilot_runs(new_cloud, plan, status, trainings):
-  cloud = new_cloud()
-  cloud.set(plan=[{"status": status} for status in plan])
+def test_skypilot_runs(cluster, run, plan, status, trainings):
   task = skypilot()
   envs = {
     **task["envs"],
     "CONFIG": "configs/a.py",
     "WORKDIR": "gs://bucket/run",
   }
-  extra = {"HOME": str(cloud.root / "home"), "SIM_HOST": "s0-w0", **envs}
   script = f"set -e\n{task['setup']}\nset +e\n{task['run']}"
-  done = cloud.run("bash", "-c", script, **extra)
+  done = run("bash", "-c", script, plan=plan, **envs)
   assert done.returncode == status, done.stderr
-  assert len(cloud.lines("trainings.jsonl")) == trainings
-  assert cloud.lines("trainings.jsonl")[0][1:-1] == [
-    "train",
-    "--config=configs/a.py",
-    "--workdir=gs://bucket/run",
-    "--expect_devices=64",
-    "--multihost",
+  assert lines(cluster / "trainings") == trainings * [
+    "train --config=configs/a.py --workdir=gs://bucket/run"
+    " --expect_devices=64 --multihost"
   ]
-  installed = (cloud.root / "uv.log").read_text()
+  installed = (cluster / "uv.log").read_text()
   assert f"jax[tpu] diffdistill[tfds,gcs] @ {ROOT}" in installed
 
 
+SLURM = (
+  *("bash", "launch/slurm.sbatch", "--config=configs/digits.py:all"),
+  "--workdir=/shared/run",
+)
+JOB = {
+  "SLURM_JOB_ID": "7",
+  "SLURM_JOB_NUM_NODES": "2",
+  "SLURM_NTASKS_PER_NODE": "1",
+  "JOB_STATE": "RUNNING",
+}
+
+
+def test_slurm_tells_the_tasks_and_not_srun_to_leave():
+  """An srun that gets SIGTERM kills its tasks before they can save."""
+  text = (ROOT / "launch" / "slurm.sbatch").read_text()
+  options = re.findall(r"^#SBATCH (\S+)$", text, re.MULTILINE)
+  assert {"--requeue", "--signal=TERM@120"} < set(options)
+  assert "kill -" not in text
+  # Slurm reads options up to the first command.
+  assert text.rindex("#SBATCH") < text.index("\nset ")
+
+
+def test_slurm_runs(cluster, run):
+  done = run(*SLURM, plan=[0], **JOB)
+  assert done.returncode == 0, done.stderr
+  assert lines(cluster / "trainings") == [
+    "train --config=configs/digits.py:all --workdir=/shared/run --multihost"
+    " --expect_devices=2"
+  ]
+  (srun,) = lines(cluster / "calls")
+  assert srun.startswith("srun --kill-on-bad-exit=0 --wait=120 ")
+
+
 @pytest.mark.parametrize(
-  ("accelerator", "chips", "hosts", "topology"),
+  ("ended", "more", "requeued", "status"),
   [
-    ("v5litepod-8", 8, 1, "2x4"),
-    ("v5litepod-256", 256, 64, "16x16"),
-    ("v6e-64", 64, 16, "8x8"),
-    ("v5p-8", 4, 1, "2x2x1"),
-    ("v5p-128", 64, 16, "4x4x4"),
-    ("v4-32", 16, 4, "2x2x4"),
+    (75, {}, True, 0),
+    (70, {}, True, 0),
+    ("crash", {}, True, 0),
+    (75, {"JOB_STATE": "CANCELLED"}, False, 75),
+    (70, {"SLURM_RESTART_COUNT": "100"}, False, 1),
+    (1, {}, False, 1),
   ],
 )
-@pytest.mark.usefixtures("launch_path")
-def test_sizes_of_slices(accelerator, chips, hosts, topology):
-  from topology import parse
+def test_slurm_requeues_what_a_restart_can_mend(
+  cluster, run, ended, more, requeued, status
+):
+  done = run(*SLURM, plan=[ended], **{**JOB, **more})
+  assert done.returncode == status, done.stderr
+  assert ("scontrol requeue 7" in lines(cluster / "calls")) == requeued
 
-  slice_ = parse(accelerator)
-  assert (slice_.chips, slice_.hosts) == (chips, hosts)
-  assert slice_.topology == topology
+
+def test_slurm_needs_a_config(cluster, run):
+  done = run("bash", "launch/slurm.sbatch", "--workdir=/shared/run", **JOB)
+  assert done.returncode == 2
+  assert done.stderr == (
+    "slurm.sbatch: --config=... or --workdir=... is missing\n"
+  )
+  assert not lines(cluster / "calls")
 
 
-@pytest.mark.usefixtures("launch_path")
-def test_every_topology_has_its_chips():
-  import math
+POD = (
+  *("--project=mine", "--accelerator-type=v5litepod-8", "--", "--multihost"),
+  *("--config=a.py", "--workdir=gs://bucket/run", "--config.x=it's $(HOME)"),
+)
+PACKAGE = "git+https://github.com/OWNER/diffdistill@v0.1.0"
 
-  from topology import FAMILIES
 
-  for family in FAMILIES.values():
-    for chips, topology in family.topologies.items():
-      assert math.prod(map(int, topology.split("x"))) == chips
+def test_a_queued_resource_trains_as_it_starts(cluster, run):
+  command = ("bash", "launch/queued_resource.sh", "moments", PACKAGE, *POD)
+  done = run(*command, TFDS_DATA_DIR="gs://bucket/my tfds")
+  assert done.returncode == 0, done.stderr
+  (call,) = lines(cluster / "calls")
+  assert call.startswith(
+    "gcloud compute tpus queued-resources create moments --project=mine"
+    " --accelerator-type=v5litepod-8 --node-id=moments --metadata-from-file="
+  )
+  # The script of a host, in a folder of the test in place of /root.
+  script = (cluster / "script").read_text().replace("/root", str(cluster))
+  (cluster / "script").write_text(script)
+  done = run("bash", cluster / "script", plan=[70, 75, 0])
+  assert lines(cluster / "trainings") == 3 * [
+    "train --multihost --config=a.py --workdir=gs://bucket/run"
+    " --config.x=it's $(HOME)"
+  ]
+  installed = (cluster / "uv.log").read_text()
+  assert f"jax[tpu] diffdistill[tfds,gcs] @ {PACKAGE}" in installed
+  for name, place in (("host.sh", "launch"), ("requirements.txt", ".")):
+    copied = (cluster / "launch" / name).read_text()
+    assert copied == (ROOT / place / name).read_text()
+  assert "export TFDS_DATA_DIR=gs://bucket/my\\ tfds\n" in script
+
+
+def test_a_dry_run_of_a_queued_resource_asks_for_nothing(cluster, run):
+  command = ("bash", "launch/queued_resource.sh", "moments", PACKAGE, *POD)
+  done = run(*command, DRY_RUN="1")
+  assert done.stdout.startswith("gcloud compute tpus queued-resources create")
+  assert "host.sh run diffdistill train" in done.stdout
+  assert not lines(cluster / "calls")
+
+
+@pytest.mark.parametrize(
+  ("words", "status", "message"),
+  [
+    ((), 2, "pass NAME PACKAGE"),
+    (("Moments", PACKAGE, *POD), 1, "the name is 'Moments'; pass"),
+    (("moments", "a.whl", *POD), 1, "the package is 'a.whl'; pass"),
+    (("moments", PACKAGE, *POD[:2]), 2, "there is no -- before"),
+    (("moments", PACKAGE, "--", "--workdir=/a"), 1, "--workdir is no bucket"),
+  ],
+)
+def test_a_queued_resource_that_could_not_train_is_refused(
+  cluster, run, words, status, message
+):
+  done = run("bash", "launch/queued_resource.sh", *words)
+  assert done.returncode == status
+  assert done.stderr.startswith(f"queued_resource.sh: {message}")
+  assert done.stderr.count("\n") == 1
+  assert not lines(cluster / "calls")

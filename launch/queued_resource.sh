@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Asks Google Cloud for a TPU pod, by queued resources, that trains as it starts.
+#
+#   bash launch/queued_resource.sh moments \
+#     git+https://github.com/OWNER/diffdistill@v0.1.0 \
+#     --project=mine --zone=us-west4-a --accelerator-type=v5litepod-256 \
+#     --runtime-version=v2-alpha-tpuv5-lite --spot -- \
+#     --config=configs/imagenet64.py:moment_matching \
+#     --workdir=gs://bucket/runs/moments --expect_devices=256 --multihost
+#
+# The words are a name, what to install, flags of `gcloud compute tpus
+# queued-resources create`, and flags of `diffdistill train`. Every host installs
+# and trains when it starts, and again after a death; with TFDS_DATA_DIR where
+# that is set here. DRY_RUN=1 prints the command and the hosts' script.
+#
+# Google no longer develops the Cloud TPU API that this uses, and new chips are
+# not served by it: GKE is the better way (jobset.py). Nothing here waits, rents
+# again or gives back: `gcloud compute tpus queued-resources describe NAME` shows
+# the state, `... ssh NAME --command="journalctl -fu google-startup-scripts"` the
+# log, and `... delete NAME --force` gives the pod back. After a preemption,
+# delete it and run this command again: the training goes on.
+#
+# Sources: "Manage queued resources" (docs.cloud.google.com/tpu/docs).
+set -euo pipefail
+here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
+
+refuse() {
+  echo "queued_resource.sh: $1" >&2
+  exit "${2:-1}"
+}
+
+[ $# -ge 2 ] || refuse "pass NAME PACKAGE GCLOUD_FLAG... -- TRAIN_FLAG..." 2
+name=$1 package=$2
+shift 2
+[[ $name =~ ^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$ ]] ||
+  refuse "the name is '$name'; pass at most 40 lower-case letters and digits"
+[[ $package =~ ^git\+(https|ssh)://[^[:space:]]+@[A-Za-z0-9_./-]+$ ]] ||
+  refuse "the package is '$package'; pass git+https://HOST/REPOSITORY@REF, so\
+ that every restart trains the same code"
+flags=()
+while [ $# -gt 0 ] && [ "$1" != -- ]; do
+  flags+=("$1")
+  shift
+done
+[ "${1:-}" = -- ] || refuse "there is no -- before the flags of train" 2
+shift
+[[ " $* " == *" --workdir=gs://"* ]] ||
+  refuse "--workdir is no bucket; pass gs://bucket/runs/name, which outlives\
+ the pod"
+# One slice, unless the flags say how many.
+[[ " ${flags[*]-} " == *" --node-"* ]] || flags+=(--node-id="$name")
+
+requirement="diffdistill[tfds,gcs] @ $package"
+script=$(mktemp)
+trap 'rm -f "$script"' EXIT
+cat > "$script" << HOST
+#!/usr/bin/env bash
+export HOME=/root
+mkdir -p /root/launch && cd /root/launch
+base64 -d > host.sh <<< $(base64 -w 0 "$here/host.sh")
+base64 -d > requirements.txt <<< $(base64 -w 0 "$here/../requirements.txt")
+${TFDS_DATA_DIR:+export TFDS_DATA_DIR=$(printf %q "$TFDS_DATA_DIR")}
+for _ in {1..100}; do
+  if bash host.sh install 'jax[tpu]' $(printf %q "$requirement"); then
+    bash host.sh run diffdistill train $(printf '%q ' "$@")
+    case \$? in 0 | 1 | 2) break ;; esac
+  fi
+  sleep 30
+done
+HOST
+command=(gcloud compute tpus queued-resources create "$name" "${flags[@]}"
+  --metadata-from-file="startup-script=$script" --quiet)
+if [ -n "${DRY_RUN:-}" ]; then
+  printf '%q ' "${command[@]}"
+  echo
+  cat "$script"
+else
+  "${command[@]}"
+fi
