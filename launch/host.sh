@@ -43,7 +43,8 @@ install() {
 run() {
   local said sayer status child= ended=
   said=$(mktemp)
-  exec 3> >(tee "$said" >&2)
+  # Slurm signals every process of a task.
+  exec 3> >(trap '' TERM INT; exec tee "$said" >&2)
   sayer=$!
   if [ -e "$ROOT/configs" ]; then
     cd "$ROOT" || exit 70

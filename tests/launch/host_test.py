@@ -45,21 +45,30 @@ def test_exit_statuses_say_what_to_do(host_sh, script, status):
   assert done.stdout == "said\n"
 
 
+@pytest.mark.parametrize("whole_group", [False, True])
 def test_a_termination_reaches_the_command_and_its_status_comes_back(
-  children, tmp_path
+  children, tmp_path, whole_group
 ):
+  """Kubernetes signals the first process, and Slurm every one."""
   script = (
-    "trap 'sleep 0.3; exit 75' TERM; echo up; while :; do sleep 0.05; done"
+    "trap 'sleep 0.3; echo saved >&2; exit 75' TERM; echo up;"
+    " while :; do sleep 0.05; done"
   )
   process = children.start(
     *("bash", HOST_SH, "run", "bash", "-c", script),
     env={**os.environ, "HOME": str(tmp_path)},
     stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
     text=True,
   )
   assert process.stdout.readline() == "up\n"
-  process.send_signal(signal.SIGTERM)
-  assert children.finish(process).returncode == 75
+  if whole_group:
+    os.killpg(process.pid, signal.SIGTERM)
+  else:
+    process.send_signal(signal.SIGTERM)
+  done = children.finish(process)
+  assert done.returncode == 75
+  assert done.stderr.splitlines()[-1] == "saved"
 
 
 def skypilot():
