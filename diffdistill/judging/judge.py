@@ -32,7 +32,8 @@ from diffdistill.judging.references import (
   require_enough_images,
 )
 from diffdistill.networks.inception import FEATURES, RESIZER, inception
-from diffdistill.run.experiment import Experiment, classifier_of
+from diffdistill.objectives.objective import classifier_of
+from diffdistill.run.experiment import Experiment
 from diffdistill.system import hosts
 from diffdistill.system.files import digest_of
 from diffdistill.training.fingerprint import fingerprint
@@ -271,7 +272,7 @@ def _inception(run: Experiment) -> _Network:
 def _own(run: Experiment, workdir: epath.Path) -> _Network:
   """The run's own classifier, in float32 however it was trained."""
   stage = _classifier_stage(run, workdir)
-  classifier = classifier_of(stage)
+  classifier = classifier_of(stage.objective)
   if hasattr(classifier.module, "dtype"):
     module = classifier.module.clone(dtype="float32")
     classifier = dataclasses.replace(classifier, module=module)

@@ -150,3 +150,13 @@ def weighted_loss(
 def summed(values: Float[Array, " b"]) -> tuple[Array, Array]:
   """A metric's (sum, count) of per-example values."""
   return jnp.sum(values), jnp.asarray(values.shape[0], jnp.float32)
+
+
+def makes_classifier(objective: Objective) -> bool:
+  """Whether the objective makes a classifier, by which a run can be judged."""
+  return objective.trains[0] == "classifier"
+
+
+def classifier_of(objective: Objective) -> Any:
+  """The classifier that the objective trains or is given; None without one."""
+  return getattr(objective, "classifier", None)

@@ -17,7 +17,11 @@ import numpy as np
 
 from diffdistill.arrays import Batch, Key, Params
 from diffdistill.evaluation.speeds import rounded, speeds
-from diffdistill.objectives.objective import Objective
+from diffdistill.objectives.objective import (
+  Objective,
+  classifier_of,
+  makes_classifier,
+)
 from diffdistill.planning.chips import chip_of
 from diffdistill.planning.flops import count_flops
 from diffdistill.run.experiment import Experiment
@@ -212,10 +216,10 @@ def _passes(
       (params, other),
     ),
   }
-  classifier = getattr(objective, "classifier", None)
+  classifier = classifier_of(objective)
   if classifier is not None:
     weights = _drawn(run, classifier.init, key)
-    trained = "classifier" in objective.trains
+    trained = makes_classifier(objective)
 
     def features(weights: Params, x: jax.Array) -> jax.Array:
       return jnp.mean(jnp.square(classifier.apply(weights, x).features))

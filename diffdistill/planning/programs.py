@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from diffdistill.arrays import Params
 from diffdistill.evaluation.generator import Generator
-from diffdistill.run.experiment import Experiment, classifier_of
+from diffdistill.objectives.objective import classifier_of
+from diffdistill.run.experiment import Experiment
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training.curriculum import curriculum
 from diffdistill.training.sharding import batch_sharding, replicated
@@ -144,7 +145,7 @@ def _sampling(
 def _frozen(run: Experiment, stage: Stage) -> dict[str, Params]:
   """The shapes of what a stage is given, by name."""
   return {
-    name: jax.eval_shape(classifier_of(stage).init, _key(run))
+    name: jax.eval_shape(classifier_of(stage.objective).init, _key(run))
     if name == "classifier"
     else _denoiser_shapes(run)
     for name in stage.objective.needs

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 from etils import epath
@@ -25,7 +24,7 @@ from diffdistill.sampling.sampler import Sampler
 from diffdistill.system.files import digest_of
 from diffdistill.training import checkpoint
 from diffdistill.training.cadence import Cadence
-from diffdistill.training.curriculum import curriculum
+from diffdistill.training.curriculum import curriculum, judging_stage
 from diffdistill.training.sharding import Layout, process_rows
 from diffdistill.training.stage import Pairs, Round, Stage
 
@@ -103,10 +102,7 @@ class Experiment:
   @property
   def judging_stage(self) -> Stage | None:
     """The first stage that makes a classifier, which judges; None if none."""
-    for stage in self.stages:
-      if isinstance(stage, Stage) and stage.objective.trains[0] == "classifier":
-        return stage
-    return None
+    return judging_stage(self.stages)
 
   @functools.cached_property
   def judged_on(self) -> tuple[Source, Source]:
@@ -207,8 +203,3 @@ def sample_of(
     return sampler(denoiser.bind(params, label, guidance), x, key, num_steps)
 
   return sample
-
-
-def classifier_of(stage: Stage) -> Any:
-  """The classifier that a stage's objective trains or is given."""
-  return getattr(stage.objective, "classifier")  # noqa: B009

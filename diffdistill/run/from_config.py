@@ -18,6 +18,7 @@ from diffdistill.denoiser import Denoiser
 from diffdistill.fields import Fields, plain
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.networks.network import Network
+from diffdistill.objectives.objective import classifier_of
 from diffdistill.run import environment
 from diffdistill.run.experiment import Experiment
 from diffdistill.run.imported_teacher import with_imported
@@ -124,7 +125,7 @@ def _build(
     stages.append(stage_of_section(name, section, given, source, stages))
   _check_stages(stages, config, source.image_shape)
   networks = [denoiser.network, classifier] + [
-    getattr(stage.objective, "classifier", None)
+    classifier_of(stage.objective)
     for stage in stages
     if isinstance(stage, Stage)
   ]

@@ -11,8 +11,8 @@ from diffdistill.fields.builder import settable, split
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.objectives.classification import Classification
+from diffdistill.objectives.objective import classifier_of
 from diffdistill.ranges import brief
-from diffdistill.run.experiment import classifier_of
 from diffdistill.run.model_section import classifier_of_section
 from diffdistill.run.sections import BUILDER, STAGES, OwnSections, raw_section
 from diffdistill.sampling.sampler import Sampler
@@ -106,7 +106,7 @@ def _with_own(
     frozen = raw_section(fields, "frozen", path).get("classifier")
     for stage in earlier:
       if isinstance(stage, Stage) and stage.name == frozen:
-        parts["classifier"] = classifier_of(stage)
+        parts["classifier"] = classifier_of(stage.objective)
   present = {name: part for name, part in parts.items() if part is not None}
   return dataclasses.replace(given, **present)
 

@@ -10,7 +10,8 @@ from diffdistill.fields import plain
 from diffdistill.interop import model_folder
 from diffdistill.interop.model import Model, misfits
 from diffdistill.interop.torch_resnet import load_resnet
-from diffdistill.run.experiment import Experiment, classifier_of
+from diffdistill.objectives.objective import classifier_of
+from diffdistill.run.experiment import Experiment
 from diffdistill.run.workdir import stored_config
 from diffdistill.system import hosts
 from diffdistill.training import checkpoint
@@ -42,7 +43,7 @@ def load_outside(
   network: Any = run.denoiser.network
   if name == "classifier":
     assert isinstance(stage, Stage)
-    network = classifier_of(stage)
+    network = classifier_of(stage.objective)
   wanted = jax.eval_shape(network.init, jax.random.key(0))
   for where, ours, theirs in misfits(wanted, params):
     raise ValueError(
@@ -85,7 +86,7 @@ def _imported(
   """Imported weights, placed on the devices."""
   if name == "classifier":
     assert isinstance(stage, Stage)
-    params = load_resnet(path, classifier_of(stage))
+    params = load_resnet(path, classifier_of(stage.objective))
   else:
     model = model_folder.load(path)
     _check_imported(run, _field(stage, name), model)

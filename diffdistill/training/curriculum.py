@@ -1,7 +1,9 @@
-"""The order of a run: its rounds, and which may use what which has made."""
+"""The order of a run: its rounds, and what each may use of earlier ones."""
 
+import itertools
 from collections.abc import Mapping
 
+from diffdistill.objectives.objective import makes_classifier
 from diffdistill.training.stage import (
   OUTSIDE,
   SECOND_MOMENTS,
@@ -54,23 +56,30 @@ def curriculum(
   return tuple(result)
 
 
+def judging_stage(stages: tuple[Stage | Pairs, ...]) -> Stage | None:
+  """The first stage that makes a classifier, which judges; None if none."""
+  for stage in stages:
+    if isinstance(stage, Stage) and makes_classifier(stage.objective):
+      return stage
+  return None
+
+
 def check_judges(stages: tuple[Stage | Pairs, ...]) -> None:
   """Refuses to select by a distance what no earlier classifier can judge.
 
   Raises:
     ValueError: where a stage would.
   """
-  judged = False
-  for stage in stages:
-    if isinstance(stage, Pairs):
+  judge = judging_stage(stages)
+  for stage in itertools.takewhile(lambda stage: stage is not judge, stages):
+    if isinstance(stage, Pairs) or stage.select is None:
       continue
-    if stage.select and stage.select.by == "distance" and not judged:
+    if stage.select.by == "distance":
       raise ValueError(
         f"stages.{stage.name}.select.by is 'distance', which needs an earlier"
         " classifier stage to judge images, or the FID network; add one to"
         " config.run, pass evaluation.inception, or leave select out"
       )
-    judged = judged or stage.objective.trains[0] == "classifier"
 
 
 def _source(
