@@ -7,8 +7,9 @@ import jinja2
 from diffdistill import __version__
 from diffdistill.reporting import charts, quality, side_by_side, stages
 from diffdistill.reporting.costs import Cost, total
-from diffdistill.reporting.formats import breakable, cell, number
+from diffdistill.reporting.formats import breakable, cell, flops, number, size
 from diffdistill.reporting.gather import Run, flat, written
+from diffdistill.training.report import duration
 
 # A browser loads and runs nothing, whatever a workdir holds.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -33,7 +34,14 @@ def page(
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.filters.update(breakable=breakable, cell=cell, number=number)
+  environment.filters.update(
+    breakable=breakable,
+    cell=cell,
+    duration=duration,
+    flops=flops,
+    number=number,
+    size=size,
+  )
   text = environment.get_template("page.html").render(
     charts=charts,
     quality=quality,

@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from diffdistill.evaluation.curves import Number
 from diffdistill.evaluation.trust import TRUSTED, VERDICT
-from diffdistill.reporting.costs import Cost
-from diffdistill.reporting.formats import breakable, cell, flops, size, strong
+from diffdistill.reporting.formats import breakable, cell, strong
 from diffdistill.reporting.gather import Run, flat, written
 from diffdistill.reporting.judged import Judged
-from diffdistill.training.report import duration
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
@@ -80,27 +78,6 @@ def distances(
     names = [f"{name}: {one.metric}" for name, one in judged.items()]
   caption = f"{', '.join(metrics)} of every model of every run"
   return caption, ["model", "steps", *names], rows
-
-
-def costs(totals: Mapping[str, Cost]) -> tuple[list[str], list[list[str]]]:
-  """The header and the rows of the table of what each run took."""
-  header = ["run", "device-hours", "time", "images, pairs", "passes"]
-  header += ["operations", "peak memory of a device"]
-  rows = []
-  for name, cost in totals.items():
-    hours, memory = cost.device_seconds, cost.peak_device_bytes
-    rows.append(
-      [
-        name,
-        cell(hours if hours is None else hours / 3600),
-        "-" if cost.seconds is None else duration(cost.seconds),
-        cell(cost.images),
-        cell(cost.passes),
-        "-" if cost.flops is None else flops(cost.flops),
-        "-" if memory is None else size(memory),
-      ]
-    )
-  return header, rows
 
 
 def differences(runs: Sequence[Run]) -> list[list[str]]:
