@@ -17,6 +17,7 @@ setup(
   packages=[
     *find_packages(include=["diffdistill", "diffdistill.*"]),
     "configs",
+    "configs.recipes",
   ],
   package_data={"diffdistill.reporting": ["templates/*"]},
   install_requires=[

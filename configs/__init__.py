@@ -1,1 +1,1 @@
-"""The recipes: one file per data set, `recipes.py` for what papers share."""
+"""The recipes: one file per data set; `recipes/` has the papers' settings."""

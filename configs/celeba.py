@@ -13,7 +13,7 @@ The pairs take 38 GB; --config.stages.pairs.store_noise=False makes that 13.
 There are no labels, so there is no classifier to judge by: use a run's sample
 sheets.
 
-Deviations, besides those that recipes.py states: Unlike the paper, the teacher
+Deviations, besides those that recipes/ states: Unlike the paper, the teacher
 is trained here. How the paper prepared its images is not known to us: ours are
 the centre square, resized by area.
 """
@@ -28,7 +28,7 @@ RECIPES = {
 
 
 def get_config(recipe: str = "denoising_student") -> ConfigDict:
-  """The recipe of that name; sources as in recipes.py."""
+  """The recipe of that name; sources as in recipes/."""
   recipes.choose(recipe, RECIPES)
   config = ConfigDict(recipes.shared())
   config.data = {

@@ -14,9 +14,9 @@ us:
   denoising_student     9.36 at 1 (Table 2 of Salimans & Ho 2022); a TPUv2-8
   moment_matching, parameter_moment_matching
                         none: not in the paper. Network, batch and learning
-                        rate are [ours]; for the rest see recipes.py
+                        rate are [ours]; for the rest see recipes/
 
-Deviations, besides those that recipes.py states for each paper:
+Deviations, besides those that recipes/ states for each paper:
   classifier_features   Unlike the paper, the schedule is cosine in angle with
                         logSNR in [-20, 20], not 1024 betas, so that time 0 is
                         clean; the classifier has ResNet18's shape but
@@ -56,7 +56,7 @@ RECIPES = {
 
 
 def get_config(recipe: str = "progressive") -> ConfigDict:
-  """The recipe of that name; sources as in recipes.py."""
+  """The recipe of that name; sources as in recipes/."""
   recipes.choose(recipe, RECIPES)
   config = ConfigDict(recipes.shared())
   config.data = {

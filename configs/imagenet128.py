@@ -9,7 +9,7 @@ we could read. Nothing is measured by us. Prepare the data once with TFDS, in a
 format of random access:
 tfds.builder("imagenet2012", file_format="array_record").download_and_prepare()
 
-Deviations, besides those that recipes.py states: Unlike the paper, the schedule
+Deviations, besides those that recipes/ states: Unlike the paper, the schedule
 is shifted as a whole from noise for 32x32 images, not interpolated between that
 and the plain one; and the teacher's loss has one scale, not two. The UViT has
 the stages of Heek et al. 2024 and their number of parameters; what they do not
@@ -34,7 +34,7 @@ RECIPES = {
 
 
 def get_config(recipe: str = "moment_matching") -> ConfigDict:
-  """The recipe of that name; sources as in recipes.py."""
+  """The recipe of that name; sources as in recipes/."""
   recipes.choose(recipe, RECIPES)
   config = ConfigDict(recipes.shared())
   config.data = {

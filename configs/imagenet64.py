@@ -12,7 +12,7 @@ us:
   parameter_moment_matching
                     none that we could read; 256 TPUv5e chips
 
-Deviations, besides those that recipes.py states for each paper:
+Deviations, besides those that recipes/ states for each paper:
   progressive       none.
   moment_matching, parameter_moment_matching
                     Unlike the paper, the schedule is the plain cosine, not one
@@ -45,7 +45,7 @@ RECIPES = {
 
 
 def get_config(recipe: str = "progressive") -> ConfigDict:
-  """The recipe of that name; sources as in recipes.py."""
+  """The recipe of that name; sources as in recipes/."""
   recipes.choose(recipe, RECIPES)
   config = ConfigDict(recipes.shared())
   config.data = {

@@ -14,7 +14,7 @@ At 256x256 the pairs would take 605 GB. Stored without their noise, which is
 drawn again when it is read, they take 202; the recipes have these in a rolling
 pool of 100 GB at a time. --config.stages.pairs.max_gigabytes=0 keeps them all.
 
-Deviations, besides those that recipes.py states:
+Deviations, besides those that recipes/ states:
   bedroom, church         none.
   bedroom256, church256   Unlike the paper, the teacher is trained here, and an
                           epoch is one of the pool, not of all pairs.
@@ -33,7 +33,7 @@ RECIPES = {
 
 
 def get_config(recipe: str = "bedroom") -> ConfigDict:
-  """The recipe of that name; sources as in recipes.py."""
+  """The recipe of that name; sources as in recipes/."""
   recipes.choose(recipe, RECIPES)
   bedroom, large = recipe.startswith("bedroom"), recipe.endswith("256")
   config = ConfigDict(recipes.shared())

@@ -31,7 +31,7 @@ BLOCKS = dict(
 NAME = "guidance_distillation"
 FILE = f"diffdistill/objectives/{NAME}.py"
 TABLE = "diffdistill/objectives/__init__.py"
-RECIPES = "configs/recipes.py"
+RECIPES = "configs/recipes/guidance_distillation.py"
 SUITE = "tests/objectives/suite_test.py"
 
 

@@ -1,0 +1,43 @@
+"""The papers' published settings, one file per paper.
+
+Each function adds the stages of one paper to a config; `teacher` comes first.
+Every number carries its source:
+  [PD]       Salimans & Ho 2022, arXiv 2202.00512, main text
+  [PD code]  its released code, google-research/diffusion_distillation
+  [DS code]  released code of Luhman & Luhman 2021, tcl9876/Denoising_Student
+  [CFD code] released code of Sun et al. 2023, zju-SWJ/RCFD
+  [MM]       settings of Salimans et al. 2024 as its reproducibility page
+             states them
+  [MSCM]     Heek et al. 2024, Multistep Consistency Models, appendix A.1: the
+             UViTs that the same group trains
+  [mem]      recalled, not looked up
+  [ours]     our choice where none of them says
+"""
+
+from .classifier_features import classifier_features
+from .compared import compared
+from .denoising_student import denoising_student
+from .moment_matching import moment_matching, parameter_moment_matching
+from .networks import ddpm_network, dit_network, uvit_network
+from .progressive import progressive
+from .stages import by_the_clock, choose, proportional_warmups, shared
+from .teachers import ddpm_teacher, expert, teacher
+
+__all__ = [
+  "by_the_clock",
+  "choose",
+  "classifier_features",
+  "compared",
+  "ddpm_network",
+  "ddpm_teacher",
+  "denoising_student",
+  "dit_network",
+  "expert",
+  "moment_matching",
+  "parameter_moment_matching",
+  "progressive",
+  "proportional_warmups",
+  "shared",
+  "teacher",
+  "uvit_network",
+]

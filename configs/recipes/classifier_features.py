@@ -1,0 +1,61 @@
+"""Classifier-based feature distillation, Sun et al. 2023."""
+
+from typing import Any
+
+from .stages import add_stage
+
+
+def classifier_features(
+  config: Any,
+  *,
+  classifier: str,
+  learning_rate: float = 5e-5,  # [CFD code]
+  batch_size: int = 128,  # [CFD code]
+  num_updates: int = 10_000,  # [CFD code]
+  decay: str = "cosine",  # to zero over each round [CFD code]
+  temperature: float = 0.95,  # with a ResNet18 [CFD code]
+  dataset_weight: float = 0.003,  # with a ResNet18 [CFD code]
+) -> None:
+  """Sun et al. 2023: the last rounds of `progressive`, on features.
+
+  Deviations: the times and the teacher are those of `progressive` here, in
+  place of 1024 discrete ones; the classifier is fed what it was trained on
+  (objective.classifier_input="reference_mismatch" feeds it what the released
+  code does).
+
+  Args:
+    config: which has the stage "halve" already; "features" is added.
+    classifier: the stage that makes it; or "imported:FILE", with its network
+      in stages.features.classifier.
+    learning_rate, batch_size, num_updates, decay: of a round.
+    temperature: of the teacher's side; 0.9 with a DenseNet201 [CFD code].
+    dataset_weight: of entropy and diversity; 0 with a DenseNet201 [CFD code].
+  """
+  add_stage(
+    config,
+    "features",
+    {
+      "objective": {
+        "kind": "classifier_features",
+        "temperature": temperature,
+        "dataset_weight": dataset_weight,
+        "entropy_share": 0.75,  # [CFD code]
+        "classifier_input": "as_trained",
+      },
+      "optimizer": {
+        "learning_rate": learning_rate,
+        "warmup": 0,
+        "decay": decay,
+        "weight_decay": 0.0,  # [CFD code]
+        "clip": 1.0,  # [CFD code]
+        "ema_decay": 0.0,  # [CFD code]
+      },
+      # Doubled for the 2-step and 1-step students [CFD code].
+      "num_updates": num_updates,
+      "long_rounds": 2,
+      "batch_size": batch_size,
+      "frozen": {"teacher": "halve/008", "classifier": classifier},
+      "start_steps": 8,  # [CFD code]
+      "end_steps": 1,
+    },
+  )
