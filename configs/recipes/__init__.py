@@ -17,6 +17,7 @@ Every number carries its source:
 from .classifier_features import classifier_features
 from .compared import compared
 from .denoising_student import denoising_student
+from .half_hour import half_hour
 from .moment_matching import moment_matching, parameter_moment_matching
 from .networks import ddpm_network, dit_network, uvit_network
 from .progressive import progressive
@@ -33,6 +34,7 @@ __all__ = [
   "denoising_student",
   "dit_network",
   "expert",
+  "half_hour",
   "moment_matching",
   "parameter_moment_matching",
   "progressive",

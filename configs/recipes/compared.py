@@ -56,6 +56,40 @@ def compared(
     num_updates=halve.num_updates,
     decay="linear",
   )
+  _moments(
+    config, budget, batch_size, select_every, moments_rate, parameter_rate
+  )
+  made = pairs["num_steps"] * (pairs["num_pairs"] + pairs["held_out"])
+  denoising_student(
+    config,
+    pairs=pairs,
+    optimizer={
+      "learning_rate": learning_rate,
+      "warmup": 100,
+      "decay": "linear",
+      "b1": 0.9,
+      "b2": 0.98,  # [DS code]
+      "ema_decay": 0.995,  # [DS code]
+    },
+    num_updates=round(
+      (budget - made) / batch_size / PASSES["denoising_student"]
+    ),
+    batch_size=batch_size,
+    norm="l1",  # [DS code], CIFAR-10
+    form="x0",
+    select_every=select_every,
+  )
+
+
+def _moments(
+  config: Any,
+  budget: int,
+  batch_size: int,
+  select_every: int,
+  moments_rate: float,
+  parameter_rate: float,
+) -> None:
+  """Both kinds of moment matching, each with the whole budget of passes."""
   moments = {
     "batch_size": batch_size,
     "select_every": select_every,
@@ -77,24 +111,4 @@ def compared(
       budget / batch_size / PASSES["parameter_moment_matching"]
     ),
     **moments,
-  )
-  made = pairs["num_steps"] * (pairs["num_pairs"] + pairs["held_out"])
-  denoising_student(
-    config,
-    pairs=pairs,
-    optimizer={
-      "learning_rate": learning_rate,
-      "warmup": 100,
-      "decay": "linear",
-      "b1": 0.9,
-      "b2": 0.98,  # [DS code]
-      "ema_decay": 0.995,  # [DS code]
-    },
-    num_updates=round(
-      (budget - made) / batch_size / PASSES["denoising_student"]
-    ),
-    batch_size=batch_size,
-    norm="l1",  # [DS code], CIFAR-10
-    form="x0",
-    select_every=select_every,
   )

@@ -1,0 +1,142 @@
+"""Half an hour on one GPU: every paper from one teacher, by the clock."""
+
+from typing import Any
+
+from .classifier_features import classifier_features
+from .denoising_student import denoising_student
+from .moment_matching import moment_matching
+from .progressive import progressive
+from .stages import by_the_clock
+from .teachers import expert, teacher
+
+
+def half_hour(config: Any) -> None:
+  """Every paper from one teacher, each stage by the clock: all [ours].
+
+    bash launch/one_gpu.sh --workdir=runs/half_hour --minutes=9.5
+
+  The U-Net is that of Salimans & Ho 2022 at half the width, with two blocks a
+  level in place of three: 11.7M, 6.9 GFLOP an image. Students have less time
+  than any paper gave them. Those of features learn from the expert, and all
+  are judged by the classifier.
+  """
+  _describe(config)
+  _teach_on_features(config)
+  _teach_on_images(config)
+  for name in ("classifier", "expert"):
+    stage = config.stages[name]
+    stage.batch_size = 512
+    stage.objective.crop = 4
+    stage.optimizer.weight_decay = 0.05
+  config.stages.teacher.optimizer.decay = "linear"
+  config.stages.teacher.optimizer.ema_decay = 0.999
+  by_the_clock(
+    config,
+    minutes=30,
+    parts={
+      "classifier": 1.5,
+      "teacher": 11.0,
+      "halve": 6.0,
+      "expert": 1.5,
+      "features": 3.0,
+      "moments": 4.5,
+      "pairs": 1.0,
+      "denoising_student": 1.5,
+    },
+    most=1_000_000,
+  )
+
+
+def _describe(config: Any) -> None:
+  """The data, the model and how it is judged."""
+  config.cadence.log = 50
+  config.cadence.checkpoint = 1000
+  config.evaluation.num_steps = (1, 2, 4, 8, 16, 32, 64, 256)
+  config.evaluation.batch_size = 1000
+  config.data.source = {
+    "kind": "npz",
+    "path": "data/cifar10_{split}.npz",
+    "split": "train",
+    "image_size": 32,
+    "channels": 3,
+    "classes": 10,
+  }
+  config.model = {
+    "network": {
+      "kind": "unet",
+      "style": "film",
+      "channels": 128,
+      "multipliers": (1, 1, 1),
+      "num_blocks": 2,
+      "patch": 1,
+      "attention": (8, 16),
+      "num_heads": 1,
+      "embed_dim": 512,
+      "dropout": 0.1,
+      "remat": False,
+      "dtype": "bfloat16",
+    },
+    "schedule": {"kind": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0},
+    # bfloat16 cannot copy to x0 what is left of an image at low noise.
+    "output": "v",
+    "label_dropout": 0.0,
+  }
+  config.classifier.dtype = "bfloat16"
+
+
+def _teach_on_features(config: Any) -> None:
+  """The teacher, its halvings, the expert, and students of its features."""
+  teacher(
+    config,
+    num_updates=1,
+    learning_rate=8e-4,
+    batch_size=512,
+    weight_decay=0.0,
+    warmup=200,
+  )
+  progressive(config, learning_rate=4e-4, batch_size=512, start_steps=64)
+  expert(config)
+  classifier_features(
+    config,
+    classifier="expert",
+    learning_rate=2e-4,
+    batch_size=512,
+    decay="linear",
+  )
+
+
+def _teach_on_images(config: Any) -> None:
+  """The students of moment matching, and of pairs."""
+  moment_matching(
+    config,
+    learning_rate=2e-4,
+    num_steps=(8, 4),
+    batch_size=512,
+    select_every=1000,
+    select_images=5000,
+    warmup=100,
+    ema_decay=0.998,
+  )
+  denoising_student(
+    config,
+    pairs={
+      "num_steps": 32,
+      "num_pairs": 512_000,
+      "held_out": 5120,
+      "shard_size": 10_240,
+      "batch_size": 1024,
+    },
+    optimizer={
+      "learning_rate": 4e-4,
+      "warmup": 100,
+      "decay": "linear",
+      "b1": 0.9,
+      "b2": 0.98,  # [DS code]
+      "ema_decay": 0.995,  # [DS code]
+    },
+    num_updates=1,
+    batch_size=512,
+    norm="l1",  # [DS code]
+    form="x0",
+    select_every=500,
+  )
