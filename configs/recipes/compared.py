@@ -43,9 +43,7 @@ def compared(
     pairs: as of `denoising_student`; their passes are part of its budget.
   """
   halve = config.stages.halve
-  batch_size, rounds = halve.batch_size, halve.start_steps.bit_length() - 1
-  updates = halve.num_updates * (rounds + 2)  # the last two are twice as long
-  budget = updates * batch_size * PASSES["progressive"]
+  batch_size, budget = halve.batch_size, _passes_of(halve)
   expert(config)
   # The same rounds as `halve` from its student of 8 steps on.
   classifier_features(
@@ -112,3 +110,10 @@ def _moments(
     ),
     **moments,
   )
+
+
+def _passes_of(halve: Any) -> int:
+  """The passes of all rounds together; the last two are twice as long."""
+  rounds = halve.start_steps.bit_length() - 1
+  updates = halve.num_updates * (rounds + 2)
+  return updates * halve.batch_size * PASSES["progressive"]

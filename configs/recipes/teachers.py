@@ -64,6 +64,23 @@ def teacher(
   )
 
 
+# The process and the output of Ho et al. 2020.
+DDPM_MEANING: Fields = {
+  "schedule": {  # [DS code]
+    "kind": "linear_beta",
+    "num_steps": 1000,
+    "beta_min": 1e-4,
+    "beta_max": 0.02,
+  },
+  "output": "eps",  # [DS code]
+  "precondition": {  # [DS code]
+    "kind": "identity",
+    "noise": "index",
+    "num_steps": 1000,
+  },
+}
+
+
 def ddpm_teacher(
   config: Any,
   *,
@@ -96,18 +113,7 @@ def ddpm_teacher(
     "network": ddpm_network(
       multipliers, dropout=dropout, remat=remat, dtype=dtype
     ),
-    "schedule": {  # [DS code]
-      "kind": "linear_beta",
-      "num_steps": 1000,
-      "beta_min": 1e-4,
-      "beta_max": 0.02,
-    },
-    "output": "eps",  # [DS code]
-    "precondition": {  # [DS code]
-      "kind": "identity",
-      "noise": "index",
-      "num_steps": 1000,
-    },
+    **DDPM_MEANING,
     "label_dropout": 0.0,
   }
   teacher(
