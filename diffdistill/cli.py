@@ -251,15 +251,15 @@ def _command(name: str) -> dict[str, Any]:
 
 
 def _train() -> None:
-  from diffdistill.tools import commands
+  from diffdistill.tools import train
 
-  commands.train(_required("config"), _workdir())
+  train.train(_required("config"), _workdir())
 
 
 def _sample() -> None:
-  from diffdistill.tools import commands
+  from diffdistill.tools import sample
 
-  commands.sample(
+  sample.sample(
     _workdir(),
     FLAGS.round,
     64 if FLAGS.num_images is None else FLAGS.num_images,
@@ -273,16 +273,16 @@ def _sample() -> None:
 
 
 def _pack() -> None:
-  from diffdistill.tools import commands
+  from diffdistill.tools import pack
 
   out = str(_place("out", _required("out")))
-  commands.pack(_required("config"), out)
+  pack.pack(_required("config"), out)
 
 
 def _import() -> None:
-  from diffdistill.tools import commands
+  from diffdistill.tools import import_model
 
-  commands.import_model(
+  import_model.import_model(
     _place("from", _required("from")),
     FLAGS.settings and _place("settings", FLAGS.settings),
     _place("out", _required("out")),
@@ -290,9 +290,9 @@ def _import() -> None:
 
 
 def _export() -> None:
-  from diffdistill.tools import commands
+  from diffdistill.tools import export
 
-  commands.export(
+  export.export(
     _workdir(),
     FLAGS.round,
     _one_num_steps("export"),
@@ -302,9 +302,9 @@ def _export() -> None:
 
 
 def _evaluate() -> None:
-  from diffdistill.tools import commands
+  from diffdistill.tools import evaluate
 
-  commands.evaluate(
+  evaluate.evaluate(
     _workdir(),
     FLAGS.num_images,
     _whole_numbers("num_steps"),
@@ -344,28 +344,28 @@ def _config_words(arguments: Sequence[str]) -> list[str]:
 
 
 def _carry() -> None:
-  from diffdistill.tools import commands
+  from diffdistill.tools import carry
 
-  commands.carry(_workdir(), _place("out", _required("out")))
+  carry.carry(_workdir(), _place("out", _required("out")))
 
 
 def _report() -> None:
-  from diffdistill.tools import commands
+  from diffdistill.tools import report
 
   workdirs = places("--workdir", _required("workdir"))
-  commands.report(workdirs, _place("out", FLAGS.out or "report.html"))
+  report.report(workdirs, _place("out", FLAGS.out or "report.html"))
 
 
 def _plan() -> None:
-  from diffdistill.tools import commands
+  from diffdistill.tools import plan
 
-  commands.plan(_required("config"), _required("topology"), FLAGS.json)
+  plan.plan(_required("config"), _required("topology"), FLAGS.json)
 
 
 def _benchmark() -> None:
-  from diffdistill.tools import commands
+  from diffdistill.tools import benchmark
 
-  commands.benchmark(
+  benchmark.benchmark(
     _required("config"),
     FLAGS.stage,
     FLAGS.num_updates,
@@ -375,9 +375,9 @@ def _benchmark() -> None:
 
 
 def _list() -> None:
-  from diffdistill.tools import commands
+  from diffdistill.tools import list_all
 
-  commands.list_all()
+  list_all.list_all()
 
 
 COMMANDS = {

@@ -10,7 +10,7 @@ import pytest
 from diffdistill.data import SOURCES
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.system import hosts
-from diffdistill.tools import commands
+from diffdistill.tools import evaluate, train
 
 
 def test_help_and_list_say_what_there_is(capsys, run_cli):
@@ -155,10 +155,10 @@ def test_faults_of_ours_keep_their_traceback(monkeypatch, run_cli):
   def fault(*_):
     return {}["missing"]
 
-  monkeypatch.setattr(commands, "evaluate", fault)
+  monkeypatch.setattr(evaluate, "evaluate", fault)
   with pytest.raises(KeyError):
     run_cli("evaluate", "--workdir=unused")
-  monkeypatch.setattr(commands, "evaluate", lambda *_: jax.numpy.zeros(-1))
+  monkeypatch.setattr(evaluate, "evaluate", lambda *_: jax.numpy.zeros(-1))
   with pytest.raises(Exception, match="-1"):
     run_cli("evaluate", "--workdir=unused")
 
@@ -177,7 +177,7 @@ def test_what_no_person_can_mend_keeps_its_traceback(
   def fail(*_):
     raise error
 
-  monkeypatch.setattr(commands, "evaluate", fail)
+  monkeypatch.setattr(evaluate, "evaluate", fail)
   with pytest.raises(type(error)):
     run_cli("evaluate", "--workdir=unused")
 
@@ -187,7 +187,7 @@ def test_what_the_system_refuses_is_one_line(monkeypatch, refuse, number):
   def fail(*_):
     raise OSError(number, "no", "/somewhere")
 
-  monkeypatch.setattr(commands, "evaluate", fail)
+  monkeypatch.setattr(evaluate, "evaluate", fail)
   line = refuse(1, "evaluate", "--workdir=unused")
   assert line.startswith("/somewhere: no; ")
 
@@ -204,8 +204,8 @@ def test_an_interruption_says_how_to_go_on(refuse, monkeypatch, config_file):
   def interrupt(*_):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(commands, "evaluate", interrupt)
-  monkeypatch.setattr(commands, "train", interrupt)
+  monkeypatch.setattr(evaluate, "evaluate", interrupt)
+  monkeypatch.setattr(train, "train", interrupt)
   assert refuse(130, "evaluate", "--workdir=unused") == "interrupted"
   line = refuse(130, "train", f"--config={config_file}", "--workdir=unused")
   assert line.startswith("interrupted; the same command goes on from")

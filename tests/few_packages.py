@@ -49,7 +49,7 @@ def main(folder):
 
   from configs import cifar10
   from diffdistill import cli
-  from diffdistill.tools import commands
+  from diffdistill.tools import evaluate, report, sample, train
 
   assert cli.COMMANDS
 
@@ -77,12 +77,12 @@ def main(folder):
   )
 
   workdir = epath.Path(folder) / "run"
-  commands.train(config, workdir)
-  commands.sample(
+  train.train(config, workdir)
+  sample.sample(
     workdir, None, 4, None, 0, None, None, None, workdir / "samples.npz"
   )
-  commands.evaluate(workdir, None, None)
-  commands.report([workdir], workdir / "report.html")
+  evaluate.evaluate(workdir, None, None)
+  report.report([workdir], workdir / "report.html")
 
 
 if __name__ == "__main__":

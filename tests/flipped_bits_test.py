@@ -28,7 +28,7 @@ from diffdistill.run import from_config
 from diffdistill.run.teacher_pairs import pair_store
 from diffdistill.system import hosts
 from diffdistill.system.refusals import line_of
-from diffdistill.tools import commands
+from diffdistill.tools import evaluate, train
 from diffdistill.training import checkpoint
 from diffdistill.training.best import best_of, load_best
 from diffdistill.training.preemption import PreemptedError, Preemption
@@ -127,7 +127,7 @@ def page(workdir, _):
 
 
 def evaluation(workdir, _):
-  commands.evaluate(workdir, None, None)
+  evaluate.evaluate(workdir, None, None)
   written = json.loads((workdir / "evaluation.json").read_text())
   return plain(written["rows"])
 
@@ -144,8 +144,8 @@ def pairs(workdir, _):
 @pytest.fixture(scope="module")
 def finished(judged_config, tmp_path_factory):
   workdir = epath.Path(tmp_path_factory.mktemp("finished")) / "run"
-  commands.train(judged_config, workdir)
-  commands.evaluate(workdir, None, None)
+  train.train(judged_config, workdir)
+  evaluate.evaluate(workdir, None, None)
   return workdir
 
 
@@ -171,7 +171,7 @@ def interrupted(judged_config, tmp_path_factory):
     patch.setattr(Checkpoints, "restore", restore)
     patch.setattr(Preemption, "agreed", told)
     with pytest.raises(PreemptedError):
-      commands.train(changed, workdir)
+      train.train(changed, workdir)
   return workdir, shapes[-1]
 
 

@@ -7,6 +7,9 @@ import multiprocessing
 import pathlib
 import runpy
 
+import diffdistill
+
+PACKAGE = pathlib.Path(diffdistill.__file__).parent
 SCRIPT = pathlib.Path(__file__).parent / "one_process.py"
 
 
@@ -16,7 +19,13 @@ class Forked:
   def __init__(self):
     self._context = multiprocessing.get_context("forkserver")
     self._context.set_forkserver_preload(
-      ["diffdistill.cli", "diffdistill.tools.commands"]
+      [
+        "diffdistill.cli",
+        *(
+          f"diffdistill.tools.{path.stem}"
+          for path in (PACKAGE / "tools").glob("*.py")
+        ),
+      ]
     )
     self._started = []
 

@@ -19,14 +19,14 @@ from diffdistill.objectives import OBJECTIVES
 from diffdistill.planning.topology import topology_of
 from diffdistill.run import from_config, model_section
 from diffdistill.system import hosts
-from diffdistill.tools import commands
+from diffdistill.tools import sample as sampling
 from tests.fuzz_mutations import RECIPES, at, fields_of, mutations, source_of
 from tests.ranges_test import CLASSES
 
 NUMBER, SEED = 1000, 0
 # Longest that one may take on a machine that is busy with other things.
 PATIENCE = 60
-PACKAGE = pathlib.Path(commands.__file__).parents[1]
+PACKAGE = pathlib.Path(sampling.__file__).parents[1]
 # What a refusal says to do.
 REMEDY = re.compile(
   r"pass|remove|did you mean|see diffdistill help|add it|name another|"
@@ -60,7 +60,7 @@ def seen():
   """What the commands were asked to do, in place of which they do it."""
   calls = []
   runs = functools.cache(lambda recipe: from_config.build(fields_of(recipe)))
-  draw = commands.sample  # refuses the name of a file before all else
+  draw = sampling.sample  # refuses the name of a file before all else
   recipe_of = str  # a workdir is named after the recipe of its run
 
   def train(config, workdir):
@@ -94,9 +94,9 @@ def seen():
 
   with pytest.MonkeyPatch.context() as patch:
     for name in ("train", "sample", "evaluate", "plan"):
-      patch.setattr(commands, name, locals()[name])
+      patch.setattr(f"diffdistill.tools.{name}.{name}", locals()[name])
     for name in ("export", "benchmark"):
-      patch.setattr(commands, name, others)
+      patch.setattr(f"diffdistill.tools.{name}.{name}", others)
     patch.setattr(hosts, "join", lambda *places: calls.append(places))
     yield calls
 

@@ -11,7 +11,7 @@ from etils import epath
 from diffdistill.interop import model_folder
 from diffdistill.interop.model import Model, network_of
 from diffdistill.run import from_config
-from diffdistill.tools import commands
+from diffdistill.tools import train
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def config(edited, folder):
 
 def test_students_are_made_of_it(config, folder, model, tmp_path):
   workdir = epath.Path(tmp_path / "run")
-  commands.train(config, workdir)
+  train.train(config, workdir)
   (folder / "model.json").unlink()  # all that matters is in the workdir
   run = from_config.reopen(workdir)
   assert run.denoiser.output == "eps"
@@ -61,7 +61,7 @@ def test_students_are_made_of_it(config, folder, model, tmp_path):
   ]
   assert {r["round"] for r in records} == {"halve/001"}
   # The same command finds all done.
-  commands.train(config, workdir)
+  train.train(config, workdir)
 
 
 def test_how_it_is_computed_stays_the_recipe_s(edited, model, tmp_path):
@@ -107,7 +107,7 @@ def test_a_model_of_other_data_is_refused(
   params = jax.tree.map(np.asarray, params)
   model_folder.save(dataclasses.replace(other, params=params), folder)
   with pytest.raises(ValueError, match=match):
-    commands.train(config, epath.Path(tmp_path / "run"))
+    train.train(config, epath.Path(tmp_path / "run"))
   assert not (tmp_path / "run").exists()
 
 
@@ -124,7 +124,7 @@ def test_two_teachers_of_two_meanings_are_refused(
   with pytest.raises(
     ValueError, match=r"teacher\.source is a model whose output"
   ):
-    commands.train(config, epath.Path(tmp_path / "run"))
+    train.train(config, epath.Path(tmp_path / "run"))
 
 
 def test_sources_that_cannot_be_are_refused(edited, tmp_path):

@@ -14,7 +14,7 @@ from etils import epath
 
 from diffdistill.system.files import in_bucket
 
-# Made by tools/commands.py, judging/comparison.py, judged_rows.py and
+# Made by tools/train.py, judging/comparison.py, judged_rows.py and
 # training/report.py.
 FOLDERS = ("samples", "evaluated", "tensorboard")
 # Made by training/checkpoint.py. A workdir with such a folder looks like a

@@ -1,221 +1,25 @@
-"""How fast a stage trains: the whole loop against its bare compiled update,
-and that against the network passes that its paper needs (ideal.py).
+"""The command that times how fast a recipe trains and samples."""
 
-All run in one process and take turns on the same stage: the loop as `train`
-runs it, with data, logging and checkpoints, and the bare update, called again
-and again on one batch. Their ratio is taken turn by turn, so that a machine
-whose speed drifts is compared with itself. A stage that needs weights of
-earlier ones is measured without its loop, on random weights.
-"""
-
-import dataclasses
-import functools
-import tempfile
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-from etils import epath
+from diffdistill.run import from_config
+from diffdistill.system.files import json_of
+from diffdistill.tools.timing import benchmark as measure
 
-from diffdistill.arrays import Params
-from diffdistill.evaluation.speeds import (
-  BATCH,
-  SPEED,
-  TIMED,
-  rounded,
-  speeds,
-)
-from diffdistill.planning.ideal import (
-  HPARAMS,
-  first_batch,
-  random_denoiser,
-  random_frozen,
-  share_of_ideal,
-)
-from diffdistill.run.experiment import Experiment
-from diffdistill.run.teacher_pairs import pair_store
-from diffdistill.run.weights_of_another_run import load_outside
-from diffdistill.training.report import Report, Work
-from diffdistill.training.sharding import replicated
-from diffdistill.training.stage import Round, Stage
-from diffdistill.training.trainer import StageFunctions, Trainer
-
-
-class Turns:
-  """An observer of the loop that runs the bare update whenever it is shown."""
-
-  def __init__(self, run: Experiment, stage: Stage, functions: StageFunctions):
-    key = jax.random.key(run.seed)
-    self._update = functions.updates[stage.objective.trains[0]]
-    self._state = functions.init(key, {})
-    place = replicated(run.mesh)
-    self._inputs = (
-      first_batch(run, stage),
-      *jax.device_put((key, HPARAMS), place),
-    )
-    self._bare(1)
-    self._last_step = 0
-    self._left = 0.0
-    self.loop: list[float] = []
-    self.bare: list[float] = []
-
-  def __call__(
-    self, stage: Stage, round_: Round, params: Params, step: int
-  ) -> None:
-    """Times the updates since the last turn, then as many bare ones."""
-    jax.block_until_ready(params)
-    seconds, updates = time.monotonic() - self._left, step - self._last_step
-    # The first turn holds the compilation.
-    if self._left:
-      self.loop.append(seconds / updates)
-      self.bare.append(self._bare(updates) / updates)
-    self._last_step = step
-    self._left = time.monotonic()
-
-  def _bare(self, updates: int) -> float:
-    start = time.monotonic()
-    for _ in range(updates):
-      self._state, _ = self._update(self._state, {}, *self._inputs)
-    jax.block_until_ready(self._state)
-    return time.monotonic() - start
+TURNS = 5
 
 
 def benchmark(
-  run: Experiment,
-  name: str | None,
+  config: Any,
+  stage: str | None,
   num_updates: int,
-  turns: int,
-  num_steps: Sequence[int],
+  num_steps: tuple[int, ...],
   profile: Path | None,
-) -> dict[str, Any]:
-  """Times the updates of a recipe, and its teacher's sampler.
-
-  Args:
-    run: the recipe.
-    name: of a stage that trains; None for all of them.
-    num_updates: of each turn.
-    turns: how many are timed.
-    num_steps: of the sampler, one after the other.
-    profile: a folder for the profiler's traces, one a stage; None for none.
-
-  Raises:
-    ValueError: for a stage that is not there or trains nothing.
-  """
-  trains = {
-    s.name: s for s in run.stages if isinstance(s, Stage) and not s.source
-  }
-  if name is not None and name not in trains:
-    raise ValueError(f"stage is {name!r}; pass one of {', '.join(trains)}")
-  stages = trains.values() if name is None else [trains[name]]
-  return {
-    "devices": run.devices,
-    "turns": turns,
-    "updates_per_turn": num_updates,
-    "stages": [
-      _stage(run, s, num_updates, turns, profile and profile / s.name)
-      for s in stages
-    ],
-    "sampling": _sampling(run, num_steps, turns),
-  }
-
-
-def _stage(
-  run: Experiment,
-  stage: Stage,
-  num_updates: int,
-  turns: int,
-  profile: Path | None,
-) -> dict[str, Any]:
-  """One stage's update, and its loop where it needs no other stage."""
-  with tempfile.TemporaryDirectory() as folder:
-    trainer = _trainer(run, stage, epath.Path(folder), num_updates, turns)
-    report = Report(epath.Path(folder), Work(0))
-    frozen = random_frozen(run, stage)
-    functions = trainer.compile(stage, frozen, report)
-    result = {
-      "stage": stage.name,
-      "batch_size": stage.batch_size,
-      **share_of_ideal(run, stage, functions, num_updates, turns, profile),
-    }
-    if not stage.frozen:
-      result |= _loop(run, stage, trainer, functions)
-  stats = jax.devices()[0].memory_stats() or {}
-  # Of this process so far, on its first device; a CPU does not say.
-  result["peak_bytes"] = stats.get("peak_bytes_in_use")
-  return result
-
-
-def _sampling(
-  run: Experiment, num_steps: Sequence[int], turns: int
-) -> list[dict[str, Any]]:
-  """Images a second of the first sampler of the recipe, its teacher's."""
-  samplers = [
-    stage.objective.sampler for stage in run.stages if isinstance(stage, Stage)
-  ]
-  sampler = next((s for s in samplers if s is not None), None)
-  if sampler is None:
-    return []
-  generator = run.generator(sampler, run.evaluation.batch_size)
-  params = random_denoiser(run)
-  rows = []
-  for steps in num_steps:
-    seconds = []
-    for _ in range(turns + 1):
-      start = time.monotonic()
-      batches = generator.batches(params, 0, generator.batch_size, steps)
-      jax.block_until_ready(list(batches))
-      seconds.append(time.monotonic() - start)
-    size, timed = generator.batch_size, seconds[1:]  # the first compiles
-    speed = rounded(speeds(SPEED, size, timed))
-    rows.append({"num_steps": steps, **speed, TIMED: len(timed), BATCH: size})
-  return rows
-
-
-def _trainer(
-  run: Experiment,
-  stage: Stage,
-  workdir: epath.Path,
-  num_updates: int,
-  turns: int,
-) -> Trainer:
-  """A trainer of one stage that logs, saves and shows once a turn or more."""
-  length = (turns + 1) * num_updates
-  return Trainer(
-    stages=(dataclasses.replace(stage, num_updates=length, minutes=0.0),),
-    workdir=workdir,
-    seed=run.seed,
-    batches=run.batches,
-    pairs=functools.partial(pair_store, run, workdir),
-    outside=functools.partial(load_outside, run),
-    layout=run.layout,
-    cadence=dataclasses.replace(
-      run.cadence,
-      log=min(run.cadence.log, num_updates),
-      checkpoint=min(run.cadence.checkpoint or num_updates, num_updates),
-      observe=num_updates,
-    ),
-    observe=lambda *_: None,
-    distance=lambda *_: 0.0,
-  )
-
-
-def _loop(
-  run: Experiment, stage: Stage, trainer: Trainer, functions: StageFunctions
-) -> dict[str, float]:
-  """The whole loop's time, and the bare update's share of it."""
-  watched = Turns(run, stage, functions)
-  dataclasses.replace(trainer, observe=watched).run()
-  shares = np.array(watched.bare) / np.array(watched.loop)
-  loop = float(np.median(watched.loop))
-  return {
-    "loop_seconds_per_update": loop,
-    "loop_seconds_per_update_least": min(watched.loop),
-    "loop_seconds_per_update_most": max(watched.loop),
-    **rounded(speeds(SPEED, stage.batch_size, watched.loop)),
-    "share_of_bare": float(np.median(shares)),
-    "share_of_bare_least": float(shares.min()),
-    "share_of_bare_most": float(shares.max()),
-  }
+) -> None:
+  """Prints, as JSON, how fast a recipe trains and samples, see timing.py."""
+  run = from_config.build(config)
+  run.source.check()
+  result = measure(run, stage, num_updates, TURNS, num_steps, profile)
+  # A report reads it, where it is put into a workdir.
+  print(json_of(result))

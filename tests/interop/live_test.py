@@ -15,7 +15,7 @@ from diffdistill.images import to_host
 from diffdistill.interop import diffusers
 from diffdistill.run import from_config
 from diffdistill.run.model_section import denoiser_of, sampler_of
-from diffdistill.tools import commands
+from diffdistill.tools import export, import_model, train
 
 pytestmark = [
   pytest.mark.slow,
@@ -108,8 +108,8 @@ def theirs(folder, num_steps, ask_to_clip=False):
 def test_a_student_s_images_are_its_pipeline_s(config, output, tmp_path):
   workdir, folder = epath.Path(tmp_path / "run"), epath.Path(tmp_path / "out")
   config = {**config, "model": {**config["model"], "output": output}}
-  commands.train(config, workdir)
-  commands.export(workdir, "halve/004", None, "diffusers", folder)
+  train.train(config, workdir)
+  export.export(workdir, "halve/004", None, "diffusers", folder)
   noise, images = theirs(folder, 4)
   expected = ours(workdir, "halve/004", noise, 4)
   assert expected.std() > 0.05
@@ -139,8 +139,8 @@ def test_an_ancestral_student_s_steps_are_its_scheduler_s(config, tmp_path):
   }
   stages = {**config["stages"], "moments": moments}
   run = {**config, "stages": stages, "run": ("teacher", "moments")}
-  commands.train(run, workdir)
-  commands.export(workdir, None, None, "diffusers", folder)
+  train.train(run, workdir)
+  export.export(workdir, None, None, "diffusers", folder)
   pipeline = DDPMPipeline.from_pretrained(str(folder))
   scheduler = pipeline.scheduler
   scheduler.set_timesteps(4)
@@ -210,11 +210,11 @@ def test_their_teacher_becomes_our_student_and_theirs(
   made = network()
   DDIMPipeline(made, scheduler).save_pretrained(str(tmp_path / "teacher"))
   imported = epath.Path(tmp_path / "imported")
-  commands.import_model(epath.Path(tmp_path / "teacher"), None, imported)
+  import_model.import_model(epath.Path(tmp_path / "teacher"), None, imported)
   workdir = epath.Path(tmp_path / "run")
   stages = dict(config["stages"])
   stages["teacher"] = {**stages["teacher"], "source": f"imported:{imported}"}
-  commands.train({**config, "stages": stages}, workdir)
+  train.train({**config, "stages": stages}, workdir)
 
   # The teacher samples as diffusers has it sample,
   noise, images = theirs(tmp_path / "teacher", 8, ask_to_clip=True)
@@ -222,13 +222,13 @@ def test_their_teacher_becomes_our_student_and_theirs(
   np.testing.assert_allclose(images, expected, atol=1e-3)
   # the student as its own export does,
   student = epath.Path(tmp_path / "student")
-  commands.export(workdir, "halve/004", None, "diffusers", student)
+  export.export(workdir, "halve/004", None, "diffusers", student)
   noise, images = theirs(student, 4)
   expected = ours(workdir, "halve/004", noise, 4)
   np.testing.assert_allclose(images, expected, atol=1e-3)
   # and what was imported goes out as it came in.
   back = epath.Path(tmp_path / "back")
-  commands.export(workdir, "teacher", 8, "diffusers", back)
+  export.export(workdir, "teacher", 8, "diffusers", back)
   again = UNet2DModel.from_pretrained(str(back / "unet")).state_dict()
   for name, tensor in made.state_dict().items():
     np.testing.assert_array_equal(tensor.numpy(), again[name].numpy())

@@ -12,7 +12,7 @@ from diffdistill.judging.contestants import contestants
 from diffdistill.judging.exported import open_exported
 from diffdistill.judging.judge import judge_of
 from diffdistill.run import from_config
-from diffdistill.tools import commands
+from diffdistill.tools import export, train
 
 BATCH = 8
 
@@ -20,7 +20,7 @@ BATCH = 8
 @pytest.fixture(scope="module")
 def workdir(small_config, tmp_path_factory):
   workdir = epath.Path(tmp_path_factory.mktemp("runs")) / "run"
-  commands.train(small_config, workdir)
+  train.train(small_config, workdir)
   return workdir
 
 
@@ -31,7 +31,7 @@ def exports(workdir):
     kind: workdir.parent / kind for kind in ("safetensors", "stablehlo")
   }
   for kind, folder in folders.items():
-    commands.export(workdir, "halve/001", None, kind, folder)
+    export.export(workdir, "halve/001", None, kind, folder)
   return folders
 
 
@@ -73,7 +73,7 @@ def test_it_is_judged_beside_the_run(workdir, exports):
 
 def test_a_teacher_is_judged_at_the_steps_that_are_asked_for(workdir):
   folder = workdir.parent / "teacher"
-  commands.export(workdir, "teacher", None, "safetensors", folder)
+  export.export(workdir, "teacher", None, "safetensors", folder)
   with pytest.raises(
     ValueError, match="holds a teacher, which was made for no"
   ):
@@ -83,7 +83,7 @@ def test_a_teacher_is_judged_at_the_steps_that_are_asked_for(workdir):
   assert np.abs(images_of(teacher, 1) - images_of(teacher, 2)).max() > 1e-3
   # A program has the steps that it was exported with.
   folder = workdir.parent / "program"
-  commands.export(workdir, "teacher", 2, "stablehlo", folder)
+  export.export(workdir, "teacher", 2, "stablehlo", folder)
   program = open_exported(folder, BATCH, (1,))
   assert program.num_steps == (2,)
   np.testing.assert_allclose(

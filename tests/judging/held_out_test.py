@@ -11,7 +11,7 @@ from etils import epath
 
 from diffdistill.judging.held_out import check_judge
 from diffdistill.run import from_config
-from diffdistill.tools import commands
+from diffdistill.tools import evaluate, report, train
 from diffdistill.training import checkpoint
 
 
@@ -37,7 +37,7 @@ def test_a_classifier_of_one_class_is_refused_before_anything(
 ):
   fields = of_labels(np.full(60, label))
   with pytest.raises(ValueError, match="has 1 class with images, so that it"):
-    commands.train(fields, epath.Path(tmp_path) / "run")
+    train.train(fields, epath.Path(tmp_path) / "run")
   assert not (tmp_path / "run").exists()
 
 
@@ -46,7 +46,7 @@ def test_too_few_images_to_trust_any_judge_are_refused_before_anything(
 ):
   fields = of_labels(np.arange(60) % 3)
   with pytest.raises(ValueError, match="by is 'distance', but classifier can"):
-    commands.train(fields, epath.Path(tmp_path) / "run")
+    train.train(fields, epath.Path(tmp_path) / "run")
   assert not (tmp_path / "run").exists()
   fields["stages"]["halve"]["select"] = {"every": 0}
   said = []
@@ -106,7 +106,7 @@ def poor(judged_config, tmp_path_factory):
   """
   workdir = epath.Path(tmp_path_factory.mktemp("runs")) / "poor"
   fields = {**judged_config, "run": ("classifier", "teacher", "halve")}
-  commands.train(fields, workdir)
+  train.train(fields, workdir)
   run = from_config.reopen(workdir)
   params = run.product(workdir, "classifier")
   shutil.rmtree(workdir / "classifier" / "final")
@@ -122,7 +122,7 @@ def test_no_student_is_selected_by_a_judge_that_is_not_trusted(poor, tmp_path):
   shutil.copytree(workdir, here, ignore=shutil.ignore_patterns("halve"))
   recorded = (here / "metrics.jsonl").read_text()
   with pytest.raises(ValueError, match="and its judge is NOT TRUSTED") as met:
-    commands.train(fields, here)
+    train.train(fields, here)
   for words in (
     "stages.halve.select.by is 'distance'",
     "right on 33.3 % of 24 training images that classifier does not train on",
@@ -136,7 +136,7 @@ def test_no_student_is_selected_by_a_judge_that_is_not_trusted(poor, tmp_path):
 def test_an_evaluation_says_loudly_that_its_judge_is_not_trusted(poor, capsys):
   _, workdir = poor
   capsys.readouterr()
-  commands.evaluate(workdir, None, (1,))
+  evaluate.evaluate(workdir, None, (1,))
   printed = capsys.readouterr()
   says = "FD-classifier does not measure these models: its judge is NOT TRUSTED"
   assert printed.out.startswith(f"{says}: the classifier is right on 33.3 % of")
@@ -147,5 +147,5 @@ def test_an_evaluation_says_loudly_that_its_judge_is_not_trusted(poor, capsys):
   assert written["judge"].startswith("NOT TRUSTED: ")
   for ending in (".html", ".json"):
     out = workdir / f"report{ending}"
-    commands.report([workdir], out)
+    report.report([workdir], out)
     assert "NOT TRUSTED: the classifier is right on" in out.read_text()

@@ -22,7 +22,7 @@ from diffdistill.judging.judged_rows import JudgedRows
 from diffdistill.judging.selection import Scorer
 from diffdistill.judging.summaries import read_summary
 from diffdistill.run import from_config
-from diffdistill.tools import commands
+from diffdistill.tools import evaluate, train
 from diffdistill.training import checkpoint
 from diffdistill.training.preemption import PreemptedError, Preemption
 from diffdistill.training.report import costs
@@ -38,7 +38,7 @@ def config(judged_config):
 @pytest.fixture(scope="module")
 def workdir(config, tmp_path_factory):
   workdir = epath.Path(tmp_path_factory.mktemp("runs")) / "judged"
-  commands.train(config, workdir)
+  train.train(config, workdir)
   return workdir
 
 
@@ -50,7 +50,7 @@ def run(workdir):
 @pytest.fixture(scope="module")
 def evaluated(workdir):
   """(rows by model and steps, the rest of evaluation.json)."""
-  commands.evaluate(workdir, None, None)
+  evaluate.evaluate(workdir, None, None)
   written = json.loads((workdir / "evaluation.json").read_text())
   rows = {(row["model"], row["steps"]): row for row in written.pop("rows")}
   return rows, written
@@ -221,14 +221,14 @@ def test_an_evaluation_that_was_told_to_leave_goes_on(
 
   made = made_by(monkeypatch)
   with monkeypatch.context() as patch:
-    patch.setattr(commands, "Preemption", Told)
+    patch.setattr(evaluate, "Preemption", Told)
     with pytest.raises(PreemptedError, match="the rows that are done are kept"):
-      commands.evaluate(copied, None, None)
+      evaluate.evaluate(copied, None, None)
   assert made == list(evaluated[0])[:3]
   assert not (copied / "evaluation.json").exists()
-  commands.evaluate(copied, None, None)
+  evaluate.evaluate(copied, None, None)
   assert made == list(evaluated[0])
-  commands.evaluate(workdir, None, None)
+  evaluate.evaluate(workdir, None, None)
   assert untimed(copied) == untimed(workdir)
 
 
@@ -243,7 +243,7 @@ def test_a_signal_is_heard_while_the_data_is_looked_at(
   monkeypatch.setattr(judging, "once", once)
   before = signal.getsignal(signal.SIGTERM)
   with pytest.raises(PreemptedError) as left:
-    commands.evaluate(copied, None, None)
+    evaluate.evaluate(copied, None, None)
   assert left.value.status == 75
   assert signal.getsignal(signal.SIGTERM) is before
   assert not (copied / "evaluated").exists()
@@ -300,7 +300,7 @@ def test_a_round_that_was_trained_anew_is_judged_anew(
 ):
   shutil.copytree(workdir / "evaluated", copied / "evaluated")
   made = made_by(monkeypatch)
-  commands.evaluate(copied, None, None)
+  evaluate.evaluate(copied, None, None)
   assert made == []
   name = "halve/001"
   params = run.product(workdir, name)
@@ -312,7 +312,7 @@ def test_a_round_that_was_trained_anew_is_judged_anew(
   moved = jax.tree.unflatten(tree, leaves)
   products = {"student": moved, "last_student": last}
   checkpoint.save_final(copied / name, products)
-  commands.evaluate(copied, None, None)
+  evaluate.evaluate(copied, None, None)
   assert made == [(name, 1)]
 
 
@@ -335,14 +335,14 @@ def test_a_round_whose_weights_were_left_behind(
   ]
   assert said == []
   made = made_by(monkeypatch)
-  commands.evaluate(copied, None, None)
+  evaluate.evaluate(copied, None, None)
   assert made == []
-  commands.evaluate(workdir, None, None)
+  evaluate.evaluate(workdir, None, None)
   assert untimed(copied) == untimed(workdir)
   # What was not judged is left out, and said.
   shutil.rmtree(copied / "evaluated" / "halve" / "001")
   capsys.readouterr()
-  commands.evaluate(copied, None, None)
+  evaluate.evaluate(copied, None, None)
   rows = json.loads((copied / "evaluation.json").read_text())["rows"]
   assert {"halve/001", "halve/001 last"} - {row["model"] for row in rows} == {
     "halve/001"
@@ -354,7 +354,7 @@ def test_a_round_whose_weights_were_left_behind(
   ]
   # Of the teacher all need the images.
   with pytest.raises(ValueError, match="teacher has not been judged at 4 step"):
-    commands.evaluate(copied, 25, None)
+    evaluate.evaluate(copied, 25, None)
 
 
 @pytest.mark.parametrize("command", ["sample", "export"])
@@ -413,7 +413,7 @@ def detector(monkeypatch, run, workdir):
 
 def judged_by(workdir, **settings):
   """The evaluation that is made; it goes, as other tests want their own."""
-  commands.evaluate(workdir, None, (1,), inception="weights.pth", **settings)
+  evaluate.evaluate(workdir, None, (1,), inception="weights.pth", **settings)
   (workdir / "evaluation.json").unlink()
   for path in (workdir / "evaluated").glob("evaluation_*.json"):
     result = read_summary(path)

@@ -13,7 +13,7 @@ from diffdistill.run.kept_names import (
   check_stage_name,
   check_workdir,
 )
-from diffdistill.tools import commands
+from diffdistill.tools import train
 
 
 @pytest.mark.parametrize(
@@ -147,5 +147,5 @@ def test_a_workdir_may_be_called_almost_anything(name, tmp_path):
 def test_a_training_is_refused_before_it_begins(small_config, tmp_path):
   workdir = epath.Path(tmp_path / "runs [2]")
   with pytest.raises(ValueError, match="pass a --workdir without it"):
-    commands.train(small_config, workdir)
+    train.train(small_config, workdir)
   assert not workdir.exists()

@@ -15,7 +15,7 @@ from etils import epath
 
 from diffdistill.system import lock
 from diffdistill.system.files import read_json, write_json
-from diffdistill.tools import commands
+from diffdistill.tools import carry
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ def test_a_folder_is_not_carried_while_a_training_is_at_work(
     lock.held(workdir, print),
     pytest.raises(ValueError, match="is in use: process"),
   ):
-    commands.carry(workdir, epath.Path(tmp_path) / "small")
+    carry.carry(workdir, epath.Path(tmp_path) / "small")
   assert not (tmp_path / "small").exists()
 
 

@@ -11,7 +11,7 @@ from etils import epath
 
 from diffdistill.run import from_config
 from diffdistill.system.files import write_json
-from diffdistill.tools import commands
+from diffdistill.tools import carry, evaluate, train
 from diffdistill.training import checkpoint
 from diffdistill.training.best import Best, best_of, save_best
 from diffdistill.training.running import Checkpoints
@@ -27,7 +27,7 @@ def config(judged_config):
 def whole(config, tmp_path_factory):
   """A workdir in which all is trained."""
   workdir = epath.Path(tmp_path_factory.mktemp("runs")) / "whole"
-  commands.train(config, workdir)
+  train.train(config, workdir)
   return workdir
 
 
@@ -57,7 +57,7 @@ def weights(workdir, name, product="student"):
 
 
 def test_what_the_rest_of_a_run_takes_is_carried(half, tmp_path):
-  commands.carry(half, epath.Path(tmp_path) / "all")
+  carry.carry(half, epath.Path(tmp_path) / "all")
   # Nothing of it is judged; the second moments are asked for by no stage.
   assert products(epath.Path(tmp_path) / "all") == {
     "classifier": {"classifier"},
@@ -65,8 +65,8 @@ def test_what_the_rest_of_a_run_takes_is_carried(half, tmp_path):
     "halve/002": {"student", "last_student"},
     "pairs": set(),
   }
-  commands.evaluate(half, None, None)
-  commands.carry(half, epath.Path(tmp_path) / "few")
+  evaluate.evaluate(half, None, None)
+  carry.carry(half, epath.Path(tmp_path) / "few")
   assert products(epath.Path(tmp_path) / "few") == {
     "classifier": {"classifier"},
     "teacher": {"teacher"},  # of the pairs
@@ -78,14 +78,14 @@ def test_what_the_rest_of_a_run_takes_is_carried(half, tmp_path):
 @pytest.mark.parametrize("judged", [True, False])
 def test_nothing_of_the_workdir_changes(half, tmp_path, judged):
   if judged:
-    commands.evaluate(half, None, None)
+    evaluate.evaluate(half, None, None)
 
   def files():
     paths = sorted(pathlib.Path(half).rglob("*"))
     return {p: p.stat().st_mtime_ns for p in paths if p.is_file()}
 
   before = files()
-  commands.carry(half, epath.Path(tmp_path) / "small")
+  carry.carry(half, epath.Path(tmp_path) / "small")
   assert files() == before
 
 
@@ -93,19 +93,19 @@ def test_nothing_of_the_workdir_changes(half, tmp_path, judged):
 def test_a_run_goes_on_from_it_as_it_would_have(
   config, whole, half, tmp_path, capsys
 ):
-  commands.evaluate(half, None, None)
+  evaluate.evaluate(half, None, None)
   small = epath.Path(tmp_path) / "small"
-  commands.carry(half, small)
+  carry.carry(half, small)
   shutil.rmtree(half)
-  commands.train(config, small)
+  train.train(config, small)
   for name in ("halve/001", "student/001"):
     for a, b in zip(weights(whole, name), weights(small, name), strict=True):
       assert np.array_equal(a, b), name
   capsys.readouterr()
-  commands.evaluate(small, None, None)
+  evaluate.evaluate(small, None, None)
   said = capsys.readouterr().err
   assert said.count("(judged before)") == 5
-  commands.evaluate(whole, None, None)
+  evaluate.evaluate(whole, None, None)
   rows = [
     {
       (row["model"], row["steps"]): row["FD-classifier"]
@@ -117,12 +117,12 @@ def test_a_run_goes_on_from_it_as_it_would_have(
 
 
 def test_of_a_run_that_is_judged_the_judge_is_all(whole, tmp_path):
-  commands.evaluate(whole, None, None)
+  evaluate.evaluate(whole, None, None)
   small = epath.Path(tmp_path) / "small"
-  commands.carry(whole, small)
+  carry.carry(whole, small)
   left = {name: made for name, made in products(small).items() if made}
   assert left == {"classifier": {"classifier"}}
-  commands.evaluate(small, None, None)
+  evaluate.evaluate(small, None, None)
   for name in ("samples/compared.png", "metrics.jsonl"):
     assert (whole / name).read_bytes() == (small / name).read_bytes()
 
@@ -131,12 +131,12 @@ def test_rows_of_a_stage_s_last_weights_are_carried(whole, tmp_path):
   """Of a stage of one round, whose name ends with no number of steps."""
   workdir = epath.Path(tmp_path) / "copied"
   shutil.copytree(whole, workdir)
-  commands.evaluate(workdir, None, None)
+  evaluate.evaluate(workdir, None, None)
   shutil.copytree(
     workdir / "evaluated" / "teacher", workdir / "evaluated" / "teacher.last"
   )
   small = epath.Path(tmp_path) / "small"
-  commands.carry(workdir, small)
+  carry.carry(workdir, small)
 
   def rows(place):
     folder = pathlib.Path(place) / "evaluated"
@@ -161,7 +161,7 @@ def test_a_round_that_runs_has_its_newest_sound_checkpoint(half, tmp_path):
   save_best(folder, {"w": w}, 5, 1.0)
   write_json(folder / "clock.json", {"num_updates": 12})
   small = epath.Path(tmp_path) / "small"
-  commands.carry(half, small)
+  carry.carry(half, small)
   carried = small / "halve" / "001"
   assert {path.name for path in carried.iterdir()} == {
     "best", "checkpoints", "clock.json",
@@ -174,17 +174,17 @@ def test_a_round_that_runs_has_its_newest_sound_checkpoint(half, tmp_path):
 
 def test_refuses_a_place_that_is_there(half, tmp_path):
   with pytest.raises(ValueError, match="which is there already; pass a new"):
-    commands.carry(half, epath.Path(tmp_path))
+    carry.carry(half, epath.Path(tmp_path))
 
 
 def test_refuses_a_bucket(half):
   with pytest.raises(ValueError, match="gs://b/small is in a bucket, which"):
-    commands.carry(half, epath.Path("gs://b/small"))
+    carry.carry(half, epath.Path("gs://b/small"))
 
 
 def test_weights_that_were_left_behind_are_missed(half, tmp_path):
   (half / "teacher" / "final").rmtree()
   checkpoint.mark_final(half / "teacher", "left")
   with pytest.raises(ValueError, match="its weights were left behind where"):
-    commands.carry(half, epath.Path(tmp_path) / "small")
+    carry.carry(half, epath.Path(tmp_path) / "small")
   assert not (epath.Path(tmp_path) / "small").exists()

@@ -15,7 +15,7 @@ from diffdistill.interop import model_folder
 from diffdistill.run import from_config
 from diffdistill.run.model_section import denoiser_of, sampler_of
 from diffdistill.system.files import read_json, write_json
-from diffdistill.tools import commands
+from diffdistill.tools import evaluate, export, import_model, train
 
 BATCH = 8
 
@@ -33,8 +33,8 @@ def config(small_config):
 @pytest.fixture(scope="module")
 def workdir(config, tmp_path_factory):
   workdir = epath.Path(tmp_path_factory.mktemp("runs")) / "run"
-  commands.train(config, workdir)
-  commands.evaluate(workdir, None, (1, 2))
+  train.train(config, workdir)
+  evaluate.evaluate(workdir, None, (1, 2))
   return workdir
 
 
@@ -52,7 +52,7 @@ def images_of(run, workdir, name, num_steps):
 
 
 def test_safetensors_hold_the_model_and_how_it_is_sampled(workdir, out):
-  commands.export(workdir, "halve/002", None, "safetensors", out)
+  export.export(workdir, "halve/002", None, "safetensors", out)
   model = model_folder.load(out)
   run = from_config.reopen(workdir)
   params = run.product(workdir, "halve/002")
@@ -68,12 +68,12 @@ def test_what_is_exported_is_a_teacher_elsewhere(
   config, workdir, out, tmp_path
 ):
   """import . export is the identity."""
-  commands.export(workdir, "teacher", None, "safetensors", out)
+  export.export(workdir, "teacher", None, "safetensors", out)
   again, imported = epath.Path(tmp_path / "again"), epath.Path(tmp_path / "in")
-  commands.import_model(out, None, imported)
+  import_model.import_model(out, None, imported)
   stages = dict(config["stages"])
   stages["teacher"] = {**stages["teacher"], "source": f"imported:{imported}"}
-  commands.train({**config, "run": ("teacher",), "stages": stages}, again)
+  train.train({**config, "run": ("teacher",), "stages": stages}, again)
   ours, theirs = (
     from_config.reopen(place).product(place, "teacher")
     for place in (workdir, again)
@@ -82,7 +82,7 @@ def test_what_is_exported_is_a_teacher_elsewhere(
 
 
 def test_a_program_draws_the_run_s_images(children, workdir, out):
-  commands.export(workdir, "halve/002", None, "stablehlo", out)
+  export.export(workdir, "halve/002", None, "stablehlo", out)
   run = from_config.reopen(workdir)
   stage, _ = run.rounds["halve/002"]
   generator = run.generator(stage.objective.sampler, BATCH)
@@ -111,7 +111,7 @@ def settings_of(card):
 
 
 def test_the_card_says_what_a_reader_must_know(workdir, out):
-  commands.export(workdir, "halve/002", None, "safetensors", out)
+  export.export(workdir, "halve/002", None, "safetensors", out)
   card = (out / "README.md").read_text()
   rows = json.loads((workdir / "evaluation.json").read_text())["rows"]
   (row,) = (row for row in rows if row["model"] == "halve/002")
@@ -138,7 +138,7 @@ def test_the_card_says_what_a_reader_must_know(workdir, out):
 def test_a_card_names_an_imported_teacher_and_its_licence(
   config, workdir, out, tmp_path
 ):
-  commands.export(workdir, "teacher", None, "safetensors", out)
+  export.export(workdir, "teacher", None, "safetensors", out)
   description = out / "model.json"
   fields = read_json(description)
   fields |= {"origin": "somebody's network", "license": "mit"}
@@ -146,9 +146,9 @@ def test_a_card_names_an_imported_teacher_and_its_licence(
   stages = dict(config["stages"])
   stages["teacher"] = {**stages["teacher"], "source": f"imported:{out}"}
   run = epath.Path(tmp_path / "run")
-  commands.train({**config, "run": ("teacher", "halve"), "stages": stages}, run)
+  train.train({**config, "run": ("teacher", "halve"), "stages": stages}, run)
   folder = epath.Path(tmp_path / "student")
-  commands.export(run, None, None, "safetensors", folder)
+  export.export(run, None, None, "safetensors", folder)
   card = (folder / "README.md").read_text()
   assert "license: mit" in card
   assert (
@@ -159,7 +159,7 @@ def test_a_card_names_an_imported_teacher_and_its_licence(
   # It was not trained here: no setting of its training, and no path.
   assert settings["stages.teacher"] == {"source": "an imported model"}
   assert str(tmp_path.parent) not in card
-  commands.export(run, "teacher", None, "safetensors", folder / "same")
+  export.export(run, "teacher", None, "safetensors", folder / "same")
   card = (folder / "same" / "README.md").read_text()
   assert "Not trained in this run, but taken as it came" in card
   assert "Deviations from the paper" not in card
@@ -168,8 +168,8 @@ def test_a_card_names_an_imported_teacher_and_its_licence(
 def test_a_student_s_card_is_of_its_own_weights(config, workdir, out, tmp_path):
   guided = {**config, "guidance": {"weight": 0.0}}
   run = epath.Path(tmp_path / "run")
-  commands.train({**guided, "run": ("teacher", "halve")}, run)
-  commands.export(run, "halve/001", None, "safetensors", out)
+  train.train({**guided, "run": ("teacher", "halve")}, run)
+  export.export(run, "halve/001", None, "safetensors", out)
   origin = model_folder.describe(out).origin
   assert origin == "halve/001, distilled from a teacher trained in the same run"
   assert '"guidance": {' in (out / "README.md").read_text()
@@ -242,7 +242,7 @@ def test_a_network_that_diffusers_lacks_may_leave_in_another_format(
     "patch": 2,
   }
   model = {"network": network, "schedule": {"kind": "cosine"}}
-  commands.train({**config, "run": ("teacher", "halve"), "model": model}, run)
+  train.train({**config, "run": ("teacher", "halve"), "model": model}, run)
   flags = (f"--workdir={run}", "--format=diffusers", f"--out={out}")
   line = refuse(1, "export", *flags)
   assert line.startswith("patch is 2, which UNet2DModel does not have")
@@ -257,6 +257,6 @@ def test_a_damaged_evaluation_is_refused_before_anything_is_exported(
   whole = path.read_bytes()
   path.write_bytes(whole.replace(b"teacher", b"Teacher"))
   with pytest.raises(ValueError, match="its digest does not match; run diffd"):
-    commands.export(workdir, "halve/002", None, "safetensors", out)
+    export.export(workdir, "halve/002", None, "safetensors", out)
   path.write_bytes(whole)
   assert not out.exists() or not list(out.iterdir())

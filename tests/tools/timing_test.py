@@ -2,7 +2,7 @@ import pytest
 
 from diffdistill.evaluation.speeds import rounded
 from diffdistill.run import from_config
-from diffdistill.tools.benchmark import benchmark
+from diffdistill.tools.timing import benchmark
 
 
 @pytest.fixture(scope="module")

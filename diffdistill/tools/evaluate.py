@@ -1,0 +1,89 @@
+"""The command that judges a run's teacher and students."""
+
+import dataclasses
+import os
+from typing import Any
+
+from etils import epath
+
+from diffdistill.data.facts import Facts, describe
+from diffdistill.data.record import Recorded
+from diffdistill.evaluation import grids
+from diffdistill.judging import evaluate as evaluating
+from diffdistill.run import environment, from_config
+from diffdistill.run.experiment import Experiment
+from diffdistill.system import hosts, places
+from diffdistill.tools.speaking import answer, say
+from diffdistill.training.preemption import PreemptedError, Preemption
+
+
+def evaluate(
+  workdir: epath.Path,
+  num_images: int | None,
+  num_steps: tuple[int, ...] | None,
+  inception: str | None = None,
+  reference: str | None = None,
+) -> None:
+  """Judges the teacher and every finished student; writes and prints it.
+
+  A row that is done is kept, so the same command goes on where it was ended.
+
+  Args:
+    workdir: of the run; the evaluation and each row as it is done go under
+      evaluated, and the largest evaluation is evaluation.json, evaluation.png
+      and samples/compared.png too.
+    num_images: per row; the config's by default.
+    num_steps: of the teacher's sampler, and which students to judge; the
+      config's by default.
+    inception: the file of the FID network's weights; by default the config's,
+      or that of DIFFDISTILL_INCEPTION.
+    reference: an .npz of its statistics; the config's by default.
+
+  Raises:
+    PreemptedError: after SIGTERM.
+    ValueError: where the run has no classifier or no teacher to judge by, or
+      where a file or the number of images is not what FID needs.
+  """
+  run = from_config.reopen(workdir)
+  environment.check(workdir)
+  if inception is None and not run.evaluation.inception:
+    variable = "DIFFDISTILL_INCEPTION"
+    inception = os.environ.get(variable)
+    inception = inception and str(places.place(variable, inception))
+  given: dict[str, Any] = {
+    "num_images": num_images,
+    "num_steps": num_steps,
+    "inception": inception,
+    "reference": reference,
+  }
+  given = {name: value for name, value in given.items() if value is not None}
+  settings = dataclasses.replace(run.evaluation, **given)
+  run = dataclasses.replace(run, evaluation=settings)
+  say(_facts(run).summary(run.devices))
+  with Preemption() as preemption:
+
+    def between() -> None:
+      if preemption.agreed(run.mesh):
+        raise PreemptedError(
+          "asked to leave the evaluation; the rows that are done are kept, and"
+          " the same command goes on from there"
+        )
+
+    evaluation = evaluating.evaluate(run, workdir, say, between)
+  hosts.on_first(lambda: evaluating.write_evaluation(workdir, evaluation, say))
+  if evaluation.warning:
+    answer(evaluation.warning)
+  answer(grids.table(evaluation.rows))
+  for name, value in evaluation.summary.items():
+    answer(
+      f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"
+    )
+  if evaluation.warning:
+    say(f"warning: {evaluation.warning}")
+
+
+def _facts(run: Experiment) -> Facts:
+  """Of the data of a run, as recorded; of a run without a record, as it is."""
+  if isinstance(run.source, Recorded):
+    return run.source.facts
+  return describe(run.source, counted=run.denoiser.conditional)

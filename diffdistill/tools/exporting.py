@@ -1,0 +1,161 @@
+"""A trained model leaves: in diffusers' format, in ours, or as a program."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from diffdistill.fields import plain
+from diffdistill.interop import diffusers, model_folder, stablehlo
+from diffdistill.interop.model import Model
+from diffdistill.reporting.model_card import model_card, teacher_of
+from diffdistill.run.experiment import Experiment
+from diffdistill.sampling import SAMPLERS
+from diffdistill.sampling.sampler import Sampler
+from diffdistill.system.files import write_atomically
+from diffdistill.training.stage import Round, Stage
+
+FORMATS = ("diffusers", "safetensors", "stablehlo")
+
+
+def export(
+  run: Experiment,
+  workdir: epath.Path,
+  round_: Round,
+  stage: Stage,
+  num_steps: int,
+  kind: str,
+  out: epath.Path,
+) -> None:
+  """Writes a model and its card.
+
+  Args:
+    run: the recipe.
+    workdir: where it was trained.
+    round_: whose weights.
+    stage: of the round.
+    num_steps: of its sampler.
+    kind: one of `FORMATS`.
+    out: a folder.
+
+  Raises:
+    ValueError: for a model that the format cannot represent, and where its
+      evaluation is damaged.
+  """
+  sampler = stage.objective.sampler
+  assert sampler is not None  # the caller exports what makes images
+  # Made first, since it may refuse; written last, since what has a card is
+  # whole.
+  card = model_card(run, workdir, round_, stage, num_steps, kind)
+  model = model_of(run, workdir, round_, sampler, num_steps)
+  if kind == "diffusers":
+    is_student = bool(round_.num_steps)
+    grid = grid_of(run, sampler, num_steps) if is_student else None
+    if not is_student and diffusers.INDICES % num_steps:
+      raise ValueError(
+        f"num_steps is {num_steps}, but diffusers' steps are whole indices of"
+        f" {diffusers.INDICES}; pass --num_steps=100 or another divisor"
+      )
+    diffusers.write(model, out, grid)
+  elif kind == "safetensors":
+    model_folder.save(model, out)
+  else:
+    generator = run.generator(sampler, 1, guidance=run.usual_guidance(round_))
+    program = stablehlo.export_sampler(
+      generator.sample,
+      model.params,
+      model.image_shape,
+      model.num_classes,
+      num_steps,
+    )
+    stablehlo.write_sampler(
+      out, program, model.image_shape, model.label_counts, num_steps
+    )
+  write_atomically(out / "README.md", card)
+
+
+def check_empty(out: epath.Path) -> None:
+  """Refuses a folder in which something is already.
+
+  Raises:
+    ValueError: where that is so.
+  """
+  if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    raise ValueError(
+      f"out is {out}, where something is already; pass a new or empty folder"
+    )
+
+
+def model_of(
+  run: Experiment,
+  workdir: epath.Path,
+  round_: Round,
+  sampler: Sampler,
+  num_steps: int,
+) -> Model:
+  """The weights that a finished round made, by themselves."""
+  fields = plain(run.config["model"])
+  teacher = teacher_of(run, round_.name)
+  params = run.product(workdir, round_.name)
+  return Model(
+    network=dict(fields["network"]),
+    schedule=dict(fields["schedule"]),
+    output=fields.get("output", "x0"),
+    precondition={"kind": "identity", **fields.get("precondition", {})},
+    image_shape=run.source.image_shape,
+    num_classes=run.num_classes,
+    label_counts=run.source.label_counts if run.num_classes else (),
+    null_label=run.denoiser.null_label is not None,
+    params=jax.device_get(params),
+    origin=(
+      f"{round_.name}, distilled from {teacher}"
+      if round_.num_steps
+      else teacher
+    ),
+    license=fields.get("license", ""),
+    sampler=sampler_fields(sampler) if round_.num_steps else None,
+    num_steps=num_steps if round_.num_steps else 0,
+  )
+
+
+def sampler_fields(sampler: Sampler) -> dict[str, Any]:
+  """The fields of a sampler section that make this sampler."""
+  (kind,) = (name for name, cls in SAMPLERS.items() if cls is type(sampler))
+  fields = {
+    field.name: getattr(sampler, field.name)
+    for field in dataclasses.fields(sampler)
+    if field.name != "process"
+  }
+  return {"kind": kind, **fields}
+
+
+def grid_of(
+  run: Experiment, sampler: Sampler, num_steps: int
+) -> diffusers.Grid:
+  """What diffusers must know of each step of a sampler.
+
+  Raises:
+    ValueError: for a sampler whose first noise is not of unit variance.
+  """
+  schedule, precondition = (
+    run.denoiser.process.schedule,
+    run.denoiser.precondition,
+  )
+  times = jnp.stack([sampler.time(i + 1, num_steps) for i in range(num_steps)])
+  alpha, sigma = schedule.alpha(times), schedule.sigma(times)
+  unit = jnp.hypot(alpha, sigma)
+  if abs(float(sigma[-1]) - 1) > 1e-3 or float(abs(unit - 1).max()) > 1e-5:
+    raise ValueError(
+      f"the sampler begins with noise of deviation {float(sigma[-1]):.4g}, and"
+      " diffusers' with 1 on a variance-preserving schedule; pass"
+      " --format=safetensors or stablehlo"
+    )
+  scaling = precondition.scaling(schedule, times)
+  return diffusers.Grid(
+    times=np.asarray(times),
+    alphas=np.asarray(alpha),
+    noise=np.asarray(scaling.c_noise),
+  )

@@ -1,0 +1,134 @@
+"""The command that trains a recipe in its workdir."""
+
+import contextlib
+import dataclasses
+import functools
+from typing import Any
+
+from etils import epath
+
+from diffdistill.arrays import Params
+from diffdistill.data.record import admit, keep
+from diffdistill.diffusion.guidance import Guidance
+from diffdistill.evaluation import grids
+from diffdistill.evaluation.generator import Generator
+from diffdistill.judging.held_out import check_judge
+from diffdistill.judging.judge import check_inception
+from diffdistill.judging.selection import Scorer
+from diffdistill.run import environment, from_config
+from diffdistill.run.kept_names import check_workdir
+from diffdistill.run.teacher_pairs import check_disk, pair_store
+from diffdistill.run.weights_of_another_run import load_outside
+from diffdistill.run.workdir import claim
+from diffdistill.sampling.sampler import Sampler
+from diffdistill.system import hosts, lock
+from diffdistill.tools.endings import already, ending
+from diffdistill.tools.speaking import say
+from diffdistill.training import checkpoint
+from diffdistill.training.effects import notes
+from diffdistill.training.preemption import Preemption
+from diffdistill.training.stage import OUTSIDE, Pairs, Round, Stage
+from diffdistill.training.trainer import Trainer
+from diffdistill.training.watchdog import Watchdog
+
+SHEET_IMAGES = 64
+
+
+def train(config: Any, workdir: epath.Path) -> None:
+  """Trains every round of the recipe that is not finished yet.
+
+  Raises:
+    PreemptedError: after SIGTERM, once everything is saved.
+    ValueError: where another training is at work in the workdir.
+  """
+  with Preemption() as preemption, contextlib.ExitStack() as holding:
+    trainer, rounds = _trainer(config, workdir, preemption, holding)
+    if any(rounds.values()):
+      say(already(rounds))
+    with trainer.watchdog:
+      trainer.run()
+  say(ending(workdir, list(rounds)))
+
+
+def _trainer(
+  config: Any,
+  workdir: epath.Path,
+  preemption: Preemption,
+  holding: contextlib.ExitStack,
+) -> tuple[Trainer, dict[str, bool]]:
+  """The trainer of a recipe in its workdir, and which rounds are finished.
+
+  The workdir is held from then on, to the end of `holding`.
+  """
+  run = from_config.build(config, workdir=workdir)
+  data = admit(
+    run.source,
+    workdir,
+    begun=hosts.on_first(
+      lambda: any((workdir / stage.name).exists() for stage in run.stages)
+    ),
+    counted=run.denoiser.conditional,
+  )
+  say(data.facts.summary(run.devices))
+  run = dataclasses.replace(run, source=data)
+  if run.evaluation.inception:
+    check_inception(run)
+
+  watchdog = Watchdog(run.cadence.stall_seconds)
+
+  @functools.cache
+  def generator(sampler: Sampler, guidance: Guidance | None) -> Generator:
+    return run.generator(sampler, SHEET_IMAGES, guidance=guidance)
+
+  def observe(stage: Stage, round_: Round, params: Params, step: int) -> None:
+    sampler = stage.objective.sampler
+    if sampler is None:
+      return
+    images = generator(sampler, run.usual_guidance(round_)).batches(
+      params, run.evaluation.seed, SHEET_IMAGES, run.usual_steps(round_)
+    )
+    path = workdir / "samples" / f"{round_.name.replace('/', '_')}.png"
+    sheet = grids.sheet(next(images))
+    hosts.on_first(lambda: grids.save_png(sheet, path))
+
+  score = Scorer(run, workdir, watchdog.alive, say)
+  trainer = Trainer(
+    stages=run.stages,
+    workdir=workdir,
+    seed=run.seed,
+    batches=run.batches,
+    pairs=functools.partial(pair_store, run, workdir),
+    outside=functools.partial(load_outside, run),
+    layout=run.layout,
+    cadence=run.cadence,
+    observe=observe,
+    distance=score,
+    begins=score.begins,
+    preemption=preemption,
+    watchdog=watchdog,
+  )
+  # Met before anything is trained, not when their stage begins.
+  rounds = {name: checkpoint.has_final(workdir / name) for name in run.rounds}
+  to_do = {
+    stage.name for name, (stage, _) in run.rounds.items() if not rounds[name]
+  }
+  if to_do:
+    check_workdir(workdir)
+  check_judge(run, to_do, say)
+  for stage in run.stages:
+    for name, source in stage.frozen.items():
+      if source.startswith(OUTSIDE) and stage.name in to_do:
+        load_outside(run, stage, name, source)
+    if isinstance(stage, Pairs):
+      check_disk(run, stage)
+    elif stage.source and stage.name in to_do:
+      load_outside(run, stage, stage.objective.trains[0], stage.source)
+      say(f"{stage.name}: the run's model is that of {stage.source}")
+  # Last, so that no refusal leaves a workdir behind.
+  holding.enter_context(lock.held(workdir, say))
+  claim(workdir, run.config)
+  keep(workdir, data.facts)
+  environment.record(workdir, say)
+  for note in notes(run.stages, run.cadence):
+    say(note)
+  return trainer, rounds
