@@ -76,15 +76,17 @@ def image_metrics(
   real, generated = reference.pooled[:count], kept.rows[:count]
   precision, recall = precision_recall(real, generated, k)
   result |= {"precision": precision, "recall": recall}
-  if not kernel:
-    return result
-  mean, deviation = kernel_distance(
-    real, generated, subset_size=min(subset_size, count)
-  )
-  return result | {
-    "kernel_distance": mean,
-    "kernel_distance_std": deviation,
-  }
+  size = min(subset_size, count)
+  return result | (_kernel(real, generated, size) if kernel else {})
+
+
+def _kernel(
+  real: Float[np.ndarray, "n d"],
+  generated: Float[np.ndarray, "n d"],
+  subset_size: int,
+) -> dict[str, float]:
+  mean, deviation = kernel_distance(real, generated, subset_size=subset_size)
+  return {"kernel_distance": mean, "kernel_distance_std": deviation}
 
 
 def distance(

@@ -49,27 +49,9 @@ def compare(
     ValueError: where the teacher is not judged at its most steps, nor can be.
   """
   rows, images = [], {}
-  gap_images = min(settings.gap_images, settings.num_images)
 
   def make(turn: _Turn) -> JudgedRow:
-    first = turn.first
-    stream = Timed(
-      turn.contestant.generator,
-      turn.weights.params,
-      turn.num_steps,
-      seed=settings.seed,
-      num_images=settings.num_images,
-      keep=gap_images,
-      between=judge.between,
-    )
-    row = JudgedRow(
-      made_with=turn.made_with,
-      weights=turn.weights.fingerprint,
-      devices=kept.devices,
-      columns=measured(stream, judge, first.target if first else None),
-      shown=to_uint8(stream.first[:SHEET_COLUMNS]),
-      target=stream.first[: 0 if first else gap_images],
-    )
+    row = _judged(turn, judge, settings, kept.devices)
     kept.keep(row)
     return row
 
@@ -91,6 +73,31 @@ def compare(
     before = "" if made else "  (judged before)"
     say(f"{name}  {judge.metric} {row.columns[judge.metric]:.3f}{before}")
   return _with_speed_up(rows), images
+
+
+def _judged(
+  turn: "_Turn", judge: Judge, settings: Settings, devices: str
+) -> JudgedRow:
+  """The row that is due, measured on these devices."""
+  gap_images = min(settings.gap_images, settings.num_images)
+  first = turn.first
+  stream = Timed(
+    turn.contestant.generator,
+    turn.weights.params,
+    turn.num_steps,
+    seed=settings.seed,
+    num_images=settings.num_images,
+    keep=gap_images,
+    between=judge.between,
+  )
+  return JudgedRow(
+    made_with=turn.made_with,
+    weights=turn.weights.fingerprint,
+    devices=devices,
+    columns=measured(stream, judge, first.target if first else None),
+    shown=to_uint8(stream.first[:SHEET_COLUMNS]),
+    target=stream.first[: 0 if first else gap_images],
+  )
 
 
 def unjudged(contestants: Sequence[Contestant], kept: JudgedRows) -> list[str]:

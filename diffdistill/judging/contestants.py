@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -93,38 +93,32 @@ def contestants(
     if round_.num_steps:
       steps = tuple(n for n in steps if n == round_.num_steps)
       chain = list(run.lineage(name, students=True))
-    facts = {
-      "paper": _paper(stage),
-      "training_passes": round(sum(spent[r][0] for r in chain if r in spent)),
-      "training_seconds": round(sum(spent[r][1] for r in chain if r in spent)),
-    }
+    facts = _facts(stage, [spent[made] for made in chain if made in spent])
+    sampler = stage.objective.sampler
+    assert sampler is not None  # it makes images
+    guidance = run.usual_guidance(round_)
+    maker = generator(sampler, guidance)
+    sampled = f"{sampler} {guidance}"
+    if not sampler.deterministic:
+      sampled += f" in batches of {maker.batch_size}"
     product = stage.objective.trains[0]
     here, left = checkpoint.products_of(workdir / name)
     versions = [(name, product)]
     if f"last_{product}" in here | left:
       versions.append((f"{name} last", f"last_{product}"))
     for version, product in versions if steps else ():
-      sampler = stage.objective.sampler
-      assert sampler is not None
-      guidance = run.usual_guidance(round_)
-      maker = generator(sampler, guidance)
-      sampled = f"{sampler} {guidance}"
-      if not sampler.deterministic:
-        sampled += f" in batches of {maker.batch_size}"
       last = version != name
-      load = functools.partial(run.product, workdir, name, last=last)
-      result.append(
-        Contestant(
-          name=version,
-          num_steps=steps,
-          generator=maker,
-          load=load,
-          here=product in here,
-          facts=facts,
-          shown=not last,
-          sampled=sampled,
-        )
+      contestant = Contestant(
+        name=version,
+        num_steps=steps,
+        generator=maker,
+        load=functools.partial(run.product, workdir, name, last=last),
+        here=product in here,
+        facts=facts,
+        shown=not last,
+        sampled=sampled,
       )
+      result.append(contestant)
   if not result or run.rounds[result[0].name][1].num_steps:
     raise ValueError(
       f"{workdir} has no teacher of its own to judge students by; train one in"
@@ -133,8 +127,19 @@ def contestants(
   return result
 
 
-def _paper(stage: Stage) -> str:
-  """The name of a stage's objective in the table of papers."""
-  return next(
-    n for n, cls in OBJECTIVES.items() if cls is type(stage.objective)
-  )
+def _facts(
+  stage: Stage, spent: Sequence[tuple[int | float, int | float]]
+) -> dict[str, Any]:
+  """The paper of a model, and what its chain of rounds cost.
+
+  Args:
+    stage: the stage that made the model.
+    spent: (passes, seconds) of each round of the chain.
+  """
+  return {
+    "paper": next(
+      name for name, cls in OBJECTIVES.items() if cls is type(stage.objective)
+    ),
+    "training_passes": round(sum(passes for passes, _ in spent)),
+    "training_seconds": round(sum(seconds for _, seconds in spent)),
+  }

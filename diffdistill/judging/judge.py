@@ -132,7 +132,7 @@ def judge_of(
     ValueError: where the run has no classifier, or has not trained it yet; or
       where Inception's weights or a reference are not what they should be.
   """
-  settings, shape = run.evaluation, run.source.image_shape
+  settings = run.evaluation
   identity = identity_of(run, workdir)
   network = _inception(run) if settings.inception else _own(run, workdir)
   compiled = classifier_features(
@@ -146,31 +146,7 @@ def judge_of(
     between()
     return compiled(images)
 
-  if settings.reference:
-    reference = load_reference(
-      settings.reference,
-      detector=network.detector,
-      dim=FEATURES,
-      image_shape=shape,
-      features=features,
-    )
-    said = settings.reference
-    if not reference.stated:
-      said += ", which does not say how its network resized images"
-  else:
-    reference = kept_reference(
-      workdir / FOLDER / network.file,
-      identity,
-      lambda: reference_statistics(
-        (row["image"] for row in once(run.source, settings.batch_size)),
-        features,
-      ),
-      detector=network.detector,
-      image_shape=shape,
-      features=features,
-      say=say,
-    )
-    said = f"{len(run.source)} training images"
+  reference, said = _reference(run, workdir, network, identity, features, say)
   stage, trust = network.stage, None
   if stage is not None:
     trust = functools.cache(lambda: measure(run, stage, features))
@@ -247,6 +223,43 @@ class _Network:
   said: Mapping[str, str]
   file: str
   stage: Stage | None = None
+
+
+def _reference(
+  run: Experiment,
+  workdir: epath.Path,
+  network: _Network,
+  identity: str,
+  features: FeatureFn,
+  say: Callable[[str], None],
+) -> tuple[Reference, str]:
+  """The data as the network sees it, and what the data is, in words."""
+  settings, shape = run.evaluation, run.source.image_shape
+  if settings.reference:
+    reference = load_reference(
+      settings.reference,
+      detector=network.detector,
+      dim=FEATURES,
+      image_shape=shape,
+      features=features,
+    )
+    said = settings.reference
+    if not reference.stated:
+      said += ", which does not say how its network resized images"
+    return reference, said
+  reference = kept_reference(
+    workdir / FOLDER / network.file,
+    identity,
+    lambda: reference_statistics(
+      (row["image"] for row in once(run.source, settings.batch_size)),
+      features,
+    ),
+    detector=network.detector,
+    image_shape=shape,
+    features=features,
+    say=say,
+  )
+  return reference, f"{len(run.source)} training images"
 
 
 def _inception(run: Experiment) -> _Network:

@@ -70,14 +70,7 @@ def load_reference(
   _check_made_for(path, arrays, detector, image_shape)
   gaussian = _gaussian(path, arrays, detector, dim)
   stated = "detector" in arrays
-  pooled = arrays.get("pooled")
-  if pooled is not None and (
-    pooled.dtype.kind != "f" or pooled.ndim != 2 or pooled.shape[1] != dim
-  ):
-    raise ValueError(
-      f"pooled in {path} is {pooled.dtype} of shape {pooled.shape}, but"
-      f" {detector} has {dim} features; make the file again"
-    )
+  pooled = _pooled(path, arrays, detector, dim)
   found = [name for name in IMAGES if name in arrays]
   if found:
     images = _checked(path, found[0], arrays[found[0]], image_shape)
@@ -231,6 +224,21 @@ def _gaussian(
   return Gaussian(
     mean=mean, cov=cov, count=int(count.item()) or None if known else None
   )
+
+
+def _pooled(
+  path: epath.Path, arrays: Arrays, detector: str, dim: int
+) -> Float[np.ndarray, "n d"] | None:
+  """The kept features; None where the file has none."""
+  pooled = arrays.get("pooled")
+  if pooled is not None and (
+    pooled.dtype.kind != "f" or pooled.ndim != 2 or pooled.shape[1] != dim
+  ):
+    raise ValueError(
+      f"pooled in {path} is {pooled.dtype} of shape {pooled.shape}, but"
+      f" {detector} has {dim} features; make the file again"
+    )
+  return pooled
 
 
 def _is_covariance(cov: Float[np.ndarray, "..."], dim: int) -> bool:
