@@ -2,6 +2,7 @@
 
 import sys
 
+from diffdistill import usage
 from diffdistill.system import signals, streams
 
 REMEDIES = {
@@ -24,6 +25,10 @@ def main() -> int:
 
 
 def _command() -> int:
+  text = usage.answer(sys.argv[1:])
+  if text is not None:
+    print(text)
+    return streams.flushed(0)
   # Takes seconds, in which signals come too.
   from diffdistill import cli
 

@@ -113,8 +113,9 @@ DOORS = {
     "system",
     "training",
   ),
-  "cli": ("ranges", "run", "system", "tools"),
-  "__main__": ("cli", "system"),
+  "usage": ("__init__",),
+  "cli": ("ranges", "run", "system", "tools", "usage"),
+  "__main__": ("cli", "system", "usage"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -233,7 +234,7 @@ def texts(path):
     ("tensorflow_datasets", ("data/tfds.py",)),
     ("pmap", ()),
     ("value_and_grad", ()),
-    ("print", ("cli.py", "tools/", "training/report.py")),
+    ("print", ("__main__.py", "cli.py", "tools/", "training/report.py")),
   ],
 )
 def test_a_word_stays_in_its_room(text, places):
@@ -252,6 +253,19 @@ print(sorted(slow & set(sys.modules)))
 """
   done = children.run(sys.executable, "-c", code, check=True)
   assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_help_and_version_do_not_wait_for_jax(children, flag):
+  code = f"""
+import sys
+from diffdistill import __main__
+sys.argv = ["diffdistill", {flag!r}]
+assert __main__.main() == 0
+print(sorted({{"jax", "grain", "flax"}} & set(sys.modules)))
+"""
+  done = children.run(sys.executable, "-c", code, check=True)
+  assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.slow
