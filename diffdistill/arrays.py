@@ -7,10 +7,10 @@ in production.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jaxtyping
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 Image = Float[Array, "b h w c"]
 Time = Float[Array, " b"]
@@ -20,7 +20,38 @@ Key = jaxtyping.Key[Array, ""]
 
 # A tree of arrays: the weights of one network.
 Params = Any
-# "image": Image, "label": Label; more where an objective consumes more.
-Batch = Mapping[str, Array]
+
+
+class Text(NamedTuple):
+  """Encoded captions of a batch.
+
+  tokens: one vector a token. mask: False where a caption has ended. pooled: one
+  vector a caption, for encoders that give one.
+  """
+
+  tokens: Float[Array, "b n d"]
+  mask: Bool[Array, "b n"]
+  pooled: Float[Array, "b e"] | None = None
+
+
+class Condition(NamedTuple):
+  """What a network is told of each image of a batch; None for nothing.
+
+  Objectives hand it on, and only networks look inside.
+
+  label: the class. text: the caption. guidance: the weight w, for networks
+  that were trained to be told it.
+  """
+
+  label: Label | None = None
+  text: Text | None = None
+  guidance: Float[Array, " b"] | None = None
+
+
+UNCONDITIONAL = Condition()
+
+# What an objective is given. "image": Image and "condition": Condition; of
+# pairs also "noise", of the images' shape.
+Batch = Mapping[str, Any]
 # Slash-named (sum, count) pairs, so that means over hosts are unbiased.
 Metrics = dict[str, tuple[Array, Array]]

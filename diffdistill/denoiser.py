@@ -1,11 +1,18 @@
-"""network + preconditioning + output = D(params, x_t, t) -> (x0, eps)."""
+"""network + preconditioning + output = D(params, x_t, t, s) -> (x0, eps)."""
 
 import dataclasses
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffdistill.arrays import Image, Key, Label, Params, Time
+from diffdistill.arrays import (
+  UNCONDITIONAL,
+  Condition,
+  Image,
+  Key,
+  Params,
+  Time,
+)
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.precondition import (
   EDMPrecondition,
@@ -13,7 +20,7 @@ from diffdistill.diffusion.precondition import (
   Precondition,
 )
 from diffdistill.diffusion.prediction import (
-  Denoise,
+  Model,
   Prediction,
   output_channels,
   to_prediction,
@@ -31,7 +38,7 @@ class Denoiser:
     process: gives x_t its meaning.
     output: what the network predicts: x0, eps, v, velocity, score or both.
     precondition: scales the network's input and output.
-    conditional: whether the network is told the labels of a batch.
+    conditional: whether the network is told the condition of a batch.
     null_label: the class that stands for no label, which a teacher trained with
       label dropout knows; None where there is none and nothing can be guided.
   """
@@ -56,22 +63,23 @@ class Denoiser:
     params: Params,
     x_t: Image,
     t: Time,
-    label: Label | None = None,
+    condition: Condition = UNCONDITIONAL,
     *,
     s: Time | None = None,
     key: Key | None = None,
   ) -> Prediction:
     """The clean image and the noise in x_t, never clipped, in float32.
 
-    A key turns dropout on; s is the time aimed at, for networks that take it.
+    A key turns dropout on; s is the time aimed at, for networks of two times,
+    and None means t.
     """
-    label = label if self.conditional else None
+    condition = condition if self.conditional else UNCONDITIONAL
     scaling = self.precondition.scaling(self.process.schedule, t)
     c_skip, c_out, c_in = (
       expand_like(c, x_t) for c in (scaling.c_skip, scaling.c_out, scaling.c_in)
     )
     raw = self.network.apply(
-      params, c_in * x_t, scaling.c_noise, label, s=s, key=key
+      params, c_in * x_t, scaling.c_noise, condition, s=s, key=key
     ).astype(jnp.float32)
     skip = c_skip * x_t
     if self.output == "both":
@@ -82,17 +90,19 @@ class Denoiser:
   def bind(
     self,
     params: Params,
-    label: Label | None = None,
+    condition: Condition = UNCONDITIONAL,
     guidance: Guidance | None = None,
     *,
     scale: float | Float[Array, ""] = 1.0,
     key: Key | None = None,
-  ) -> Denoise:
-    """This denoiser as a function of (x_t, t) alone.
+  ) -> Model:
+    """This denoiser as a function of (x_t, t, s) alone.
+
+    A network of one time is not told s: samplers pass it to every model.
 
     Args:
       params: its weights.
-      label: of each image.
+      condition: of each image.
       guidance: how it is guided; None or a weight of 0 costs nothing.
       scale: of the guidance's weight; may be traced.
       key: turns dropout on; every call draws the same.
@@ -101,15 +111,18 @@ class Denoiser:
       ValueError: for guidance of a model that knows no null label.
     """
 
-    def told(x_t: Image, t: Time) -> Prediction:
-      return self(params, x_t, t, label, key=key)
+    def told(x_t: Image, t: Time, s: Time | None = None) -> Prediction:
+      aim = s if self.network.two_times else None
+      return self(params, x_t, t, condition, s=aim, key=key)
 
     if guidance is None or guidance.weight == 0:
       return told
     null = self.check_guidance(guidance)
 
-    def untold(x_t: Image, t: Time) -> Prediction:
-      return self(params, x_t, t, jnp.full(t.shape, null), key=key)
+    def untold(x_t: Image, t: Time, s: Time | None = None) -> Prediction:
+      aim = s if self.network.two_times else None
+      nothing = Condition(label=jnp.full(t.shape, null))
+      return self(params, x_t, t, nothing, s=aim, key=key)
 
     return guidance(told, untold, scale)
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffdistill.arrays import Image, Time
-from diffdistill.diffusion.prediction import Denoise, Prediction
+from diffdistill.diffusion.prediction import Model, Prediction
 from diffdistill.diffusion.process import expand_like
 from diffdistill.ranges import Range, check_ranges
 
@@ -52,28 +52,29 @@ class Guidance:
 
   def __call__(
     self,
-    conditional: Denoise,
-    unconditional: Denoise,
+    conditional: Model,
+    unconditional: Model,
     scale: float | Float[Array, ""] = 1.0,
-  ) -> Denoise:
-    """Equation (1) as one denoiser.
+  ) -> Model:
+    """Equation (1) as one model.
 
     Args:
-      conditional, unconditional: the same model, told and not told its labels.
+      conditional, unconditional: the same model, told and not told its
+        condition.
       scale: multiplies the weight; may be traced. Where it is 0, the
         unconditional model is not run.
     """
     low, high = self.interval
 
-    def denoise(x_t: Image, t: Time) -> Prediction:
-      told = conditional(x_t, t)
+    def model(x_t: Image, t: Time, s: Time | None = None) -> Prediction:
+      told = conditional(x_t, t, s)
 
       def guided() -> Prediction:
-        untold = unconditional(x_t, t)
+        untold = unconditional(x_t, t, s)
         inside = (low <= t) & (t <= high)
         w = expand_like(jnp.where(inside, self.weight * scale, 0.0), x_t)
         return jax.tree.map(lambda c, u: c + w * (c - u), told, untold)
 
       return jax.lax.cond(jnp.asarray(scale) != 0, guided, lambda: told)
 
-    return denoise
+    return model

@@ -16,8 +16,7 @@ so one 2x2 system, with determinant alpha b - sigma a, turns any of them into
 any other. "both" is two outputs at once, combined per noise level.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -34,8 +33,12 @@ class Prediction(NamedTuple):
   eps: Image
 
 
-# A denoiser with its weights and labels bound: what samplers call.
-Denoise = Callable[[Image, Time], Prediction]
+class Model(Protocol):
+  """A denoiser with its weights and condition bound: what samplers call."""
+
+  def __call__(self, x_t: Image, t: Time, s: Time | None = None) -> Prediction:
+    """The prediction at time t; s is the time aimed at, and None means t."""
+    ...
 
 
 def output_channels(output: str, channels: int) -> int:

@@ -10,13 +10,20 @@ eps, Bayes' rule gives, with V_k = alpha^2 s_k^2 + sigma^2,
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffdistill.arrays import Image, Key, Label, Params, Time
+from diffdistill.arrays import (
+  UNCONDITIONAL,
+  Condition,
+  Image,
+  Key,
+  Params,
+  Time,
+)
 
 
 @runtime_checkable
@@ -49,6 +56,8 @@ class GaussianMixture:
   num_components: int = 4
   std: float = 0.1
 
+  two_times: ClassVar[bool] = False
+
   def __post_init__(self):
     if self.num_components < 1:
       raise ValueError(
@@ -71,16 +80,16 @@ class GaussianMixture:
     params: Params,
     x: Image,
     t: Time,
-    label: Label | None = None,
+    condition: Condition = UNCONDITIONAL,
     *,
     s: Time | None = None,
     key: Key | None = None,
   ) -> Image:
     """Equation (3); a key changes nothing, there is no dropout."""
-    if label is not None or s is not None:
+    if s is not None or any(part is not None for part in condition):
       raise ValueError(
-        "a Gaussian mixture takes neither label nor target time; pass"
-        " label=None and s=None"
+        "a Gaussian mixture takes neither condition nor target time; pass"
+        " UNCONDITIONAL and s=None"
       )
     # Axes: b for images, k for components, then the image's three.
     means = params["means"][None]

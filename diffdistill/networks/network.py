@@ -4,13 +4,20 @@ Teacher, student and auxiliary share one `Network` and differ in `Params`.
 """
 
 import dataclasses
-from typing import Protocol, cast, runtime_checkable
+from typing import ClassVar, Protocol, cast, runtime_checkable
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffdistill.arrays import Image, Key, Label, Params, Time
+from diffdistill.arrays import (
+  UNCONDITIONAL,
+  Condition,
+  Image,
+  Key,
+  Params,
+  Time,
+)
 
 # Of the input's height and width; it may have more channels ("both").
 Output = Float[Array, "b h w out"]
@@ -20,10 +27,13 @@ Output = Float[Array, "b h w out"]
 class Network(Protocol):
   """An architecture that maps a noisy image and its noise level to an output.
 
-  `t` is whatever scalar the preconditioning hands over, normally in [0, 1];
-  `label` is None for an unconditional network; `s` is the time aimed at, for
-  networks that take it; `key` is given exactly when dropout is on.
+  two_times: whether it takes `s`, the time aimed at. `t` is whatever scalar the
+  preconditioning hands over, normally in [0, 1]; the condition is empty for an
+  unconditional network; `key` is given exactly when dropout is on.
   """
+
+  @property
+  def two_times(self) -> bool: ...
 
   def init(self, key: Key) -> Params: ...
 
@@ -32,7 +42,7 @@ class Network(Protocol):
     params: Params,
     x: Image,
     t: Time,
-    label: Label | None = None,
+    condition: Condition = UNCONDITIONAL,
     *,
     s: Time | None = None,
     key: Key | None = None,
@@ -54,6 +64,8 @@ class LinenNetwork:
   image_shape: tuple[int, int, int]
   num_classes: int = 0
 
+  two_times: ClassVar[bool] = False
+
   def __post_init__(self):
     expected = getattr(self.module, "num_classes", self.num_classes)
     if expected != self.num_classes:
@@ -72,7 +84,7 @@ class LinenNetwork:
     params: Params,
     x: Image,
     t: Time,
-    label: Label | None = None,
+    condition: Condition = UNCONDITIONAL,
     *,
     s: Time | None = None,
     key: Key | None = None,
@@ -81,6 +93,7 @@ class LinenNetwork:
       raise ValueError(
         f"{type(self.module).__name__} takes no target time s; pass s=None"
       )
+    label = condition.label
     if (label is None) != (self.num_classes == 0):
       raise ValueError(
         f"a network with num_classes={self.num_classes} needs"

@@ -9,13 +9,23 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from diffdistill.arrays import Batch, Image, Key, Metrics, Params, Scalar
-from diffdistill.objectives.objective import Classifier, Hparams, Passes, summed
+from diffdistill.arrays import Batch, Image, Key
+from diffdistill.objectives.objective import (
+  Classifier,
+  Loss,
+  Now,
+  Objective,
+  Passes,
+  Tree,
+  Trees,
+  Turn,
+  summed,
+)
 from diffdistill.ranges import Range, Share, check_ranges
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Classification:
+class Classification(Objective):
   """Cross-entropy on labelled images: makes the judge of a run.
 
   Args:
@@ -33,40 +43,35 @@ class Classification:
   noise: Annotated[float, Range(0, 10)] = 0.0
   crop: Annotated[int, Range(0, 2**14)] = 0
 
-  trains: ClassVar[tuple[str, ...]] = ("classifier",)
-  needs: ClassVar[tuple[str, ...]] = ()
-  consumes: ClassVar[str] = "images"
   rounds: ClassVar[str] = "one"
   sampler: ClassVar[None] = None
 
   def __post_init__(self):
     check_ranges(self)
 
-  def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
-    return {"classifier": self.classifier.init(key)}
+  @property
+  def trees(self) -> Mapping[str, Tree]:
+    return {"classifier": Tree(network=self.classifier)}
 
-  def turn(self, step: int) -> tuple[str, ...]:
-    return self.trains
+  @property
+  def needs(self) -> Mapping[str, str]:
+    return {}
 
-  def passes(self, name: str, guided: bool = False) -> Passes:
+  def passes(self, turn: Turn, num_steps: int, guided: bool) -> Passes:
     return Passes(classifier_gradient=1)
 
   def loss(
-    self,
-    name: str,
-    params: Mapping[str, Params],
-    frozen: Mapping[str, Params],
-    batch: Batch,
-    key: Key,
-    hparams: Hparams,
-  ) -> tuple[Scalar, Metrics]:
-    x0, label = batch["image"], batch["label"]
+    self, turn: Turn, trees: Trees, batch: Batch, key: Key, now: Now
+  ) -> Loss:
+    x0, label = batch["image"], batch["condition"].label
     if self.crop:
       key, key_crop = jax.random.split(key)
       x0 = shifted(x0, key_crop, self.crop)
     key_noise, key_dropout = jax.random.split(key)
     x0 = x0 + self.noise * jax.random.normal(key_noise, x0.shape)
-    logits = self.classifier.apply(params[name], x0, key=key_dropout).logits
+    logits = self.classifier.apply(
+      trees["classifier"], x0, key=key_dropout
+    ).logits
     target = optax.smooth_labels(
       jax.nn.one_hot(label, logits.shape[-1]), self.label_smoothing
     )

@@ -35,13 +35,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffdistill.arrays import Batch, Key, Metrics, Params, Scalar
+from diffdistill.arrays import Batch, Key, Scalar
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.objectives.objective import (
   Classifier,
-  Hparams,
+  Loss,
+  Now,
+  Objective,
   Passes,
+  Trees,
+  Turn,
   bind_teacher,
   summed,
 )
@@ -89,10 +93,10 @@ def diversity(logits: Float[Array, "b k"]) -> Scalar:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifierFeatures:
+class ClassifierFeatures(Objective):
   """Classifier-based feature distillation (Sun et al. 2023), equation (4).
 
-  One object serves every round; hparams["num_steps"] says which it is.
+  One object serves every round; now.num_steps says which it is.
 
   Args:
     denoiser: the architecture of teacher and student.
@@ -118,9 +122,6 @@ class ClassifierFeatures:
   classifier_input: str = "as_trained"
   guidance: Guidance = dataclasses.field(default_factory=Guidance)
 
-  trains: ClassVar[tuple[str, ...]] = ("student",)
-  needs: ClassVar[tuple[str, ...]] = ("teacher", "classifier")
-  consumes: ClassVar[str] = "images"
   rounds: ClassVar[str] = "halving"
 
   def __post_init__(self):
@@ -152,13 +153,11 @@ class ClassifierFeatures:
       )
     return self.classifier.unnormalised
 
-  def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
-    return {"student": jax.tree.map(jnp.copy, frozen["teacher"])}
+  @property
+  def needs(self) -> Mapping[str, str]:
+    return {"teacher": "denoiser", "classifier": "classifier"}
 
-  def turn(self, step: int) -> tuple[str, ...]:
-    return self.trains
-
-  def passes(self, name: str, guided: bool = False) -> Passes:
+  def passes(self, turn: Turn, num_steps: int, guided: bool) -> Passes:
     return Passes(
       forward=2 * self.guidance.passes(guided),
       gradient=1,
@@ -167,25 +166,19 @@ class ClassifierFeatures:
     )
 
   def loss(
-    self,
-    name: str,
-    params: Mapping[str, Params],
-    frozen: Mapping[str, Params],
-    batch: Batch,
-    key: Key,
-    hparams: Hparams,
-  ) -> tuple[Scalar, Metrics]:
-    x0, label = batch["image"], batch.get("label")
+    self, turn: Turn, trees: Trees, batch: Batch, key: Key, now: Now
+  ) -> Loss:
+    x0, condition = batch["image"], batch["condition"]
     process, classifier = self.denoiser.process, self._fed()
-    x_t, t, mid, s = draw_two_steps(process, x0, key, hparams["num_steps"])
+    x_t, t, mid, s = draw_two_steps(process, x0, key, now.num_steps)
     teacher = bind_teacher(
-      self.denoiser, frozen["teacher"], label, self.guidance, hparams
+      self.denoiser, trees["teacher"], condition, self.guidance, now
     )
     target = two_step_target(process, teacher, x_t, t, mid, s)
-    wanted = classifier.apply(frozen["classifier"], target).features
+    wanted = classifier.apply(trees["classifier"], target).features
     target, wanted = jax.lax.stop_gradient((target, wanted))
-    student = self.denoiser(params[name], x_t, t, label).x0
-    seen = classifier.apply(frozen["classifier"], student)
+    student = self.denoiser(trees["student"], x_t, t, condition).x0
+    seen = classifier.apply(trees["classifier"], student)
     loss = kl = feature_kl(wanted, seen.features, self.temperature)
     mse = jnp.mean(jnp.square(target - student), axis=(1, 2, 3))
     metrics = {"student/feature_kl": summed(kl), "student/x0_mse": summed(mse)}

@@ -13,13 +13,18 @@ from typing import Annotated, ClassVar
 import jax
 import jax.numpy as jnp
 
-from diffdistill.arrays import Batch, Key, Metrics, Params, Scalar
+from diffdistill.arrays import Batch, Key
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.timesteps import draw_continuous, draw_discrete
 from diffdistill.diffusion.weighting import weight
 from diffdistill.objectives.objective import (
-  Hparams,
+  Loss,
+  Now,
+  Objective,
   Passes,
+  Tree,
+  Trees,
+  Turn,
   summed,
   weighted_loss,
 )
@@ -28,7 +33,7 @@ from diffdistill.sampling.sampler import Sampler
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Denoising:
+class Denoising(Objective):
   """Pre-training of a teacher (Salimans & Ho 2022, Algorithm 1).
 
   Args:
@@ -46,9 +51,6 @@ class Denoising:
   discrete_steps: Annotated[int, Range(0, 10**6)] = 0
   label_dropout: Share = 0.0
 
-  trains: ClassVar[tuple[str, ...]] = ("teacher",)
-  needs: ClassVar[tuple[str, ...]] = ()
-  consumes: ClassVar[str] = "images"
   rounds: ClassVar[str] = "one"
 
   def __post_init__(self):
@@ -60,29 +62,27 @@ class Denoising:
         f" is {self.denoiser.null_label}; pass both or neither"
       )
 
-  def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
-    return {"teacher": self.denoiser.network.init(key)}
+  @property
+  def trees(self) -> Mapping[str, Tree]:
+    return {"teacher": Tree()}
 
-  def turn(self, step: int) -> tuple[str, ...]:
-    return self.trains
+  @property
+  def needs(self) -> Mapping[str, str]:
+    return {}
 
-  def passes(self, name: str, guided: bool = False) -> Passes:
+  def passes(self, turn: Turn, num_steps: int, guided: bool) -> Passes:
     return Passes(gradient=1)
 
   def loss(
-    self,
-    name: str,
-    params: Mapping[str, Params],
-    frozen: Mapping[str, Params],
-    batch: Batch,
-    key: Key,
-    hparams: Hparams,
-  ) -> tuple[Scalar, Metrics]:
-    x0, label = batch["image"], batch.get("label")
+    self, turn: Turn, trees: Trees, batch: Batch, key: Key, now: Now
+  ) -> Loss:
+    x0, condition = batch["image"], batch["condition"]
+    label = condition.label
     key_t, key_eps, key_label, key_dropout = jax.random.split(key, 4)
     if label is not None and self.denoiser.null_label is not None:
       hidden = jax.random.bernoulli(key_label, self.label_dropout, label.shape)
       label = jnp.where(hidden, self.denoiser.null_label, label)
+      condition = condition._replace(label=label)
     if self.discrete_steps:
       t = draw_discrete(key_t, x0.shape[0], self.discrete_steps)
     else:
@@ -90,10 +90,10 @@ class Denoising:
     process = self.denoiser.process
     x_t = process.diffuse(x0, jax.random.normal(key_eps, x0.shape), t)
     prediction = self.denoiser(
-      params[name],
+      trees["teacher"],
       x_t,
       t,
-      label,
+      condition,
       key=key_dropout,
     )
     w = weight(self.weighting, process.schedule.logsnr(t))

@@ -20,13 +20,20 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 
-from diffdistill.arrays import Batch, Image, Key, Metrics, Params, Scalar
+from diffdistill.arrays import Batch, Image, Key
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.timesteps import per_example
-from diffdistill.objectives.objective import Hparams, Passes, summed
+from diffdistill.objectives.objective import (
+  Loss,
+  Now,
+  Objective,
+  Passes,
+  Trees,
+  Turn,
+  summed,
+)
 from diffdistill.sampling.one_step import OneStep
 from diffdistill.sampling.sampler import Sampler
 
@@ -40,7 +47,7 @@ NORMS = {"l1": _absolute, "l2": jnp.square}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DenoisingStudent:
+class DenoisingStudent(Objective):
   """Regression of one step onto a teacher's images (Luhman & Luhman 2021).
 
   Args:
@@ -54,8 +61,6 @@ class DenoisingStudent:
   sampler: Sampler
   norm: str = "l2"
 
-  trains: ClassVar[tuple[str, ...]] = ("student",)
-  needs: ClassVar[tuple[str, ...]] = ("teacher",)
   consumes: ClassVar[str] = "pairs"
   rounds: ClassVar[str] = "one_step"
 
@@ -74,36 +79,33 @@ class DenoisingStudent:
         f" {self.denoiser.output!r}; pass sampler.form=x0"
       )
 
-  def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
-    return {"student": jax.tree.map(jnp.copy, frozen["teacher"])}
+  @property
+  def starts(self) -> tuple[str, ...]:
+    return ("teacher",)
 
-  def turn(self, step: int) -> tuple[str, ...]:
-    return self.trains
+  @property
+  def needs(self) -> Mapping[str, str]:
+    return {}
 
-  def passes(self, name: str, guided: bool = False) -> Passes:
+  def passes(self, turn: Turn, num_steps: int, guided: bool) -> Passes:
     return Passes(gradient=1)
 
   def loss(
-    self,
-    name: str,
-    params: Mapping[str, Params],
-    frozen: Mapping[str, Params],
-    batch: Batch,
-    key: Key,
-    hparams: Hparams,
-  ) -> tuple[Scalar, Metrics]:
-    noise, label = batch["noise"], batch.get("label")
+    self, turn: Turn, trees: Trees, batch: Batch, key: Key, now: Now
+  ) -> Loss:
+    noise, condition = batch["noise"], batch["condition"]
     sampler = dataclasses.replace(self.sampler, clip=False)
     t, s = (per_example(sampler.time(i, 1), noise) for i in (1, 0))
-    student = sampler.step(
-      self.denoiser.bind(params[name], label),
+    image, _ = sampler.step(
+      self.denoiser.bind(trees["student"], condition),
       sampler.start(noise, 1),
+      (),
       t,
       s,
       key,
       jnp.int32(1),
     )
-    difference = student - batch["image"]
+    difference = image - batch["image"]
     loss = jnp.mean(NORMS[self.norm](difference), axis=(1, 2, 3))
     mse = jnp.mean(jnp.square(difference), axis=(1, 2, 3))
     metrics = {"student/loss": summed(loss), "student/x0_mse": summed(mse)}

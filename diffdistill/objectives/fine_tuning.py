@@ -2,13 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
 
-import jax
-import jax.numpy as jnp
-
-from diffdistill.arrays import Key, Params
 from diffdistill.objectives.denoising import Denoising
+from diffdistill.objectives.objective import Tree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,7 +16,10 @@ class FineTuning(Denoising):
   `ParameterMomentMatching`.
   """
 
-  needs: ClassVar[tuple[str, ...]] = ("teacher",)
+  @property
+  def trees(self) -> Mapping[str, Tree]:
+    return {"teacher": Tree(start="teacher")}
 
-  def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
-    return {"teacher": jax.tree.map(jnp.copy, frozen["teacher"])}
+  @property
+  def starts(self) -> tuple[str, ...]:
+    return ("teacher",)

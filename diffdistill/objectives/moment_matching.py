@@ -58,7 +58,6 @@ from diffdistill.arrays import (
   Batch,
   Image,
   Key,
-  Metrics,
   Params,
   Scalar,
   Time,
@@ -68,8 +67,13 @@ from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.timesteps import draw_continuous, draw_discrete
 from diffdistill.diffusion.weighting import weight
 from diffdistill.objectives.objective import (
-  Hparams,
+  Loss,
+  Now,
+  Objective,
   Passes,
+  Tree,
+  Trees,
+  Turn,
   bind_teacher,
   summed,
   weighted_loss,
@@ -128,7 +132,7 @@ def draw(
 
   Args:
     denoiser, student: the student and its weights.
-    batch: real data, with labels if the denoiser is told them.
+    batch: real data, with the condition of each image.
     times, weighting, dropout: as the objective has them.
     num_steps: of the student; may be traced.
     key: of everything random.
@@ -141,7 +145,7 @@ def draw(
     student,
     x_t,
     t,
-    batch.get("label"),
+    batch["condition"],
     key=key_dropout if dropout else None,
   ).x0
   mean, std = process.posterior(x_t, jax.lax.stop_gradient(x0), t, s)
@@ -215,7 +219,7 @@ def check(sampler: Sampler, weighting: str, times: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MomentMatching:
+class MomentMatching(Objective):
   """Moment matching by turns (Salimans et al. 2024, Algorithm 2).
 
   The auxiliary learns on even updates, the student on odd ones.
@@ -239,60 +243,54 @@ class MomentMatching:
   guidance: Guidance = dataclasses.field(default_factory=Guidance)
   dropout: bool = False
 
-  trains: ClassVar[tuple[str, ...]] = ("student", "auxiliary")
-  needs: ClassVar[tuple[str, ...]] = ("teacher",)
-  consumes: ClassVar[str] = "images"
   rounds: ClassVar[str] = "each"
 
   def __post_init__(self):
     check_sensitivity(self.denoiser)
     check(self.sampler, self.weighting, self.times)
 
-  def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
+  @property
+  def trees(self) -> Mapping[str, Tree]:
     return {
-      name: jax.tree.map(jnp.copy, frozen["teacher"]) for name in self.trains
+      "student": Tree(start="teacher"),
+      "auxiliary": Tree(start="teacher"),
     }
 
-  def turn(self, step: int) -> tuple[str, ...]:
-    return ("student",) if step % 2 else ("auxiliary",)
+  @property
+  def cycle(self) -> tuple[Turn, ...]:
+    return ("auxiliary",), ("student",)
 
-  def passes(self, name: str, guided: bool = False) -> Passes:
+  def passes(self, turn: Turn, num_steps: int, guided: bool) -> Passes:
     return Passes(forward=1 + self.guidance.passes(guided), gradient=1)
 
   def loss(
-    self,
-    name: str,
-    params: Mapping[str, Params],
-    frozen: Mapping[str, Params],
-    batch: Batch,
-    key: Key,
-    hparams: Hparams,
-  ) -> tuple[Scalar, Metrics]:
-    label = batch.get("label")
+    self, turn: Turn, trees: Trees, batch: Batch, key: Key, now: Now
+  ) -> Loss:
+    condition = batch["condition"]
     key_draw, key_shared = jax.random.split(key)
     key_shared = key_shared if self.dropout else None
     drawn = draw(
       self.denoiser,
-      params["student"],
+      trees["student"],
       batch,
       self.times,
       self.weighting,
-      hparams["num_steps"],
+      now.num_steps,
       key_draw,
       self.dropout,
     )
     teacher = bind_teacher(
       self.denoiser,
-      frozen["teacher"],
-      label,
+      trees["teacher"],
+      condition,
       self.guidance,
-      hparams,
+      now,
       key_shared,
     )(drawn.x_s, drawn.s).x0
     auxiliary = self.denoiser(
-      params["auxiliary"], drawn.x_s, drawn.s, label, key=key_shared
+      trees["auxiliary"], drawn.x_s, drawn.s, condition, key=key_shared
     ).x0
-    if name == "auxiliary":
+    if turn == ("auxiliary",):
       to_student, _ = weighted_loss(drawn.x0, auxiliary, drawn.w)
       to_teacher, _ = weighted_loss(teacher, auxiliary, drawn.w)
       loss = to_student + to_teacher
@@ -305,7 +303,7 @@ class MomentMatching:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ParameterMomentMatching:
+class ParameterMomentMatching(Objective):
   """Moment matching in parameter space (Salimans et al. 2024, Algorithm 3).
 
   No auxiliary: the moments are gradients of the teacher's own loss, which
@@ -332,8 +330,6 @@ class ParameterMomentMatching:
   preconditioner: str = "adam"
   dropout: bool = False
 
-  trains: ClassVar[tuple[str, ...]] = ("student",)
-  consumes: ClassVar[str] = "images"
   rounds: ClassVar[str] = "each"
 
   def __post_init__(self):
@@ -346,32 +342,20 @@ class ParameterMomentMatching:
       )
 
   @property
-  def needs(self) -> tuple[str, ...]:
+  def needs(self) -> Mapping[str, str]:
     if self.preconditioner == "adam":
-      return ("teacher", "second_moments")
-    return ("teacher",)
+      return {"teacher": "denoiser", "second_moments": "moments"}
+    return {"teacher": "denoiser"}
 
-  def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
-    return {"student": jax.tree.map(jnp.copy, frozen["teacher"])}
-
-  def turn(self, step: int) -> tuple[str, ...]:
-    return self.trains
-
-  def passes(self, name: str, guided: bool = False) -> Passes:
+  def passes(self, turn: Turn, num_steps: int, guided: bool) -> Passes:
     # Each half batch: a student's gradient and a teacher's tangent in one, a
     # student's forward pass and a teacher's gradient in the other.
     teacher = 0.5 * self.guidance.passes(guided)
     return Passes(forward=0.5, gradient=0.5 + teacher, tangent=teacher)
 
   def loss(
-    self,
-    name: str,
-    params: Mapping[str, Params],
-    frozen: Mapping[str, Params],
-    batch: Batch,
-    key: Key,
-    hparams: Hparams,
-  ) -> tuple[Scalar, Metrics]:
+    self, turn: Turn, trees: Trees, batch: Batch, key: Key, now: Now
+  ) -> Loss:
     batch_size = batch["image"].shape[0]
     if batch_size % 2:
       raise ValueError(
@@ -379,24 +363,24 @@ class ParameterMomentMatching:
         " independent draws"
       )
     # Every other row, so that each half stays spread over all devices.
-    halves = [{k: v[i::2] for k, v in batch.items()} for i in (0, 1)]
+    halves = [jax.tree.map(lambda v, i=i: v[i::2], dict(batch)) for i in (0, 1)]
     key_a, key_b = jax.random.split(key)
-    drawn, teacher = self._half(params[name], halves[0], key_a, hparams)
+    drawn, teacher = self._half(trees["student"], halves[0], key_a, now)
     other, other_teacher = self._half(
-      jax.lax.stop_gradient(params[name]), halves[1], key_b, hparams
+      jax.lax.stop_gradient(trees["student"]), halves[1], key_b, now
     )
     direction = precondition(
-      moments(other_teacher, frozen["teacher"], other),
-      frozen["second_moments"] if self.preconditioner == "adam" else None,
+      moments(other_teacher, trees["teacher"], other),
+      trees["second_moments"] if self.preconditioner == "adam" else None,
     )
-    loss, gap = moment_loss(teacher, frozen["teacher"], direction, drawn)
+    loss, gap = moment_loss(teacher, trees["teacher"], direction, drawn)
     metrics = {"student/loss": summed(loss), "student/moment_gap": summed(gap)}
     return jnp.mean(loss), metrics
 
   def _half(
-    self, student: Params, batch: Batch, key: Key, hparams: Hparams
+    self, student: Params, batch: Batch, key: Key, now: Now
   ) -> tuple[Draw, Teacher]:
-    """One half's draws, and the teacher of its labels."""
+    """One half's draws, and the teacher of its conditions."""
     key_draw, key_teacher = jax.random.split(key)
     drawn = draw(
       self.denoiser,
@@ -404,7 +388,7 @@ class ParameterMomentMatching:
       batch,
       self.times,
       self.weighting,
-      hparams["num_steps"],
+      now.num_steps,
       key_draw,
       self.dropout,
     )
@@ -413,9 +397,9 @@ class ParameterMomentMatching:
       denoise = bind_teacher(
         self.denoiser,
         params,
-        batch.get("label"),
+        batch["condition"],
         self.guidance,
-        hparams,
+        now,
         key_teacher if self.dropout else None,
       )
       return denoise(x_s, s).x0

@@ -20,23 +20,26 @@ teacher, and nothing has dropout.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffdistill.arrays import Batch, Image, Key, Metrics, Params, Scalar, Time
+from diffdistill.arrays import Batch, Image, Key, Time
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
-from diffdistill.diffusion.prediction import Denoise
+from diffdistill.diffusion.prediction import Model
 from diffdistill.diffusion.process import GaussianProcess, expand_like
 from diffdistill.diffusion.timesteps import draw_discrete, fraction
 from diffdistill.diffusion.weighting import weight
 from diffdistill.objectives.objective import (
-  Hparams,
+  Loss,
+  Now,
+  Objective,
   Passes,
+  Trees,
+  Turn,
   bind_teacher,
   summed,
   weighted_loss,
@@ -57,16 +60,16 @@ def second_weight(
 
 def two_step_target(
   process: GaussianProcess,
-  denoise: Denoise,
+  model: Model,
   x_t: Image,
   t: Time,
   mid: Time,
   s: Time,
 ) -> Image:
-  """Equations (2) and (3): the x0 that stands for two steps of `denoise`."""
-  first = denoise(x_t, t)
+  """Equations (2) and (3): the x0 that stands for two steps of the model."""
+  first = model(x_t, t)
   x_mid = process.ddim(x_t, first, t, mid)
-  x1, x2 = first.x0, denoise(x_mid, mid).x0
+  x1, x2 = first.x0, model(x_mid, mid).x0
   w = expand_like(second_weight(process, t, mid, s), x_t)
   return x1 + w * (x2 - x1)
 
@@ -113,10 +116,10 @@ def check_sampler(sampler: Sampler) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Progressive:
+class Progressive(Objective):
   """Progressive distillation (Salimans & Ho 2022, Algorithm 2).
 
-  One object serves every round; hparams["num_steps"] says which it is.
+  One object serves every round; now.num_steps says which it is.
 
   Args:
     denoiser: the architecture of teacher and student.
@@ -132,43 +135,28 @@ class Progressive:
   weighting: str = "truncated_snr"
   guidance: Guidance = dataclasses.field(default_factory=Guidance)
 
-  trains: ClassVar[tuple[str, ...]] = ("student",)
-  needs: ClassVar[tuple[str, ...]] = ("teacher",)
-  consumes: ClassVar[str] = "images"
   rounds: ClassVar[str] = "halving"
 
   def __post_init__(self):
     weight(self.weighting, jnp.zeros(1))
     check_sampler(self.sampler)
 
-  def init(self, key: Key, frozen: Mapping[str, Params]) -> dict[str, Params]:
-    return {"student": jax.tree.map(jnp.copy, frozen["teacher"])}
-
-  def turn(self, step: int) -> tuple[str, ...]:
-    return self.trains
-
-  def passes(self, name: str, guided: bool = False) -> Passes:
+  def passes(self, turn: Turn, num_steps: int, guided: bool) -> Passes:
     return Passes(forward=2 * self.guidance.passes(guided), gradient=1)
 
   def loss(
-    self,
-    name: str,
-    params: Mapping[str, Params],
-    frozen: Mapping[str, Params],
-    batch: Batch,
-    key: Key,
-    hparams: Hparams,
-  ) -> tuple[Scalar, Metrics]:
-    x0, label = batch["image"], batch.get("label")
+    self, turn: Turn, trees: Trees, batch: Batch, key: Key, now: Now
+  ) -> Loss:
+    x0, condition = batch["image"], batch["condition"]
     process = self.denoiser.process
-    x_t, t, mid, s = draw_two_steps(process, x0, key, hparams["num_steps"])
+    x_t, t, mid, s = draw_two_steps(process, x0, key, now.num_steps)
     teacher = bind_teacher(
-      self.denoiser, frozen["teacher"], label, self.guidance, hparams
+      self.denoiser, trees["teacher"], condition, self.guidance, now
     )
     target = jax.lax.stop_gradient(
       two_step_target(process, teacher, x_t, t, mid, s)
     )
-    student = self.denoiser(params[name], x_t, t, label)
+    student = self.denoiser(trees["student"], x_t, t, condition)
     w = weight(self.weighting, process.schedule.logsnr(t))
     loss, mse = weighted_loss(target, student.x0, w)
     metrics = {"student/loss": summed(loss), "student/x0_mse": summed(mse)}

@@ -9,7 +9,7 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from diffdistill.arrays import Image, Key, Label, Params
+from diffdistill.arrays import Condition, Image, Key, Label, Params
 from diffdistill.data.apart import set_apart
 from diffdistill.data.label_order import RULE
 from diffdistill.data.pipeline import Pipeline
@@ -200,6 +200,7 @@ def sample_of(
     num_steps: Int[Array, ""],
   ) -> Image:
     x = sampler.start(noise, num_steps)
-    return sampler(denoiser.bind(params, label, guidance), x, key, num_steps)
+    model = denoiser.bind(params, Condition(label=label), guidance)
+    return sampler(model, x, key, num_steps)
 
   return sample

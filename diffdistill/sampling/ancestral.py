@@ -7,9 +7,9 @@ import jax
 from jaxtyping import Array, Int
 
 from diffdistill.arrays import Image, Key, Time
-from diffdistill.diffusion.prediction import Denoise
+from diffdistill.diffusion.prediction import Model
 from diffdistill.ranges import Range
-from diffdistill.sampling.sampler import Sampler
+from diffdistill.sampling.sampler import Memory, Sampler
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,13 +29,14 @@ class Ancestral(Sampler):
 
   def step(
     self,
-    denoise: Denoise,
+    model: Model,
     x_t: Image,
+    memory: Memory,
     t: Time,
     s: Time,
     key: Key,
     num_steps: Int[Array, ""],
-  ) -> Image:
-    x0 = self.predict(denoise, x_t, t).x0
+  ) -> tuple[Image, Memory]:
+    x0 = self.predict(model, x_t, t).x0
     mean, std = self.process.posterior(x_t, x0, t, s, self.noise)
-    return mean + std * jax.random.normal(key, x_t.shape)
+    return mean + std * jax.random.normal(key, x_t.shape), memory

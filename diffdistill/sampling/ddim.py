@@ -5,8 +5,8 @@ import dataclasses
 from jaxtyping import Array, Int
 
 from diffdistill.arrays import Image, Key, Time
-from diffdistill.diffusion.prediction import Denoise
-from diffdistill.sampling.sampler import Sampler
+from diffdistill.diffusion.prediction import Model
+from diffdistill.sampling.sampler import Memory, Sampler
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,12 +15,13 @@ class DDIM(Sampler):
 
   def step(
     self,
-    denoise: Denoise,
+    model: Model,
     x_t: Image,
+    memory: Memory,
     t: Time,
     s: Time,
     key: Key,
     num_steps: Int[Array, ""],
-  ) -> Image:
-    prediction = self.predict(denoise, x_t, t)
-    return self.process.ddim(x_t, prediction, t, s)
+  ) -> tuple[Image, Memory]:
+    prediction = self.predict(model, x_t, t, s)
+    return self.process.ddim(x_t, prediction, t, s), memory

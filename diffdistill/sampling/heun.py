@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from diffdistill.arrays import Image, Key, Time
-from diffdistill.diffusion.prediction import Denoise
+from diffdistill.diffusion.prediction import Model
 from diffdistill.ranges import Range
-from diffdistill.sampling.sampler import Sampler
+from diffdistill.sampling.sampler import Memory, Sampler
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,25 +61,26 @@ class Heun(Sampler):
 
   def step(
     self,
-    denoise: Denoise,
+    model: Model,
     x_t: Image,
+    memory: Memory,
     t: Time,
     s: Time,
     key: Key,
     num_steps: Int[Array, ""],
-  ) -> Image:
+  ) -> tuple[Image, Memory]:
     if self.churn:
       x_t, t = self._churned(x_t, t, key, num_steps)
-    first = self.predict(denoise, x_t, t)
+    first = self.predict(model, x_t, t)
     euler = self.process.ddim(x_t, first, t, s)
-    second = self.predict(denoise, euler, s)
+    second = self.predict(model, euler, s)
     alpha_t, sigma_t = self.process.coefficients(t, x_t)
     alpha_s, sigma_s = self.process.coefficients(s, x_t)
     # alpha_s (tau_s - tau_t) (eps_s - eps_t) / 2: trapezoid less Euler.
     difference = sigma_s - alpha_s * sigma_t / alpha_t
     correction = 0.5 * difference * (second.eps - first.eps)
     last = s.reshape((-1, 1, 1, 1)) <= 0
-    return jnp.where(last, euler, euler + correction)
+    return jnp.where(last, euler, euler + correction), memory
 
   def _churned(
     self, x_t: Image, t: Time, key: Key, num_steps: Int[Array, ""]

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from diffdistill.arrays import Image, Key, Time
-from diffdistill.diffusion.prediction import Denoise
-from diffdistill.sampling.sampler import Sampler
+from diffdistill.diffusion.prediction import Model
+from diffdistill.sampling.sampler import Memory, Sampler
 
 FORMS = ("x0", "difference")
 
@@ -37,23 +37,25 @@ class OneStep(Sampler):
 
   def step(
     self,
-    denoise: Denoise,
+    model: Model,
     x_t: Image,
+    memory: Memory,
     t: Time,
     s: Time,
     key: Key,
     num_steps: Int[Array, ""],
-  ) -> Image:
+  ) -> tuple[Image, Memory]:
     if self.form == "x0":
-      return self.predict(denoise, x_t, t).x0
-    image = x_t - denoise(x_t, t).eps
-    return jnp.clip(image, -1, 1) if self.clip else image
+      return self.predict(model, x_t, t, s).x0, memory
+    image = x_t - model(x_t, t, s).eps
+    return jnp.clip(image, -1, 1) if self.clip else image, memory
 
   def __call__(
     self,
-    denoise: Denoise,
+    model: Model,
     x: Image,
     key: Key,
     num_steps: int | Int[Array, ""] = 1,
+    stop: int | Int[Array, ""] | None = None,
   ) -> Image:
-    return super().__call__(denoise, x, key, 1)
+    return super().__call__(model, x, key, 1, stop)

@@ -2,14 +2,14 @@
 
 import abc
 import dataclasses
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from diffdistill.arrays import Image, Key, Scalar, Time
-from diffdistill.diffusion.prediction import Denoise, Prediction, clip
+from diffdistill.diffusion.prediction import Model, Prediction, clip
 from diffdistill.diffusion.process import GaussianProcess
 from diffdistill.diffusion.schedule import DiscreteBetas
 from diffdistill.diffusion.timesteps import (
@@ -20,6 +20,9 @@ from diffdistill.diffusion.timesteps import (
   per_example,
 )
 from diffdistill.ranges import Range, check_ranges
+
+# What a multistep solver remembers between steps: a tree of arrays.
+Memory = Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,7 @@ class Sampler(abc.ABC):
   first_time: Annotated[float, Range(0, 1, "least")] = 1.0
   clip: bool = True
 
-  # Of the denoiser, in one step.
+  # Passes of the denoiser that one step takes.
   evaluations: ClassVar[int] = 1
 
   def __post_init__(self):
@@ -78,23 +81,39 @@ class Sampler(abc.ABC):
   @abc.abstractmethod
   def step(
     self,
-    denoise: Denoise,
+    model: Model,
     x_t: Image,
+    memory: Memory,
     t: Time,
     s: Time,
     key: Key,
     num_steps: Int[Array, ""],
-  ) -> Image:
-    """x_s from x_t; the clean image where s = 0."""
+  ) -> tuple[Image, Memory]:
+    """(x_s, memory) from x_t at t; x_s is the clean image where s = 0.
+
+    Args:
+      model: the denoiser to follow.
+      x_t: the images at t.
+      memory: of the step before; at first what `memory` gives.
+      t, s: the time of each image, and the time that it goes to.
+      key: of the noise that a stochastic sampler adds.
+      num_steps: of the whole way.
+    """
+
+  def memory(self, x: Image) -> Memory:
+    """What the first step remembers; nothing, for solvers of one step."""
+    return ()
 
   @property
   def deterministic(self) -> bool:
     """Whether the image is a function of the noise alone."""
     return True
 
-  def predict(self, denoise: Denoise, x_t: Image, t: Time) -> Prediction:
-    """The denoiser's prediction, clipped when this sampler clips."""
-    prediction = denoise(x_t, t)
+  def predict(
+    self, model: Model, x_t: Image, t: Time, s: Time | None = None
+  ) -> Prediction:
+    """The prediction at t, aimed at s, clipped when this sampler clips."""
+    prediction = model(x_t, t, s)
     if not self.clip:
       return prediction
     return clip(prediction, x_t, *self.process.coefficients(t, x_t))
@@ -124,22 +143,35 @@ class Sampler(abc.ABC):
 
   def __call__(
     self,
-    denoise: Denoise,
+    model: Model,
     x: Image,
     key: Key,
     num_steps: int | Int[Array, ""],
+    stop: int | Int[Array, ""] | None = None,
   ) -> Image:
     """The image that noise x, from `start`, becomes.
 
-    `num_steps` may be traced: one executable serves every number of steps.
-    `key` is read by stochastic samplers only.
+    Args:
+      model: the denoiser to follow. A loss that rolls out its own student stops
+        the gradient of the weights first: a traced number of steps has no
+        derivative backwards.
+      x: the noise.
+      key: read by stochastic samplers only.
+      num_steps: of the whole way; may be traced, so that one executable serves
+        every number of steps.
+      stop: how many of the steps are done, all by default; may be traced. The
+        images are then those at time(num_steps - stop, num_steps).
     """
     num_steps = jnp.asarray(num_steps, jnp.int32)
 
-    def body(done: Int[Array, ""], x_t: Image) -> Image:
+    def body(
+      done: Int[Array, ""], carry: tuple[Image, Memory]
+    ) -> tuple[Image, Memory]:
+      x_t, memory = carry
       i = num_steps - done
       t, s = (per_example(self.time(j, num_steps), x) for j in (i, i - 1))
       key_step = jax.random.fold_in(key, done)
-      return self.step(denoise, x_t, t, s, key_step, num_steps)
+      return self.step(model, x_t, memory, t, s, key_step, num_steps)
 
-    return jax.lax.fori_loop(0, num_steps, body, x)
+    last = num_steps if stop is None else stop
+    return jax.lax.fori_loop(0, last, body, (x, self.memory(x)))[0]

@@ -6,7 +6,7 @@ float32 that they become.
 
 import jax.numpy as jnp
 
-from diffdistill.arrays import Batch
+from diffdistill.arrays import Batch, Condition
 
 
 def as_trained(batch: Batch) -> Batch:
@@ -15,19 +15,21 @@ def as_trained(batch: Batch) -> Batch:
   Args:
     batch: "image": `b h w c`, uint8 or float32, in [0, 255]; where there are,
       "noise": the same shape, float16; "flip": bool of shape `b`, which images
-      to mirror left to right; others stay as they are.
+      to mirror left to right; "label": int32 of shape `b`.
 
   Returns:
     The batch with "image" (x - 127.5) / 127.5, in float32, mirrored where it
-    was to be; "noise" in float32; and no "flip".
+    was to be; "noise" in float32; and "condition" with the labels.
   """
-  trained = {name: rows for name, rows in batch.items() if name != "flip"}
   image = batch["image"]
   if "flip" in batch:
     flip = batch["flip"][:, None, None, None]
     image = jnp.where(flip, image[:, :, ::-1], image)
-  # This way round a byte is one rounding from the truth, and white is -black.
-  trained["image"] = (image.astype(jnp.float32) - 127.5) / 127.5
+  trained = {
+    # This way round a byte is one rounding from the truth, white is -black.
+    "image": (image.astype(jnp.float32) - 127.5) / 127.5,
+    "condition": Condition(label=batch.get("label")),
+  }
   if "noise" in batch:
     trained["noise"] = batch["noise"].astype(jnp.float32)
   return trained
