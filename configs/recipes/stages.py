@@ -13,12 +13,16 @@ def add_stage(config: Any, name: str, stage: Fields) -> None:
   """
   stage = {"minutes": 0.0, **stage}
   if stage.get("kind") != "pairs":
-    stage = {"updates_per_call": 1, "teacher_dtype": "float32", **stage}
+    stage = {
+      "accumulate": 1,
+      "updates_per_call": 1,
+      "teacher_dtype": "float32",
+      **stage,
+    }
     if stage["objective"]["kind"] != "classification":
       # Images are judged every so many updates, and the best weights kept.
       never = {"by": "distance", "every": 0, "patience": 0, "num_images": 1000}
       stage = {"select": never, **stage}
-    stage["optimizer"] = {"accumulate": 1, **stage["optimizer"]}
   config.run = (*config.run, name)
   config.stages[name] = stage
 

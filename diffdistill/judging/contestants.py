@@ -11,6 +11,7 @@ from diffdistill.arrays import Params
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.evaluation.generator import Generator
 from diffdistill.objectives import OBJECTIVES
+from diffdistill.objectives.objective import product_tree
 from diffdistill.run.experiment import Experiment
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training import checkpoint
@@ -101,7 +102,7 @@ def contestants(
     sampled = f"{sampler} {guidance}"
     if not sampler.deterministic:
       sampled += f" in batches of {maker.batch_size}"
-    product = stage.objective.trains[0]
+    product = product_tree(stage.objective)
     here, left = checkpoint.products_of(workdir / name)
     versions = [(name, product)]
     if f"last_{product}" in here | left:

@@ -10,7 +10,7 @@ eps, Bayes' rule gives, with V_k = alpha^2 s_k^2 + sigma^2,
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -56,8 +56,6 @@ class GaussianMixture:
   num_components: int = 4
   std: float = 0.1
 
-  two_times: ClassVar[bool] = False
-
   def __post_init__(self):
     if self.num_components < 1:
       raise ValueError(
@@ -65,6 +63,10 @@ class GaussianMixture:
       )
     if self.std < 0:
       raise ValueError(f"std is {self.std}; pass 0 or more")
+
+  @property
+  def two_times(self) -> bool:
+    return False
 
   def init(self, key: Key) -> Params:
     """Equally likely components, means uniform in [-1, 1]."""

@@ -4,7 +4,7 @@ Teacher, student and auxiliary share one `Network` and differ in `Params`.
 """
 
 import dataclasses
-from typing import ClassVar, Protocol, cast, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -64,8 +64,6 @@ class LinenNetwork:
   image_shape: tuple[int, int, int]
   num_classes: int = 0
 
-  two_times: ClassVar[bool] = False
-
   def __post_init__(self):
     expected = getattr(self.module, "num_classes", self.num_classes)
     if expected != self.num_classes:
@@ -73,6 +71,10 @@ class LinenNetwork:
         f"num_classes is {self.num_classes} but the module's is {expected};"
         " pass the same to both"
       )
+
+  @property
+  def two_times(self) -> bool:
+    return False
 
   def init(self, key: Key) -> Params:
     x = jnp.zeros((1, *self.image_shape))

@@ -44,10 +44,13 @@ class Classification(Objective):
   crop: Annotated[int, Range(0, 2**14)] = 0
 
   rounds: ClassVar[str] = "one"
-  sampler: ClassVar[None] = None
 
   def __post_init__(self):
     check_ranges(self)
+
+  @property
+  def sampler(self) -> None:
+    return None
 
   @property
   def trees(self) -> Mapping[str, Tree]:

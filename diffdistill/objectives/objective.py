@@ -3,7 +3,14 @@
 import abc
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import (
+  TYPE_CHECKING,
+  Any,
+  ClassVar,
+  NamedTuple,
+  Protocol,
+  runtime_checkable,
+)
 
 import jax
 import jax.numpy as jnp
@@ -130,10 +137,21 @@ class Objective(abc.ABC):
   are of a student that begins as its teacher and learns alone from images.
   """
 
-  # Without one, every tree has a network of its own.
-  denoiser: Denoiser
-  # How the product is meant to be used; None where it makes no images.
-  sampler: Sampler | None
+  if TYPE_CHECKING:
+
+    @property
+    def denoiser(self) -> Denoiser:
+      """The architecture of teacher and student.
+
+      An objective without one has a network of its own for every tree.
+      """
+      ...
+
+    @property
+    def sampler(self) -> Sampler | None:
+      """How the product is meant to be used; None if it makes no images."""
+      ...
+
   # What a stage is: "one" training of something that has no number of steps,
   # "one_step" of a student of one step, "halving" rounds of half the steps
   # each, every teacher the student before it, or "each" of some numbers of
@@ -272,7 +290,7 @@ def summed(values: Float[Array, " b"]) -> tuple[Array, Array]:
 
 def makes_classifier(objective: Objective) -> bool:
   """Whether the objective makes a classifier, by which a run can be judged."""
-  return objective.trains[0] == "classifier"
+  return product_tree(objective) == "classifier"
 
 
 def classifier_of(objective: Objective) -> Any:

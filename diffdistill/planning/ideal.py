@@ -5,7 +5,6 @@ and called on the update's own batch) are timed in turns with the compiled
 update, so that a machine whose speed drifts is compared with itself.
 """
 
-import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,54 +17,41 @@ import numpy as np
 from diffdistill.arrays import Batch, Key, Params
 from diffdistill.evaluation.speeds import rounded, speeds
 from diffdistill.objectives.objective import (
+  Now,
   Objective,
   classifier_of,
   makes_classifier,
+  turn_of,
 )
 from diffdistill.planning.chips import chip_of
 from diffdistill.planning.flops import count_flops
 from diffdistill.run.experiment import Experiment
 from diffdistill.training.augment import as_trained
+from diffdistill.training.functions import StageFunctions
 from diffdistill.training.sharding import (
   replicated,
   shard_batch,
   tree_shardings,
 )
-from diffdistill.training.stage import SECOND_MOMENTS, Stage
+from diffdistill.training.stage import Stage
 from diffdistill.training.state import in_dtype
-from diffdistill.training.trainer import StageFunctions
 
-# Of a guided teacher's student of 4 steps, which does not move.
-HPARAMS = {
-  "num_steps": np.int32(4),
-  "learning_rate": np.float32(0),
-  "guided": np.float32(1),
-}
+# A student of this many steps, whose teacher is guided.
+NUM_STEPS = 4
 
 
 def random_frozen(run: Experiment, stage: Stage) -> dict[str, Params]:
-  """Weights of the right shapes for what a stage needs, with no meaning."""
+  """Weights of the right shapes for what a stage is given, with no meaning."""
   key = jax.random.key(run.seed)
-  objective: Any = stage.objective
-  frozen = {}
-  for name in stage.objective.needs:
-    network: Any = run.denoiser.network
-    if name == "classifier":
-      network = objective.classifier
-    init = network.init
-    if name == SECOND_MOMENTS:
-      init = functools.partial(_ones_like, init)
-    frozen[name] = _drawn(run, init, key)
-  return frozen
+  return {
+    name: _drawn(run, stage.objective.frozen_init(name), key)
+    for name in stage.frozen
+  }
 
 
 def random_denoiser(run: Experiment) -> Params:
   """Weights of the right shapes for the denoiser, with no meaning."""
   return _drawn(run, run.denoiser.network.init, jax.random.key(run.seed))
-
-
-def _ones_like(init: Callable[[Key], Params], key: Key) -> Params:
-  return jax.tree.map(jnp.ones_like, init(key))
 
 
 def _drawn(run: Experiment, init: Callable[[Key], Params], key: Key) -> Params:
@@ -110,18 +96,17 @@ def share_of_ideal(
     profile: a folder for the profiler's trace of one turn more.
   """
   objective = stage.objective
-  key, hparams = jax.device_put(
-    (jax.random.key(run.seed), HPARAMS), replicated(run.mesh)
+  key, now, rates = jax.device_put(
+    (jax.random.key(run.seed), *still(objective)), replicated(run.mesh)
   )
   frozen, batch = random_frozen(run, stage), first_batch(run, stage)
   trained = jax.jit(as_trained)(batch)
   state = functions.init(key, frozen)
+  frozen = {name: frozen[name] for name in objective.needs}
   if "teacher" in frozen:
     frozen["teacher"] = in_dtype(frozen["teacher"], stage.teacher_dtype)
-  cycle = [
-    name for i in range(len(objective.trains)) for name in objective.turn(i)
-  ]
-  needed = _needed(objective, cycle)
+  cycle = objective.cycle
+  needed = _needed(objective)
   passes = {
     kind: call
     for kind, call in _passes(run, objective, trained, key).items()
@@ -132,15 +117,15 @@ def share_of_ideal(
     nonlocal state
     start = time.monotonic()
     for i in range(times):
-      name = cycle[i % len(cycle)]
-      state, _ = functions.updates[name](state, frozen, batch, key, hparams)
+      call = functions.updates[turn_of(objective, i)]
+      state, _ = call(state, frozen, batch, key, now, rates)
     jax.block_until_ready(state)
     return (time.monotonic() - start) / times
 
   jitted: Any = functions.updates
   flops = sum(
-    count_flops(jitted[name].trace(state, frozen, batch, key, hparams).jaxpr)
-    for name in cycle
+    count_flops(jitted[turn].trace(state, frozen, batch, key, now, rates).jaxpr)
+    for turn in cycle
   ) / len(cycle)
   update(len(cycle))  # compiles
   for call in passes.values():
@@ -182,11 +167,25 @@ def share_of_peak(flops_per_second: float) -> float | None:
   return flops_per_second / (chip.flops * jax.device_count())
 
 
-def _needed(objective: Objective, cycle: list[str]) -> Mapping[str, float]:
+def still(objective: Objective) -> tuple[Now, dict[str, Any]]:
+  """Where a round is in which nothing moves: all learning rates are 0."""
+  rate: Any = np.float32(0)
+  steps: Any = np.int32(NUM_STEPS)
+  guided: Any = np.float32(1)
+  now = Now(num_steps=steps, guided=guided, step=steps, progress=rate)
+  return now, dict.fromkeys(objective.trees, rate)
+
+
+def _needed(objective: Objective) -> Mapping[str, float]:
   """The passes of one update and example, by kind: a cycle's mean."""
-  costs = [vars(objective.passes(name, guided=True)) for name in cycle]
+  costs = [
+    vars(objective.passes(turn, NUM_STEPS, guided=True))
+    for turn in objective.cycle
+  ]
   return {
-    kind: sum(cost[kind] for cost in costs) / len(costs) for kind in costs[0]
+    kind: sum(cost[kind] for cost in costs) / len(costs)
+    for kind in costs[0]
+    if kind != "trunk_share"
   }
 
 
@@ -199,10 +198,10 @@ def _passes(
   params, other = (
     _drawn(run, denoiser.network.init, key) for key in jax.random.split(key)
   )
-  label = batch.get("label")
+  condition = batch["condition"]
 
-  def forward(params: Params) -> jax.Array:
-    return denoiser(params, x, t, label).x0
+  def forward(params: Params, x: jax.Array = x) -> jax.Array:
+    return denoiser(params, x, t, condition).x0
 
   def scalar(params: Params) -> jax.Array:
     return jnp.mean(jnp.square(forward(params)))
@@ -214,6 +213,16 @@ def _passes(
     "tangent": (
       lambda trees: jax.jvp(forward, (trees[0],), (trees[1],)),
       (params, other),
+    ),
+    "input_gradient": (
+      lambda params: jax.grad(
+        lambda x: jnp.mean(jnp.square(forward(params, x)))
+      )(x),
+      params,
+    ),
+    "input_tangent": (
+      lambda params: jax.jvp(lambda x: forward(params, x), (x,), (x,)),
+      params,
     ),
   }
   classifier = classifier_of(objective)

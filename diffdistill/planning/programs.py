@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from diffdistill.arrays import Params
 from diffdistill.evaluation.generator import Generator
-from diffdistill.objectives.objective import classifier_of
+from diffdistill.objectives.objective import Now, Turn
 from diffdistill.run.experiment import Experiment
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training.curriculum import curriculum
@@ -65,53 +65,52 @@ def programs(run: Experiment) -> Iterator[Program]:
     if isinstance(stage, Pairs):
       yield _pairs(run, stage)
       continue
-    for name in stage.objective.trains:
+    for turn in dict.fromkeys(stage.objective.cycle):
       if not stage.source:
-        yield _update(run, stage, name)
+        yield _update(run, stage, turn)
     last = stage.objective.sampler or last
   if last is not None:
     generator = run.generator(last, run.evaluation.batch_size)
     yield _sampling(run, "sampler", "", generator, 0.0)
 
 
-def _update(run: Experiment, stage: Stage, name: str) -> Program:
-  objective, optimizer = stage.objective, stage.optimizer
+def _update(run: Experiment, stage: Stage, turn: Turn) -> Program:
+  objective, optimizers = stage.objective, stage.all_optimizers
   frozen, key = _frozen(run, stage), _key(run)
   shapes = jax.eval_shape(
-    lambda key, frozen: create_state(objective, optimizer, key, frozen),
+    lambda key, frozen: create_state(objective, optimizers, key, frozen),
     key,
     frozen,
   )
   state = with_shardings(shapes, run.layout)
+  frozen = {name: frozen[name] for name in objective.needs}
   if "teacher" in frozen:
     cast = functools.partial(in_dtype, dtype=stage.teacher_dtype)
     frozen["teacher"] = jax.eval_shape(cast, frozen["teacher"])
   frozen = {n: with_shardings(t, run.layout) for n, t in frozen.items()}
   shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-  update: Any = make_update(objective, name, optimizer, shardings, run.mesh)
-  hparams = {
-    "num_steps": _scalar(run, jnp.int32),
-    "learning_rate": _scalar(run, jnp.float32),
-    "guided": _scalar(run, jnp.float32),
-  }
+  update: Any = make_update(
+    objective, turn, optimizers, shardings, run.mesh, stage.accumulate
+  )
+  whole, real = (_scalar(run, dtype) for dtype in (jnp.int32, jnp.float32))
+  now = Now(num_steps=whole, guided=real, step=whole, progress=real)
+  rates = dict.fromkeys(optimizers, real)
   batch = batch_shapes(run, stage)
-  cycle = [
-    turn for i in range(len(objective.trains)) for turn in objective.turn(i)
-  ]
+  share = objective.cycle.count(turn) / len(objective.cycle)
   updates = sum(
     round_.num_updates
     for other, round_ in curriculum(run.stages)
     if other is stage
   )
   return Program(
-    name=f"{stage.name}/{name}",
+    name=f"{stage.name}/{'+'.join(turn)}",
     stage=stage.name,
     images=stage.batch_size,
-    runs=updates * cycle.count(name) / len(objective.trains),
-    trace=lambda: update.trace(state, frozen, batch, key, hparams),
-    trained=_count(state.params[name]),
+    runs=updates * share,
+    trace=lambda: update.trace(state, frozen, batch, key, now, rates),
+    trained=sum(_count(state.params[name]) for name in turn),
     state_bytes=_bytes_of_one((state, frozen)),
-    seconds=60 * stage.minutes * cycle.count(name) / len(cycle),
+    seconds=60 * stage.minutes * share,
   )
 
 
@@ -145,10 +144,8 @@ def _sampling(
 def _frozen(run: Experiment, stage: Stage) -> dict[str, Params]:
   """The shapes of what a stage is given, by name."""
   return {
-    name: jax.eval_shape(classifier_of(stage.objective).init, _key(run))
-    if name == "classifier"
-    else _denoiser_shapes(run)
-    for name in stage.objective.needs
+    name: jax.eval_shape(stage.objective.frozen_init(name), _key(run))
+    for name in stage.frozen
   }
 
 
@@ -180,7 +177,7 @@ def _key(run: Experiment) -> jax.ShapeDtypeStruct:
   )
 
 
-def _scalar(run: Experiment, dtype: Any) -> jax.ShapeDtypeStruct:
+def _scalar(run: Experiment, dtype: Any) -> Any:
   return jax.ShapeDtypeStruct((), dtype, sharding=replicated(run.mesh))
 
 

@@ -45,12 +45,11 @@ def remedies(config: Fields, stage: str, num_devices: int) -> Iterator[Remedy]:
   remat = (
     [{"model.network.remat": True}] if network.get("remat") is False else []
   )
-  path, size = f"stages.{stage}.optimizer.accumulate", fields["batch_size"]
+  path, size = f"stages.{stage}.accumulate", fields["batch_size"]
   accumulate = [
     {path: parts}
     for parts in _PARTS
-    if parts > fields["optimizer"].get("accumulate", 1)
-    and size % (parts * num_devices) == 0
+    if parts > fields.get("accumulate", 1) and size % (parts * num_devices) == 0
   ]
   teacher = []
   if "teacher" in fields.get("frozen", {}):

@@ -20,6 +20,7 @@ from diffdistill.evaluation.generator import Generator, Sample
 from diffdistill.evaluation.settings import Settings
 from diffdistill.fields import Fields
 from diffdistill.networks.classifier import LinenClassifier
+from diffdistill.objectives.objective import product_tree
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.system.files import digest_of
 from diffdistill.training import checkpoint
@@ -181,7 +182,7 @@ class Experiment:
     """
     stage, _ = self.rounds[round_name]
     assert isinstance(stage, Stage)
-    name = stage.objective.trains[0]
+    name = product_tree(stage.objective)
     if last:
       name = f"last_{name}"
     return checkpoint.load_final(workdir / round_name, name, self.layout)

@@ -117,6 +117,13 @@ def _prepared(path: str, fields: Fields) -> Fields:
   A recipe says every=0, for the command line to change. Nothing reads the
   other fields of such a section, so they must have their defaults.
   """
+  usual_optimizer = raw_section(fields, "optimizer", path)
+  own = raw_section(fields, "optimizers", path)
+  if own:
+    # The stage's optimizer, changed where a tree's own says so.
+    where = join(path, "optimizers")
+    merged = {n: {**usual_optimizer, **raw_section(own, n, where)} for n in own}
+    fields = {**fields, "optimizers": merged}
   select = raw_section(fields, "select", path)
   rest = {name: value for name, value in fields.items() if name != "select"}
   if not select:

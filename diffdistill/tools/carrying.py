@@ -16,6 +16,7 @@ from diffdistill.judging.comparison import unjudged
 from diffdistill.judging.contestants import contestants
 from diffdistill.judging.judge import identity_of
 from diffdistill.judging.judged_rows import FOLDER, judged_rows
+from diffdistill.objectives.objective import product_tree
 from diffdistill.run.experiment import Experiment
 from diffdistill.system.files import matching, whole_folder
 from diffdistill.system.lock import Say, idle
@@ -67,7 +68,7 @@ def _wanted(run: Experiment, workdir: epath.Path) -> dict[str, set[str]]:
   def want(source: str, product: str | None = None) -> None:
     stage, _ = run.rounds[source]
     if isinstance(stage, Stage) and checkpoint.has_final(workdir / source):
-      name = product or stage.objective.trains[0]
+      name = product or product_tree(stage.objective)
       result.setdefault(source, set()).add(name)
 
   for name, (stage, round_) in run.rounds.items():
@@ -86,7 +87,7 @@ def _wanted(run: Experiment, workdir: epath.Path) -> dict[str, set[str]]:
     name, _, last = model.partition(" ")
     stage, _ = run.rounds[name]
     assert isinstance(stage, Stage)  # it makes images
-    product = stage.objective.trains[0]
+    product = product_tree(stage.objective)
     want(name, f"last_{product}" if last else None)
   return result
 

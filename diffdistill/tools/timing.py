@@ -29,19 +29,20 @@ from diffdistill.evaluation.speeds import (
   speeds,
 )
 from diffdistill.planning.ideal import (
-  HPARAMS,
   first_batch,
   random_denoiser,
   random_frozen,
   share_of_ideal,
+  still,
 )
 from diffdistill.run.experiment import Experiment
 from diffdistill.run.teacher_pairs import pair_store
 from diffdistill.run.weights_of_another_run import load_outside
+from diffdistill.training.functions import StageFunctions
 from diffdistill.training.report import Report, Work
 from diffdistill.training.sharding import replicated
 from diffdistill.training.stage import Round, Stage
-from diffdistill.training.trainer import StageFunctions, Trainer
+from diffdistill.training.trainer import Trainer
 
 
 class Turns:
@@ -49,12 +50,12 @@ class Turns:
 
   def __init__(self, run: Experiment, stage: Stage, functions: StageFunctions):
     key = jax.random.key(run.seed)
-    self._update = functions.updates[stage.objective.trains[0]]
+    self._update = functions.updates[stage.objective.cycle[0]]
     self._state = functions.init(key, {})
     place = replicated(run.mesh)
     self._inputs = (
       first_batch(run, stage),
-      *jax.device_put((key, HPARAMS), place),
+      *jax.device_put((key, *still(stage.objective)), place),
     )
     self._bare(1)
     self._last_step = 0

@@ -15,6 +15,7 @@ from diffdistill.evaluation.generator import Generator
 from diffdistill.judging.held_out import check_judge
 from diffdistill.judging.judge import check_inception
 from diffdistill.judging.selection import Scorer
+from diffdistill.objectives.objective import product_tree
 from diffdistill.run import environment, from_config
 from diffdistill.run.kept_names import check_workdir
 from diffdistill.run.teacher_pairs import check_disk, pair_store
@@ -122,7 +123,7 @@ def _trainer(
     if isinstance(stage, Pairs):
       check_disk(run, stage)
     elif stage.source and stage.name in to_do:
-      load_outside(run, stage, stage.objective.trains[0], stage.source)
+      load_outside(run, stage, product_tree(stage.objective), stage.source)
       say(f"{stage.name}: the run's model is that of {stage.source}")
   # Last, so that no refusal leaves a workdir behind.
   holding.enter_context(lock.held(workdir, say))

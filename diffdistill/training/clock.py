@@ -84,6 +84,13 @@ class Clock:
       return 0
     return math.ceil(HELD * self.last)
 
+  def progress(self, step: int) -> float:
+    """The part of the round that is done, in [0, 1).
+
+    Where the clock ends the round, the part of its anneal, and 0 before it.
+    """
+    return max(step - self.held, 0) / max(self.last - self.held, 1)
+
   def left(self, step: int) -> float:
     """Seconds that the round may still take, as far as one can say."""
     return self._seconds * max(1 - step / min(self._fit, self.last), 0.0)

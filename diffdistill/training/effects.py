@@ -144,4 +144,4 @@ def _longest(stage: Stage) -> int:
 
 def _tunes(objective: Objective) -> bool:
   """Whether it goes on with its teacher, whose second moments it estimates."""
-  return objective.trains == ("teacher",) and "teacher" in objective.needs
+  return "teacher" in objective.trees and "teacher" in objective.starts

@@ -18,7 +18,7 @@ def ema_update(
 
   Args:
     ema: the average so far.
-    params: the weights after update number `step` (from 0).
+    params: the weights after the tree's own update number `step` (from 0).
     decay: in [0, 1).
     step: a traced int32 scalar.
   """

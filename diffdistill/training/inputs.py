@@ -11,6 +11,7 @@ from diffdistill.arrays import Params
 from diffdistill.data.pair_pipeline import PairPipeline
 from diffdistill.data.pairs import PairStore
 from diffdistill.data.sources import Examples
+from diffdistill.objectives.objective import product_tree
 from diffdistill.training import checkpoint
 from diffdistill.training.curriculum import curriculum
 from diffdistill.training.sharding import Layout, process_rows
@@ -93,5 +94,5 @@ class Inputs:
       return self.outside(stage, name, source)
     maker, _ = self._rounds[source]
     assert isinstance(maker, Stage)  # curriculum has seen to it
-    product = name if name == SECOND_MOMENTS else maker.objective.trains[0]
+    product = name if name == SECOND_MOMENTS else product_tree(maker.objective)
     return checkpoint.load_final(self.workdir / source, product, self.layout)

@@ -6,6 +6,7 @@ that every round, whatever its length, runs the same executable.
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Annotated
 
 import jax
@@ -17,23 +18,29 @@ from diffdistill.arrays import Params
 from diffdistill.ranges import Range, Share, check_ranges
 
 DECAYS = ("constant", "linear", "cosine")
+KINDS = {"adam": optax.scale_by_adam, "radam": optax.scale_by_radam}
+# The average that a round's product is.
+EMA = "ema"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
-  """Adam with decoupled weight decay, clipping, EMA and accumulation.
+  """Adam or RAdam with decoupled weight decay, clipping and weight averages.
 
   Args:
+    kind: "adam" (Kingma & Ba 2015) or "radam" (Liu et al. 2020).
     learning_rate: the peak.
     warmup: updates of linear warm-up from 0.
     decay: what follows until the round ends: constant, linear or cosine (both
       to 0).
-    b1, b2, eps: of Adam (Kingma & Ba 2015).
+    b1, b2, eps: the decays of both moments, and what is added to the step
+      scale.
     weight_decay: decoupled, times the learning rate (AdamW).
     clip: global norm of the gradient, after the mean over all devices; 0 for
       none.
-    ema_decay: of the exponential moving average of the weights; 0 for none.
-    accumulate: parts that the batch is cut into, one after the other.
+    ema_decay: of the moving average of the weights that is the product; 0 for
+      none, and the product is the weights.
+    other_ema_decays: of more averages, kept beside the product.
   """
 
   learning_rate: Annotated[float, Range(0, 10)]
@@ -45,14 +52,28 @@ class Optimizer:
   weight_decay: Annotated[float, Range(0, 100)] = 0.0
   clip: Annotated[float, Range(0, 10**9)] = 1.0
   ema_decay: Share = 0.0
-  accumulate: Annotated[int, Range(1, 10**6)] = 1
+  other_ema_decays: tuple[Share, ...] = ()
+  kind: str = "adam"
 
   def __post_init__(self):
-    if self.decay not in DECAYS:
-      raise ValueError(
-        f"decay is {self.decay!r}; pass one of {', '.join(DECAYS)}"
-      )
+    for name, known in (("decay", DECAYS), ("kind", KINDS)):
+      if getattr(self, name) not in known:
+        raise ValueError(
+          f"{name} is {getattr(self, name)!r}; pass one of {', '.join(known)}"
+        )
     check_ranges(self)
+    decays = [d for d in (self.ema_decay, *self.other_ema_decays) if d]
+    if len(self.averages) < len(decays) or 0 in self.other_ema_decays:
+      raise ValueError(
+        f"other_ema_decays is {self.other_ema_decays}; pass decays above 0, all"
+        " different"
+      )
+
+  @property
+  def averages(self) -> Mapping[str, float]:
+    """The decay of each moving average, by name: "ema", "ema_0.9999"."""
+    main = {EMA: self.ema_decay} if self.ema_decay else {}
+    return {**main, **{f"{EMA}_{d:g}": d for d in self.other_ema_decays}}
 
   def transformation(self) -> optax.GradientTransformation:
     """The chain without its learning rate; non-finite gradients are skipped.
@@ -62,7 +83,7 @@ class Optimizer:
     """
     chain = optax.chain(
       optax.clip_by_global_norm(self.clip) if self.clip else optax.identity(),
-      optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps),
+      KINDS[self.kind](b1=self.b1, b2=self.b2, eps=self.eps),
       optax.add_decayed_weights(self.weight_decay),
     )
     # Never apply one, however many come: the trainer stops the run instead.

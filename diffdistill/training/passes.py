@@ -1,5 +1,6 @@
 """What training costs, in forward passes of the denoiser."""
 
+import itertools
 from collections.abc import Callable
 
 from diffdistill.objectives.objective import Objective
@@ -10,18 +11,15 @@ def round_passes(
   objective: Objective, round_: Round
 ) -> Callable[[int], int | float]:
   """The passes, per example of a batch, of the first n updates of a round."""
-  turns, before = [], 0
-  # The turns of every objective repeat after as many steps as it has trees.
-  for step in range(len(objective.trains)):
-    turns.append(before)
-    before += sum(
-      objective.passes(name, round_.guided).units
-      for name in objective.turn(step)
-    )
+  units = [
+    objective.passes(turn, round_.num_steps, round_.guided).units
+    for turn in objective.cycle
+  ]
+  before = [0, *itertools.accumulate(units)]
 
   def passes(updates: int) -> int | float:
-    cycles, rest = divmod(updates, len(turns))
-    return cycles * before + turns[rest]
+    cycles, rest = divmod(updates, len(units))
+    return cycles * before[-1] + before[rest]
 
   return passes
 

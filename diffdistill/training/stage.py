@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from diffdistill.diffusion.guidance import Guidance
-from diffdistill.objectives.objective import Objective
+from diffdistill.objectives.objective import Objective, product_tree
 from diffdistill.ranges import (
   BatchSize,
   Images,
@@ -157,7 +157,9 @@ class Stage:
   Args:
     name: of the stage, and of its round or folder of rounds.
     objective: what is minimised.
-    optimizer: how.
+    optimizer: how, for every tree that has none of its own.
+    optimizers: of single trees, by name.
+    accumulate: parts that the batch is cut into, one after the other.
     num_updates: per round; where it ends by the clock, the most.
     batch_size: images per update, over all devices.
     frozen: for each name the objective needs, the stage that made it; or one
@@ -199,25 +201,26 @@ class Stage:
   pairs: str = ""
   select: Selection | None = None
   updates_per_call: Annotated[int, Range(1, 10**6)] = 1
+  optimizers: Mapping[str, Optimizer] = dataclasses.field(default_factory=dict)
+  accumulate: Annotated[int, Range(1, 10**6)] = 1
   teacher_dtype: str = "float32"
 
   def __post_init__(self):
     check_ranges(self, f"stages.{self.name}.")
-    if self.batch_size % self.optimizer.accumulate:
+    if self.batch_size % (self.accumulate * self.objective.group):
       raise ValueError(
         f"stages.{self.name}.batch_size is {self.batch_size}, which"
-        f" accumulate={self.optimizer.accumulate} does not divide; pass a"
-        " multiple of it"
+        f" accumulate={self.accumulate} times groups of {self.objective.group}"
+        " does not divide; pass a multiple of it"
       )
-    missing = set(self.objective.needs) ^ set(self.frozen)
-    if missing:
+    given = {*self.objective.starts, *self.objective.needs}
+    if given != set(self.frozen):
       raise ValueError(
         f"stages.{self.name}.frozen names {sorted(self.frozen)}; its objective"
-        f" needs exactly {sorted(self.objective.needs)}; pass those"
+        f" needs exactly {sorted(given)}; pass those"
       )
-    if self.source and (
-      self.objective.needs or not self.source.startswith(OUTSIDE)
-    ):
+    self._check_optimizers()
+    if self.source and (given or not self.source.startswith(OUTSIDE)):
       raise ValueError(
         f"stages.{self.name}.source is {self.source!r}; pass imported:PATH or"
         " path:DIR, to a stage of a teacher or a classifier"
@@ -252,12 +255,38 @@ class Stage:
         " images to select by; remove it"
       )
 
+  def optimizer_of(self, name: str) -> Optimizer:
+    """The optimizer of a tree."""
+    return self.optimizers.get(name, self.optimizer)
+
+  @property
+  def all_optimizers(self) -> dict[str, Optimizer]:
+    """The optimizer of every tree, by name."""
+    return {name: self.optimizer_of(name) for name in self.objective.trees}
+
+  def _check_optimizers(self):
+    trees = self.objective.trees
+    for name, optimizer in self.optimizers.items():
+      path = f"stages.{self.name}.optimizers.{name}"
+      if name not in trees:
+        raise ValueError(
+          f"{path} is of no tree that is trained; pass some of"
+          f" {', '.join(trees)}"
+        )
+      ours, theirs = self.optimizer.averages, optimizer.averages
+      if name != product_tree(self.objective) and ours != theirs:
+        raise ValueError(
+          f"{path} keeps the averages {dict(theirs)}, but only the product"
+          f" {product_tree(self.objective)} has them; leave ema_decay and"
+          " other_ema_decays out"
+        )
+
   def _check_execution(self):
-    cycle = len(self.objective.trains)
+    cycle = len(self.objective.cycle)
     if self.updates_per_call > 1 and self.updates_per_call % cycle:
       raise ValueError(
         f"stages.{self.name}.updates_per_call is {self.updates_per_call}, but"
-        f" its trees {', '.join(self.objective.trains)} take turns; pass 1 or a"
+        f" its trees {', '.join(self.objective.trees)} take turns; pass 1 or a"
         f" multiple of {cycle}"
       )
     if self.teacher_dtype not in ("float32", "bfloat16"):
@@ -273,7 +302,10 @@ class Stage:
         " objective has no teacher; remove it"
       )
     # Such papers take them in float32, so nothing would be saved.
-    if any(self.objective.passes(n).tangent for n in self.objective.trains):
+    if any(
+      self.objective.passes(turn, 1, True).tangent
+      for turn in self.objective.cycle
+    ):
       raise ValueError(
         f"stages.{self.name}.teacher_dtype is {self.teacher_dtype!r}, but its"
         " objective takes derivatives along the teacher's weights; pass float32"

@@ -1,8 +1,9 @@
-"""update(state, frozen, batch, key, hparams): where trained trees are
+"""update(state, frozen, batch, key, now, rates): where trained trees are
 differentiated, and nowhere else."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,45 +11,54 @@ import optax
 from jax.sharding import Mesh
 
 from diffdistill.arrays import Batch, Key, Metrics, Params, Scalar
-from diffdistill.objectives.objective import Hparams, Objective
+from diffdistill.objectives.objective import (
+  Now,
+  Objective,
+  Trees,
+  Turn,
+  product_tree,
+)
 from diffdistill.training.augment import as_trained
 from diffdistill.training.ema import ema_update
-from diffdistill.training.optimizers import Optimizer
+from diffdistill.training.optimizers import Optimizer, applied
 from diffdistill.training.sharding import replicated, unrolled
-from diffdistill.training.state import TrainState
+from diffdistill.training.state import TrainState, decays_of, named_averages
 
-# Metrics that count since the round began: what comes last is what is meant.
+# Metrics that count since the round began: the last value is the one to show.
 COUNTERS = ("/skipped", "/skipped_in_a_row")
 
+# Learning rates by tree, traced.
+Rates = Mapping[str, jax.Array]
 Update = Callable[
-  [TrainState, Mapping[str, Params], Batch, Key, Hparams],
-  tuple[TrainState, Metrics],
+  [TrainState, Trees, Batch, Key, Now, Rates], tuple[TrainState, Metrics]
 ]
 
 
 def make_update(
   objective: Objective,
-  name: str,
-  optimizer: Optimizer,
+  turn: Turn,
+  optimizers: Mapping[str, Optimizer],
   shardings: TrainState,
   mesh: Mesh,
+  accumulate: int = 1,
 ) -> Update:
-  """The jitted update of the tree `name`; the state is donated.
+  """The jitted update of the trees of one turn; the state is donated.
 
   The gradient is that of the mean over the global batch, so clipping comes
-  after the all-reduce. `hparams` are traced scalars ("num_steps",
-  "learning_rate"); `key` is the round's, folded with step and name; `batch` is
-  a pipeline's, which the device turns into what is trained on.
+  after the all-reduce. `key` is the round's, folded with the step and the
+  turn's first tree; `batch` is a pipeline's, which the device turns into what
+  is trained on.
 
   Args:
-    objective: whose loss is differentiated in params[name] alone.
-    name: one of objective.trains.
-    optimizer: its optimizer.
+    objective: whose loss is differentiated in the trees of the turn alone.
+    turn: of objective.cycle.
+    optimizers: of each tree.
     shardings: a TrainState of shardings, for the state that comes out.
     mesh: where metrics are replicated.
+    accumulate: parts that the batch is cut into, one after the other.
   """
   return jax.jit(
-    _update(objective, name, optimizer, shardings, mesh),
+    _update(objective, turn, optimizers, shardings, mesh, accumulate),
     donate_argnums=0,
     out_shardings=(shardings, replicated(mesh)),
   )
@@ -56,57 +66,46 @@ def make_update(
 
 def make_updates(
   objective: Objective,
-  optimizer: Optimizer,
+  optimizers: Mapping[str, Optimizer],
   shardings: TrainState,
   mesh: Mesh,
+  accumulate: int = 1,
 ) -> Update:
-  """Several jitted updates in one call, each tree's in its turn.
+  """Several jitted updates in one call, each turn of the cycle in order.
 
-  Batches and hparams have a row for each update, whole cycles of turns, and
-  begin one. So a small model's device does not wait for the host between
-  updates. Arguments as of `make_update`.
+  Batches, `now` and `rates` have a row for each update; the rows are whole
+  cycles and begin one. So a small model's device does not wait for the host
+  between updates. Arguments as of `make_update`.
   """
-  cycle = [objective.turn(i) for i in range(len(objective.trains))]
+  cycle = objective.cycle
   update = {
-    name: _update(objective, name, optimizer, shardings, mesh)
-    for name in objective.trains
+    turn: _update(objective, turn, optimizers, shardings, mesh, accumulate)
+    for turn in set(cycle)
   }
 
   def updates(
     state: TrainState,
-    frozen: Mapping[str, Params],
+    frozen: Trees,
     batches: Batch,
     key: Key,
-    hparams: Hparams,
+    now: Now,
+    rates: Rates,
   ) -> tuple[TrainState, Metrics]:
-    def turns(
-      state: TrainState, rows: tuple[Batch, Hparams]
-    ) -> tuple[TrainState, list[Metrics]]:
+    def turns(state: TrainState, rows: Any) -> tuple[TrainState, list[Metrics]]:
       found = []
-      for i, names in enumerate(cycle):
-        batch, given = jax.tree.map(lambda leaf, i=i: leaf[i], rows)
-        for name in names:
-          state, metrics = update[name](state, frozen, batch, key, given)
-          found.append(metrics)
+      for i, turn in enumerate(cycle):
+        batch, at, given = jax.tree.map(lambda leaf, i=i: leaf[i], rows)
+        state, metrics = update[turn](state, frozen, batch, key, at, given)
+        found.append(metrics)
       # Or the partitioner may keep all of it everywhere between turns.
       return jax.lax.with_sharding_constraint(state, shardings), found
 
     rows = jax.tree.map(
       lambda leaf: leaf.reshape(-1, len(cycle), *leaf.shape[1:]),
-      (dict(batches), dict(hparams)),
+      (dict(batches), now, dict(rates)),
     )
     state, found = jax.lax.scan(turns, state, rows, unroll=unrolled(mesh))
-    totals: Metrics = {}
-    for metrics in found:
-      for name, pair in metrics.items():
-        if name.endswith(COUNTERS):
-          totals[name] = jax.tree.map(lambda values: values[-1], pair)
-        else:
-          added = jax.tree.map(jnp.sum, pair)
-          totals[name] = jax.tree.map(
-            jnp.add, totals.get(name, (0.0, 0.0)), added
-          )
-    return state, totals
+    return state, _totals(found)
 
   return jax.jit(
     updates,
@@ -115,133 +114,162 @@ def make_updates(
   )
 
 
+def _totals(found: list[Metrics]) -> Metrics:
+  """The metrics of all turns, each with a row for every cycle, as one."""
+  totals: Metrics = {}
+  for metrics in found:
+    for name, pair in metrics.items():
+      if name.endswith(COUNTERS):
+        totals[name] = jax.tree.map(lambda values: values[-1], pair)
+      else:
+        added = jax.tree.map(jnp.sum, pair)
+        before = totals.get(name, (jnp.zeros(()), jnp.zeros(())))
+        totals[name] = jax.tree.map(jnp.add, before, added)
+  return totals
+
+
 def _update(
   objective: Objective,
-  name: str,
-  optimizer: Optimizer,
+  turn: Turn,
+  optimizers: Mapping[str, Optimizer],
   shardings: TrainState,
   mesh: Mesh,
+  accumulate: int,
 ) -> Update:
-  """The update of the tree `name`; pure. Arguments as of `make_update`."""
-  transformation = optimizer.transformation()
-  name_index = objective.trains.index(name)
+  """The update of one turn; pure. Arguments as of `make_update`."""
+  first = list(objective.trees).index(turn[0])
+  places = {name: shardings.params[name] for name in turn}
 
   def update(
     state: TrainState,
-    frozen: Mapping[str, Params],
+    frozen: Trees,
     batch: Batch,
     key: Key,
-    hparams: Hparams,
+    now: Now,
+    rates: Rates,
   ) -> tuple[TrainState, Metrics]:
-    key = jax.random.fold_in(jax.random.fold_in(key, state.step), name_index)
+    key = jax.random.fold_in(jax.random.fold_in(key, state.step), first)
+    fixed = {**frozen, **state.params, **named_averages(state)}
 
-    def loss(tree: Params, rows: Batch, key: Key) -> tuple[Scalar, Metrics]:
-      params = {**state.params, name: tree}
-      trained = as_trained(rows)
-      return objective.loss(name, params, frozen, trained, key, hparams)
+    def loss(
+      trained: dict[str, Params], rows: Batch, key: Key
+    ) -> tuple[Scalar, Metrics]:
+      trees = {**fixed, **trained}
+      return objective.loss(turn, trees, as_trained(rows), key, now)
 
     grads, metrics = _gradient(
       loss,
-      state.params[name],
-      shardings.params[name],
+      {name: state.params[name] for name in turn},
+      places,
       mesh,
       batch,
       key,
-      optimizer.accumulate,
+      accumulate,
+      objective.group,
     )
-    direction, new = transformation.update(
-      grads, state.opt_state[name], state.params[name]
-    )
-    opt_state = cast(optax.ApplyIfFiniteState, new)
-    rate = hparams["learning_rate"]
-    params = jax.tree.map(
-      lambda p, d: p - rate * d, state.params[name], direction
-    )
-    ema = state.ema
-    if name in ema:
-      average = ema_update(ema[name], params, optimizer.ema_decay, state.step)
-      # A skipped update leaves the average where it was.
-      average = jax.tree.map(
-        lambda new, old: jnp.where(opt_state.last_finite, new, old),
-        average,
-        ema[name],
+    state = dataclasses.replace(state, step=state.step + 1)
+    for name in turn:
+      decays = decays_of(objective, name, optimizers[name])
+      state, added = _apply(
+        state, name, optimizers[name], decays, grads[name], rates[name]
       )
-      ema = {**ema, name: average}
-    one = jnp.ones(())
-    metrics |= {
-      f"{name}/grad_norm": (optax.tree.norm(grads), one),
-      f"{name}/skipped_in_a_row": (opt_state.notfinite_count, one),
-      f"{name}/skipped": (opt_state.total_notfinite, one),
-    }
-    state = TrainState(
-      step=state.step + 1,
-      params={**state.params, name: params},
-      opt_state={**state.opt_state, name: opt_state},
-      ema=ema,
-    )
+      metrics |= added
     return state, metrics
 
   return update
 
 
+def _apply(
+  state: TrainState,
+  name: str,
+  optimizer: Optimizer,
+  decays: Mapping[str, float],
+  grads: Params,
+  rate: jax.Array,
+) -> tuple[TrainState, Metrics]:
+  """One tree, its optimizer's state and its averages after its gradient."""
+  before, old = state.opt_state[name], state.params[name]
+  direction, new = optimizer.transformation().update(grads, before, old)
+  opt_state = cast(optax.ApplyIfFiniteState, new)
+  params = jax.tree.map(lambda p, d: p - rate * d, old, direction)
+  averages = {}
+  for average, decay in decays.items():
+    kept = state.averages[name][average]
+    updated = ema_update(kept, params, decay, applied(before))
+    # A skipped update leaves the average where it was.
+    averages[average] = jax.tree.map(
+      lambda u, k: jnp.where(opt_state.last_finite, u, k), updated, kept
+    )
+  one = jnp.ones(())
+  metrics = {
+    f"{name}/grad_norm": (optax.tree.norm(grads), one),
+    f"{name}/skipped_in_a_row": (opt_state.notfinite_count, one),
+    f"{name}/skipped": (opt_state.total_notfinite, one),
+  }
+  state = dataclasses.replace(
+    state,
+    params={**state.params, name: params},
+    opt_state={**state.opt_state, name: opt_state},
+    averages={**state.averages, name: averages},
+  )
+  return state, metrics
+
+
 def make_evaluate(objective: Objective, mesh: Mesh) -> Callable[..., Metrics]:
-  """The jitted metrics of the product, with no gradient and no update.
+  """The jitted metrics of the product's turn, with no gradient and no update.
 
-  It takes (params by name, frozen, a pipeline's batch, key, hparams); compiled
-  when first called.
+  It takes (trees by name, a pipeline's batch, key, now); compiled when first
+  called.
   """
+  name = product_tree(objective)
+  turn = next(turn for turn in objective.cycle if name in turn)
 
-  def evaluate(
-    params: Mapping[str, Params],
-    frozen: Mapping[str, Params],
-    batch: Batch,
-    key: Key,
-    hparams: Hparams,
-  ) -> Metrics:
-    name, trained = objective.trains[0], as_trained(batch)
-    return objective.loss(name, params, frozen, trained, key, hparams)[1]
+  def evaluate(trees: Trees, batch: Batch, key: Key, now: Now) -> Metrics:
+    return objective.loss(turn, trees, as_trained(batch), key, now)[1]
 
   return jax.jit(evaluate, out_shardings=replicated(mesh))
 
 
 def _gradient(
   loss: Callable[[Params, Batch, Key], tuple[Scalar, Metrics]],
-  tree: Params,
+  trees: Params,
   places: Params,
   mesh: Mesh,
   batch: Batch,
   key: Key,
   parts: int,
+  group: int,
 ) -> tuple[Params, Metrics]:
   """The mean gradient and summed metrics over `parts` slices of the batch.
 
-  Slice i takes every parts-th row from i on, so that each stays spread over
-  all devices. The gradient lies as the tree does, between slices too: no
-  device holds more of a sum than of the weights.
+  Slice i takes every parts-th group of rows from i on, so that each slice stays
+  spread over all devices. The gradient lies as the trees do, between slices
+  too: no device holds more of a sum than of the weights.
   """
 
-  def gradient(tree: Params, rows: Batch, key: Key) -> tuple[Params, Metrics]:
-    grads, metrics = jax.grad(loss, has_aux=True)(tree, rows, key)
+  def gradient(trees: Params, rows: Batch, key: Key) -> tuple[Params, Metrics]:
+    grads, metrics = jax.grad(loss, has_aux=True)(trees, rows, key)
     return jax.lax.with_sharding_constraint(grads, places), metrics
 
   if parts == 1:
-    return gradient(tree, batch, key)
-  slices = jax.tree.map(
-    lambda rows: jnp.moveaxis(
-      rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:]), 1, 0
-    ),
-    dict(batch),
-  )
+    return gradient(trees, batch, key)
+
+  def sliced(rows: jax.Array) -> jax.Array:
+    groups = rows.reshape(-1, parts, group, *rows.shape[1:])
+    shape = (parts, rows.shape[0] // parts, *rows.shape[1:])
+    return jnp.moveaxis(groups, 1, 0).reshape(shape)
+
+  slices = jax.tree.map(sliced, dict(batch))
 
   def add(total, part):
     rows, i = part
-    new = gradient(tree, rows, jax.random.fold_in(key, i))
+    new = gradient(trees, rows, jax.random.fold_in(key, i))
     return jax.tree.map(jnp.add, total, new), None
 
   first = jax.tree.map(lambda rows: rows[0], slices)
   zeros = jax.tree.map(
     lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-    jax.eval_shape(gradient, tree, first, key),
+    jax.eval_shape(gradient, trees, first, key),
   )
   (grads, metrics), _ = jax.lax.scan(
     add, zeros, (slices, jnp.arange(parts)), unroll=unrolled(mesh)

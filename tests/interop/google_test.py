@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import serialization
 
+from diffdistill.arrays import Condition
 from diffdistill.interop import google
 from diffdistill.interop.model import network_of
 
@@ -222,8 +223,9 @@ def test_gives_the_answers_of_their_network(name, saved):
   logsnr, label = jnp.array([-3.0, 7.0]), jnp.array([4, 1])
   angle = jnp.arctan(jnp.exp(-logsnr / 2))
   expected = jit(module.apply)({"params": params}, x, logsnr, label)
+  condition = Condition(label=label if model.num_classes else None)
   actual = jit(network_of(model).apply)(
-    model.params, x, angle * 2 / jnp.pi, label if model.num_classes else None
+    model.params, x, angle * 2 / jnp.pi, condition
   )
   size = float(jnp.std(expected))
   assert size > 0.1

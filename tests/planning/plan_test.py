@@ -174,7 +174,7 @@ def test_the_milder_remedies_come_first(wide):
     {"mesh.data": -1, "mesh.fsdp": 8},
     {"mesh.data": -1, "mesh.fsdp": 64},
     {"model.network.remat": True},
-    {"stages.teacher.optimizer.accumulate": 2},
+    {"stages.teacher.accumulate": 2},
   ]
   assert all(found.count(remedy) == 1 for remedy in found)
   assert "teacher_dtype" not in str(found)  # it has none

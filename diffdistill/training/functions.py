@@ -1,0 +1,76 @@
+"""The compiled functions of a stage, which all its rounds share."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+from jaxtyping import PyTree
+
+from diffdistill.arrays import Key, Metrics, Params
+from diffdistill.objectives.objective import Turn
+from diffdistill.training.sharding import Layout
+from diffdistill.training.stage import Stage
+from diffdistill.training.state import (
+  TrainState,
+  create_state,
+  with_shardings,
+)
+from diffdistill.training.step import (
+  Update,
+  make_evaluate,
+  make_update,
+  make_updates,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageFunctions:
+  """The jitted functions of one stage, compiled when first called.
+
+  Args:
+    init: the state before the first update, of a (key, frozen trees).
+    updates: of each turn.
+    several: whole cycles of turns in one call.
+    evaluate: the metrics of the product, without an update.
+    abstract: the shapes of the state, and where its arrays lie.
+  """
+
+  init: Callable[..., TrainState]
+  updates: Mapping[Turn, Update]
+  several: Update
+  evaluate: Callable[..., Metrics]
+  abstract: TrainState
+
+
+def stage_functions(
+  stage: Stage, frozen: Mapping[str, PyTree], layout: Layout
+) -> StageFunctions:
+  """The functions of a stage.
+
+  Args:
+    stage: whose objective is trained.
+    frozen: the trees that it is given, or their shapes.
+    layout: of its mesh.
+  """
+  objective, optimizers = stage.objective, stage.all_optimizers
+
+  def init(key: Key, frozen: Mapping[str, Params]) -> TrainState:
+    return create_state(objective, optimizers, key, frozen)
+
+  shapes = jax.eval_shape(init, jax.random.key(0), frozen)
+  abstract = with_shardings(shapes, layout)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+  return StageFunctions(
+    init=jax.jit(init, out_shardings=shardings),
+    updates={
+      turn: make_update(
+        objective, turn, optimizers, shardings, layout.mesh, stage.accumulate
+      )
+      for turn in dict.fromkeys(objective.cycle)
+    },
+    several=make_updates(
+      objective, optimizers, shardings, layout.mesh, stage.accumulate
+    ),
+    evaluate=make_evaluate(objective, layout.mesh),
+    abstract=abstract,
+  )
