@@ -16,7 +16,7 @@ so one 2x2 system, with determinant alpha b - sigma a, turns any of them into
 any other. "both" is two outputs at once, combined per noise level.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -33,6 +33,7 @@ class Prediction(NamedTuple):
   eps: Image
 
 
+@runtime_checkable
 class Model(Protocol):
   """A denoiser with its weights and condition bound: what samplers call."""
 

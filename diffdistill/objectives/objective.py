@@ -38,6 +38,7 @@ Trees = Mapping[str, Params]
 Loss = tuple[Scalar, Metrics]
 
 
+@runtime_checkable
 class HasInit(Protocol):
   """A network as the trainer sees it: something that draws its weights."""
 
