@@ -4,33 +4,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from diffdistill.arrays import UNCONDITIONAL, Condition
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.precondition import Identity
 from diffdistill.diffusion.process import GaussianProcess
-from diffdistill.diffusion.schedule import (
-  EDM,
-  Cosine,
-  LinearBeta,
-  RectifiedFlow,
-)
 from diffdistill.objectives.denoising_student import DenoisingStudent
-from diffdistill.objectives.objective import Objective
+from diffdistill.objectives.objective import Objective, turn_of
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.sampling.one_step import OneStep
-
-SCHEDULES = {
-  "cosine": Cosine(),
-  "linear": LinearBeta(),
-  "edm": EDM(),
-  "flow": RectifiedFlow(),
-}
-HPARAMS = {"num_steps": jnp.int32(1), "guided": jnp.float32(0)}
+from tests.objectives.given import (
+  SCHEDULES,
+  OneTime,
+  check_copies,
+  check_devices_change_nothing,
+)
+from tests.objectives.given import loss_of as loss_of_trees
 
 
 @dataclasses.dataclass(frozen=True)
-class Affine:
+class Affine(OneTime):
   """scale x + shift, at t = 1 only; writes down what it is asked."""
 
   heard: list = dataclasses.field(default_factory=list)
@@ -38,8 +31,8 @@ class Affine:
   def init(self, key):
     return {"scale": jnp.float32(1.0), "shift": jnp.float32(0.0)}
 
-  def apply(self, params, x, t, label=None, *, s=None, key=None):
-    self.heard.append({"t": t, "label": label, "s": s, "key": key})
+  def apply(self, params, x, t, condition=UNCONDITIONAL, *, s=None, key=None):
+    self.heard.append({"t": t, "label": condition.label, "s": s, "key": key})
     at_one = jnp.where(t == 1, 1.0, jnp.nan).reshape(-1, 1, 1, 1)
     return (params["scale"] * x + params["shift"]) * at_one
 
@@ -65,8 +58,9 @@ def noise(n=64, seed=0):
 
 
 def loss_of(goal, params, batch, key=0):
-  return goal.loss(
-    "student", {"student": params}, {}, batch, jax.random.key(key), HPARAMS
+  batch = {"condition": UNCONDITIONAL, **batch}
+  return loss_of_trees(
+    goal, {"student": params}, batch, jax.random.key(key), num_steps=1, guided=0
   )
 
 
@@ -163,7 +157,11 @@ def test_the_student_is_told_its_label_and_nothing_random():
   network = Affine()
   goal = objective(network=network, conditional=True)
   label = jnp.arange(64) % 3
-  batch = {"noise": noise(), "image": noise(seed=1), "label": label}
+  batch = {
+    "noise": noise(),
+    "image": noise(seed=1),
+    "condition": Condition(label=label),
+  }
   params = network.init(jax.random.key(0))
   losses = [float(loss_of(goal, params, batch, key)[0]) for key in (0, 1)]
   assert losses[0] == losses[1]
@@ -181,39 +179,25 @@ def test_the_student_starts_as_a_copy_of_the_teacher():
   assert isinstance(goal, Objective)
   params = goal.init(jax.random.key(0), {"teacher": teacher})
   assert set(params) == {"student"}
-  for name, value in params["student"].items():
-    np.testing.assert_array_equal(value, teacher[name])
-    # Another buffer: the student's will be donated.
-    assert value is not teacher[name]
-    assert (
-      value.unsafe_buffer_pointer() != teacher[name].unsafe_buffer_pointer()
-    )
+  check_copies(params, teacher)
 
 
 def test_same_loss_on_any_number_of_devices():
   goal = objective("linear", "difference", "l1")
   batch = {"noise": noise(), "image": jnp.tanh(noise(seed=1))}
   params = {"scale": jnp.float32(0.7), "shift": jnp.float32(0.2)}
-  losses = []
-  for n in (1, 2, 8):
-    mesh = jax.make_mesh(
-      (n,), ("data",), (AxisType.Auto,), devices=jax.devices()[:n]
-    )
-    rows = NamedSharding(mesh, PartitionSpec("data"))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    run = jax.jit(
-      lambda params, batch: loss_of(goal, params, batch)[0],
-      in_shardings=(everywhere, rows),
-    )
-    losses.append(float(run(params, batch)))
-  np.testing.assert_allclose(losses, losses[0], rtol=1e-6)
+  check_devices_change_nothing(
+    lambda params, batch: loss_of(goal, params, batch)[0], params, batch
+  )
 
 
 def test_what_it_costs_and_needs():
   goal = objective()
-  assert goal.passes("student").units == 3
-  assert goal.turn(7) == goal.trains == ("student",)
-  assert goal.needs == ("teacher",)
+  assert goal.passes(("student",), 1, False).units == 3
+  assert tuple(goal.trees) == turn_of(goal, 7) == ("student",)
+  # The teacher is needed to begin, and by no update.
+  assert goal.starts == ("teacher",)
+  assert goal.needs == {}
   assert (goal.consumes, goal.rounds) == ("pairs", "one_step")
 
 

@@ -1,10 +1,7 @@
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.precondition import Identity
@@ -15,12 +12,13 @@ from diffdistill.networks.mlp import MLP
 from diffdistill.networks.network import LinenNetwork
 from diffdistill.objectives.denoising import Denoising
 from diffdistill.sampling.ddim import DDIM
-
-MIXTURE = {
-  "means": jnp.array([[0.5, 0.3], [-0.6, 0.1]]).reshape(2, 1, 1, 2),
-  "std": jnp.array([0.3, 0.2]),
-  "logits": jnp.array([0.0, 0.7]),
-}
+from tests.objectives.given import (
+  MIXTURE,
+  Listener,
+  batch_of,
+  check_devices_change_nothing,
+)
+from tests.objectives.given import loss_of as loss_of_trees
 
 
 def objective(
@@ -45,26 +43,12 @@ def exact(schedule=Cosine(), **fields):  # noqa: B008
   return objective(GaussianMixture(schedule=schedule), schedule, **fields)
 
 
-def loss_of(goal, params, batch, key):
-  return goal.loss("teacher", {"teacher": params}, {}, batch, key, {})
+def loss_of(goal, params, x0, key, label=None):
+  return loss_of_trees(goal, {"teacher": params}, batch_of(x0, label), key)
 
 
 def images(n, key):
   return GaussianMixture(schedule=Cosine()).sample(MIXTURE, key, n)
-
-
-@dataclasses.dataclass(frozen=True)
-class Listener:
-  """A network that outputs zero and writes down what it is asked."""
-
-  heard: list
-
-  def init(self, key):
-    return {}
-
-  def apply(self, params, x, t, label=None, *, s=None, key=None):
-    self.heard.append({"x": x, "t": t, "label": label, "key": key})
-    return params * x
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), EDM()])
@@ -75,7 +59,7 @@ def test_the_exact_denoiser_is_best(schedule, weighting):
   @jax.jit
   def loss(params):
     key_data, key = jax.random.split(jax.random.key(0))
-    return loss_of(goal, params, {"image": images(8192, key_data)}, key)[0]
+    return loss_of(goal, params, images(8192, key_data), key)[0]
 
   best = loss(MIXTURE)
   for change in (
@@ -95,8 +79,8 @@ def test_the_gradient_at_the_exact_denoiser_has_zero_mean():
   def gradients(params):
     def one(key):
       key_data, key = jax.random.split(key)
-      batch = {"image": images(512, key_data)}
-      return jax.grad(lambda p: loss_of(goal, p, batch, key)[0])(params)
+      x0 = images(512, key_data)
+      return jax.grad(lambda p: loss_of(goal, p, x0, key)[0])(params)
 
     return jax.vmap(one)(jax.random.split(jax.random.key(1), 64))
 
@@ -125,7 +109,7 @@ def test_a_zero_network_has_the_mean_square_of_the_data():
   def metrics(key):
     params = goal.init(key, {})
     assert set(params) == {"teacher"}
-    return loss_of(goal, params["teacher"], {"image": x0}, key)[1]
+    return loss_of(goal, params["teacher"], x0, key)[1]
 
   total, count = metrics(jax.random.key(0))["teacher/x0_mse"]
   assert float(count) == 256
@@ -136,9 +120,8 @@ def test_a_zero_network_has_the_mean_square_of_the_data():
 def test_dropout_is_on_and_differs_between_updates():
   heard = []
   goal = objective(Listener(heard))
-  batch = {"image": jnp.ones((2, 1, 1, 1))}
   for seed in (0, 1):
-    loss_of(goal, jnp.zeros(()), batch, jax.random.key(seed))
+    loss_of(goal, jnp.zeros(()), jnp.ones((2, 1, 1, 1)), jax.random.key(seed))
   one, other = (jax.random.key_data(call["key"]) for call in heard)
   assert not np.array_equal(one, other)
 
@@ -149,9 +132,9 @@ def test_as_many_labels_are_hidden_as_it_says():
     Listener(heard), conditional=True, null_label=3, label_dropout=0.2
   )
   label = jnp.arange(n) % 3
-  batch = {"image": jnp.ones((n, 1, 1, 1)), "label": label}
+  x0 = jnp.ones((n, 1, 1, 1))
   for seed in (0, 1):
-    loss_of(goal, jnp.zeros(()), batch, jax.random.key(seed))
+    loss_of(goal, jnp.zeros(()), x0, jax.random.key(seed), label)
   one, other = (np.asarray(call["label"]) for call in heard)
   hidden = one == 3
   np.testing.assert_array_equal(one[~hidden], label[~hidden])
@@ -169,8 +152,8 @@ def test_labels_reach_a_conditional_network_only(conditional):
   heard = []
   goal = objective(Listener(heard), conditional=conditional)
   label = jnp.array([3, 1])
-  batch = {"image": jnp.ones((2, 1, 1, 1)), "label": label}
-  loss_of(goal, jnp.zeros(()), batch, jax.random.key(0))
+  x0 = jnp.ones((2, 1, 1, 1))
+  loss_of(goal, jnp.zeros(()), x0, jax.random.key(0), label)
   if conditional:
     np.testing.assert_array_equal(heard[0]["label"], label)
   else:
@@ -181,7 +164,7 @@ def test_x_t_is_the_data_diffused_to_its_time():
   heard, schedule = [], LinearBeta()
   goal = objective(Listener(heard), schedule, discrete_steps=1000)
   x0 = jnp.full((4096, 1, 1, 1), 0.5)
-  loss_of(goal, jnp.zeros(()), {"image": x0}, jax.random.key(0))
+  loss_of(goal, jnp.zeros(()), x0, jax.random.key(0))
   x, t = heard[0]["x"], heard[0]["t"]
   i = np.round(1000 * np.asarray(t))
   np.testing.assert_array_equal(t, i / np.float32(1000))
@@ -209,7 +192,7 @@ def test_snr_weighting_is_the_noise_prediction_loss_of_ddpm():
     discrete_steps=100,
   )
   x0 = images(256, jax.random.key(0))
-  loss, _ = loss_of(goal, jnp.float32(0.3), {"image": x0}, jax.random.key(1))
+  loss, _ = loss_of(goal, jnp.float32(0.3), x0, jax.random.key(1))
   x, t = heard[0]["x"], heard[0]["t"]
   alpha, sigma = process.coefficients(t, x)
   eps = (x - alpha * x0) / sigma
@@ -219,19 +202,11 @@ def test_snr_weighting_is_the_noise_prediction_loss_of_ddpm():
 
 def test_same_loss_on_any_number_of_devices():
   goal, x0 = exact(), np.asarray(images(64, jax.random.key(2)))
-  params, losses = MIXTURE | {"std": jnp.array([0.5, 0.4])}, []
-  for n in (1, 2, 8):
-    mesh = jax.make_mesh(
-      (n,), ("data",), (AxisType.Auto,), devices=jax.devices()[:n]
-    )
-    rows = NamedSharding(mesh, PartitionSpec("data"))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    run = jax.jit(
-      lambda p, x0, key: loss_of(goal, p, {"image": x0}, key)[0],
-      in_shardings=(everywhere, rows, everywhere),
-    )
-    losses.append(float(run(params, x0, jax.random.key(5))))
-  np.testing.assert_allclose(losses, losses[0], rtol=1e-6)
+  check_devices_change_nothing(
+    lambda params, x0: loss_of(goal, params, x0, jax.random.key(5))[0],
+    MIXTURE | {"std": jnp.array([0.5, 0.4])},
+    x0,
+  )
 
 
 def test_refusals():

@@ -1,0 +1,101 @@
+"""What tests of objectives share: what a loss is given, and toy networks."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from diffdistill.arrays import UNCONDITIONAL, Condition
+from diffdistill.diffusion.schedule import (
+  EDM,
+  Cosine,
+  LinearBeta,
+  RectifiedFlow,
+  Shifted,
+)
+from diffdistill.objectives.objective import Now
+
+SCHEDULES = {
+  "cosine": Cosine(),
+  "linear": LinearBeta(),
+  "edm": EDM(),
+  "flow": RectifiedFlow(),
+  "shifted": Shifted(base=Cosine(), image_size=128),
+}
+# Of two components, in two dimensions.
+MIXTURE = {
+  "means": jnp.array([[0.5, 0.3], [-0.6, 0.1]]).reshape(2, 1, 1, 2),
+  "std": jnp.array([0.3, 0.2]),
+  "logits": jnp.array([0.0, 0.7]),
+}
+
+
+def now_of(num_steps=4, guided=1.0, step=0, progress=0.0):
+  """The scalars of an update; each may be traced."""
+  return Now(
+    num_steps=jnp.asarray(num_steps, jnp.int32),
+    guided=jnp.asarray(guided, jnp.float32),
+    step=jnp.asarray(step, jnp.int32),
+    progress=jnp.asarray(progress, jnp.float32),
+  )
+
+
+def batch_of(image, label=None, **more):
+  """A batch of these images, and of their labels where there are any."""
+  return {"image": image, "condition": Condition(label=label), **more}
+
+
+def loss_of(goal, trees, batch, key, turn=None, **now):
+  """(loss, metrics) of a turn, the first of the cycle where none is named."""
+  return goal.loss(turn or goal.cycle[0], trees, batch, key, now_of(**now))
+
+
+class OneTime:
+  """A toy network that is told no target time."""
+
+  two_times = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Listener(OneTime):
+  """A network that outputs params x and writes down what it is asked."""
+
+  heard: list
+
+  def init(self, key):
+    return {}
+
+  def apply(self, params, x, t, condition=UNCONDITIONAL, *, s=None, key=None):
+    self.heard.append(
+      {"x": x, "t": t, "label": condition.label, "s": s, "key": key}
+    )
+    return params * x
+
+
+def check_copies(params, teacher):
+  """Fails where a trained tree is not a copy of the teacher's weights."""
+  buffers = set()
+  for tree in (*params.values(), teacher):
+    for name, value in tree.items():
+      np.testing.assert_array_equal(value, teacher[name])
+      buffers.add(value.unsafe_buffer_pointer())
+  # Every tree has its own buffers, since all but the teacher's are donated.
+  assert len(buffers) == len(teacher) * (len(params) + 1)
+
+
+def check_devices_change_nothing(run, params, rows, rtol=1e-6):
+  """Fails where run(params, rows) differs on 1, 2 and 8 devices."""
+  results = []
+  for n in (1, 2, 8):
+    mesh = jax.make_mesh(
+      (n,), ("data",), (AxisType.Auto,), devices=jax.devices()[:n]
+    )
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    compiled = jax.jit(run, in_shardings=(everywhere, split))
+    results.append(np.asarray(compiled(params, rows)))
+  assert np.all(results[0] != 0)
+  for result in results[1:]:
+    np.testing.assert_allclose(result, results[0], rtol=rtol)
