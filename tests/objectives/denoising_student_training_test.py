@@ -10,6 +10,7 @@ import optax
 import pytest
 from etils import epath
 
+from diffdistill.arrays import UNCONDITIONAL
 from diffdistill.data.pair_pipeline import PairPipeline
 from diffdistill.data.pair_set import PairSet
 from diffdistill.data.pairs import PairStore
@@ -24,6 +25,7 @@ from diffdistill.objectives.denoising_student import DenoisingStudent
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.sampling.one_step import OneStep
 from diffdistill.training.augment import as_trained
+from tests.objectives.given import OneTime, loss_of
 
 # Within [-1, 1], as images are.
 MIXTURE = {
@@ -39,7 +41,7 @@ EXACT = GaussianMixture(schedule=SCHEDULE)
 
 
 @dataclasses.dataclass(frozen=True)
-class Corrected:
+class Corrected(OneTime):
   """The exact denoiser plus a perceptron, whose output starts at zero."""
 
   mlp: LinenNetwork
@@ -48,7 +50,7 @@ class Corrected:
   def init(self, key):
     return self.mlp.init(key)
 
-  def apply(self, params, x, t, label=None, *, s=None, key=None):
+  def apply(self, params, x, t, condition=UNCONDITIONAL, *, s=None, key=None):
     exact = EXACT.apply(MIXTURE, x, t)
     if self.output == "eps":
       alpha, sigma = PROCESS.coefficients(t, x)
@@ -133,7 +135,6 @@ def test_one_step_does_what_the_teacher_does_in_fifty(batches, norm, form):
   denoiser = denoiser_of("x0" if form == "x0" else "eps")
   sampler = OneStep(process=PROCESS, form=form)
   goal = DenoisingStudent(denoiser=denoiser, sampler=sampler, norm=norm)
-  hparams = {"num_steps": jnp.int32(1), "guided": jnp.float32(0)}
   epochs = 30
   optimizer = optax.adam(optax.cosine_decay_schedule(5e-3, epochs * len(train)))
   teacher = denoiser.network.init(jax.random.key(0))
@@ -145,7 +146,7 @@ def test_one_step_does_what_the_teacher_does_in_fifty(batches, norm, form):
 
       def loss(params):
         key = jax.random.key(0)
-        return goal.loss("student", params, {}, batch, key, hparams)[0]
+        return loss_of(goal, params, batch, key, num_steps=1, guided=0)[0]
 
       updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state)
       return (optax.apply_updates(params, updates), opt_state), None

@@ -7,34 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffdistill.arrays import UNCONDITIONAL
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.precondition import EDMPrecondition, Identity
 from diffdistill.diffusion.prediction import OUTPUTS
 from diffdistill.diffusion.process import GaussianProcess
-from diffdistill.diffusion.schedule import (
-  EDM,
-  Cosine,
-  LinearBeta,
-  RectifiedFlow,
-  Shifted,
-)
+from diffdistill.diffusion.schedule import Cosine
 from diffdistill.diffusion.timesteps import fraction
 from diffdistill.networks.analytic import GaussianMixture
 from diffdistill.objectives.progressive import Progressive, two_step_target
 from diffdistill.sampling.ddim import DDIM
-
-SCHEDULES = {
-  "cosine": Cosine(),
-  "linear": LinearBeta(),
-  "edm": EDM(),
-  "flow": RectifiedFlow(),
-  "shifted": Shifted(base=Cosine(), image_size=128),
-}
-MIXTURE = {
-  "means": jnp.array([[0.5, 0.3], [-0.6, 0.1]]).reshape(2, 1, 1, 2),
-  "std": jnp.array([0.3, 0.2]),
-  "logits": jnp.array([0.0, 0.7]),
-}
+from tests.objectives.given import MIXTURE, SCHEDULES, OneTime, batch_of
+from tests.objectives.given import loss_of as loss_of_trees
 
 
 def objective(network, schedule, **fields):
@@ -51,14 +35,8 @@ def exact(schedule):
 
 
 def loss_of(goal, student, teacher, x0, key, num_steps):
-  return goal.loss(
-    "student",
-    {"student": student},
-    {"teacher": teacher},
-    {"image": x0},
-    key,
-    {"num_steps": jnp.asarray(num_steps, jnp.int32), "guided": jnp.ones(())},
-  )
+  trees = {"student": student, "teacher": teacher}
+  return loss_of_trees(goal, trees, batch_of(x0), key, num_steps=num_steps)
 
 
 def data(n, seed=0):
@@ -67,7 +45,7 @@ def data(n, seed=0):
 
 
 @dataclasses.dataclass(frozen=True)
-class Affine:
+class Affine(OneTime):
   """The least network: a scale and an offset, as many channels as asked."""
 
   copies: int = 1
@@ -75,13 +53,13 @@ class Affine:
   def init(self, key):
     return {}
 
-  def apply(self, params, x, t, label=None, *, s=None, key=None):
+  def apply(self, params, x, t, condition=UNCONDITIONAL, *, s=None, key=None):
     out = params["scale"] * x + params["offset"]
     return jnp.concatenate([out] * self.copies, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Ideal:
+class Ideal(OneTime):
   """The exact denoiser as teacher; as student, its own two-step target."""
 
   schedule: Cosine
@@ -90,7 +68,7 @@ class Ideal:
   def init(self, key):
     return {}
 
-  def apply(self, params, x, t, label=None, *, s=None, key=None):
+  def apply(self, params, x, t, condition=UNCONDITIONAL, *, s=None, key=None):
     mixture = GaussianMixture(schedule=self.schedule)
     if "scale" not in params:
       return mixture.apply(params, x, t)

@@ -9,23 +9,11 @@ from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.precondition import Identity
 from diffdistill.diffusion.prediction import from_x0
 from diffdistill.diffusion.process import GaussianProcess
-from diffdistill.diffusion.schedule import (
-  EDM,
-  Cosine,
-  LinearBeta,
-  RectifiedFlow,
-  Shifted,
-)
+from diffdistill.diffusion.schedule import Cosine
 from diffdistill.networks.analytic import GaussianMixture
 from diffdistill.objectives.progressive import second_weight, two_step_target
+from tests.objectives.given import MIXTURE, SCHEDULES
 
-SCHEDULES = {
-  "cosine": Cosine(),
-  "linear": LinearBeta(),
-  "edm": EDM(),
-  "flow": RectifiedFlow(),
-  "shifted": Shifted(base=Cosine(), image_size=128),
-}
 every_schedule = pytest.mark.parametrize("name", SCHEDULES)
 DIM = 64
 
@@ -94,7 +82,7 @@ def ours(num_steps, draws):
   def target(x_t, x1, x2, t, mid, s):
     answers = iter((x1, x2))
 
-    def denoise(x, t):
+    def denoise(x, t, s=None):
       return from_x0(next(answers), x, *process.coefficients(t, x))
 
     return two_step_target(process, denoise, x_t, t, mid, s)
@@ -161,13 +149,7 @@ def test_one_ddim_step_to_the_target_lands_on_two(name):
     network=GaussianMixture(schedule=schedule),
     process=process,
     precondition=Identity(noise="time"),
-  ).bind(
-    {
-      "means": jnp.array([[0.5, 0.3], [-0.6, 0.1]]).reshape(2, 1, 1, 2),
-      "std": jnp.array([0.3, 0.2]),
-      "logits": jnp.array([0.0, 0.7]),
-    }
-  )
+  ).bind(MIXTURE)
 
   @jax.jit
   def two_and_one(x0, eps, t, mid, s):

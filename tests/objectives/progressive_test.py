@@ -4,37 +4,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from diffdistill.arrays import UNCONDITIONAL
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.precondition import Identity
 from diffdistill.diffusion.process import GaussianProcess
-from diffdistill.diffusion.schedule import (
-  EDM,
-  Cosine,
-  LinearBeta,
-  RectifiedFlow,
-  Shifted,
-)
+from diffdistill.diffusion.schedule import Cosine
 from diffdistill.networks.analytic import GaussianMixture
 from diffdistill.objectives import progressive
 from diffdistill.objectives.progressive import Progressive
 from diffdistill.sampling.ancestral import Ancestral
 from diffdistill.sampling.ddim import DDIM
-
-SCHEDULES = {
-  "cosine": Cosine(),
-  "linear": LinearBeta(),
-  "edm": EDM(),
-  "flow": RectifiedFlow(),
-  "shifted": Shifted(base=Cosine(), image_size=128),
-}
-MIXTURE = {
-  "means": jnp.array([[0.5, 0.3], [-0.6, 0.1]]).reshape(2, 1, 1, 2),
-  "std": jnp.array([0.3, 0.2]),
-  "logits": jnp.array([0.0, 0.7]),
-}
+from tests.objectives.given import (
+  MIXTURE,
+  Listener,
+  OneTime,
+  batch_of,
+  check_copies,
+  check_devices_change_nothing,
+)
+from tests.objectives.given import loss_of as loss_of_trees
 
 
 def objective(network, schedule, **fields):
@@ -51,33 +41,13 @@ def exact(schedule):
 
 
 def loss_of(goal, student, teacher, x0, key, num_steps):
-  return goal.loss(
-    "student",
-    {"student": student},
-    {"teacher": teacher},
-    {"image": x0},
-    key,
-    {"num_steps": jnp.asarray(num_steps, jnp.int32), "guided": jnp.ones(())},
-  )
+  trees = {"student": student, "teacher": teacher}
+  return loss_of_trees(goal, trees, batch_of(x0), key, num_steps=num_steps)
 
 
 def data(n, seed=0):
   network = GaussianMixture(schedule=Cosine())
   return network.sample(MIXTURE, jax.random.key(seed), n)
-
-
-@dataclasses.dataclass(frozen=True)
-class Listener:
-  """A network that outputs zero and writes down what it is asked."""
-
-  heard: list
-
-  def init(self, key):
-    return {}
-
-  def apply(self, params, x, t, label=None, *, s=None, key=None):
-    self.heard.append({"t": t, "label": label, "s": s, "key": key})
-    return params * x
 
 
 def test_times_are_the_sampler_s_to_the_bit(monkeypatch):
@@ -122,15 +92,9 @@ def test_models_get_labels_but_no_key_and_no_end():
   heard = []
   goal = objective(Listener(heard), Cosine(), conditional=True)
   label, one = jnp.array([3, 1]), jnp.ones(())
-  batch = {"image": jnp.zeros((2, 1, 1, 1)), "label": label}
-  goal.loss(
-    "student",
-    {"student": one},
-    {"teacher": one},
-    batch,
-    jax.random.key(0),
-    {"num_steps": jnp.int32(4), "guided": jnp.ones(())},
-  )
+  batch = batch_of(jnp.zeros((2, 1, 1, 1)), label)
+  trees = {"student": one, "teacher": one}
+  loss_of_trees(goal, trees, batch, jax.random.key(0))
   assert len(heard) == 3
   for call in heard:
     np.testing.assert_array_equal(call["label"], label)
@@ -139,14 +103,15 @@ def test_models_get_labels_but_no_key_and_no_end():
 
 
 @dataclasses.dataclass(frozen=True)
-class Constant:
+class Constant(OneTime):
   """A network that outputs the number it has for a label."""
 
   def init(self, key):
     return jnp.zeros(2)
 
-  def apply(self, params, x, t, label=None, *, s=None, key=None):
-    return jnp.ones_like(x) * params[label][:, None, None, None]
+  def apply(self, params, x, t, condition=UNCONDITIONAL, *, s=None, key=None):
+    values = params[condition.label]
+    return jnp.ones_like(x) * values[:, None, None, None]
 
 
 @pytest.mark.parametrize("guided", [0, 1])
@@ -157,18 +122,21 @@ def test_the_first_teacher_is_guided_and_a_student_is_not(guided):
     weighting="constant",
   )
   told, untold, student = 0.3, -0.4, 0.1
-  loss, _ = goal.loss(
-    "student",
-    {"student": jnp.array([student, 9.0])},
-    {"teacher": jnp.array([told, untold])},
-    {"image": jnp.zeros((8, 1, 1, 1)), "label": jnp.zeros(8, jnp.int32)},
+  loss, _ = loss_of_trees(
+    goal,
+    {
+      "student": jnp.array([student, 9.0]),
+      "teacher": jnp.array([told, untold]),
+    },
+    batch_of(jnp.zeros((8, 1, 1, 1)), jnp.zeros(8, jnp.int32)),
     jax.random.key(0),
-    {"num_steps": jnp.int32(4), "guided": jnp.float32(guided)},
+    guided=guided,
   )
   # Both of the teacher's predictions are the same constant, and so the target.
   target = told + 2 * guided * (told - untold)
   assert float(loss) == pytest.approx((target - student) ** 2, rel=1e-5)
-  assert goal.passes("student", bool(guided)).forward == 2 * (1 + guided)
+  passes = goal.passes(("student",), 4, bool(guided))
+  assert passes.forward == 2 * (1 + guided)
 
 
 def test_metrics_are_sums_of_the_loss():
@@ -193,31 +161,17 @@ def test_metrics_are_sums_of_the_loss():
 def test_the_student_starts_as_a_copy_of_the_teacher():
   params = exact(Cosine()).init(jax.random.key(0), {"teacher": MIXTURE})
   assert set(params) == {"student"}
-  for name, value in params["student"].items():
-    np.testing.assert_array_equal(value, MIXTURE[name])
-    # Another buffer: the student's will be donated.
-    assert value is not MIXTURE[name]
-    assert (
-      value.unsafe_buffer_pointer() != MIXTURE[name].unsafe_buffer_pointer()
-    )
+  check_copies(params, MIXTURE)
 
 
 def test_same_loss_on_any_number_of_devices():
   goal, x0 = exact(Cosine()), np.asarray(data(64))
   student = MIXTURE | {"std": jnp.array([0.5, 0.4])}
-  losses = []
-  for n in (1, 2, 8):
-    mesh = jax.make_mesh(
-      (n,), ("data",), (AxisType.Auto,), devices=jax.devices()[:n]
-    )
-    rows = NamedSharding(mesh, PartitionSpec("data"))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    run = jax.jit(
-      lambda *args: loss_of(goal, *args, jnp.int32(4))[0],
-      in_shardings=(everywhere, everywhere, rows, everywhere),
-    )
-    losses.append(float(run(student, MIXTURE, x0, jax.random.key(5))))
-  np.testing.assert_allclose(losses, losses[0], rtol=1e-6)
+  check_devices_change_nothing(
+    lambda trees, x0: loss_of(goal, *trees, x0, jax.random.key(5), 4)[0],
+    (student, MIXTURE),
+    x0,
+  )
 
 
 def test_refusals():

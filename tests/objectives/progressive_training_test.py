@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from diffdistill.arrays import UNCONDITIONAL
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.precondition import Identity
 from diffdistill.diffusion.process import GaussianProcess
@@ -16,6 +17,7 @@ from diffdistill.networks.mlp import MLP
 from diffdistill.networks.network import LinenNetwork
 from diffdistill.objectives.progressive import Progressive
 from diffdistill.sampling.ddim import DDIM
+from tests.objectives.given import OneTime, batch_of, loss_of
 
 MIXTURE = {
   "means": jnp.array([[0.5, 0.3], [-0.6, 0.1], [0.1, -0.5]]).reshape(
@@ -28,7 +30,7 @@ ROUNDS = (8, 4, 2, 1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Corrected:
+class Corrected(OneTime):
   """The exact denoiser plus a perceptron, whose output starts at zero."""
 
   exact: GaussianMixture
@@ -37,7 +39,7 @@ class Corrected:
   def init(self, key):
     return self.mlp.init(key)
 
-  def apply(self, params, x, t, label=None, *, s=None, key=None):
+  def apply(self, params, x, t, condition=UNCONDITIONAL, *, s=None, key=None):
     return self.exact.apply(MIXTURE, x, t) + self.mlp.apply(params, x, t)
 
 
@@ -66,12 +68,12 @@ def test_one_step_does_what_the_teacher_does_in_sixteen():
     def update(state, key):
       params, opt_state = state
       key_data, key_loss = jax.random.split(key)
-      batch = {"image": exact.sample(MIXTURE, key_data, 256)}
-      hparams = {"num_steps": num_steps, "guided": jnp.zeros(())}
-      frozen = {"teacher": teacher}
+      batch = batch_of(exact.sample(MIXTURE, key_data, 256))
+      now = {"num_steps": num_steps, "guided": 0}
 
       def loss(params):
-        return goal.loss("student", params, frozen, batch, key_loss, hparams)[0]
+        trees = {"teacher": teacher, **params}
+        return loss_of(goal, trees, batch, key_loss, **now)[0]
 
       updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state)
       return (optax.apply_updates(params, updates), opt_state), None

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from diffdistill.arrays import UNCONDITIONAL
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.precondition import EDMPrecondition, Identity
 from diffdistill.diffusion.process import GaussianProcess
@@ -17,16 +18,17 @@ from diffdistill.objectives.moment_matching import (
   ParameterMomentMatching,
 )
 from diffdistill.sampling.ancestral import Ancestral
+from tests.objectives.given import OneTime, batch_of, loss_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Affine:
+class Affine(OneTime):
   """The output is gain x + shift."""
 
   def init(self, key):
     return {"gain": jnp.zeros(()), "shift": jnp.zeros(())}
 
-  def apply(self, params, x, t, label=None, *, s=None, key=None):
+  def apply(self, params, x, t, condition=UNCONDITIONAL, *, s=None, key=None):
     return params["gain"] * x + params["shift"]
 
 
@@ -93,10 +95,9 @@ def gradient(goal, weighting="clipped_snr"):
   image = 0.5 * jax.random.normal(key_image, (512, 1, 1, 2))
 
   def loss(student):
-    hparams = {"num_steps": jnp.int32(8), "guided": jnp.float32(0)}
-    frozen, batch = {"teacher": teacher}, {"image": image}
-    trees = {"student": student, "auxiliary": auxiliary}
-    return goal.loss("student", trees, frozen, batch, key, hparams)[0]
+    now = {"num_steps": 8, "guided": 0}
+    trees = {"student": student, "auxiliary": auxiliary, "teacher": teacher}
+    return loss_of(goal, trees, batch_of(image), key, ("student",), **now)[0]
 
   tree = jax.jit(jax.grad(loss))(student)
   return math.hypot(*(float(leaf) for leaf in jax.tree.leaves(tree)))
