@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffdistill.objectives.classification import Classification
+from tests.objectives.given import batch_of, loss_of
 
 
 class Answer(NamedTuple):
@@ -30,23 +31,15 @@ class Linear:
     return Answer(logits=mean[:, None] * params[None], features=mean[:, None])
 
 
-BATCH = {
-  "image": jnp.array([1.0, -1.0, 0.5, 2.0]).reshape(4, 1, 1, 1),
-  "label": jnp.array([0, 1, 2, 0]),
-}
-
-
-def loss_of(goal, params):
-  return goal.loss(
-    "classifier", {"classifier": params}, {}, BATCH, jax.random.key(0), {}
-  )
+LABEL = jnp.array([0, 1, 2, 0])
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_cross_entropy_and_accuracy(smoothing):
   goal = Classification(classifier=Linear([]), label_smoothing=smoothing)
-  params = goal.init(jax.random.key(0), {})["classifier"]
-  loss, metrics = loss_of(goal, params)
+  key = jax.random.key(0)
+  batch = batch_of(jnp.array([1.0, -1.0, 0.5, 2.0]).reshape(4, 1, 1, 1), LABEL)
+  loss, metrics = loss_of(goal, goal.init(key, {}), batch, key)
   logits = np.array([[1.0, -1.0, 0.5]]) * np.array([[1.0], [-1], [0.5], [2]])
   log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
   target = (1 - smoothing) * np.eye(3)[[0, 1, 2, 0]] + smoothing / 3
@@ -63,24 +56,16 @@ def test_cross_entropy_and_accuracy(smoothing):
 def test_noise_is_added_to_the_image():
   heard = []
   goal = Classification(classifier=Linear(heard), noise=0.5)
-  batch = {"image": jnp.zeros((4, 40, 40, 1)), "label": BATCH["label"]}
-  goal.loss(
-    "classifier",
-    {"classifier": jnp.ones(3)},
-    {},
-    batch,
-    jax.random.key(0),
-    {},
-  )
+  batch = batch_of(jnp.zeros((4, 40, 40, 1)), LABEL)
+  loss_of(goal, {"classifier": jnp.ones(3)}, batch, jax.random.key(0))
   assert float(heard[0]["x"].std()) == pytest.approx(0.5, rel=0.03)
   assert heard[0]["key"] is not None
 
 
 def heard_by(goal, image, key=0):
   """What the classifier is given for these images."""
-  batch = {"image": image, "label": jnp.zeros(len(image), jnp.int32)}
-  params = {"classifier": jnp.ones(3)}
-  goal.loss("classifier", params, {}, batch, jax.random.key(key), {})
+  batch = batch_of(image, jnp.zeros(len(image), jnp.int32))
+  loss_of(goal, {"classifier": jnp.ones(3)}, batch, jax.random.key(key))
   return np.asarray(goal.classifier.heard[-1]["x"])
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from diffdistill.arrays import UNCONDITIONAL
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.precondition import Identity
@@ -20,9 +21,11 @@ from diffdistill.objectives.classifier_features import (
   entropy,
   feature_kl,
 )
+from diffdistill.objectives.objective import turn_of
 from diffdistill.objectives.progressive import Progressive, two_step_target
 from diffdistill.sampling.ancestral import Ancestral
 from diffdistill.sampling.ddim import DDIM
+from tests.objectives.given import OneTime, batch_of, loss_of
 
 PROCESS = GaussianProcess(schedule=Cosine())
 RANDOM = np.random.default_rng(0)
@@ -54,7 +57,7 @@ class Linear:
 
 
 @dataclasses.dataclass(frozen=True)
-class Affine:
+class Affine(OneTime):
   """The least network, and what it was asked."""
 
   heard: list = dataclasses.field(default_factory=list)
@@ -62,10 +65,10 @@ class Affine:
   def init(self, key):
     return {}
 
-  def apply(self, params, x, t, label=None, *, s=None, key=None):
+  def apply(self, params, x, t, condition=UNCONDITIONAL, *, s=None, key=None):
     assert s is None
     assert key is None
-    self.heard.append((x, t, label))
+    self.heard.append((x, t, condition.label))
     return params["scale"] * x + params["offset"]
 
 
@@ -86,18 +89,18 @@ def objective(network=None, **fields):
 def evaluate(goal, student, teacher, key=0, num_steps=4, **options):
   """(loss, metrics, gradients, what the network was asked), compiled."""
   frozen = {"teacher": teacher, "classifier": options.get("weights", WEIGHTS)}
-  batch = {"image": IMAGES} | options.get("batch", {})
+  batch = batch_of(options.get("image", IMAGES), options.get("label"))
   heard = getattr(goal.denoiser.network, "heard", [])
 
   def loss(student, frozen, num_steps, guided):
     heard.clear()
-    loss, metrics = goal.loss(
-      "student",
-      {"student": student},
-      frozen,
+    loss, metrics = loss_of(
+      goal,
+      {"student": student, **frozen},
       batch,
       jax.random.key(key),
-      {"num_steps": num_steps, "guided": guided},
+      num_steps=num_steps,
+      guided=guided,
     )
     return loss, (metrics, list(heard))
 
@@ -220,13 +223,12 @@ def test_a_student_learns_the_target_over_the_temperature():
     def update(state, key):
       student, opt_state = state
       gradient = jax.grad(
-        lambda p: goal.loss(
-          "student",
-          {"student": p},
-          {"teacher": TEACHER, "classifier": WEIGHTS},
-          {"image": IMAGES},
+        lambda p: loss_of(
+          goal,
+          {"student": p, "teacher": TEACHER, "classifier": WEIGHTS},
+          batch_of(IMAGES),
           jax.random.key(key),
-          {"num_steps": jnp.int32(1), "guided": jnp.ones(())},
+          num_steps=1,
         )[0]
       )(student)
       updates, opt_state = optimizer.update(gradient, opt_state)
@@ -321,10 +323,10 @@ def test_without_dataset_terms_nobody_asks_for_logits():
 
 def test_only_the_student_is_trained():
   goal = objective()
-  assert goal.needs == ("teacher", "classifier")
+  assert goal.needs == {"teacher": "denoiser", "classifier": "classifier"}
   frozen = {"teacher": TEACHER, "classifier": WEIGHTS}
   params = goal.init(jax.random.key(0), frozen)
-  assert set(params) == set(goal.turn(0)) == {"student"}
+  assert set(params) == set(turn_of(goal, 0)) == {"student"}
   jax.tree.map(np.testing.assert_array_equal, params["student"], TEACHER)
   for name, value in params["student"].items():
     assert value is not TEACHER[name]
@@ -356,9 +358,9 @@ def test_classifier_input_is_what_its_name_says():
       temperature=0.5,
       dataset_weight=0.0,
     )
-    batch = {"image": jnp.zeros((2, 1, 1, 3))}
+    image = jnp.zeros((2, 1, 1, 3))
     return evaluate(
-      goal, constant(-0.5), constant(0.5), batch=batch, weights={}
+      goal, constant(-0.5), constant(0.5), image=image, weights={}
     )[0]
 
   def expected(target, student):
@@ -375,14 +377,14 @@ def test_classifier_input_is_what_its_name_says():
 
 
 @dataclasses.dataclass(frozen=True)
-class Echo:
+class Echo(OneTime):
   """A network that says its label."""
 
   def init(self, key):
     return {}
 
-  def apply(self, params, x, t, label=None, *, s=None, key=None):
-    return params + 0 * x + label[:, None, None, None]
+  def apply(self, params, x, t, condition=UNCONDITIONAL, *, s=None, key=None):
+    return params + 0 * x + condition.label[:, None, None, None]
 
 
 def test_the_first_teacher_is_guided_and_a_student_is_not():
@@ -390,19 +392,20 @@ def test_the_first_teacher_is_guided_and_a_student_is_not():
     objective(Echo()).denoiser, conditional=True, null_label=0
   )
   goal = objective(denoiser=denoiser, guidance=Guidance(weight=2.0))
-  batch = {"label": jnp.ones(16, jnp.int32)}
+  label = jnp.ones(16, jnp.int32)
   for guided, target in ((0, 1), (1, 1 + 2 * (1 - 0))):
     # The student says 1 - 1 = 0.
     _, metrics, _, _ = evaluate(
-      goal, jnp.float32(-1), jnp.float32(0), batch=batch, guided=guided
+      goal, jnp.float32(-1), jnp.float32(0), label=label, guided=guided
     )
     total, count = metrics["student/x0_mse"]
     assert float(total / count) == pytest.approx(target**2)
-  assert goal.passes("student").forward == 2
-  assert goal.passes("student", guided=True).forward == 4
-  assert goal.passes("student").units == 5
-  assert goal.passes("student").classifier == 1
-  assert goal.passes("student").classifier_gradient == 1
+  assert goal.passes(("student",), 4, True).forward == 4
+  unguided = goal.passes(("student",), 4, False)
+  assert unguided.forward == 2
+  assert unguided.units == 5
+  assert unguided.classifier == 1
+  assert unguided.classifier_gradient == 1
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from diffdistill.arrays import UNCONDITIONAL
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.precondition import Identity
@@ -26,16 +26,19 @@ from diffdistill.objectives.moment_matching import (
   moments,
   precondition,
 )
-from diffdistill.objectives.objective import Objective
+from diffdistill.objectives.objective import Objective, turn_of
 from diffdistill.sampling.ancestral import Ancestral
 from diffdistill.sampling.ddim import DDIM
+from tests.objectives.given import (
+  MIXTURE,
+  OneTime,
+  batch_of,
+  check_copies,
+  check_devices_change_nothing,
+)
+from tests.objectives.given import loss_of as loss_of_trees
 
 KINDS = (MomentMatching, ParameterMomentMatching)
-MIXTURE = {
-  "means": jnp.array([[0.5, 0.3], [-0.6, 0.1]]).reshape(2, 1, 1, 2),
-  "std": jnp.array([0.3, 0.2]),
-  "logits": jnp.array([0.0, 0.7]),
-}
 
 
 def gaussian(std):
@@ -48,7 +51,7 @@ def gaussian(std):
 
 
 @dataclasses.dataclass(frozen=True)
-class Blend:
+class Blend(OneTime):
   """params["slope"] x + params["shift"] + a sum of exact denoisers."""
 
   exact: GaussianMixture
@@ -56,7 +59,7 @@ class Blend:
   def init(self, key):
     return {"slope": jnp.zeros(()), "shift": jnp.zeros(()), "exact": []}
 
-  def apply(self, params, x, t, label=None, *, s=None, key=None):
+  def apply(self, params, x, t, condition=UNCONDITIONAL, *, s=None, key=None):
     out = params["slope"] * x + params["shift"]
     for share, mixture in params["exact"]:
       out = out + share * self.exact.apply(mixture, x, t)
@@ -72,7 +75,7 @@ def blend(slope=0.0, shift=0.0, *exact):
 
 
 @dataclasses.dataclass(frozen=True)
-class Listener:
+class Listener(OneTime):
   """A network that drops half of its input and writes down what it is asked.
 
   Its output is params[label] times what is left.
@@ -83,7 +86,8 @@ class Listener:
   def init(self, key):
     return jnp.zeros(3)
 
-  def apply(self, params, x, t, label=None, *, s=None, key=None):
+  def apply(self, params, x, t, condition=UNCONDITIONAL, *, s=None, key=None):
+    label = condition.label
     self.heard.append({"x": x, "t": t, "label": label, "key": key})
     if key is not None:
       x = x * jax.random.bernoulli(key, 0.5, x.shape)
@@ -92,14 +96,15 @@ class Listener:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class Table(OneTime):
   """A constant image per label."""
 
   def init(self, key):
     return jnp.zeros(3)
 
-  def apply(self, params, x, t, label=None, *, s=None, key=None):
-    return jnp.broadcast_to(params[label][:, None, None, None], x.shape)
+  def apply(self, params, x, t, condition=UNCONDITIONAL, *, s=None, key=None):
+    values = params[condition.label]
+    return jnp.broadcast_to(values[:, None, None, None], x.shape)
 
 
 def objective(kind, network, schedule=Cosine(), model=None, **fields):  # noqa: B008
@@ -119,14 +124,15 @@ def loss_of(
   goal, name, trees, image, key, num_steps=4, guided=1, label=None, **frozen
 ):
   """trees: the student's, the auxiliary's (or None) and the teacher's."""
-  student, auxiliary, teacher = trees
-  return goal.loss(
-    name,
-    {"student": student, "auxiliary": auxiliary},
-    {"teacher": teacher} | frozen,
-    {"image": image} | ({} if label is None else {"label": label}),
+  named = zip(("student", "auxiliary", "teacher"), trees, strict=True)
+  return loss_of_trees(
+    goal,
+    {**dict(named), **frozen},
+    batch_of(image, label),
     key,
-    {"num_steps": jnp.int32(num_steps), "guided": jnp.float32(guided)},
+    (name,),
+    num_steps=num_steps,
+    guided=guided,
   )
 
 
@@ -222,7 +228,7 @@ def test_the_ends_of_time_are_finite(monkeypatch, schedule):
     lambda batch, key: draw(
       goal.denoiser, student, batch, "grid", "snr", 4, key, False
     )
-  )({"image": images(4)}, jax.random.key(0))
+  )(batch_of(images(4)), jax.random.key(0))
   x0, x_s = np.asarray(drawn.x0), np.asarray(drawn.x_s)
   np.testing.assert_array_equal(x_s[[0, 3]], x0[[0, 3]])
   assert not np.any(np.isclose(x_s[[1, 2]], x0[[1, 2]]))
@@ -384,7 +390,8 @@ def test_passes_of_an_alternating_update(name):
     np.testing.assert_array_equal(teacher[field], auxiliary[field])
     assert np.all(student[field] != teacher[field])
   assert np.all(teacher["t"] < student["t"])
-  passes = objective(MomentMatching, Listener([])).passes(name)
+  goal = objective(MomentMatching, Listener([]))
+  passes = goal.passes((name,), 4, False)
   # Three calls, one of them differentiated: 2 + 3.
   assert passes.forward + passes.gradient == len(calls)
   assert passes.units == 5
@@ -411,7 +418,7 @@ def test_halves_of_a_parameter_space_update():
     assert float(count) == 3
   # Per example of both halves: a forward pass, a gradient, a tangent and
   # another gradient, each in one half.
-  assert goal.passes("student").units == 0.5 * (1 + 3 + 3 + 3)
+  assert goal.passes(("student",), 4, False).units == 0.5 * (1 + 3 + 3 + 3)
   with pytest.raises(ValueError, match="batch size is 3; pass an even one"):
     loss_of(goal, "student", (one, None, one), images(3), key)
 
@@ -472,8 +479,11 @@ def test_lambda_is_one_over_the_root_of_the_second_moments():
     name: objective(ParameterMomentMatching, exact, preconditioner=name)
     for name in ("adam", "identity")
   }
-  assert goals["adam"].needs == ("teacher", "second_moments")
-  assert goals["identity"].needs == ("teacher",)
+  assert goals["identity"].needs == {"teacher": "denoiser"}
+  assert goals["adam"].needs == {
+    "teacher": "denoiser",
+    "second_moments": "moments",
+  }
   student = MIXTURE | {"std": jnp.array([0.5, 0.4])}
   v = jax.tree.map(lambda p: jnp.full(p.shape, 4.0), MIXTURE)
   x0, key = images(64), jax.random.key(0)
@@ -558,7 +568,7 @@ def test_the_gap_in_parameter_space_is_that_of_the_mean_moments():
     drawn = draw(
       goal.denoiser,
       trees[0],
-      {"image": images(2**19, data=gaussian(0.5))},
+      batch_of(images(2**19, data=gaussian(0.5))),
       "grid",
       "clipped_snr",
       1,
@@ -606,25 +616,20 @@ def test_a_one_step_student_as_wide_as_the_data_has_no_gradient():
   assert abs(score(0.5)) < 4
 
 
-# The protocol.
+# What it says of itself.
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_protocol(kind):
+def test_what_it_trains_and_when(kind):
   goal = objective(kind, GaussianMixture(schedule=Cosine()))
   assert isinstance(goal, Objective)
   assert goal.rounds == "each"
   assert goal.consumes == "images"
   params = goal.init(jax.random.key(0), {"teacher": MIXTURE})
-  assert tuple(params) == goal.trains
-  buffers = set()
-  for tree in (*params.values(), MIXTURE):
-    for name, value in tree.items():
-      np.testing.assert_array_equal(value, MIXTURE[name])
-      buffers.add(value.unsafe_buffer_pointer())
-  # Every tree has its own buffers, since all but the teacher's are donated.
-  assert len(buffers) == 3 * (len(params) + 1)
-  turns = [goal.turn(step) for step in range(4)]
+  assert tuple(params) == tuple(goal.trees)
+  assert goal.product == "student"
+  check_copies(params, MIXTURE)
+  turns = [turn_of(goal, step) for step in range(4)]
   if kind is MomentMatching:
     assert turns == [("auxiliary",), ("student",)] * 2
   else:
@@ -636,24 +641,14 @@ def test_same_loss_on_any_number_of_devices(kind):
   goal = objective(kind, GaussianMixture(schedule=Cosine()))
   other = MIXTURE | {"std": jnp.array([0.5, 0.4])}
   x0 = np.asarray(images(64))
-  losses = []
-  for n in (1, 2, 8):
-    mesh = jax.make_mesh(
-      (n,), ("data",), (AxisType.Auto,), devices=jax.devices()[:n]
+
+  def losses(key, x0):
+    trees = (other, other, MIXTURE)
+    return jnp.stack(
+      [loss_of(goal, name, trees, x0, key)[0] for name in goal.trees]
     )
-    rows = NamedSharding(mesh, PartitionSpec("data"))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    run = jax.jit(
-      lambda x0, key: [
-        loss_of(goal, name, (other, other, MIXTURE), x0, key)[0]
-        for name in goal.trains
-      ],
-      in_shardings=(rows, everywhere),
-    )
-    losses.append(np.asarray(run(x0, jax.random.key(5))))
-  assert np.all(losses[0] != 0)
-  np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
-  np.testing.assert_allclose(losses[2], losses[0], rtol=1e-5)
+
+  check_devices_change_nothing(losses, jax.random.key(5), x0, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

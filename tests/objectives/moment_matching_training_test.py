@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 
+from diffdistill.arrays import UNCONDITIONAL
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.precondition import Identity
 from diffdistill.diffusion.process import GaussianProcess
@@ -29,6 +30,7 @@ from diffdistill.objectives.moment_matching import (
   ParameterMomentMatching,
 )
 from diffdistill.sampling.ancestral import Ancestral
+from tests.objectives.given import OneTime, batch_of, loss_of
 
 MEAN, STD = 2.0, 0.5
 GAUSSIAN = {
@@ -50,7 +52,7 @@ EXACT = GaussianMixture(schedule=SCHEDULE)
 
 
 @dataclasses.dataclass(frozen=True)
-class Affine:
+class Affine(OneTime):
   """The exact denoiser of GAUSSIAN plus an affine function per interval.
 
   The intervals are (0, 1/k], ..., (1 - 1/k, 1], for up to eight.
@@ -61,7 +63,7 @@ class Affine:
   def init(self, key):
     return {"slope": jnp.zeros(8), "shift": jnp.zeros(8)}
 
-  def apply(self, params, x, t, label=None, *, s=None, key=None):
+  def apply(self, params, x, t, condition=UNCONDITIONAL, *, s=None, key=None):
     i = jnp.ceil(t * self.num_intervals).astype(int) - 1
     slope, shift = (
       params[name][jnp.maximum(i, 0)][:, None, None, None]
@@ -72,7 +74,7 @@ class Affine:
 
 
 @dataclasses.dataclass(frozen=True)
-class Perceptron:
+class Perceptron(OneTime):
   """The exact denoiser of TWO_MODES plus a perceptron, zero at first."""
 
   mlp: LinenNetwork
@@ -80,7 +82,7 @@ class Perceptron:
   def init(self, key):
     return self.mlp.init(key)
 
-  def apply(self, params, x, t, label=None, *, s=None, key=None):
+  def apply(self, params, x, t, condition=UNCONDITIONAL, *, s=None, key=None):
     return EXACT.apply(TWO_MODES, x, t) + self.mlp.apply(params, x, t)
 
 
@@ -101,11 +103,9 @@ def second_moments(goal, data, num_updates=100):
 
   def update(state, key):
     key_data, key = jax.random.split(key)
-    batch = {"image": EXACT.sample(data, key_data, 256)}
+    batch = batch_of(EXACT.sample(data, key_data, 256))
     gradient = jax.grad(
-      lambda p: tuning.loss("teacher", {"teacher": p}, frozen, batch, key, {})[
-        0
-      ]
+      lambda p: loss_of(tuning, {"teacher": p}, batch, key)[0]
     )(params)
     return adam.update(gradient, state)[1], None
 
@@ -123,20 +123,18 @@ def distil(goal, num_steps, data, key, *, updates, rate, sign=1, batch=1024):
   optimizer = optax.adam(
     optax.cosine_decay_schedule(rate, updates), b1=0, b2=0.99, eps=1e-12
   )
-  hparams = {"num_steps": jnp.int32(num_steps), "guided": jnp.ones(())}
-  period = len(goal.trains)
 
   def update(state, key):
     params, opt_state = state
     metrics = {}
-    for step in range(period):
-      (name,) = goal.turn(step)
+    for turn in goal.cycle:
+      (name,) = turn
       key, key_data, key_loss = jax.random.split(key, 3)
-      rows = {"image": EXACT.sample(data, key_data, batch)}
+      rows = batch_of(EXACT.sample(data, key_data, batch))
 
-      def loss(tree, name=name, params=params, rows=rows, key=key_loss):
-        trees = params | {name: tree}
-        return goal.loss(name, trees, frozen, rows, key, hparams)
+      def loss(tree, turn=turn, params=params, rows=rows, key=key_loss):
+        trees = frozen | params | {turn[0]: tree}
+        return loss_of(goal, trees, rows, key, turn, num_steps=num_steps)
 
       gradient, metrics = jax.grad(loss, has_aux=True)(params[name])
       if name == "student":
@@ -149,7 +147,7 @@ def distil(goal, num_steps, data, key, *, updates, rate, sign=1, batch=1024):
     return (params, opt_state), total / count
 
   params = goal.init(key, frozen)
-  opt_state = {name: optimizer.init(params[name]) for name in goal.trains}
+  opt_state = {name: optimizer.init(params[name]) for name in goal.trees}
   (params, _), gaps = jax.lax.scan(
     update, (params, opt_state), jax.random.split(key, updates)
   )
