@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -146,8 +146,8 @@ class RoundLoop:
         step, functools.partial(jax.block_until_ready, self._state.step)
       )
       rows = [next(self._batches) for _ in range(count)]
-      rates = self._update(step, rows)
-      self._report(step + count, rates)
+      self._update(step, rows)
+      self._report(step + count)
     self._finish()
 
   def _begin(self) -> float:
@@ -232,8 +232,8 @@ class RoundLoop:
       " from there"
     )
 
-  def _update(self, step: int, rows: list[Any]) -> dict[str, float]:
-    """Updates once for each batch; returns the last learning rates."""
+  def _update(self, step: int, rows: list[Any]) -> None:
+    """Updates once for each batch."""
     count, watchdog = len(rows), self._shared.watchdog
     now, rates = self._scalars(step, count)
     if count == 1:
@@ -260,11 +260,8 @@ class RoundLoop:
       jax.block_until_ready(self._state.step)
       self._meter.compiled(time.monotonic() - called_at)
       self._clock.start(step + count)
-    return {name: float(np.ravel(rate)[-1]) for name, rate in rates.items()}
 
-  def _scalars(
-    self, step: int, count: int
-  ) -> tuple[Now, dict[str, np.ndarray]]:
+  def _scalars(self, step: int, count: int) -> tuple[Now, dict[str, Any]]:
     """Where the round is and its learning rates, a row for each update."""
     steps, clock = range(step, step + count), self._clock
 
@@ -287,7 +284,7 @@ class RoundLoop:
       return now, rates
     return jax.tree.map(lambda row: row[0], (now, rates))
 
-  def _report(self, done: int, rates: Mapping[str, float]) -> None:
+  def _report(self, done: int) -> None:
     """Counts and writes a record where due."""
     # Log where the next score may stop the round, too.
     may_be_last = done == self._clock.last or (
@@ -296,6 +293,10 @@ class RoundLoop:
     if not (_due(self._shared.cadence.log, done) or may_be_last):
       return
     stage, name, report = self._stage, self._round.name, self._shared.report
+    rates = {
+      name: optimizer.rate(done - 1, self._clock.last, self._clock.held)
+      for name, optimizer in stage.all_optimizers.items()
+    }
     values, speed, seconds = self._meter.read()
     check_metrics(self._round, done, values, self._shared.cadence.max_skipped)
     values |= {

@@ -27,6 +27,7 @@ from diffdistill.networks import MLP, ResNet
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.networks.network import LinenNetwork
 from diffdistill.objectives import OBJECTIVES
+from diffdistill.objectives.objective import Now, product_tree, turn_of
 from diffdistill.sampling.ancestral import Ancestral
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.sampling.one_step import OneStep
@@ -45,6 +46,7 @@ from diffdistill.training.state import (
   with_shardings,
 )
 from diffdistill.training.step import make_update
+from tests.objectives.proving import PROVING
 
 PAPERS: dict[str, dict[str, Any]] = {
   "denoising": {},
@@ -55,6 +57,8 @@ PAPERS: dict[str, dict[str, Any]] = {
   "classifier_features": {},
   "moment_matching": {"sampler": Ancestral},
   "parameter_moment_matching": {"sampler": Ancestral},
+  # No papers: what the interface must be able to say, see proving.py.
+  **{name: {} for name in PROVING},
 }
 every_paper = pytest.mark.parametrize("name", PAPERS)
 
@@ -90,7 +94,7 @@ def build(name, width=8, depth=1, channels=8):
     "guidance": Guidance(weight=0.7),
     "label_dropout": 0.25,
   }
-  kind: Any = OBJECTIVES[name]
+  kind: Any = {**OBJECTIVES, **PROVING}[name]
   wanted = {field.name for field in dataclasses.fields(kind)}
   return kind(**{k: v for k, v in given.items() if k in wanted}, **fields)
 
@@ -115,16 +119,22 @@ def weights(network):
 
 
 def frozen_of(objective):
-  """Weights of the right shapes for what the objective needs."""
+  """Weights of the right shapes for what the objective is given."""
   frozen = {}
-  for name in objective.needs:
-    if name == "classifier":
+  kinds = {**dict.fromkeys(objective.starts, "denoiser"), **objective.needs}
+  for name, kind in kinds.items():
+    if kind == "classifier":
       frozen[name] = weights(objective.classifier)
     else:
       frozen[name] = weights(objective.denoiser.network)
-    if name == "second_moments":
+    if kind == "moments":
       frozen[name] = jax.tree.map(lambda p: 0.1 + p**2, frozen[name])
   return frozen
+
+
+def needed(objective, frozen):
+  """The frozen trees of every update: without those that only begin one."""
+  return {name: frozen[name] for name in objective.needs}
 
 
 def rows(objective, step, size=BATCH):
@@ -139,12 +149,13 @@ def rows(objective, step, size=BATCH):
   return batch
 
 
-def hparams_of(num_steps=4, learning_rate=0.1, guided=1.0):
-  return {
-    "num_steps": np.int32(num_steps),
-    "learning_rate": np.float32(learning_rate),
-    "guided": np.float32(guided),
-  }
+def now_of(num_steps=4, guided=1.0, step=0, progress=0.0):
+  return Now(
+    num_steps=np.int32(num_steps),
+    guided=np.float32(guided),
+    step=np.int32(step),
+    progress=np.float32(progress),
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,19 +172,21 @@ class Bench:
   def start(self):
     return self.init(self._everywhere(jax.random.key(0)), self.frozen)
 
-  def update(self, state, name, step=0, **hparams):
-    """(state, metrics) after one update of the tree `name`."""
+  def update(self, state, turn, step=0, learning_rate=0.1, **fields):
+    """(state, metrics) after one update of the trees of a turn."""
     batch = shard_batch(rows(self.objective, step), self.mesh)
-    key, traced = self._everywhere((jax.random.key(1), hparams_of(**hparams)))
-    return self.updates[name](state, self.frozen, batch, key, traced)
+    rates = dict.fromkeys(self.objective.trees, np.float32(learning_rate))
+    traced = self._everywhere((jax.random.key(1), now_of(**fields), rates))
+    frozen = needed(self.objective, self.frozen)
+    return self.updates[turn](state, frozen, batch, *traced)
 
   def run(self, state, first, last):
     """(state, metrics of all) after the updates of steps first to last - 1."""
     heard = {}
     for step in range(first, last):
-      for name in self.objective.turn(step):
-        state, metrics = self.update(state, name, step)
-        heard |= {f"{step} {metric}": v for metric, v in metrics.items()}
+      turn = turn_of(self.objective, step)
+      state, metrics = self.update(state, turn, step)
+      heard |= {f"{step} {metric}": v for metric, v in metrics.items()}
     return state, heard
 
   def _everywhere(self, tree):
@@ -184,11 +197,11 @@ class Bench:
 def bench(name, mesh, accumulate=1):
   """The objective on a mesh: compiled once for all tests."""
   objective = build(name)
-  optimizer = dataclasses.replace(OPTIMIZER, accumulate=accumulate)
+  optimizers = dict.fromkeys(objective.trees, OPTIMIZER)
   frozen = frozen_of(objective)
 
   def init(key, frozen):
-    return create_state(objective, optimizer, key, frozen)
+    return create_state(objective, optimizers, key, frozen)
 
   with pytest.MonkeyPatch.context() as patch:
     # So that even these networks are split over fsdp.
@@ -202,8 +215,10 @@ def bench(name, mesh, accumulate=1):
       frozen=jax.device_put(frozen, tree_shardings(frozen, Layout(mesh=mesh))),
       init=jax.jit(init, out_shardings=shardings),
       updates={
-        tree: make_update(objective, tree, optimizer, shardings, mesh)
-        for tree in objective.trains
+        turn: make_update(
+          objective, turn, optimizers, shardings, mesh, accumulate
+        )
+        for turn in set(objective.cycle)
       },
       abstract=abstract,
     )
@@ -221,13 +236,14 @@ def equal(a, b):
 
 
 def test_every_objective_has_its_line():
-  assert set(PAPERS) == set(OBJECTIVES)
+  assert set(PAPERS) == {*OBJECTIVES, *PROVING}
 
 
 @every_paper
 def test_it_says_what_it_is(name):
   objective = build(name)
-  product = objective.trains[0]
+  product, _, average = objective.product.partition("/")
+  assert not average or average in objective.trees[product].averages
   # What the evaluator, the trainer and the curriculum ask of a product.
   assert product in ("teacher", "student", "classifier")
   assert (objective.sampler is None) == (product == "classifier")
@@ -235,29 +251,34 @@ def test_it_says_what_it_is(name):
   assert objective.rounds in ("one", "one_step", "halving", "each")
   # A product without a number of steps is sampled and guided as a teacher.
   assert (objective.rounds == "one") == (product != "student")
-  # The turns of a cycle are those of every other, and no tree is left out.
-  cycle = [objective.turn(step) for step in range(len(objective.trains))]
-  assert {tree for turn in cycle for tree in turn} == set(objective.trains)
-  for step in range(3 * len(cycle)):
-    assert objective.turn(step) == cycle[step % len(cycle)]
+  # No tree is left out of the cycle, and each starts from what is given.
+  assert {t for turn in objective.cycle for t in turn} == set(objective.trees)
+  given = {*objective.starts, *objective.needs}
+  assert {t.start for t in objective.trees.values() if t.start} <= given
+  assert set(objective.needs.values()) <= {"denoiser", "classifier", "moments"}
 
 
 @every_paper
-def test_an_update_changes_its_own_tree_only(name, mesh_of):
+def test_an_update_changes_the_trees_of_its_turn_only(name, mesh_of):
   on = bench(name, mesh_of(1))
-  product, *_ = on.objective.trains
+  trees = on.objective.trees
   frozen = on_host(on.frozen)
-  for tree in on.objective.trains:
+  for turn in set(on.objective.cycle):
     state = on.start()
-    assert set(state.params) == set(state.opt_state) == set(on.objective.trains)
-    assert set(state.ema) == {product}
+    for part in (state.params, state.opt_state, state.averages):
+      assert set(part) == set(trees)
+    for tree, averages in state.averages.items():
+      of_product = {"ema"} if tree == product_tree(on.objective) else set()
+      assert set(averages) == {*trees[tree].averages, *of_product}
     before = on_host(state)
-    new, _ = on.update(state, tree)
+    new, _ = on.update(state, turn)
     assert int(new.step) == 1
-    for part in ("params", "opt_state", "ema"):
+    for part in ("params", "opt_state", "averages"):
       old, now = getattr(before, part), getattr(new, part)
-      for other in old:
-        assert equal(old[other], now[other]) == (other != tree), (part, other)
+      for tree in old:
+        if jax.tree.leaves(old[tree]):
+          same = equal(old[tree], now[tree])
+          assert same == (tree not in turn), (part, tree)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(on.frozen))
     assert equal(frozen, on.frozen)
@@ -268,7 +289,7 @@ def test_it_starts_from_copies(name):
   objective = build(name)
   frozen = frozen_of(objective)
   params = objective.init(jax.random.key(0), frozen)
-  assert set(params) == set(objective.trains)
+  assert set(params) == set(objective.trees)
   # No buffer twice: each tree will be donated, and the teacher must not be.
   buffers = [
     leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((params, frozen))
@@ -279,37 +300,40 @@ def test_it_starts_from_copies(name):
 @every_paper
 def test_its_metrics_are_finite_sums_and_counts(name, mesh_of):
   on = bench(name, mesh_of(1))
-  for tree in on.objective.trains:
-    _, metrics = on.update(on.start(), tree)
-    assert f"{tree}/loss" in metrics
+  for turn in set(on.objective.cycle):
+    _, metrics = on.update(on.start(), turn)
+    assert f"{turn[0]}/loss" in metrics
     for metric, (total, count) in metrics.items():
-      assert re.fullmatch(rf"{tree}/[a-z0-9_]+", metric)
+      assert re.fullmatch(rf"({'|'.join(turn)})/[a-z0-9_]+", metric)
       assert total.shape == count.shape == ()
       assert np.isfinite(total), metric
       assert 1 <= count <= BATCH, metric
-    assert metrics[f"{tree}/grad_norm"][0] > 1e-4
+    for tree in turn:
+      assert metrics[f"{tree}/grad_norm"][0] > 1e-4
 
 
 @every_paper
 def test_one_executable_serves_every_round(name, mesh_of):
   on = bench(name, mesh_of(1))
-  for tree in on.objective.trains:
+  for turn in set(on.objective.cycle):
 
-    def outcome(tree=tree, **hparams):
-      state, metrics = on.update(on.start(), tree, **hparams)
-      return float(metrics[f"{tree}/loss"][0]), state.params[tree]
+    def outcome(turn=turn, **fields):
+      state, metrics = on.update(on.start(), turn, **fields)
+      trained = {tree: state.params[tree] for tree in turn}
+      return float(metrics[f"{turn[0]}/loss"][0]), trained
 
     loss, params = outcome()
     # What is traced is not only accepted but used.
     _, still = outcome(learning_rate=0.0)
-    assert equal(still, on_host(on.start().params[tree]))
+    begun = on.start().params
+    assert equal(still, on_host({tree: begun[tree] for tree in turn}))
     assert not equal(still, params)
     if on.objective.rounds == "halving":
       assert outcome(num_steps=1)[0] != loss
     if hasattr(on.objective, "guidance"):
       assert outcome(guided=0.0)[0] != loss
     outcome(num_steps=1, learning_rate=0.3, guided=0.0)
-    assert on.updates[tree]._cache_size() == 1
+    assert on.updates[turn]._cache_size() == 1
 
 
 def is_split(leaf):
@@ -330,7 +354,7 @@ def test_the_mesh_changes_no_result_of_accumulated_gradients(mesh_of):
 
 def same_on_every_mesh(name, mesh_of, accumulate=1):
   """Fails where a mesh changes losses, gradients' norms or weights."""
-  steps = 2 * len(build(name).trains)
+  steps = max(2, len(build(name).cycle))
 
   def run(data, fsdp):
     on = bench(name, mesh_of(data, fsdp), accumulate)
@@ -369,15 +393,15 @@ def test_a_teacher_in_bfloat16_is_the_rounded_one(name):
   frozen = frozen_of(objective)
   batch = as_trained(jax.tree.map(jnp.asarray, rows(objective, 0)))
   params = objective.init(jax.random.key(0), frozen)
-  hparams = jax.tree.map(jnp.asarray, hparams_of())
+  now = jax.tree.map(jnp.asarray, now_of())
   light = {**frozen, "teacher": in_dtype(frozen["teacher"], "bfloat16")}
   rounded = {**frozen, "teacher": in_dtype(light["teacher"], "float32")}
-  for tree in objective.trains:
+  for turn in objective.cycle:
 
     @jax.jit
-    def loss(frozen, tree=tree):
-      key = jax.random.key(1)
-      return objective.loss(tree, params, frozen, batch, key, hparams)[0]
+    def loss(frozen, turn=turn):
+      trees, key = {**frozen, **params}, jax.random.key(1)
+      return objective.loss(turn, trees, batch, key, now)[0]
 
     found = loss(light)
     assert found.dtype == np.float32
@@ -415,24 +439,31 @@ def test_it_costs_the_passes_that_it_says(name, monkeypatch):
   objective = build(name, width=256, depth=5, channels=32)
   key, t = jax.random.key(0), jnp.full(8, 0.5)
   batch = as_trained(jax.tree.map(jnp.asarray, rows(objective, 0, size=8)))
+  condition = batch["condition"]
   frozen = jax.eval_shape(lambda: frozen_of(objective))
   params = jax.eval_shape(objective.init, key, frozen)
+  frozen = needed(objective, frozen)
+  averages = {
+    f"{name}/{average}": params[name]
+    for name, tree in objective.trees.items()
+    for average in tree.averages
+  }
 
   def denoise(params):
-    return objective.denoiser(params, batch["image"], t, batch["label"]).x0
+    return objective.denoiser(params, batch["image"], t, condition).x0
 
   def classify(params):
     return objective.classifier.apply(params, batch["image"]).logits
 
-  def gradient(trees, frozen, tree, guided):
+  def gradient(params, fixed, turn, guided):
     def loss(trained):
-      hparams = jax.tree.map(jnp.asarray, hparams_of(guided=guided))
-      params = {**trees, tree: trained}
-      return objective.loss(tree, params, frozen, batch, key, hparams)[0]
+      now = jax.tree.map(jnp.asarray, now_of(guided=guided))
+      trees = {**fixed, **params, **trained}
+      return objective.loss(turn, trees, batch, key, now)[0]
 
-    return jax.grad(loss)(trees[tree])
+    return jax.grad(loss)({tree: params[tree] for tree in turn})
 
-  product = params[objective.trains[0]]
+  product = params[product_tree(objective)]
   pass_ = flops(denoise, product) if hasattr(objective, "denoiser") else 0
   classifier = {**frozen, **params}.get("classifier")
   classifier_pass = flops(classify, classifier) if classifier else 0
@@ -440,17 +471,18 @@ def test_it_costs_the_passes_that_it_says(name, monkeypatch):
     if not guided:
       # XLA counts the dearer branch, a guided teacher; this takes the other.
       monkeypatch.setattr(jax.lax, "cond", lambda _, yes, no: no())
-    for tree in objective.trains:
-      passes = objective.passes(tree, guided)
+    for turn in set(objective.cycle):
+      passes = objective.passes(turn, 4, guided)
       # A gradient in the image, and not in the weights, goes forward and back.
-      backward = 2 if tree == "classifier" else 1
+      backward = 2 if turn == ("classifier",) else 1
       expected = passes.units * pass_ + classifier_pass * (
         passes.classifier + (1 + backward) * passes.classifier_gradient
       )
-      run = functools.partial(gradient, tree=tree, guided=guided)
+      run = functools.partial(gradient, turn=turn, guided=guided)
       # The first layers' inputs need no gradient: up to 4 % of these networks'
       # passes. One more forward pass is 10 % of the dearest paper.
-      assert flops(run, params, frozen) == pytest.approx(expected, rel=0.05), (
-        tree,
+      fixed = {**frozen, **averages}
+      assert flops(run, params, fixed) == pytest.approx(expected, rel=0.05), (
+        turn,
         guided,
       )

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffdistill.arrays import Condition
 from diffdistill.training.augment import as_trained
 
 # Every byte once.
@@ -41,8 +42,8 @@ def test_the_rows_that_say_so_are_mirrored_left_to_right():
   made = as_trained(
     {"image": jnp.array(BYTES), "label": label, "flip": jnp.array(flip)}
   )
-  assert set(made) == {"image", "label"}
-  assert made["label"] is label
+  assert set(made) == {"image", "condition"}
+  assert made["condition"] == Condition(label=label)
   for row, mirror in enumerate(flip):
     expected = straight[row, :, ::-1] if mirror else straight[row]
     np.testing.assert_array_equal(made["image"][row], expected)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffdistill.objectives.objective import turn_of
 from diffdistill.run import from_config
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.sharding import Layout, shard_batch, shard_batches
@@ -36,27 +37,19 @@ def batch(i):
   }
 
 
-def hparams(rates):
-  rates = np.asarray(rates, np.float32)
-  return {
-    "num_steps": np.full(rates.shape, 4, np.int32),
-    "learning_rate": rates,
-    "guided": np.ones(rates.shape, np.float32),
-  }
-
-
 # Loops are written out on a CPU, and are loops on accelerators.
 @pytest.mark.parametrize(
   ("devices", "unroll"), [(1, True), (8, True), (8, False)]
 )
 def test_one_call_makes_the_updates_of_several(
-  least_squares, mesh_of, monkeypatch, devices, unroll
+  least_squares, at_update, mesh_of, monkeypatch, devices, unroll
 ):
   monkeypatch.setattr("diffdistill.training.step.unrolled", lambda _: unroll)
   mesh, objective = mesh_of(devices), least_squares()
   optimizer = Optimizer(learning_rate=0.1, ema_decay=0.9)
   frozen = {"teacher": {"w": jax.random.normal(jax.random.key(5), (6, 6))}}
-  state = create_state(objective, optimizer, jax.random.key(0), frozen)
+  optimizers = dict.fromkeys(objective.trees, optimizer)
+  state = create_state(objective, optimizers, jax.random.key(0), frozen)
   state = jax.device_get(state)  # updates donate what is on the devices
   abstract = with_shardings(state, Layout(mesh=mesh))
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
@@ -64,16 +57,16 @@ def test_one_call_makes_the_updates_of_several(
 
   one, metrics = jax.device_put(state, shardings), []
   for i, rate in enumerate(rates):
-    for name in objective.turn(i):
-      update = make_update(objective, name, optimizer, shardings, mesh)
-      one, new = update(
-        one, frozen, shard_batch(batch(i), mesh), key, hparams(rate)
-      )
-      metrics.append(jax.device_get(new))
-  updates = make_updates(objective, optimizer, shardings, mesh)
+    turn = turn_of(objective, i)
+    update = make_update(objective, turn, optimizers, shardings, mesh)
+    rows, now = shard_batch(batch(i), mesh), at_update(objective, rate, step=i)
+    one, new = update(one, frozen, rows, key, *now)
+    metrics.append(jax.device_get(new))
+  updates = make_updates(objective, optimizers, shardings, mesh)
   batches = shard_batches([batch(i) for i in range(4)], mesh)
+  now = at_update(objective, rates, step=range(4))
   several, found = updates(
-    jax.device_put(state, shardings), frozen, batches, key, hparams(rates)
+    jax.device_put(state, shardings), frozen, batches, key, *now
   )
 
   assert int(several.step) == 4

@@ -29,9 +29,9 @@ def state_on(least_squares):
 
   def make(mesh, seed=0, ema_decay=0.9):
     optimizer = Optimizer(learning_rate=0.1, ema_decay=ema_decay)
-    state = create_state(
-      least_squares(size=8), optimizer, jax.random.key(seed), FROZEN
-    )
+    objective, key = least_squares(size=8), jax.random.key(seed)
+    optimizers = dict.fromkeys(objective.trees, optimizer)
+    state = create_state(objective, optimizers, key, FROZEN)
     numbers = iter(range(1, 1000))
     state = jax.tree.map(lambda leaf: leaf + next(numbers) + seed, state)
     state = jax.device_put(state, tree_shardings(state, Layout(mesh=mesh)))
@@ -248,7 +248,7 @@ def test_final_results_come_back_by_name_on_any_mesh(
   state_on, mesh_of, round_dir
 ):
   state, _ = state_on(mesh_of(8))
-  products = {**state.params, "last_student": state.ema["student"]}
+  products = {**state.params, "last_student": state.averages["student"]["ema"]}
   checkpoint.save_final(round_dir, products)
   assert checkpoint.product_names(round_dir) == {
     "student", "auxiliary", "last_student",
@@ -472,7 +472,7 @@ def test_no_older_checkpoint_is_removed_for_one_that_reads_otherwise(
 ):
   states = {step: state_on(mesh_of(1), step)[0] for step in (5, 10, 15)}
   save(round_dir, {5: states[5]}, keep=1)
-  write_wrongly("state/ema/student/w")
+  write_wrongly("state/averages/student/ema/w")
   # Each is read back before the next is saved.
   save(round_dir, {10: states[10], 15: states[15]}, keep=1)
   assert steps_in(round_dir / "checkpoints") == [15, 5]

@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import json
 import time
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill.objectives.objective import Passes
+from diffdistill.objectives.objective import Now, Objective, Passes, Tree
 from diffdistill.run import from_config
 from diffdistill.run.experiment import Experiment
 from diffdistill.run.teacher_pairs import pair_store
@@ -23,43 +24,57 @@ from diffdistill.training.sharding import Layout
 from diffdistill.training.trainer import Trainer
 
 
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+  """A network of one square matrix."""
+
+  size: int
+
+  def init(self, key):
+    return {"w": jax.random.normal(key, (self.size, self.size))}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LeastSquares:
+class LeastSquares(Objective):
   """x (student + auxiliary / 10) against x teacher; nothing random in it.
 
-  A NaN in a batch makes its gradient NaN. `traces` grows by the name at each
-  trace; the metric "draw" shows which key the loss was given.
+  A NaN in a batch makes its gradient NaN. `traces` grows by the turn's name at
+  each trace; the metric "draw" shows which key the loss was given.
   """
 
   size: int = 6
-  needs: tuple = ("teacher",)
+  given: Mapping = dataclasses.field(
+    default_factory=lambda: {"teacher": "denoiser"}
+  )
   consumes: str = "images"
   rounds: str = "one"
-  sampler: object = None
+  sampler: Any = None
   traces: list = dataclasses.field(default_factory=list)
 
-  trains: ClassVar = ("student", "auxiliary")
+  @property
+  def trees(self):
+    matrix = Tree(network=Matrix(self.size))
+    return {"student": matrix, "auxiliary": matrix}
 
-  def init(self, key, frozen):
-    keys = jax.random.split(key)
-    return {
-      name: {"w": jax.random.normal(key, (self.size, self.size))}
-      for name, key in zip(self.trains, keys, strict=True)
-    }
+  @property
+  def needs(self):
+    return self.given
 
-  def turn(self, step):
-    return (self.trains[step % 2],)
+  @property
+  def cycle(self):
+    return ("student",), ("auxiliary",)
 
-  def passes(self, name, guided=False):
-    if name == "auxiliary":
+  def passes(self, turn, num_steps, guided):
+    if turn == ("auxiliary",):
       return Passes(forward=2 + guided, gradient=1)
     return Passes(forward=0.5, gradient=2, tangent=1)
 
-  def loss(self, name, params, frozen, batch, key, hparams):
+  def loss(self, turn, trees, batch, key, now):
+    name = "+".join(turn)
     self.traces.append(name)
     x = batch["image"].reshape(batch["image"].shape[0], -1)
-    w = params["student"]["w"] + 0.1 * params["auxiliary"]["w"]
-    error = x @ (w - frozen["teacher"]["w"])
+    w = trees["student"]["w"] + 0.1 * trees["auxiliary"]["w"]
+    error = x @ (w - trees["teacher"]["w"])
     losses = jnp.mean(error**2, axis=1)
     one = jnp.ones(())
     metrics = {
@@ -72,6 +87,26 @@ class LeastSquares:
 @pytest.fixture(scope="session")
 def least_squares():
   return LeastSquares
+
+
+@pytest.fixture(scope="session")
+def at_update():
+  """at_update(objective, ...): the scalars (now, rates) of one update or more.
+
+  Lists of rates and steps give a row for each update.
+  """
+
+  def make(objective, rate=0.1, num_steps=0, step=0):
+    rates, steps = np.asarray(rate, np.float32), np.asarray(step, np.int32)
+    now = Now(
+      num_steps=np.full(rates.shape, num_steps, np.int32),
+      guided=np.ones(rates.shape, np.float32),
+      step=np.broadcast_to(steps, rates.shape),
+      progress=np.zeros(rates.shape, np.float32),
+    )
+    return now, dict.fromkeys(objective.trees, rates)
+
+  return make
 
 
 class CrashError(Exception):

@@ -23,7 +23,10 @@ def stage(least_squares):
     return Stage(
       name=name,
       objective=least_squares(
-        rounds=rounds, consumes=consumes, needs=tuple(frozen), sampler=SAMPLER
+        rounds=rounds,
+        consumes=consumes,
+        given=dict.fromkeys(frozen, "denoiser"),
+        sampler=SAMPLER,
       ),
       optimizer=Optimizer(learning_rate=0.1),
       frozen=frozen,
@@ -41,11 +44,13 @@ def teacher(stage):
 @pytest.fixture
 def classifier(least_squares):
   class Classifier(least_squares):
-    trains = ("classifier",)
+    @property
+    def product(self):
+      return "classifier"
 
   return Stage(
     name="judge",
-    objective=Classifier(needs=()),
+    objective=Classifier(given={}),
     optimizer=Optimizer(learning_rate=0.1),
     num_updates=10,
     batch_size=8,

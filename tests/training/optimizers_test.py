@@ -59,7 +59,9 @@ def test_a_round_shorter_than_its_warm_up_only_warms_up():
     ({"clip": -1.0}, "clip is -1.0; pass 0"),
     ({"ema_decay": 1.0}, r"ema_decay is 1.0; pass a value in \[0, 1\)"),
     ({"ema_decay": -0.1}, "ema_decay is -0.1"),
-    ({"accumulate": 0}, "accumulate is 0; pass 1"),
+    ({"kind": "sgd"}, "kind is 'sgd'; pass one of adam, radam"),
+    ({"other_ema_decays": (0.9, 0.9)}, "all different"),
+    ({"other_ema_decays": (0.0,)}, "pass decays above 0"),
   ],
 )
 def test_refuses_values_out_of_range(fields, message):
@@ -86,32 +88,29 @@ def test_weight_decay_is_decoupled_from_the_gradient():
 class Setting:
   """One update of LeastSquares on a mesh, and what it should give."""
 
-  def __init__(self, least_squares, mesh, **fields):
+  def __init__(self, least_squares, at_update, mesh, **fields):
     self.objective = least_squares()
     self.optimizer = Optimizer(learning_rate=0.1, **fields)
     self.mesh = mesh
     key = jax.random.key(0)
     self.frozen = {"teacher": {"w": jax.random.normal(key, (6, 6))}}
-    state = create_state(self.objective, self.optimizer, key, self.frozen)
+    optimizers = dict.fromkeys(self.objective.trees, self.optimizer)
+    state = create_state(self.objective, optimizers, key, self.frozen)
     shardings = tree_shardings(state, Layout(mesh=mesh))
     self.state = jax.device_put(state, shardings)
     self.update = make_update(
-      self.objective, "student", self.optimizer, shardings, mesh
+      self.objective, ("student",), optimizers, shardings, mesh
     )
+    self.scalars = at_update(self.objective)
 
   def __call__(self, state, image):
     place = replicated(self.mesh)
     # What the device makes the image of: bytes could not be of any size.
     batch = shard_batch({"image": (image + 1) * 127.5}, self.mesh)
-    frozen, key, hparams = jax.device_put(
-      (
-        self.frozen,
-        jax.random.key(1),
-        {"learning_rate": np.float32(0.1)},
-      ),
-      place,
+    frozen, key, now, rates = jax.device_put(
+      (self.frozen, jax.random.key(1), *self.scalars), place
     )
-    return self.update(state, frozen, batch, key, hparams)
+    return self.update(state, frozen, batch, key, now, rates)
 
 
 def images(seed=0):
@@ -124,20 +123,21 @@ def images(seed=0):
 # eps = 1 keeps the size of the gradient in Adam's direction.
 @pytest.mark.parametrize("devices", [1, 8])
 def test_clips_the_mean_gradient_of_all_devices(
-  least_squares, mesh_of, devices
+  least_squares, at_update, mesh_of, devices
 ):
-  setting = Setting(least_squares, mesh_of(devices), clip=0.5, eps=1.0)
+  setting = Setting(
+    least_squares, at_update, mesh_of(devices), clip=0.5, eps=1.0
+  )
   before = jax.device_get(setting.state.params)
 
   def gradient(rows):
     return jax.grad(
       lambda w: setting.objective.loss(
-        "student",
-        {**before, "student": {"w": w}},
-        setting.frozen,
+        ("student",),
+        {**setting.frozen, **before, "student": {"w": w}},
         {"image": rows},
         jax.random.key(0),
-        {},
+        setting.scalars[0],
       )[0]
     )(jnp.asarray(before["student"]["w"]))
 
@@ -161,8 +161,12 @@ def test_clips_the_mean_gradient_of_all_devices(
   )
 
 
-def test_skips_and_counts_gradients_that_are_not_finite(least_squares, mesh_of):
-  setting = Setting(least_squares, mesh_of(1), ema_decay=0.9, weight_decay=0.1)
+def test_skips_and_counts_gradients_that_are_not_finite(
+  least_squares, at_update, mesh_of
+):
+  setting = Setting(
+    least_squares, at_update, mesh_of(1), ema_decay=0.9, weight_decay=0.1
+  )
   bad = images()
   bad[3, 0, 1, 2] = np.nan
   state, counts = setting.state, []
@@ -172,9 +176,12 @@ def test_skips_and_counts_gradients_that_are_not_finite(least_squares, mesh_of):
     state, metrics = setting(state, rows)
     after = jax.device_get(state)
     unchanged = not np.isfinite(rows).all()
-    for name in ("params", "ema"):
-      old, new = (getattr(s, name)["student"]["w"] for s in (before, after))
-      assert np.array_equal(old, new) == unchanged, name
+    for part in (
+      lambda state: state.params["student"],
+      lambda state: state.averages["student"]["ema"],
+    ):
+      old, new = (part(s)["w"] for s in (before, after))
+      assert np.array_equal(old, new) == unchanged
     assert after.step == before.step + 1
     counts.append(
       tuple(

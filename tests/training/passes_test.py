@@ -25,6 +25,9 @@ def round_of(guided, num_updates=10):
 
 def test_a_gradient_is_three_forward_passes_and_a_tangent_too():
   assert Passes(forward=5, gradient=7, tangent=11).units == 5 + 21 + 33
+  # A pass and its derivative by the input alone, of the whole or of a part.
+  assert Passes(input_gradient=5, input_tangent=7).units == 24
+  assert Passes(trunk=2, trunk_gradient=3, trunk_share=0.5).units == 4
   # A classifier is no denoiser.
   assert Passes(classifier=3, classifier_gradient=2).units == 0
 
@@ -42,11 +45,29 @@ def test_the_trees_of_an_alternating_paper_take_turns(least_squares, guided):
 
 def test_a_paper_may_train_all_its_trees_in_each_update(least_squares):
   class Together(least_squares):
-    def turn(self, step):
-      return self.trains
+    @property
+    def cycle(self):
+      return (("student", "auxiliary"),)
+
+    def passes(self, turn, num_steps, guided):
+      assert turn == ("student", "auxiliary")
+      return Passes(gradient=num_steps)
 
   passes = round_passes(Together(), round_of(guided=False))
-  assert [passes(n) for n in range(4)] == [0, 14.5, 29, 43.5]
+  assert [passes(n) for n in range(3)] == [0, 12, 24]
+
+
+def test_five_updates_of_a_critic_to_one_of_the_student(least_squares):
+  class Critic(least_squares):
+    @property
+    def cycle(self):
+      return (("auxiliary",),) * 5 + (("student",),)
+
+  passes = round_passes(Critic(), round_of(guided=False))
+  student, critic = 0.5 + 3 * 2 + 3, 2 + 3
+  assert passes(5) == 5 * critic
+  assert passes(6) == 5 * critic + student
+  assert passes(20) == 17 * critic + 3 * student
 
 
 @pytest.mark.parametrize(

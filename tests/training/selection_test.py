@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill.objectives.objective import Passes
+from diffdistill.objectives.objective import Objective, Passes, Tree
 from diffdistill.training import best, checkpoint, selection
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.running import Checkpoints
@@ -93,27 +93,33 @@ def test_without_any_score_there_is_nothing_to_wait_for(selector):
 
 
 @dataclasses.dataclass(frozen=True)
-class Mean:
+class Mean(Objective):
   """A classifier, as far as a curriculum asks for one."""
 
-  trains = ("classifier",)
-  needs = ()
-  consumes = "images"
   rounds = "one"
   sampler = None
 
-  def init(self, key, frozen):
-    return {"classifier": jnp.zeros(())}
+  @property
+  def trees(self):
+    return {"classifier": Tree(network=Zero())}
 
-  def turn(self, step):
-    return self.trains
+  @property
+  def needs(self):
+    return {}
 
-  def passes(self, name, guided=False):
+  def passes(self, turn, num_steps, guided):
     return Passes()
 
-  def loss(self, name, params, frozen, batch, key, hparams):
-    error = jnp.mean(batch["image"]) - params[name]
+  def loss(self, turn, trees, batch, key, now):
+    error = jnp.mean(batch["image"]) - trees["classifier"]
     return error**2, {}
+
+
+class Zero:
+  """A network of one number."""
+
+  def init(self, key):
+    return jnp.zeros(())
 
 
 JUDGE = Stage(

@@ -9,6 +9,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from diffdistill.networks.mlp import MLP
 from diffdistill.networks.network import LinenNetwork
+from diffdistill.objectives.objective import Tree
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.sharding import (
   AXES,
@@ -224,10 +225,8 @@ def test_refuses_overrides_that_do_not_fit(overrides, message):
 
 def test_moments_and_averages_lie_as_their_parameters_do(least_squares):
   class Net(least_squares):
-    trains = ("student", "auxiliary")
-
     def init(self, key, frozen):
-      return {name: jax.tree.map(jnp.asarray, NET) for name in self.trains}
+      return {name: jax.tree.map(jnp.asarray, NET) for name in self.trees}
 
   layout = Layout(
     mesh=make_mesh(data=2, fsdp=4),
@@ -235,17 +234,18 @@ def test_moments_and_averages_lie_as_their_parameters_do(least_squares):
     overrides=(("^conv_in/kernel$", 3), ("^block", -1)),
   )
   optimizer = Optimizer(learning_rate=0.1, ema_decay=0.9)
+  optimizers = dict.fromkeys(Net().trees, optimizer)
   shapes = jax.eval_shape(
-    lambda key: create_state(Net(), optimizer, key, {}), jax.random.key(0)
+    lambda key: create_state(Net(), optimizers, key, {}), jax.random.key(0)
   )
   state = with_shardings(shapes, layout)
   assert jax.tree.structure(state) == jax.tree.structure(shapes)
   for tree in (
     *state.params.values(),
-    state.ema["student"],
+    state.averages["student"]["ema"],
     *(
       optax.tree.get(state.opt_state[n], m)
-      for n in Net.trains
+      for n in Net().trees
       for m in ("mu", "nu")
     ),
     with_shardings(NET, layout),
@@ -268,19 +268,17 @@ def test_rows_of_a_batch_are_spread_over_all_devices():
 
 def test_state_is_born_split(least_squares):
   class Net(least_squares):
-    trains = ("student",)
-
-    def init(self, key, frozen):
+    @property
+    def trees(self):
       module = MLP(width=512, depth=1, out_channels=3)
-      return {
-        "student": LinenNetwork(module=module, image_shape=(4, 4, 3)).init(key)
-      }
+      network = LinenNetwork(module=module, image_shape=(4, 4, 3))
+      return {"student": Tree(network=network)}
 
   mesh = make_mesh(data=1, fsdp=8)
   optimizer = Optimizer(learning_rate=0.1, ema_decay=0.9)
 
   def init(key):
-    return create_state(Net(), optimizer, key, {})
+    return create_state(Net(), {"student": optimizer}, key, {})
 
   shapes = jax.eval_shape(init, jax.random.key(0))
   compiled = jax.jit(

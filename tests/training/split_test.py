@@ -163,11 +163,8 @@ def program(request, small_config):
     "stages": {
       "teacher": {
         "objective": {"kind": "denoising"},
-        "optimizer": {
-          "learning_rate": 1e-3,
-          "ema_decay": 0.9,
-          "accumulate": request.param,
-        },
+        "optimizer": {"learning_rate": 1e-3, "ema_decay": 0.9},
+        "accumulate": request.param,
         "num_updates": 2,
         "batch_size": 128,
       }

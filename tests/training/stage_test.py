@@ -23,7 +23,9 @@ def stage(least_squares):
     return Stage(
       name=name,
       objective=least_squares(
-        rounds=rounds, consumes=consumes, needs=tuple(fields["frozen"])
+        rounds=rounds,
+        consumes=consumes,
+        given=dict.fromkeys(fields["frozen"], "denoiser"),
       ),
       optimizer=fields.pop("optimizer", OPTIMIZER),
       **fields,
@@ -131,8 +133,8 @@ def test_refuses_steps_that_do_not_halve(halving, start, end):
     ({"end_steps": 0}, "halve.end_steps is 0; pass 1"),
     ({"long_rounds": -1}, "halve.long_rounds is -1; pass 0"),
     (
-      {"optimizer": Optimizer(learning_rate=0.1, accumulate=3)},
-      "accumulate=3 does not divide",
+      {"accumulate": 3},
+      "accumulate=3 times groups of 1 does not divide",
     ),
     # What a kind has no use for, or cannot do without.
     ({"start_steps": 8}, "start_steps is 8, but its objective has no use for"),

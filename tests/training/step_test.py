@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from diffdistill.arrays import Condition
 from diffdistill.run import from_config
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.sharding import (
@@ -16,32 +17,31 @@ from diffdistill.training.state import create_state
 from diffdistill.training.step import make_evaluate, make_update
 
 
-def start(objective, optimizer, frozen, mesh):
+def start(objective, optimizer, frozen, mesh, accumulate=1):
   """(state, updates by name, frozen) on a mesh."""
-  state = create_state(objective, optimizer, jax.random.key(0), frozen)
+  optimizers = dict.fromkeys(objective.trees, optimizer)
+  state = create_state(objective, optimizers, jax.random.key(0), frozen)
   shardings = tree_shardings(state, Layout(mesh=mesh))
   updates = {
-    name: make_update(objective, name, optimizer, shardings, mesh)
-    for name in objective.trains
+    "+".join(turn): make_update(
+      objective, turn, optimizers, shardings, mesh, accumulate
+    )
+    for turn in objective.cycle
   }
   frozen = jax.device_put(frozen, tree_shardings(frozen, Layout(mesh=mesh)))
   return jax.device_put(state, shardings), updates, frozen
 
 
-def arguments(rows, mesh, num_steps=0, learning_rate=0.1):
-  """(batch, key, hparams) on a mesh."""
-  key, hparams = jax.device_put(
-    (
-      jax.random.key(1),
-      {
-        "num_steps": np.int32(num_steps),
-        "learning_rate": np.float32(learning_rate),
-        "guided": np.float32(1),
-      },
-    ),
-    replicated(mesh),
-  )
-  return shard_batch(rows, mesh), key, hparams
+@pytest.fixture(scope="module")
+def arguments(at_update):
+  """arguments(objective, rows, mesh): (batch, key, now, rates) on a mesh."""
+
+  def make(objective, rows, mesh, **scalars):
+    traced = (jax.random.key(1), *at_update(objective, **scalars))
+    key, now, rates = jax.device_put(traced, replicated(mesh))
+    return shard_batch(rows, mesh), key, now, rates
+
+  return make
 
 
 def rows(size=8, shape=(1, 2, 3)):
@@ -63,12 +63,14 @@ def equal(a, b):
 
 
 @pytest.mark.parametrize("name", ["student", "auxiliary"])
-def test_only_the_named_tree_changes(least_squares, mesh_of, name):
+def test_only_the_named_tree_changes(least_squares, mesh_of, arguments, name):
   optimizer = Optimizer(learning_rate=0.1, ema_decay=0.9)
   mesh = mesh_of(2)
   state, updates, frozen = start(least_squares(), optimizer, teacher(), mesh)
   before, frozen_before = jax.device_get((state, frozen))
-  new, _ = updates[name](state, frozen, *arguments(rows(), mesh))
+  new, _ = updates[name](
+    state, frozen, *arguments(least_squares(), rows(), mesh)
+  )
   after = jax.device_get(new)
   (other,) = {"student", "auxiliary"} - {name}
   for part in ("params", "opt_state"):
@@ -77,58 +79,67 @@ def test_only_the_named_tree_changes(least_squares, mesh_of, name):
     assert equal(old[other], now[other]), part
     assert not equal(old[name], now[name]), part
   # The product alone has an average.
-  assert set(after.ema) == {"student"}
-  assert equal(before.ema, after.ema) == (name == "auxiliary")
+  assert set(after.averages["student"]) == {"ema"}
+  assert after.averages["auxiliary"] == {}
+  assert equal(before.averages, after.averages) == (name == "auxiliary")
   assert equal(frozen_before, jax.device_get(frozen))
   assert after.step == 1
 
 
-def test_state_is_donated_and_frozen_trees_are_not(least_squares, mesh_of):
+def test_state_is_donated_and_frozen_trees_are_not(
+  least_squares, mesh_of, arguments
+):
   mesh = mesh_of(1)
   state, updates, frozen = start(
     least_squares(), Optimizer(learning_rate=0.1), teacher(), mesh
   )
-  batch, key, hparams = arguments(rows(), mesh)
-  updates["student"](state, frozen, batch, key, hparams)
+  given = arguments(least_squares(), rows(), mesh)
+  updates["student"](state, frozen, *given)
   assert state.params["student"]["w"].is_deleted()
   assert all(
     leaf.is_deleted()
     for leaf in jax.tree.leaves(state.opt_state["student"])
     if leaf.ndim  # An input that no output depends on cannot be donated.
   )
-  for leaf in jax.tree.leaves((frozen, batch, hparams)):
+  for leaf in jax.tree.leaves((frozen, given)):
     assert not leaf.is_deleted()
 
 
-def test_keys_differ_by_step_and_by_name(least_squares, mesh_of):
+def test_keys_differ_by_step_and_by_name(least_squares, mesh_of, arguments):
   mesh = mesh_of(1)
   state, updates, frozen = start(
     least_squares(), Optimizer(learning_rate=0.0), teacher(), mesh
   )
   draws = []
   for name in ("student", "auxiliary", "student", "auxiliary"):
-    state, metrics = updates[name](state, frozen, *arguments(rows(), mesh))
+    state, metrics = updates[name](
+      state, frozen, *arguments(least_squares(), rows(), mesh)
+    )
     draws.append(float(metrics[f"{name}/draw"][0]))
-  state = state.replace(step=jax.device_put(np.int32(0), replicated(mesh)))
-  _, metrics = updates["student"](state, frozen, *arguments(rows(), mesh))
+  state = dataclasses.replace(
+    state, step=jax.device_put(np.int32(0), replicated(mesh))
+  )
+  _, metrics = updates["student"](
+    state, frozen, *arguments(least_squares(), rows(), mesh)
+  )
   assert len(set(draws)) == 4
   assert float(metrics["student/draw"][0]) == draws[0]
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_an_evaluation_says_what_an_update_would_and_changes_nothing(
-  least_squares, mesh_of, devices
+  least_squares, mesh_of, devices, arguments
 ):
   mesh, goal = mesh_of(devices), least_squares()
   state, updates, frozen = start(
     goal, Optimizer(learning_rate=0.1), teacher(), mesh
   )
-  batch, key, hparams = arguments(rows(), mesh)
+  batch, key, now, rates = arguments(goal, rows(), mesh)
   before = jax.device_get(state.params)
   evaluate = make_evaluate(goal, mesh)
-  metrics = evaluate(state.params, frozen, batch, key, hparams)
+  metrics = evaluate({**frozen, **state.params}, batch, key, now)
   assert equal(before, jax.device_get(state.params))
-  _, updated = updates["student"](state, frozen, batch, key, hparams)
+  _, updated = updates["student"](state, frozen, batch, key, now, rates)
   # The product's own loss, of the first trained name.
   assert set(metrics) == {"student/loss", "student/draw"}
   for value, expected in zip(
@@ -141,19 +152,19 @@ def test_an_evaluation_says_what_an_update_would_and_changes_nothing(
   ("devices", "unroll"), [(1, True), (8, True), (8, False)]
 )
 def test_accumulation_gives_the_gradient_of_the_whole_batch(
-  least_squares, mesh_of, monkeypatch, devices, unroll
+  least_squares, mesh_of, monkeypatch, devices, unroll, arguments
 ):
   # Loops are written out on a CPU, and are loops on accelerators.
   monkeypatch.setattr("diffdistill.training.step.unrolled", lambda _: unroll)
   mesh = mesh_of(devices)
   results = []
   for accumulate in (1, 4):
-    optimizer = Optimizer(
-      learning_rate=0.1, eps=1.0, clip=0.0, accumulate=accumulate
+    optimizer = Optimizer(learning_rate=0.1, eps=1.0, clip=0.0)
+    state, updates, frozen = start(
+      least_squares(), optimizer, teacher(), mesh, accumulate
     )
-    state, updates, frozen = start(least_squares(), optimizer, teacher(), mesh)
     state, metrics = updates["student"](
-      state, frozen, *arguments(rows(16), mesh)
+      state, frozen, *arguments(least_squares(), rows(16), mesh)
     )
     results.append((state.params["student"]["w"], metrics))
   (whole, whole_metrics), (parts, part_metrics) = results
@@ -175,9 +186,9 @@ def seen(least_squares):
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
   class Seen(least_squares):
-    def loss(self, name, params, frozen, batch, key, hparams):
-      batches.append({k: v.dtype for k, v in batch.items()})
-      return super().loss(name, params, frozen, batch, key, hparams)
+    def loss(self, turn, trees, batch, key, now):
+      batches.append(jax.tree.map(lambda rows: rows.dtype, batch))
+      return super().loss(turn, trees, batch, key, now)
 
   return Seen(), batches
 
@@ -200,11 +211,11 @@ def by_hand(stored, params, frozen):
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_device_scales_and_mirrors_what_is_stored(
-  seen, mesh_of, devices, accumulate
+  seen, mesh_of, devices, accumulate, arguments
 ):
   mesh, (goal, heard_of) = mesh_of(devices), seen
-  optimizer = Optimizer(learning_rate=0.1, clip=0.0, accumulate=accumulate)
-  state, updates, frozen = start(goal, optimizer, teacher(), mesh)
+  optimizer = Optimizer(learning_rate=0.1, clip=0.0)
+  state, updates, frozen = start(goal, optimizer, teacher(), mesh, accumulate)
   params, weights = jax.device_get((state.params, frozen))
   stored = flipped_rows(16)
   loss, norm = by_hand(stored, params, weights)
@@ -212,16 +223,18 @@ def test_the_device_scales_and_mirrors_what_is_stored(
     {**stored, "flip": np.zeros(16, bool)}, params, weights
   )
   assert abs(loss / unflipped - 1) > 1e-3
-  batch, key, hparams = arguments(stored, mesh)
-  heard = [make_evaluate(goal, mesh)(state.params, frozen, batch, key, hparams)]
-  _, metrics = updates["student"](state, frozen, batch, key, hparams)
+  batch, key, now, rates = arguments(goal, stored, mesh)
+  trees = {**frozen, **state.params}
+  heard = [make_evaluate(goal, mesh)(trees, batch, key, now)]
+  _, metrics = updates["student"](state, frozen, batch, key, now, rates)
   for total, count in (m["student/loss"] for m in (*heard, metrics)):
     assert float(total / count) == pytest.approx(loss, rel=1e-6)
   total, _ = metrics["student/grad_norm"]
   assert float(total) == pytest.approx(norm, rel=1e-6)
   assert heard_of
   for batch in heard_of:
-    assert batch == {"image": np.float32, "label": np.int32}
+    condition = Condition(label=np.dtype(np.int32))
+    assert batch == {"image": np.float32, "condition": condition}
 
 
 @pytest.fixture(scope="module")
@@ -240,29 +253,29 @@ def progressive(tiny_config):
   return objective, {"teacher": jax.tree.unflatten(structure, leaves)}
 
 
-def first_update(progressive, mesh, accumulate=1):
+def first_update(progressive, mesh, arguments):
   objective, frozen = progressive
-  optimizer = Optimizer(learning_rate=0.1, eps=1.0, accumulate=accumulate)
+  optimizer = Optimizer(learning_rate=0.1, eps=1.0)
   state, updates, frozen = start(objective, optimizer, frozen, mesh)
   state, metrics = updates["student"](
-    state, frozen, *arguments(rows(16, (2, 2, 1)), mesh, num_steps=4)
+    state, frozen, *arguments(objective, rows(16, (2, 2, 1)), mesh, num_steps=4)
   )
   return jax.device_get((metrics, state.params))
 
 
 @pytest.fixture(scope="module")
-def on_one_device(progressive, mesh_of):
-  return first_update(progressive, mesh_of(1))
+def on_one_device(progressive, mesh_of, arguments):
+  return first_update(progressive, mesh_of(1), arguments)
 
 
 @pytest.mark.parametrize(("data", "fsdp"), [(2, 1), (8, 1), (1, 8)])
 def test_the_mesh_changes_no_result(
-  progressive, on_one_device, mesh_of, monkeypatch, data, fsdp
+  progressive, on_one_device, mesh_of, monkeypatch, data, fsdp, arguments
 ):
   # So that even this network is split over fsdp.
   monkeypatch.setattr("diffdistill.training.sharding.MIN_SIZE_TO_SPLIT", 1)
   expected, params = on_one_device
-  actual, new_params = first_update(progressive, mesh_of(data, fsdp))
+  actual, new_params = first_update(progressive, mesh_of(data, fsdp), arguments)
   assert expected["student/loss"][0] > 1e-3
   for name, (total, count) in expected.items():
     np.testing.assert_allclose(actual[name][0], total, rtol=1e-6, err_msg=name)
