@@ -9,6 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import digits
+from diffdistill.arrays import Condition
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.schedule import Shifted
 from diffdistill.images import to_host
@@ -179,7 +180,9 @@ def test_a_generator_guides_its_model(edited, moved):
   # One DDIM step is the guided x0 at the first time.
   images = to_host(next(generator.batches(params, 0, 8, 1)))
   told, untold = (
-    built.denoiser(params, generator.noise(0, 0), jnp.ones(8), label).x0
+    built.denoiser(
+      params, generator.noise(0, 0), jnp.ones(8), Condition(label=label)
+    ).x0
     for label in (generator.labels(0), jnp.full(8, 3))
   )
   np.testing.assert_allclose(
