@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffdistill.arrays import Condition
 from diffdistill.interop.diffusers_dit import read, write
 from diffdistill.interop.model import Model, check, network_of
 
@@ -48,7 +49,8 @@ def model_of(config, tensors):
 def answer(model, config):
   images, label = MAKER["inputs"](config)
   apply = jax.jit(network_of(model).apply)
-  return apply(model.params, images, TIME, jnp.asarray(label))
+  condition = Condition(label=jnp.asarray(label))
+  return apply(model.params, images, TIME, condition)
 
 
 def near(actual, expected, tolerance):

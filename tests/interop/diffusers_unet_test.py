@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffdistill.arrays import Condition
 from diffdistill.interop import (
   diffusers_unet,
   diffusers_unet_config,
@@ -78,7 +79,8 @@ def answer(net, params, seed, noise=None):
   noise = timesteps / 1000 if noise is None else noise
   label = jnp.asarray(labels) if net.num_classes else None
   t = jnp.asarray(noise, jnp.float32)
-  return np.asarray(jit(net.apply)(params, images, t, label)).ravel()[::2]
+  output = jit(net.apply)(params, images, t, Condition(label=label))
+  return np.asarray(output).ravel()[::2]
 
 
 def close(actual, expected):

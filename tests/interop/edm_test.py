@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from diffdistill.arrays import Condition
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.precondition import EDMPrecondition
 from diffdistill.diffusion.process import GaussianProcess
@@ -148,7 +149,8 @@ def test_gives_the_published_networks_answers(name, saved):
   if model.null_label:
     # The vector of zeros is the label after the classes, too.
     label = label.at[-1].set(model.num_classes)
-  d = jit(denoiser)(model.params, jnp.asarray(x), t, label).x0
+  condition = Condition(label=label)
+  d = jit(denoiser)(model.params, jnp.asarray(x), t, condition).x0
   flat, golden = np.asarray(d, np.float64).reshape(len(x), -1), GOLDEN[name]
   scale = np.abs(flat).max()
   # The answers are float64's: to 1e-5 of the largest, ten times what is asked.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from diffdistill.arrays import Condition
 from diffdistill.interop import guided_diffusion
 from diffdistill.interop.model import network_of
 
@@ -49,7 +50,8 @@ def test_gives_torchs_answers(name, saved):
   t = jnp.asarray(timesteps / 1000, jnp.float32)
   label = jnp.asarray(labels) if settings["class_cond"] else None
   assert model.num_classes == (7 if settings["class_cond"] else 0)
-  output = jit(network_of(model).apply)(model.params, images, t, label)
+  apply = jit(network_of(model).apply)
+  output = apply(model.params, images, t, Condition(label=label))
   actual, expected = np.ravel(output)[::5], np.array(GOLDEN[name]["output"])
   size = np.std(expected)
   assert size > 0.1

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffdistill.arrays import Condition
 from diffdistill.data.label_order import labels_of
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
@@ -100,7 +101,8 @@ def parts(network, channels, classes, sampler, guidance):
 
   def sample(params, noise, label, key, num_steps):
     x = sampler.start(noise, num_steps)
-    return sampler(denoiser.bind(params, label, guidance), x, key, num_steps)
+    model = denoiser.bind(params, Condition(label=label), guidance)
+    return sampler(model, x, key, num_steps)
 
   shapes = jax.eval_shape(denoiser.network.init, jax.random.key(0))
   random = np.random.default_rng(0)
