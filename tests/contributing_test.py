@@ -1,6 +1,7 @@
-"""CONTRIBUTING's paper, added as it says, trained, and put to the suite."""
+"""CONTRIBUTING's papers, added as it says, trained, and put to the suite."""
 
 import dataclasses
+import functools
 import importlib.util
 import inspect
 import json
@@ -9,6 +10,7 @@ import re
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -16,7 +18,12 @@ from ml_collections import ConfigDict
 
 from configs import recipes
 from diffdistill import objectives
+from diffdistill.arrays import UNCONDITIONAL
+from diffdistill.denoiser import Denoiser
+from diffdistill.diffusion.guidance import Guidance
 from diffdistill.run import from_config
+from diffdistill.sampling.ddim import DDIM
+from tests.objectives.given import OneTime, batch_of, loss_of
 
 # ml_collections loads a config file by a method that Python 3.11 deprecates.
 pytestmark = pytest.mark.filterwarnings(
@@ -24,15 +31,30 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 PAGE = pathlib.Path(__file__).parent.parent / "CONTRIBUTING.md"
-# The fenced blocks of the page, by the file that their first line names.
-BLOCKS = dict(
-  re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE.read_text(), re.S)
-)
-NAME = "guidance_distillation"
-FILE = f"diffdistill/objectives/{NAME}.py"
+GUIDANCE, CRITIC = "guidance_distillation", "distribution_matching"
 TABLE = "diffdistill/objectives/__init__.py"
-RECIPES = "configs/recipes/guidance_distillation.py"
+RECIPE = f"configs/recipes/{GUIDANCE}.py"
 SUITE = "tests/objectives/suite_test.py"
+
+
+def file_of(name):
+  """Where a paper's own file is said to be."""
+  return f"diffdistill/objectives/{name}.py"
+
+
+def examples():
+  """The fenced blocks of each paper, by the file that the first line names."""
+  found = {}
+  for section in PAGE.read_text().split("\n## "):
+    blocks = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", section, re.S))
+    for name in (GUIDANCE, CRITIC):
+      if file_of(name) in blocks:
+        found[name] = blocks
+  return found
+
+
+EXAMPLES = examples()
+every_example = pytest.mark.parametrize("name", EXAMPLES)
 
 
 def load(path):
@@ -51,69 +73,102 @@ doors_test = load("tests/doors_test.py")
 suite_test = load(SUITE)
 
 
-def one_line(text, names=None):
+def one_line(name, text, names):
   """The entry of a table, which must be one line."""
   (line,) = text.strip().splitlines()
-  ((name, value),) = eval(f"{{{line}}}", names).items()
-  assert name == NAME
+  ((key, value),) = eval(f"{{{line}}}", dict(names)).items()
+  assert key == name
   return value
 
 
 @pytest.fixture(scope="module", autouse=True)
 def added(tmp_path_factory):
-  """Adds the paper, as far as it can be told from outside; its folder."""
+  """Adds the papers, as far as it can be told from outside; their folder."""
   root = tmp_path_factory.mktemp("contribution")
-  path = root / FILE
-  path.parent.mkdir(parents=True)
-  path.write_text(BLOCKS[FILE])
-  importing, line = BLOCKS[TABLE].split("\n\n")
+  (root / file_of(GUIDANCE)).parent.mkdir(parents=True)
   with pytest.MonkeyPatch.context() as patch:
-    folders = [*objectives.__path__, str(path.parent)]
-    patch.setattr(objectives, "__path__", folders)
-    names = {}
-    exec(importing, names)  # by which it is imported for the first time
-    patch.setitem(objectives.OBJECTIVES, NAME, one_line(line, names))
-    suite_test.PAPERS[NAME] = one_line(BLOCKS[SUITE])
+    for name, blocks in EXAMPLES.items():
+      path = root / file_of(name)
+      path.write_text(blocks[file_of(name)])
+      importing, line = blocks[TABLE].split("\n\n")
+      folders = [*objectives.__path__, str(path.parent)]
+      patch.setattr(objectives, "__path__", folders)
+      names = {}
+      exec(importing, names)  # by which it is imported for the first time
+      kind = one_line(name, line, names)
+      patch.setitem(objectives.OBJECTIVES, name, kind)
+      fields = one_line(name, blocks[SUITE], vars(suite_test))
+      suite_test.PAPERS[name] = fields
     yield root
-  del sys.modules[f"diffdistill.objectives.{NAME}"]
-  delattr(objectives, NAME)
+  for name in EXAMPLES:
+    del sys.modules[f"diffdistill.objectives.{name}"]
+    delattr(objectives, name)
 
 
-def test_the_page_names_four_files():
-  assert set(BLOCKS) == {FILE, TABLE, RECIPES, SUITE}
+def test_the_page_names_the_files_of_each_paper():
+  assert set(EXAMPLES) == {GUIDANCE, CRITIC}
+  for name, blocks in EXAMPLES.items():
+    recipe = {RECIPE} if name == GUIDANCE else set()
+    assert set(blocks) == {file_of(name), TABLE, SUITE} | recipe
 
 
-def test_the_file_goes_through_the_doors(added, monkeypatch):
+@every_example
+def test_the_file_goes_through_the_doors(name, added, monkeypatch):
   monkeypatch.setattr(doors_test, "PACKAGE", added / "diffdistill")
-  doors_test.test_imports_go_through_doors(added / FILE)
+  doors_test.test_imports_go_through_doors(added / file_of(name))
 
 
+# They want every turn to feel the teacher, but a critic's knows of none.
+OF_TEACHERS = (
+  "test_one_executable_serves_every_round",
+  "test_a_teacher_in_bfloat16_is_the_rounded_one",
+)
 CHECKS = [
   pytest.param(
+    paper,
     check,
-    id=name.removeprefix("test_"),
+    id=f"{paper}-{name.removeprefix('test_')}",
     marks=[m for m in getattr(check, "pytestmark", []) if m.name == "slow"],
   )
+  for paper in EXAMPLES
   for name, check in vars(suite_test).items()
   if name.startswith("test_")
+  # What is not about one paper is checked once.
+  and (paper == GUIDANCE or "name" in inspect.signature(check).parameters)
+  and (paper == GUIDANCE or name not in OF_TEACHERS)
 ]
 
 
-@pytest.mark.parametrize("check", CHECKS)
-def test_it_passes_the_suite(check, request):
+@pytest.mark.parametrize(("paper", "check"), CHECKS)
+def test_it_passes_the_suite(paper, check, request):
   arguments = {
-    name: NAME if name == "name" else request.getfixturevalue(name)
+    name: paper if name == "name" else request.getfixturevalue(name)
     for name in inspect.signature(check).parameters
   }
   check(**arguments)
 
 
+def test_one_executable_serves_each_turn_of_a_critic(mesh_of):
+  on = suite_test.bench(CRITIC, mesh_of(1))
+
+  def loss(turn, **fields):
+    _, metrics = on.update(on.start(), turn, **fields)
+    return float(metrics[f"{turn[0]}/loss"][0])
+
+  assert on.objective.cycle[:5] == (("critic",),) * 5
+  critic, student = on.objective.cycle[-2:]
+  assert student == ("student",)
+  assert loss(critic) == loss(critic, guided=0.0, num_steps=1)
+  assert loss(student) != loss(student, guided=0.0, learning_rate=0.3)
+  assert {on.updates[turn]._cache_size() for turn in (critic, student)} == {1}
+
+
 def test_its_loss_is_the_square_of_the_guidance(mesh_of):
   """Before the first update, when student and teacher are the same."""
-  on = suite_test.bench(NAME, mesh_of(1))
+  on = suite_test.bench(GUIDANCE, mesh_of(1))
 
   def loss(scale):
-    _, metrics = on.update(on.start(), "student", guided=scale)
+    _, metrics = on.update(on.start(), ("student",), guided=scale)
     return float(metrics["student/loss"][0])
 
   assert loss(0.0) < 1e-12
@@ -122,21 +177,68 @@ def test_its_loss_is_the_square_of_the_guidance(mesh_of):
 
 
 def test_it_refuses_a_teacher_that_is_not_guided():
-  objective = suite_test.build(NAME)
+  objective = suite_test.build(GUIDANCE)
   guidance = dataclasses.replace(objective.guidance, weight=0.0)
   with pytest.raises(ValueError, match="guidance weight is 0, and the student"):
     dataclasses.replace(objective, guidance=guidance)
 
 
-@pytest.fixture(scope="module")
-def config(tiny_config):
-  """The tiny teacher, then the recipe: 6 updates each."""
-  config = ConfigDict({**tiny_config, "run": ("teacher",)})
-  config.model.label_dropout = 0.25
-  config.stages.teacher.num_updates = 6
+@dataclasses.dataclass(frozen=True)
+class Constant(OneTime):
+  """A network that says its one weight, whatever it is asked."""
+
+  def init(self, key):
+    return jnp.zeros(())
+
+  def apply(self, params, x, t, condition=UNCONDITIONAL, *, s=None, key=None):
+    return 0 * x + params
+
+
+def test_the_losses_of_a_critic_and_its_student_are_those_by_hand():
+  """Student c, critic a, teacher b: no gradient but through the student."""
+  a, b, c = 0.4, -0.3, 1.5
+  given = suite_test.build(CRITIC)
+  goal = dataclasses.replace(
+    given,
+    denoiser=Denoiser(network=Constant(), process=given.denoiser.process),
+    weighting="constant",
+    guidance=Guidance(),
+  )
+  batch = batch_of(jnp.zeros((8, 1, 1, 2)))
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def value_and_slope(turn, value):
+    def loss(value):
+      trees = {"student": c, "critic": a, "teacher": b, turn[0]: value}
+      return loss_of(goal, trees, batch, jax.random.key(0), turn)[0]
+
+    return jax.value_and_grad(loss)(value)
+
+  np.testing.assert_allclose(
+    value_and_slope(("critic",), a), [(c - a) ** 2, 2 * (a - c)], rtol=1e-5
+  )
+  # Downhill is from the critic, who knows the student, to the teacher.
+  slope = (a - b) / abs(c - b)
+  np.testing.assert_allclose(
+    value_and_slope(("student",), c), [c * slope, slope], rtol=1e-5
+  )
+
+
+def test_a_student_of_a_critic_is_used_in_one_step():
+  objective = suite_test.build(CRITIC)
+  for sampler in (
+    DDIM(process=objective.denoiser.process),
+    dataclasses.replace(objective.sampler, form="difference"),
+  ):
+    with pytest.raises(ValueError, match=r"made for one_step of form x0, not"):
+      dataclasses.replace(objective, sampler=sampler)
+
+
+def guided_stage(config):
+  """The stage of the page's recipe, of 6 updates."""
   names = dict(vars(recipes))
-  exec(BLOCKS[RECIPES], names)
-  names[NAME](
+  exec(EXAMPLES[GUIDANCE][RECIPE], names)
+  names[GUIDANCE](
     config,
     weight=2.0,
     num_steps=4,
@@ -144,29 +246,64 @@ def config(tiny_config):
     batch_size=8,
     num_updates=6,
   )
-  return config.to_dict()
 
 
-def test_it_trains(config, run_cli, tmp_path, capsys):
+def critic_stage(config):
+  """A stage of one cycle: five updates of the critic, one of the student."""
+  config.run = (*config.run, "matched")
+  config.stages.matched = {
+    "objective": {"kind": CRITIC},
+    "sampler": {"kind": "one_step"},
+    "guidance": {"weight": 2.0},
+    "optimizer": {"learning_rate": 1e-2},
+    "num_updates": 6,
+    "batch_size": 8,
+    "frozen": {"teacher": "teacher"},
+  }
+
+
+@pytest.mark.parametrize(
+  ("name", "add", "product", "passes", "words"),
+  [
+    # Of each image two passes of the teacher, and a gradient of three.
+    (GUIDANCE, guided_stage, "guided/004", 6 * 5, "Distillation of a guided"),
+    # Five times student and critic; then the teacher twice, too.
+    (
+      CRITIC,
+      critic_stage,
+      "matched/001",
+      5 * 4 + 6,
+      "Distribution matching of a",
+    ),
+  ],
+)
+def test_it_trains(
+  name, add, product, passes, words, tiny_config, run_cli, tmp_path, capsys
+):
+  config = ConfigDict({**tiny_config, "run": ("teacher",)})
+  config.model.label_dropout = 0.25
+  config.stages.teacher.num_updates = 6
+  add(config)
   path, workdir = tmp_path / "contribution.py", tmp_path / "run"
   path.write_text(
     "from ml_collections import ConfigDict\n\n\n"
-    f"def get_config():\n  return ConfigDict({config!r})\n"
+    f"def get_config():\n  return ConfigDict({config.to_dict()!r})\n"
   )
   assert run_cli("train", f"--config={path}", f"--workdir={workdir}") == 0
-  run = from_config.build(config)
+  run = from_config.build(config.to_dict())
   products = [
-    run.product(epath.Path(workdir), name) for name in ("teacher", "guided/004")
+    run.product(epath.Path(workdir), round_) for round_ in ("teacher", product)
   ]
   changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), *products)
   assert any(jax.tree.leaves(changed))
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   last = json.loads(lines[-1])
-  assert (last["round"], last["step"]) == ("guided/004", 6)
-  assert last["student/loss"] > 0
-  # Six updates of 8 images: two passes of the teacher, a gradient of three.
-  assert last["passes"] == 6 * 8 * 5
-  assert (workdir / "samples" / "guided_004.png").exists()
+  assert (last["round"], last["step"]) == (product, 6)
+  assert np.isfinite(last["student/loss"])
+  assert last["student/loss"] != 0
+  assert last["passes"] == 8 * passes
+  picture = product.replace("/", "_")
+  assert (workdir / "samples" / f"{picture}.png").exists()
   capsys.readouterr()
   assert run_cli("list") == 0
-  assert f"  {NAME:<26} Distillation of a guided" in capsys.readouterr().out
+  assert f"  {name:<26} {words}" in capsys.readouterr().out

@@ -250,10 +250,8 @@ def test_every_step_of_a_teacher_of_noise_is_theirs(tmp_path):
 
   @jax.jit
   def step(x, t, s):
-    denoise = denoiser.bind(model.params)
-    return sampler.step(denoise, x, (), t, s, jax.random.key(0), jnp.int32(8))[
-      0
-    ]
+    key, denoise = jax.random.key(0), denoiser.bind(model.params)
+    return sampler.step(denoise, x, (), t, s, key, jnp.int32(8))[0]
 
   scheduler.set_timesteps(8)
   x = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
