@@ -1,10 +1,12 @@
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffdistill.arrays import UNCONDITIONAL, Condition
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.precondition import EDMPrecondition, Identity
@@ -34,11 +36,12 @@ class Spoken:
 
   schedule: Cosine
   output: str
+  two_times: ClassVar[bool] = False
 
   def init(self, key):
     return MIXTURE
 
-  def apply(self, params, x, t, label=None, *, s=None, key=None):
+  def apply(self, params, x, t, condition=UNCONDITIONAL, *, s=None, key=None):
     x0 = GaussianMixture(schedule=self.schedule).apply(params, x, t)
     coefficients = GaussianProcess(schedule=self.schedule).coefficients(t, x)
     prediction = from_x0(x0, x, *coefficients)
@@ -52,12 +55,15 @@ class Listener:
   """Outputs its input in bfloat16 and writes down its arguments."""
 
   heard: list
+  two_times: bool = False
 
   def init(self, key):
     return {}
 
-  def apply(self, params, x, t, label=None, *, s=None, key=None):
-    self.heard.append({"x": x, "t": t, "label": label, "s": s, "key": key})
+  def apply(self, params, x, t, condition=UNCONDITIONAL, *, s=None, key=None):
+    self.heard.append(
+      {"x": x, "t": t, "label": condition.label, "s": s, "key": key}
+    )
     return x.astype(jnp.bfloat16)
 
 
@@ -115,8 +121,9 @@ def test_what_the_network_is_told(conditional):
     conditional=conditional,
   )
   label, s = jnp.array([0, 1, 2, 3]), T / 2
-  denoiser({}, X, T, label, s=s, key=key)
-  denoiser.bind({}, label)(X, T)
+  condition = Condition(label=label)
+  denoiser({}, X, T, condition, s=s, key=key)
+  denoiser.bind({}, condition)(X, T)
   told, sampled = heard
   np.testing.assert_array_equal(told["s"], s)
   assert told["key"] is key
@@ -133,9 +140,9 @@ def test_what_the_network_is_told(conditional):
 class Answers(Listener):
   """Outputs the number that it has for each label."""
 
-  def apply(self, params, x, t, label=None, *, s=None, key=None):
-    super().apply(params, x, t, label, s=s, key=key)
-    return jnp.ones_like(x) * params[label][:, None, None, None]
+  def apply(self, params, x, t, condition=UNCONDITIONAL, *, s=None, key=None):
+    super().apply(params, x, t, condition, s=s, key=key)
+    return jnp.ones_like(x) * params[condition.label][:, None, None, None]
 
 
 def conditional_denoiser(heard, null_label):
@@ -152,7 +159,7 @@ def test_a_guided_model_is_asked_again_without_its_labels():
   denoiser = conditional_denoiser(heard, null_label=2)
   params, label = jnp.array([1.0, -1.0, 0.25]), jnp.array([0, 1, 1, 0])
   guided = denoiser.bind(
-    params, label, Guidance(weight=2.0), scale=0.5, key=key
+    params, Condition(label=label), Guidance(weight=2.0), scale=0.5, key=key
   )(X, T)
   # The same units are dropped, or their difference would be noise.
   told, untold = heard
@@ -169,7 +176,7 @@ def test_no_guidance_is_free(guidance, null_label):
   heard, label = [], jnp.array([0, 1, 1, 0])
   denoiser = conditional_denoiser(heard, null_label)
   params = jnp.array([1.0, -1.0, 0.25])
-  denoise = denoiser.bind(params, label, guidance)
+  denoise = denoiser.bind(params, Condition(label=label), guidance)
   heard.clear()
   x0 = denoise(X, T).x0
   (call,) = heard
@@ -183,7 +190,7 @@ def test_a_model_without_a_null_label_cannot_be_guided():
   with pytest.raises(
     ValueError, match=r"guidance weight is 1\.5, but .*; pass .*label_dropout"
   ) as error:
-    denoiser.bind(params, label, Guidance(weight=1.5))
+    denoiser.bind(params, Condition(label=label), Guidance(weight=1.5))
   assert "\n" not in str(error.value)
   known = conditional_denoiser([], null_label=2)
   assert known.check_guidance(Guidance(weight=1.5)) == 2
@@ -212,3 +219,19 @@ def test_edm_preconditioning_makes_x0_only():
       output="v",
       precondition=EDMPrecondition(),
     )
+
+
+@pytest.mark.parametrize("two_times", [False, True])
+def test_only_a_network_of_two_times_is_told_the_second(two_times):
+  heard, process = [], GaussianProcess(schedule=Cosine())
+  network = Listener(heard, two_times=two_times)
+  denoiser = Denoiser(network=network, process=process)
+  model, s = denoiser.bind({}), T / 2
+  model(X, T, s)
+  model(X, T)
+  expected = process.schedule.angle(s) * 2 / jnp.pi
+  if two_times:
+    np.testing.assert_allclose(heard[0]["s"], expected, rtol=1e-6)
+  else:
+    assert heard[0]["s"] is None
+  assert heard[1]["s"] is None

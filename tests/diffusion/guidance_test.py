@@ -28,7 +28,7 @@ X = jnp.array([[0.3, -0.2], [1.0, 0.4], [-0.7, 0.1], [0.2, 1.5]]).reshape(
 def exact(mixture):
   """The best denoiser of a mixture."""
 
-  def denoise(x_t, t):
+  def denoise(x_t, t, s=None):
     x0 = GaussianMixture(schedule=SCHEDULE).apply(mixture, x_t, t)
     return from_x0(x0, x_t, *PROCESS.coefficients(t, x_t))
 
@@ -36,7 +36,7 @@ def exact(mixture):
 
 
 def constant(value):
-  return lambda x_t, t: Prediction(jnp.full_like(x_t, value), x_t)
+  return lambda x_t, t, s=None: Prediction(jnp.full_like(x_t, value), x_t)
 
 
 TOLD = exact({name: value[:1] for name, value in CLASSES.items()})
@@ -142,7 +142,7 @@ def test_both_ends_of_the_interval_are_inside():
 def test_a_traced_scale_multiplies_the_weight_and_at_0_runs_one_model():
   runs, traces = [], []
 
-  def untold(x_t, t):
+  def untold(x_t, t, s=None):
     jax.debug.callback(lambda: runs.append("untold"))
     return constant(0.0)(x_t, t)
 

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffdistill.arrays import Condition
 from diffdistill.diffusion.schedule import Cosine
 from diffdistill.networks.analytic import GaussianMixture
 
@@ -132,9 +133,9 @@ def test_init_draws_the_asked_shape():
 
 def test_refusals():
   params, x, t = mixture(), jnp.ones((2, 1, 1, 2)), jnp.ones(2)
-  with pytest.raises(ValueError, match="takes neither label"):
-    MIXTURE.apply(params, x, t, jnp.zeros(2, jnp.int32))
-  with pytest.raises(ValueError, match="takes neither label"):
+  with pytest.raises(ValueError, match="takes neither condition"):
+    MIXTURE.apply(params, x, t, Condition(label=jnp.zeros(2, jnp.int32)))
+  with pytest.raises(ValueError, match="takes neither condition"):
     MIXTURE.apply(params, x, t, s=t)
   with pytest.raises(ValueError, match="num_components is 0"):
     GaussianMixture(schedule=SCHEDULE, num_components=0)

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 from configs import recipes
+from diffdistill.arrays import Condition
 from diffdistill.networks import NETWORKS
 from diffdistill.networks.dit import Block, DiT, positions
 from diffdistill.networks.network import LinenNetwork
 from diffdistill.training import sharding
 
 TINY = {"width": 8, "depth": 2, "num_heads": 2, "out_channels": 3}
-LABEL = jnp.array([0, 2])
+LABEL = Condition(label=jnp.array([0, 2]))
 
 
 def tiny(**fields):
@@ -147,7 +148,9 @@ def test_labels_change_the_output(trained):
   network = tiny(num_classes=3)
   params, (x, t) = trained(network), data()
   apply = jax.jit(network.apply)
-  zero, one = (apply(params, x, t, jnp.array([0, k])) for k in (0, 1))
+  zero, one = (
+    apply(params, x, t, Condition(label=jnp.array([0, k]))) for k in (0, 1)
+  )
   np.testing.assert_array_equal(zero[0], one[0])
   assert jnp.max(jnp.abs(zero[1] - one[1])) > 1e-3
 
@@ -211,7 +214,7 @@ def test_the_derivative_along_the_weights_is_a_finite_difference(trained):
 def test_a_mesh_changes_nothing(trained, mesh_of, monkeypatch):
   network = tiny(num_classes=3, remat=True)
   params, (x, t) = trained(network), data(8)
-  label = jnp.arange(8) % 3
+  label = Condition(label=jnp.arange(8) % 3)
   monkeypatch.setattr(sharding, "MIN_SIZE_TO_SPLIT", 0)
   outputs = []
   for size in (1, 8):

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffdistill.arrays import Condition
 from diffdistill.networks import MLP
 from diffdistill.networks.network import LinenNetwork
 
@@ -12,7 +13,10 @@ def test_starts_at_zero_and_depends_on_all_its_inputs():
   network = LinenNetwork(module=module, image_shape=(1, 1, 2), num_classes=3)
   params = network.init(jax.random.key(0))
   x = jax.random.normal(jax.random.key(1), (3, 1, 1, 2))
-  t, label = jnp.full(3, 0.5), jnp.array([0, 1, 1])
+  t = jnp.full(3, 0.5)
+  label, other = (
+    Condition(label=jnp.array(classes)) for classes in ([0, 1, 1], [2, 2, 2])
+  )
   output = network.apply(params, x, t, label)
   assert output.shape == (3, 1, 1, 4)
   np.testing.assert_array_equal(output, 0)
@@ -22,7 +26,7 @@ def test_starts_at_zero_and_depends_on_all_its_inputs():
   changes = (
     (x + 1, t, label),
     (x, t + 0.3, label),
-    (x, t, jnp.array([2, 2, 2])),
+    (x, t, other),
   )
   for inputs in changes:
     assert jnp.max(jnp.abs(network.apply(params, *inputs) - output)) > 1e-3

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffdistill.arrays import Condition
 from diffdistill.networks import NETWORKS
 from diffdistill.networks.layers import downsample, upsample
 from diffdistill.networks.network import LinenNetwork
@@ -99,7 +100,7 @@ def test_every_parameter_and_input_matters(style, trained):
   label = jnp.array([0, 2])
 
   def total(params, x, t):
-    return jnp.sum(jnp.sin(network.apply(params, x, t, label)))
+    return jnp.sum(jnp.sin(network.apply(params, x, t, Condition(label=label))))
 
   grads = jit(jax.grad(total, argnums=(0, 1, 2)))(params, x, t)
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
@@ -162,9 +163,11 @@ def test_a_label_outside_the_classes_is_none_at_all(trained):
   network = tiny(**NANO, num_classes=3)
   params, (x, t) = trained(network), data()
   apply = jit(network.apply)
-  none = apply(params, x, t, jnp.array([-1, 3]))
+  none = apply(params, x, t, Condition(label=jnp.array([-1, 3])))
   params["embed"]["label"]["kernel"] *= 0
-  np.testing.assert_array_equal(apply(params, x, t, jnp.array([0, 1])), none)
+  np.testing.assert_array_equal(
+    apply(params, x, t, Condition(label=jnp.array([0, 1]))), none
+  )
 
 
 def image(size=6, channels=2):

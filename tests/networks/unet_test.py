@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffdistill.arrays import Condition
 from diffdistill.networks import NETWORKS
 from diffdistill.networks.network import LinenNetwork
 from diffdistill.networks.unet import UNet
@@ -124,7 +125,7 @@ def test_every_parameter_and_input_matters(style):
   label = jnp.array([0, 2])
 
   def total(params, x, t):
-    return jnp.sum(jnp.sin(network.apply(params, x, t, label)))
+    return jnp.sum(jnp.sin(network.apply(params, x, t, Condition(label=label))))
 
   grads = jit(jax.grad(total, argnums=(0, 1, 2)))(params, x, t)
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
@@ -208,7 +209,9 @@ def test_labels_change_the_output():
   network = tiny(**NANO, num_classes=3)
   params, (x, t) = trained(network), data()
   apply = jit(network.apply)
-  zero, one = (apply(params, x, t, jnp.array([0, k])) for k in (0, 1))
+  zero, one = (
+    apply(params, x, t, Condition(label=jnp.array([0, k]))) for k in (0, 1)
+  )
   np.testing.assert_array_equal(zero[0], one[0])
   assert jnp.max(jnp.abs(zero[1] - one[1])) > 1e-3
 

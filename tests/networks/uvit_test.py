@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from configs import recipes
+from diffdistill.arrays import Condition
 from diffdistill.networks import NETWORKS
 from diffdistill.networks.layers import Embedding, downsample, upsample
 from diffdistill.networks.network import LinenNetwork
@@ -25,7 +26,7 @@ ROWS = ("down_0", "down_1", "middle", "up_1", "up_0")
 PAIR = {"channels": (4, 8), "num_blocks": (1, 2)}
 # One stage: where resampling and skips are not the question.
 NANO = {"channels": (8,), "num_blocks": (2,), "conv_stages": 0}
-LABEL = jnp.array([0, 2])
+LABEL = Condition(label=jnp.array([0, 2]))
 
 
 def tiny(**fields):
@@ -100,7 +101,7 @@ def test_every_parameter_and_input_matters(trained):
 
 
 @jax.jit
-def described(params, x, t, label):
+def described(params, x, t, condition):
   """The tiny network, block after block."""
 
   def part(module, name, *inputs):
@@ -116,7 +117,7 @@ def described(params, x, t, label):
     return kind.apply({"params": weights}, h, embed, skip)[0]
 
   embedding = Embedding(dim=4, embed_dim=8, num_classes=3)
-  embed = part(embedding, "embed", t, label)
+  embed = part(embedding, "embed", t, condition.label)
   h = part(nn.Conv(4, (3, 3)), "conv_in", x)
   a = block(h, "down_0", 0)
   b = block(a, "down_0", 1)
@@ -286,7 +287,9 @@ def test_labels_change_the_output(trained):
   network = tiny(**NANO, num_classes=3)
   params, (x, t) = trained(network), data()
   apply = jax.jit(network.apply)
-  zero, one = (apply(params, x, t, jnp.array([0, k])) for k in (0, 1))
+  zero, one = (
+    apply(params, x, t, Condition(label=jnp.array([0, k]))) for k in (0, 1)
+  )
   np.testing.assert_array_equal(zero[0], one[0])
   assert jnp.max(jnp.abs(zero[1] - one[1])) > 1e-3
 
@@ -314,7 +317,7 @@ def test_the_derivative_along_the_weights_is_a_finite_difference(trained):
 def test_a_mesh_changes_nothing(trained, mesh_of, monkeypatch):
   network = tiny(**PAIR, num_classes=3, remat=True)
   params, (x, t) = trained(network), data(8)
-  label = jnp.arange(8) % 3
+  label = Condition(label=jnp.arange(8) % 3)
   monkeypatch.setattr(sharding, "MIN_SIZE_TO_SPLIT", 0)
 
   outputs = []

@@ -85,7 +85,8 @@ def test_a_step_draws_from_the_posterior(toys):
   def both(key):
     x0 = toy.denoise(x_t, t).x0
     moments = toy.process.posterior(x_t, x0, t, s, 0.3)
-    return sampler.step(toy.denoise, x_t, t, s, key, jnp.int32(4)), moments
+    x_s, _ = sampler.step(toy.denoise, x_t, (), t, s, key, jnp.int32(4))
+    return x_s, moments
 
   x_s, moments = both(jax.random.key(0))
   mean, std = (float(v[0, 0, 0, 0]) for v in moments)

@@ -9,7 +9,7 @@ import pytest
 
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.precondition import Identity
-from diffdistill.diffusion.prediction import Denoise
+from diffdistill.diffusion.prediction import Model
 from diffdistill.diffusion.process import GaussianProcess
 from diffdistill.diffusion.schedule import (
   EDM,
@@ -39,7 +39,7 @@ class Toy:
   logits: np.ndarray  # (k,)
 
   @property
-  def denoise(self) -> Denoise:
+  def denoise(self) -> Model:
     schedule = self.process.schedule
     denoiser = Denoiser(
       network=GaussianMixture(schedule=schedule),

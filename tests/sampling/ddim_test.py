@@ -52,7 +52,7 @@ def test_a_point_mass_is_reached_by_any_number_of_steps(toys, name):
   x0 = jnp.full((3, 1, 1, 1), 0.3)
   sampler = DDIM(process=toy.process)
 
-  def denoise(x_t, t):
+  def denoise(x_t, t, s=None):
     return from_x0(x0, x_t, *toy.process.coefficients(t, x_t))
 
   for num_steps in (1, 2, 7):

@@ -11,7 +11,7 @@ from diffdistill.sampling.one_step import OneStep
 def test_it_is_the_x0_at_the_last_time(toys, num_steps):
   process, calls = toys("cosine").process, []
 
-  def denoise(x_t, t):
+  def denoise(x_t, t, s=None):
     calls.append(t.shape)
     x0 = x_t * t[:, None, None, None]
     return from_x0(x0, x_t, *process.coefficients(t, x_t))
@@ -28,7 +28,7 @@ def test_the_difference_is_the_input_less_the_noise(toys, clip):
   """x_T - net(x_T, T): without 1/alpha, and clipped only as an image."""
   process = toys("linear").process
 
-  def denoise(x_t, t):
+  def denoise(x_t, t, s=None):
     eps = jnp.sin(x_t) * t[:, None, None, None]
     return to_prediction("eps", eps, x_t, *process.coefficients(t, x_t))
 
@@ -45,7 +45,7 @@ def test_the_difference_is_the_input_less_the_noise(toys, clip):
 def test_the_forms_differ_by_alpha(toys):
   process = toys("linear").process
 
-  def denoise(x_t, t):
+  def denoise(x_t, t, s=None):
     alpha, sigma = process.coefficients(t, x_t)
     return to_prediction("eps", 0.99 * x_t, x_t, alpha, sigma)
 
@@ -81,7 +81,7 @@ def test_the_exact_denoiser_gives_the_mean_of_the_data(toys):
 def test_it_clips(toys):
   process = toys("cosine").process
 
-  def denoise(x_t, t):
+  def denoise(x_t, t, s=None):
     return from_x0(3 * x_t, x_t, *process.coefficients(t, x_t))
 
   x = jnp.array([-1.0, 0.2]).reshape(2, 1, 1, 1)

@@ -16,12 +16,12 @@ from diffdistill.sampling.sampler import Sampler
 class Diary(Sampler):
   """Writes (t, s) of every step into the image, first step first."""
 
-  def step(self, denoise, x_t, t, s, key, num_steps):
+  def step(self, model, x_t, memory, t, s, key, num_steps):
     x_t = jnp.roll(x_t, -1, axis=2)
-    return x_t.at[:, 0, -1].set(jnp.stack([t, s], axis=-1))
+    return x_t.at[:, 0, -1].set(jnp.stack([t, s], axis=-1)), memory
 
 
-def never(x_t, t):
+def never(x_t, t, s=None):
   raise AssertionError("the diary calls no denoiser")
 
 
@@ -100,7 +100,7 @@ def test_a_grid_down_to_index_0_keeps_more_of_the_fine_detail(toys, grid, kept):
   process = toys("linear").process
   variance = (2.5 / 127.5) ** 2
 
-  def denoise(x_t, t):
+  def denoise(x_t, t, s=None):
     alpha, sigma = process.coefficients(t, x_t)
     x0 = alpha * variance * x_t / (alpha**2 * variance + sigma**2)
     return from_x0(x0, x_t, alpha, sigma)
@@ -193,14 +193,14 @@ def test_clipping_bounds_every_step_and_eps_follows(toys):
   alpha_s, sigma_s = toys("cosine").coefficients(0.25)
   alpha_t, sigma_t = toys("cosine").coefficients(0.5)
 
-  def denoise(x_t, t):
+  def denoise(x_t, t, s=None):
     x0 = jnp.full_like(x_t, 3.0)
     return from_x0(x0, x_t, *process.coefficients(t, x_t))
 
   x, t, s = jnp.full((1, 1, 1, 1), 0.4), jnp.full(1, 0.5), jnp.full(1, 0.25)
   for clip, x0 in ((True, 1.0), (False, 3.0)):
     sampler = DDIM(process=process, clip=clip)
-    x_s = sampler.step(denoise, x, t, s, jax.random.key(0), jnp.int32(4))
+    x_s, _ = sampler.step(denoise, x, (), t, s, jax.random.key(0), jnp.int32(4))
     expected = alpha_s * x0 + sigma_s * (0.4 - alpha_t * x0) / sigma_t
     assert float(x_s[0, 0, 0, 0]) == pytest.approx(expected, abs=1e-5)
     end = sampler(denoise, x, jax.random.key(0), 4)

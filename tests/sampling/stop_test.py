@@ -1,0 +1,77 @@
+"""Which times samplers aim at, and where a rollout that stops early is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffdistill.diffusion.prediction import from_x0
+from diffdistill.sampling import SAMPLERS
+from diffdistill.sampling.ddim import DDIM
+
+
+def listening(toy, heard):
+  """The model of a toy, which notes the time that each call aims at."""
+
+  def model(x_t, t, s=None):
+    heard.append(None if s is None else float(s[0]))
+    return toy.denoise(x_t, t, s)
+
+  return model
+
+
+@pytest.mark.parametrize(
+  ("kind", "aims"),
+  [
+    ("ddim", [0.25]),
+    ("one_step", [0.25]),
+    # The posterior and the slope of the flow are of the time itself.
+    ("ancestral", [None]),
+    ("heun", [None, None]),
+  ],
+)
+def test_the_time_that_each_sampler_aims_at(toys, kind, aims):
+  toy, heard = toys("cosine"), []
+  sampler = SAMPLERS[kind](process=toy.process)
+  x, t, s = jnp.ones((2, 1, 1, 1)), jnp.full(2, 0.5), jnp.full(2, 0.25)
+  key, num_steps = jax.random.key(0), jnp.int32(4)
+  sampler.step(listening(toy, heard), x, (), t, s, key, num_steps)
+  assert heard == aims
+
+
+@pytest.mark.parametrize("grid", ["uniform", "karras"])
+def test_a_rollout_that_stops_is_at_the_time_of_its_last_step(toys, grid):
+  toy, num_steps, traces = toys("cosine"), 5, []
+  sampler = DDIM(process=toy.process, grid=grid)
+  x0, eps = jnp.full((2, 1, 1, 1), 0.3), jnp.full((2, 1, 1, 1), -0.7)
+
+  def model(x_t, t, s=None):
+    return from_x0(x0, x_t, *toy.process.coefficients(t, x_t))
+
+  @jax.jit
+  def rollout(x, stop):
+    traces.append(stop)
+    return sampler(model, x, jax.random.key(0), num_steps, stop)
+
+  t = jnp.full(2, sampler.time(num_steps, num_steps))
+  x = toy.process.diffuse(x0, eps, t)
+  for stop in range(num_steps):
+    t = jnp.full(2, sampler.time(num_steps - stop, num_steps))
+    expected = toy.process.diffuse(x0, eps, t)
+    np.testing.assert_allclose(rollout(x, stop), expected, atol=1e-5)
+  # All the steps are the whole way; one executable served them all.
+  np.testing.assert_array_equal(rollout(x, num_steps), x0)
+  assert len(traces) == 1
+
+
+def test_a_rollout_goes_on_where_it_stopped(toys):
+  toy = toys("edm")
+  sampler = DDIM(process=toy.process, clip=False)
+  x = toy.noise(1.0, np.ones((3, 1)))
+  key = jax.random.key(0)
+  stopped = sampler(toy.denoise, x, key, 4, 3)
+  t, s = jnp.full(3, sampler.time(1, 4)), jnp.zeros(3)
+  last, _ = sampler.step(toy.denoise, stopped, (), t, s, key, jnp.int32(4))
+  np.testing.assert_allclose(
+    last, sampler(toy.denoise, x, key, 4), rtol=1e-5, atol=1e-6
+  )
