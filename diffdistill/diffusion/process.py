@@ -7,6 +7,8 @@
   (3)  q(x_s | x_t, x0) is normal, with r = SNR(t) / SNR(s):
        mean = r (alpha_s / alpha_t) x_t + (1 - r) alpha_s x0
        variance between (1 - r) sigma_s^2 and (1 - r) sigma_t^2
+  (4)  velocity: dx_t/dt = alpha' x0 + sigma' eps along the probability flow
+  (5)  circle: x_t / |(alpha, sigma)| = cos(p) x0 + sin(p) eps, p = angle(t)
 
 Sources: Song et al. 2021 (DDIM), Eq. 12; Salimans & Ho 2022, Eqs. 4, 5, 8.
 
@@ -49,14 +51,36 @@ class GaussianProcess:
 
   def ddim(self, x_t: Image, prediction: Prediction, t: Time, s: Time) -> Image:
     """Equation (2), deterministic; x0 itself where s = 0."""
+    x_s = self.rotate(x_t, prediction, t, s)
+    return jnp.where(expand_like(s, x_t) > 0, x_s, prediction.x0)
+
+  def rotate(
+    self, x_t: Image, prediction: Prediction, t: Time, s: Time
+  ) -> Image:
+    """Equation (2) for every s, without the rule of the last step.
+
+    It has a derivative in s at s = 0 too. With a prediction of two times, of
+    t and s, it is the flow map from t to s.
+    """
     alpha_t, sigma_t = self.coefficients(t, x_t)
     alpha_s, sigma_s = self.coefficients(s, x_t)
     length_t = jnp.hypot(alpha_t, sigma_t)
     length_s = jnp.hypot(alpha_s, sigma_s)
     v = (alpha_t * prediction.eps - sigma_t * prediction.x0) / length_t
     d = expand_like(self.schedule.rotation(t, s), x_t)
-    x_s = length_s * (jnp.cos(d) * x_t / length_t - jnp.sin(d) * v)
-    return jnp.where(expand_like(s, x_t) > 0, x_s, prediction.x0)
+    return length_s * (jnp.cos(d) * x_t / length_t - jnp.sin(d) * v)
+
+  def velocity(self, prediction: Prediction, x_t: Image, t: Time) -> Image:
+    """Equation (4); average, for a prediction of two times."""
+    alpha_rate, sigma_rate = (
+      expand_like(rate, x_t) for rate in self.schedule.rates(t)
+    )
+    return alpha_rate * prediction.x0 + sigma_rate * prediction.eps
+
+  def to_circle(self, x_t: Image, t: Time) -> tuple[Image, Time]:
+    """Equation (5): x_t in the units of the circle, and its angle."""
+    length = jnp.hypot(*self.coefficients(t, x_t))
+    return x_t / length, self.schedule.angle(t)
 
   def posterior(
     self, x_t: Image, x0: Image, t: Time, s: Time, noise: float = 0.0

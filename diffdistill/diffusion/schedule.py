@@ -4,14 +4,19 @@
   (2)  angle(t)  = arctan(sigma / alpha), strictly increasing in t
   (3)  rotation(t, s) = angle(t) - angle(s), exact to rounding for Cosine,
        whose small steps would cancel
+  (4)  angle_rate(t) = d angle / dt
+                     = (alpha sigma' - sigma alpha') / (alpha^2 + sigma^2)
 
 Every schedule has finite ends: alpha(1) > 0 and sigma(0) > 0, so that no
 conversion between predictions divides by zero. Time is in [0, 1], t = 0 is
 data. All is computed elementwise, in the dtype of t (float32 in practice).
+Derivatives are those of the inside at both ends too, where jax.jvp of a value
+that is held constant would silently be 0.
 """
 
 import abc
 import dataclasses
+import functools
 import math
 from typing import Annotated
 
@@ -23,6 +28,17 @@ from jaxtyping import Array, Float
 from diffdistill.ranges import Range, Side, check_ranges
 
 Floats = Float[Array, "..."]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def hold(t: Floats, low: float, high: float) -> Floats:
+  """t clipped to [low, high], with the derivative 1 everywhere."""
+  return jnp.clip(t, low, high)
+
+
+@hold.defjvp
+def _hold_jvp(low, high, primals, tangents):
+  return hold(*primals, low, high), tangents[0]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +54,10 @@ class Schedule(abc.ABC):
     """The factor of the noise."""
 
   @abc.abstractmethod
+  def rates(self, t: Floats) -> tuple[Floats, Floats]:
+    """(alpha', sigma'): the derivatives of alpha and sigma in t."""
+
+  @abc.abstractmethod
   def time(self, logsnr: Floats) -> Floats:
     """The time at which logsnr(t) = logsnr, clipped to [0, 1]."""
 
@@ -48,6 +68,14 @@ class Schedule(abc.ABC):
   def angle(self, t: Floats) -> Floats:
     """Equation (2), in (0, pi/2)."""
     return jnp.arctan2(self.sigma(t), self.alpha(t))
+
+  def angle_rate(self, t: Floats) -> Floats:
+    """Equation (4), positive."""
+    alpha, sigma = self.alpha(t), self.sigma(t)
+    alpha_rate, sigma_rate = self.rates(t)
+    # Two positive terms: nothing cancels.
+    product = alpha * sigma_rate - sigma * alpha_rate
+    return product / (alpha**2 + sigma**2)
 
   def rotation(self, t: Floats, s: Floats) -> Floats:
     """Equation (3): the angle from s to t, positive for s < t."""
@@ -94,6 +122,13 @@ class Cosine(Schedule):
   def sigma(self, t: Floats) -> Floats:
     return jnp.sin(self._slope * t + self._start)
 
+  def rates(self, t: Floats) -> tuple[Floats, Floats]:
+    # alpha' is -slope sigma and sigma' slope alpha.
+    return -self._slope * self.sigma(t), self._slope * self.alpha(t)
+
+  def angle_rate(self, t: Floats) -> Floats:
+    return jnp.full_like(t, self._slope)
+
   def time(self, logsnr: Floats) -> Floats:
     angle = jnp.arctan(jnp.exp(-0.5 * logsnr))
     return jnp.clip((angle - self._start) / self._slope, 0.0, 1.0)
@@ -128,13 +163,29 @@ class DiscreteBetas(Schedule):
   def _log_alpha2(self, t: Floats) -> Floats:
     grid = jnp.linspace(0, 1, self.num_steps + 1, dtype=t.dtype)
     table = jnp.asarray(self._table(), t.dtype)
-    return jnp.interp(jnp.clip(t, self.t_min, 1.0), grid, table)
+    return jnp.interp(hold(t, self.t_min, 1.0), grid, table)
+
+  def _log_alpha2_rate(self, t: Floats) -> Floats:
+    """The slope of log alpha^2: that of the interval to the right of t.
+
+    At t = 1 it is that of the last interval.
+    """
+    slopes = jnp.asarray(np.diff(self._table()) * self.num_steps, t.dtype)
+    grid = jnp.linspace(0, 1, self.num_steps + 1, dtype=t.dtype)
+    interval = jnp.searchsorted(grid, t, side="right") - 1
+    return slopes[jnp.clip(interval, 0, self.num_steps - 1)]
 
   def alpha(self, t: Floats) -> Floats:
     return jnp.exp(0.5 * self._log_alpha2(t))
 
   def sigma(self, t: Floats) -> Floats:
     return jnp.sqrt(-jnp.expm1(self._log_alpha2(t)))
+
+  def rates(self, t: Floats) -> tuple[Floats, Floats]:
+    # alpha = e^(L/2) and sigma = sqrt(1 - e^L), with L = log alpha^2.
+    half_slope = 0.5 * self._log_alpha2_rate(t)
+    alpha, sigma = self.alpha(t), self.sigma(t)
+    return half_slope * alpha, -half_slope * alpha**2 / sigma
 
   def time(self, logsnr: Floats) -> Floats:
     grid = jnp.linspace(0, 1, self.num_steps + 1, dtype=logsnr.dtype)
@@ -209,6 +260,11 @@ class EDM(Schedule):
     low, high = self._ends
     return (low + t * (high - low)) ** self.rho
 
+  def rates(self, t: Floats) -> tuple[Floats, Floats]:
+    low, high = self._ends
+    root = low + t * (high - low)
+    return jnp.zeros_like(t), self.rho * (high - low) * root ** (self.rho - 1)
+
   def time(self, logsnr: Floats) -> Floats:
     low, high = self._ends
     root = jnp.exp(-0.5 * logsnr / self.rho)
@@ -219,8 +275,8 @@ class EDM(Schedule):
 class RectifiedFlow(Schedule):
   """The straight line alpha = 1 - t, sigma = t (Liu et al. 2022, Eq. 1).
 
-  Times are read as clipped to [margin, 1 - margin], so that the logSNR is
-  finite at both ends.
+  alpha and sigma are clipped to [margin, 1 - margin], so that the logSNR is
+  finite at both ends. Their derivatives are those of the line, -1 and 1.
   """
 
   margin: Annotated[float, Range(1e-7, 0.5, "most")] = 1e-5
@@ -229,10 +285,13 @@ class RectifiedFlow(Schedule):
     check_ranges(self)
 
   def alpha(self, t: Floats) -> Floats:
-    return jnp.clip(1 - t, self.margin, 1 - self.margin)
+    return hold(1 - t, self.margin, 1 - self.margin)
 
   def sigma(self, t: Floats) -> Floats:
-    return jnp.clip(t, self.margin, 1 - self.margin)
+    return hold(t, self.margin, 1 - self.margin)
+
+  def rates(self, t: Floats) -> tuple[Floats, Floats]:
+    return -jnp.ones_like(t), jnp.ones_like(t)
 
   def time(self, logsnr: Floats) -> Floats:
     return jax.nn.sigmoid(-0.5 * logsnr)
@@ -270,6 +329,13 @@ class Shifted(Schedule):
 
   def sigma(self, t: Floats) -> Floats:
     return jnp.sqrt(jax.nn.sigmoid(-self.logsnr(t)))
+
+  def rates(self, t: Floats) -> tuple[Floats, Floats]:
+    # d logsnr/dt, the base's too, is -2 angle' / (alpha sigma).
+    base = self.base.alpha(t) * self.base.sigma(t)
+    alpha, sigma = self.alpha(t), self.sigma(t)
+    angle_rate = self.base.angle_rate(t) * alpha * sigma / base
+    return -sigma * angle_rate, alpha * angle_rate
 
   def time(self, logsnr: Floats) -> Floats:
     return self.base.time(logsnr - self.shift)

@@ -1,8 +1,19 @@
 """How training draws t, and how samplers lay a grid of t.
 
+With u ~ U[0, 1) and Phi the normal distribution function, the draws are
+
+  uniform       t = u
+  power         t = u^power
+  logit_normal  t = sigmoid(mean + std Phi^-1(u))
+  lognormal     log(sigma/alpha) = mean + std Phi^-1(u)
+
 A grid of num_steps steps visits grid(num_steps) > ... > grid(1) > grid(0) = 0.
 num_steps may be traced, so that one executable serves every number of steps.
 """
+
+import abc
+import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +21,119 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from diffdistill.arrays import Key, Scalar, Time
 from diffdistill.diffusion.schedule import Schedule
+from diffdistill.ranges import Range, check_ranges
 
 GRIDS = ("uniform", "quadratic", "karras")
-# Of the whole indices of a discrete schedule, 0 the cleanest.
+# Grids of whole indices of a discrete schedule; 0 is the cleanest.
 INDEX_GRIDS = ("uniform_indices", "quadratic_indices")
 KARRAS_RHO = 7.0  # Karras et al. 2022, Table 1
 KARRAS_SIGMAS = (0.002, 80.0)  # Karras et al. 2022, Table 1
-KARRAS_T_MIN = 1e-6  # of no consequence to sigma, but not 0
+KARRAS_T_MIN = 1e-6  # changes no sigma, but is not 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TimeDraw(abc.ABC):
+  """The distribution of training's times."""
+
+  def __post_init__(self):
+    check_ranges(self)
+
+  def __call__(self, key: Key, batch_size: int, schedule: Schedule) -> Time:
+    """One time for each example."""
+    return self.quantile(jax.random.uniform(key, (batch_size,)), schedule)
+
+  @abc.abstractmethod
+  def quantile(self, u: Time, schedule: Schedule) -> Time:
+    """The time below which a share u of the draws lies."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Uniform(TimeDraw):
+  """t ~ U[0, 1): Salimans & Ho 2022, Algorithm 1."""
+
+  def quantile(self, u: Time, schedule: Schedule) -> Time:
+    return u
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Power(TimeDraw):
+  """t = u^power: a power above 1 draws more times near the data."""
+
+  power: Annotated[float, Range(0.01, 100)] = 2.0
+
+  def quantile(self, u: Time, schedule: Schedule) -> Time:
+    return u**self.power
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogitNormal(TimeDraw):
+  """log(t / (1 - t)) is normal; the defaults are MeanFlow's for ImageNet.
+
+  Geng et al. 2025 (code): mean -0.4 and standard deviation 1.
+  """
+
+  mean: Annotated[float, Range(-20, 20)] = -0.4
+  std: Annotated[float, Range(0.01, 20)] = 1.0
+
+  def quantile(self, u: Time, schedule: Schedule) -> Time:
+    return jax.nn.sigmoid(_normal_quantile(u, self.mean, self.std))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lognormal(TimeDraw):
+  """sigma/alpha is lognormal, whatever the schedule; Karras et al. 2022.
+
+  The defaults are P_mean and P_std of their Table 1. Noise levels outside the
+  schedule are drawn at its ends.
+  """
+
+  mean: Annotated[float, Range(-20, 20)] = -1.2
+  std: Annotated[float, Range(0.01, 20)] = 1.2
+
+  def quantile(self, u: Time, schedule: Schedule) -> Time:
+    return schedule.time(-2 * _normal_quantile(u, self.mean, self.std))
+
+
+DRAWS = {
+  "uniform": Uniform,
+  "power": Power,
+  "logit_normal": LogitNormal,
+  "lognormal": Lognormal,
+}
+
+
+def draw_pair(
+  key: Key,
+  batch_size: int,
+  schedule: Schedule,
+  draw: TimeDraw,
+  other: TimeDraw | None = None,
+  *,
+  equal: float = 0.0,
+) -> tuple[Time, Time]:
+  """(t, s) with s <= t: the larger and the smaller of two draws.
+
+  Args:
+    key: of both draws.
+    batch_size: how many pairs.
+    schedule: gives times their meaning.
+    draw: the first draw.
+    other: the second draw; the same as the first if None.
+    equal: the probability that a pair has s = t, t being the first draw.
+  """
+  key_one, key_two, key_equal = jax.random.split(key, 3)
+  one = draw(key_one, batch_size, schedule)
+  two = (other or draw)(key_two, batch_size, schedule)
+  same = jax.random.uniform(key_equal, (batch_size,)) < equal
+  two = jnp.where(same, one, two)
+  return jnp.maximum(one, two), jnp.minimum(one, two)
+
+
+def _normal_quantile(u: Time, mean: float, std: float) -> Time:
+  """Of a normal distribution; finite at u = 0 and u = 1 too."""
+  tiny = jnp.finfo(u.dtype).tiny
+  u = jnp.clip(u, tiny, 1 - jnp.finfo(u.dtype).epsneg)
+  return mean + std * jax.scipy.special.ndtri(u)
 
 
 def draw_continuous(key: Key, batch_size: int) -> Time:
@@ -38,10 +155,10 @@ def draw_discrete(
 def fraction(
   i: int | Shaped[Array, "..."], num_steps: int | Int[Array, ""]
 ) -> Float[Array, "..."]:
-  """i / num_steps for whole i <= num_steps, rounded alike wherever it is used.
+  """i / num_steps for whole i <= num_steps, correctly rounded.
 
-  So that training and sampling see the same times to the bit, and 1 for
-  i = num_steps.
+  Training and sampling then see the same times to the bit, and i = num_steps
+  gives exactly 1.
   """
   i = jnp.asarray(i, jnp.float32)
   # XLA divides an array by a scalar as a product with the reciprocal, which is

@@ -13,9 +13,15 @@ from diffdistill.diffusion.schedule import (
   Shifted,
 )
 from diffdistill.diffusion.timesteps import (
+  DRAWS,
   GRIDS,
+  LogitNormal,
+  Lognormal,
+  Power,
+  Uniform,
   draw_continuous,
   draw_discrete,
+  draw_pair,
   fraction,
   grid_time,
   per_example,
@@ -138,3 +144,65 @@ def test_unknown_grids_are_refused():
 def test_per_example_repeats_one_time():
   t = per_example(jnp.float32(0.3), jnp.zeros((4, 2, 2, 1)))
   np.testing.assert_array_equal(t, np.full(4, 0.3, np.float32))
+
+
+# Phi^-1 of 0.025, 0.5 and 0.8413447.
+NORMAL = {0.025: -1.959964, 0.5: 0.0, 0.8413447: 1.0}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("u", NORMAL)
+def test_quantiles_of_each_draw_in_closed_form(name, u):
+  schedule, z = SCHEDULES[name], NORMAL[u]
+
+  def quantile(draw):
+    return float(draw.quantile(jnp.full(1, u), schedule)[0])
+
+  assert quantile(Uniform()) == pytest.approx(u)
+  assert quantile(Power(power=3.0)) == pytest.approx(u**3, rel=1e-5)
+  logit = -0.4 + 1.5 * z
+  assert quantile(LogitNormal(mean=-0.4, std=1.5)) == pytest.approx(
+    1 / (1 + np.exp(-logit)), rel=1e-4
+  )
+  t = jnp.full(1, quantile(Lognormal(mean=-1.2, std=1.2)))
+  tau = float((schedule.sigma(t) / schedule.alpha(t))[0])
+  assert np.log(tau) == pytest.approx(-1.2 + 1.2 * z, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_draws_have_their_quantiles(kind):
+  draw, schedule, n = DRAWS[kind](), RectifiedFlow(), 20_000
+  t = draw(jax.random.key(3), n, schedule)
+  for u in (0.1, 0.5, 0.9):
+    limit = draw.quantile(jnp.full(1, u), schedule)
+    # Four standard errors of a share.
+    error = 4 * (u * (1 - u) / n) ** 0.5
+    assert float(jnp.mean(t < limit)) == pytest.approx(u, abs=error)
+  ends = draw.quantile(jnp.array([0.0, 1.0]), schedule)
+  assert np.isfinite(ends).all()
+
+
+def test_pairs_are_ordered_and_a_share_is_equal():
+  n, draw = 20_000, Power(power=2.0)
+  t, s = draw_pair(jax.random.key(4), n, Cosine(), draw, equal=0.25)
+  same = np.asarray(t == s)
+  assert same.mean() == pytest.approx(0.25, abs=0.015)
+  t, s = np.asarray(t), np.asarray(s)
+  assert (s <= t).all()
+  # Share u of the draws lies below u^2: of the larger of two, a share u^2.
+  for u in (0.3, 0.7):
+    assert (t[~same] < u**2).mean() == pytest.approx(u**2, abs=0.02)
+    assert (s[~same] < u**2).mean() == pytest.approx(2 * u - u**2, abs=0.02)
+    assert (t[same] < u**2).mean() == pytest.approx(u, abs=0.03)
+
+
+def test_the_two_times_of_a_pair_may_have_draws_of_their_own():
+  late, early = LogitNormal(mean=4.0), LogitNormal(mean=-4.0)
+  t, s = draw_pair(jax.random.key(5), 4096, Cosine(), early, late)
+  assert float(jnp.median(t)) == pytest.approx(1 / (1 + np.exp(-4)), abs=0.01)
+  assert float(jnp.median(s)) == pytest.approx(1 / (1 + np.exp(4)), abs=0.01)
+
+
+def test_a_draw_out_of_range_is_refused():
+  with pytest.raises(ValueError, match=r"std is 0\.0; pass 0\.01 or more"):
+    Lognormal(std=0.0)

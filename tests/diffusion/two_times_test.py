@@ -1,0 +1,228 @@
+"""Flow maps: derivatives by hand, and the exact two-time prediction.
+
+With p = angle(t), d = p_t - p_s and x, v in the units of the circle, a network
+of two times predicts vbar, and X = cos(d) x - sin(d) vbar is its flow map.
+For data N(m, w^2) and V_t = alpha_t^2 w^2 + sigma_t^2 the exact map is
+
+  (1)  X(x_t) = alpha_s m + sqrt(V_s / V_t) (x_t - alpha_t m)
+
+All is computed in float64.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffdistill.diffusion.prediction import Prediction, from_prediction
+from diffdistill.diffusion.process import GaussianProcess
+from diffdistill.diffusion.schedule import (
+  EDM,
+  Cosine,
+  CosineBeta,
+  LinearBeta,
+  RectifiedFlow,
+  Shifted,
+)
+
+SCHEDULES = {
+  "cosine": Cosine(),
+  "linear": LinearBeta(),
+  "cosine_beta": CosineBeta(),
+  "edm": EDM(),
+  "flow": RectifiedFlow(),
+  "shifted": Shifted(base=Cosine(), image_size=256),
+  "shifted_linear": Shifted(base=LinearBeta(), image_size=32),
+}
+every_schedule = pytest.mark.parametrize("name", SCHEDULES)
+MEAN, WIDTH = 0.4, 0.3
+
+
+@pytest.fixture(autouse=True)
+def float64():
+  with jax.enable_x64(True):
+    yield
+
+
+def difference(f, t, side):
+  """df/dt by finite differences inside [0, 1]; side is -1, 0 or 1."""
+  h = 1e-6
+  if side == 0:
+    return (f(t + h) - f(t - h)) / (2 * h)
+  return (
+    side * (-3 * f(t) + 4 * f(t + side * h) - f(t + side * 2 * h)) / (2 * h)
+  )
+
+
+@every_schedule
+@pytest.mark.parametrize(
+  ("t", "side"),
+  # Not at a corner of the discrete schedules' tables, but at both ends.
+  [(0.00005, 1), (0.0302, 0), (0.4003, 0), (0.9906, 0), (1.0, -1)],
+)
+def test_rates_are_the_derivatives(name, t, side):
+  schedule, t = SCHEDULES[name], jnp.full(1, t)
+  functions = (schedule.alpha, schedule.sigma, schedule.angle)
+  rates = (*schedule.rates(t), schedule.angle_rate(t))
+  for function, rate in zip(functions, rates, strict=True):
+    if name == "flow":
+      # The line itself, which is clipped at its ends.
+      line = {schedule.alpha: lambda t: 1 - t, schedule.sigma: lambda t: t}
+      line[schedule.angle] = lambda t: jnp.arctan2(t, 1 - t)
+      expected = difference(line[function], t, side)
+    else:
+      expected = difference(function, t, side)
+    np.testing.assert_allclose(rate, expected, rtol=2e-4, atol=1e-7)
+
+
+@every_schedule
+@pytest.mark.parametrize("t", [0.0, 1e-5, 0.0302, 0.4003, 0.9906, 1.0])
+def test_forward_derivatives_are_the_rates_at_both_ends_too(name, t):
+  schedule, t = SCHEDULES[name], jnp.full(1, t)
+  functions = (schedule.alpha, schedule.sigma, schedule.angle)
+  rates = (*schedule.rates(t), schedule.angle_rate(t))
+  for function, rate in zip(functions, rates, strict=True):
+    _, tangent = jax.jvp(function, (t,), (jnp.ones(1),))
+    np.testing.assert_allclose(tangent, rate, rtol=1e-6, atol=1e-12)
+
+
+def flow_map(process, x_t, t, s):
+  """Equation (1)."""
+  (alpha_t, sigma_t), (alpha_s, sigma_s) = (
+    process.coefficients(time, x_t) for time in (t, s)
+  )
+  variance_t = (alpha_t * WIDTH) ** 2 + sigma_t**2
+  variance_s = (alpha_s * WIDTH) ** 2 + sigma_s**2
+  ratio = jnp.sqrt(variance_s / variance_t)
+  return alpha_s * MEAN + ratio * (x_t - alpha_t * MEAN)
+
+
+def denoised(process, x_t, t):
+  """The prediction of one time: the exact denoiser."""
+  alpha, sigma = process.coefficients(t, x_t)
+  variance = (alpha * WIDTH) ** 2 + sigma**2
+  x0 = MEAN + alpha * WIDTH**2 / variance * (x_t - alpha * MEAN)
+  return Prediction(x0=x0, eps=(x_t - alpha * x0) / sigma)
+
+
+def predicted(process, x_t, t, s):
+  """The prediction of two times whose DDIM step is equation (1).
+
+  x_t and X lie on the lines of both times through (x0, eps): two equations.
+  """
+  (alpha_t, sigma_t), (alpha_s, sigma_s) = (
+    process.coefficients(time, x_t) for time in (t, s)
+  )
+  end = flow_map(process, x_t, t, s)
+  determinant = alpha_t * sigma_s - sigma_t * alpha_s
+  return Prediction(
+    x0=(sigma_s * x_t - sigma_t * end) / determinant,
+    eps=(alpha_t * end - alpha_s * x_t) / determinant,
+  )
+
+
+X = np.array([[0.3, -0.2], [1.0, 0.4], [-0.7, 0.1]]).reshape(3, 1, 1, 2)
+# Not at a corner of the tables of discrete schedules.
+T, S = np.array([0.3004, 0.7003, 0.9504]), np.array([0.1003, 0.3506, 0.5004])
+
+
+@every_schedule
+def test_the_ddim_step_of_two_times_is_the_flow_map(name):
+  process = GaussianProcess(schedule=SCHEDULES[name])
+  x, t, s = (jnp.asarray(value) for value in (X, T, S))
+  prediction = predicted(process, x, t, s)
+  for step in (process.ddim, process.rotate):
+    np.testing.assert_allclose(
+      step(x, prediction, t, s), flow_map(process, x, t, s), atol=1e-12
+    )
+
+
+@every_schedule
+def test_a_step_that_rotates_is_ddim_before_the_end_and_differs_there(name):
+  process = GaussianProcess(schedule=SCHEDULES[name])
+  x, t = jnp.asarray(X), jnp.asarray(T)
+  prediction = denoised(process, x, t)
+  s = jnp.asarray(S)
+  np.testing.assert_array_equal(
+    process.rotate(x, prediction, t, s), process.ddim(x, prediction, t, s)
+  )
+  np.testing.assert_array_equal(
+    process.ddim(x, prediction, t, 0 * s), prediction.x0
+  )
+  # alpha(0) x0 + sigma(0) eps.
+  alpha, sigma = process.coefficients(0 * s, x)
+  np.testing.assert_allclose(
+    process.rotate(x, prediction, t, 0 * s),
+    alpha * prediction.x0 + sigma * prediction.eps,
+    atol=1e-12,
+  )
+  _, tangent = jax.jvp(
+    lambda s: process.rotate(x, prediction, t, s), (0 * s,), (1 + 0 * s,)
+  )
+  expected = process.velocity(prediction, x, 0 * s)
+  np.testing.assert_allclose(tangent, expected, rtol=1e-9, atol=1e-9)
+
+
+@every_schedule
+def test_the_velocity_is_that_of_the_flow(name):
+  process = GaussianProcess(schedule=SCHEDULES[name])
+  x, t = jnp.asarray(X), jnp.asarray(T)
+  h = 1e-6
+  ahead, behind = (flow_map(process, x, t, t + step) for step in (h, -h))
+  np.testing.assert_allclose(
+    process.velocity(denoised(process, x, t), x, t),
+    (ahead - behind) / (2 * h),
+    rtol=1e-4,
+    atol=1e-6,
+  )
+
+
+def test_the_velocity_of_rectified_flow_is_the_output_of_that_name():
+  process = GaussianProcess(schedule=RectifiedFlow())
+  x, t = jnp.asarray(X), jnp.array([0.0, 0.5, 1.0])
+  prediction = denoised(process, x, t)
+  np.testing.assert_allclose(
+    process.velocity(prediction, x, t),
+    from_prediction("velocity", prediction, *process.coefficients(t, x)),
+    rtol=1e-12,
+  )
+
+
+@every_schedule
+def test_to_circle_gives_the_coordinates_in_which_steps_are_rotations(name):
+  process = GaussianProcess(schedule=SCHEDULES[name])
+  x0, eps, t = jnp.asarray(X), jnp.asarray(X[::-1]), jnp.asarray(T)
+  x, angle = process.to_circle(process.diffuse(x0, eps, t), t)
+  p = angle.reshape(-1, 1, 1, 1)
+  np.testing.assert_allclose(x, jnp.cos(p) * x0 + jnp.sin(p) * eps, atol=1e-12)
+
+
+@every_schedule
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_exact_flow_map_satisfies_the_eulerian_identity(name, sign):
+  """cos(d) (v - vbar) - sin(d) (x + dvbar/dp_t) = 0, with the right sign."""
+  process = GaussianProcess(schedule=SCHEDULES[name])
+  schedule = process.schedule
+  x_t, t, s = (jnp.asarray(value) for value in (X, T, S))
+
+  def average(x_t, t):
+    prediction = predicted(process, x_t, t, s)
+    alpha, sigma = process.coefficients(t, x_t)
+    length = jnp.hypot(alpha, sigma)
+    return (alpha * prediction.eps - sigma * prediction.x0) / length
+
+  prediction = denoised(process, x_t, t)
+  tangent_t = 1 / schedule.angle_rate(t)
+  tangent_x = process.velocity(prediction, x_t, t)
+  tangent_x = tangent_x * tangent_t.reshape(-1, 1, 1, 1)
+  vbar, rate = jax.jvp(average, (x_t, t), (tangent_x, tangent_t))
+  x, _ = process.to_circle(x_t, t)
+  alpha, sigma = process.coefficients(t, x_t)
+  v = (alpha * prediction.eps - sigma * prediction.x0) / jnp.hypot(alpha, sigma)
+  d = schedule.rotation(t, s).reshape(-1, 1, 1, 1)
+  residual = jnp.cos(d) * (v - vbar) - sign * jnp.sin(d) * (x + rate)
+  largest = float(jnp.abs(residual).max())
+  if sign == 1:
+    assert largest < 1e-9
+  else:
+    assert largest > 0.02
