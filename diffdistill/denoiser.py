@@ -1,6 +1,7 @@
 """network + preconditioning + output = D(params, x_t, t, s) -> (x0, eps)."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -18,6 +19,7 @@ from diffdistill.diffusion.precondition import (
   EDMPrecondition,
   Identity,
   Precondition,
+  Scaling,
 )
 from diffdistill.diffusion.prediction import (
   Model,
@@ -26,7 +28,7 @@ from diffdistill.diffusion.prediction import (
   to_prediction,
 )
 from diffdistill.diffusion.process import GaussianProcess, expand_like
-from diffdistill.networks.network import Network
+from diffdistill.networks.network import LinenNetwork, Network, Output
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,14 +75,75 @@ class Denoiser:
     A key turns dropout on; s is the time aimed at, for networks of two times,
     and None means t.
     """
-    condition = condition if self.conditional else UNCONDITIONAL
-    scaling = self.precondition.scaling(self.process.schedule, t)
-    c_skip, c_out, c_in = (
-      expand_like(c, x_t) for c in (scaling.c_skip, scaling.c_out, scaling.c_in)
+    scaling, inputs, aim = self._told(x_t, t, condition, s)
+    raw = self.network.apply(params, *inputs, s=aim, key=key)
+    return self._prediction(raw, x_t, t, scaling)
+
+  def look(
+    self,
+    params: Params,
+    x_t: Image,
+    t: Time,
+    condition: Condition = UNCONDITIONAL,
+    *,
+    names: tuple[str, ...],
+    s: Time | None = None,
+    key: Key | None = None,
+  ) -> tuple[Prediction, Mapping[str, Array]]:
+    """The prediction, and features of the same pass by name, in float32.
+
+    Where the prediction is not used, what follows the last feature costs
+    nothing: the compiler removes it.
+
+    Args:
+      params, x_t, t, condition, s, key: as in a call.
+      names: some of `features`.
+
+    Raises:
+      ValueError: for a name that the network does not have.
+    """
+    if not isinstance(self.network, LinenNetwork):
+      raise ValueError(
+        f"features are {list(names)}, but {type(self.network).__name__} has"
+        " none; pass a network of layers"
+      )
+    scaling, inputs, aim = self._told(x_t, t, condition, s)
+    raw, features = self.network.look(
+      params, *inputs, names=names, s=aim, key=key
     )
-    raw = self.network.apply(
-      params, c_in * x_t, scaling.c_noise, condition, s=s, key=key
-    ).astype(jnp.float32)
+    return self._prediction(raw, x_t, t, scaling), features
+
+  @property
+  def features(self) -> tuple[str, ...]:
+    """What `look` can give, by name."""
+    network = self.network
+    return network.features if isinstance(network, LinenNetwork) else ()
+
+  @property
+  def exact(self) -> "Denoiser":
+    """The same for the same weights, computed in float32; for every jax.jvp."""
+    if not isinstance(self.network, LinenNetwork):
+      return self
+    return dataclasses.replace(self, network=self.network.exact)
+
+  def _told(
+    self, x_t: Image, t: Time, condition: Condition, s: Time | None
+  ) -> tuple[Scaling, tuple[Image, Time, Condition], Time | None]:
+    """The scaling, and x, t, condition and s as the network is told them."""
+    schedule = self.process.schedule
+    scaling = self.precondition.scaling(schedule, t)
+    aim = None if s is None else self.precondition.aim(schedule, t, s)
+    condition = condition if self.conditional else UNCONDITIONAL
+    x = expand_like(scaling.c_in, x_t) * x_t
+    return scaling, (x, scaling.c_noise, condition), aim
+
+  def _prediction(
+    self, raw: Output, x_t: Image, t: Time, scaling: Scaling
+  ) -> Prediction:
+    c_skip, c_out = (
+      expand_like(c, x_t) for c in (scaling.c_skip, scaling.c_out)
+    )
+    raw = raw.astype(jnp.float32)
     skip = c_skip * x_t
     if self.output == "both":
       skip = jnp.concatenate([skip, skip], axis=-1)

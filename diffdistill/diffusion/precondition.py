@@ -36,6 +36,15 @@ class Precondition(abc.ABC):
   def scaling(self, schedule: Schedule, t: Float[Array, " b"]) -> Scaling:
     """The coefficients at time t."""
 
+  @abc.abstractmethod
+  def aim(
+    self, schedule: Schedule, t: Float[Array, " b"], s: Float[Array, " b"]
+  ) -> Float[Array, " b"]:
+    """What a network of two times reads as s, where c_noise is its t.
+
+    Equal to c_noise for s = t, finite and with a finite slope down to s = 0.
+    """
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Identity(Precondition):
@@ -60,13 +69,23 @@ class Identity(Precondition):
     check_ranges(self)
 
   def scaling(self, schedule: Schedule, t: Float[Array, " b"]) -> Scaling:
-    one = jnp.ones_like(t)
-    noise = {
+    one, noise = jnp.ones_like(t), self._noise(schedule, t)
+    return Scaling(c_skip=0 * one, c_out=one, c_in=one, c_noise=noise)
+
+  def aim(
+    self, schedule: Schedule, t: Float[Array, " b"], s: Float[Array, " b"]
+  ) -> Float[Array, " b"]:
+    """s in the unit of t."""
+    return self._noise(schedule, s)
+
+  def _noise(
+    self, schedule: Schedule, t: Float[Array, " b"]
+  ) -> Float[Array, " b"]:
+    return {
       "angle": lambda: schedule.angle(t) * (2 / jnp.pi),
       "time": lambda: t,
       "index": lambda: t - 1 / self.num_steps,
     }[self.noise]()
-    return Scaling(c_skip=0 * one, c_out=one, c_in=one, c_noise=noise)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,3 +111,15 @@ class EDMPrecondition(Precondition):
       c_in=1 / jnp.sqrt(total) / alpha,
       c_noise=jnp.log(sigma) / 4 / 1000,
     )
+
+  def aim(
+    self, schedule: Schedule, t: Float[Array, " b"], s: Float[Array, " b"]
+  ) -> Float[Array, " b"]:
+    """c_noise(t) - 2/pi rotation(t, s): the network reads the gap as an angle.
+
+    log(sigma)/4, the unit of t, has the slope 1/sigma near s = 0, which is
+    infinite where sigma(0) = 0. The angle is what a step from t to s rotates
+    by, and its slope is finite everywhere.
+    """
+    gap = 2 / jnp.pi * schedule.rotation(t, s)
+    return self.scaling(schedule, t).c_noise - gap

@@ -1,90 +1,25 @@
-"""Noise schedules: alpha(t) and sigma(t) of x_t = alpha x0 + sigma eps.
+"""Noise schedules; `clock.py` says what each has and how it is numbered.
 
-  (1)  logsnr(t) = log(alpha^2 / sigma^2), strictly decreasing in t
-  (2)  angle(t)  = arctan(sigma / alpha), strictly increasing in t
-  (3)  rotation(t, s) = angle(t) - angle(s), exact to rounding for Cosine,
-       whose small steps would cancel
-  (4)  angle_rate(t) = d angle / dt
-                     = (alpha sigma' - sigma alpha') / (alpha^2 + sigma^2)
-
-Every schedule has finite ends: alpha(1) > 0 and sigma(0) > 0, so that no
-conversion between predictions divides by zero. Time is in [0, 1], t = 0 is
-data. All is computed elementwise, in the dtype of t (float32 in practice).
-Derivatives are those of the inside at both ends too, where jax.jvp of a value
-that is held constant would silently be 0.
+Derivatives are written out by hand beside the functions.
 """
 
 import abc
 import dataclasses
-import functools
 import math
 from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from diffdistill.diffusion.clock import (
+  Floats,
+  Schedule,
+  hold,
+  require_increasing,
+)
 from diffdistill.ranges import Range, Side, check_ranges
-
-Floats = Float[Array, "..."]
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def hold(t: Floats, low: float, high: float) -> Floats:
-  """t clipped to [low, high], with the derivative 1 everywhere."""
-  return jnp.clip(t, low, high)
-
-
-@hold.defjvp
-def _hold_jvp(low, high, primals, tangents):
-  return hold(*primals, low, high), tangents[0]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Schedule(abc.ABC):
-  """The noise level as a function of time."""
-
-  @abc.abstractmethod
-  def alpha(self, t: Floats) -> Floats:
-    """The factor of the clean image."""
-
-  @abc.abstractmethod
-  def sigma(self, t: Floats) -> Floats:
-    """The factor of the noise."""
-
-  @abc.abstractmethod
-  def rates(self, t: Floats) -> tuple[Floats, Floats]:
-    """(alpha', sigma'): the derivatives of alpha and sigma in t."""
-
-  @abc.abstractmethod
-  def time(self, logsnr: Floats) -> Floats:
-    """The time at which logsnr(t) = logsnr, clipped to [0, 1]."""
-
-  def logsnr(self, t: Floats) -> Floats:
-    """Equation (1)."""
-    return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
-
-  def angle(self, t: Floats) -> Floats:
-    """Equation (2), in (0, pi/2)."""
-    return jnp.arctan2(self.sigma(t), self.alpha(t))
-
-  def angle_rate(self, t: Floats) -> Floats:
-    """Equation (4), positive."""
-    alpha, sigma = self.alpha(t), self.sigma(t)
-    alpha_rate, sigma_rate = self.rates(t)
-    # Two positive terms: nothing cancels.
-    product = alpha * sigma_rate - sigma * alpha_rate
-    return product / (alpha**2 + sigma**2)
-
-  def rotation(self, t: Floats, s: Floats) -> Floats:
-    """Equation (3): the angle from s to t, positive for s < t."""
-    alpha_t, sigma_t = self.alpha(t), self.sigma(t)
-    alpha_s, sigma_s = self.alpha(s), self.sigma(s)
-    return jnp.arctan2(
-      sigma_t * alpha_s - alpha_t * sigma_s,
-      alpha_t * alpha_s + sigma_t * sigma_s,
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +35,7 @@ class Cosine(Schedule):
 
   def __post_init__(self):
     check_ranges(self)
-    _require_increasing(self, "logsnr_min", "logsnr_max")
+    require_increasing(self, "logsnr_min", "logsnr_max")
 
   @property
   def _start(self) -> float:
@@ -211,7 +146,7 @@ class LinearBeta(DiscreteBetas):
 
   def __post_init__(self):
     super().__post_init__()
-    _require_increasing(self, "beta_min", "beta_max")
+    require_increasing(self, "beta_min", "beta_max")
 
   def betas(self) -> Float[np.ndarray, " n"]:
     low, high = (b ** (1 / self.power) for b in (self.beta_min, self.beta_max))
@@ -247,7 +182,7 @@ class EDM(Schedule):
 
   def __post_init__(self):
     check_ranges(self)
-    _require_increasing(self, "sigma_min", "sigma_max")
+    require_increasing(self, "sigma_min", "sigma_max")
 
   @property
   def _ends(self) -> tuple[float, float]:
@@ -339,11 +274,3 @@ class Shifted(Schedule):
 
   def time(self, logsnr: Floats) -> Floats:
     return self.base.time(logsnr - self.shift)
-
-
-def _require_increasing(schedule: Schedule, low: str, high: str) -> None:
-  low_value, high_value = getattr(schedule, low), getattr(schedule, high)
-  if not low_value < high_value:
-    raise ValueError(
-      f"{low} is {low_value} and {high} is {high_value}; pass {low} < {high}"
-    )

@@ -25,7 +25,8 @@ from diffdistill.interop.torch_unet import (
   torch_from_params,
 )
 from diffdistill.interop.unet_layers import layers
-from diffdistill.networks.layers import num_groups, require, sinusoid
+from diffdistill.networks.embeddings import sinusoid
+from diffdistill.networks.layers import num_groups, require
 from diffdistill.networks.unet import STYLES, UNet
 
 # Their names of the parts of a block; what is not here has the same name.

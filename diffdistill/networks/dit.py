@@ -19,6 +19,9 @@ Unlike the paper, a class has a row of a dense layer, so that a bias is added to
 all, and what does not start at zero starts LeCun-normal.
 
 Names of parameters: embed, patches, blocks, film_out, out.
+
+Features: block_JJ, the tokens that block JJ gives, 00 the first, as an image of
+one pixel a patch.
 """
 
 import flax.linen as nn
@@ -28,10 +31,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from diffdistill.arrays import Image, Label, Time
+from diffdistill.networks.embeddings import Embedding
+from diffdistill.networks.features import keep
 from diffdistill.networks.layers import (
   EPSILON,
   EXPANSION,
-  Embedding,
   Tokens,
   Vector,
   fold,
@@ -41,7 +45,7 @@ from diffdistill.networks.layers import (
   self_attention,
   unfold,
 )
-from diffdistill.networks.rows import keep_rows, scanned
+from diffdistill.networks.rows import in_pieces, keep_rows, scanned
 from diffdistill.ranges import Channels, Classes, Depth, Side, check_ranges
 
 SINUSOID = 256  # of the noise level, as in the paper
@@ -101,6 +105,7 @@ class DiT(nn.Module, kw_only=True):
       whatever it is, and so is the output.
     out_channels: of the output.
     num_classes: 0 for unconditional.
+    two_times: whether the network is also told s, the time aimed at.
 
   Raises:
     ValueError: for values out of these ranges; when called, for an image that
@@ -116,6 +121,7 @@ class DiT(nn.Module, kw_only=True):
   remat: bool = False
   dtype: str = "float32"
   num_classes: Classes = 0
+  two_times: bool = False
 
   def __post_init__(self):
     super().__post_init__()
@@ -127,9 +133,20 @@ class DiT(nn.Module, kw_only=True):
     )
     require_divisor("num_heads", self.num_heads, self.width)
 
+  @property
+  def features(self) -> tuple[str, ...]:
+    """Names of places, from input to output; see the top of this file."""
+    return tuple(f"block_{index:02d}" for index in range(self.depth))
+
   @nn.compact
   def __call__(
-    self, x: Image, t: Time, label: Label | None, train: bool
+    self,
+    x: Image,
+    t: Time,
+    label: Label | None,
+    train: bool,
+    s: Time | None = None,
+    names: tuple[str, ...] = (),
   ) -> Float[Array, "b h w out"]:
     """The raw output, float32; `train` changes nothing: there is no dropout."""
     x = fold(x, self.patch)
@@ -139,21 +156,32 @@ class DiT(nn.Module, kw_only=True):
       embed_dim=self.width,
       num_classes=self.num_classes,
       cos_first=True,
+      two_times=self.two_times,
       name="embed",
-    )(t, label)
+    )(t, label, s)
     dtype = jnp.dtype(self.dtype)
     h = x.reshape(batch, rows * columns, channels)
     h = _dense(dtype)(self.width, "patches")(h)
     h = h + positions(rows, columns, self.width)[None].astype(dtype)
-    blocks = scanned(
-      Block, self.depth, in_axes=(nn.broadcast,), remat=self.remat
-    )
-    h, _ = blocks(
-      num_heads=self.num_heads,
-      attention=self.attention,
-      dtype=dtype,
-      name="blocks",
-    )(h, embed)
+    fields = {
+      "num_heads": self.num_heads,
+      "attention": self.attention,
+      "dtype": dtype,
+    }
+    if names:
+      block, weights = Block(**fields, parent=None), self.variables["params"]
+      asked = [i for i, name in enumerate(self.features) if name in names]
+      h, found = in_pieces(
+        block, weights["blocks"], h, embed, asked, remat=self.remat
+      )
+      for index, tokens in found.items():
+        image = tokens.reshape(batch, rows, columns, self.width)
+        keep(self, self.features[index], image, names)
+    else:
+      blocks = scanned(
+        Block, self.depth, in_axes=(nn.broadcast,), remat=self.remat
+      )
+      h, _ = blocks(**fields, name="blocks")(h, embed)
 
     # Float32 from here on: rounding to bfloat16 would be noise in the output.
     dense = _dense(jnp.float32)

@@ -1,12 +1,11 @@
-"""The parts that architectures share: embeddings, norms, attention, resampling.
+"""The parts that architectures share: norms, attention, resampling.
 
 Parameters are always float32; `dtype` is what a layer computes and returns.
-Whatever the dtype, embeddings, normalisation statistics and the softmax of
-attention are float32: they are cheap, and where bfloat16 does harm.
+Whatever the dtype, normalisation statistics and the softmax of attention are
+float32: they are cheap, and there bfloat16 does harm.
 """
 
 import functools
-import math
 from collections.abc import Collection
 
 import flax.linen as nn
@@ -15,17 +14,17 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from diffdistill.arrays import Label, Time
+from diffdistill.arrays import Label
 
 Map = Float[Array, "b h w c"]
 Tokens = Float[Array, "b n c"]
 Vector = Float[Array, "b e"]
 
-# Of the normalisations, under the square root: the default of Flax, and what
-# the released weights of Salimans & Ho 2022 and of Ho et al. 2020 expect.
+# What norms add to the variance: the default of Flax, and what the released
+# weights of Salimans & Ho 2022 and of Ho et al. 2020 expect.
 EPSILON = 1e-6
 DTYPES = ("float32", "bfloat16")
-# Of the hidden layer of a transformer's perceptron.
+# Width of a transformer's hidden layer, in widths of its tokens.
 EXPANSION = 4
 # What computes attention: XLA on any platform, or NVIDIA's fused kernel.
 ATTENTIONS = ("xla", "cudnn")
@@ -95,52 +94,6 @@ def require_precision(dtype: str, attention: str) -> None:
     f"attention is {attention!r}, which computes no {dtype}; pass"
     " dtype='bfloat16' or attention='xla'",
   )
-
-
-def sinusoid(
-  t: Time, dim: int, *, cos_first: bool = False, shift: int = 1
-) -> Vector:
-  """concat(sin, cos) of 1000 t f_j, f_j = exp(-ln(1e4) j / (dim/2 - shift)).
-
-  Ho et al. 2020 (code); the factor 1000 turns t in [0, 1] into their index.
-  Cosines come first and the shift is 0 in the code of Dhariwal & Nichol 2021.
-  """
-  half = dim // 2
-  frequency = jnp.exp(-math.log(1e4) * jnp.arange(half) / (half - shift))
-  angle = 1000 * t.astype(jnp.float32)[:, None] * frequency[None, :]
-  waves = [jnp.sin(angle), jnp.cos(angle)]
-  return jnp.concatenate(waves[::-1] if cos_first else waves, axis=-1)
-
-
-class Embedding(nn.Module, kw_only=True):
-  """Noise level and class as one float32 vector.
-
-  sinusoid -> Dense -> swish -> Dense, plus Dense(one-hot label). A label
-  outside [0, num_classes), such as -1, is "no class": an all-zero one-hot.
-
-  Args:
-    dim: of the sinusoid; even, 4 or more.
-    embed_dim: of the result.
-    num_classes: 0 for none.
-    cos_first: of the sinusoid, like `shift`; see there.
-  """
-
-  dim: int
-  embed_dim: int
-  num_classes: int = 0
-  cos_first: bool = False
-  shift: int = 1
-
-  @nn.compact
-  def __call__(self, t: Time, label: Label | None) -> Vector:
-    require_label(label, self.num_classes)
-    waves = sinusoid(t, self.dim, cos_first=self.cos_first, shift=self.shift)
-    embed = nn.Dense(self.embed_dim, name="dense1")(waves)
-    embed = nn.Dense(self.embed_dim, name="dense2")(nn.swish(embed))
-    if label is not None:
-      one_hot = jax.nn.one_hot(label, self.num_classes)
-      embed = embed + nn.Dense(self.embed_dim, name="label")(one_hot)
-    return embed
 
 
 def num_groups(groups: int, channels: int, group_size: int = 2) -> int:

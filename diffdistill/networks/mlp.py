@@ -4,7 +4,9 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from diffdistill.arrays import Image, Label, Time
-from diffdistill.networks.layers import Embedding, require
+from diffdistill.networks.embeddings import Embedding
+from diffdistill.networks.features import keep
+from diffdistill.networks.layers import require
 from diffdistill.ranges import Channels, Classes, Depth, check_ranges
 
 
@@ -19,12 +21,14 @@ class MLP(nn.Module, kw_only=True):
     depth: hidden layers.
     out_channels: of the output, whose height and width are the input's.
     num_classes: 0 for unconditional.
+    two_times: whether the network is also told s, the time aimed at.
   """
 
   width: Channels
   depth: Depth
   out_channels: Channels
   num_classes: Classes = 0
+  two_times: bool = False
 
   def __post_init__(self):
     super().__post_init__()
@@ -34,9 +38,20 @@ class MLP(nn.Module, kw_only=True):
     )
     check_ranges(self)
 
+  @property
+  def features(self) -> tuple[str, ...]:
+    """Hidden layers, each as an image of one pixel."""
+    return tuple(f"layer_{index}" for index in range(self.depth))
+
   @nn.compact
   def __call__(
-    self, x: Image, t: Time, label: Label | None, train: bool
+    self,
+    x: Image,
+    t: Time,
+    label: Label | None,
+    train: bool,
+    s: Time | None = None,
+    names: tuple[str, ...] = (),
   ) -> Float[Array, "b h w out"]:
     """The raw output, float32; `train` changes nothing: there is no dropout."""
     embed = nn.swish(
@@ -44,14 +59,17 @@ class MLP(nn.Module, kw_only=True):
         dim=self.width,
         embed_dim=self.width,
         num_classes=self.num_classes,
+        two_times=self.two_times,
         name="embed",
-      )(t, label)
+      )(t, label, s)
     )
     batch, height, width, _ = x.shape
     h = x.reshape(batch, -1)
     for index in range(self.depth):
       h = nn.Dense(self.width, name=f"dense_{index}")(h)
       h = nn.swish(h + nn.Dense(self.width, name=f"embed_{index}")(embed))
+      if names:
+        keep(self, f"layer_{index}", h[:, None, None], names)
     h = nn.Dense(
       height * width * self.out_channels,
       kernel_init=nn.initializers.zeros,

@@ -3,10 +3,13 @@
 Teacher, student and auxiliary share one `Network` and differ in `Params`.
 """
 
+import contextlib
 import dataclasses
-from typing import Protocol, cast, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, Protocol, cast, runtime_checkable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -18,8 +21,9 @@ from diffdistill.arrays import (
   Params,
   Time,
 )
+from diffdistill.networks.features import COLLECTION, kept
 
-# Of the input's height and width; it may have more channels ("both").
+# Height and width are the input's; "both" has twice its channels.
 Output = Float[Array, "b h w out"]
 
 
@@ -53,9 +57,14 @@ class Network(Protocol):
 class LinenNetwork:
   """A `Network` from a Linen module called as `module(x, t, label, train)`.
 
+  A module with the field two_times=True is called with s too, and one with a
+  property `features` with names, which it hands to `features.keep`.
+
   Args:
     module: takes x of shape `b h w c`, t of shape `b`, labels of shape `b` or
       None, and `train: bool` (dropout on).
+    precision: of products, a name of `jax.default_matmul_precision`; None for
+      the process's own.
     image_shape: (h, w, c) of the input.
     num_classes: 0 for an unconditional network.
   """
@@ -63,6 +72,7 @@ class LinenNetwork:
   module: nn.Module
   image_shape: tuple[int, int, int]
   num_classes: int = 0
+  precision: str | None = None
 
   def __post_init__(self):
     expected = getattr(self.module, "num_classes", self.num_classes)
@@ -74,7 +84,35 @@ class LinenNetwork:
 
   @property
   def two_times(self) -> bool:
-    return False
+    return getattr(self.module, "two_times", False)
+
+  @property
+  def features(self) -> tuple[str, ...]:
+    """What `look` can give, by name."""
+    return getattr(self.module, "features", ())
+
+  @property
+  def exact(self) -> "LinenNetwork":
+    """The same weights in float32, with derivatives in every mode.
+
+    Attention is XLA's, since the fused kernel has no forward mode; nothing is
+    recomputed; and products are not rounded to fewer bits than float32 has, as
+    GPUs and TPUs do by default.
+    """
+    wanted: dict[str, Any] = {
+      "dtype": "float32",
+      "attention": "xla",
+      "remat": False,
+    }
+    # "attention" of the U-Nets is where they attend.
+    fields = {
+      name: value
+      for name, value in wanted.items()
+      if isinstance(getattr(self.module, name, None), type(value))
+    }
+    return dataclasses.replace(
+      self, module=self.module.clone(**fields), precision="highest"
+    )
 
   def init(self, key: Key) -> Params:
     x = jnp.zeros((1, *self.image_shape))
@@ -91,7 +129,51 @@ class LinenNetwork:
     s: Time | None = None,
     key: Key | None = None,
   ) -> Output:
-    if s is not None:
+    return self._run(params, x, t, condition, s=s, key=key)[0]
+
+  def look(
+    self,
+    params: Params,
+    x: Image,
+    t: Time,
+    condition: Condition = UNCONDITIONAL,
+    *,
+    names: tuple[str, ...],
+    s: Time | None = None,
+    key: Key | None = None,
+  ) -> tuple[Output, Mapping[str, Array]]:
+    """The output of `apply`, and features of that pass by name, in float32.
+
+    Where the output is not used, the compiler removes what follows the last
+    feature.
+
+    Raises:
+      ValueError: for a name that is not one of `features`.
+    """
+    unknown = [name for name in names if name not in self.features]
+    if unknown or not names:
+      known = ", ".join(self.features) or "none"
+      raise ValueError(
+        f"features are {list(names)}, but {type(self.module).__name__} has"
+        f" {known}; pass one or more of these"
+      )
+    output, variables = self._run(
+      params, x, t, condition, s=s, key=key, names=names
+    )
+    return output, kept(variables, names)
+
+  def _run(
+    self,
+    params: Params,
+    x: Image,
+    t: Time,
+    condition: Condition,
+    *,
+    s: Time | None,
+    key: Key | None,
+    names: tuple[str, ...] = (),
+  ) -> tuple[Output, Mapping[str, Any]]:
+    if s is not None and not self.two_times:
       raise ValueError(
         f"{type(self.module).__name__} takes no target time s; pass s=None"
       )
@@ -101,9 +183,38 @@ class LinenNetwork:
         f"a network with num_classes={self.num_classes} needs"
         f" {'labels' if self.num_classes else 'no label'}"
       )
-    rngs = None if key is None else {"dropout": key}
-    output = self.module.apply(
-      {"params": params}, x, t, label, key is not None, rngs=rngs
+    more: dict[str, Any] = ({"s": s} if self.two_times else {}) | (
+      {"names": names} if names else {}
     )
-    # Linen's apply is typed for mutable collections too; there are none here.
-    return cast(Array, output)
+    # Left alone, the precision is what the process was told.
+    exact = contextlib.nullcontext()
+    if self.precision is not None:
+      exact = jax.default_matmul_precision(self.precision)
+    with exact:
+      output, variables = self.module.apply(
+        {"params": params},
+        *(x, t, label, key is not None),
+        **more,
+        rngs=None if key is None else {"dropout": key},
+        mutable=[COLLECTION],
+      )
+    return cast(Array, output), variables
+
+
+def add_second_time(network: Network, params: Params, key: Key) -> Params:
+  """Weights of one time as weights of a network of two.
+
+  The branch of t - s is drawn as `init` draws it: its last layer is zero, so
+  the output is unchanged for every s. (If all its layers were zero, the branch
+  could not learn.) Weights that have the branch, and those of networks of one
+  time, are returned as they are.
+
+  Args:
+    network: which takes the weights.
+    params: of this network, or of the same with two_times=False.
+    key: draws the first layer of the branch.
+  """
+  if not network.two_times or "gap" in params["embed"]:
+    return params
+  gap = jax.jit(lambda key: network.init(key)["embed"]["gap"])(key)
+  return {**params, "embed": {**params["embed"], "gap": gap}}

@@ -1,8 +1,12 @@
 """Rows of equal blocks, each row compiled once: one block, scanned."""
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
+
+from diffdistill.arrays import Params
 
 
 def scanned(
@@ -35,6 +39,42 @@ def scanned(
     length=length,
     reverse=reverse,
   )
+
+
+def in_pieces(
+  block: nn.Module,
+  weights: Params,
+  h: Float[Array, "b ..."],
+  shared: Array,
+  asked: Sequence[int],
+  *,
+  remat: bool,
+) -> tuple[Float[Array, "b ..."], dict[int, Float[Array, "b ..."]]]:
+  """What a row of blocks without dropout gives, and some blocks of it.
+
+  The row ends a scan after each block that is asked for. A single scan could
+  not be cut short where only an early block is used.
+
+  Args:
+    block: called as block(h, shared) -> (h, None); not bound to weights.
+    weights: stacked on axis 0, as `scanned` makes them.
+    h, shared: inputs of the first block, and of every block.
+    asked: indices of blocks, rising.
+    remat: recompute each block in the backward pass, for memory.
+  """
+  length = jax.tree.leaves(weights)[0].shape[0]
+
+  def step(h, own):
+    return block.apply({"params": own}, h, shared)
+
+  if remat:
+    step = jax.checkpoint(step, prevent_cse=False)
+  found, start = {}, 0
+  for end in sorted({*(index + 1 for index in asked), length}):
+    piece = jax.tree.map(lambda leaf, a=start, b=end: leaf[a:b], weights)
+    h, _ = jax.lax.scan(step, h, piece)
+    found[end - 1], start = h, end
+  return h, {index: found[index] for index in asked}
 
 
 def keep_rows(h: Float[Array, "b ..."]) -> Float[Array, "b ..."]:

@@ -19,19 +19,23 @@ Names of parameters: conv_in, embed, down_I_block_J, down_I_attention_J,
 down_I_resample, down_I_auxiliary, middle_block_1, middle_attention,
 middle_block_2, up_I_* likewise, up_I_norm_out, up_I_conv_out; I is the level,
 0 the finest.
+
+Features: down_I and up_I, what level I ends with before the resolution changes,
+and middle, what the middle ends with.
 """
 
 import math
 from typing import Annotated, cast
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from diffdistill.arrays import Image, Label, Time
+from diffdistill.networks.embeddings import SongEmbedding
+from diffdistill.networks.features import keep, levels_of
 from diffdistill.networks.layers import (
   DTYPES,
   Attention,
@@ -41,10 +45,8 @@ from diffdistill.networks.layers import (
   conv,
   require,
   require_known,
-  require_label,
   require_levels,
   require_multipliers,
-  sinusoid,
 )
 from diffdistill.ranges import (
   Blocks,
@@ -62,7 +64,6 @@ ENCODERS = ("standard", "residual", "skip")
 DECODERS = ("standard", "skip")
 GROUP_SIZE = 4  # channels of a norm's group, at the least
 SCALE = math.sqrt(0.5)
-FOURIER = 16.0  # standard deviation of the frequencies
 Taps = tuple[int | float, ...]
 
 
@@ -105,45 +106,6 @@ def _correlate(
     part = lax.slice_in_dim(x, i, i + length, stride=stride, axis=axis)
     h = h + tap / sum(taps) * part
   return h
-
-
-class SongEmbedding(nn.Module, kw_only=True):
-  """Noise level and class as one float32 vector.
-
-  swish(dense(swish(dense(waves + dense(one-hot label))))). A label outside
-  [0, num_classes), such as -1, is "no class": an all-zero one-hot.
-
-  Args:
-    kind: waves are the sinusoid of DDPM, or sines and cosines of random
-      frequencies, which are weights that training leaves as they are.
-    waves: the number of them.
-    embed_dim: of the result.
-    num_classes: 0 for none.
-  """
-
-  kind: str
-  waves: int
-  embed_dim: int
-  num_classes: int = 0
-
-  @nn.compact
-  def __call__(self, t: Time, label: Label | None) -> Vector:
-    require_label(label, self.num_classes)
-    if self.kind == "positional":
-      embed = sinusoid(t, self.waves)
-    else:
-      frequency = self.param(
-        "frequency", nn.initializers.normal(FOURIER), (self.waves // 2,)
-      )
-      frequency = 2 * jnp.pi * lax.stop_gradient(frequency)
-      angle = 1000 * t.astype(jnp.float32)[:, None] * frequency[None, :]
-      embed = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
-    if label is not None:
-      one_hot = jax.nn.one_hot(label, self.num_classes)
-      embed = embed + nn.Dense(self.waves, name="label")(one_hot)
-    for name in ("dense1", "dense2"):
-      embed = nn.swish(nn.Dense(self.embed_dim, name=name)(embed))
-    return embed
 
 
 class SongBlock(nn.Module, kw_only=True):
@@ -213,6 +175,7 @@ class SongUNet(nn.Module, kw_only=True):
     dtype: "float32" or "bfloat16", see `UNet`.
     out_channels: of the output.
     num_classes: 0 for unconditional.
+    two_times: whether the network is also told s, the time aimed at.
   """
 
   channels: Channels
@@ -230,6 +193,7 @@ class SongUNet(nn.Module, kw_only=True):
   remat: bool = False
   dtype: str = "float32"
   num_classes: Classes = 0
+  two_times: bool = False
 
   def __post_init__(self):
     super().__post_init__()
@@ -252,9 +216,20 @@ class SongUNet(nn.Module, kw_only=True):
       f"taps is {self.taps}; pass an even number of them, as (1, 1)",
     )
 
+  @property
+  def features(self) -> tuple[str, ...]:
+    """Names of places, from input to output; see the top of this file."""
+    return levels_of(len(self.multipliers))
+
   @nn.compact
   def __call__(
-    self, x: Image, t: Time, label: Label | None, train: bool
+    self,
+    x: Image,
+    t: Time,
+    label: Label | None,
+    train: bool,
+    s: Time | None = None,
+    names: tuple[str, ...] = (),
   ) -> Float[Array, "b h w out"]:
     """The network's raw output, float32; 1000 t is the noise level."""
     require_levels(x, len(self.multipliers), self.attention)
@@ -263,8 +238,9 @@ class SongUNet(nn.Module, kw_only=True):
       waves=self.num_waves or self.channels,
       embed_dim=self.embed_dim or 4 * self.channels,
       num_classes=self.num_classes,
+      two_times=self.two_times,
       name="embed",
-    )(t, label)
+    )(t, label, s)
     dtype = jnp.dtype(self.dtype)
     # `train` is the third argument after self, and a Python value.
     remat_block = nn.remat(SongBlock, static_argnums=(3,))
@@ -295,6 +271,7 @@ class SongUNet(nn.Module, kw_only=True):
         if h.shape[1] in self.attention:
           h = attend(h, f"down_{level}_attention_{index}")
         skips.append(h)
+      keep(self, f"down_{level}", h, names)
       if level != last:
         h = block(h, f"down_{level}_resample", resample="down")
         if self.encoder != "standard":
@@ -304,6 +281,7 @@ class SongUNet(nn.Module, kw_only=True):
     h = block(h, "middle_block_1")
     h = attend(h, "middle_attention")
     h = block(h, "middle_block_2")
+    keep(self, "middle", h, names)
 
     out: Map | None = None
     for level, multiplier in reversed(list(enumerate(self.multipliers))):
@@ -312,6 +290,7 @@ class SongUNet(nn.Module, kw_only=True):
         h = block(h, f"up_{level}_block_{index}", multiplier * self.channels)
       if h.shape[1] in self.attention:
         h = attend(h, f"up_{level}_attention_{self.num_blocks}")
+      keep(self, f"up_{level}", h, names)
       if level == 0 or self.decoder == "skip":
         # Float32: rounding to bfloat16 would be noise in the output.
         norm = Norm(group_size=GROUP_SIZE, name=f"up_{level}_norm_out")

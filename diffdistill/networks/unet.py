@@ -13,6 +13,9 @@ layers exactly zero in both styles, so the initial output is exactly zero.
 Names of parameters: conv_in, embed, down_I_block_J, down_I_attention_J,
 down_I_resample, middle_block_1, middle_attention, middle_block_2, up_I_*
 likewise, norm_out, conv_out; I is the level, 0 the finest.
+
+Features: down_I and up_I, what level I ends with before the resolution changes,
+and middle, what the middle ends with.
 """
 
 from typing import Annotated
@@ -23,11 +26,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from diffdistill.arrays import Image, Label, Time
+from diffdistill.networks.embeddings import Embedding
+from diffdistill.networks.features import keep, levels_of
 from diffdistill.networks.layers import (
   DTYPES,
   EPSILON,
   Attention,
-  Embedding,
   Map,
   NearestUp,
   Norm,
@@ -137,6 +141,7 @@ class UNet(nn.Module, kw_only=True):
       `layers.num_groups`.
     out_channels: of the output.
     num_classes: 0 for unconditional.
+    two_times: whether the network is also told s, the time aimed at.
     resampling: "block" for a residual block, "conv" for a strided convolution
       down and one after the nearest neighbours up; None for the style's own.
     padding: of the strided convolution: "same" (one row and column of zeros,
@@ -170,6 +175,7 @@ class UNet(nn.Module, kw_only=True):
   dtype: str = "float32"
   groups: Channels = 32
   num_classes: Classes = 0
+  two_times: bool = False
   resampling: str | None = None
   padding: str = "same"
   middle: str = "attention"
@@ -199,9 +205,20 @@ class UNet(nn.Module, kw_only=True):
     require_multipliers(self.multipliers)
     check_ranges(self)
 
+  @property
+  def features(self) -> tuple[str, ...]:
+    """Names of places, from input to output; see the top of this file."""
+    return levels_of(len(self.multipliers))
+
   @nn.compact
   def __call__(
-    self, x: Image, t: Time, label: Label | None, train: bool
+    self,
+    x: Image,
+    t: Time,
+    label: Label | None,
+    train: bool,
+    s: Time | None = None,
+    names: tuple[str, ...] = (),
   ) -> Float[Array, "b h w out"]:
     """The network's raw output, float32; t is the noise level in [0, 1]."""
     x = fold(x, self.patch)
@@ -212,8 +229,9 @@ class UNet(nn.Module, kw_only=True):
       num_classes=self.num_classes,
       cos_first=self.cos_first,
       shift=self.frequency_shift,
+      two_times=self.two_times,
       name="embed",
-    )(t, label)
+    )(t, label, s)
     dtype = jnp.dtype(self.dtype)
     # `train` is the third argument after self, and a Python value.
     remat_block = nn.remat(ResBlock, static_argnums=(3,))
@@ -266,6 +284,7 @@ class UNet(nn.Module, kw_only=True):
       for index in range(self.num_blocks):
         h = stage(h, f"down_{level}", index, multiplier * self.channels)
         skips.append(h)
+      keep(self, f"down_{level}", h, names)
       if level != last:
         h = resample(h, "down", f"down_{level}_resample")
         skips.append(h)
@@ -274,11 +293,13 @@ class UNet(nn.Module, kw_only=True):
     if self.middle != "blocks":
       h = attend(h, "middle_attention", self.middle == "attention")
     h = block(h, "middle_block_2")
+    keep(self, "middle", h, names)
 
     for level, multiplier in reversed(list(enumerate(self.multipliers))):
       for index in range(self.num_blocks + 1):
         h = jnp.concatenate([h, skips.pop()], axis=-1)
         h = stage(h, f"up_{level}", index, multiplier * self.channels)
+      keep(self, f"up_{level}", h, names)
       if level != 0:
         h = resample(h, "up", f"up_{level}_resample")
 

@@ -31,6 +31,8 @@ and of the network, so that the initial output is exactly zero.
 
 Names of parameters: conv_in, embed, down_I, down_I_resample, position, middle,
 up_I_resample, up_I, norm_out, conv_out; I is the stage, 0 the finest.
+
+Features: down_I and up_I, what the rows of those names give, and middle.
 """
 
 import math
@@ -43,10 +45,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from diffdistill.arrays import Image, Label, Time
+from diffdistill.networks.embeddings import Embedding
+from diffdistill.networks.features import keep, levels_of
 from diffdistill.networks.layers import (
   EPSILON,
   EXPANSION,
-  Embedding,
   Map,
   Norm,
   Vector,
@@ -168,6 +171,7 @@ class UViT(nn.Module, kw_only=True):
     groups: of the norms of convolutions, see `layers.num_groups`.
     out_channels: of the output.
     num_classes: 0 for unconditional.
+    two_times: whether the network is also told s, the time aimed at.
 
   Raises:
     ValueError: for values out of these ranges; when called, for an image that
@@ -187,6 +191,7 @@ class UViT(nn.Module, kw_only=True):
   dtype: str = "float32"
   groups: Channels = 32
   num_classes: Classes = 0
+  two_times: bool = False
 
   def __post_init__(self):
     super().__post_init__()
@@ -217,9 +222,20 @@ class UViT(nn.Module, kw_only=True):
     for channels in self.channels[self.conv_stages :]:
       require_divisor("head_dim", self.head_dim, channels)
 
+  @property
+  def features(self) -> tuple[str, ...]:
+    """Names of places, from input to output; see the top of this file."""
+    return levels_of(len(self.channels) - 1)
+
   @nn.compact
   def __call__(
-    self, x: Image, t: Time, label: Label | None, train: bool
+    self,
+    x: Image,
+    t: Time,
+    label: Label | None,
+    train: bool,
+    s: Time | None = None,
+    names: tuple[str, ...] = (),
   ) -> Float[Array, "b h w out"]:
     """The network's raw output, float32; t is the noise level in [0, 1]."""
     x = fold(x, self.patch)
@@ -228,8 +244,9 @@ class UViT(nn.Module, kw_only=True):
       dim=self.channels[0],
       embed_dim=self.embed_dim or 4 * self.channels[0],
       num_classes=self.num_classes,
+      two_times=self.two_times,
       name="embed",
-    )(t, label)
+    )(t, label, s)
     dtype = jnp.dtype(self.dtype)
 
     def blocks(h, stage, name, skips=None, gives_skip=False):
@@ -263,6 +280,7 @@ class UViT(nn.Module, kw_only=True):
     for stage in range(last):
       h, skip = blocks(h, stage, f"down_{stage}", gives_skip=True)
       skips.append(skip)
+      keep(self, f"down_{stage}", h, names)
       h = dense(stage + 1, f"down_{stage}_resample")(downsample(h))
 
     position = self.param(
@@ -270,10 +288,12 @@ class UViT(nn.Module, kw_only=True):
     )
     h = h + position[None].astype(dtype)
     h, _ = blocks(h, last, "middle")
+    keep(self, "middle", h, names)
 
     for stage in reversed(range(last)):
       h = upsample(dense(stage, f"up_{stage}_resample")(h))
       h, _ = blocks(h, stage, f"up_{stage}", skips[stage])
+      keep(self, f"up_{stage}", h, names)
 
     # Float32 from here on: rounding to bfloat16 would be noise in the output.
     h = nn.swish(Norm(groups=self.groups, name="norm_out")(h))

@@ -20,7 +20,7 @@ from diffdistill.interop import (
   unet_layers,
 )
 from diffdistill.interop.model import Model, network_of
-from diffdistill.networks.layers import sinusoid
+from diffdistill.networks.embeddings import sinusoid
 from diffdistill.networks.unet import UNet
 
 HERE = pathlib.Path(__file__).parent

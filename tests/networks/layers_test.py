@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffdistill.networks import layers
+from diffdistill.networks import embeddings, layers
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_sinusoid_is_the_stated_formula(fields, shift):
   if "cos_first" in fields:
     waves.reverse()
   expected = np.concatenate(waves, axis=-1)
-  actual = layers.sinusoid(jnp.asarray(t, jnp.float32), dim, **fields)
+  actual = embeddings.sinusoid(jnp.asarray(t, jnp.float32), dim, **fields)
   # Float32 angles up to 1000 are known to 1000 * 6e-8.
   np.testing.assert_allclose(actual, expected, atol=2e-4)
 
@@ -129,7 +129,7 @@ def test_heads_must_divide_the_channels(heads, name):
 
 
 def test_label_outside_the_classes_is_no_class():
-  embedding = layers.Embedding(dim=4, embed_dim=4, num_classes=3)
+  embedding = embeddings.Embedding(dim=4, embed_dim=4, num_classes=3)
   t, label = jnp.full(2, 0.5), jnp.array([-1, 1])
   params = embedding.init(jax.random.key(0), t, label)["params"]
   none, one = embedding.apply({"params": params}, t, label)

@@ -9,7 +9,8 @@ import pytest
 from configs import recipes
 from diffdistill.arrays import Condition
 from diffdistill.networks import NETWORKS
-from diffdistill.networks.layers import Embedding, downsample, upsample
+from diffdistill.networks.embeddings import Embedding
+from diffdistill.networks.layers import downsample, upsample
 from diffdistill.networks.network import LinenNetwork
 from diffdistill.networks.uvit import ConvBlock, TransformerBlock, UViT
 from diffdistill.training import sharding

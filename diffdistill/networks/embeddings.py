@@ -1,0 +1,152 @@
+"""What a network is told beside the image, as one vector.
+
+The noise level, the class, and the time aimed at where a network has two times.
+All is float32 whatever the network computes in: it is cheap, and its
+derivatives in time, which jax.jvp takes, need it.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffdistill.arrays import Label, Time
+from diffdistill.networks.layers import Vector, require_label
+
+# Standard deviation of the random frequencies of NCSN++: Song et al. 2021.
+FOURIER = 16.0
+# What multiplies the gap between two times; ours, see `Gap`.
+GAP_SCALE = 10.0
+
+
+def sinusoid(
+  t: Time,
+  dim: int,
+  *,
+  cos_first: bool = False,
+  shift: int = 1,
+  scale: float = 1000,
+) -> Vector:
+  """concat(sin, cos) of 1000 t f_j, f_j = exp(-ln(1e4) j / (dim/2 - shift)).
+
+  Ho et al. 2020 (code); the factor 1000 turns t in [0, 1] into their index.
+  Cosines come first and the shift is 0 in the code of Dhariwal & Nichol 2021.
+  `scale` replaces the 1000.
+  """
+  half = dim // 2
+  frequency = jnp.exp(-math.log(1e4) * jnp.arange(half) / (half - shift))
+  angle = scale * t.astype(jnp.float32)[:, None] * frequency[None, :]
+  waves = [jnp.sin(angle), jnp.cos(angle)]
+  return jnp.concatenate(waves[::-1] if cos_first else waves, axis=-1)
+
+
+class Gap(nn.Module, kw_only=True):
+  """The gap t - s between two times as one float32 vector; zero at first.
+
+  sinusoid -> Dense -> swish -> Dense, the last of which starts at zero, so that
+  the weights of a network of one time are a valid start. [ours]: the sinusoid's
+  scale of 10, as one of 1000 would make derivatives in time a hundred times
+  larger and as much less exact.
+
+  Args:
+    dim: size of the sinusoid; even, 4 or more.
+    embed_dim: size of the result.
+  """
+
+  dim: int
+  embed_dim: int
+
+  @nn.compact
+  def __call__(self, t: Time, s: Time | None) -> Vector:
+    gap = jnp.zeros_like(t) if s is None else t - s
+    waves = sinusoid(gap, self.dim, scale=GAP_SCALE)
+    h = nn.swish(nn.Dense(self.embed_dim, name="dense1")(waves))
+    zeros = nn.initializers.zeros
+    return nn.Dense(self.embed_dim, kernel_init=zeros, name="dense2")(h)
+
+
+class Embedding(nn.Module, kw_only=True):
+  """Noise level and class as one float32 vector.
+
+  sinusoid -> Dense -> swish -> Dense, plus Dense(one-hot label), plus the
+  `Gap` to the time aimed at, for networks of two times. A label
+  outside [0, num_classes), such as -1, is "no class": an all-zero one-hot.
+
+  Args:
+    dim: size of the sinusoid; even, 4 or more.
+    embed_dim: size of the result.
+    num_classes: 0 for none.
+    cos_first: an argument of `sinusoid`, as is `shift`.
+    two_times: whether the vector depends on s, the time aimed at.
+  """
+
+  dim: int
+  embed_dim: int
+  num_classes: int = 0
+  cos_first: bool = False
+  shift: int = 1
+  two_times: bool = False
+
+  @nn.compact
+  def __call__(
+    self, t: Time, label: Label | None, s: Time | None = None
+  ) -> Vector:
+    require_label(label, self.num_classes)
+    waves = sinusoid(t, self.dim, cos_first=self.cos_first, shift=self.shift)
+    embed = nn.Dense(self.embed_dim, name="dense1")(waves)
+    embed = nn.Dense(self.embed_dim, name="dense2")(nn.swish(embed))
+    if label is not None:
+      one_hot = jax.nn.one_hot(label, self.num_classes)
+      embed = embed + nn.Dense(self.embed_dim, name="label")(one_hot)
+    if self.two_times:
+      gap = Gap(dim=self.dim, embed_dim=self.embed_dim, name="gap")
+      embed = embed + gap(t, s)
+    return embed
+
+
+class SongEmbedding(nn.Module, kw_only=True):
+  """Noise level and class as one float32 vector.
+
+  swish(dense(swish(dense(waves + dense(one-hot label)))) + gap), with the `Gap`
+  of networks of two times. A label outside [0, num_classes), such as -1, is "no
+  class": an all-zero one-hot.
+
+  Args:
+    kind: waves are the sinusoid of DDPM, or sines and cosines of random
+      frequencies, which are weights that training leaves as they are.
+    waves: the number of them.
+    embed_dim: size of the result.
+    num_classes: 0 for none.
+    two_times: whether the vector depends on s, the time aimed at.
+  """
+
+  kind: str
+  waves: int
+  embed_dim: int
+  num_classes: int = 0
+  two_times: bool = False
+
+  @nn.compact
+  def __call__(
+    self, t: Time, label: Label | None, s: Time | None = None
+  ) -> Vector:
+    require_label(label, self.num_classes)
+    if self.kind == "positional":
+      embed = sinusoid(t, self.waves)
+    else:
+      frequency = self.param(
+        "frequency", nn.initializers.normal(FOURIER), (self.waves // 2,)
+      )
+      frequency = 2 * jnp.pi * jax.lax.stop_gradient(frequency)
+      angle = 1000 * t.astype(jnp.float32)[:, None] * frequency[None, :]
+      embed = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+    if label is not None:
+      one_hot = jax.nn.one_hot(label, self.num_classes)
+      embed = embed + nn.Dense(self.waves, name="label")(one_hot)
+    embed = nn.swish(nn.Dense(self.embed_dim, name="dense1")(embed))
+    embed = nn.Dense(self.embed_dim, name="dense2")(embed)
+    if self.two_times:
+      gap = Gap(dim=self.waves, embed_dim=self.embed_dim, name="gap")
+      embed = embed + gap(t, s)
+    return nn.swish(embed)
