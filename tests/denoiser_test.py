@@ -118,6 +118,7 @@ def test_what_the_network_is_told(conditional):
   denoiser = Denoiser(
     network=Listener(heard),
     process=GaussianProcess(schedule=Cosine()),
+    precondition=Identity(noise="time"),
     conditional=conditional,
   )
   label, s = jnp.array([0, 1, 2, 3]), T / 2
