@@ -19,6 +19,7 @@ import pytest
 
 from diffdistill.data.pair_set import PairSet
 from diffdistill.diffusion.schedule import LinearBeta, Shifted
+from diffdistill.objectives.objective import Now, product_tree
 from diffdistill.run import from_config
 from diffdistill.sampling.ancestral import Ancestral
 from diffdistill.sampling.ddim import DDIM
@@ -133,24 +134,29 @@ def build_on_one_device(config, mesh_of):
 
 
 def start_and_update(stage, mesh):
-  """(key -> state, (shapes, name) -> update) of a stage, uncompiled."""
+  """(key -> state, (shapes, turn) -> update) of a stage, uncompiled."""
 
   def init(key, frozen):
-    return create_state(stage.objective, stage.optimizer, key, frozen)
+    return create_state(stage.objective, stage.all_optimizers, key, frozen)
 
-  def update_for(shapes, name):
+  def update_for(shapes, turn):
     shardings = tree_shardings(shapes, Layout(mesh=mesh))
-    return make_update(stage.objective, name, stage.optimizer, shardings, mesh)
+    return make_update(
+      stage.objective, turn, stage.all_optimizers, shardings, mesh
+    )
 
   return init, update_for
 
 
-def hparams(round_):
-  return {
-    "num_steps": np.int32(round_.num_steps),
-    "learning_rate": np.float32(0.1),
-    "guided": np.float32(round_.guided),
-  }
+def scalars(objective, round_):
+  """(now, rates) of the first update of a round."""
+  now = Now(
+    num_steps=np.int32(round_.num_steps),
+    guided=np.float32(round_.guided),
+    step=np.int32(0),
+    progress=np.float32(0),
+  )
+  return now, dict.fromkeys(objective.trees, np.float32(0.1))
 
 
 def rounds_of(built, stage_name):
@@ -192,17 +198,19 @@ def traced_updates(built, seen):
       batch = products[stage.pairs]
     init, update_for = start_and_update(stage, built.mesh)
     state = jax.eval_shape(init, key, frozen)
-    for name in stage.objective.trains:
-      what = (name, stage.objective, stage.optimizer)
+    objective = stage.objective
+    needed = {name: frozen[name] for name in objective.needs}
+    for turn in objective.cycle:
+      what = (turn, objective, stage.optimizer)
       if what in seen:
         continue
-      after, metrics = update_for(state, name).eval_shape(
-        state, frozen, batch, key, hparams(first)
+      after, metrics = update_for(state, turn).eval_shape(
+        state, needed, batch, key, *scalars(objective, first)
       )
-      yield name, state, after, metrics
+      yield turn[0], state, after, metrics
       seen.add(what)
     for round_ in (first, *others):
-      products[round_.name] = state.params[stage.objective.trains[0]]
+      products[round_.name] = state.params[product_tree(objective)]
 
 
 @pytest.mark.parametrize(("name", "recipe"), RECIPES)
@@ -242,9 +250,9 @@ def test_a_teacher_of_moments_can_be_guided(with_random_data, mesh_of):
   assert all(r.guided for r in rounds_of(built, "moments"))
   # An update of either tree: the teacher runs with the labels and without.
   objective = stages_of(built)["moments"].objective
-  assert objective.passes("student", guided=True).forward == 3
+  assert objective.passes(("student",), 8, guided=True).forward == 3
   trees = [tree for tree, *_ in traced_updates(built, set())]
-  assert trees == ["classifier", "teacher", "student", "auxiliary"]
+  assert trees == ["classifier", "teacher", "auxiliary", "student"]
 
 
 @pytest.mark.slow
@@ -257,8 +265,9 @@ def test_the_newcomer_s_teacher_takes_a_step(with_random_data, mesh_of):
   (stage,) = built.stages
   (round_,) = rounds_of(built, "teacher")
   init, update_for = start_and_update(stage, built.mesh)
-  key, inputs = jax.device_put(
-    (jax.random.key(0), hparams(round_)), replicated(built.mesh)
+  key, now, rates = jax.device_put(
+    (jax.random.key(0), *scalars(stage.objective, round_)),
+    replicated(built.mesh),
   )
   # Random weights: to compile `init` would take as long as all the rest.
   random = np.random.default_rng(0)
@@ -268,12 +277,13 @@ def test_the_newcomer_s_teacher_takes_a_step(with_random_data, mesh_of):
     lambda s: random.normal(scale=0.1, size=s.shape).astype(s.dtype),
     shapes.params,
   )
-  state, metrics = update_for(shapes, "teacher")(
-    state.replace(params=before),
+  state, metrics = update_for(shapes, ("teacher",))(
+    dataclasses.replace(state, params=before),
     {},
     shard_batch(built.batches(BATCH, 0).batch(0), built.mesh),
     key,
-    inputs,
+    now,
+    rates,
   )
   assert np.isfinite(float(metrics["teacher/loss"][0]))
   changed = jax.tree.map(

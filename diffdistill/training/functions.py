@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
-from jaxtyping import PyTree
 
 from diffdistill.arrays import Key, Metrics, Params
 from diffdistill.objectives.objective import Turn
@@ -43,7 +42,7 @@ class StageFunctions:
 
 
 def stage_functions(
-  stage: Stage, frozen: Mapping[str, PyTree], layout: Layout
+  stage: Stage, frozen: Mapping[str, Params], layout: Layout
 ) -> StageFunctions:
   """The functions of a stage.
 

@@ -128,8 +128,14 @@ def test_a_row_says_its_paper_and_how_much_faster_it_is(evaluated):
     if row is not slowest:
       least, most = row["speed_up_least"], row["speed_up_most"]
       assert least <= row["speed_up"] <= most
-      quotient = row["images_per_second"] / slowest["images_per_second"]
-      assert 0.9 * least <= quotient <= 1.1 * most
+      # Timings of so small a network spread widely beside other work, and each
+      # number has only the digits that its spread allows.
+      low, high = (
+        row[f"images_per_second_{own}"] / slowest[f"images_per_second_{other}"]
+        for own, other in (("least", "most"), ("most", "least"))
+      )
+      assert 0.9 * least <= high
+      assert low <= 1.1 * most
 
 
 def test_what_a_reader_must_know_is_beside_the_rows(evaluated, run):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from diffdistill.arrays import Condition
 from diffdistill.images import to_uint8
 from diffdistill.run import from_config
 from diffdistill.run.teacher_pairs import pair_store
@@ -55,7 +56,7 @@ def test_pairs_are_the_teacher_s_images_of_their_noise(store_of):
   np.testing.assert_array_equal(noise.astype(np.float16), noise)
   sampler = built.stages[0].objective.sampler
   again = sampler(
-    built.denoiser.bind(teacher, jnp.asarray(labels)),
+    built.denoiser.bind(teacher, Condition(label=jnp.asarray(labels))),
     sampler.start(jnp.asarray(noise), 4),
     jax.random.key(0),
     4,

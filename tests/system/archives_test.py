@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill.evaluation import references
+from diffdistill.judging import references
 from diffdistill.system import archives
 from diffdistill.system.archives import check_unpacked_size
 

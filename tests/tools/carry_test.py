@@ -152,7 +152,7 @@ def test_a_round_that_runs_has_its_newest_sound_checkpoint(half, tmp_path):
   w = jax.numpy.arange(8.0)
   for step in (5, 10, 15):
     state = TrainState(
-      step=step * jax.numpy.ones(()), params={"w": w}, opt_state={}, ema={}
+      step=step * jax.numpy.ones(()), params={"w": w}, opt_state={}, averages={}
     )
     with Checkpoints(folder) as checkpoints:
       checkpoints.save(state, step)

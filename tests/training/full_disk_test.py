@@ -27,7 +27,7 @@ def weights(seed, count=VALUES):
 def state(step):
   params = {"student": weights(step)}
   return TrainState(
-    step=jnp.full((), step, jnp.int32), params=params, opt_state={}, ema={}
+    step=jnp.full((), step, jnp.int32), params=params, opt_state={}, averages={}
   )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from diffdistill.arrays import Condition
 from diffdistill.run.teacher_pairs import pair_store
 from diffdistill.training.sharding import replicated, shard_batch
 
@@ -78,7 +79,7 @@ def test_the_student_learns_its_teacher_s_pairs(finished, run, records_of):
 
 
 def test_the_selected_student_has_the_best_held_out_loss(
-  finished, run, records_of
+  finished, run, records_of, at_update
 ):
   """Which is the mean over the held-out pairs, by another's hand."""
   _, pairs, student = run.built.stages
@@ -97,16 +98,15 @@ def test_the_selected_student_has_the_best_held_out_loss(
     "label": np.concatenate([r["label"] for r in rows]),
   }
   assert len(batch["noise"]) == HELD_OUT
-  params, frozen, key = jax.device_put(
-    (
-      {"student": products["student/001 student"]},
-      {"teacher": products["teacher teacher"]},
-      jax.random.key(0),
-    ),
+  now, _ = at_update(student.objective, num_steps=1)
+  trees, key, now = jax.device_put(
+    ({"student": products["student/001 student"]}, jax.random.key(0), now),
     replicated(mesh),
   )
+  batch = shard_batch(batch, mesh)
+  batch["condition"] = Condition(label=batch.pop("label"))
   _, metrics = jax.jit(student.objective.loss, static_argnums=0)(
-    "student", params, frozen, shard_batch(batch, mesh), key, {}
+    ("student",), trees, batch, key, now
   )
   total, count = metrics["student/loss"]
   losses = [
