@@ -23,7 +23,7 @@ def in_bucket(path: epath.PathLike) -> bool:
 
 
 @contextlib.contextmanager
-def naming(path: epath.PathLike) -> Iterator[None]:
+def naming(path: epath.PathLike, writer: str = "") -> Iterator[None]:
   """Lets an OSError name the file that is being written.
 
   A write on a full disk names no file, and what is written first has a name
@@ -32,15 +32,16 @@ def naming(path: epath.PathLike) -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    if error.errno is None or error.filename not in (None, str(_beside(path))):
+    own = (None, str(_beside(path, writer)))
+    if error.errno is None or error.filename not in own:
       raise
     raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _beside(path: epath.PathLike) -> epath.Path:
+def _beside(path: epath.PathLike, writer: str = "") -> epath.Path:
   """Where a file is written before it takes the place of another."""
   path = epath.Path(path)
-  return path.with_name(f".{path.name}.partial")
+  return path.with_name(f".{path.name}.{writer}{'.' * bool(writer)}partial")
 
 
 @contextlib.contextmanager
@@ -89,12 +90,16 @@ def matching(folder: epath.PathLike, pattern: str) -> list[epath.Path]:
   )
 
 
-def write_atomically(path: epath.PathLike, data: str | bytes) -> None:
+def write_atomically(
+  path: epath.PathLike, data: str | bytes, writer: str = ""
+) -> None:
   """Writes beside the target, then renames: no reader meets half a file.
 
   Args:
     path: of the file, local or in a bucket; its folder is made.
     data: text, or bytes.
+    writer: a name of the one who writes, where two may write the same file at
+      once and must not take each other's unfinished one.
 
   Raises:
     OSError: with the path, if it cannot be written; what was there is left.
@@ -103,9 +108,9 @@ def write_atomically(path: epath.PathLike, data: str | bytes) -> None:
   if isinstance(data, str):
     # A name that is no text to its system holds what UTF-8 cannot.
     data = data.encode(errors="backslashreplace")
-  beside = _beside(path)
+  beside = _beside(path, writer)
   remove = functools.partial(beside.unlink, missing_ok=True)
-  with naming(path):
+  with naming(path, writer):
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
       with signals.unfinished(remove):
@@ -118,20 +123,23 @@ def write_atomically(path: epath.PathLike, data: str | bytes) -> None:
       raise
 
 
-def write_json(path: epath.PathLike, fields: dict[str, Any]) -> None:
+def write_json(
+  path: epath.PathLike, fields: dict[str, Any], writer: str = ""
+) -> None:
   """Writes a JSON object atomically, with a digest of its fields.
 
   Args:
     path: of the file, local or in a bucket; its folder is made.
     fields: plain values. NaN and infinities become null: JSON has no such
       numbers.
+    writer: as of `write_atomically`.
 
   Raises:
     ValueError: if a field is called "digest".
   """
   if DIGEST in fields:
     raise ValueError(f"{path}: the field {DIGEST!r} is reserved; rename it")
-  write_atomically(path, json_of(fields) + "\n")
+  write_atomically(path, json_of(fields) + "\n", writer)
 
 
 def json_of(fields: dict[str, Any]) -> str:

@@ -188,7 +188,8 @@ class Lock:
 
   def _write(self) -> None:
     self._count += 1
-    write_json(self._path, {**self._fields, "renewed": self._count})
+    fields = {**self._fields, "renewed": self._count}
+    write_json(self._path, fields, self._fields["nonce"])
 
   def _holder(self) -> dict[str, Any]:
     """What the lock says; nothing where there is none, or it is damaged."""

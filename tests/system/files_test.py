@@ -1,6 +1,7 @@
 import errno
 import json
 import math
+import os
 import pathlib
 import re
 
@@ -158,3 +159,20 @@ def test_brackets_in_the_name_of_a_folder_are_no_pattern(tmp_path):
   for name in ("b.png", "a.png", ".c.png", "d.npz"):
     (folder / name).write_text("")
   assert [path.name for path in matching(folder, "*.png")] == ["a.png", "b.png"]
+
+
+def test_two_writers_of_a_file_do_not_take_each_other_s_unfinished_one(
+  tmp_path, monkeypatch
+):
+  path, real = epath.Path(tmp_path / "lock.json"), os.replace
+
+  def other_first(source, target):
+    monkeypatch.setattr(os, "replace", real)
+    write_json(path, {"who": "other"}, writer="other")
+    assert read_json(path) == {"who": "other"}
+    real(source, target)
+
+  monkeypatch.setattr(os, "replace", other_first)
+  write_json(path, {"who": "one"}, writer="one")
+  assert read_json(path) == {"who": "one"}
+  assert [p.name for p in path.parent.iterdir()] == ["lock.json"]
