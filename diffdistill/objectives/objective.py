@@ -215,6 +215,11 @@ class Objective(abc.ABC):
     return {"teacher": "denoiser"}
 
   @property
+  def features(self) -> tuple[str, ...]:
+    """The names of the denoiser's features that its trunk passes compute."""
+    return ()
+
+  @property
   def cycle(self) -> tuple[Turn, ...]:
     """The turns, one an update, repeated; by default all trees learn at once.
 

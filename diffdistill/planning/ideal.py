@@ -203,6 +203,13 @@ def _passes(
   def forward(params: Params, x: jax.Array = x) -> jax.Array:
     return denoiser(params, x, t, condition).x0
 
+  def trunk(params: Params, x: jax.Array) -> jax.Array:
+    _, features = denoiser.look(
+      params, x, t, condition, names=objective.features
+    )
+    parts = [jnp.mean(jnp.square(f)) for f in features.values()]
+    return jnp.sum(jnp.stack(parts))
+
   def scalar(params: Params) -> jax.Array:
     return jnp.mean(jnp.square(forward(params)))
 
@@ -224,6 +231,8 @@ def _passes(
       lambda params: jax.jvp(lambda x: forward(params, x), (x,), (x,)),
       params,
     ),
+    "trunk": (lambda params: trunk(params, x), params),
+    "trunk_gradient": (lambda params: jax.grad(trunk, 1)(params, x), params),
   }
   classifier = classifier_of(objective)
   if classifier is not None:

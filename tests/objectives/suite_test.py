@@ -74,7 +74,13 @@ def build(name, width=8, depth=1, channels=8):
   """The objective of that name, given what from_config.py would give it."""
   process = GaussianProcess(schedule=Cosine())
   # A class more: the null label.
-  mlp = MLP(width=width, depth=depth, out_channels=1, num_classes=CLASSES + 1)
+  mlp = MLP(
+    width=width,
+    depth=depth,
+    out_channels=1,
+    num_classes=CLASSES + 1,
+    two_times=name == "average_noise",
+  )
   resnet = ResNet(
     channels=channels, multipliers=(1,), num_blocks=1, num_classes=CLASSES
   )
@@ -453,6 +459,12 @@ def test_it_costs_the_passes_that_it_says(name, monkeypatch):
   def denoise(params):
     return objective.denoiser(params, batch["image"], t, condition).x0
 
+  def trunk(params, image):
+    _, features = objective.denoiser.look(
+      params, image, t, condition, names=objective.features
+    )
+    return sum(jnp.sum(values) for values in features.values())
+
   def classify(params):
     return objective.classifier.apply(params, batch["image"]).logits
 
@@ -476,9 +488,18 @@ def test_it_costs_the_passes_that_it_says(name, monkeypatch):
       passes = objective.passes(turn, 4, guided)
       # A gradient in the image, and not in the weights, goes forward and back.
       backward = 2 if turn == ("classifier",) else 1
-      expected = passes.units * pass_ + classifier_pass * (
+      whole = dataclasses.replace(passes, trunk=0, trunk_gradient=0)
+      expected = whole.units * pass_ + classifier_pass * (
         passes.classifier + (1 + backward) * passes.classifier_gradient
       )
+      # A part of a pass is counted as it is: embeddings of times and labels
+      # are no part of the way back to the image.
+      if passes.trunk or passes.trunk_gradient:
+        image = batch["image"]
+        expected += passes.trunk * flops(trunk, product, image)
+        expected += passes.trunk_gradient * flops(
+          jax.grad(trunk, argnums=1), product, image
+        )
       run = functools.partial(gradient, turn=turn, guided=guided)
       # The first layers' inputs need no gradient: up to 4 % of these networks'
       # passes. One more forward pass is 10 % of the dearest paper.
