@@ -5,6 +5,7 @@ import copy
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -320,6 +321,12 @@ def finished_run(config_file, run_cli, tmp_path_factory):
     run_cli("train", f"--config={config_file}", f"--workdir={workdir}") == 0
   )
   return workdir
+
+
+@pytest.fixture
+def own_run(finished_run, tmp_path):
+  """A copy of the finished run, for a test that writes into its workdir."""
+  return shutil.copytree(finished_run, tmp_path / "own" / "tiny")
 
 
 @pytest.fixture

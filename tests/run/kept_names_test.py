@@ -70,10 +70,10 @@ def test_a_config_with_such_a_stage_is_refused(tiny_config):
     from_config.build(config)
 
 
-def test_the_names_are_all_that_a_judged_run_makes(finished_run, run_cli):
-  assert run_cli("evaluate", f"--workdir={finished_run}") == 0
-  run = json.loads((finished_run / "config.json").read_text())["run"]
-  made = {path.name for path in finished_run.iterdir()}
+def test_the_names_are_all_that_a_judged_run_makes(own_run, run_cli):
+  assert run_cli("evaluate", f"--workdir={own_run}") == 0
+  run = json.loads((own_run / "config.json").read_text())["run"]
+  made = {path.name for path in own_run.iterdir()}
   assert made <= {*run, *FOLDERS, *FILES}
 
 
