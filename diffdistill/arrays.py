@@ -35,7 +35,7 @@ class Text(NamedTuple):
 
 
 class Condition(NamedTuple):
-  """What a network is told of each image of a batch; None for nothing.
+  """A network is told this of each image of a batch; None for nothing.
 
   Objectives hand it on, and only networks look inside.
 
@@ -50,7 +50,7 @@ class Condition(NamedTuple):
 
 UNCONDITIONAL = Condition()
 
-# What an objective is given. "image": Image and "condition": Condition; of
+# An objective is given this. "image": Image and "condition": Condition; of
 # pairs also "noise", of the images' shape.
 Batch = Mapping[str, Any]
 # Slash-named (sum, count) pairs, so that means over hosts are unbiased.

@@ -174,18 +174,21 @@ class Denoiser:
       ValueError: for guidance of a model that knows no null label.
     """
 
-    def told(x_t: Image, t: Time, s: Time | None = None) -> Prediction:
+    def tell(
+      condition: Condition, x_t: Image, t: Time, s: Time | None
+    ) -> Prediction:
       aim = s if self.network.two_times else None
       return self(params, x_t, t, condition, s=aim, key=key)
+
+    def told(x_t: Image, t: Time, s: Time | None = None) -> Prediction:
+      return tell(condition, x_t, t, s)
 
     if guidance is None or guidance.weight == 0:
       return told
     null = self.check_guidance(guidance)
 
     def untold(x_t: Image, t: Time, s: Time | None = None) -> Prediction:
-      aim = s if self.network.two_times else None
-      nothing = Condition(label=jnp.full(t.shape, null))
-      return self(params, x_t, t, nothing, s=aim, key=key)
+      return tell(Condition(label=jnp.full(t.shape, null)), x_t, t, s)
 
     return guidance(told, untold, scale)
 

@@ -8,7 +8,7 @@ from .moment_matching import moment_matching, parameter_moment_matching
 from .stages import Fields
 from .teachers import expert
 
-# Of the denoiser, per image and update, as objectives count them themselves.
+# Denoiser passes per image and update, as the objectives count them.
 PASSES = {
   "progressive": 5,
   "moment_matching": 5,

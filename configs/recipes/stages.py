@@ -1,4 +1,4 @@
-"""What all recipes share: a stage's usual fields, and the sections of a run."""
+"""The parts that all recipes share: fields of a stage, sections of a run."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def add_stage(config: Any, name: str, stage: Fields) -> None:
 def shared(
   *, log: int = 100, checkpoint: int = 5000, observe: int = 0
 ) -> Fields:
-  """What every config has, so that the command line can change it."""
+  """The sections of every config, which the command line can then change."""
   return {
     "seed": 0,
     "mesh": {"data": -1, "fsdp": 1, "overrides": ()},

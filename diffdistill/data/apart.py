@@ -6,7 +6,7 @@ import numpy as np
 
 from diffdistill.data.sources import Examples, Indices, Labels, Source
 
-# Of each class, one image in so many is set apart.
+# One image in so many of each class is set apart.
 OF_EACH = 10
 
 

@@ -12,7 +12,7 @@ from diffdistill.images import to_uint8
 
 Noise = Float[np.ndarray, "n h w c"]
 Half = Float16[np.ndarray, "n h w c"]
-# What is drawn for pairs first, ..., first + count - 1:
+# The arrays that are drawn for pairs first, ..., first + count - 1:
 #   unit noise in float32, rounded to float16 before the teacher saw it;
 #   the teacher's images, in [-1, 1] or to be clipped to it;
 #   the labels, None for pairs without labels.

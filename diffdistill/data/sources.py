@@ -1,4 +1,4 @@
-"""What a source of labelled images is, and sources that fit in memory.
+"""The protocol of a source of labelled images, and sources that fit in memory.
 
 Fields are checked at construction. Data is read on first use, so that a config
 can be built on a machine without its data. `check()` reads as much as it needs

@@ -1,4 +1,4 @@
-"""What a network is told beside the image, as one vector.
+"""Times and labels that a network is told, as one vector.
 
 The noise level, the class, and the time aimed at where a network has two times.
 All is float32 whatever the network computes in: it is cheap, and its

@@ -236,7 +236,7 @@ class Objective(abc.ABC):
     """Draws weights of the shape of a frozen tree, with no meaning."""
     kind = {**dict.fromkeys(self.starts, "denoiser"), **self.needs}[name]
     if kind == "classifier":
-      return getattr(self, "classifier").init  # noqa: B009
+      return classifier_of(self).init
     draw = self.denoiser.network.init
     if kind == "denoiser":
       return draw

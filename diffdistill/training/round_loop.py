@@ -157,7 +157,8 @@ class RoundLoop:
     if state is None:
       start = time.monotonic()
       state = self._functions.init(self._key, self._frozen)
-      seconds = time.monotonic() - start if jax.block_until_ready(state) else 0
+      jax.block_until_ready(state)
+      seconds = time.monotonic() - start
     else:
       report.say(f"{self._round.name}: goes on from update {int(state.step)}")
     self._state = state

@@ -27,7 +27,7 @@ from diffdistill.networks import MLP, ResNet
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.networks.network import LinenNetwork
 from diffdistill.objectives import OBJECTIVES
-from diffdistill.objectives.objective import Now, product_tree, turn_of
+from diffdistill.objectives.objective import product_tree, turn_of
 from diffdistill.sampling.ancestral import Ancestral
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.sampling.one_step import OneStep
@@ -46,6 +46,7 @@ from diffdistill.training.state import (
   with_shardings,
 )
 from diffdistill.training.step import make_update
+from tests.objectives.given import now_of
 from tests.objectives.proving import PROVING
 
 PAPERS: dict[str, dict[str, Any]] = {
@@ -153,15 +154,6 @@ def rows(objective, step, size=BATCH):
   if objective.consumes == "pairs":
     batch["noise"] = random.normal(size=(size, *IMAGE)).astype(np.float16)
   return batch
-
-
-def now_of(num_steps=4, guided=1.0, step=0, progress=0.0):
-  return Now(
-    num_steps=np.int32(num_steps),
-    guided=np.float32(guided),
-    step=np.int32(step),
-    progress=np.float32(progress),
-  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -400,7 +392,7 @@ def test_a_teacher_in_bfloat16_is_the_rounded_one(name):
   frozen = frozen_of(objective)
   batch = as_trained(jax.tree.map(jnp.asarray, rows(objective, 0)))
   params = objective.init(jax.random.key(0), frozen)
-  now = jax.tree.map(jnp.asarray, now_of())
+  now = now_of()
   light = {**frozen, "teacher": in_dtype(frozen["teacher"], "bfloat16")}
   rounded = {**frozen, "teacher": in_dtype(light["teacher"], "float32")}
   for turn in objective.cycle:
@@ -470,7 +462,7 @@ def test_it_costs_the_passes_that_it_says(name, monkeypatch):
 
   def gradient(params, fixed, turn, guided):
     def loss(trained):
-      now = jax.tree.map(jnp.asarray, now_of(guided=guided))
+      now = now_of(guided=guided)
       trees = {**fixed, **params, **trained}
       return objective.loss(turn, trees, batch, key, now)[0]
 
