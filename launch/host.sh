@@ -43,14 +43,16 @@ install() {
 run() {
   local said sayer status child= ended=
   said=$(mktemp)
-  # Slurm signals every process of a task.
-  exec 3> >(trap '' TERM INT; exec tee "$said" >&2)
+  # Slurm signals every process of a task: tee is born deaf to it, as a trap of
+  # its own would come too late.
+  trap '' TERM INT
+  exec 3> >(exec tee "$said" >&2)
   sayer=$!
+  # SIGTERM is the notice of a preemption: the command saves and ends.
+  trap 'ended=1; kill -TERM "$child" 2> /dev/null' TERM INT
   if [ -e "$ROOT/configs" ]; then
     cd "$ROOT" || exit 70
   fi
-  # SIGTERM is the notice of a preemption: the command saves and ends.
-  trap 'ended=1; kill -TERM "$child" 2> /dev/null' TERM INT
   "$@" 2>&3 3>&- &
   child=$!
   exec 3>&-
