@@ -1,4 +1,4 @@
-"""What a person is told of a run that is finished, wholly or in part."""
+"""The lines about a run that is finished, or partly finished."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -18,17 +18,24 @@ def already(rounds: Mapping[str, bool]) -> str:
   return f"finished already: {named(finished)}"
 
 
-def ending(workdir: epath.Path, rounds: Sequence[str]) -> str:
-  """One line about a finished run: what there is, and what can follow."""
+def ending(workdir: epath.Path, rounds: Sequence[str], *, judged: bool) -> str:
+  """One line about a finished run: what there is, and what can follow.
+
+  Args:
+    workdir: the folder of the run.
+    rounds: the names of its rounds, in order.
+    judged: whether the run has a network whose features judge images.
+  """
+  command, *others = ["evaluate"] * judged + ["sample", "report", "export"]
   place = shlex.quote(str(workdir))
   return (
-    f"{workdir} holds {named(rounds)}; next: `diffdistill evaluate"
-    f" --workdir={place}`, or sample, report, export"
+    f"{workdir} holds {named(rounds)}; next: `diffdistill {command}"
+    f" --workdir={place}`, or {', '.join(others)}"
   )
 
 
 def named(rounds: Sequence[str]) -> str:
-  """Rounds, those of one stage from the first to the last."""
+  """The rounds in words: of each stage the first and the last."""
   stages: dict[str, list[str]] = {}
   for name in rounds:
     stages.setdefault(name.split("/")[0], []).append(name)

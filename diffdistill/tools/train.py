@@ -3,12 +3,14 @@
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
 from diffdistill.arrays import Params
-from diffdistill.data.record import admit, keep
+from diffdistill.data.facts import Facts
+from diffdistill.data.record import Recorded, admit, keep
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.evaluation import grids
 from diffdistill.evaluation.generator import Generator
@@ -17,6 +19,7 @@ from diffdistill.judging.judge import check_inception
 from diffdistill.judging.selection import Scorer
 from diffdistill.objectives.objective import product_tree
 from diffdistill.run import environment, from_config
+from diffdistill.run.experiment import Experiment
 from diffdistill.run.kept_names import check_workdir
 from diffdistill.run.teacher_pairs import check_disk, pair_store
 from diffdistill.run.weights_of_another_run import load_outside
@@ -26,8 +29,10 @@ from diffdistill.system import hosts, lock
 from diffdistill.tools.endings import already, ending
 from diffdistill.tools.speaking import say
 from diffdistill.training import checkpoint
+from diffdistill.training.curriculum import judging_stage
 from diffdistill.training.effects import notes
 from diffdistill.training.preemption import Preemption
+from diffdistill.training.round_loop import Observe
 from diffdistill.training.stage import OUTSIDE, Pairs, Round, Stage
 from diffdistill.training.trainer import Trainer
 from diffdistill.training.watchdog import Watchdog
@@ -38,30 +43,36 @@ SHEET_IMAGES = 64
 def train(config: Any, workdir: epath.Path) -> None:
   """Trains every round of the recipe that is not finished yet.
 
+  Args:
+    config: the recipe, as plain values.
+    workdir: the folder of the run; it is held until the training ends.
+
   Raises:
     PreemptedError: after SIGTERM, once everything is saved.
     ValueError: where another training is at work in the workdir.
   """
   with Preemption() as preemption, contextlib.ExitStack() as holding:
-    trainer, rounds = _trainer(config, workdir, preemption, holding)
-    if any(rounds.values()):
-      say(already(rounds))
+    run = from_config.build(config, workdir=workdir)
+    data = _admit_data(run, workdir)
+    run = dataclasses.replace(run, source=data)
+    trainer = _trainer(run, workdir, preemption)
+    finished = {
+      name: checkpoint.has_final(workdir / name) for name in run.rounds
+    }
+    _check(run, workdir, finished)
+    # Last, so that a refused training leaves no workdir behind.
+    holding.enter_context(lock.held(workdir, say))
+    _open_workdir(run, workdir, data.facts)
+    if any(finished.values()):
+      say(already(finished))
     with trainer.watchdog:
       trainer.run()
-  say(ending(workdir, list(rounds)))
+  judged = bool(judging_stage(run.stages) or run.evaluation.inception)
+  say(ending(workdir, list(finished), judged=judged))
 
 
-def _trainer(
-  config: Any,
-  workdir: epath.Path,
-  preemption: Preemption,
-  holding: contextlib.ExitStack,
-) -> tuple[Trainer, dict[str, bool]]:
-  """The trainer of a recipe in its workdir, and which rounds are finished.
-
-  The workdir is held from then on, to the end of `holding`.
-  """
-  run = from_config.build(config, workdir=workdir)
+def _admit_data(run: Experiment, workdir: epath.Path) -> Recorded:
+  """The data of the run; refused if an earlier start had other data."""
   data = admit(
     run.source,
     workdir,
@@ -71,11 +82,33 @@ def _trainer(
     counted=run.denoiser.conditional,
   )
   say(data.facts.summary(run.devices))
-  run = dataclasses.replace(run, source=data)
-  if run.evaluation.inception:
-    check_inception(run)
+  return data
 
+
+def _trainer(
+  run: Experiment, workdir: epath.Path, preemption: Preemption
+) -> Trainer:
   watchdog = Watchdog(run.cadence.stall_seconds)
+  score = Scorer(run, workdir, watchdog.alive, say)
+  return Trainer(
+    stages=run.stages,
+    workdir=workdir,
+    seed=run.seed,
+    batches=run.batches,
+    pairs=functools.partial(pair_store, run, workdir),
+    outside=functools.partial(load_outside, run),
+    layout=run.layout,
+    cadence=run.cadence,
+    observe=_sheets(run, workdir),
+    distance=score,
+    begins=score.begins,
+    preemption=preemption,
+    watchdog=watchdog,
+  )
+
+
+def _sheets(run: Experiment, workdir: epath.Path) -> Observe:
+  """A function that draws a round's samples into the workdir."""
 
   @functools.cache
   def generator(sampler: Sampler, guidance: Guidance | None) -> Generator:
@@ -92,26 +125,17 @@ def _trainer(
     sheet = grids.sheet(next(images))
     hosts.on_first(lambda: grids.save_png(sheet, path))
 
-  score = Scorer(run, workdir, watchdog.alive, say)
-  trainer = Trainer(
-    stages=run.stages,
-    workdir=workdir,
-    seed=run.seed,
-    batches=run.batches,
-    pairs=functools.partial(pair_store, run, workdir),
-    outside=functools.partial(load_outside, run),
-    layout=run.layout,
-    cadence=run.cadence,
-    observe=observe,
-    distance=score,
-    begins=score.begins,
-    preemption=preemption,
-    watchdog=watchdog,
-  )
-  # Met before anything is trained, not when their stage begins.
-  rounds = {name: checkpoint.has_final(workdir / name) for name in run.rounds}
+  return observe
+
+
+def _check(
+  run: Experiment, workdir: epath.Path, finished: Mapping[str, bool]
+) -> None:
+  """Refuses before the first update what a later stage could not use."""
+  if run.evaluation.inception:
+    check_inception(run)
   to_do = {
-    stage.name for name, (stage, _) in run.rounds.items() if not rounds[name]
+    stage.name for name, (stage, _) in run.rounds.items() if not finished[name]
   }
   if to_do:
     check_workdir(workdir)
@@ -125,11 +149,12 @@ def _trainer(
     elif stage.source and stage.name in to_do:
       load_outside(run, stage, product_tree(stage.objective), stage.source)
       say(f"{stage.name}: the run's model is that of {stage.source}")
-  # Last, so that no refusal leaves a workdir behind.
-  holding.enter_context(lock.held(workdir, say))
+
+
+def _open_workdir(run: Experiment, workdir: epath.Path, facts: Facts) -> None:
+  """Records config, data and versions; says which fields have no effect."""
   claim(workdir, run.config)
-  keep(workdir, data.facts)
+  keep(workdir, facts)
   environment.record(workdir, say)
   for note in notes(run.stages, run.cadence):
     say(note)
-  return trainer, rounds

@@ -19,8 +19,16 @@ def test_rounds_that_are_finished_are_named_before_the_rest_is_trained():
 
 
 def test_the_next_command_can_be_pasted():
-  line = ending(epath.Path("my runs"), ["teacher"])
+  line = ending(epath.Path("my runs"), ["teacher"], judged=True)
   assert line == (
     "my runs holds teacher; next: `diffdistill evaluate --workdir='my runs'`,"
     " or sample, report, export"
+  )
+
+
+def test_a_run_that_nothing_can_judge_is_not_sent_to_evaluate():
+  line = ending(epath.Path("runs/own"), ["teacher"], judged=False)
+  assert line == (
+    "runs/own holds teacher; next: `diffdistill sample --workdir=runs/own`,"
+    " or report, export"
   )
