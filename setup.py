@@ -14,11 +14,8 @@ setup(
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   python_requires=">=3.11",
-  packages=[
-    *find_packages(include=["diffdistill", "diffdistill.*"]),
-    "configs",
-    "configs.recipes",
-  ],
+  # diffdistill/configs is a link to configs/, which becomes files in a wheel.
+  packages=find_packages(include=["diffdistill", "diffdistill.*"]),
   package_data={"diffdistill.reporting": ["templates/*"]},
   install_requires=[
     "absl-py>=2.1",

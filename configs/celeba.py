@@ -20,7 +20,7 @@ the centre square, resized by area.
 
 from ml_collections import ConfigDict
 
-from configs import recipes
+from diffdistill.configs import recipes
 
 RECIPES = {
   "denoising_student": "Luhman & Luhman 2021, 1 step, their U-Net of 78.7M",

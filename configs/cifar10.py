@@ -37,7 +37,7 @@ takes it packed:
 
 from ml_collections import ConfigDict
 
-from configs import recipes
+from diffdistill.configs import recipes
 
 RECIPES = {
   "progressive": "Salimans & Ho 2022, 8192 -> 1 steps, their U-Net of 60.0M",

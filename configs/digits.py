@@ -9,7 +9,7 @@ results.
 
 from ml_collections import ConfigDict
 
-from configs import recipes
+from diffdistill.configs import recipes
 
 RECIPES = {
   "progressive": "Salimans & Ho 2022, 32 -> 1 steps, minutes on 2 CPU cores",

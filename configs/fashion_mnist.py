@@ -10,7 +10,7 @@ Everything is [ours]; what it reaches is in README's results.
 
 from ml_collections import ConfigDict
 
-from configs import recipes
+from diffdistill.configs import recipes
 
 RECIPES = {
   "progressive": "Salimans & Ho 2022, 32 -> 1 steps, an hour on 2 CPU cores",

@@ -21,7 +21,7 @@ moment_matching also takes --config.model.network.attention=cudnn.
 
 from ml_collections import ConfigDict
 
-from configs import recipes
+from diffdistill.configs import recipes
 
 RECIPES = {
   "moment_matching": (

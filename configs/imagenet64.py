@@ -31,7 +31,7 @@ tfds.builder("imagenet2012", file_format="array_record").download_and_prepare()
 
 from ml_collections import ConfigDict
 
-from configs import recipes
+from diffdistill.configs import recipes
 
 RECIPES = {
   "progressive": "Salimans & Ho 2022, 1024 -> 1 steps, their U-Net of 295.9M",

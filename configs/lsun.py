@@ -22,7 +22,7 @@ Deviations, besides those that recipes/ states:
 
 from ml_collections import ConfigDict
 
-from configs import recipes
+from diffdistill.configs import recipes
 
 RECIPES = {
   "bedroom": "Salimans & Ho 2022, 1024 -> 1 steps, their U-Net of 139.6M",

@@ -2,6 +2,7 @@
 
 The rooms, each importing only from those before it:
 
+  configs      the recipes: a link to configs/ at the top of the repository
   arrays       names of what flows
   images       bytes <-> floats: the one rounding rule
   ranges       the range of each number that can be set

@@ -35,7 +35,7 @@ install() {
   uv pip install --quiet --python "$ROOT/venv/bin/python" \
     --constraint "$versions" "$@"
   # So that --config=configs/... names the same file here as in a checkout.
-  ln -sfn "$(echo "$ROOT"/venv/lib/python3*/site-packages/configs)" \
+  ln -sfn "$(echo "$ROOT"/venv/lib/python3*/site-packages/diffdistill/configs)" \
     "$ROOT/configs"
   echo "$pin" > "$ROOT/installed"
 }

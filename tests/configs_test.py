@@ -37,7 +37,7 @@ FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 MODULES = {
   path.stem: module
   for path in sorted(FOLDER.glob("*.py"))
-  for module in [importlib.import_module(f"configs.{path.stem}")]
+  for module in [importlib.import_module(f"diffdistill.configs.{path.stem}")]
   if hasattr(module, "get_config")
 }
 RECIPES = [

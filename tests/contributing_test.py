@@ -16,9 +16,9 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
-from configs import recipes
 from diffdistill import objectives
 from diffdistill.arrays import UNCONDITIONAL
+from diffdistill.configs import recipes
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.run import from_config

@@ -12,6 +12,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "diffdistill"
 # A room, or a file of the package itself, and the rooms it may import from.
 DOORS = {
   "__init__": (),
+  "configs": (),
   "arrays": (),
   "ranges": (),
   "fields": ("ranges",),
@@ -97,6 +98,7 @@ DOORS = {
   ),
   "tools": (
     "arrays",
+    "configs",
     "data",
     "diffusion",
     "evaluation",
@@ -117,7 +119,8 @@ DOORS = {
   "cli": ("ranges", "run", "system", "tools", "usage"),
   "__main__": ("cli", "system", "usage"),
 }
-FILES = sorted(PACKAGE.rglob("*.py"))
+# rglob does not follow the link configs.
+FILES = sorted([*PACKAGE.rglob("*.py"), *(PACKAGE / "configs").rglob("*.py")])
 
 
 def name_of(path):
@@ -174,7 +177,7 @@ def test_imports_go_through_doors(path):
   [
     ("flax.linen", ("networks/",)),
     ("orbax", ("training/stored.py",)),
-    ("ml_collections", ("cli.py",)),
+    ("ml_collections", ("cli.py", "configs/")),
     ("absl.flags", ("cli.py",)),
     ("clu", ("training/report.py",)),
     ("tensorflow", ()),
@@ -229,7 +232,7 @@ def texts(path):
   ("text", "places"),
   [
     ("FLAGS", ("cli.py",)),
-    ("ConfigDict", ()),
+    ("ConfigDict", ("configs/",)),
     # By name, inside a function.
     ("tensorflow_datasets", ("data/tfds.py",)),
     ("pmap", ()),

@@ -19,12 +19,7 @@ array_record cloudpickle grain jaxtyping jinja2 markupsafe ml_collections
 portpicker
 """
 PACKAGES = {*HELD.split(), *BROUGHT.split()}
-MAY_BE_IMPORTED = {
-  *sys.stdlib_module_names,
-  *PACKAGES,
-  "configs",
-  "diffdistill",
-}
+MAY_BE_IMPORTED = {*sys.stdlib_module_names, *PACKAGES, "diffdistill"}
 
 
 class FewPackages(importlib.machinery.PathFinder):
@@ -47,8 +42,8 @@ def main(folder):
   from etils import epath
   from ml_collections import ConfigDict
 
-  from configs import cifar10
   from diffdistill import cli
+  from diffdistill.configs import cifar10
   from diffdistill.tools import evaluate, report, sample, train
 
   assert cli.COMMANDS

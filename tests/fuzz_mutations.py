@@ -98,7 +98,9 @@ class Mutation:
 def fields_of(recipe: str) -> dict[str, Any]:
   """The config of a recipe as plain values."""
   file, _, name = recipe.partition(":")
-  return plain(importlib.import_module(f"configs.{file}").get_config(name))
+  return plain(
+    importlib.import_module(f"diffdistill.configs.{file}").get_config(name)
+  )
 
 
 def mutations(number: int, seed: int) -> Iterator[Mutation]:

@@ -29,7 +29,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # memory is the same to the byte.
 MOST = {"memory_mb": 8.0, "open_files": 20, "threads": 20, "disk_files": 20}
 CONFIG = """
-from configs import digits
+from diffdistill.configs import digits
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """configs/digits.py:all, shrunken: every paper in a few tiny updates."""
 
-from configs import digits
+from diffdistill.configs import digits
 
 UPDATES = 12
 

@@ -14,15 +14,27 @@ Every number carries its source:
   [ours]     our choice where none of them says
 """
 
-from .classifier_features import classifier_features
-from .compared import compared
-from .denoising_student import denoising_student
-from .half_hour import half_hour
-from .moment_matching import moment_matching, parameter_moment_matching
-from .networks import ddpm_network, dit_network, uvit_network
-from .progressive import progressive
-from .stages import by_the_clock, choose, proportional_warmups, shared
-from .teachers import ddpm_teacher, expert, teacher
+from diffdistill.configs.recipes.classifier_features import classifier_features
+from diffdistill.configs.recipes.compared import compared
+from diffdistill.configs.recipes.denoising_student import denoising_student
+from diffdistill.configs.recipes.half_hour import half_hour
+from diffdistill.configs.recipes.moment_matching import (
+  moment_matching,
+  parameter_moment_matching,
+)
+from diffdistill.configs.recipes.networks import (
+  ddpm_network,
+  dit_network,
+  uvit_network,
+)
+from diffdistill.configs.recipes.progressive import progressive
+from diffdistill.configs.recipes.stages import (
+  by_the_clock,
+  choose,
+  proportional_warmups,
+  shared,
+)
+from diffdistill.configs.recipes.teachers import ddpm_teacher, expert, teacher
 
 __all__ = [
   "by_the_clock",

@@ -2,11 +2,14 @@
 
 from typing import Any
 
-from .classifier_features import classifier_features
-from .denoising_student import denoising_student
-from .moment_matching import moment_matching, parameter_moment_matching
-from .stages import Fields
-from .teachers import expert
+from diffdistill.configs.recipes.classifier_features import classifier_features
+from diffdistill.configs.recipes.denoising_student import denoising_student
+from diffdistill.configs.recipes.moment_matching import (
+  moment_matching,
+  parameter_moment_matching,
+)
+from diffdistill.configs.recipes.stages import Fields
+from diffdistill.configs.recipes.teachers import expert
 
 # Denoiser passes per image and update, as the objectives count them.
 PASSES = {

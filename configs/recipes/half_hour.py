@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from .classifier_features import classifier_features
-from .denoising_student import denoising_student
-from .moment_matching import moment_matching
-from .progressive import progressive
-from .stages import by_the_clock
-from .teachers import expert, teacher
+from diffdistill.configs.recipes.classifier_features import classifier_features
+from diffdistill.configs.recipes.denoising_student import denoising_student
+from diffdistill.configs.recipes.moment_matching import moment_matching
+from diffdistill.configs.recipes.progressive import progressive
+from diffdistill.configs.recipes.stages import by_the_clock
+from diffdistill.configs.recipes.teachers import expert, teacher
 
 
 def half_hour(config: Any) -> None:
@@ -32,7 +32,7 @@ def half_hour(config: Any) -> None:
   config.stages.teacher.optimizer.ema_decay = 0.999
   by_the_clock(
     config,
-    minutes=30,
+    minutes=30.0,
     parts={
       "classifier": 1.5,
       "teacher": 11.0,

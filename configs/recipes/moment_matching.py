@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .stages import Fields, add_stage
+from diffdistill.configs.recipes.stages import Fields, add_stage
 
 
 def moment_matching(

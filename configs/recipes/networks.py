@@ -1,6 +1,6 @@
 """The published architectures of denoisers."""
 
-from .stages import Fields
+from diffdistill.configs.recipes.stages import Fields
 
 
 def ddpm_network(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .stages import add_stage
+from diffdistill.configs.recipes.stages import add_stage
 
 
 def progressive(

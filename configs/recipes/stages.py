@@ -89,7 +89,7 @@ def by_the_clock(
     parts: of each stage.
     most: updates of a round that trains, however fast.
   """
-  config.minutes = float(minutes)
+  config.minutes = minutes
   total = config.get_ref("minutes")
   for name in config.run:
     stage = config.stages[name]

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from .networks import ddpm_network
-from .stages import Fields, add_stage
+from diffdistill.configs.recipes.networks import ddpm_network
+from diffdistill.configs.recipes.stages import Fields, add_stage
 
 
 def teacher(

@@ -3,6 +3,7 @@
 import importlib
 from pathlib import Path
 
+from diffdistill import configs
 from diffdistill.data import SOURCES
 from diffdistill.networks import CLASSIFIERS, NETWORKS
 from diffdistill.objectives import OBJECTIVES
@@ -21,11 +22,10 @@ def list_all() -> None:
     print(f"{title}:")
     for name, cls in table.items():
       print(f"  {name:<26} {(cls.__doc__ or '').strip().splitlines()[0]}")
-  folder = Path(__file__).parents[2] / "configs"
+  folder = Path(configs.__file__).parent
   print("configs and recipes:")
   for path in sorted(folder.glob("*.py")):
-    recipes = getattr(
-      importlib.import_module(f"configs.{path.stem}"), "RECIPES", {}
-    )
+    module = importlib.import_module(f"{configs.__name__}.{path.stem}")
+    recipes = getattr(module, "RECIPES", {})
     for name, description in recipes.items():
       print(f"  configs/{path.name}:{name:<26} {description}")

@@ -120,7 +120,8 @@ done
 """,
     "uv": """
 echo "$*" >> $SIM/uv.log
-[ "$1" != venv ] || mkdir -p "${@: -1}/lib/python3.12/site-packages/configs"
+site=${@: -1}/lib/python3.12/site-packages
+[ "$1" != venv ] || mkdir -p "$site/diffdistill/configs"
 """,
     "sleep": "",
   }

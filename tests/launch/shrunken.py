@@ -2,7 +2,7 @@
 
 import os
 
-from configs import cifar10
+from diffdistill.configs import cifar10
 
 
 def get_config(minutes="0.5"):

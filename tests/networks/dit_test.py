@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import recipes
 from diffdistill.arrays import Condition
+from diffdistill.configs import recipes
 from diffdistill.networks import NETWORKS
 from diffdistill.networks.dit import Block, DiT, positions
 from diffdistill.networks.network import LinenNetwork

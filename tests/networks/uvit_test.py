@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import recipes
 from diffdistill.arrays import Condition
+from diffdistill.configs import recipes
 from diffdistill.networks import NETWORKS
 from diffdistill.networks.embeddings import Embedding
 from diffdistill.networks.layers import downsample, upsample

@@ -182,7 +182,7 @@ def test_the_milder_remedies_come_first(wide):
 
 @pytest.mark.parametrize("name", ["imagenet64", "lsun", "cifar10", "digits"])
 def test_the_command_line_takes_every_remedy(name):
-  module = importlib.import_module(f"configs.{name}")
+  module = importlib.import_module(f"diffdistill.configs.{name}")
   for recipe in module.RECIPES:
     config = module.get_config(recipe).lock()
     fields = json.loads(config.to_json_best_effort())

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from configs import digits
+from diffdistill.configs import digits
 from diffdistill.planning import plan as planning
 from diffdistill.planning.chips import CHIPS
 from diffdistill.planning.remedies import applied, flags

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import digits
 from diffdistill.arrays import Condition
+from diffdistill.configs import digits
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.schedule import Shifted
 from diffdistill.images import to_host
