@@ -16,7 +16,7 @@ from diffdistill.evaluation import grids
 from diffdistill.evaluation.generator import Generator
 from diffdistill.judging.held_out import check_judge
 from diffdistill.judging.judge import check_inception
-from diffdistill.judging.selection import Scorer
+from diffdistill.judging.scorer import Scorer
 from diffdistill.objectives.objective import product_tree
 from diffdistill.run import environment, from_config
 from diffdistill.run.experiment import Experiment

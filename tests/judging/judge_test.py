@@ -19,7 +19,7 @@ from diffdistill.judging import judge as judging
 from diffdistill.judging.contestants import contestants, finished_models
 from diffdistill.judging.judge import identity_of, judge_of
 from diffdistill.judging.judged_rows import JudgedRows
-from diffdistill.judging.selection import Scorer
+from diffdistill.judging.scorer import Scorer
 from diffdistill.judging.summaries import read_summary
 from diffdistill.run import from_config
 from diffdistill.tools import evaluate, train
