@@ -8,11 +8,11 @@ export XLA_FLAGS ?= --xla_backend_optimization_level=1
 .PHONY: demo compare test test-slow test-long check check-plan check-diffusers format clean
 
 demo: $(VENV)/installed  ## Train, distil and judge on the embedded digits.
-	$(BIN)/diffdistill train --config=configs/digits.py:progressive --workdir=runs/digits
+	$(BIN)/diffdistill train --config=digits:progressive --workdir=runs/digits
 	$(BIN)/diffdistill evaluate --workdir=runs/digits
 
 compare: $(VENV)/installed  ## Every paper from one teacher, in one table.
-	$(BIN)/diffdistill train --config=configs/digits.py:all --workdir=runs/compare
+	$(BIN)/diffdistill train --config=digits:all --workdir=runs/compare
 	$(BIN)/diffdistill evaluate --workdir=runs/compare
 
 test: $(VENV)/installed-dev  ## Tests that take seconds each.

@@ -1,7 +1,7 @@
 """CelebA at 64x64, as Luhman & Luhman 2021 distilled it.
 
   diffdistill train --workdir=runs/celeba \\
-    --config=configs/celeba.py:denoising_student
+    --config=celeba:denoising_student
 
 Hardware: the paper used a TPUv2-8. Published FID at 1 step: 10.68, as a review
 of the paper quotes it; not measured by us. The data is a folder of the aligned

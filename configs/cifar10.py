@@ -4,7 +4,7 @@ And `half_hour`, every paper from one teacher in thirty minutes of training on
 one accelerator, all [ours]: see recipes/half_hour.py.
 
   diffdistill train --workdir=runs/cifar10 \\
-    --config=configs/cifar10.py:progressive
+    --config=cifar10:progressive
 
 Published FID by steps, and the hardware of the paper; nothing is measured by
 us:
@@ -31,7 +31,7 @@ The data is a folder of PNG files in `data/cifar10/{train,test}/<class>/`, or
 any source of 32x32 images: --config.data.source.path says where. `half_hour`
 takes it packed:
 
-  diffdistill pack --config=configs/cifar10.py:progressive \\
+  diffdistill pack --config=cifar10:progressive \\
     --out=data/cifar10_{split}.npz
 """
 

@@ -1,7 +1,7 @@
 """scikit-learn's handwritten digits, 8x8, no download.
 
-  make demo       configs/digits.py:progressive
-  make compare    configs/digits.py:all
+  make demo       digits:progressive
+  make compare    digits:all
 
 train and evaluate. Everything is [ours]; what it reaches is in README's
 results.

@@ -2,7 +2,7 @@
 
   sudo apt install dataset-fashion-mnist
   diffdistill train --workdir=runs/fashion \\
-    --config=configs/fashion_mnist.py:progressive
+    --config=fashion_mnist:progressive
   diffdistill evaluate --workdir=runs/fashion
 
 Everything is [ours]; what it reaches is in README's results.

@@ -1,7 +1,7 @@
 """ImageNet at 128x128, class-conditional, by moment matching.
 
   diffdistill train --workdir=runs/imagenet128 \\
-    --config=configs/imagenet128.py:moment_matching
+    --config=imagenet128:moment_matching
 
 Hardware: the paper used 256 TPUv5e chips. Published FID of moment_matching at
 8 steps: 1.49, as a benchmark aggregator's page has it; of the other none that

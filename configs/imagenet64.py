@@ -1,7 +1,7 @@
 """ImageNet at 64x64, class-conditional: Salimans & Ho 2022 and moment matching.
 
   diffdistill train --workdir=runs/imagenet64 \\
-    --config=configs/imagenet64.py:progressive
+    --config=imagenet64:progressive
 
 Published FID by steps, and the hardware of the paper; nothing is measured by
 us:

@@ -1,6 +1,6 @@
 """LSUN bedrooms or churches, at 128x128 or at 256x256.
 
-  diffdistill train --config=configs/lsun.py:bedroom --workdir=runs/bedroom
+  diffdistill train --config=lsun:bedroom --workdir=runs/bedroom
 
 At 128x128 as Salimans & Ho 2022 distilled them, on 64 TPUv4 chips: their FID
 curves are in a figure that was not readable to us. At 256x256 as Luhman &

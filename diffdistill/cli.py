@@ -21,7 +21,7 @@ from ml_collections import config_flags
 
 from diffdistill import usage
 from diffdistill.ranges import SEED, Range, brief
-from diffdistill.run import agreement, environment
+from diffdistill.run import agreement, environment, recipes
 from diffdistill.system import hosts, signals
 from diffdistill.system.links import GO_ON
 from diffdistill.system.places import place, places
@@ -29,7 +29,9 @@ from diffdistill.system.refusals import line_of
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
-  "config", None, "A config and its recipe: configs/digits.py:progressive."
+  "config",
+  None,
+  "A recipe, digits:progressive, or a file's: own.py:mine.",
 )
 flags.DEFINE_multi_string(
   "workdir", None, "Folder or bucket of a run: checkpoints, metrics, images."
@@ -119,7 +121,11 @@ def main() -> int:
       f"{command!r} is no command; pass one of {', '.join(COMMANDS)}", 2
     )
   try:
-    rest = FLAGS([sys.argv[0], *map(_with_home, arguments)])[1:]
+    words = _with_files(arguments)
+  except ValueError as error:
+    return _refuse(error, 2)
+  try:
+    rest = FLAGS([sys.argv[0], *words])[1:]
     # A config file that cannot be read says so at its first use.
     hasattr(FLAGS.config, "items")
   except Exception as error:
@@ -300,7 +306,7 @@ def _run() -> None:
 def _config_words(arguments: Sequence[str]) -> list[str]:
   """The words of --config and of its overrides, for another command."""
   found: list[str] = []
-  words = iter(map(_with_home, arguments))
+  words = iter(arguments)
   for word in words:
     if re.match(r"--?config[.=]|--?config$", word):
       name, _, value = word.lstrip("-").partition("=")
@@ -425,15 +431,17 @@ def _place(flag: str, path: str) -> epath.Path:
   return place(f"--{flag}", path)
 
 
-def _with_home(argument: str) -> str:
-  """An argument in which the ~ of --config=~/own.py is a folder.
-
-  A shell leaves it as it is, there.
-  """
-  name, is_flag, value = argument.partition("=")
-  if is_flag and name == "--config" and value.startswith("~"):
-    return f"{name}={place(name, value)}"
-  return argument
+def _with_files(arguments: Sequence[str]) -> list[str]:
+  """The arguments, in which --config names a file: no recipe, and no ~."""
+  words: list[str] = []
+  for word in arguments:
+    flag, _, value = word.partition("=")
+    if flag != word and flag in ("--config", "-config"):
+      word = f"{flag}={recipes.located(value)}"
+    elif words and words[-1] in ("--config", "-config"):
+      word = recipes.located(word)
+    words.append(word)
+  return words
 
 
 def _one_num_steps(command: str) -> int | None:
@@ -486,7 +494,7 @@ def _flag_error(error: Exception, arguments: Sequence[str]) -> str:
     return message
   return (
     f"--config cannot be read ({type(error).__name__}: {lines[-1].strip()});"
-    " pass a file and its recipe, such as configs/digits.py:progressive"
+    " pass a recipe, such as digits:progressive, or FILE.py:RECIPE"
   )
 
 

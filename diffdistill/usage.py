@@ -6,7 +6,7 @@ from diffdistill import __version__
 
 USAGE = """usage: diffdistill COMMAND [--flag=value ...]
 
-  train     --config=configs/digits.py:progressive --workdir=runs/digits
+  train     --config=digits:progressive --workdir=runs/digits
             [--config.stages.halve.num_updates=200 ...]
   sample    --workdir=runs/digits [--round=halve/004] [--num_images=64]
             [--num_steps=4] [--seed=0] [--label=3] [--guidance=1.5]
@@ -14,20 +14,20 @@ USAGE = """usage: diffdistill COMMAND [--flag=value ...]
   evaluate  --workdir=runs/digits [--num_steps=1,2,4,8] [--num_images=10000]
             [--inception=pt_inception-2015-12-05-6726825d.pth]
             [--reference=statistics.npz]
-  run       --config=configs/cifar10.py:half_hour --workdir=runs/half_hour
+  run       --config=cifar10:half_hour --workdir=runs/half_hour
             [--minutes=9.5] [--reserve=60] [--results=results] [--cpu]
             trains, evaluates, benchmarks and reports; 75 when time is over
   carry     --workdir=runs/digits --out=FOLDER
   report    --workdir=runs/digits[,runs/other] [--workdir=another]
             [--out=report.html]
-  pack      --config=configs/cifar10.py:progressive
+  pack      --config=cifar10:progressive
             [--config.data.source.path=FOLDER] --out=data/cifar10_{split}.npz
   import    --from=FILE_OR_FOLDER [--settings=FILE.json] --out=FOLDER
   export    --workdir=runs/digits [--round=halve/004] [--num_steps=4]
             [--format=diffusers|safetensors|stablehlo] --out=FOLDER
-  plan      --config=configs/imagenet64.py:progressive --topology=v5e:8x8
+  plan      --config=imagenet64:progressive --topology=v5e:8x8
             [--json]
-  benchmark --config=configs/digits.py:progressive [--stage=teacher]
+  benchmark --config=digits:progressive [--stage=teacher]
             [--num_updates=50] [--num_steps=1,2,4,8] [--profile=traces]
   list      objectives, networks, data sources, configs and recipes
 

@@ -34,9 +34,6 @@ install() {
   uv venv --quiet --python 3.12 "$ROOT/venv"
   uv pip install --quiet --python "$ROOT/venv/bin/python" \
     --constraint "$versions" "$@"
-  # So that --config=configs/... names the same file here as in a checkout.
-  ln -sfn "$(echo "$ROOT"/venv/lib/python3*/site-packages/diffdistill/configs)" \
-    "$ROOT/configs"
   echo "$pin" > "$ROOT/installed"
 }
 
@@ -50,9 +47,6 @@ run() {
   sayer=$!
   # SIGTERM is the notice of a preemption: the command saves and ends.
   trap 'ended=1; kill -TERM "$child" 2> /dev/null' TERM INT
-  if [ -e "$ROOT/configs" ]; then
-    cd "$ROOT" || exit 70
-  fi
   "$@" 2>&3 3>&- &
   child=$!
   exec 3>&-

@@ -3,7 +3,7 @@
   python launch/jobset.py --name=moments \\
     --tpu=tpu-v5-lite-podslice --topology=16x16 --chips_per_host=4 --spot \\
     --package=git+https://github.com/OWNER/diffdistill@v0.1.0 \\
-    --config=configs/imagenet64.py:moment_matching \\
+    --config=imagenet64:moment_matching \\
     --workdir=gs://bucket/runs/moments | kubectl apply --filename=-
 
 or with --gpu=nvidia-h100-80gb --hosts=4 --chips_per_host=8. The cluster needs
@@ -74,7 +74,7 @@ def _parser() -> Parser:
   )
   add = parser.add_argument
   add("--name", required=True, help="of the JobSet")
-  add("--config", required=True, help="configs/imagenet64.py:progressive")
+  add("--config", required=True, help="imagenet64:progressive")
   add("--workdir", required=True, help="a bucket: gs://bucket/runs/name")
   add("--tpu", help="GKE's name of a TPU, such as tpu-v5-lite-podslice")
   add("--topology", help="of each slice of TPUs, such as 16x16")

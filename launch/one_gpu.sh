@@ -3,7 +3,7 @@
 # installed:
 #
 #   bash launch/one_gpu.sh --workdir=runs/half_hour [--minutes=9.5]
-#     [--wheels=FOLDER] [--config=configs/cifar10.py:half_hour] [--FLAG=VALUE ...]
+#     [--wheels=FOLDER] [--config=cifar10:half_hour] [--FLAG=VALUE ...]
 #
 # trains, evaluates, benchmarks and reports, and ends with status 75 when the
 # minutes are over: the same command goes on. `diffdistill help` has its flags.
@@ -31,7 +31,7 @@ refuse() {
   exit 1
 }
 
-config=--config=configs/cifar10.py:half_hour
+config=--config=cifar10:half_hour
 words=()
 for word; do
   case $word in

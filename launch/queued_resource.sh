@@ -5,7 +5,7 @@
 #     git+https://github.com/OWNER/diffdistill@v0.1.0 \
 #     --project=mine --zone=us-west4-a --accelerator-type=v5litepod-256 \
 #     --runtime-version=v2-alpha-tpuv5-lite --spot -- \
-#     --config=configs/imagenet64.py:moment_matching \
+#     --config=imagenet64:moment_matching \
 #     --workdir=gs://bucket/runs/moments --expect_devices=256 --multihost
 #
 # The words are a name, what to install, flags of `gcloud compute tpus

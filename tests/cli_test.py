@@ -21,7 +21,7 @@ def test_help_and_list_say_what_there_is(capsys, run_cli):
   listed = capsys.readouterr().out
   for name in (*OBJECTIVES, *SOURCES, "unet", "mlp", "resnet", "ddim", "heun"):
     assert re.search(rf"^  {name} +\S", listed, re.MULTILINE), name
-  assert re.search(r"^  configs/digits\.py:progressive +\w", listed, re.M)
+  assert re.search(r"^  digits:progressive +\w", listed, re.M)
 
 
 @pytest.mark.parametrize(
@@ -32,16 +32,20 @@ def test_help_and_list_say_what_there_is(capsys, run_cli):
     (["train", "stray"], "'stray' is no flag; pass --name=value"),
     (["train"], "--config is missing; see diffdistill help"),
     (["train", "--config="], "--config cannot be read"),
-    (["train", "--config=configs/nope.py"], "'configs/nope.py'); pass a file"),
+    (["train", "--config=configs/nope.py"], "'configs/nope.py'); pass a rec"),
     (
       ["train", "--config=configs/nope.py", "--config.seed=3"],
-      "'configs/nope.py'); pass a file and its recipe, such as configs/digits",
+      "'configs/nope.py'); pass a recipe, such as digits:progressive, or FILE",
     ),
     (
       ["train", "--config=configs/digits.py:nope"],
       "--config=configs/digits.py:nope: recipe is 'nope'; pass one of progr",
     ),
     (["train", "--config=configs/digits.py"], "--workdir is missing"),
+    (["train", "--config=digits:all"], "--workdir is missing"),
+    (["train", "--config", "digits:all"], "--workdir is missing"),
+    (["train", "--config=digits:nope"], "did you mean digits:"),
+    (["train", "--config=digits:all", "--config.sed=1"], "did you mean seed?"),
     (["sample"], "--workdir is missing"),
     (["sample", "--workdir="], "--workdir is missing"),
     (["evaluate"], "--workdir is missing"),
@@ -77,7 +81,7 @@ def test_help_and_list_say_what_there_is(capsys, run_cli):
       ["evaluate", "--workdir=x", f"--num_steps={10**400}"],
       "pass positive",
     ),
-    (["benchmark", "--config=x", "--num_updates=0"], "--config cannot be read"),
+    (["benchmark", "--config=x", "--num_updates=0"], "no file and no recipe; "),
     (["evaluate", "--workdir"], "Missing value for flag --workdir"),
   ],
 )

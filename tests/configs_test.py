@@ -321,8 +321,8 @@ def test_a_recipe_that_is_not_there_is_refused(name):
 @pytest.mark.parametrize("name", MODULES)
 def test_a_config_says_how_to_run_it_and_what_it_deviates_in(name):
   text = MODULES[name].__doc__
-  assert f"configs/{name}.py:" in text
-  for recipe in re.findall(rf"configs/{name}\.py:(\w+)", text):
+  assert f" {name}:" in text or f"--config={name}:" in text
+  for recipe in re.findall(rf"\b{name}:(\w+)", text):
     assert recipe in MODULES[name].RECIPES
   assert "\nDeviations" in text or "Everything is [ours]" in text
 

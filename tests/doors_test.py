@@ -46,6 +46,7 @@ DOORS = {
   "run": (
     "__init__",
     "arrays",
+    "configs",
     "data",
     "denoiser",
     "diffusion",
@@ -98,7 +99,6 @@ DOORS = {
   ),
   "tools": (
     "arrays",
-    "configs",
     "data",
     "diffusion",
     "evaluation",

@@ -1,4 +1,4 @@
-"""configs/digits.py:all, shrunken: every paper in a few tiny updates."""
+"""digits:all, shrunken: every paper in a few tiny updates."""
 
 from diffdistill.configs import digits
 

@@ -46,7 +46,7 @@ classes, load `unet/` and `scheduler/` and call them in a loop.""",
 what they are. Another run distils from them, or judges them, with
 
 ```
-diffdistill train --config=configs/FILE.py:RECIPE --workdir=DIR \\
+diffdistill train --config=RECIPE --workdir=DIR \\
   --config.stages.teacher.source=imported:FOLDER
 ```""",
   "stablehlo": """`python sample.py` writes images to images.npy with jax, numpy

@@ -272,7 +272,7 @@ def _locked(descriptor: int) -> bool:
 
 
 def _recipe(word: str) -> str:
-  """The name of the recipe's file: cifar10 of configs/cifar10.py:half_hour."""
+  """The name of the recipe's file: cifar10 of --config=cifar10:half_hour."""
   stem = Path(word.partition("=")[2].partition(":")[0]).stem
   return re.sub(r"\W+", "_", stem)
 

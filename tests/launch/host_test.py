@@ -120,8 +120,6 @@ done
 """,
     "uv": """
 echo "$*" >> $SIM/uv.log
-site=${@: -1}/lib/python3.12/site-packages
-[ "$1" != venv ] || mkdir -p "$site/diffdistill/configs"
 """,
     "sleep": "",
   }
@@ -185,7 +183,7 @@ def test_skypilot_runs(cluster, run, plan, status, trainings):
 
 
 SLURM = (
-  *("bash", "launch/slurm.sbatch", "--config=configs/digits.py:all"),
+  *("bash", "launch/slurm.sbatch", "--config=digits:all"),
   "--workdir=/shared/run",
 )
 JOB = {
@@ -210,7 +208,7 @@ def test_slurm_runs(cluster, run):
   done = run(*SLURM, plan=[0], **JOB)
   assert done.returncode == 0, done.stderr
   assert lines(cluster / "trainings") == [
-    "train --config=configs/digits.py:all --workdir=/shared/run --multihost"
+    "train --config=digits:all --workdir=/shared/run --multihost"
     " --expect_devices=2"
   ]
   (srun,) = lines(cluster / "calls")

@@ -12,7 +12,7 @@ import yaml
 ROOT = pathlib.Path(__file__).parents[2]
 FLAGS = (
   "--name=moments",
-  "--config=configs/imagenet64.py:moment_matching",
+  "--config=imagenet64:moment_matching",
   "--workdir=gs://bucket/run",
 )
 PACKAGE = "--package=git+https://github.com/OWNER/diffdistill@v0.1.0"
@@ -110,7 +110,7 @@ def test_one_host_trains_alone_in_an_image_that_has_it_all(objects):
   assert container["image"] == "mine"
   assert script(found) == (
     "exec bash /launch/host.sh run diffdistill train"
-    " --config=configs/imagenet64.py:moment_matching"
+    " --config=imagenet64:moment_matching"
     " --workdir=gs://bucket/run --config.seed=1 --expect_devices=8"
   )
 

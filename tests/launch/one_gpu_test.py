@@ -60,8 +60,8 @@ def start(machine, children):
 @pytest.mark.parametrize(
   ("config", "expected"),
   [
-    ([], "--config=configs/cifar10.py:half_hour"),
-    (["--config=configs/digits.py:all"], "--config=configs/digits.py:all"),
+    ([], "--config=cifar10:half_hour"),
+    (["--config=digits:all"], "--config=digits:all"),
   ],
 )
 def test_runs_the_command_with_its_flags(start, machine, config, expected):

@@ -48,7 +48,7 @@ def table_row(name, recipe, topology):
   )
   trained = max(row["trained"] for row in stages) / 1e6
   return (
-    f"| `{name}.py:{recipe}` | {topology} | {trained:.0f}M | {largest:.1f} GiB"
+    f"| `{name}:{recipe}` | {topology} | {trained:.0f}M | {largest:.1f} GiB"
     f" | {speed:,.0f} | {plan['chip_hours']:,.0f} | {shares} |"
   )
 

@@ -18,7 +18,7 @@ from tests.children import wait_until
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = pathlib.Path(__file__).parent / "timed_commands.py"
-WORDS = ["--config=configs/cifar10.py:half_hour", "--config.seed=1"]
+WORDS = ["--config=cifar10:half_hour", "--config.seed=1"]
 COMMANDS = ["check", "train", "evaluate", "benchmark", "report", "report"]
 # Seconds of pieces, one after the other, until one is long enough.
 LONGER = (1, 2, 4, 8, 16, 32, 64)
@@ -284,7 +284,7 @@ def test_a_run_killed_anywhere_goes_on(machine):
 def test_bad_usage_is_refused(refuse, tmp_path, flags, status, message):
   line = refuse(
     status,
-    *("run", "--config=configs/cifar10.py:half_hour"),
+    *("run", "--config=cifar10:half_hour"),
     f"--workdir={tmp_path / 'run'}",
     *flags,
   )

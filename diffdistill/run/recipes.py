@@ -1,0 +1,71 @@
+"""Recipes by name: digits:progressive is a recipe of configs/digits.py."""
+
+import difflib
+import importlib
+import importlib.util
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from diffdistill import configs
+from diffdistill.system.places import place
+
+FOLDER = Path(configs.__file__).parent
+
+
+def descriptions() -> dict[str, str]:
+  """One line about each installed recipe, by its name."""
+  found = {}
+  for path in sorted(FOLDER.glob("*.py")):
+    module = importlib.import_module(f"{configs.__name__}.{path.stem}")
+    for name, description in getattr(module, "RECIPES", {}).items():
+      found[f"{path.stem}:{name}"] = description
+  return found
+
+
+def located(recipe: str) -> str:
+  """The file of a recipe, and its name there: FOLDER/digits.py:progressive.
+
+  Args:
+    recipe: FILE.py:NAME; or the name of an installed recipe, such as
+      digits:progressive or configs/digits.py:progressive, where there is no
+      such file. Without :NAME it is the file's own default.
+
+  Raises:
+    ValueError: if a name without a folder is neither a file nor a recipe.
+  """
+  if recipe.startswith("~"):
+    recipe = str(place("--config", recipe))
+  file, colon, name = recipe.partition(":")
+  path = re.fullmatch(r"configs/(\w+\.py)", file)
+  if os.path.isfile(file) or not (path or re.fullmatch(r"\w+", file)):
+    return recipe
+  if path:
+    installed = FOLDER / path[1]
+    return f"{installed}{colon}{name}" if installed.is_file() else recipe
+  known = descriptions()
+  if recipe in known or recipe in {name.partition(":")[0] for name in known}:
+    return f"{FOLDER / file}.py{colon}{name}"
+  close = difflib.get_close_matches(recipe, known)
+  remedy = (
+    f"did you mean {' or '.join(close)}?"
+    if close
+    else "`diffdistill list` names the recipes"
+  )
+  raise ValueError(f"--config is {recipe!r}, no file and no recipe; {remedy}")
+
+
+def load(recipe: str) -> Any:
+  """The config of a recipe, or of a file, as `located` finds it.
+
+  Raises:
+    ValueError: as of `located`, or of the file itself.
+  """
+  file, _, name = located(recipe).partition(":")
+  spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+  if spec is None or spec.loader is None or not os.path.isfile(file):
+    raise ValueError(f"--config is {recipe!r}, no file; pass FILE.py:RECIPE")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(*([name] if name else []))
