@@ -5,6 +5,7 @@ The rooms, each importing only from those before it:
   configs      the recipes: a link to configs/ at the top of the repository
   arrays       names of what flows
   images       bytes <-> floats: the one rounding rule
+  kinds        tables of classes, by the `kind` of a config
   ranges       the range of each number that can be set
   fields       the builder: plain fields into dataclasses
   system       files, places, locks, signals, and the processes of one run

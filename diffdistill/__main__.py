@@ -29,6 +29,11 @@ def _command() -> int:
   if text is not None:
     print(text)
     return streams.flushed(0)
+  if sys.argv[1:] == ["list"]:
+    from diffdistill.tools import list_all
+
+    list_all.list_all()
+    return streams.flushed(0)
   # Takes seconds, in which signals come too.
   from diffdistill import cli
 

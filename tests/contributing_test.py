@@ -90,13 +90,10 @@ def added(tmp_path_factory):
     for name, blocks in EXAMPLES.items():
       path = root / file_of(name)
       path.write_text(blocks[file_of(name)])
-      importing, line = blocks[TABLE].split("\n\n")
       folders = [*objectives.__path__, str(path.parent)]
       patch.setattr(objectives, "__path__", folders)
-      names = {}
-      exec(importing, names)  # by which it is imported for the first time
-      kind = one_line(name, line, names)
-      patch.setitem(objectives.OBJECTIVES, name, kind)
+      place = one_line(name, blocks[TABLE], {})
+      patch.setitem(objectives.OBJECTIVES.places, name, place)
       fields = one_line(name, blocks[SUITE], vars(suite_test))
       suite_test.PAPERS[name] = fields
     yield root

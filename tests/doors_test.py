@@ -14,16 +14,24 @@ DOORS = {
   "__init__": (),
   "configs": (),
   "arrays": (),
+  "kinds": (),
   "ranges": (),
   "fields": ("ranges",),
   "images": ("arrays",),
   "system": (),
   "diffusion": ("arrays", "ranges"),
-  "networks": ("arrays", "ranges"),
+  "networks": ("arrays", "kinds", "ranges"),
   "denoiser": ("arrays", "diffusion", "networks"),
-  "sampling": ("arrays", "diffusion", "ranges"),
-  "objectives": ("arrays", "diffusion", "denoiser", "ranges", "sampling"),
-  "data": ("arrays", "images", "ranges", "system"),
+  "sampling": ("arrays", "diffusion", "kinds", "ranges"),
+  "objectives": (
+    "arrays",
+    "diffusion",
+    "denoiser",
+    "kinds",
+    "ranges",
+    "sampling",
+  ),
+  "data": ("arrays", "images", "kinds", "ranges", "system"),
   "evaluation": (
     "arrays",
     "data.label_order",
@@ -117,7 +125,7 @@ DOORS = {
   ),
   "usage": ("__init__",),
   "cli": ("ranges", "run", "system", "tools", "usage"),
-  "__main__": ("cli", "system", "usage"),
+  "__main__": ("cli", "system", "tools", "usage"),
 }
 # rglob does not follow the link configs.
 FILES = sorted([*PACKAGE.rglob("*.py"), *(PACKAGE / "configs").rglob("*.py")])
@@ -258,12 +266,12 @@ print(sorted(slow & set(sys.modules)))
   assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("flag", ["--help", "--version"])
-def test_help_and_version_do_not_wait_for_jax(children, flag):
+@pytest.mark.parametrize("word", ["--help", "--version", "list"])
+def test_help_version_and_list_do_not_wait_for_jax(children, word):
   code = f"""
 import sys
 from diffdistill import __main__
-sys.argv = ["diffdistill", {flag!r}]
+sys.argv = ["diffdistill", {word!r}]
 assert __main__.main() == 0
 print(sorted({{"jax", "grain", "flax"}} & set(sys.modules)))
 """

@@ -5,19 +5,19 @@ module is sealed into a `Network` (`LinenNetwork`) or a `Classifier`
 (`LinenClassifier`), which is all that other rooms see.
 """
 
-from diffdistill.networks.classifier import ResNet
-from diffdistill.networks.dit import DiT
-from diffdistill.networks.mlp import MLP
-from diffdistill.networks.resnet import TorchResNet
-from diffdistill.networks.song_unet import SongUNet
-from diffdistill.networks.unet import UNet
-from diffdistill.networks.uvit import UViT
+from diffdistill.kinds import Kinds
 
-NETWORKS = {
-  "unet": UNet,
-  "song_unet": SongUNet,
-  "uvit": UViT,
-  "dit": DiT,
-  "mlp": MLP,
-}
-CLASSIFIERS = {"resnet": ResNet, "torch_resnet": TorchResNet}
+NETWORKS = Kinds(
+  __name__,
+  {
+    "unet": "unet:UNet",
+    "song_unet": "song_unet:SongUNet",
+    "uvit": "uvit:UViT",
+    "dit": "dit:DiT",
+    "mlp": "mlp:MLP",
+  },
+)
+CLASSIFIERS = Kinds(
+  __name__,
+  {"resnet": "classifier:ResNet", "torch_resnet": "resnet:TorchResNet"},
+)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from diffdistill import configs
-from diffdistill.system.places import place
 
 FOLDER = Path(configs.__file__).parent
 
@@ -36,6 +35,9 @@ def located(recipe: str) -> str:
     ValueError: if a name without a folder is neither a file nor a recipe.
   """
   if recipe.startswith("~"):
+    # It takes as long as all that `list` needs.
+    from diffdistill.system.places import place
+
     recipe = str(place("--config", recipe))
   file, colon, name = recipe.partition(":")
   path = re.fullmatch(r"configs/(\w+\.py)", file)

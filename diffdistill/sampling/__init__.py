@@ -1,13 +1,13 @@
 """From noise to image: pure loops over a bound denoiser."""
 
-from diffdistill.sampling.ancestral import Ancestral
-from diffdistill.sampling.ddim import DDIM
-from diffdistill.sampling.heun import Heun
-from diffdistill.sampling.one_step import OneStep
+from diffdistill.kinds import Kinds
 
-SAMPLERS = {
-  "ddim": DDIM,
-  "ancestral": Ancestral,
-  "heun": Heun,
-  "one_step": OneStep,
-}
+SAMPLERS = Kinds(
+  __name__,
+  {
+    "ddim": "ddim:DDIM",
+    "ancestral": "ancestral:Ancestral",
+    "heun": "heun:Heun",
+    "one_step": "one_step:OneStep",
+  },
+)

@@ -17,8 +17,8 @@ def list_all() -> None:
     ("data sources", SOURCES),
   ):
     print(f"{title}:")
-    for name, cls in table.items():
-      print(f"  {name:<26} {(cls.__doc__ or '').strip().splitlines()[0]}")
+    for name in table:
+      print(f"  {name:<26} {table.summary(name)}")
   print("recipes:")
   for name, description in recipes.descriptions().items():
     print(f"  {name:<37} {description}")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffdistill.arrays import Condition
-from diffdistill.networks import MLP
+from diffdistill.networks.mlp import MLP
 from diffdistill.networks.network import LinenNetwork
 
 

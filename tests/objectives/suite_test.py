@@ -23,8 +23,8 @@ from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.process import GaussianProcess
 from diffdistill.diffusion.schedule import Cosine
-from diffdistill.networks import MLP, ResNet
-from diffdistill.networks.classifier import LinenClassifier
+from diffdistill.networks.classifier import LinenClassifier, ResNet
+from diffdistill.networks.mlp import MLP
 from diffdistill.networks.network import LinenNetwork
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.objectives.objective import product_tree, turn_of
