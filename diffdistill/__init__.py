@@ -24,8 +24,7 @@ The rooms, each importing only from those before it:
   planning     what a recipe costs on a pod, by the pod's compiler
   reporting    report.html: one page of one run, or of several; model cards
   tools        what each command does
-  usage        the usage and the version
-  cli          flags and refusals
+  cli          the table of commands; help, refusals and calls follow from it
 """
 
 __version__ = "0.1.0"

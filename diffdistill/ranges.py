@@ -10,13 +10,15 @@ a config can set has a range.
 import dataclasses
 import functools
 import math
+import numbers
+import struct
 import typing
 from typing import Annotated, Any, Literal
 
-import numpy as np
-
 # A message shows so many characters of a long value.
 SHOWN = 60
+# Of float32.
+SMALLEST_NORMAL = 2.0**-126
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,18 +180,20 @@ def _refusal(hint: Any, value: Any) -> str:
     # A union, such as with None.
     choices = typing.get_args(hint)
     return next(filter(None, (_refusal(h, value) for h in choices)), "")
-  if not isinstance(value, int | float | np.integer) or isinstance(value, bool):
+  if isinstance(value, bool) or not isinstance(value, numbers.Real):
     return ""
-  value = int(value) if isinstance(value, np.integer) else value
+  value = int(value) if isinstance(value, numbers.Integral) else float(value)
   ranges = (item for item in hint.__metadata__ if isinstance(item, Range))
   return next(filter(None, (item.refusal(value) for item in ranges)), "")
 
 
 def _in_float32(value: float) -> float:
-  with np.errstate(over="ignore", under="ignore"):
-    single = np.float32(value)
-  # Accelerators take what is smaller than the smallest normal number for 0.
-  return 0.0 if abs(single) < np.finfo(np.float32).tiny else float(single)
+  try:
+    (single,) = struct.unpack("f", struct.pack("f", value))
+  except OverflowError:
+    single = math.copysign(math.inf, value)
+  # Accelerators use 0 for a number below the smallest normal one.
+  return 0.0 if abs(single) < SMALLEST_NORMAL else single
 
 
 def _number(value: int | float) -> str:

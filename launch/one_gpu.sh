@@ -6,8 +6,9 @@
 #     [--wheels=FOLDER] [--config=cifar10:half_hour] [--FLAG=VALUE ...]
 #
 # trains, evaluates, benchmarks and reports, and ends with status 75 when the
-# minutes are over: the same command goes on. `diffdistill help` has its flags.
-# Paths are relative to the repository's root. PYTHON names the Python to run.
+# minutes are over: the same command goes on. `diffdistill run --help` explains
+# its flags. Paths are relative to the repository's root. PYTHON names the Python
+# to run.
 #
 # A machine without a network that has jax, flax, optax, orbax-checkpoint, numpy
 # and pillow takes these wheels, fetched elsewhere for its Python and system:

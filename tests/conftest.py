@@ -19,7 +19,7 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
-from absl.testing import flagsaver
+from absl import flags
 from jax.sharding import AxisType, Mesh
 
 from tests.children import Children, hear_all_signals
@@ -276,23 +276,17 @@ def write_config(tmp_path_factory):
 @pytest.fixture(scope="session")
 def run_cli():
   """Runs a command as if it were the first of its process; its status."""
-  # Grain, which commands import, defines flags of its own. Restoring forgets
-  # the flags that it did not see saved, so they must be there before.
-  from diffdistill import cli
+  from diffdistill.cli.main import main
 
   def run(*arguments):
-    with (
-      flagsaver.flagsaver(),
-      pytest.MonkeyPatch.context() as patch,
-      warnings.catch_warnings(),
-    ):
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
       # ml_collections loads a config file by a method that Python deprecates.
       warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
       patch.setattr(sys, "argv", ["diffdistill", *map(str, arguments)])
       try:
-        return cli.main()
+        return main()
       finally:
-        cli.FLAGS.unparse_flags()
+        flags.FLAGS.unparse_flags()
 
   return run
 

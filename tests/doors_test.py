@@ -123,9 +123,8 @@ DOORS = {
     "system",
     "training",
   ),
-  "usage": ("__init__",),
-  "cli": ("ranges", "run", "system", "tools", "usage"),
-  "__main__": ("cli", "system", "tools", "usage"),
+  "cli": ("__init__", "ranges", "run", "system", "tools"),
+  "__main__": ("cli", "system"),
 }
 # rglob does not follow the link configs.
 FILES = sorted([*PACKAGE.rglob("*.py"), *(PACKAGE / "configs").rglob("*.py")])
@@ -185,8 +184,8 @@ def test_imports_go_through_doors(path):
   [
     ("flax.linen", ("networks/",)),
     ("orbax", ("training/stored.py",)),
-    ("ml_collections", ("cli.py", "configs/")),
-    ("absl.flags", ("cli.py",)),
+    ("ml_collections", ("cli/", "configs/")),
+    ("absl.flags", ("cli/",)),
     ("clu", ("training/report.py",)),
     ("tensorflow", ()),
     ("tensorflow_datasets", ()),
@@ -239,13 +238,13 @@ def texts(path):
 @pytest.mark.parametrize(
   ("text", "places"),
   [
-    ("FLAGS", ("cli.py",)),
+    ("FLAGS", ("cli/",)),
     ("ConfigDict", ("configs/",)),
     # By name, inside a function.
     ("tensorflow_datasets", ("data/tfds.py",)),
     ("pmap", ()),
     ("value_and_grad", ()),
-    ("print", ("__main__.py", "cli.py", "tools/", "training/report.py")),
+    ("print", ("cli/", "tools/", "training/report.py")),
   ],
 )
 def test_a_word_stays_in_its_room(text, places):
@@ -256,7 +255,7 @@ def test_a_word_stays_in_its_room(text, places):
 def test_the_commands_do_not_wait_for_tensorflow(children):
   code = """
 import importlib, pathlib, sys
-import diffdistill.cli
+import diffdistill.cli.reading
 for path in pathlib.Path(diffdistill.__file__).parent.glob("tools/*.py"):
   importlib.import_module(f"diffdistill.tools.{path.stem}")
 slow = {"tensorflow", "tensorflow_datasets", "clu", "sklearn", "torch"}

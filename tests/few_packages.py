@@ -42,11 +42,11 @@ def main(folder):
   from etils import epath
   from ml_collections import ConfigDict
 
-  from diffdistill import cli
+  from diffdistill.cli import main as command_line
   from diffdistill.configs import cifar10
   from diffdistill.tools import evaluate, report, sample, train
 
-  assert cli.COMMANDS
+  assert command_line.main
 
   # As in conftest.py: what is compiled is small, and used once.
   jax.config.update("jax_compilation_cache_dir", ".cache/jax")

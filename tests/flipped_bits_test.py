@@ -26,7 +26,7 @@ from PIL import Image as PillowImage
 from diffdistill.reporting.gather import gather
 from diffdistill.run import from_config
 from diffdistill.run.teacher_pairs import pair_store
-from diffdistill.system import hosts
+from diffdistill.system import refusals
 from diffdistill.system.refusals import line_of
 from diffdistill.tools import evaluate, train
 from diffdistill.training import checkpoint
@@ -68,7 +68,7 @@ def outcome_of(read) -> Outcome:
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
       result = read()
   except Exception as error:
-    if not hosts.is_refusal(error):
+    if not refusals.is_refusal(error):
       raise
     refusal = line_of(error)
   finally:

@@ -20,7 +20,8 @@ class Forked:
     self._context = multiprocessing.get_context("forkserver")
     self._context.set_forkserver_preload(
       [
-        "diffdistill.cli",
+        "diffdistill.cli.reading",
+        "diffdistill.run.agreement",
         *(
           f"diffdistill.tools.{path.stem}"
           for path in (PACKAGE / "tools").glob("*.py")

@@ -29,7 +29,7 @@ PATIENCE = 60
 PACKAGE = pathlib.Path(sampling.__file__).parents[1]
 # What a refusal says to do.
 REMEDY = re.compile(
-  r"pass|remove|did you mean|see diffdistill help|add it|name another|"
+  r"pass|remove|did you mean|see diffdistill|add it|name another|"
   r"leave|give|number|import|use |write|expected|run `|the earlier ones are"
 )
 
@@ -66,22 +66,20 @@ def seen():
   def train(config, workdir):
     calls.append((plain(config), shown(from_config.build(config))))
 
-  def sample(
-    workdir, name, images, steps, seed, label, guidance, interpolate, out
-  ):
+  def sample(workdir, **given):
     run = runs(recipe_of(workdir))
     told = run.guidance
-    if guidance is not None:
-      told = dataclasses.replace(told, weight=guidance)
-    if out.suffix not in (".png", ".npz"):
-      draw(workdir, name, images, steps, seed, label, None, None, out)
+    if given["guidance"] is not None:
+      told = dataclasses.replace(told, weight=given["guidance"])
+    if given["out"].suffix not in (".png", ".npz"):
+      draw(workdir, **given)
     sampler = run.stages[-1].objective.sampler
-    generator = run.generator(sampler, 1, label=label, guidance=told)
-    generator.noise(seed, 0)
-    calls.append((images, steps, seed, label, told, interpolate, out, name))
+    generator = run.generator(sampler, 1, label=given["label"], guidance=told)
+    generator.noise(given["seed"], 0)
+    calls.append((given, told))
 
-  def evaluate(workdir, images, steps, inception=None, reference=None):
-    given = {"num_images": images, "num_steps": steps}
+  def evaluate(workdir, num_images, num_steps, inception, reference):
+    given = {"num_images": num_images, "num_steps": num_steps}
     given = {k: v for k, v in given.items() if v is not None}
     run = runs(recipe_of(workdir))
     calls.append(dataclasses.replace(run.evaluation, **given))
@@ -89,7 +87,7 @@ def seen():
   def plan(config, topology, as_json):
     calls.append(topology_of(topology).devices)
 
-  def others(*given):
+  def others(**given):
     calls.append(given)
 
   with pytest.MonkeyPatch.context() as patch:
@@ -97,7 +95,7 @@ def seen():
       patch.setattr(f"diffdistill.tools.{name}.{name}", locals()[name])
     for name in ("export", "benchmark"):
       patch.setattr(f"diffdistill.tools.{name}.{name}", others)
-    patch.setattr(hosts, "join", lambda *places: calls.append(places))
+    patch.setattr(hosts, "join", lambda *place: calls.append(place))
     yield calls
 
 

@@ -10,8 +10,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import jax
@@ -24,7 +22,7 @@ from jax.experimental import multihost_utils
 
 from diffdistill.system import signals
 from diffdistill.system.links import Links
-from diffdistill.system.refusals import REMEDIES
+from diffdistill.system.refusals import is_refusal
 from diffdistill.system.relay import relayed
 
 T = TypeVar("T")
@@ -43,15 +41,6 @@ THREADS = 64
 # JAX's own: a process that has said nothing for so long is lost, and JAX aborts
 # those that still wait for it. links.py notices most of them before.
 HEARTBEAT_SECONDS = 100
-# What a system says that a person can mend, besides what has one of REMEDIES;
-# not a connection that broke.
-MENDABLE = (
-  FileNotFoundError,
-  FileExistsError,
-  PermissionError,
-  NotADirectoryError,
-  IsADirectoryError,
-)
 # Messages are padded to multiples of this: each length is compiled once.
 BLOCK = 1024
 
@@ -192,29 +181,6 @@ def on_first(act: Callable[[], T]) -> T:
   if "error" in outcome:
     raise _rebuilt(**outcome["error"])
   return outcome["result"]
-
-
-def is_refusal(error: Exception) -> bool:
-  """Whether a person can mend it: the system said no, or our own code did.
-
-  What libraries raise inside our code is a fault, and keeps its traceback; so
-  do the errors that Python raises by itself, such as a TypeError.
-  """
-  if isinstance(error, OSError):
-    if isinstance(error, MENDABLE) or error.errno in REMEDIES:
-      return True
-    if error.errno is not None:
-      return False
-  own = type(error).__module__.startswith("diffdistill.")
-  if not own and not isinstance(error, ValueError | OSError):
-    return False
-  innermost: TracebackType | None = error.__traceback__
-  while innermost is not None and innermost.tb_next is not None:
-    innermost = innermost.tb_next
-  if innermost is None:
-    return False
-  raised_in = Path(innermost.tb_frame.f_code.co_filename)
-  return Path(__file__).parents[1] in raised_in.parents
 
 
 def gathered(text: str) -> list[str]:

@@ -1,9 +1,11 @@
-"""What a refused command says: one line with what is wrong and the remedy."""
+"""Refusals: which errors a person can mend, and the line that says how."""
 
 import errno
+from pathlib import Path
+from types import TracebackType
 
 LONGEST_LINE = 1000
-# What a person does about an error of the system.
+# What a person can do about an error of the system, by its number.
 REMEDIES = {
   errno.ENOSPC: "make room there, and the same command goes on",
   errno.EDQUOT: "make room there, and the same command goes on",
@@ -19,6 +21,44 @@ REMEDIES = {
   errno.ENODEV: "mount its disk again, and run the same command again",
   errno.ENXIO: "mount its disk again, and run the same command again",
 }
+# Other errors of the system that a person can mend. A connection that broke is
+# none of them.
+MENDABLE = (
+  FileNotFoundError,
+  FileExistsError,
+  PermissionError,
+  NotADirectoryError,
+  IsADirectoryError,
+)
+
+
+class UsageError(ValueError):
+  """The command line is wrong: the command ends with status 2."""
+
+  status = 2
+
+
+def is_refusal(error: Exception) -> bool:
+  """Whether a person can mend it: the system said no, or our own code did.
+
+  An error that a library raises inside our code is a fault of ours and keeps
+  its traceback, and so does an error that Python raises, such as a TypeError.
+  """
+  if isinstance(error, OSError):
+    if isinstance(error, MENDABLE) or error.errno in REMEDIES:
+      return True
+    if error.errno is not None:
+      return False
+  own = type(error).__module__.startswith("diffdistill.")
+  if not own and not isinstance(error, ValueError | OSError):
+    return False
+  innermost: TracebackType | None = error.__traceback__
+  while innermost is not None and innermost.tb_next is not None:
+    innermost = innermost.tb_next
+  if innermost is None:
+    return False
+  raised_in = Path(innermost.tb_frame.f_code.co_filename)
+  return Path(__file__).parents[1] in raised_in.parents
 
 
 def line_of(error: Exception | str) -> str:
@@ -31,7 +71,7 @@ def line_of(error: Exception | str) -> str:
     return " ".join(f"{place}: {error.strerror}; {remedy}".split())
   line = " ".join(str(error).split()) or type(error).__name__
   half = LONGEST_LINE // 2
-  # Of a long value both ends say enough.
+  # A long line is cut in its middle.
   return (
     line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
   )

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from diffdistill.run import from_config
 from diffdistill.system.files import json_of
 from diffdistill.tools.timing import benchmark as measure
@@ -15,11 +17,12 @@ def benchmark(
   stage: str | None,
   num_updates: int,
   num_steps: tuple[int, ...],
-  profile: Path | None,
+  profile: epath.Path | None,
 ) -> None:
   """Prints, as JSON, how fast a recipe trains and samples, see timing.py."""
   run = from_config.build(config)
   run.source.check()
-  result = measure(run, stage, num_updates, TURNS, num_steps, profile)
+  traces = None if profile is None else Path(profile)
+  result = measure(run, stage, num_updates, TURNS, num_steps, traces)
   # A report reads it, where it is put into a workdir.
   print(json_of(result))

@@ -21,8 +21,8 @@ def evaluate(
   workdir: epath.Path,
   num_images: int | None,
   num_steps: tuple[int, ...] | None,
-  inception: str | None = None,
-  reference: str | None = None,
+  inception: str | epath.Path | None = None,
+  reference: str | epath.Path | None = None,
 ) -> None:
   """Judges the teacher and every finished student; writes and prints it.
 
@@ -49,12 +49,12 @@ def evaluate(
   if inception is None and not run.evaluation.inception:
     variable = "DIFFDISTILL_INCEPTION"
     inception = os.environ.get(variable)
-    inception = inception and str(places.place(variable, inception))
+    inception = inception and places.place(variable, inception)
   given: dict[str, Any] = {
     "num_images": num_images,
     "num_steps": num_steps,
-    "inception": inception,
-    "reference": reference,
+    "inception": inception and str(inception),
+    "reference": reference and str(reference),
   }
   given = {name: value for name, value in given.items() if value is not None}
   settings = dataclasses.replace(run.evaluation, **given)

@@ -12,7 +12,7 @@ from diffdistill.run.kept_names import check_out
 from diffdistill.tools.speaking import answer, say
 
 
-def pack(config: Any, out: str) -> None:
+def pack(config: Any, out: epath.Path) -> None:
   """Writes a config's images as files of bytes, see data/packed.py.
 
   Args:
@@ -22,10 +22,11 @@ def pack(config: Any, out: str) -> None:
   Raises:
     ValueError: for another ending, or without {split} where there are two.
   """
+  name = str(out)
   for split in ("train", "test"):
-    check_out(epath.Path(out.replace(SPLIT, split)))
+    check_out(epath.Path(name.replace(SPLIT, split)))
   run = from_config.build(config)
   facts = describe(run.source, counted=False)
   say(facts.summary(run.devices))
-  for line in pack_source(run.source, out, say):
+  for line in pack_source(run.source, name, say):
     answer(line)

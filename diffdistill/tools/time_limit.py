@@ -28,6 +28,7 @@ from etils import epath
 
 from diffdistill.system import signals
 from diffdistill.system.files import in_bucket, write_atomically
+from diffdistill.system.refusals import UsageError
 
 PROGRAM = (sys.executable, "-m", "diffdistill")
 CHECK = (sys.executable, "-m", "diffdistill.tools.device")
@@ -101,8 +102,14 @@ def run(
 
   Raises:
     StoppedError: where time is over, or a signal or a failure ends the piece.
+    UsageError: where all the minutes are kept for saving.
     ValueError: where another piece is at work on the workdir.
   """
+  if minutes and 60 * minutes <= reserve:
+    raise UsageError(
+      f"--minutes is {minutes:g}, which is no more than --reserve={reserve}"
+      " seconds; pass more minutes"
+    )
   if listener := signals.listener():
     listener.leave()  # a signal tells the child, and this process waits for it
   limit = TimeLimit(minutes=minutes, reserve=reserve, begun=time.monotonic())

@@ -187,7 +187,6 @@ def test_what_is_there_already_is_not_written_over(refuse, workdir, tmp_path):
 @pytest.mark.parametrize(
   ("flags", "match"),
   [
-    ("--format=onnx", "format is 'onnx'; pass one of diffusers"),
     ("--round=halve/064", "round is 'halve/064'"),
     ("--format=diffusers", "the model is a mlp"),
   ],
@@ -196,6 +195,11 @@ def test_exports_that_cannot_be_are_refused(refuse, workdir, out, flags, match):
   arguments = (f"--workdir={workdir}", flags, f"--out={out}")
   assert match in refuse(1, "export", *arguments)
   assert not out.exists()
+
+
+def test_an_unknown_format_is_refused(workdir, out):
+  with pytest.raises(ValueError, match="format is 'onnx'; pass one of diffus"):
+    export.export(workdir, None, None, "onnx", out)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The command line; everything follows from the table in commands.py."""

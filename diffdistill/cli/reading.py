@@ -1,0 +1,272 @@
+"""Reads the flags of a command: from words to the arguments of its function.
+
+absl and ml_collections split the words and read the config. The table of
+commands says what the values may be. JAX is not imported, so that wrong flags
+are refused at once.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags as absl_flags
+from ml_collections import config_flags
+
+from diffdistill.cli.command import HOSTS, Command, Flag
+from diffdistill.cli.commands import COMMANDS
+from diffdistill.cli.usage import similar
+from diffdistill.ranges import brief
+from diffdistill.run import recipes
+from diffdistill.system.places import place, places
+from diffdistill.system.refusals import UsageError
+
+# --config, --config.FIELD, and --noconfig.FIELD for False.
+_CONFIG = re.compile(r"--?((?:no)?config(?:\.[^=]*)?)(?:=(.*))?", re.DOTALL)
+_FLAG = re.compile(r"--?[A-Za-z]")
+# absl takes these flags from every program.
+_OF_ABSL = ("flagfile", "undefok")
+# What a library says about a value, and what to pass instead.
+_UNREADABLE = (
+  ("invalid literal for int", "pass a whole number"),
+  ("could not convert string to float", "pass a number"),
+  ("Non-boolean argument", "pass True or False"),
+)
+
+
+def read(name: str, words: Sequence[str]) -> dict[str, Any]:
+  """The checked value of each flag of a command; places are still texts.
+
+  Args:
+    name: of the command.
+    words: those of the command line that follow it.
+
+  Raises:
+    UsageError: where a flag is wrong or missing.
+  """
+  config, others = _split(words)
+  parsed = _parsed(name, config, others)
+  values: dict[str, Any] = {}
+  for flag in COMMANDS[name].flags:
+    value = parsed[flag.name]
+    if value is None and flag.required:
+      raise UsageError(
+        f"--{flag.name} is missing; see diffdistill {name} --help"
+      )
+    if flag.kind == "config words":
+      values[flag.name] = config
+    elif value is None or flag.kind in ("config", "switch"):
+      values[flag.name] = flag.default if value is None else value
+    else:
+      values[flag.name] = _value(flag, value)
+  return values
+
+
+def arguments(command: Command, values: Mapping[str, Any]) -> dict[str, Any]:
+  """What to call a command's function with, by parameter.
+
+  Args:
+    command: the command.
+    values: what `read` returned.
+
+  Raises:
+    ValueError: for a place that cannot be reached.
+  """
+  return {
+    flag.parameter or flag.name: _resolved(flag, values[flag.name])
+    for flag in command.flags
+    if flag not in HOSTS
+  }
+
+
+def _resolved(flag: Flag, value: Any) -> Any:
+  if value is None:
+    return None
+  if flag.kind == "place":
+    return place(f"--{flag.name}", value)
+  if flag.kind == "places":
+    return places(f"--{flag.name}", value)
+  return value
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+  """The words of the config, and all other words.
+
+  The config itself comes first: ml_collections needs it to know its fields.
+  """
+  config: list[str] = []
+  fields, others = [], []
+  rest = list(words)
+  while rest:
+    word = rest.pop(0)
+    found = _CONFIG.fullmatch(word)
+    if not found:
+      others.append(word)
+      continue
+    name, value = found.groups()
+    if value is None and rest and not _FLAG.match(rest[0]):
+      value = rest.pop(0)
+    if value is not None and name == "config":
+      config.append(f"--config={value}")
+    elif value is None:
+      fields.append(f"--{name}")
+    else:
+      fields.append(f"--{name}={value}")
+  if len(config) > 1:
+    raise UsageError(f"--config is given {len(config)} times; pass it once")
+  return config + fields, others
+
+
+def _parsed(
+  name: str, config: Sequence[str], others: Sequence[str]
+) -> dict[str, Any]:
+  """What absl reads: the config, switches, and the other flags as texts.
+
+  Raises:
+    UsageError: for a word that is no flag of the command, and for a config
+      that cannot be read.
+  """
+  words = [name, *map(_located, config), *others]
+  for word in others:
+    flag = word.lstrip("-").partition("=")[0]
+    if word.startswith("-") and flag in _OF_ABSL:
+      raise UsageError(_unknown(name, flag))
+  values = absl_flags.FlagValues()
+  try:
+    for flag in COMMANDS[name].flags:
+      _define(flag, values, words)
+    _, *rest = values(words)
+    if "config" in values:
+      # A config file that cannot be read raises an error where it is used.
+      hasattr(values["config"].value, "items")
+  except absl_flags.UnrecognizedFlagError as error:
+    raise UsageError(_unknown(name, error.flagname)) from error
+  except Exception as error:
+    # A config file is Python: it can raise anything.
+    raise UsageError(_problem(error, words)) from error
+  if rest:
+    raise UsageError(f"{brief(rest[0])} is no flag; pass --name=value")
+  # Libraries that log, such as absl's own, wait for flags to be read.
+  absl_flags.FLAGS.mark_as_parsed()
+  return {flag: values[flag].value for flag in values}
+
+
+def _located(word: str) -> str:
+  """A word of the config, in which --config names a file."""
+  flag, _, value = word.partition("=")
+  if flag != "--config" or not value:
+    return word
+  try:
+    return f"{flag}={recipes.located(value)}"
+  except ValueError as error:
+    raise UsageError(str(error)) from error
+
+
+def _define(
+  flag: Flag, values: absl_flags.FlagValues, words: Sequence[str]
+) -> None:
+  if flag.kind in ("config", "config words"):
+    config_flags.DEFINE_config_file(
+      flag.name, None, flag.help, flag_values=values, sys_argv=list(words)
+    )
+  elif flag.kind == "switch":
+    absl_flags.DEFINE_bool(
+      flag.name, bool(flag.default), flag.help, flag_values=values
+    )
+  else:
+    absl_flags.DEFINE_multi_string(
+      flag.name, None, flag.help, flag_values=values
+    )
+
+
+def _value(flag: Flag, texts: Sequence[str]) -> Any:
+  """The value of a flag that was given, as many times as there are texts."""
+  text, *others = texts
+  if "" in texts:
+    raise UsageError(f"--{flag.name} is empty; pass a value, or leave it out")
+  if flag.kind == "places":
+    return texts
+  if others:
+    raise UsageError(f"--{flag.name} is given {len(texts)} times; pass it once")
+  if flag.choices and text not in flag.choices:
+    raise UsageError(
+      f"--{flag.name} is {brief(text)}; pass one of {', '.join(flag.choices)}"
+    )
+  if flag.range is None:
+    return text
+  value = _number(flag, text)
+  for number in value if isinstance(value, tuple) else (value,):
+    refusal = flag.range.refusal(number)
+    if refusal:
+      raise UsageError(f"--{flag.name} is {brief(number)}; {refusal}")
+  return value
+
+
+def _number(flag: Flag, text: str) -> int | float | tuple[int, ...]:
+  """The number, or the numbers, that a text is."""
+  remedy = "pass a number"
+  if flag.kind == "float":
+    try:
+      return float(text)
+    except ValueError:
+      pass
+  elif flag.kind == "int":
+    remedy = "pass a whole number"
+    if _whole(text):
+      return int(text)
+  else:
+    remedy = "pass whole numbers: 1,2,4"
+    parts = [part.strip() for part in text.split(",")]
+    if all(map(_whole, parts)):
+      return tuple(map(int, parts))
+  raise UsageError(f"--{flag.name} is {brief(text)}; {remedy}")
+
+
+def _whole(text: str) -> bool:
+  # Python refuses a number of more than 4,300 digits.
+  return bool(re.fullmatch(r"[+-]?[0-9]{1,1000}", text))
+
+
+def _unknown(name: str, flag: str) -> str:
+  """What to say about a flag that a command does not have."""
+  known = flag.split(".")[0]
+  own = [each.name for each in COMMANDS[name].flags]
+  if known == "config" and known in own:
+    # ml_collections knows its fields once it is given.
+    return f"--config is missing; see diffdistill {name} --help"
+  if any(known == e.name for each in COMMANDS.values() for e in each.flags):
+    reads = ", ".join(f"--{each}" for each in own) or "no flag"
+    return f"{name} does not read --{known}; pass {reads}"
+  close = similar(flag, own)
+  help_ = f"see diffdistill {name} --help"
+  remedy = f"did you mean --{close}?" if close else help_
+  return f"--{flag} is no flag of {name}; {remedy}"
+
+
+def _problem(error: Exception, words: Sequence[str]) -> str:
+  """What absl, ml_collections or a config file say, in one plain line."""
+  # One error may hold another, and str() would quote the text of a KeyError.
+  while error.args and isinstance(error.args[0], Exception):
+    error = error.args[0]
+  message = str(error.args[0] if isinstance(error, KeyError) else error)
+  lines = message.strip().splitlines() or [""]
+  for flag in (word.split("=")[0] for word in words):
+    if "config." in flag and lines[0].strip("'\"") in flag.split("."):
+      close = re.search(r'Did you mean "(.+?)"', lines[-1])
+      remedy = f"did you mean {close[1]}?" if close else "add it to its file"
+      return f"{flag} is no field of the config; {remedy}"
+  if missing := re.match(r"Missing value for flag (\S+)", message):
+    return f"{missing[1]} has no value; pass {missing[1]}=VALUE"
+  # A value may have several lines.
+  flag, _, problem = " ".join(lines).removeprefix("flag ").partition(": ")
+  for unreadable, remedy in _UNREADABLE:
+    if unreadable in problem:
+      return f"{flag} cannot be read; {remedy}"
+  if problem.startswith("Error whilst parsing config file"):
+    # A traceback follows; its last line is "ValueError: what is wrong".
+    return f"{flag}: {lines[-1].partition(': ')[2]}"
+  if isinstance(error, absl_flags.Error):
+    return message
+  return (
+    f"--config cannot be read ({type(error).__name__}: {lines[-1].strip()});"
+    " pass a recipe, such as digits:progressive, or FILE.py:RECIPE"
+  )

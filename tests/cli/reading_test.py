@@ -1,0 +1,96 @@
+"""What the words of a command line mean to the command's function."""
+
+import pathlib
+
+import pytest
+from etils import epath
+
+from diffdistill.cli import reading
+from diffdistill.cli.commands import COMMANDS
+
+CONFIG = "digits:progressive"
+# ml_collections loads a config file by a method that Python deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
+
+
+def arguments(name, *words):
+  return reading.arguments(COMMANDS[name], reading.read(name, words))
+
+
+def test_flags_that_are_not_given_have_their_defaults():
+  assert arguments("sample", "--workdir=runs/x") == {
+    "workdir": epath.Path("runs/x"),
+    "round_name": None,
+    "num_images": 64,
+    "num_steps": None,
+    "seed": 0,
+    "label": None,
+    "guidance": None,
+    "interpolate": None,
+    "out": epath.Path("samples.png"),
+  }
+  assert arguments("benchmark", f"--config={CONFIG}")["num_steps"] == (
+    1,
+    2,
+    4,
+    8,
+  )
+
+
+def test_each_kind_of_flag_has_its_type():
+  given = arguments(
+    *("sample", "-workdir", "~/x", "--seed=+07", "--guidance=1e-1"),
+    *("--round=teacher", "--out=file:///tmp/a.png"),
+  )
+  assert given["workdir"] == epath.Path(pathlib.Path.home() / "x")
+  assert given["out"] == epath.Path("/tmp/a.png")
+  assert (given["seed"], given["guidance"]) == (7, 0.1)
+  assert given["round_name"] == "teacher"
+  words = ("evaluate", "--workdir=x", "--num_steps=1, 2,4")
+  assert arguments(*words)["num_steps"] == (1, 2, 4)
+  words = ("plan", f"--config={CONFIG}", "--topology=cpu:8")
+  assert arguments(*words)["as_json"] is False
+  for switch, value in (
+    ("--json", True),
+    ("--nojson", False),
+    ("--json=true", True),
+  ):
+    assert arguments(*words, switch)["as_json"] is value
+  words = ("report", "--workdir=a,b", "--workdir", "c")
+  assert arguments(*words)["workdirs"] == [*map(epath.Path, "abc")]
+
+
+@pytest.mark.parametrize(
+  "words",
+  [
+    ("--config.seed=5", "--workdir=x", f"--config={CONFIG}"),
+    ("-config", CONFIG, "--workdir", "x", "--config.seed", "5"),
+    ("--config.seed=4", f"-config={CONFIG}", "--config.seed=5", "--workdir=x"),
+  ],
+)
+def test_fields_of_the_config_are_changed_wherever_they_stand(words):
+  given = arguments("train", *words)
+  assert given["config"].seed == 5
+  assert given["workdir"] == epath.Path("x")
+
+
+def test_fields_that_are_true_or_false_need_no_value():
+  given = arguments(
+    *("train", f"--config={CONFIG}", "--config.data.flip"),
+    *("--noconfig.data.conditional", "--workdir=x"),
+  )
+  assert given["config"].data.flip is True
+  assert given["config"].data.conditional is False
+
+
+def test_a_command_that_runs_others_gets_the_words_of_the_config():
+  given = arguments(
+    *("run", "--config.seed", "1", "--workdir=x", "-config", CONFIG),
+    *("--config.data.flip", "--cpu"),
+  )
+  assert given["config"] == [
+    f"--config={CONFIG}",
+    "--config.seed=1",
+    "--config.data.flip",
+  ]
+  assert given["cpu"] is True
