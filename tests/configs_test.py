@@ -29,7 +29,6 @@ from diffdistill.training.sharding import (
   shard_batch,
   tree_shardings,
 )
-from diffdistill.training.stage import Pairs
 from diffdistill.training.state import create_state
 from diffdistill.training.step import make_update
 
@@ -190,7 +189,7 @@ def traced_updates(built, seen):
   for stage in built.stages:
     first, *others = rounds_of(built, stage.name)
     frozen = {name: products[made] for name, made in first.frozen.items()}
-    if isinstance(stage, Pairs):
+    if stage.makes == "pairs":
       products[stage.name] = traced_pairs(built, stage, frozen["teacher"])
       continue
     batch = built.batches(BATCH, 0).batch(0)

@@ -11,12 +11,12 @@ from diffdistill.arrays import Params
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.evaluation.generator import Generator
 from diffdistill.objectives import OBJECTIVES
-from diffdistill.objectives.objective import product_tree
 from diffdistill.run.experiment import Experiment
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training import checkpoint
 from diffdistill.training.report import costs
-from diffdistill.training.stage import Round, Stage
+from diffdistill.training.stage import Round
+from diffdistill.training.training_stage import Training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,16 +46,14 @@ class Contestant:
 
 def finished_models(
   run: Experiment, workdir: epath.Path, say: Callable[[str], None]
-) -> dict[str, tuple[Stage, Round]]:
+) -> dict[str, tuple[Training, Round]]:
   """The finished rounds that make images, in the order of the recipe.
 
   Raises:
     ValueError: where there are none.
   """
   result = {}
-  for name, (stage, round_) in run.rounds.items():
-    if not isinstance(stage, Stage) or stage.objective.sampler is None:
-      continue
+  for name, (stage, round_) in run.models.items():
     if checkpoint.has_final(workdir / name):
       result[name] = (stage, round_)
     else:
@@ -102,7 +100,7 @@ def contestants(
     sampled = f"{sampler} {guidance}"
     if not sampler.deterministic:
       sampled += f" in batches of {maker.batch_size}"
-    product = product_tree(stage.objective)
+    product = stage.product
     here, left = checkpoint.products_of(workdir / name)
     versions = [(name, product)]
     if f"last_{product}" in here | left:
@@ -129,7 +127,7 @@ def contestants(
 
 
 def _facts(
-  stage: Stage, spent: Sequence[tuple[int | float, int | float]]
+  stage: Training, spent: Sequence[tuple[int | float, int | float]]
 ) -> dict[str, Any]:
   """The paper of a model, and what its chain of rounds cost.
 

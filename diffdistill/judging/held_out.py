@@ -38,10 +38,7 @@ def check_judge(
   selecting = [
     other.name
     for other in run.stages
-    if isinstance(other, Stage)
-    and other.name in to_do
-    and other.select
-    and other.select.by == "distance"
+    if other.name in to_do and other.select and other.select.by == "distance"
   ]
   if run.evaluation.inception:
     selecting = []

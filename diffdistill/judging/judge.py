@@ -32,7 +32,6 @@ from diffdistill.judging.references import (
   require_enough_images,
 )
 from diffdistill.networks.inception import FEATURES, RESIZER, inception
-from diffdistill.objectives.objective import classifier_of
 from diffdistill.run.experiment import Experiment
 from diffdistill.system import hosts
 from diffdistill.system.files import digest_of
@@ -192,7 +191,7 @@ def check_inception(run: Experiment) -> None:
   if not run.evaluation.reference:
     counts["the number of training images"] = len(run.source)
   for stage in run.stages:
-    if isinstance(stage, Stage) and stage.select:
+    if stage.select:
       field = f"stages.{stage.name}.select.num_images"
       counts[field] = stage.select.num_images
   for field, count in counts.items():
@@ -285,7 +284,7 @@ def _inception(run: Experiment) -> _Network:
 def _own(run: Experiment, workdir: epath.Path) -> _Network:
   """The run's own classifier, in float32 however it was trained."""
   stage = _classifier_stage(run, workdir)
-  classifier = classifier_of(stage.objective)
+  classifier = stage.classifier
   if hasattr(classifier.module, "dtype"):
     module = classifier.module.clone(dtype="float32")
     classifier = dataclasses.replace(classifier, module=module)

@@ -12,7 +12,8 @@ from diffdistill.evaluation.metrics import distance
 from diffdistill.judging.judge import judge_of, nothing
 from diffdistill.run.experiment import Experiment
 from diffdistill.sampling.sampler import Sampler
-from diffdistill.training.stage import Round, Stage
+from diffdistill.training.stage import Round
+from diffdistill.training.training_stage import Training
 
 # Not a setting: a stochastic sampler's images depend on it, and on them which
 # weights are kept.
@@ -48,7 +49,7 @@ class Scorer:
 
     self._generator = generator
 
-  def begins(self, stage: Stage) -> None:
+  def begins(self, stage: Training) -> None:
     """Refuses a stage that would select by a judge that is not trusted.
 
     Raises:
@@ -58,7 +59,7 @@ class Scorer:
       self._judge().require_trust(stage.name)
 
   def __call__(
-    self, stage: Stage, round_: Round, params: Params, num_images: int
+    self, stage: Training, round_: Round, params: Params, num_images: int
   ) -> float:
     run, sampler = self._run, stage.objective.sampler
     assert sampler is not None  # only images can be selected by distance

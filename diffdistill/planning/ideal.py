@@ -33,14 +33,14 @@ from diffdistill.training.sharding import (
   shard_batch,
   tree_shardings,
 )
-from diffdistill.training.stage import Stage
 from diffdistill.training.state import in_dtype
+from diffdistill.training.training_stage import Training
 
 # A student of this many steps, whose teacher is guided.
 NUM_STEPS = 4
 
 
-def random_frozen(run: Experiment, stage: Stage) -> dict[str, Params]:
+def random_frozen(run: Experiment, stage: Training) -> dict[str, Params]:
   """Weights of the right shapes for what a stage is given, with no meaning."""
   key = jax.random.key(run.seed)
   return {
@@ -60,7 +60,7 @@ def _drawn(run: Experiment, init: Callable[[Key], Params], key: Key) -> Params:
   return jax.jit(init, out_shardings=places)(key)
 
 
-def first_batch(run: Experiment, stage: Stage) -> Batch:
+def first_batch(run: Experiment, stage: Training) -> Batch:
   """One batch of the kind that a stage consumes, stored as it is, on the mesh.
 
   Of pairs, the images are those of the data: no teacher has made any.
@@ -79,7 +79,7 @@ def first_batch(run: Experiment, stage: Stage) -> Batch:
 
 def share_of_ideal(
   run: Experiment,
-  stage: Stage,
+  stage: Training,
   functions: StageFunctions,
   num_updates: int,
   turns: int,

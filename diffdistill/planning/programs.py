@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,10 +13,9 @@ from diffdistill.arrays import Params
 from diffdistill.evaluation.generator import Generator
 from diffdistill.objectives.objective import Now, Turn
 from diffdistill.run.experiment import Experiment
-from diffdistill.sampling.sampler import Sampler
 from diffdistill.training.curriculum import curriculum
+from diffdistill.training.pairs_stage import Pairs
 from diffdistill.training.sharding import batch_sharding, replicated
-from diffdistill.training.stage import Pairs, Stage
 from diffdistill.training.state import (
   create_state,
   in_dtype,
@@ -24,6 +23,7 @@ from diffdistill.training.state import (
 )
 from diffdistill.training.step import make_update
 from diffdistill.training.trainer import check_batches
+from diffdistill.training.training_stage import Training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,21 +60,25 @@ def programs(run: Experiment) -> Iterator[Program]:
     ValueError: for a batch that the devices do not divide.
   """
   check_batches(run.stages, run.mesh)
-  last: Sampler | None = None
   for stage in run.stages:
-    if isinstance(stage, Pairs):
-      yield _pairs(run, stage)
-      continue
-    for turn in dict.fromkeys(stage.objective.cycle):
-      if not stage.source:
-        yield _update(run, stage, turn)
-    last = stage.objective.sampler or last
+    yield from stage.by_kind(
+      train=functools.partial(_updates, run),
+      take=lambda stage: [],
+      make=lambda stage: [_pairs(run, stage)],
+    )
+  samplers = [stage.objective.sampler for stage, _ in run.models.values()]
+  last = samplers[-1] if samplers else None
   if last is not None:
     generator = run.generator(last, run.evaluation.batch_size)
     yield _sampling(run, "sampler", "", generator, 0.0)
 
 
-def _update(run: Experiment, stage: Stage, turn: Turn) -> Program:
+def _updates(run: Experiment, stage: Training) -> Sequence[Program]:
+  turns = dict.fromkeys(stage.objective.cycle)
+  return [_update(run, stage, turn) for turn in turns]
+
+
+def _update(run: Experiment, stage: Training, turn: Turn) -> Program:
   objective, optimizers = stage.objective, stage.all_optimizers
   frozen, key = _frozen(run, stage), _key(run)
   shapes = jax.eval_shape(
@@ -141,7 +145,7 @@ def _sampling(
   )
 
 
-def _frozen(run: Experiment, stage: Stage) -> dict[str, Params]:
+def _frozen(run: Experiment, stage: Training) -> dict[str, Params]:
   """The shapes of what a stage is given, by name."""
   return {
     name: jax.eval_shape(stage.objective.frozen_init(name), _key(run))
@@ -154,7 +158,7 @@ def _denoiser_shapes(run: Experiment) -> Params:
 
 
 def batch_shapes(
-  run: Experiment, stage: Stage
+  run: Experiment, stage: Training
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """A batch of a stage, as the pipelines of images and pairs hand it over."""
   shape = (stage.batch_size, *run.source.image_shape)

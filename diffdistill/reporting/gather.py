@@ -19,10 +19,9 @@ from diffdistill.run import from_config
 from diffdistill.run.experiment import Experiment
 from diffdistill.run.workdir import stored_config
 from diffdistill.training import checkpoint
-from diffdistill.training.clock import SHARDS, UPDATES, recorded
 from diffdistill.training.records import FILE as RECORDS
 from diffdistill.training.records import read_records
-from diffdistill.training.stage import Pairs, Round, Stage
+from diffdistill.training.stage import Round, Stage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -210,21 +209,16 @@ def _rounds(
   """The rounds of the config, then those that only have records."""
   logs: dict[str, RoundLog] = {}
   for name, (stage, round_) in experiment.rounds.items() if experiment else ():
-    if isinstance(stage, Pairs):
-      sampler, unit = None, "pairs"
-      most = stage.num_pairs + stage.held_out
-    else:
-      sampler, unit = stage.objective.sampler, "updates"
-      most = round_.num_updates
+    most = stage.most(round_)
     # Where the clock ends the round, the config has only an upper limit.
     timed = round_.seconds > 0
     logs[name] = RoundLog(
       name=name,
       stage=stage.name,
-      unit=unit,
+      unit=stage.unit,
       planned=_settled(workdir, stage, round_, notes) if timed else most,
       most=most,
-      makes_images=sampler is not None,
+      makes_images=stage.makes == "denoiser",
     )
   for name in dict.fromkeys(record["round"] for record in records):
     logs.setdefault(name, RoundLog(name=name, stage=name.split("/")[0]))
@@ -240,18 +234,14 @@ def _rounds(
 
 
 def _settled(
-  workdir: epath.Path, stage: Stage | Pairs, round_: Round, notes: list[str]
+  workdir: epath.Path, stage: Stage, round_: Round, notes: list[str]
 ) -> int | None:
   """The length of a round that the clock ends; None until it is settled."""
-  what = SHARDS if isinstance(stage, Pairs) else UPDATES
   try:
-    count = recorded(workdir / round_.name, what)
+    return stage.settled(workdir / round_.name)
   except ValueError as error:
     notes.append(f"{error}.")
     return None
-  if count is None or not isinstance(stage, Pairs):
-    return count
-  return count * stage.shard_size + stage.held_out
 
 
 def _written(workdir: epath.Path) -> datetime.datetime | None:

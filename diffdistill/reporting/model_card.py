@@ -17,10 +17,11 @@ from etils import epath
 from diffdistill.evaluation.grids import table
 from diffdistill.judging.summaries import FILE, read_summary
 from diffdistill.run.experiment import Experiment
-from diffdistill.training.clock import SHARDS, recorded
 from diffdistill.training.done import done
+from diffdistill.training.pairs_stage import Pairs
 from diffdistill.training.report import costs
-from diffdistill.training.stage import OUTSIDE, Pairs, Round, Stage
+from diffdistill.training.stage import OUTSIDE, Round
+from diffdistill.training.training_stage import Training
 
 # The licence in the front matter where nobody has stated one.
 NO_LICENSE = "unknown"
@@ -59,7 +60,7 @@ def model_card(
   run: Experiment,
   workdir: epath.Path,
   round_: Round,
-  stage: Stage,
+  stage: Training,
   num_steps: int,
   kind: str,
 ) -> str:
@@ -130,8 +131,7 @@ def _outside(run: Experiment, name: str) -> str:
   """The kind of place outside the run where its weights came from, or ""."""
   for made in run.lineage(name):
     stage, round_ = run.rounds[made]
-    source = stage.source if isinstance(stage, Stage) else ""
-    for place in (source, round_.frozen.get("teacher", "")):
+    for place in (stage.source, round_.frozen.get("teacher", "")):
       if place.startswith(OUTSIDE):
         return place.partition(":")[0]
   return ""
@@ -191,25 +191,29 @@ def _as_run(
   """The fields of one stage, with the updates that its rounds did."""
   stage, _ = run.rounds[rounds[0]]
   fields = dict(run.config["stages"][name])
-  if isinstance(stage, Pairs):
-    if stage.minutes:
-      shards = recorded(workdir / name, SHARDS)
-      made = shards and shards * stage.shard_size
-      fields["num_pairs"] = made or "not recorded"
-    return fields
-  if stage.source:
+
+  def trained(stage: Training) -> dict[str, Any]:
+    fields.pop("source", None)
+    score = stage.select.by if stage.select else ""
+    spent = {n: done(workdir, n, score) for n in rounds}
+    # The config has only a limit, and long rounds have twice as many.
+    fields["num_updates"] = {
+      n: work.updates or "not recorded" for n, work in spent.items()
+    }
+    chosen = {n: work.chosen for n, work in spent.items() if work.chosen}
+    return {**fields, "weights_of_update": chosen} if chosen else fields
+
+  def taken(stage: Training) -> dict[str, Any]:
     return {"source": stage.source}
-  fields.pop("source", None)
-  score = stage.select.by if stage.select else ""
-  spent = {n: done(workdir, n, score) for n in rounds}
-  # The config has only a limit, and long rounds have twice as many.
-  fields["num_updates"] = {
-    n: work.updates or "not recorded" for n, work in spent.items()
-  }
-  chosen = {n: work.chosen for n, work in spent.items() if work.chosen}
-  if chosen:
-    fields["weights_of_update"] = chosen
-  return fields
+
+  def made(stage: Pairs) -> dict[str, Any]:
+    if not stage.minutes:
+      return fields
+    settled = stage.settled(workdir / name)
+    count = settled - stage.held_out if settled else "not recorded"
+    return {**fields, "num_pairs": count}
+
+  return stage.by_kind(train=trained, take=taken, make=made)
 
 
 def _public(value: Any, names: frozenset[str]) -> Any:
@@ -267,7 +271,7 @@ def without_folders(value: Any) -> Any:
   return value
 
 
-def _deviations(stage: Stage) -> str:
+def _deviations(stage: Training) -> str:
   """The sentences of the paper's file that begin "Unlike the paper,"."""
   cls = type(stage.objective)
   module = sys.modules[cls.__module__]

@@ -20,14 +20,14 @@ from diffdistill.evaluation.generator import Generator, Sample
 from diffdistill.evaluation.settings import Settings
 from diffdistill.fields import Fields
 from diffdistill.networks.classifier import LinenClassifier
-from diffdistill.objectives.objective import product_tree
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.system.files import digest_of
 from diffdistill.training import checkpoint
 from diffdistill.training.cadence import Cadence
 from diffdistill.training.curriculum import curriculum, judging_stage
 from diffdistill.training.sharding import Layout, process_rows
-from diffdistill.training.stage import Pairs, Round, Stage
+from diffdistill.training.stage import Round, Stage, trainings
+from diffdistill.training.training_stage import Training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Experiment:
 
   config: Fields
   seed: int
-  stages: tuple[Stage | Pairs, ...]
+  stages: tuple[Stage, ...]
   source: Source
   flip: bool
   denoiser: Denoiser
@@ -47,9 +47,19 @@ class Experiment:
   evaluation: Settings
 
   @functools.cached_property
-  def rounds(self) -> dict[str, tuple[Stage | Pairs, Round]]:
+  def rounds(self) -> dict[str, tuple[Stage, Round]]:
     """Every round by name, in order."""
     return {r.name: (stage, r) for stage, r in curriculum(self.stages)}
+
+  @functools.cached_property
+  def models(self) -> dict[str, tuple[Training, Round]]:
+    """Every round that makes images, by name, in order."""
+    stages = trainings(self.stages)
+    return {
+      name: (stages[stage.name], round_)
+      for name, (stage, round_) in self.rounds.items()
+      if stage.makes == "denoiser"
+    }
 
   @property
   def mesh(self) -> Mesh:
@@ -88,7 +98,7 @@ class Experiment:
       self.rounds[teacher][1].num_steps or not students
     ):
       yield from self.lineage(teacher, students=students)
-    if isinstance(stage, Stage) and stage.pairs:
+    if stage.pairs:
       yield stage.pairs
     yield name
 
@@ -181,10 +191,7 @@ class Experiment:
       last: those at its end, of a round whose product is its best.
     """
     stage, _ = self.rounds[round_name]
-    assert isinstance(stage, Stage)
-    name = product_tree(stage.objective)
-    if last:
-      name = f"last_{name}"
+    name = f"last_{stage.product}" if last else stage.product
     return checkpoint.load_final(workdir / round_name, name, self.layout)
 
 

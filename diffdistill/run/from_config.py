@@ -18,7 +18,6 @@ from diffdistill.denoiser import Denoiser
 from diffdistill.fields import Fields, plain
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.networks.network import Network
-from diffdistill.objectives.objective import classifier_of
 from diffdistill.run import environment
 from diffdistill.run.experiment import Experiment
 from diffdistill.run.imported_teacher import with_imported
@@ -44,7 +43,7 @@ from diffdistill.training.effects import (
   check_memory,
 )
 from diffdistill.training.sharding import Layout, make_mesh
-from diffdistill.training.stage import Pairs, Stage
+from diffdistill.training.stage import Stage
 
 
 def reopen(workdir: epath.Path) -> Experiment:
@@ -120,15 +119,11 @@ def _build(
     guidance=config.guidance,
     label_dropout=config.model.label_dropout,
   )
-  stages: list[Stage | Pairs] = []
+  stages: list[Stage] = []
   for name, section in stages_of_run(fields).items():
     stages.append(stage_of_section(name, section, given, source, stages))
   _check_stages(stages, config, source.image_shape)
-  networks = [denoiser.network, classifier] + [
-    classifier_of(stage.objective)
-    for stage in stages
-    if isinstance(stage, Stage)
-  ]
+  networks = [denoiser.network, classifier, *(s.classifier for s in stages)]
   return Experiment(
     config=json.loads(json.dumps(fields)),
     seed=config.seed,
@@ -162,7 +157,7 @@ def _denoiser(
 
 
 def _check_stages(
-  stages: Sequence[Stage | Pairs],
+  stages: Sequence[Stage],
   config: Config,
   image_shape: tuple[int, int, int],
 ) -> None:
@@ -175,7 +170,7 @@ def _check_stages(
   if not config.evaluation.inception:
     check_judges(tuple(stages))
   for stage in stages if config.ends_by_the_clock else ():
-    if not (stage.minutes or (isinstance(stage, Stage) and stage.source)):
+    if not (stage.minutes or stage.source):
       raise ValueError(
         f"stages.{stage.name}.minutes is {stage.minutes}, but this recipe ends"
         " by the clock; pass more than 0 (of num_updates it makes no more in"

@@ -35,7 +35,8 @@ from diffdistill.run.kept_names import check_stage_name
 from diffdistill.sampling import SAMPLERS
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training.cadence import Cadence
-from diffdistill.training.stage import Pairs, Stage
+from diffdistill.training.pairs_stage import Pairs
+from diffdistill.training.training_stage import Training
 
 # The names that `kind` may have in a section, and the class that each means.
 SCHEDULES = {
@@ -46,7 +47,7 @@ SCHEDULES = {
   "rectified_flow": RectifiedFlow,
 }
 PRECONDITIONS = {"identity": Identity, "edm": EDMPrecondition}
-STAGES = {"training": Stage, "pairs": Pairs}
+STAGES = {"training": Training, "pairs": Pairs}
 BUILDER = Builder(
   kinds={
     Source: SOURCES,

@@ -11,12 +11,13 @@ from diffdistill.fields.builder import settable, split
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.objectives.classification import Classification
-from diffdistill.objectives.objective import classifier_of
 from diffdistill.ranges import brief
 from diffdistill.run.model_section import classifier_of_section
 from diffdistill.run.sections import BUILDER, STAGES, OwnSections, raw_section
 from diffdistill.sampling.sampler import Sampler
-from diffdistill.training.stage import Pairs, Selection, Stage
+from diffdistill.training.pairs_stage import Pairs
+from diffdistill.training.selection import Selection
+from diffdistill.training.stage import Stage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,8 @@ def stage_of_section(
   fields: Fields,
   given: Given,
   source: Source,
-  earlier: list[Stage | Pairs],
-) -> Stage | Pairs:
+  earlier: list[Stage],
+) -> Stage:
   """A stage, and its objective, which is given the parts that it has fields of.
 
   Args:
@@ -88,7 +89,7 @@ def _with_own(
   fields: Fields,
   given: Given,
   source: Source,
-  earlier: list[Stage | Pairs],
+  earlier: list[Stage],
 ) -> Given:
   """What the run gives, but for what the stage has of its own."""
   sections = BUILDER.build(
@@ -105,8 +106,8 @@ def _with_own(
     # Reuse the architecture of the stage that trained this classifier.
     frozen = raw_section(fields, "frozen", path).get("classifier")
     for stage in earlier:
-      if isinstance(stage, Stage) and stage.name == frozen:
-        parts["classifier"] = classifier_of(stage.objective)
+      if stage.name == frozen:
+        parts["classifier"] = stage.classifier
   present = {name: part for name, part in parts.items() if part is not None}
   return dataclasses.replace(given, **present)
 

@@ -9,7 +9,8 @@ from diffdistill.data.pairs import PairStore
 from diffdistill.images import to_host
 from diffdistill.run.experiment import Experiment
 from diffdistill.training.fingerprint import fingerprint
-from diffdistill.training.stage import Pairs, Round
+from diffdistill.training.pairs_stage import Pairs
+from diffdistill.training.stage import Round
 
 
 def pair_store(

@@ -10,20 +10,19 @@ from diffdistill.fields import plain
 from diffdistill.interop import model_folder
 from diffdistill.interop.model import Model, misfits
 from diffdistill.interop.torch_resnet import load_resnet
-from diffdistill.objectives.objective import classifier_of
 from diffdistill.run.experiment import Experiment
 from diffdistill.run.workdir import stored_config
 from diffdistill.system import hosts
 from diffdistill.training import checkpoint
 from diffdistill.training.sharding import tree_shardings
-from diffdistill.training.stage import Pairs, Stage
+from diffdistill.training.stage import Stage
 
 # Fields of the model section that say what a denoiser's weights mean.
 MEANING = ("schedule", "output", "precondition")
 
 
 def load_outside(
-  run: Experiment, stage: Stage | Pairs, name: str, source: str
+  run: Experiment, stage: Stage, name: str, source: str
 ) -> Params:
   """Weights from outside the run, on this run's devices.
 
@@ -42,8 +41,7 @@ def load_outside(
   params = read(run, stage, name, epath.Path(place))
   network: Any = run.denoiser.network
   if name == "classifier":
-    assert isinstance(stage, Stage)
-    network = classifier_of(stage.objective)
+    network = stage.classifier
   wanted = jax.eval_shape(network.init, jax.random.key(0))
   for where, ours, theirs in misfits(wanted, params):
     raise ValueError(
@@ -55,7 +53,7 @@ def load_outside(
 
 
 def _of_another_run(
-  run: Experiment, stage: Stage | Pairs, name: str, round_dir: epath.Path
+  run: Experiment, stage: Stage, name: str, round_dir: epath.Path
 ) -> Params:
   """Weights of a finished round; of its student where a teacher is asked for.
 
@@ -81,12 +79,11 @@ def _of_another_run(
 
 
 def _imported(
-  run: Experiment, stage: Stage | Pairs, name: str, path: epath.Path
+  run: Experiment, stage: Stage, name: str, path: epath.Path
 ) -> Params:
   """Imported weights, placed on the devices."""
   if name == "classifier":
-    assert isinstance(stage, Stage)
-    params = load_resnet(path, classifier_of(stage.objective))
+    params = load_resnet(path, stage.classifier)
   else:
     model = model_folder.load(path)
     _check_imported(run, _field(stage, name), model)
@@ -123,7 +120,7 @@ def _check_imported(run: Experiment, field: str, model: Model) -> None:
       )
 
 
-def _field(stage: Stage | Pairs, name: str) -> str:
+def _field(stage: Stage, name: str) -> str:
   """The config's field that says where a stage has outside weights from."""
-  given = isinstance(stage, Stage) and stage.source
-  return f"stages.{stage.name}.{'source' if given else f'frozen.{name}'}"
+  field = "source" if stage.source else f"frozen.{name}"
+  return f"stages.{stage.name}.{field}"

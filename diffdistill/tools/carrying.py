@@ -16,13 +16,12 @@ from diffdistill.judging.comparison import unjudged
 from diffdistill.judging.contestants import contestants
 from diffdistill.judging.judge import identity_of
 from diffdistill.judging.judged_rows import FOLDER, judged_rows
-from diffdistill.objectives.objective import product_tree
 from diffdistill.run.experiment import Experiment
 from diffdistill.system.files import matching, whole_folder
 from diffdistill.system.lock import Say, idle
 from diffdistill.training import checkpoint
 from diffdistill.training.clock import FILE as CLOCK
-from diffdistill.training.stage import SECOND_MOMENTS, Stage
+from diffdistill.training.stage import SECOND_MOMENTS
 
 RECORDS = (
   "environment.json",
@@ -67,9 +66,8 @@ def _wanted(run: Experiment, workdir: epath.Path) -> dict[str, set[str]]:
 
   def want(source: str, product: str | None = None) -> None:
     stage, _ = run.rounds[source]
-    if isinstance(stage, Stage) and checkpoint.has_final(workdir / source):
-      name = product or product_tree(stage.objective)
-      result.setdefault(source, set()).add(name)
+    if checkpoint.has_final(workdir / source):
+      result.setdefault(source, set()).add(product or stage.product)
 
   for name, (stage, round_) in run.rounds.items():
     if checkpoint.has_final(workdir / name):
@@ -77,7 +75,7 @@ def _wanted(run: Experiment, workdir: epath.Path) -> dict[str, set[str]]:
     for what, source in round_.frozen.items():
       if source in run.rounds:
         want(source, SECOND_MOMENTS if what == SECOND_MOMENTS else None)
-    if isinstance(stage, Stage) and stage.pairs:
+    if stage.pairs:
       _, made = run.rounds[stage.pairs]
       want(made.frozen["teacher"])
   judge = run.judging_stage
@@ -86,9 +84,7 @@ def _wanted(run: Experiment, workdir: epath.Path) -> dict[str, set[str]]:
   for model in _unjudged(run, workdir):
     name, _, last = model.partition(" ")
     stage, _ = run.rounds[name]
-    assert isinstance(stage, Stage)  # it makes images
-    product = product_tree(stage.objective)
-    want(name, f"last_{product}" if last else None)
+    want(name, f"last_{stage.product}" if last else None)
   return result
 
 
@@ -101,10 +97,8 @@ def _unjudged(run: Experiment, workdir: epath.Path) -> list[str]:
     # None can be judged yet.
     return [
       f"{name} last" if product.startswith("last_") else name
-      for name, (stage, _) in run.rounds.items()
-      if isinstance(stage, Stage)
-      and stage.objective.sampler is not None
-      and checkpoint.has_final(workdir / name)
+      for name in run.models
+      if checkpoint.has_final(workdir / name)
       for product in checkpoint.products_of(workdir / name)[0]
     ]
   return unjudged(models, kept)

@@ -16,7 +16,8 @@ from diffdistill.run.experiment import Experiment
 from diffdistill.sampling import SAMPLERS
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.system.files import write_atomically
-from diffdistill.training.stage import Round, Stage
+from diffdistill.training.stage import Round
+from diffdistill.training.training_stage import Training
 
 FORMATS = ("diffusers", "safetensors", "stablehlo")
 
@@ -25,7 +26,7 @@ def export(
   run: Experiment,
   workdir: epath.Path,
   round_: Round,
-  stage: Stage,
+  stage: Training,
   num_steps: int,
   kind: str,
   out: epath.Path,

@@ -6,7 +6,8 @@ from diffdistill.judging.contestants import finished_models
 from diffdistill.run.experiment import Experiment
 from diffdistill.sampling.one_step import OneStep
 from diffdistill.tools.speaking import say
-from diffdistill.training.stage import Round, Stage
+from diffdistill.training.stage import Round
+from diffdistill.training.training_stage import Training
 
 
 def finished_model(
@@ -14,7 +15,7 @@ def finished_model(
   workdir: epath.Path,
   round_name: str | None,
   num_steps: int | None,
-) -> tuple[Stage, Round, int]:
+) -> tuple[Training, Round, int]:
   """A finished model and its sampler's steps; the last one by default."""
   models = finished_models(run, workdir, say)
   name = round_name or list(models)[-1]

@@ -41,14 +41,17 @@ from diffdistill.run.weights_of_another_run import load_outside
 from diffdistill.training.functions import StageFunctions
 from diffdistill.training.report import Report, Work
 from diffdistill.training.sharding import replicated
-from diffdistill.training.stage import Round, Stage
+from diffdistill.training.stage import Round, trainings
 from diffdistill.training.trainer import Trainer
+from diffdistill.training.training_stage import Training
 
 
 class Turns:
   """An observer of the loop that runs the bare update whenever it is shown."""
 
-  def __init__(self, run: Experiment, stage: Stage, functions: StageFunctions):
+  def __init__(
+    self, run: Experiment, stage: Training, functions: StageFunctions
+  ):
     key = jax.random.key(run.seed)
     self._update = functions.updates[stage.objective.cycle[0]]
     self._state = functions.init(key, {})
@@ -64,7 +67,7 @@ class Turns:
     self.bare: list[float] = []
 
   def __call__(
-    self, stage: Stage, round_: Round, params: Params, step: int
+    self, stage: Training, round_: Round, params: Params, step: int
   ) -> None:
     """Times the updates since the last turn, then as many bare ones."""
     jax.block_until_ready(params)
@@ -106,7 +109,9 @@ def benchmark(
     ValueError: for a stage that is not there or trains nothing.
   """
   trains = {
-    s.name: s for s in run.stages if isinstance(s, Stage) and not s.source
+    name: stage
+    for name, stage in trainings(run.stages).items()
+    if not stage.source
   }
   if name is not None and name not in trains:
     raise ValueError(f"stage is {name!r}; pass one of {', '.join(trains)}")
@@ -125,7 +130,7 @@ def benchmark(
 
 def _stage(
   run: Experiment,
-  stage: Stage,
+  stage: Training,
   num_updates: int,
   turns: int,
   profile: Path | None,
@@ -153,10 +158,8 @@ def _sampling(
   run: Experiment, num_steps: Sequence[int], turns: int
 ) -> list[dict[str, Any]]:
   """Images a second of the first sampler of the recipe, its teacher's."""
-  samplers = [
-    stage.objective.sampler for stage in run.stages if isinstance(stage, Stage)
-  ]
-  sampler = next((s for s in samplers if s is not None), None)
+  samplers = [stage.objective.sampler for stage, _ in run.models.values()]
+  sampler = samplers[0] if samplers else None
   if sampler is None:
     return []
   generator = run.generator(sampler, run.evaluation.batch_size)
@@ -177,7 +180,7 @@ def _sampling(
 
 def _trainer(
   run: Experiment,
-  stage: Stage,
+  stage: Training,
   workdir: epath.Path,
   num_updates: int,
   turns: int,
@@ -204,7 +207,7 @@ def _trainer(
 
 
 def _loop(
-  run: Experiment, stage: Stage, trainer: Trainer, functions: StageFunctions
+  run: Experiment, stage: Training, trainer: Trainer, functions: StageFunctions
 ) -> dict[str, float]:
   """The whole loop's time, and the bare update's share of it."""
   watched = Turns(run, stage, functions)

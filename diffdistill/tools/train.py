@@ -17,7 +17,6 @@ from diffdistill.evaluation.generator import Generator
 from diffdistill.judging.held_out import check_judge
 from diffdistill.judging.judge import check_inception
 from diffdistill.judging.scorer import Scorer
-from diffdistill.objectives.objective import product_tree
 from diffdistill.run import environment, from_config
 from diffdistill.run.experiment import Experiment
 from diffdistill.run.kept_names import check_workdir
@@ -32,9 +31,10 @@ from diffdistill.training import checkpoint
 from diffdistill.training.curriculum import judging_stage
 from diffdistill.training.effects import notes
 from diffdistill.training.preemption import Preemption
-from diffdistill.training.round_loop import Observe
-from diffdistill.training.stage import OUTSIDE, Pairs, Round, Stage
+from diffdistill.training.shared import Observe
+from diffdistill.training.stage import OUTSIDE, Round, pairs_stages
 from diffdistill.training.trainer import Trainer
+from diffdistill.training.training_stage import Training
 from diffdistill.training.watchdog import Watchdog
 
 SHEET_IMAGES = 64
@@ -114,7 +114,9 @@ def _sheets(run: Experiment, workdir: epath.Path) -> Observe:
   def generator(sampler: Sampler, guidance: Guidance | None) -> Generator:
     return run.generator(sampler, SHEET_IMAGES, guidance=guidance)
 
-  def observe(stage: Stage, round_: Round, params: Params, step: int) -> None:
+  def observe(
+    stage: Training, round_: Round, params: Params, step: int
+  ) -> None:
     sampler = stage.objective.sampler
     if sampler is None:
       return
@@ -144,11 +146,11 @@ def _check(
     for name, source in stage.frozen.items():
       if source.startswith(OUTSIDE) and stage.name in to_do:
         load_outside(run, stage, name, source)
-    if isinstance(stage, Pairs):
-      check_disk(run, stage)
-    elif stage.source and stage.name in to_do:
-      load_outside(run, stage, product_tree(stage.objective), stage.source)
+    if stage.source and stage.name in to_do:
+      load_outside(run, stage, stage.product, stage.source)
       say(f"{stage.name}: the run's model is that of {stage.source}")
+  for pairs in pairs_stages(run.stages).values():
+    check_disk(run, pairs)
 
 
 def _open_workdir(run: Experiment, workdir: epath.Path, facts: Facts) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from diffdistill.ranges import Range, Updates, check_ranges
-from diffdistill.training.stage import Pairs, Stage
+from diffdistill.training.stage import Stage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,15 +33,14 @@ class Cadence:
     check_ranges(self, "cadence.")
 
 
-def check_cadence(stages: Sequence[Stage | Pairs], cadence: Cadence) -> None:
+def check_cadence(stages: Sequence[Stage], cadence: Cadence) -> None:
   """Refuses what would come in the middle of a call of several updates.
 
   Raises:
     ValueError: where that is so.
   """
   for stage in stages:
-    length = 1 if isinstance(stage, Pairs) else stage.updates_per_call
-    select = None if isinstance(stage, Pairs) else stage.select
+    length, select = stage.updates_per_call, stage.select
     for name, every in (
       ("cadence.log", cadence.log),
       ("cadence.checkpoint", cadence.checkpoint),

@@ -1,21 +1,20 @@
 """The order of a run: its rounds, and what each may use of earlier ones."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from diffdistill.objectives.objective import makes_classifier
 from diffdistill.training.stage import (
   OUTSIDE,
   SECOND_MOMENTS,
-  Pairs,
   Round,
   Stage,
+  pairs_stages,
 )
 
 
 def curriculum(
-  stages: tuple[Stage | Pairs, ...],
-) -> tuple[tuple[Stage | Pairs, Round], ...]:
+  stages: tuple[Stage, ...],
+) -> tuple[tuple[Stage, Round], ...]:
   """Every round of a run, in order, each with its stage.
 
   Raises:
@@ -23,7 +22,7 @@ def curriculum(
       something of the wrong kind.
   """
   # Earlier rounds by name; a stage's own name stands for its last.
-  made: dict[str, tuple[Stage | Pairs, Round]] = {}
+  made: dict[str, tuple[Stage, Round]] = {}
   result = []
   for stage in stages:
     frozen = {
@@ -32,39 +31,22 @@ def curriculum(
     }
     teacher = made.get(frozen.get("teacher", ""))
     guided = teacher is None or teacher[1].num_steps == 0
-    if isinstance(stage, Pairs):
-      rounds = (
-        Round(
-          name=stage.name,
-          stage=stage.name,
-          num_updates=0,
-          num_steps=0,
-          frozen=frozen,
-          guided=guided,
-          seconds=60 * stage.minutes,
-        ),
-      )
-    else:
-      if stage.pairs:
-        _check_pairs(stage, made)
-      if teacher is not None:
-        _check_teacher(stage, teacher[1])
-      rounds = stage.rounds(frozen, guided)
-    for round_ in rounds:
+    if stage.pairs:
+      _check_pairs(stage, [earlier for earlier, _ in made.values()])
+    if teacher is not None:
+      _check_teacher(stage, teacher[1])
+    for round_ in stage.rounds(frozen, guided):
       made[round_.name] = made[stage.name] = (stage, round_)
       result.append((stage, round_))
   return tuple(result)
 
 
-def judging_stage(stages: tuple[Stage | Pairs, ...]) -> Stage | None:
+def judging_stage(stages: tuple[Stage, ...]) -> Stage | None:
   """The first stage that makes a classifier, which judges; None if none."""
-  for stage in stages:
-    if isinstance(stage, Stage) and makes_classifier(stage.objective):
-      return stage
-  return None
+  return next((s for s in stages if s.makes == "classifier"), None)
 
 
-def check_judges(stages: tuple[Stage | Pairs, ...]) -> None:
+def check_judges(stages: tuple[Stage, ...]) -> None:
   """Refuses to select by a distance what no earlier classifier can judge.
 
   Raises:
@@ -72,9 +54,7 @@ def check_judges(stages: tuple[Stage | Pairs, ...]) -> None:
   """
   judge = judging_stage(stages)
   for stage in itertools.takewhile(lambda stage: stage is not judge, stages):
-    if isinstance(stage, Pairs) or stage.select is None:
-      continue
-    if stage.select.by == "distance":
+    if stage.select and stage.select.by == "distance":
       raise ValueError(
         f"stages.{stage.name}.select.by is 'distance', which needs an earlier"
         " classifier stage to judge images, or the FID network; add one to"
@@ -83,10 +63,10 @@ def check_judges(stages: tuple[Stage | Pairs, ...]) -> None:
 
 
 def _source(
-  stage: Stage | Pairs,
+  stage: Stage,
   name: str,
   source: str,
-  made: Mapping[str, tuple[Stage | Pairs, Round]],
+  made: Mapping[str, tuple[Stage, Round]],
 ) -> str:
   """The round, or the place outside the run, that a frozen name comes from."""
   field = f"stages.{stage.name}.frozen"
@@ -103,18 +83,14 @@ def _source(
       f" are {', '.join(made) or 'none'}"
     )
   maker, round_ = made[source]
-  given = isinstance(maker, Stage) and maker.source
-  if name == SECOND_MOMENTS and (round_.num_steps or given):
-    which = "trains nothing" if given else "makes a student"
+  if name == SECOND_MOMENTS and (round_.num_steps or maker.source):
+    which = "trains nothing" if maker.source else "makes a student"
     raise ValueError(
       f"{field} takes its {name} from {source!r}, which {which}; only a stage"
       " that trains a teacher keeps them (fine_tuning with a learning rate of 0"
       " makes them for any teacher)"
     )
-  makes_images = (
-    isinstance(maker, Stage) and maker.objective.sampler is not None
-  )
-  if isinstance(maker, Pairs) or makes_images == (name == "classifier"):
+  if maker.makes != ("classifier" if name == "classifier" else "denoiser"):
     raise ValueError(
       f"{field} takes its {name} from {source!r}, which makes something else;"
       " name another stage"
@@ -122,11 +98,10 @@ def _source(
   return round_.name
 
 
-def _check_pairs(
-  stage: Stage, made: Mapping[str, tuple[Stage | Pairs, Round]]
-) -> None:
-  pairs, _ = made.get(stage.pairs, (None, None))
-  if not isinstance(pairs, Pairs):
+def _check_pairs(stage: Stage, earlier: Sequence[Stage]) -> None:
+  """Checks that a stage can learn from the pairs that it names."""
+  pairs = pairs_stages(earlier).get(stage.pairs)
+  if pairs is None:
     raise ValueError(
       f"stages.{stage.name}.pairs names {stage.pairs!r}, which is no earlier"
       " stage of pairs; pass the name of one"
@@ -152,11 +127,8 @@ def _check_pairs(
 
 
 def _check_teacher(stage: Stage, teacher: Round) -> None:
-  """A student of k steps can be halved from k only."""
-  if stage.objective.rounds == "halving" and teacher.num_steps not in (
-    0,
-    stage.start_steps,
-  ):
+  """Refuses to halve a student of k steps from another number than k."""
+  if stage.start_steps and teacher.num_steps not in (0, stage.start_steps):
     raise ValueError(
       f"stages.{stage.name}.start_steps is {stage.start_steps}, but its teacher"
       f" {teacher.name} was made for {teacher.num_steps} steps; pass"

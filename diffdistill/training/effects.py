@@ -10,28 +10,28 @@ from collections.abc import Iterator, Sequence
 
 from diffdistill.objectives.objective import Objective
 from diffdistill.training.cadence import Cadence
-from diffdistill.training.stage import Pairs, Stage
+from diffdistill.training.stage import Stage, trainings
+from diffdistill.training.training_stage import Training
 
 # Values of one batch of images: 32 GiB of float32, over all devices.
 LARGEST_BATCH = 2**33
 
 
-def check_effects(stages: Sequence[Stage | Pairs]) -> None:
+def check_effects(stages: Sequence[Stage]) -> None:
   """Refuses a stage with a field that has nothing to do.
 
   Raises:
     ValueError: where there is one.
   """
-  for stage in stages:
-    if isinstance(stage, Stage):
-      _check_rounds(stage)
-      # Nothing is trained where the weights come from outside.
-      if not stage.source:
-        _check_training(stage)
+  for stage in trainings(stages).values():
+    _check_rounds(stage)
+    # Nothing is trained where the weights come from outside.
+    if not stage.source:
+      _check_training(stage)
 
 
 def check_memory(
-  stages: Sequence[Stage | Pairs], image_shape: tuple[int, int, int]
+  stages: Sequence[Stage], image_shape: tuple[int, int, int]
 ) -> None:
   """Refuses batches that no machine has the memory for.
 
@@ -39,10 +39,8 @@ def check_memory(
     ValueError: where a stage has one.
   """
   for stage in stages:
-    path = f"stages.{stage.name}"
-    check_images(stage.batch_size, image_shape, f"{path}.batch_size")
-    if isinstance(stage, Pairs):
-      check_images(stage.shard_size, image_shape, f"{path}.shard_size")
+    for field, number in stage.at_a_time.items():
+      check_images(number, image_shape, f"stages.{stage.name}.{field}")
 
 
 def check_images(
@@ -62,14 +60,12 @@ def check_images(
     )
 
 
-def notes(stages: Sequence[Stage | Pairs], cadence: Cadence) -> Iterator[str]:
+def notes(stages: Sequence[Stage], cadence: Cadence) -> Iterator[str]:
   """One line for each cadence that is longer than every round.
 
   Such a cadence is no mistake in a short trial of a long recipe.
   """
-  longest = max(
-    (_longest(s) for s in stages if isinstance(s, Stage)), default=0
-  )
+  longest = max(stage.longest for stage in stages)
   for name, every, effect in (
     ("log", cadence.log, "only the last update of each round is logged"),
     (
@@ -86,11 +82,11 @@ def notes(stages: Sequence[Stage | Pairs], cadence: Cadence) -> Iterator[str]:
       )
 
 
-def _check_rounds(stage: Stage) -> None:
+def _check_rounds(stage: Training) -> None:
   """What only rounds of halving have a use for."""
   halving = stage.objective.rounds == "halving"
   for name in ("end_steps", "long_rounds"):
-    value, usual = getattr(stage, name), getattr(Stage, name)
+    value, usual = getattr(stage, name), getattr(Training, name)
     if not halving and value != usual:
       raise ValueError(
         f"stages.{stage.name}.{name} is {value}, but its objective halves"
@@ -104,9 +100,9 @@ def _check_rounds(stage: Stage) -> None:
     )
 
 
-def _check_training(stage: Stage) -> None:
+def _check_training(stage: Training) -> None:
   path, optimizer = f"stages.{stage.name}", stage.optimizer
-  longest = _longest(stage)
+  longest = stage.longest
   if optimizer.learning_rate == 0 and not _tunes(stage.objective):
     raise ValueError(
       f"{path}.optimizer.learning_rate is 0, so that nothing is learned; pass"
@@ -134,12 +130,6 @@ def _check_training(stage: Stage) -> None:
       f" updates, but its rounds have {longest}, so that none ends earlier;"
       f" pass {longest // select.every} or less, or 0"
     )
-
-
-def _longest(stage: Stage) -> int:
-  """Updates of the longest round of a stage."""
-  rounds = stage.rounds(stage.frozen, guided=False)
-  return max(round_.num_updates for round_ in rounds)
 
 
 def _tunes(objective: Objective) -> bool:

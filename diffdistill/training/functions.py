@@ -8,7 +8,6 @@ import jax
 from diffdistill.arrays import Key, Metrics, Params
 from diffdistill.objectives.objective import Turn
 from diffdistill.training.sharding import Layout
-from diffdistill.training.stage import Stage
 from diffdistill.training.state import (
   TrainState,
   create_state,
@@ -20,6 +19,7 @@ from diffdistill.training.step import (
   make_update,
   make_updates,
 )
+from diffdistill.training.training_stage import Training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class StageFunctions:
 
 
 def stage_functions(
-  stage: Stage, frozen: Mapping[str, Params], layout: Layout
+  stage: Training, frozen: Mapping[str, Params], layout: Layout
 ) -> StageFunctions:
   """The functions of a stage.
 

@@ -11,17 +11,18 @@ from diffdistill.arrays import Params
 from diffdistill.data.pair_pipeline import PairPipeline
 from diffdistill.data.pairs import PairStore
 from diffdistill.data.sources import Examples
-from diffdistill.objectives.objective import product_tree
 from diffdistill.training import checkpoint
 from diffdistill.training.curriculum import curriculum
+from diffdistill.training.pairs_stage import Pairs
 from diffdistill.training.sharding import Layout, process_rows
 from diffdistill.training.stage import (
   OUTSIDE,
   SECOND_MOMENTS,
-  Pairs,
   Round,
   Stage,
+  pairs_stages,
 )
+from diffdistill.training.training_stage import Training
 
 
 @runtime_checkable
@@ -48,51 +49,62 @@ class Inputs:
       source).
   """
 
-  stages: tuple[Stage | Pairs, ...]
+  stages: tuple[Stage, ...]
   workdir: epath.Path
   seed: int
   layout: Layout
   batches: Callable[[int, int, str], Data]
   pairs: Callable[[Pairs, Round, Params], PairStore]
-  outside: Callable[[Stage | Pairs, str, str], Params]
+  outside: Callable[[Stage, str, str], Params]
 
-  def frozen(self, stage: Stage | Pairs, round_: Round) -> dict[str, Params]:
+  def frozen(self, stage: Stage, round_: Round) -> dict[str, Params]:
     """The weights that a round is given and does not train, by name."""
     return {
       name: self._weights(stage, name, source)
       for name, source in round_.frozen.items()
     }
 
-  def data(
-    self, stage: Stage, round_: Round, say: Callable[[str], None]
-  ) -> Data:
-    """The batches of a round; `say` is told of pairs that are made for it."""
+  def images(self, stage: Training, round_: Round) -> Data:
+    """The batches of a round of a stage that consumes images."""
     seed = self.seed ^ round_.code
+    return self.batches(stage.batch_size, seed, stage.name)
+
+  def pairs_of(
+    self, stage: Training, round_: Round, say: Callable[[str], None]
+  ) -> PairPipeline | None:
+    """The batches of a round of a stage that consumes pairs.
+
+    Args:
+      stage, round_: what is trained.
+      say: is told of the pairs that are made for it.
+
+    Returns:
+      The batches, or None for a stage that consumes images.
+    """
     if not stage.pairs:
-      return self.batches(stage.batch_size, seed, stage.name)
-    # The one round of pairs has its stage's name.
-    pairs, made = self._rounds[stage.pairs]
-    assert isinstance(pairs, Pairs)  # curriculum has seen to it
+      return None
+    pairs = pairs_stages(self.stages)[stage.pairs]
+    # The one round of pairs has the name of its stage.
+    _, made = self._rounds[stage.pairs]
     store = self.pairs(pairs, made, self.frozen(pairs, made)["teacher"])
     return PairPipeline(
       store=store,
       batch_size=stage.batch_size,
-      seed=seed,
+      seed=self.seed ^ round_.code,
       num_updates=round_.num_updates,
       rows=process_rows(stage.batch_size, self.layout.mesh),
       say=say,
     )
 
   @functools.cached_property
-  def _rounds(self) -> dict[str, tuple[Stage | Pairs, Round]]:
+  def _rounds(self) -> dict[str, tuple[Stage, Round]]:
     return {
       round_.name: (stage, round_) for stage, round_ in curriculum(self.stages)
     }
 
-  def _weights(self, stage: Stage | Pairs, name: str, source: str) -> Params:
+  def _weights(self, stage: Stage, name: str, source: str) -> Params:
     if source.startswith(OUTSIDE):
       return self.outside(stage, name, source)
     maker, _ = self._rounds[source]
-    assert isinstance(maker, Stage)  # curriculum has seen to it
-    product = name if name == SECOND_MOMENTS else product_tree(maker.objective)
+    product = name if name == SECOND_MOMENTS else maker.product
     return checkpoint.load_final(self.workdir / source, product, self.layout)

@@ -13,10 +13,11 @@ from diffdistill.data.pair_arrays import Drawn
 from diffdistill.data.pairs import PairStore, Say
 from diffdistill.training import checkpoint
 from diffdistill.training.clock import SHARDS, fitting_shards, recorded
+from diffdistill.training.pairs_stage import Pairs
 from diffdistill.training.passes import pair_passes
 from diffdistill.training.preemption import PreemptedError, Preemption
 from diffdistill.training.report import Report
-from diffdistill.training.stage import Pairs, Round
+from diffdistill.training.stage import Round
 from diffdistill.training.watchdog import Watchdog
 
 

@@ -4,7 +4,8 @@ import itertools
 from collections.abc import Callable
 
 from diffdistill.objectives.objective import Objective
-from diffdistill.training.stage import Pairs, Round
+from diffdistill.training.pairs_stage import Pairs
+from diffdistill.training.stage import Round
 
 
 def round_passes(

@@ -1,94 +1,60 @@
-"""One round: the loop of its updates, from where it was left to its end."""
+"""The loop of one round, from where it was left to its end."""
 
-import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 
-from diffdistill.arrays import Params
-from diffdistill.data.pair_pipeline import PairPipeline
-from diffdistill.objectives.objective import Now, product_tree, turn_of
-from diffdistill.system import hosts, signals
+from diffdistill.arrays import Metrics, Params
+from diffdistill.objectives.objective import turn_of
+from diffdistill.system import signals
 from diffdistill.training import checkpoint
-from diffdistill.training.cadence import Cadence
+from diffdistill.training.calls import calls, rates_at, scalars
 from diffdistill.training.clock import Clock
 from diffdistill.training.functions import StageFunctions
-from diffdistill.training.inputs import Inputs
 from diffdistill.training.non_finite import check_metrics, check_product
-from diffdistill.training.optimizers import EMA
-from diffdistill.training.pair_rounds import PairRounds
 from diffdistill.training.passes import round_passes
-from diffdistill.training.preemption import PreemptedError, Preemption
-from diffdistill.training.report import Meter, Report, Work
+from diffdistill.training.preemption import PreemptedError
+from diffdistill.training.products import products_of
+from diffdistill.training.report import Meter, Work
 from diffdistill.training.running import Checkpoints
+from diffdistill.training.scores import distance_score, held_out_score
 from diffdistill.training.selection import Selector
 from diffdistill.training.sharding import (
-  Layout,
-  replicated,
   shard_batch,
   shard_batches,
   tree_shardings,
 )
-from diffdistill.training.stage import SECOND_MOMENTS, Round, Stage
+from diffdistill.training.shared import Shared
+from diffdistill.training.stage import Round
 from diffdistill.training.state import in_dtype, product_of
 from diffdistill.training.step import Update
-from diffdistill.training.watchdog import Watchdog
-
-# (stage, round, its product so far, updates done)
-Observe = Callable[[Stage, Round, Params, int], None]
-# (stage, round, its product so far, images to measure on) -> the lower the
-# better
-Distance = Callable[[Stage, Round, Params, int], float]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shared:
-  """What all rounds of a run share; the fields are those of `Trainer`."""
-
-  workdir: epath.Path
-  seed: int
-  layout: Layout
-  cadence: Cadence
-  observe: Observe
-  distance: Distance
-  preemption: Preemption
-  watchdog: Watchdog
-  now: Callable[[], float]
-  inputs: Inputs
-  pair_rounds: PairRounds
-  report: Report
-
-  def on_device(self, tree: Any) -> Any:
-    """A tree of scalars on every device."""
-    return hosts.place(tree, replicated(self.layout.mesh))
+from diffdistill.training.training_stage import Training
 
 
 class RoundLoop:
   """The loop of one round.
 
-  `run` repeats the law, each of its steps a method: evaluate the old state,
-  save it, look at the clock, fetch the batches, update, count and report.
+  `run` repeats the law, and each step of the law is a method: evaluate the old
+  state, save it, check the clock, fetch the batches, update, count and report.
 
   Args:
-    shared: of the run.
+    shared: what all rounds of the run share.
     stage, round_: what is trained.
     functions: of the stage.
-    frozen: the trees that the round is given; those that are needed only to
-      begin are removed from it, and then nothing else should hold them.
+    frozen: the frozen trees of the round. The loop removes those that are
+      needed only to begin; the caller should hold no other reference to them.
     checkpoints: of the round.
-    later: the work of the rounds after it.
-    begun: when its preparations began, by time.monotonic.
+    later: the work of the rounds after this one.
+    begun: when the preparations of the round began, by time.monotonic.
   """
 
   def __init__(
     self,
     shared: Shared,
-    stage: Stage,
+    stage: Training,
     round_: Round,
     functions: StageFunctions,
     frozen: dict[str, Params],
@@ -112,7 +78,8 @@ class RoundLoop:
     compiling = self._begin()
     self._first = int(self._state.step)
     shared.report.start_round(round_.name, self._first)
-    self._data = shared.inputs.data(stage, round_, shared.report.say)
+    self._pairs = shared.inputs.pairs_of(stage, round_, shared.report.say)
+    data = self._pairs or shared.inputs.images(stage, round_)
     self._clock = Clock(
       self._dir,
       round_.seconds,
@@ -120,8 +87,8 @@ class RoundLoop:
       stage.updates_per_call,
       shared.now,
     )
-    begun += self._remade_pairs()
-    self._batches = self._data.iterate(self._first)
+    begun += self._make_missing_pairs()
+    self._batches = data.iterate(self._first)
     self._selector = self._make_selector()
     self._meter = Meter(stage.batch_size, begun)
     self._meter.compiled(compiling)
@@ -134,24 +101,23 @@ class RoundLoop:
     """Trains to the end of the round, and keeps its products.
 
     Raises:
-      PreemptedError: where it was asked to leave; what is done is saved.
-      TrainingStoppedError: where updates stay non-finite.
+      PreemptedError: if the run was asked to leave; its work is saved.
+      TrainingStoppedError: if the gradients stay non-finite.
     """
-    for step, count in self._calls():
+    for step, count in calls(self._stage, self._clock, self._first):
       # This order is law.
       if step > self._first and self._evaluate(step):
         break
       self._save(step)
-      self._clock.look(
-        step, functools.partial(jax.block_until_ready, self._state.step)
-      )
-      rows = [next(self._batches) for _ in range(count)]
-      self._update(step, rows)
+      self._check_clock(step)
+      rows = self._fetch(count)
+      metrics, compiling_since = self._update(step, rows)
+      self._count(step + count, count, metrics, compiling_since)
       self._report(step + count)
     self._finish()
 
   def _begin(self) -> float:
-    """The state to go on from; returns the seconds that compiling took."""
+    """Restores or makes the state; returns the seconds that compiling took."""
     report, seconds = self._shared.report, 0.0
     state = self._checkpoints.restore(self._functions.abstract)
     if state is None:
@@ -171,30 +137,31 @@ class RoundLoop:
       self._frozen["teacher"] = cast(self._frozen["teacher"], dtype)
     return seconds
 
-  def _remade_pairs(self) -> float:
-    """Makes pairs that were left behind; returns the seconds that it took."""
-    if not (self._round.seconds and isinstance(self._data, PairPipeline)):
+  def _make_missing_pairs(self) -> float:
+    """Makes pairs that another machine kept; returns the seconds it took."""
+    if not (self._round.seconds and self._pairs):
       return 0.0
-    shards = self._data.shards(self._first, self._clock.last)
+    shards = self._pairs.shards(self._first, self._clock.last)
     return self._shared.pair_rounds.make_again(
-      self._stage.pairs, self._data.store, shards, self._shared.report
+      self._stage.pairs, self._pairs.store, shards, self._shared.report
     )
 
-  def _calls(self) -> Iterator[tuple[int, int]]:
-    """(update, how many from it on are one call), to the last.
-
-    Updates that a call's length does not divide, at the end or after a change
-    of it, are done one by one.
-    """
-    step, length = self._first, self._stage.updates_per_call
-    while step < self._clock.last:
-      whole = step % length == 0 and step + length <= self._clock.last
-      count = length if whole else 1
-      yield step, count
-      step += count
+  def _make_selector(self) -> Selector | None:
+    """Makes what keeps the best weights; None if the stage selects none."""
+    shared, stage, select = self._shared, self._stage, self._stage.select
+    if select is None:
+      return None
+    if select.by == "held_out_loss" and self._pairs:
+      now, _ = scalars(stage, self._round, self._clock, 0, 1)
+      score = held_out_score(
+        shared, self._functions, self._pairs, self._frozen, stage.product, now
+      )
+    else:
+      score = distance_score(shared, stage, self._round, select.num_images)
+    return Selector(select, self._dir, score, shared.layout)
 
   def _evaluate(self, step: int) -> bool:
-    """Shows and scores the old state where due; whether the round ends."""
+    """Shows and scores the old state if due; returns whether the round ends."""
     shown = _due(self._shared.cadence.observe, step)
     selector = self._selector
     scored = selector is not None and selector.due(step)
@@ -215,7 +182,7 @@ class RoundLoop:
     return True
 
   def _save(self, step: int) -> None:
-    """Saves where due, and leaves where asked to."""
+    """Saves the state if due; leaves if the run was asked to leave."""
     leave = self._shared.preemption.agreed(self._mesh)
     due = _due(self._shared.cadence.checkpoint, step)
     if step > self._first and (leave or due):
@@ -223,7 +190,8 @@ class RoundLoop:
         self._checkpoints.save(self._state, step)
     if not leave:
       return
-    # Since the last record only the time counts: the updates are done again.
+    # The next process repeats the updates since the last record and records
+    # their metrics. Only the time that they took here would be lost.
     values, _, seconds = self._meter.read()
     spent = {k: v for k, v in values.items() if k == "compile_seconds"}
     name = self._round.name
@@ -233,75 +201,69 @@ class RoundLoop:
       " from there"
     )
 
-  def _update(self, step: int, rows: list[Any]) -> None:
-    """Updates once for each batch."""
-    count, watchdog = len(rows), self._shared.watchdog
-    now, rates = self._scalars(step, count)
-    if count == 1:
-      turn = turn_of(self._stage.objective, step)
-      call, batch = (
-        self._functions.updates[turn],
-        shard_batch(rows[0], self._mesh),
-      )
+  def _check_clock(self, step: int) -> None:
+    """Fixes the length of a round that the clock ends, when it is time to."""
+    wait = functools.partial(jax.block_until_ready, self._state.step)
+    self._clock.look(step, wait)
+
+  def _fetch(self, count: int) -> list[Any]:
+    """The batches of the next updates."""
+    return [next(self._batches) for _ in range(count)]
+
+  def _update(self, step: int, rows: list[Any]) -> tuple[Metrics, float | None]:
+    """Updates once for each batch.
+
+    Returns:
+      The metrics; and when the call began, if it compiles first.
+    """
+    told = scalars(self._stage, self._round, self._clock, step, len(rows))
+    if len(rows) == 1:
+      call = self._functions.updates[turn_of(self._stage.objective, step)]
+      batch = shard_batch(rows[0], self._mesh)
     else:
-      call, batch = self._functions.several, shard_batches(rows, self._mesh)
-    placed = self._shared.on_device((now, rates))
-    new, called_at = call not in self._called, time.monotonic()
-    if new:
-      # It compiles first, however long others have been at work.
-      watchdog.patience()
+      call = self._functions.several
+      batch = shard_batches(rows, self._mesh)
+    placed = self._shared.on_device(told)
+    since = None
+    if call not in self._called:
+      self._shared.watchdog.patience()
       self._called.add(call)
+      since = time.monotonic()
     with jax.transfer_guard("disallow"):
       self._state, metrics = call(
         self._state, self._frozen, batch, self._key, *placed
       )
-      self._meter.add(metrics, count)
-      watchdog.dispatched(jax.tree.leaves(metrics)[0])
-    if new:
+    return metrics, since
+
+  def _count(
+    self,
+    done: int,
+    count: int,
+    metrics: Metrics,
+    compiling_since: float | None,
+  ) -> None:
+    """Counts a call's updates; its time counts as compiling if it compiled."""
+    self._meter.add(metrics, count)
+    self._shared.watchdog.dispatched(jax.tree.leaves(metrics)[0])
+    if compiling_since is not None:
       jax.block_until_ready(self._state.step)
-      self._meter.compiled(time.monotonic() - called_at)
-      self._clock.start(step + count)
-
-  def _scalars(self, step: int, count: int) -> tuple[Now, dict[str, Any]]:
-    """Where the round is and its learning rates, a row for each update."""
-    steps, clock = range(step, step + count), self._clock
-
-    def row(values: Any, dtype: Any) -> Any:
-      return np.array(np.broadcast_to(values, (count,)), dtype)
-
-    now = Now(
-      num_steps=row(self._round.num_steps, np.int32),
-      guided=row(self._round.guided, np.float32),
-      step=row(steps, np.int32),
-      progress=row([clock.progress(i) for i in steps], np.float32),
-    )
-    rates = {
-      name: row(
-        [optimizer.rate(i, clock.last, clock.held) for i in steps], np.float32
-      )
-      for name, optimizer in self._stage.all_optimizers.items()
-    }
-    if count > 1:
-      return now, rates
-    return jax.tree.map(lambda row: row[0], (now, rates))
+      self._meter.compiled(time.monotonic() - compiling_since)
+      self._clock.start(done)
 
   def _report(self, done: int) -> None:
-    """Counts and writes a record where due."""
-    # Log where the next score may stop the round, too.
+    """Writes a record and the progress line if due."""
+    # The next score may stop the round, so log before it too.
     may_be_last = done == self._clock.last or (
       self._selector is not None and self._selector.exhausted(done)
     )
     if not (_due(self._shared.cadence.log, done) or may_be_last):
       return
     stage, name, report = self._stage, self._round.name, self._shared.report
-    rates = {
-      name: optimizer.rate(done - 1, self._clock.last, self._clock.held)
-      for name, optimizer in stage.all_optimizers.items()
-    }
+    rates = rates_at(stage, self._clock, done - 1)
     values, speed, seconds = self._meter.read()
     check_metrics(self._round, done, values, self._shared.cadence.max_skipped)
     values |= {
-      "learning_rate": rates[product_tree(stage.objective)],
+      "learning_rate": rates[stage.product],
       **{f"{n}/learning_rate": rates[n] for n in stage.optimizers},
       "images": done * stage.batch_size,
       "passes": self._passes(done) * stage.batch_size,
@@ -319,74 +281,22 @@ class RoundLoop:
     report.progress(name, done, self._clock.length, speed, todo)
 
   def _finish(self) -> None:
-    """Keeps what the round made, and shows it."""
+    """Keeps the products of the round, and shows the main one."""
     self._shared.watchdog.patience()
     check_product(self._round, self._state)
     if self._selector and int(self._state.step) == self._clock.last:
       self._score()
-    products = self._products()
+    best = self._selector.best() if self._selector else None
+    products = products_of(self._stage, self._state, best)
     self._checkpoints.check_place()
-    # Saved before it is shown: a picture that fails loses no work.
+    # Save before showing: a picture that fails loses no work.
     with signals.writing():
       checkpoint.save_final(self._dir, products)
-    self._show(products[product_tree(self._stage.objective)])
-
-  def _products(self) -> dict[str, Params]:
-    """What a finished round keeps, by name: its trees, the product's average.
-
-    Where weights were selected, those at the end are kept as `last_<name>`.
-    """
-    stage, state = self._stage, self._state
-    name = product_tree(stage.objective)
-    products = {**state.params, name: product_of(stage.objective, state)}
-    for average, tree in state.averages[name].items():
-      if average.startswith(f"{EMA}_"):
-        products[f"{name}_{average}"] = tree
-    best = self._selector.best() if self._selector else None
-    if best is not None:
-      products |= {name: best, f"last_{name}": products[name]}
-    if name == "teacher":
-      products[SECOND_MOMENTS] = stage.optimizer_of(name).second_moments(
-        state.opt_state[name]
-      )
-    return products
+    self._show(products[self._stage.product])
 
   def _show(self, product: Params) -> None:
     step = int(self._state.step)
     self._shared.observe(self._stage, self._round, product, step)
-
-  def _make_selector(self) -> Selector | None:
-    """Keeps the round's best weights, where its stage selects."""
-    select = self._stage.select
-    if select is None:
-      return None
-    scores = {
-      "held_out_loss": self._held_out_loss,
-      "distance": lambda product: self._shared.distance(
-        self._stage, self._round, product, select.num_images
-      ),
-    }
-    score = scores[select.by]
-    return Selector(select, self._dir, score, self._shared.layout)
-
-  def _held_out_loss(self, product: Params) -> float:
-    """The mean loss of a product on the pairs that are held out."""
-    assert isinstance(self._data, PairPipeline)  # the stage has seen to it
-    name = product_tree(self._stage.objective)
-    now, _ = self._scalars(0, 1)
-    now, key = self._shared.on_device((now, jax.random.key(self._shared.seed)))
-    totals = [
-      jax.device_get(
-        self._functions.evaluate(
-          {**self._frozen, name: product},
-          shard_batch(rows, self._mesh),
-          key,
-          now,
-        )[f"{name}/loss"]
-      )
-      for rows in self._data.held_out()
-    ]
-    return float(sum(t for t, _ in totals) / sum(n for _, n in totals))
 
   def _score(self) -> None:
     """Scores the product so far, keeps it if it is the best, and records it."""

@@ -1,14 +1,45 @@
-"""Which of a round's weights are its product: those of the best score."""
+"""Selects the weights of a round's best score, which become its product."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Annotated
 
 from etils import epath
 
 from diffdistill.arrays import Params
+from diffdistill.ranges import Images, Range, Updates, check_ranges
 from diffdistill.system import hosts
 from diffdistill.training.best import best_of, load_best, save_best
 from diffdistill.training.sharding import Layout
-from diffdistill.training.stage import Selection
+
+SCORES = ("held_out_loss", "distance")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Selection:
+  """How a stage selects the weights that become a round's product.
+
+  The weights of the best score are the product. The weights at the end of the
+  round are kept too, as `last_<name>`.
+
+  Args:
+    by: "held_out_loss", the loss on pairs that are held out; or "distance", the
+      Frechet distance by the run's classifier.
+    every: updates between scores; there is one at the end of the round too.
+    patience: how many scores in a row may be no better before the round ends;
+      0 for any number.
+    num_images: how many images a distance is measured on.
+  """
+
+  by: str
+  every: Updates
+  patience: Annotated[int, Range(0, 10**6)] = 0
+  num_images: Images = 1000
+
+  def __post_init__(self):
+    if self.by not in SCORES:
+      raise ValueError(f"by is {self.by!r}; pass one of {', '.join(SCORES)}")
+    check_ranges(self)
 
 
 class Selector:

@@ -11,24 +11,21 @@ from jax.sharding import Mesh
 
 from diffdistill.arrays import Params
 from diffdistill.data.pairs import PairStore
-from diffdistill.objectives.objective import product_tree
 from diffdistill.training import checkpoint
 from diffdistill.training.cadence import Cadence, check_cadence
 from diffdistill.training.curriculum import curriculum
 from diffdistill.training.functions import StageFunctions, stage_functions
 from diffdistill.training.inputs import Data, Inputs
 from diffdistill.training.pair_rounds import PairRounds
+from diffdistill.training.pairs_stage import Pairs
 from diffdistill.training.preemption import Preemption
 from diffdistill.training.report import Report, Work
-from diffdistill.training.round_loop import (
-  Distance,
-  Observe,
-  RoundLoop,
-  Shared,
-)
+from diffdistill.training.round_loop import RoundLoop
 from diffdistill.training.running import Checkpoints
 from diffdistill.training.sharding import Layout
-from diffdistill.training.stage import Pairs, Round, Stage
+from diffdistill.training.shared import Distance, Observe, Shared
+from diffdistill.training.stage import Round, Stage
+from diffdistill.training.training_stage import Training
 from diffdistill.training.watchdog import Watchdog
 
 
@@ -54,17 +51,17 @@ class Trainer:
     now: of the clock that ends rounds.
   """
 
-  stages: tuple[Stage | Pairs, ...]
+  stages: tuple[Stage, ...]
   workdir: epath.Path
   seed: int
   batches: Callable[[int, int, str], Data]
   pairs: Callable[[Pairs, Round, Params], PairStore]
-  outside: Callable[[Stage | Pairs, str, str], Params]
+  outside: Callable[[Stage, str, str], Params]
   layout: Layout
   cadence: Cadence
   observe: Observe
   distance: Distance
-  begins: Callable[[Stage], None] = lambda stage: None
+  begins: Callable[[Training], None] = lambda stage: None
   preemption: Preemption = dataclasses.field(default_factory=Preemption)
   watchdog: Watchdog = dataclasses.field(default_factory=Watchdog)
   now: Callable[[], float] = time.monotonic
@@ -113,36 +110,21 @@ class Trainer:
     compiled: dict[str, StageFunctions] = {}
     for i, (stage, round_) in enumerate(rounds):
       self.watchdog.patience()
-      begun = time.monotonic()
       round_dir = self.workdir / round_.name
       if not checkpoint.is_done(round_dir, self.layout):
-        frozen = self._inputs.frozen(stage, round_)
-        if isinstance(stage, Pairs):
-          self._pair_rounds.make(stage, round_, frozen["teacher"], report)
-        elif stage.source:
-          self._take(stage, round_, report)
-        else:
-          if stage.name not in compiled:
-            self.begins(stage)
-            compiled[stage.name] = self.compile(stage, frozen, report)
-          with Checkpoints(round_dir, self.cadence.keep) as checkpoints:
-            RoundLoop(
-              self._shared(report),
-              stage,
-              round_,
-              compiled[stage.name],
-              frozen,
-              checkpoints,
-              _sum(works[i + 1 :]),
-              begun,
-            ).run()
+        later = _sum(works[i + 1 :])
+        stage.by_kind(
+          train=functools.partial(self._train, round_, report, compiled, later),
+          take=functools.partial(self._take, round_, report),
+          make=functools.partial(self._make, round_, report),
+        )
       # Here, and not in the loop: a crash may come right after the final
       # result.
       checkpoint.discard(round_dir)
     report.close()
 
   def compile(
-    self, stage: Stage, frozen: Mapping[str, Params], report: Report
+    self, stage: Training, frozen: Mapping[str, Params], report: Report
   ) -> StageFunctions:
     """The stage's functions; says how many parameters they train."""
     functions = stage_functions(stage, frozen, self.layout)
@@ -150,6 +132,33 @@ class Trainer:
       count = sum(leaf.size for leaf in jax.tree.leaves(tree))
       report.say(f"{stage.name}: {count:,} parameters in the {name}")
     return functions
+
+  def _train(
+    self,
+    round_: Round,
+    report: Report,
+    compiled: dict[str, StageFunctions],
+    later: Work,
+    stage: Training,
+  ) -> None:
+    """Trains a round; adds the stage's functions to those that are compiled."""
+    begun = time.monotonic()
+    frozen = self._inputs.frozen(stage, round_)
+    if stage.name not in compiled:
+      self.begins(stage)
+      compiled[stage.name] = self.compile(stage, frozen, report)
+    round_dir = self.workdir / round_.name
+    with Checkpoints(round_dir, self.cadence.keep) as checkpoints:
+      RoundLoop(
+        self._shared(report),
+        stage,
+        round_,
+        compiled[stage.name],
+        frozen,
+        checkpoints,
+        later,
+        begun,
+      ).run()
 
   def _shared(self, report: Report) -> Shared:
     return Shared(
@@ -167,35 +176,39 @@ class Trainer:
       report=report,
     )
 
-  def _take(self, stage: Stage, round_: Round, report: Report) -> None:
-    """Keeps the product of a stage whose weights were made elsewhere."""
-    name = product_tree(stage.objective)
+  def _make(self, round_: Round, report: Report, stage: Pairs) -> None:
+    """Makes a round of pairs."""
+    teacher = self._inputs.frozen(stage, round_)["teacher"]
+    self._pair_rounds.make(stage, round_, teacher, report)
+
+  def _take(self, round_: Round, report: Report, stage: Training) -> None:
+    """Keeps the product of a stage whose weights come from outside the run."""
+    name = stage.product
     product = self.outside(stage, name, stage.source)
     report.say(f"{round_.name}: {stage.source}")
     checkpoint.save_final(self.workdir / round_.name, {name: product})
     self.observe(stage, round_, product, 0)
 
 
-def check_batches(stages: Sequence[Stage | Pairs], mesh: Mesh) -> None:
+def check_batches(stages: Sequence[Stage], mesh: Mesh) -> None:
   """Refuses a batch that the devices cannot share equally.
 
   Raises:
     ValueError: where that is so.
   """
   for stage in stages:
-    group = 1 if isinstance(stage, Pairs) else stage.objective.group
-    rows = mesh.size * group
+    rows = mesh.size * stage.group
     if stage.batch_size % rows:
-      of = f" times groups of {group}" if group > 1 else ""
+      of = f" times groups of {stage.group}" if stage.group > 1 else ""
       raise ValueError(
         f"stages.{stage.name}.batch_size is {stage.batch_size}, which the"
         f" {mesh.size} devices{of} do not divide; pass a multiple of {rows}"
       )
 
 
-def _work(stage: Stage | Pairs, round_: Round) -> Work:
+def _work(stage: Stage, round_: Round) -> Work:
   """The work of a whole round: images taken from the data, or its time."""
-  if round_.seconds or isinstance(stage, Pairs):
+  if round_.seconds:
     return Work(0, round_.seconds)
   return Work(stage.batch_size * round_.num_updates)
 

@@ -18,7 +18,7 @@ from diffdistill.run import from_config
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.sampling.heun import Heun
 from diffdistill.sampling.one_step import OneStep
-from diffdistill.training.stage import Pairs, Selection
+from diffdistill.training.selection import Selection
 
 CLASSIFIER = {
   "kind": "resnet",
@@ -196,7 +196,7 @@ def test_a_stage_may_have_a_sampler_of_its_own(pairs_config):
   teacher, pairs, student = built.stages
   assert isinstance(teacher.objective.sampler, DDIM)
   assert isinstance(student.objective.sampler, OneStep)
-  assert isinstance(pairs, Pairs)
+  assert pairs.makes == "pairs"
   assert pairs.sampler is teacher.objective.sampler
   assert (pairs.num_pairs, pairs.held_out, pairs.num_steps) == (32, 16, 4)
   assert student.select == Selection(by="held_out_loss", every=4)

@@ -9,7 +9,9 @@ from diffdistill.diffusion.schedule import Cosine
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.training.curriculum import check_judges, curriculum
 from diffdistill.training.optimizers import Optimizer
-from diffdistill.training.stage import Pairs, Selection, Stage
+from diffdistill.training.pairs_stage import Pairs
+from diffdistill.training.selection import Selection
+from diffdistill.training.training_stage import Training
 
 SAMPLER = DDIM(process=GaussianProcess(schedule=Cosine()))
 
@@ -20,7 +22,7 @@ def stage(least_squares):
 
   def make(name, rounds="one", consumes="images", frozen=None, **fields):
     frozen = {} if frozen is None else frozen
-    return Stage(
+    return Training(
       name=name,
       objective=least_squares(
         rounds=rounds,
@@ -48,7 +50,7 @@ def classifier(least_squares):
     def product(self):
       return "classifier"
 
-  return Stage(
+  return Training(
     name="judge",
     objective=Classifier(given={}),
     optimizer=Optimizer(learning_rate=0.1),

@@ -8,8 +8,9 @@ from diffdistill.diffusion.schedule import EDM, Cosine
 from diffdistill.objectives.objective import Passes
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.sampling.heun import Heun
+from diffdistill.training.pairs_stage import Pairs
 from diffdistill.training.passes import pair_passes, round_passes
-from diffdistill.training.stage import Pairs, Round
+from diffdistill.training.stage import Round
 
 
 def round_of(guided, num_updates=10):

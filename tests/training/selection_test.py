@@ -16,9 +16,9 @@ from diffdistill.objectives.objective import Objective, Passes, Tree
 from diffdistill.training import best, checkpoint, selection
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.running import Checkpoints
-from diffdistill.training.selection import Selector
+from diffdistill.training.selection import Selection, Selector
 from diffdistill.training.sharding import Layout
-from diffdistill.training.stage import Selection, Stage
+from diffdistill.training.training_stage import Training
 
 UPDATES, EVERY = 18, 4
 NAN = float("nan")
@@ -122,7 +122,7 @@ class Zero:
     return jnp.zeros(())
 
 
-JUDGE = Stage(
+JUDGE = Training(
   name="judge",
   objective=Mean(),
   optimizer=Optimizer(learning_rate=0.1),

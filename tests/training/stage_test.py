@@ -8,7 +8,9 @@ from diffdistill.diffusion.process import GaussianProcess
 from diffdistill.diffusion.schedule import Cosine
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.training.optimizers import Optimizer
-from diffdistill.training.stage import Pairs, Selection, Stage
+from diffdistill.training.pairs_stage import Pairs
+from diffdistill.training.selection import Selection
+from diffdistill.training.training_stage import Training
 
 OPTIMIZER = Optimizer(learning_rate=0.1)
 FROZEN = {"teacher": "teacher"}
@@ -20,7 +22,7 @@ def stage(least_squares):
 
   def make(name="halve", rounds="one", consumes="images", **fields):
     fields = {"num_updates": 10, "batch_size": 8, "frozen": FROZEN, **fields}
-    return Stage(
+    return Training(
       name=name,
       objective=least_squares(
         rounds=rounds,

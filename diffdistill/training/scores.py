@@ -1,0 +1,59 @@
+"""The score of a round's weights, by which the best are selected."""
+
+from collections.abc import Callable
+
+import jax
+
+from diffdistill.arrays import Params
+from diffdistill.data.pair_pipeline import PairPipeline
+from diffdistill.objectives.objective import Now, Trees
+from diffdistill.training.functions import StageFunctions
+from diffdistill.training.sharding import shard_batch
+from diffdistill.training.shared import Shared
+from diffdistill.training.stage import Round
+from diffdistill.training.training_stage import Training
+
+
+def distance_score(
+  shared: Shared, stage: Training, round_: Round, num_images: int
+) -> Callable[[Params], float]:
+  """The Frechet distance of a product's images, as a function of the product.
+
+  Args:
+    shared: of the run.
+    stage, round_: what is trained.
+    num_images: how many images are made.
+  """
+  return lambda product: shared.distance(stage, round_, product, num_images)
+
+
+def held_out_score(
+  shared: Shared,
+  functions: StageFunctions,
+  pairs: PairPipeline,
+  frozen: Trees,
+  name: str,
+  now: Now,
+) -> Callable[[Params], float]:
+  """The mean loss on the pairs held out, as a function of the product.
+
+  Args:
+    shared: of the run.
+    functions: of the stage.
+    pairs: the data of the round.
+    frozen: the frozen trees of the round.
+    name: of the product.
+    now: the place in the round that the loss is told, for every score the same.
+  """
+  now, key = shared.on_device((now, jax.random.key(shared.seed)))
+
+  def score(product: Params) -> float:
+    trees = {**frozen, name: product}
+    losses = []
+    for rows in pairs.held_out():
+      batch = shard_batch(rows, shared.layout.mesh)
+      metrics = functions.evaluate(trees, batch, key, now)
+      losses.append(jax.device_get(metrics[f"{name}/loss"]))
+    return float(sum(t for t, _ in losses) / sum(n for _, n in losses))
+
+  return score

@@ -1,0 +1,265 @@
+"""The stage that trains weights, or takes them from outside the run."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from etils import epath
+
+from diffdistill.objectives.objective import (
+  Objective,
+  classifier_of,
+  makes_classifier,
+  product_tree,
+)
+from diffdistill.ranges import Range, Steps, Updates
+from diffdistill.training.clock import UPDATES, recorded
+from diffdistill.training.optimizers import Optimizer
+from diffdistill.training.selection import Selection
+from diffdistill.training.stage import OUTSIDE, Round, Stage, T
+
+if TYPE_CHECKING:
+  from diffdistill.training.pairs_stage import Pairs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training(Stage):
+  """A stage that minimises an objective, in one round or in several.
+
+  If it has `minutes`, they are shared by its rounds, and a round of twice the
+  updates has two parts. The learning rate is annealed before the end. A round
+  of fewer than four calls is too short to be timed.
+
+  Args:
+    objective: what is minimised.
+    optimizer: of every tree that has none of its own.
+    optimizers: of single trees, by name.
+    accumulate: the number of parts of a batch, which are computed one after
+      the other.
+    num_updates: of each round; at most so many, if the clock ends it.
+    source: a place outside the run whose weights are the product of this
+      stage. Then nothing is trained.
+    start_steps: the teacher's steps before the first halving.
+    end_steps: the last student's steps.
+    num_steps: of the students of a stage that trains "each" by itself.
+    long_rounds: rounds of students of at most so many steps have twice the
+      num_updates (Salimans & Ho 2022, section 5.2: the rounds of 2 steps and
+      of 1 step); 0 for none.
+    pairs: the stage whose pairs are the data, if the objective consumes pairs.
+    select: how the best weights are selected; None keeps those at the end.
+    updates_per_call: how many updates the devices do without the host in
+      between, which is faster if an update takes milliseconds. It is a multiple
+      of the objective's cycle, and each cadence is a multiple of it.
+    teacher_dtype: "bfloat16" holds the frozen teacher in half the memory, once
+      the student has been copied from it.
+  """
+
+  objective: Objective
+  optimizer: Optimizer
+  num_updates: Updates
+  source: str = ""
+  start_steps: Annotated[int, Range(0, 10**5)] = 0
+  end_steps: Steps = 1
+  long_rounds: Annotated[int, Range(0, 10**5)] = 2
+  num_steps: tuple[Steps, ...] = ()
+  pairs: str = ""
+  select: Selection | None = None
+  updates_per_call: Annotated[int, Range(1, 10**6)] = 1
+  optimizers: Mapping[str, Optimizer] = dataclasses.field(default_factory=dict)
+  accumulate: Annotated[int, Range(1, 10**6)] = 1
+  teacher_dtype: str = "float32"
+
+  unit: ClassVar[Literal["updates", "pairs"]] = "updates"
+
+  def __post_init__(self):
+    super().__post_init__()
+    self._check_given()
+    self._check_optimizers()
+    self._check_calls()
+    self._check_teacher_dtype()
+    self._check_rounds()
+    self._check_selection()
+
+  @property
+  def makes(self) -> Literal["denoiser", "classifier"]:
+    return "classifier" if makes_classifier(self.objective) else "denoiser"
+
+  @property
+  def product(self) -> str:
+    return product_tree(self.objective)
+
+  @property
+  def classifier(self) -> Any:
+    return classifier_of(self.objective)
+
+  @property
+  def group(self) -> int:
+    return self.objective.group
+
+  @property
+  def all_optimizers(self) -> dict[str, Optimizer]:
+    """The optimizer of every tree, by name."""
+    return {
+      name: self.optimizers.get(name, self.optimizer)
+      for name in self.objective.trees
+    }
+
+  def most(self, round_: Round) -> int:
+    return round_.num_updates
+
+  def settled(self, round_dir: epath.Path) -> int | None:
+    return recorded(round_dir, UPDATES)
+
+  def by_kind(
+    self,
+    *,
+    train: Callable[["Training"], T],
+    take: Callable[["Training"], T],
+    make: Callable[["Pairs"], T],
+  ) -> T:
+    return take(self) if self.source else train(self)
+
+  def rounds(
+    self, frozen: Mapping[str, str], guided: bool
+  ) -> tuple[Round, ...]:
+    make = functools.partial(self._round, frozen=frozen, guided=guided)
+    kind = self.objective.rounds
+    if kind == "one":
+      return (make(self.name, 0),)
+    if kind == "one_step":
+      return (make(f"{self.name}/001", 1),)
+    if kind == "each":
+      return tuple(make(f"{self.name}/{n:03d}", n) for n in self.num_steps)
+    result = []
+    for num_steps in self._students():
+      name = f"{self.name}/{num_steps:03d}"
+      result.append(self._round(name, num_steps, frozen, guided))
+      frozen, guided = {**frozen, "teacher": name}, False
+    return tuple(result)
+
+  def _students(self) -> list[int]:
+    """The numbers of steps of its rounds; 0 for one that has none."""
+    if self.objective.rounds != "halving":
+      return list(self.num_steps) or [0]
+    halvings = (self.start_steps // self.end_steps).bit_length() - 1
+    return [self.start_steps >> i for i in range(1, halvings + 1)]
+
+  def _parts(self, num_steps: int) -> int:
+    """How many times num_updates a round has."""
+    halving = self.objective.rounds == "halving"
+    return 2 if halving and num_steps <= self.long_rounds else 1
+
+  def _round(
+    self, name: str, num_steps: int, frozen: Mapping[str, str], guided: bool
+  ) -> Round:
+    parts = self._parts(num_steps)
+    total = sum(map(self._parts, self._students()))
+    return Round(
+      name=name,
+      stage=self.name,
+      num_updates=0 if self.source else self.num_updates * parts,
+      num_steps=num_steps,
+      frozen=frozen,
+      guided=guided,
+      seconds=0.0 if self.source else 60 * self.minutes * parts / total,
+    )
+
+  def _check_given(self):
+    given = {*self.objective.starts, *self.objective.needs}
+    if given != set(self.frozen):
+      raise ValueError(
+        f"stages.{self.name}.frozen names {sorted(self.frozen)}; its objective"
+        f" needs exactly {sorted(given)}; pass those"
+      )
+    if self.source and (given or not self.source.startswith(OUTSIDE)):
+      raise ValueError(
+        f"stages.{self.name}.source is {self.source!r}; pass imported:PATH or"
+        " path:DIR, to a stage of a teacher or a classifier"
+      )
+
+  def _check_optimizers(self):
+    trees, product = self.objective.trees, self.product
+    for name, optimizer in self.optimizers.items():
+      path = f"stages.{self.name}.optimizers.{name}"
+      if name not in trees:
+        raise ValueError(
+          f"{path} is of no tree that is trained; pass some of"
+          f" {', '.join(trees)}"
+        )
+      ours, theirs = self.optimizer.averages, optimizer.averages
+      if name != product and ours != theirs:
+        raise ValueError(
+          f"{path} keeps the averages {dict(theirs)}, but only the product"
+          f" {product} has them; leave ema_decay and other_ema_decays out"
+        )
+
+  def _check_calls(self):
+    if self.batch_size % (self.accumulate * self.group):
+      raise ValueError(
+        f"stages.{self.name}.batch_size is {self.batch_size}, which"
+        f" accumulate={self.accumulate} times groups of {self.group} does not"
+        " divide; pass a multiple of it"
+      )
+    cycle = len(self.objective.cycle)
+    if self.updates_per_call > 1 and self.updates_per_call % cycle:
+      raise ValueError(
+        f"stages.{self.name}.updates_per_call is {self.updates_per_call}, but"
+        f" its trees {', '.join(self.objective.trees)} take turns; pass 1 or a"
+        f" multiple of {cycle}"
+      )
+
+  def _check_teacher_dtype(self):
+    path = f"stages.{self.name}.teacher_dtype is {self.teacher_dtype!r}"
+    if self.teacher_dtype == "float32":
+      return
+    if self.teacher_dtype != "bfloat16":
+      raise ValueError(f"{path}; pass float32 or bfloat16")
+    if "teacher" not in self.objective.needs:
+      raise ValueError(f"{path}, but its objective has no teacher; remove it")
+    # Such objectives compute with a float32 copy, so nothing would be saved.
+    if any(
+      self.objective.passes(turn, 1, True).tangent
+      for turn in self.objective.cycle
+    ):
+      raise ValueError(
+        f"{path}, but its objective takes derivatives along the teacher's"
+        " weights; pass float32"
+      )
+
+  def _check_rounds(self):
+    kind = self.objective.rounds
+    for field, value, wanted in (
+      ("start_steps", self.start_steps, kind == "halving"),
+      ("num_steps", self.num_steps, kind == "each"),
+      ("pairs", self.pairs, self.objective.consumes == "pairs"),
+    ):
+      if bool(value) != wanted:
+        use = "needs it; pass one" if wanted else "has no use for it; remove it"
+        raise ValueError(
+          f"stages.{self.name}.{field} is {value!r}, but its objective {use}"
+        )
+    ratio, rest = divmod(self.start_steps, self.end_steps)
+    if kind == "halving" and (rest or ratio < 2 or ratio & (ratio - 1)):
+      raise ValueError(
+        f"stages.{self.name} halves from start_steps={self.start_steps} to"
+        f" end_steps={self.end_steps}; pass a start that is the end times 2,"
+        " 4, 8, ..."
+      )
+    if len(set(self.num_steps)) < len(self.num_steps):
+      raise ValueError(
+        f"stages.{self.name}.num_steps is {self.num_steps}; pass different"
+        " numbers of steps"
+      )
+
+  def _check_selection(self):
+    if self.select and self.select.by == "held_out_loss" and not self.pairs:
+      raise ValueError(
+        f"stages.{self.name}.select.by is 'held_out_loss', but only pairs have"
+        " a held-out set; pass 'distance'"
+      )
+    if self.select and self.objective.sampler is None:
+      raise ValueError(
+        f"stages.{self.name}.select is given, but its objective makes no"
+        " images to select by; remove it"
+      )
