@@ -265,17 +265,27 @@ print(sorted(slow & set(sys.modules)))
   assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("word", ["--help", "--version", "list"])
-def test_help_version_and_list_do_not_wait_for_jax(children, word):
-  code = f"""
+def test_help_list_and_wrong_flags_do_not_wait_for_jax(children):
+  code = """
 import sys
-from diffdistill import __main__
-sys.argv = ["diffdistill", {word!r}]
-assert __main__.main() == 0
-print(sorted({{"jax", "grain", "flax"}} & set(sys.modules)))
+from diffdistill.cli.main import main
+
+def run(line, *libraries):
+  sys.argv = line.split()
+  print(main(), sorted({*libraries} & set(sys.modules)), file=sys.stderr)
+
+for line in ("diffdistill --version", "diffdistill", "diffdistill train -h"):
+  run(line, "jax", "numpy", "absl", "etils")
+for line in (
+  "diffdistill list",
+  "diffdistill train --config=digits:all",
+  "diffdistill run --config=digits:all --workdir=x --minutes=0.1",
+):
+  run(line, "jax", "grain", "flax")
 """
   done = children.run(sys.executable, "-c", code, check=True)
-  assert done.stdout.splitlines()[-1] == "[]"
+  ends = [line for line in done.stderr.splitlines() if line[0].isdigit()]
+  assert ends == ["0 []"] * 4 + ["2 []"] * 2
 
 
 @pytest.mark.slow
