@@ -182,7 +182,8 @@ def _value(flag: Flag, texts: Sequence[str]) -> Any:
   """The value of a flag that was given, as many times as there are texts."""
   text, *others = texts
   if "" in texts:
-    raise UsageError(f"--{flag.name} is empty; pass a value, or leave it out")
+    remedy = "pass a value" if flag.required else "pass a value or leave it out"
+    raise UsageError(f"--{flag.name} is empty; {remedy}")
   if flag.kind == "places":
     return texts
   if others:
