@@ -107,10 +107,11 @@ NUM_STEPS = Flag(
   "num_steps",
   "int",
   "The number of steps of the sampler.",
-  unset="the number that the student was made for",
+  unset="as many as the student was made for; for a teacher, the largest number"
+  " in the config's evaluation",
   range=STEPS,
 )
-FOLDER = Flag("out", "place", "The folder to make.", required=True)
+FOLDER = Flag("out", "place", "The new folder to write.", required=True)
 # How the processes of several hosts find each other.
 HOSTS = (
   Flag(

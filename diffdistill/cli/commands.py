@@ -159,8 +159,8 @@ COMMANDS = {
     again="the same command goes on",
   ),
   "carry": Command(
-    about="Copy what the rest of a run needs to a new folder. Another machine"
-    " can go on with the copy.",
+    about="Make a smaller copy of a run, with all that the rest of it needs."
+    " Another machine can go on with the copy.",
     function="diffdistill.tools.carry:carry",
     flags=(WORKDIR, FOLDER),
     example="--workdir=runs/digits --out=carried",
@@ -203,8 +203,8 @@ COMMANDS = {
     " --config.data.source.path=pictures --out=data/cifar10_{split}.npz",
   ),
   "import": Command(
-    about="Read the model of another framework. A recipe can start from the"
-    " folder that is written: stages.teacher.source=imported:FOLDER.",
+    about="Turn the model of another framework into a folder for recipes. A"
+    " recipe uses it with stages.teacher.source=imported:FOLDER.",
     function="diffdistill.tools.import_model:import_model",
     flags=(
       Flag(

@@ -1,9 +1,7 @@
 """The command line: runs one command and returns its exit status.
 
-0 done; 1 refused and 2 bad usage, each in one line; 75 after SIGTERM or SIGHUP,
-and 130 after an interrupt (train saves first where an update ends within
-seconds): the same command goes on; 70 where the command hung, or where one of
-several processes failed or was lost: start all again.
+usage.py lists the statuses. After 75 and 130, train has saved if an update ends
+within seconds.
 """
 
 import pkgutil
