@@ -32,6 +32,7 @@ from diffdistill.evaluation.curves import (
   families,
   is_measured,
 )
+from diffdistill.evaluation.shown import Picture
 from diffdistill.evaluation.trust import distrust
 
 # Okabe and Ito's colours, which the colour-blind can tell apart. They are
@@ -173,6 +174,11 @@ def as_png(figure: Figure) -> bytes:
   with _quiet():
     FigureCanvasAgg(figure).print_png(data)
   return data.getvalue()
+
+
+def picture(figure: Figure) -> Picture:
+  """A picture whose text has its true size in a notebook."""
+  return Picture(as_png(figure), round(96 * figure.get_figwidth()))
 
 
 def as_svg(figure: Figure, name: str) -> str:

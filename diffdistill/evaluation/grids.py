@@ -1,8 +1,8 @@
-"""Sheets of sample images, and tables as text."""
+"""Sheets of sample images."""
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from etils import epath
@@ -10,7 +10,6 @@ from jaxtyping import Array, UInt8
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
-from diffdistill.evaluation.speeds import readable
 from diffdistill.images import AnyImages, to_uint8
 from diffdistill.system.files import write_atomically
 
@@ -85,46 +84,6 @@ def as_png(image: PillowImage.Image) -> bytes:
   data = io.BytesIO()
   image.save(data, "PNG", optimize=True)
   return data.getvalue()
-
-
-def table(
-  rows: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None
-) -> str:
-  """Rows as aligned plain text under a header, numbers to the right.
-
-  Args:
-    rows: column -> value; floats are shown with 4 digits, None and missing
-      values as "-", and a value that has a least and a most with both.
-    columns: which and in what order; by default all, as first met.
-  """
-  texts = [readable(row) for row in rows]
-  if columns is None:
-    columns = list(dict.fromkeys(name for row in texts for name in row))
-  values = [[row.get(name) for name in columns] for row in rows]
-  cells = [
-    list(columns),
-    *([_cell(row.get(name)) for name in columns] for row in texts),
-  ]
-  widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-  right = [
-    all(isinstance(v, int | float | None) for v in column)
-    for column in zip(*values, strict=True)
-  ] or [False] * len(columns)
-  lines = []
-  for line in cells:
-    padded = [
-      cell.rjust(width) if numeric else cell.ljust(width)
-      for cell, width, numeric in zip(line, widths, right, strict=True)
-    ]
-    lines.append("  ".join(padded).rstrip())
-  lines.insert(1, "  ".join("-" * width for width in widths))
-  return "\n".join(lines)
-
-
-def _cell(value: object) -> str:
-  if value is None:
-    return "-"
-  return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _enlarged(

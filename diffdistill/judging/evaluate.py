@@ -1,6 +1,7 @@
 """The evaluation of a run: every model judged, and what is written of it."""
 
 import dataclasses
+import html
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,9 +9,10 @@ import numpy as np
 from etils import epath
 
 from diffdistill.evaluation import grids
+from diffdistill.evaluation.shown import Picture, Table
 from diffdistill.evaluation.trust import distrust
 from diffdistill.judging.comparison import compare
-from diffdistill.judging.contestants import contestants
+from diffdistill.judging.contestants import Contestant, contestants
 from diffdistill.judging.judge import judge_of, nothing
 from diffdistill.judging.judged_rows import judged_rows
 from diffdistill.judging.summaries import (
@@ -22,9 +24,9 @@ from diffdistill.judging.summaries import (
 from diffdistill.run.experiment import Experiment
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluation:
-  """What is known of the models of a run.
+  """The distances of a run's models from the data; shows itself as a table.
 
   Args:
     metric: the name of the Frechet distance, such as FD-classifier.
@@ -46,12 +48,57 @@ class Evaluation:
       return None
     return f"{self.metric} does not measure these models: its judge is {why}"
 
+  @property
+  def written(self) -> dict[str, Any]:
+    """The evaluation as evaluation.json holds it."""
+    return {**self.summary, "metric": self.metric, "rows": list(self.rows)}
+
+  def sheet(self) -> Picture:
+    """A row of images for each row of the table; a column has one noise."""
+    return Picture(grids.as_png(grids.labelled_rows(self.images)))
+
+  def curve(self) -> Picture:
+    """The distances against sampler steps.
+
+    Students of one family are one curve, each at its own steps. The last
+    weights of a round that kept its best ones are left out.
+
+    Raises:
+      ImportError: without matplotlib.
+    """
+    from diffdistill.evaluation.drawing import distances, picture
+
+    return picture(distances(self.written))
+
+  def __repr__(self) -> str:
+    return "\n".join(
+      [*self._warnings(), repr(Table(self.rows)), *self._facts()]
+    )
+
+  def _repr_html_(self) -> str:
+    before, after = (
+      "<br>".join(map(html.escape, lines))
+      for lines in (self._warnings(), self._facts())
+    )
+    table = Table(self.rows)._repr_html_()
+    return f"<div><p>{before}</p>\n{table}<p>{after}</p></div>"
+
+  def _warnings(self) -> list[str]:
+    return [self.warning] if self.warning else []
+
+  def _facts(self) -> list[str]:
+    return [
+      f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"
+      for name, value in self.summary.items()
+    ]
+
 
 def evaluate(
   run: Experiment,
   workdir: epath.Path,
   say: Callable[[str], None],
   between: Callable[[], None] = nothing,
+  beside: Sequence[Contestant] = (),
 ) -> Evaluation:
   """Judges the teacher and every finished student of a run.
 
@@ -62,13 +109,18 @@ def evaluate(
     workdir: where the run was trained.
     say: told each row as it is done, and which files are damaged.
     between: called between batches; may raise, to leave.
+    beside: other models, which are judged like students of the run.
 
   Raises:
-    ValueError: where the run has no classifier or no teacher to judge by, or
-      where a file or the number of images is not what FID needs.
+    ValueError: where the run has no classifier or no teacher to judge by,
+      where a file or the number of images is not what FID needs, or where
+      another model makes images of another shape or has a name of the run's.
   """
   settings = run.evaluation
   models = contestants(run, workdir, say)
+  for model in beside:
+    _check_beside(model, run, [other.name for other in models])
+    models.append(model)
   judge = judge_of(run, workdir, between, say)
   judge.check(settings.num_images)
   kept = judged_rows(run, workdir, judge.identity, say)
@@ -89,22 +141,28 @@ def evaluate(
 def write_evaluation(
   workdir: epath.Path, evaluation: Evaluation, say: Callable[[str], None]
 ) -> None:
-  """Writes an evaluation, its curves and its images, see summaries.py.
-
-  Students of one family are one curve, each at its own steps; neither picture
-  shows the last weights of a round that kept its best ones.
-  """
-  pictures = {SHEET: grids.as_png(grids.labelled_rows(evaluation.images))}
-  summary = {
-    **evaluation.summary,
-    "metric": evaluation.metric,
-    "rows": list(evaluation.rows),
-  }
+  """Writes an evaluation, its curves and its images, see summaries.py."""
+  pictures = {SHEET: evaluation.sheet().png}
   try:
-    from diffdistill.evaluation.drawing import as_png, distances
-
-    pictures[CURVES] = as_png(distances(summary))
+    pictures[CURVES] = evaluation.curve().png
   except ImportError:
     path = workdir / COPIES[CURVES]
     say(f"{path} is not drawn without matplotlib; run `pip install matplotlib`")
-  keep_summary(workdir, summary, pictures, say)
+  keep_summary(workdir, evaluation.written, pictures, say)
+
+
+def _check_beside(
+  model: Contestant, run: Experiment, names: Sequence[str]
+) -> None:
+  """Refuses a model that cannot be a row of this run's table."""
+  if model.name in names:
+    raise ValueError(
+      f"{model.name} is the name of two models; rename the folder of the"
+      " exported one"
+    )
+  theirs, ours = model.generator.image_shape, run.source.image_shape
+  if theirs != ours:
+    raise ValueError(
+      f"{model.name} makes images of shape {theirs}, but those of the run are"
+      f" {ours}; pass a model of the same shape"
+    )

@@ -1,10 +1,13 @@
 """A model that was exported, opened again without the run that made it."""
 
+import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 from etils import epath
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from diffdistill.arrays import Image, Key, Label, Params
@@ -16,8 +19,73 @@ from diffdistill.run.model_section import denoiser_of, sampler_of
 from diffdistill.system import hosts
 from diffdistill.training.sharding import make_mesh, replicated
 
-# (sample, params, image_shape, label_counts, num_steps: 0 of a teacher)
-Parts = tuple[Sample, Params, tuple[int, int, int], tuple[int, ...], int]
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exported:
+  """A model as its folder holds it.
+
+  Args:
+    name: of the folder.
+    sample: makes images.
+    params: the weights, on the host; empty where the program holds them.
+    image_shape: (h, w, c).
+    label_counts: the number of the data's images of each class.
+    num_steps: that the model was made for; 0 for a teacher.
+    sampled: see `Contestant`.
+  """
+
+  name: str
+  sample: Sample
+  params: Params
+  image_shape: tuple[int, int, int]
+  label_counts: tuple[int, ...]
+  num_steps: int
+  sampled: str
+
+  def steps(self, num_steps: tuple[int, ...]) -> tuple[int, ...]:
+    """The numbers of steps to sample in, where some are asked for.
+
+    Raises:
+      ValueError: for a teacher and none.
+    """
+    if self.num_steps:
+      return (self.num_steps,)
+    if not num_steps:
+      raise ValueError(
+        f"{self.name} is a teacher, which was made for no number of steps; pass"
+        " some as num_steps"
+      )
+    return num_steps
+
+  def generator(
+    self, mesh: Mesh, batch_size: int, label: int | None = None
+  ) -> Generator:
+    """Makes the model's images; all of one class, if a label is given."""
+    return Generator(
+      sample=self.sample,
+      image_shape=self.image_shape,
+      num_classes=len(self.label_counts),
+      label_counts=lambda: self.label_counts,
+      label=label,
+      mesh=mesh,
+      batch_size=batch_size,
+    )
+
+
+def is_exported(folder: epath.Path) -> bool:
+  """Whether a folder looks like one that `read_exported` reads."""
+  names = (stablehlo.DESCRIPTION, model_folder.DESCRIPTION)
+  return any((folder / name).exists() for name in names)
+
+
+def read_exported(folder: epath.Path) -> Exported:
+  """A model of `diffdistill export`, as safetensors or StableHLO.
+
+  Raises:
+    ValueError: where the folder holds none, or a damaged one.
+  """
+  is_program = (folder / stablehlo.DESCRIPTION).exists()
+  return _program(folder) if is_program else _weights(folder)
 
 
 def open_exported(
@@ -26,58 +94,49 @@ def open_exported(
   num_steps: tuple[int, ...] = (),
   devices: Sequence[Any] | None = None,
 ) -> Contestant:
-  """A model of `diffdistill export`, ready to make images or to be judged.
+  """A model of `diffdistill export`, ready to be judged.
 
   Args:
-    folder: of safetensors with their model.json, or of StableHLO.
+    folder: see `read_exported`.
     batch_size: images made at a time.
     num_steps: to judge a teacher at; a student has a number of its own.
     devices: that it runs on; by default those that are here.
 
   Raises:
-    ValueError: where the folder holds none, or a damaged one; for a teacher
-      and no number of steps.
+    ValueError: as of `read_exported`; for a teacher and no number of steps.
   """
-  is_program = (folder / stablehlo.DESCRIPTION).exists()
-  parts = _program(folder) if is_program else _weights(folder)
-  sample, params, image_shape, label_counts, made_for = parts
-  if made_for:
-    num_steps = (made_for,)
-  if not num_steps:
-    raise ValueError(
-      f"{folder} holds a teacher, which was made for no number of steps; pass"
-      " some as num_steps"
-    )
+  model = read_exported(folder)
   mesh = make_mesh(devices=devices)
-  params = hosts.place(params, replicated(mesh))
-  generator = Generator(
-    sample=sample,
-    image_shape=image_shape,
-    num_classes=len(label_counts),
-    label_counts=lambda: label_counts,
-    mesh=mesh,
-    batch_size=batch_size,
-  )
+  params = hosts.place(model.params, replicated(mesh))
+  generator = model.generator(mesh, batch_size)
   return Contestant(
-    name=folder.name,
-    num_steps=num_steps,
+    name=model.name,
+    num_steps=model.steps(num_steps),
     generator=generator,
     load=lambda: params,
+    sampled=f"{model.sampled} in batches of {generator.batch_size}",
   )
 
 
-def _weights(folder: epath.Path) -> Parts:
-  """Of safetensors."""
+def _weights(folder: epath.Path) -> Exported:
+  """The model of a folder of safetensors."""
   model = model_folder.load(folder)
   denoiser = denoiser_of(model)
-  sample = sample_of(denoiser, sampler_of(model, denoiser))
-  # Of an unknown data set, classes take turns.
-  counts = model.label_counts or (1,) * model.num_classes
-  return sample, model.params, model.image_shape, counts, model.num_steps
+  sampler = sampler_of(model, denoiser)
+  return Exported(
+    name=folder.name,
+    sample=sample_of(denoiser, sampler),
+    params=model.params,
+    image_shape=model.image_shape,
+    # Classes are equally frequent where the data set is unknown.
+    label_counts=tuple(model.label_counts or (1,) * model.num_classes),
+    num_steps=model.num_steps,
+    sampled=str(sampler),
+  )
 
 
-def _program(folder: epath.Path) -> Parts:
-  """Of StableHLO, whose weights are in the program."""
+def _program(folder: epath.Path) -> Exported:
+  """The model of a folder of StableHLO, whose weights are in the program."""
   program, label_counts, num_steps = stablehlo.read_sampler(folder)
   noise_like, *_ = program.in_avals
   height, width, channels = (int(size) for size in noise_like.shape[1:])
@@ -92,4 +151,13 @@ def _program(folder: epath.Path) -> Parts:
     # Its stochastic samplers take a seed: one for each batch.
     return program.call(noise, label, jax.random.bits(key))
 
-  return sample, {}, (height, width, channels), label_counts, num_steps
+  data = (folder / stablehlo.PROGRAM).read_bytes()
+  return Exported(
+    name=folder.name,
+    sample=sample,
+    params={},
+    image_shape=(height, width, channels),
+    label_counts=tuple(label_counts),
+    num_steps=num_steps,
+    sampled=f"program {hashlib.sha256(data).hexdigest()}",
+  )

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from etils import epath
 
-from diffdistill.evaluation.grids import table
+from diffdistill.evaluation.shown import Table
 from diffdistill.judging.summaries import FILE, read_summary
 from diffdistill.run.experiment import Experiment
 from diffdistill.training.done import done
@@ -261,7 +261,7 @@ def _measured(workdir: epath.Path, round_: Round) -> str:
     for name, value in summary.items()
   )
   note = "Distances on another network than Inception are no FID."
-  return "\n\n".join([*lines, f"```\n{table(mine)}\n```", facts + ".", note])
+  return "\n\n".join([*lines, f"```\n{Table(mine)!r}\n```", facts + ".", note])
 
 
 def without_folders(value: Any) -> Any:

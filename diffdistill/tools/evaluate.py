@@ -2,14 +2,15 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
 from diffdistill.data.facts import Facts, describe
 from diffdistill.data.record import Recorded
-from diffdistill.evaluation import grids
 from diffdistill.judging import evaluate as evaluating
+from diffdistill.judging.exported import open_exported
 from diffdistill.run import environment, from_config
 from diffdistill.run.experiment import Experiment
 from diffdistill.system import hosts, places
@@ -24,9 +25,36 @@ def evaluate(
   inception: str | epath.Path | None = None,
   reference: str | epath.Path | None = None,
 ) -> None:
-  """Judges the teacher and every finished student; writes and prints it.
+  """Judges the teacher and every finished student, and prints the table.
 
-  A row that is done is kept, so the same command goes on where it was ended.
+  The arguments and the refusals are those of `judge`.
+  """
+  evaluation = judge(
+    workdir,
+    num_images=num_images,
+    num_steps=num_steps,
+    inception=inception,
+    reference=reference,
+  )
+  answer(repr(evaluation))
+  if evaluation.warning:
+    say(f"warning: {evaluation.warning}")
+
+
+def judge(
+  workdir: epath.Path,
+  *,
+  num_images: int | None = None,
+  num_steps: tuple[int, ...] | None = None,
+  seed: int | None = None,
+  batch_size: int | None = None,
+  inception: str | epath.Path | None = None,
+  reference: str | epath.Path | None = None,
+  exported: Sequence[epath.Path] = (),
+) -> evaluating.Evaluation:
+  """Judges the teacher and every finished student; writes the evaluation.
+
+  A row that is done is kept, so the next call goes on where this one ended.
 
   Args:
     workdir: of the run; the evaluation and each row as it is done go under
@@ -35,9 +63,12 @@ def evaluate(
     num_images: per row; the config's by default.
     num_steps: of the teacher's sampler, and which students to judge; the
       config's by default.
+    seed: of the noise; the config's by default.
+    batch_size: images made at a time; the config's by default.
     inception: the file of the FID network's weights; by default the config's,
       or that of DIFFDISTILL_INCEPTION.
     reference: an .npz of its statistics; the config's by default.
+    exported: folders of exported students, to be judged too.
 
   Raises:
     PreemptedError: after SIGTERM.
@@ -53,6 +84,8 @@ def evaluate(
   given: dict[str, Any] = {
     "num_images": num_images,
     "num_steps": num_steps,
+    "seed": seed,
+    "batch_size": batch_size,
     "inception": inception and str(inception),
     "reference": reference and str(reference),
   }
@@ -60,6 +93,8 @@ def evaluate(
   settings = dataclasses.replace(run.evaluation, **given)
   run = dataclasses.replace(run, evaluation=settings)
   say(_facts(run).summary(run.devices))
+  size = min(settings.batch_size, settings.num_images)
+  beside = [open_exported(path, size, settings.num_steps) for path in exported]
   with Preemption() as preemption:
 
     def between() -> None:
@@ -69,17 +104,9 @@ def evaluate(
           " the same command goes on from there"
         )
 
-    evaluation = evaluating.evaluate(run, workdir, say, between)
+    evaluation = evaluating.evaluate(run, workdir, say, between, beside)
   hosts.on_first(lambda: evaluating.write_evaluation(workdir, evaluation, say))
-  if evaluation.warning:
-    answer(evaluation.warning)
-  answer(grids.table(evaluation.rows))
-  for name, value in evaluation.summary.items():
-    answer(
-      f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"
-    )
-  if evaluation.warning:
-    say(f"warning: {evaluation.warning}")
+  return evaluation
 
 
 def _facts(run: Experiment) -> Facts:

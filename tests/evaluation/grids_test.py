@@ -102,20 +102,3 @@ def test_a_failed_write_leaves_the_old_png(tmp_path, monkeypatch):
   with pytest.raises(OSError, match="disk full"):
     grids.save_png(grids.sheet(ramp(9)), path)
   assert path.read_bytes() == before
-
-
-def test_a_table_is_aligned():
-  rows = [
-    {"model": "teacher", "steps": 1024, "FD": 2.34567},
-    {"model": "halve/004", "steps": 4, "FD": None},
-  ]
-  assert grids.table(rows) == "\n".join(
-    [
-      "model      steps     FD",
-      "---------  -----  -----",
-      "teacher     1024  2.346",
-      "halve/004      4      -",
-    ]
-  )
-  assert grids.table(rows, ["steps"]).splitlines()[0] == "steps"
-  assert grids.table([], ["a", "b"]) == "a  b\n-  -"
