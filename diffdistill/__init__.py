@@ -1,5 +1,13 @@
 """diffdistill: few-step students of diffusion teachers, in JAX.
 
+A program or a notebook needs three functions:
+
+  config = diffdistill.recipe("digits:progressive")
+  run = diffdistill.train(config, "runs/digits")
+  run = diffdistill.open("runs/digits")
+  run.models, run.sample(...), run.sheet(...), run.evaluate(...), run.curve(),
+  run.losses(...), run.cost(), run.export(...)
+
 The rooms, each importing only from those before it:
 
   configs      the recipes: a link to configs/ at the top of the repository
@@ -24,7 +32,26 @@ The rooms, each importing only from those before it:
   planning     what a recipe costs on a pod, by the pod's compiler
   reporting    report.html: one page of one run, or of several; model cards
   tools        what each command does
+  api          what `import diffdistill` gives: open, train, recipe and a Run
   cli          the table of commands; help, refusals and calls follow from it
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+__all__ = ["Run", "open", "recipe", "train"]
+
+if TYPE_CHECKING:
+  from diffdistill.api import Run, open, recipe, train
+
+
+def __getattr__(name: str) -> Any:
+  """A name of the public API; JAX is imported when the first one is used."""
+  if name not in __all__:
+    raise AttributeError(f"module 'diffdistill' has no attribute {name!r}")
+  return getattr(importlib.import_module("diffdistill.api"), name)
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *__all__})

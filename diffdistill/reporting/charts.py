@@ -1,13 +1,20 @@
-"""The charts of a page, as SVG elements."""
+"""The charts of a page, as SVG elements, and of a notebook, as pictures."""
 
 import functools
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
+from etils import epath
 from markupsafe import Markup
 
 from diffdistill.evaluation.curves import Curve, Number, Point, curves
+from diffdistill.evaluation.shown import Picture
 from diffdistill.reporting.formats import number
-from diffdistill.reporting.gather import RoundLog, Run
+from diffdistill.reporting.gather import RoundLog, Run, gather
+from diffdistill.reporting.judged import largest_evaluation
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
 
 # What is drawn of a stage: how the names of its records end, and the title.
 DRAWN = (
@@ -55,6 +62,38 @@ def quality(run: Run) -> list[Markup]:
   return charts
 
 
+def distance_curve(workdir: epath.Path) -> Picture:
+  """The distances of a run's largest evaluation against sampler steps.
+
+  Raises:
+    ValueError: where there is no evaluation, or a damaged one.
+    ImportError: without matplotlib.
+  """
+  from diffdistill.evaluation.drawing import distances, picture
+
+  judged = largest_evaluation(workdir)
+  return picture(distances(judged.summary, judged.spreads))
+
+
+def stage_curves(workdir: epath.Path, stage: str) -> Picture:
+  """The records of a stage against updates, as a notebook shows them.
+
+  Raises:
+    ValueError: for a stage without records of updates.
+    ImportError: without matplotlib.
+  """
+  from diffdistill.evaluation.drawing import picture
+
+  stages = gather(workdir, workdir.name).stages
+  found = _stage_figure(stages[stage]) if stage in stages else None
+  if found is None:
+    raise ValueError(
+      f"stage is {stage!r}, which has no records of updates; pass one of"
+      f" {', '.join(stages)}"
+    )
+  return picture(found[0])
+
+
 def joint(runs: Sequence[Run]) -> list[Markup]:
   """All runs in one chart for each metric that they were judged by."""
   judged = {run.name: run.judged for run in runs if run.judged is not None}
@@ -78,9 +117,25 @@ def joint(runs: Sequence[Run]) -> list[Markup]:
 
 
 def stage(run: Run, logs: Sequence[RoundLog]) -> Markup | None:
-  """The records of a stage against updates, its rounds one after another."""
+  """The records of a stage against updates, as an SVG element."""
+  found = _stage_figure(logs) if can_draw() else None
+  if found is None:
+    return None
+  figure, titles = found
+  name = f"{run.name}: {', '.join(titles)} of {logs[0].stage} against updates"
+  return _svg(figure, name)
+
+
+def _stage_figure(
+  logs: Sequence[RoundLog],
+) -> "tuple[Figure, list[str]] | None":
+  """The records of a stage against updates, its rounds one after another.
+
+  Returns:
+    (the figure, the titles of its panels); None where nothing is recorded.
+  """
   length = sum(log.done for log in logs)
-  if not length or logs[0].unit == "pairs" or not can_draw():
+  if not length or logs[0].unit == "pairs":
     return None
   from diffdistill.evaluation.drawing import over_updates
 
@@ -98,8 +153,7 @@ def stage(run: Run, logs: Sequence[RoundLog]) -> Markup | None:
   marks = (
     [mark for mark in rounds if mark[0] < mark[1]] if len(logs) > 1 else []
   )
-  name = f"{run.name}: {', '.join(drawn)} of {logs[0].stage} against updates"
-  return _svg(over_updates(drawn, length, marks), name)
+  return over_updates(drawn, length, marks), list(drawn)
 
 
 def _svg(figure, name: str) -> Markup:

@@ -110,6 +110,28 @@ def costs(
   return result
 
 
+def rows(run: Run) -> list[dict[str, Any]]:
+  """What each round took, as far as it is recorded, and all of them in a row.
+
+  Operations and the time of the bare update are known of stages alone.
+  """
+  parts = {log.name: _cost([log], (), ()) for log in run.rounds if log.records}
+  return [
+    {
+      "round": name,
+      "devices": ", ".join(cost.devices),
+      "updates": cost.updates,
+      "images": _whole(cost.images),
+      "passes": _whole(cost.passes or None),
+      "seconds": _whole(cost.seconds),
+      "compile seconds": _whole(cost.compile_seconds),
+      "peak host MB": _whole(cost.peak_host_bytes, 10**6),
+      "peak device MB": _whole(cost.peak_device_bytes, 10**6),
+    }
+    for name, cost in [*parts.items(), ("all", total(parts))]
+  ]
+
+
 def total(parts: Mapping[str, Cost]) -> Cost:
   """The cost of a whole run: sums, and the most memory of any stage."""
   each = list(parts.values())
@@ -231,6 +253,10 @@ def _timed_on(bares: Sequence[Bare], devices: tuple[str, ...]) -> list[Bare]:
 def _busy(record: Mapping[str, Any]) -> Number:
   """The training seconds of a record."""
   return record["seconds"] - sum(record.get(name, 0) for name in APART)
+
+
+def _whole(value: Number | None, unit: int = 1) -> int | None:
+  return None if value is None else round(value / unit)
 
 
 def _sum(values: Iterable[Number | None]) -> Number | None:

@@ -16,6 +16,7 @@ from diffdistill.evaluation.trust import distrust
 from diffdistill.fields import Fields
 from diffdistill.judging.judged_rows import FOLDER
 from diffdistill.judging.summaries import (
+  FILE,
   PREFIX,
   SETTINGS,
   read_summary,
@@ -96,6 +97,21 @@ class Judged:
 
   def _counts(self, row: Fields) -> bool:
     return is_measured(row.get(self.metric)) and not is_last(row)
+
+
+def largest_evaluation(workdir: epath.Path) -> Judged:
+  """The evaluation of a run with the most images, which reports show.
+
+  Raises:
+    ValueError: where there is none, or a damaged one.
+  """
+  notes: list[str] = []
+  judged = read_judged(workdir / FILE, notes)
+  if judged is None:
+    raise ValueError(
+      notes[0] if notes else f"{workdir} has no evaluation yet; evaluate first"
+    )
+  return judged
 
 
 def read_judged(path: epath.Path, notes: list[str]) -> Judged | None:

@@ -1,0 +1,232 @@
+"""Images of finished models: of a run, or of an exported folder."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+
+from diffdistill.arrays import Params
+from diffdistill.diffusion.guidance import Guidance
+from diffdistill.evaluation import grids
+from diffdistill.evaluation.generator import Generator
+from diffdistill.evaluation.interpolated import interpolated
+from diffdistill.evaluation.shown import Picture, Table
+from diffdistill.images import from_uint8, to_uint8
+from diffdistill.judging.exported import read_exported
+from diffdistill.run import environment, from_config
+from diffdistill.run.experiment import Experiment
+from diffdistill.sampling.sampler import Sampler
+from diffdistill.system import hosts
+from diffdistill.tools.finished import (
+  STUDENT,
+  TEACHER,
+  Model,
+  finished,
+  finished_model,
+)
+from diffdistill.tools.speaking import say
+from diffdistill.training.effects import check_images
+from diffdistill.training.sharding import make_mesh, replicated
+
+# Images made at a time by an exported model, which has no config.
+EXPORTED_AT_A_TIME = 500
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wish:
+  """Which images to draw.
+
+  Args:
+    num_images: how many; how many rows with `interpolate`.
+    num_steps: of the sampler; None for those that a student was made for, and
+      for a teacher's most.
+    seed: of the noise, in [0, 2^32).
+    label: the class of all images; None for classes as frequent as in the data.
+    guidance: the weight; None for the config's of a teacher, and 0 of others.
+    interpolate: images a row, 2 or more, from one noise to another (Luhman &
+      Luhman 2021 show 11); None gives every image a noise of its own.
+
+  Raises:
+    ValueError: for fewer images.
+  """
+
+  num_images: int
+  num_steps: int | None = None
+  seed: int = 0
+  label: int | None = None
+  guidance: float | None = None
+  interpolate: int | None = None
+
+  def __post_init__(self):
+    if self.num_images < 1:
+      raise ValueError(f"num_images is {self.num_images}; pass 1 or more")
+    if self.interpolate is not None and self.interpolate < 2:
+      raise ValueError(
+        f"interpolate is {self.interpolate}; pass 2 images or more"
+      )
+
+  @property
+  def count(self) -> int:
+    """The number of all images."""
+    return self.num_images * (self.interpolate or 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drawn:
+  """Images of a model.
+
+  Args:
+    images: the images, as they were wished for.
+    model: the name of the model.
+    num_steps: of the sampler.
+    wish: what was wished for.
+  """
+
+  images: UInt8[np.ndarray, "n h w c"]
+  model: str
+  num_steps: int
+  wish: Wish
+
+  def sheet(self) -> Picture:
+    """The images side by side; a row for each way from noise to noise."""
+    sheet = grids.sheet(from_uint8(self.images), self.wish.interpolate)
+    return Picture(grids.as_png(sheet))
+
+
+def labelled_sheet(drawn: Sequence[Drawn]) -> Picture:
+  """A row of images of each model, its name and steps at the left."""
+  images = {
+    f"{one.model}, {one.num_steps} steps": from_uint8(one.images)
+    for one in drawn
+  }
+  return Picture(grids.as_png(grids.labelled_rows(images)))
+
+
+class RunArtist:
+  """Draws images of the finished models of a run, and compiles each one once.
+
+  Args:
+    workdir: of the run.
+
+  Raises:
+    ValueError: where the workdir holds no run, or was trained with another
+      precision of matrix products than JAX has here.
+  """
+
+  def __init__(self, workdir: epath.Path):
+    self.run: Experiment = from_config.reopen(workdir)
+    environment.check(workdir)
+    self._workdir = workdir
+    # Each line is said once.
+    self._say = functools.cache(say)
+
+    @functools.cache
+    def generator(
+      sampler: Sampler,
+      batch_size: int,
+      label: int | None,
+      guidance: Guidance | None,
+    ) -> Generator:
+      return self.run.generator(sampler, batch_size, label, guidance)
+
+    @functools.lru_cache(maxsize=1)
+    def params(name: str) -> Params:
+      return self.run.product(workdir, name)
+
+    self._generator, self._params = generator, params
+
+  def models(self) -> Table[Model]:
+    """The models that are finished now."""
+    return finished(self.run, self._workdir)
+
+  def draw(self, name: str | None, wish: Wish) -> Drawn:
+    """Images of a model; of the last one by default.
+
+    Raises:
+      ValueError: for a model that is not finished, or that cannot draw them.
+    """
+    run = self.run
+    stage, round_, steps = finished_model(
+      run, self._workdir, name, wish.num_steps, self._say
+    )
+    sampler = stage.objective.sampler
+    assert sampler is not None  # it makes images
+    check_images(wish.count, run.source.image_shape)
+    guidance = run.usual_guidance(round_)
+    if wish.guidance is not None:
+      guidance = dataclasses.replace(run.guidance, weight=wish.guidance)
+    size = min(run.evaluation.batch_size, wish.num_images)
+    generator = self._generator(sampler, size, wish.label, guidance)
+    images = _draw(generator, self._params(round_.name), wish, steps)
+    return Drawn(images=images, model=round_.name, num_steps=steps, wish=wish)
+
+
+class ExportArtist:
+  """Draws images of an exported model.
+
+  Args:
+    folder: that `diffdistill export` wrote, as safetensors or StableHLO.
+
+  Raises:
+    ValueError: where the folder holds no model, or a damaged one.
+  """
+
+  def __init__(self, folder: epath.Path):
+    environment.pin()
+    self._model = model = read_exported(folder)
+    mesh = make_mesh()
+    self._params = hosts.place(model.params, replicated(mesh))
+    self._generator = functools.cache(
+      lambda batch_size, label: model.generator(mesh, batch_size, label)
+    )
+
+  def models(self) -> Table[Model]:
+    """The one model."""
+    name, steps = self._model.name, self._model.num_steps
+    kind = STUDENT if steps else TEACHER
+    return Table([Model(name=name, kind=kind, num_steps=steps or None)])
+
+  def draw(self, name: str | None, wish: Wish) -> Drawn:
+    """Images of the model.
+
+    Raises:
+      ValueError: for another name, for guidance, for steps that the model was
+        not made for, and for a teacher and no number of steps.
+    """
+    model, asked = self._model, wish.num_steps
+    if name not in (None, model.name):
+      raise ValueError(
+        f"model is {name!r}, but the folder holds {model.name} alone; pass that"
+        " or none"
+      )
+    if wish.guidance is not None:
+      raise ValueError(
+        f"guidance is {wish.guidance}, but {model.name} has the guidance that"
+        " it was exported with; leave it out"
+      )
+    (steps,) = model.steps(() if asked is None else (asked,))
+    if asked not in (None, steps):
+      raise ValueError(
+        f"num_steps is {asked}, but {model.name} was made for {steps}; leave it"
+        " out"
+      )
+    check_images(wish.count, model.image_shape)
+    size = min(EXPORTED_AT_A_TIME, wish.num_images)
+    generator = self._generator(size, wish.label)
+    images = _draw(generator, self._params, wish, steps)
+    return Drawn(images=images, model=model.name, num_steps=steps, wish=wish)
+
+
+def _draw(
+  generator: Generator, params: Params, wish: Wish, num_steps: int
+) -> UInt8[np.ndarray, "n h w c"]:
+  """The images of a model, rounded to bytes."""
+  seed, count, between = wish.seed, wish.num_images, wish.interpolate
+  if between is not None:
+    images = interpolated(generator, params, seed, count, between, num_steps)
+    return to_uint8(images)
+  batches = generator.batches(params, seed, count, num_steps)
+  return np.concatenate([to_uint8(batch) for batch in batches])

@@ -1,0 +1,261 @@
+"""The public API: what a program or a notebook gets from a run."""
+
+import io
+import pathlib
+import re
+import shutil
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+import diffdistill
+from diffdistill import api
+from diffdistill.tools import evaluate
+
+README = pathlib.Path(__file__).parent.parent / "README.md"
+
+
+@pytest.fixture(scope="module")
+def run(finished_run):
+  return diffdistill.open(finished_run)
+
+
+@pytest.fixture(scope="module")
+def exports(run, tmp_path_factory):
+  """The student as a program and the teacher as weights, open."""
+  folder = tmp_path_factory.mktemp("exports")
+  run.export(None, folder / "student", kind="stablehlo")
+  run.export("teacher", folder / "weights")
+  return [diffdistill.open(folder / name) for name in ("student", "weights")]
+
+
+@pytest.fixture(scope="module")
+def judged(run, exports, tmp_path_factory):
+  """A copy of the run, and its evaluation beside the exported models."""
+  workdir = tmp_path_factory.mktemp("runs") / "judged"
+  shutil.copytree(run.folder, workdir)
+  copy = diffdistill.open(str(workdir))
+  folders = [exported.folder for exported in exports]
+  return copy, copy.evaluate([1, 2], exported=folders)
+
+
+def size(picture):
+  with Image.open(io.BytesIO(picture.png)) as image:
+    assert image.format == "PNG"
+    return image.size
+
+
+def test_a_run_lists_its_finished_models(run):
+  assert [(m.name, m.kind, m.num_steps) for m in run.models] == [
+    ("classifier", "classifier", None),
+    ("teacher", "teacher", None),
+    ("halve/001", "student", 1),
+  ]
+  assert repr(run.models).splitlines()[0].split() == [
+    "name",
+    "kind",
+    "num_steps",
+  ]
+
+
+@pytest.mark.parametrize(
+  ("flags", "values"),
+  [
+    (
+      ("--round=teacher", "--num_steps=1", "--seed=1", "--label=2"),
+      {"model": "teacher", "num_steps": 1, "seed": 1, "label": 2},
+    ),
+    (("--interpolate=3",), {"interpolate": 3}),
+  ],
+)
+def test_samples_are_those_of_the_command(
+  run, run_cli, tmp_path, flags, values
+):
+  out = tmp_path / "images.npz"
+  common = ("sample", f"--workdir={run.folder}", f"--out={out}")
+  assert run_cli(*common, "--num_images=2", *flags) == 0
+  images = run.sample(num_images=2, **values)
+  assert images.dtype == np.uint8
+  np.testing.assert_array_equal(images, np.load(out)["images"])
+
+
+def test_an_exported_model_draws_the_images_of_its_run(run, exports):
+  student, teacher = exports
+  for exported, name, steps in (
+    (student, "halve/001", None),
+    (teacher, "teacher", 2),
+  ):
+    ours = run.sample(name, num_images=5, num_steps=steps, label=1)
+    theirs = exported.sample(num_images=5, num_steps=steps, label=1)
+    # XLA may compile a program otherwise: by a grey level at a rounding edge.
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+  assert [(m.name, m.kind, m.num_steps) for m in student.models] == [
+    ("student", "student", 1)
+  ]
+  assert [m.kind for m in teacher.models] == ["teacher"]
+
+
+def test_sheets_show_one_model_or_all_of_them(run, exports):
+  one, rows = run.sheet("halve/001", num_images=4), run.sheet(num_images=4)
+  assert size(one) == (2 * (48 + 2) + 2,) * 2
+  assert size(rows)[1] == 2 * (48 + 2) + 2
+  assert size(rows)[0] > 4 * (48 + 2)
+  ways = run.sheet("halve/001", num_images=2, interpolate=3)
+  assert size(ways) == (3 * 50 + 2, 2 * 50 + 2)
+  assert size(exports[0].sheet(num_images=4))[1] == 48 + 4
+
+
+def test_an_evaluation_is_that_of_the_command_and_goes_on(judged, capsys):
+  run, evaluation = judged
+  rows = [(row["model"], row["steps"]) for row in evaluation.rows]
+  assert rows == [
+    ("teacher", 2),
+    ("teacher", 1),
+    ("halve/001", 1),
+    ("student", 1),
+    ("weights", 2),
+    ("weights", 1),
+  ]
+  own, theirs = (evaluation.rows[i]["FD-classifier"] for i in (2, 3))
+  assert theirs == pytest.approx(own, rel=1e-4)
+  capsys.readouterr()
+  evaluate.evaluate(run.folder, None, (1, 2))
+  printed = capsys.readouterr()
+  assert printed.err.count("(judged before)") == 3
+  # The command prints what the evaluation of these models shows of itself.
+  again = run.evaluate((1, 2))
+  assert printed.out == f"{again!r}\n"
+  html = ElementTree.fromstring(again._repr_html_().replace("<br>", "<br />"))
+  assert [row[0].text for row in html.iter("tr")] == [
+    "model",
+    "teacher",
+    "teacher",
+    "halve/001",
+  ]
+  assert evaluation.warning in printed.out
+  assert size(evaluation.sheet())[1] == 6 * (48 + 2) + 2
+
+
+def test_an_exported_model_is_judged_again_when_it_changes(
+  judged, exports, capsys, tmp_path
+):
+  run, _ = judged
+  folder = tmp_path / "student"
+  shutil.copytree(exports[0].folder, folder)
+  run.evaluate((1, 2), exported=[folder])
+  assert capsys.readouterr().err.count("(judged before)") == 4
+  other = tmp_path / "other" / "student"
+  run.export("teacher", other, kind="stablehlo", num_steps=1)
+  capsys.readouterr()
+  run.evaluate((1, 2), exported=[other])
+  assert capsys.readouterr().err.count("(judged before)") == 3
+
+
+def test_pictures_of_an_evaluation_and_of_a_training(judged):
+  run, evaluation = judged
+  data, metadata = run.curve()._repr_png_()
+  assert metadata["width"] < size(run.curve())[0]
+  assert data == run.curve().png
+  assert size(evaluation.curve()) == size(run.curve())
+  assert size(run.losses("halve"))[0] == size(run.curve())[0]
+
+
+def test_the_cost_of_each_round(run):
+  cost = run.cost()
+  assert [row["round"] for row in cost] == [
+    "classifier",
+    "teacher",
+    "halve/001",
+    "all",
+  ]
+  # Two updates of eight images; a gradient is three passes, and the teacher of
+  # a halving takes two steps.
+  assert [row["images"] for row in cost] == [16, 16, 16, 48]
+  assert [row["passes"] for row in cost] == [None, 48, 80, 128]
+  assert "peak host MB" in repr(cost)
+
+
+def test_training_opens_the_run(small_config, run, tmp_path, capsys):
+  workdir = shutil.copytree(run.folder, tmp_path / "run")
+  again = diffdistill.train(small_config, workdir)
+  assert "finished already, so nothing is trained" in capsys.readouterr().err
+  assert again.models == run.models
+  with pytest.raises(ValueError, match="was made with another config: seed is"):
+    diffdistill.train({**small_config, "seed": 9}, workdir)
+
+
+def test_the_readme_shows_what_works(
+  judged, small_config, tmp_path, monkeypatch
+):
+  (block,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+  workdir = shutil.copytree(judged[0].folder, tmp_path / "digits")
+  config = ConfigDict(small_config)
+  monkeypatch.setattr(api, "recipe", {"digits:progressive": config}.get)
+  names = {}
+  exec(block.replace("runs/digits", str(workdir)), names)
+  assert names["images"].shape == (16, 2, 2, 1)
+  assert len(names["evaluation"].rows) == 3
+
+
+def test_a_recipe_is_found_by_its_name():
+  config = diffdistill.recipe("digits:progressive")
+  assert config.run[-1] == "halve"
+  with refused("no file and no recipe; did you mean digits:progressive?"):
+    diffdistill.recipe("digits:progresive")
+
+
+def refused(match):
+  return pytest.raises(ValueError, match=match)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+  for path in (tmp_path, tmp_path / "nowhere"):
+    with refused("holds neither a run nor an exported model") as error:
+      diffdistill.open(path)
+    assert str(error.value).startswith(f"{path} ")
+    assert "\n" not in str(error.value)
+  (tmp_path / "config.json").write_text("{")
+  with refused("config.json"):
+    diffdistill.open(tmp_path)
+  with refused("path is s3://bucket/run, but the only store"):
+    diffdistill.open("s3://bucket/run")
+
+
+def test_what_a_run_cannot_do_is_refused(run, judged, tmp_path):
+  with refused("round is 'halve/004', which is not finished"):
+    run.sample("halve/004")
+  with refused("num_images is 0; pass 1 or more"):
+    run.sample(num_images=0)
+  with refused("label is 11, but this model has 3 classes"):
+    run.sample(label=11)
+  with refused("stage is 'nope', which has no records of updates; pass one of"):
+    run.losses("nope")
+  with refused("has no evaluation yet; evaluate first"):
+    run.curve()
+  run.export("teacher", tmp_path / "teacher")
+  with refused("teacher is the name of two models; rename the folder of the"):
+    judged[0].evaluate((1,), exported=[tmp_path / "teacher"])
+
+
+def test_what_an_exported_model_cannot_do_is_refused(exports):
+  student, teacher = exports
+  for act in (
+    student.curve,
+    student.cost,
+    student.evaluate,
+    lambda: student.losses("halve"),
+    lambda: student.export(None, "nowhere"),
+  ):
+    with refused("holds an exported model without its run, so it cannot be"):
+      act()
+  with refused("num_steps is 2, but student was made for 1; leave it out"):
+    student.sample(num_steps=2)
+  with refused("guidance is 1.0, but student has the guidance that it was"):
+    student.sample(guidance=1.0)
+  with refused("model is 'halve/001', but the folder holds student alone"):
+    student.sample("halve/001")
+  with refused("weights is a teacher, which was made for no number of steps"):
+    teacher.sample()
