@@ -58,7 +58,7 @@ class Table(tuple[Row, ...]):
     return [columns, *cells], right
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Picture:
   """A PNG file that a notebook shows.
 
@@ -67,12 +67,15 @@ class Picture:
     width: how wide a notebook shows it, in pixels; None for its own width.
   """
 
-  png: bytes = dataclasses.field(repr=False)
+  png: bytes
   width: int | None = None
 
   def save(self, path: epath.PathLike) -> None:
     """Writes the file, whole or not at all; `path` may be in a bucket."""
     write_atomically(path, self.png)
+
+  def __repr__(self) -> str:
+    return f"Picture({len(self.png):,} bytes)"
 
   def _repr_png_(self) -> bytes | tuple[bytes, dict[str, int]]:
     if self.width is None:

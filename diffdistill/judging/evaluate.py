@@ -76,12 +76,13 @@ class Evaluation:
     )
 
   def _repr_html_(self) -> str:
-    before, after = (
+    table = Table(self.rows)._repr_html_()
+    lines = (
       "<br>".join(map(html.escape, lines))
       for lines in (self._warnings(), self._facts())
     )
-    table = Table(self.rows)._repr_html_()
-    return f"<div><p>{before}</p>\n{table}<p>{after}</p></div>"
+    before, after = (f"<p>{text}</p>\n" if text else "" for text in lines)
+    return f"<div>\n{before}{table}{after}</div>"
 
   def _warnings(self) -> list[str]:
     return [self.warning] if self.warning else []

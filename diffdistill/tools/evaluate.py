@@ -60,14 +60,15 @@ def judge(
     workdir: of the run; the evaluation and each row as it is done go under
       evaluated, and the largest evaluation is evaluation.json, evaluation.png
       and samples/compared.png too.
-    num_images: per row; the config's by default.
+    num_images: judged a row; the config's by default.
     num_steps: of the teacher's sampler, and which students to judge; the
       config's by default.
     seed: of the noise; the config's by default.
     batch_size: images made at a time; the config's by default.
     inception: the file of the FID network's weights; by default the config's,
       or that of DIFFDISTILL_INCEPTION.
-    reference: an .npz of its statistics; the config's by default.
+    reference: an .npz of the FID network's statistics of the data; the
+      config's by default.
     exported: folders of exported students, to be judged too.
 
   Raises:
@@ -110,7 +111,7 @@ def judge(
 
 
 def _facts(run: Experiment) -> Facts:
-  """Of the data of a run, as recorded; of a run without a record, as it is."""
+  """The facts about a run's data, as recorded; without a record, as it is."""
   if isinstance(run.source, Recorded):
     return run.source.facts
   return describe(run.source, counted=run.denoiser.conditional)

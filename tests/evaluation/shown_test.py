@@ -58,6 +58,7 @@ def test_a_table_shows_a_value_with_its_spread():
 
 
 def test_a_picture_is_shown_and_saved(tmp_path):
+  assert repr(Picture(b"png")) == "Picture(3 bytes)"
   assert Picture(b"png")._repr_png_() == b"png"
   assert Picture(b"png", 420)._repr_png_() == (b"png", {"width": 420})
   Picture(b"png").save(tmp_path / "a.png")
