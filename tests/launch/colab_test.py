@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import types
+from xml.etree import ElementTree
 
 import nbformat
 import pytest
@@ -100,12 +101,25 @@ def pictures(cell):
   ]
 
 
-def table(cell):
-  """The rows of a table that is printed first, by column."""
-  lines = printed(cell).split("\n\n")[0].splitlines()
-  # A cell may hold spaces, such as "410 (380 to 440)", but not two.
-  columns, _, *rows = (re.split(" {2,}", line.strip()) for line in lines)
-  return [dict(zip(columns, row, strict=True)) for row in rows]
+def tables(cell):
+  """The rows of each table that is shown, by column."""
+  found = []
+  for output in cell.outputs:
+    if "text/html" in output.get("data", {}):
+      html = output.data["text/html"].replace("<br>", "<br />")
+      for table in ElementTree.fromstring(html).iter("table"):
+        header, *rows = [[cell.text for cell in row] for row in table]
+        found.append([dict(zip(header, row, strict=True)) for row in rows])
+  return found
+
+
+def shown(cell):
+  """The same as plain text."""
+  return "\n".join(
+    output.data["text/plain"]
+    for output in cell.outputs
+    if output.output_type == "display_data"
+  )
 
 
 def complaints(cells):
@@ -129,30 +143,27 @@ def test_both_run_the_second_on_what_the_first_has_made(tmp_path):
 def check_distilled(distilled, folder):
   """From data to a one-step student."""
   assert complaints(distilled) == []
-  assert "1497 images of (8, 8, 1)" in printed(distilled["data"])
+  assert "1497 images of 8x8x1" in printed(distilled["teacher"])
   counts = {name: len(pictures(cell)) for name, cell in distilled.items()}
-  # The losses of each stage, and a sheet of each product that makes images.
   assert counts == {
     "install": 0,
     "settings": 0,
     "bucket": 0,
-    "data": 1,
-    "sheets": 0,
-    "losses": 0,
-    "teacher": 3,
-    "students": 3,
+    "recipe": 0,
+    "teacher": 2,
+    "students": 2,
     "table": 0,
-    "pictures": 2,
+    "curve": 1,
     "file": 0,
     "draw": 1,
   }
   (steps,) = re.findall(r"halve/001 .* 8/8 ", printed(distilled["students"]))
   assert steps
-  lines = printed(distilled["table"]).splitlines()
-  assert lines[0] == "by the run's own classifier: no FID, 20 images a row"
-  assert "FD-classifier" in lines[1]
-  models = [line.split()[:2] for line in lines[3:]]
-  assert models[-2:] == [["halve/002", "2"], ["halve/001", "1"]]
+  (rows,) = tables(distilled["table"])
+  assert "FD-classifier" in rows[0]
+  models = [(row["model"], row["steps"]) for row in rows]
+  assert models[-2:] == [("halve/002", "2"), ("halve/001", "1")]
+  assert "the run's own classifier: no FID" in shown(distilled["table"])
   made = folder / "runs" / "colab_student"
   assert (made / "model.stablehlo").exists()
   assert json.loads((made / "sampler.json").read_text())["num_steps"] == 1
@@ -161,9 +172,9 @@ def check_distilled(distilled, folder):
 def check_judged(evaluated, folder):
   """A run and an exported student."""
   assert complaints(evaluated) == []
-  shown = [name for name, cell in evaluated.items() if pictures(cell)]
-  assert shown == ["sheets", "curve", "between"]
-  rows = table(evaluated["table"])
+  shows = [name for name, cell in evaluated.items() if pictures(cell)]
+  assert shows == ["sheets", "curve", "between"]
+  (rows,) = tables(evaluated["table"])
   assert [(row["model"], row["steps"]) for row in rows] == [
     ("teacher", "2"),
     ("teacher", "1"),
@@ -174,21 +185,17 @@ def check_judged(evaluated, folder):
   # The file is the student: of other bits only where XLA compiled otherwise.
   own, exported = (float(row["FD-classifier"]) for row in rows[-2:])
   assert exported == pytest.approx(own, rel=1e-2)
-  facts = printed(evaluated["table"])
+  facts = shown(evaluated["table"])
   assert "detector: the run's own classifier: no FID" in facts
   assert "FD-classifier of two samples of 748 real images: " in facts
-  costs = printed(evaluated["cost"]).splitlines()
-  assert costs[0].split()[:3] == ["stage", "on", "passes"]
-  assert [row.split()[0] for row in costs[2:]] == [
-    "classifier",
-    "teacher",
-    "halve",
-  ]
+  (costs,) = tables(evaluated["cost"])
+  rounds = ["classifier", "teacher", "halve/002", "halve/001", "all"]
+  assert [row["round"] for row in costs] == rounds
   # 10 updates of 64 images, a gradient being three passes.
-  assert str(3 * 64 * 10) in costs[3]
-  assert "colab_student, 1 steps" in printed(evaluated["between"])
+  assert costs[1]["passes"] == str(3 * 64 * 10)
+  assert printed(evaluated["between"]) == "colab_student\n"
   written = json.loads(
-    (folder / "runs" / "colab_evaluation" / "evaluation.json").read_text()
+    (folder / "runs" / "colab" / "evaluation.json").read_text()
   )
   assert len(written["rows"]) == 5
 
@@ -196,10 +203,11 @@ def check_judged(evaluated, folder):
 def check_alone(cells):
   """A student without its run is shown, and not judged."""
   assert complaints(cells) == []
-  shown = [name for name, cell in cells.items() if pictures(cell)]
-  assert shown == ["sheets", "between"]
-  assert printed(cells["open"]).splitlines()[1:] == [
-    "colab_student        steps: 1"
+  shows = [name for name, cell in cells.items() if pictures(cell)]
+  assert shows == ["sheets", "between"]
+  (models,) = tables(cells["open"])
+  assert models == [
+    {"name": "colab_student", "kind": "student", "num_steps": "1"}
   ]
 
 
@@ -245,7 +253,23 @@ def test_it_is_kept_small_whole_and_clean(name):
   assert counts == list(range(1, len(counts) + 1))
   assert sum(len(pictures(cell)) for cell in cells.values()) >= 3
   for output in (o for cell in cells.values() for o in cell.outputs):
-    assert set(output.get("data", {})) <= {"image/png", "text/plain"}
+    assert set(output.get("data", {})) <= {
+      "image/png",
+      "text/html",
+      "text/plain",
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_imports_no_room_of_the_package(name):
+  imported = [
+    name.name if isinstance(node, ast.Import) else node.module
+    for cell in code(read(name)).values()
+    for node in ast.walk(ast.parse(cell.source))
+    if isinstance(node, ast.Import | ast.ImportFrom)
+    for name in node.names
+  ]
+  assert [n for n in imported if n.startswith("diffdistill")] == ["diffdistill"]
 
 
 @pytest.mark.parametrize("name", NAMES)
