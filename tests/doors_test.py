@@ -1,6 +1,7 @@
 """Which room may import which, and which library only one room may name."""
 
 import ast
+import functools
 import os
 import pathlib
 import sys
@@ -142,8 +143,18 @@ def room_of(path):
   return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imports(node, inside=False):
-  """(the name of what is imported, whether inside a function) of a file."""
+@functools.cache
+def parsed(path):
+  return ast.parse(path.read_text())
+
+
+@functools.cache
+def imports(path):
+  """What a file imports: (name, whether inside a function) of each import."""
+  return tuple(imports_of(parsed(path)))
+
+
+def imports_of(node, inside=False):
   if isinstance(node, ast.Import):
     yield from ((alias.name, inside) for alias in node.names)
   elif isinstance(node, ast.ImportFrom):
@@ -151,11 +162,7 @@ def imports(node, inside=False):
     yield from ((f"{node.module}.{a.name}", inside) for a in node.names)
   inside = inside or isinstance(node, ast.FunctionDef)
   for child in ast.iter_child_nodes(node):
-    yield from imports(child, inside)
-
-
-def parsed(path):
-  return ast.parse(path.read_text())
+    yield from imports_of(child, inside)
 
 
 def test_every_room_has_its_door():
@@ -172,7 +179,7 @@ def test_every_door_leads_back():
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_go_through_doors(path):
   room = room_of(path)
-  for name, _ in imports(parsed(path)):
+  for name, _ in imports(path):
     if name == "diffdistill" or name.startswith("diffdistill."):
       target = name.removeprefix("diffdistill.")
       # What the package itself holds.
@@ -213,7 +220,7 @@ def test_a_library_stays_in_its_room(library, places):
   homes = [
     name_of(path)
     for path in FILES
-    for name, _ in imports(parsed(path))
+    for name, _ in imports(path)
     if f"{name}.".startswith(f"{library}.")
   ]
   assert all(home.startswith(places) for home in homes), homes
@@ -224,12 +231,17 @@ def test_a_library_stays_in_its_room(library, places):
 @pytest.mark.parametrize("library", ["clu", "tensorflow_datasets", "sklearn"])
 def test_what_is_slow_or_optional_is_imported_when_needed(library):
   for path in FILES:
-    for name, inside in imports(parsed(path)):
+    for name, inside in imports(path):
       assert inside or name.split(".")[0] != library, name_of(path)
 
 
+@functools.cache
 def texts(path):
-  """Every name and every string that is no docstring in a file."""
+  """All names and all strings in a file."""
+  return frozenset(texts_of(path))
+
+
+def texts_of(path):
   for node in ast.walk(parsed(path)):
     if isinstance(node, ast.Name):
       yield node.id
