@@ -3,19 +3,19 @@
   diffdistill train --workdir=runs/celeba \\
     --config=celeba:denoising_student
 
-Hardware: the paper used a TPUv2-8. Published FID at 1 step: 10.68, as a review
-of the paper quotes it; not measured by us. The data is a folder of the aligned
-and cropped images, all in one class:
+Hardware: the paper used a TPUv2-8. The published FID at 1 step is 10.68, quoted
+from a review of the paper; we have not measured it. The data is a folder of the
+aligned and cropped images, all in one class:
 
   unzip -j img_align_celeba.zip -d data/celeba/all
 
-The pairs take 38 GB; --config.stages.pairs.store_noise=False makes that 13.
-There are no labels, so there is no classifier to judge by: use a run's sample
-sheets.
+The pairs take 38 GB on disk, or 13 GB without their noise:
+--config.stages.pairs.store_noise=False. There are no labels, so there is no
+classifier to judge by: look at the sample sheets of a run.
 
 Deviations, besides those that recipes/ states: Unlike the paper, the teacher
-is trained here. How the paper prepared its images is not known to us: ours are
-the centre square, resized by area.
+is trained here. We do not know how the paper prepared its images: ours are the
+centre square, resized by area.
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +28,7 @@ RECIPES = {
 
 
 def get_config(recipe: str = "denoising_student") -> ConfigDict:
-  """The recipe of that name; sources as in recipes/."""
+  """The config of one recipe; recipes/ lists the sources of the numbers."""
   recipes.choose(recipe, RECIPES)
   config = ConfigDict(recipes.shared())
   config.data = {

@@ -1,20 +1,20 @@
 """CIFAR-10, 32x32, unconditional, as three of the papers distilled it.
 
-And `half_hour`, every paper from one teacher in thirty minutes of training on
-one accelerator, all [ours]: see recipes/half_hour.py.
+The recipe `half_hour` trains every paper from one teacher in thirty minutes on
+one accelerator. All of it is [ours]: see recipes/half_hour.py.
 
   diffdistill train --workdir=runs/cifar10 \\
     --config=cifar10:progressive
 
-Published FID by steps, and the hardware of the paper; nothing is measured by
-us:
+Published FID at each number of steps, and the hardware of the paper. We have
+measured none of them:
   progressive           9.12, 4.51, 3.00, 2.57 at 1, 2, 4, 8 (its Table 2);
                         8 TPUv4 chips
-  classifier_features   none: its tables were not readable to us; 4 GPUs
+  classifier_features   none: we could not read its tables; 4 GPUs
   denoising_student     9.36 at 1 (Table 2 of Salimans & Ho 2022); a TPUv2-8
   moment_matching, parameter_moment_matching
-                        none: not in the paper. Network, batch and learning
-                        rate are [ours]; for the rest see recipes/
+                        none: the paper has no CIFAR-10. Network, batch size
+                        and learning rate are [ours]; for the rest see recipes/
 
 Deviations, besides those that recipes/ states for each paper:
   classifier_features   Unlike the paper, the schedule is cosine in angle with
@@ -27,9 +27,9 @@ Deviations, besides those that recipes/ states for each paper:
                         Unlike the paper, the network is the U-Net of
                         `progressive`, not a UViT, and the data not ImageNet.
 
-The data is a folder of PNG files in `data/cifar10/{train,test}/<class>/`, or
-any source of 32x32 images: --config.data.source.path says where. `half_hour`
-takes it packed:
+The data is a folder of PNG files, `data/cifar10/{train,test}/<class>/`, or any
+other source of 32x32 images: --config.data.source.path names the folder.
+`half_hour` reads a packed copy, which this command makes:
 
   diffdistill pack --config=cifar10:progressive \\
     --out=data/cifar10_{split}.npz
@@ -51,12 +51,12 @@ RECIPES = {
   "parameter_moment_matching": (
     "Salimans et al. 2024, in parameter space, to 8 and 4 steps [ours]"
   ),
-  "half_hour": "every paper, by the clock: 30 minutes on one GPU [ours]",
+  "half_hour": "every paper from one teacher in 30 minutes on one GPU [ours]",
 }
 
 
 def get_config(recipe: str = "progressive") -> ConfigDict:
-  """The recipe of that name; sources as in recipes/."""
+  """The config of one recipe; recipes/ lists the sources of the numbers."""
   recipes.choose(recipe, RECIPES)
   config = ConfigDict(recipes.shared())
   config.data = {
@@ -92,19 +92,15 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
         batch_size=128,  # [PD code]
         start_steps=8192,  # [PD], section 5.2
       )
-    elif recipe == "moment_matching":
-      recipes.moment_matching(  # [ours]
-        config, learning_rate=1e-5, batch_size=512
-      )
     else:
-      recipes.parameter_moment_matching(  # [ours]
-        config, learning_rate=1e-5, batch_size=512
+      recipes.moment_matching(  # [ours]
+        config, recipe, learning_rate=1e-5, batch_size=512
       )
   return config
 
 
 def _google_teacher(config: ConfigDict) -> None:
-  """The U-Net of Salimans & Ho 2022."""
+  """Adds the teacher of Salimans & Ho 2022 and its U-Net."""
   config.model = {
     "network": {  # [PD code]
       "kind": "unet",
@@ -115,17 +111,12 @@ def _google_teacher(config: ConfigDict) -> None:
       "attention": (8, 16),
       "num_heads": 1,
       "embed_dim": 1024,
-      # 0.2 for the teacher; students are trained without, as we never switch
-      # dropout on when distilling.
+      # 0.2 for the teacher. Students are trained without dropout.
       "dropout": 0.2,
       "remat": False,
       "dtype": "float32",
     },
-    "schedule": {  # [PD code]
-      "kind": "cosine",
-      "logsnr_min": -20.0,
-      "logsnr_max": 20.0,
-    },
+    "schedule": recipes.COSINE,  # [PD code]
     "output": "x0",  # [PD code]
     "label_dropout": 0.0,
   }
@@ -139,11 +130,11 @@ def _google_teacher(config: ConfigDict) -> None:
 
 
 def _classifier_features(config: ConfigDict) -> None:
-  """Progressive rounds from 1024 steps to 8, then three on features."""
+  """Adds progressive rounds from 1024 to 8 steps, then three on features."""
   config.model = {
-    # The dropout is the teacher's; students are trained without [CFD code].
+    # For the teacher. Students are trained without dropout [CFD code].
     "network": recipes.ddpm_network((1, 2, 2, 2), dropout=0.1),
-    "schedule": {"kind": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0},
+    "schedule": recipes.COSINE,
     "output": "x0",  # [CFD code]
     "label_dropout": 0.0,
   }
@@ -170,7 +161,7 @@ def _classifier_features(config: ConfigDict) -> None:
 
 
 def _denoising_student(config: ConfigDict) -> None:
-  """100 quadratic steps of DDIM in one."""
+  """Adds a student that does 100 quadratic DDIM steps in one."""
   recipes.ddpm_teacher(
     config,
     multipliers=(1, 2, 2, 2),  # [DS code]

@@ -3,26 +3,26 @@
   diffdistill train --workdir=runs/imagenet64 \\
     --config=imagenet64:progressive
 
-Published FID by steps, and the hardware of the paper; nothing is measured by
-us:
+Published FID at each number of steps, and the hardware of the paper. We have
+measured none of them:
   progressive       16.1, 7.36, 3.88, 2.95 at 1, 2, 4, 8, read off the paper's
                     figure 4 (about 1 % error); 64 TPUv4 chips
   moment_matching   3.00, 3.86 at 1, 2 (a table of Lu & Song 2024) and 1.24 at 8
                     (a benchmark aggregator's page); 256 TPUv5e chips
   parameter_moment_matching
-                    none that we could read; 256 TPUv5e chips
+                    none found; 256 TPUv5e chips
 
 Deviations, besides those that recipes/ states for each paper:
   progressive       none.
   moment_matching, parameter_moment_matching
                     Unlike the paper, the schedule is the plain cosine, not one
                     interpolated from noise for 32x32. The UViT has the stages
-                    of Heek et al. 2024 and their number of parameters; what
-                    they do not tell of it is in networks/uvit.py. That its
-                    output is v, that labels are hidden from the teacher now and
-                    then, and how the teacher is trained are [ours]; it is not
-                    guided, but --config.guidance.weight=0.1 guides it. On
-                    NVIDIA GPUs moment_matching also takes
+                    and the number of parameters of Heek et al. 2024;
+                    networks/uvit.py has what they do not say. Our own choices
+                    are the output v, the label dropout and the training of the
+                    teacher. The teacher is not guided;
+                    --config.guidance.weight=0.1 guides it. On NVIDIA GPUs
+                    moment_matching also takes
                     --config.model.network.attention=cudnn.
 
 Prepare the data once with TFDS, in a format of random access:
@@ -39,13 +39,13 @@ RECIPES = {
     "Salimans et al. 2024, alternating, to 8, 4, 2, 1 steps, a UViT of 394.2M"
   ),
   "parameter_moment_matching": (
-    "Salimans et al. 2024, in parameter space, to 8 and 4 steps, the same"
+    "Salimans et al. 2024, in parameter space, to 8, 4 steps, a UViT of 394.2M"
   ),
 }
 
 
 def get_config(recipe: str = "progressive") -> ConfigDict:
-  """The recipe of that name; sources as in recipes/."""
+  """The config of one recipe; recipes/ lists the sources of the numbers."""
   recipes.choose(recipe, RECIPES)
   config = ConfigDict(recipes.shared())
   config.data = {
@@ -62,24 +62,8 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
     "conditional": True,  # [PD code]
   }
   config.model = {
-    "network": {  # [PD code]
-      "kind": "unet",
-      "style": "film",
-      "channels": 192,
-      "multipliers": (1, 2, 3, 4),
-      "num_blocks": 3,
-      "attention": (8, 16, 32),
-      "head_dim": 64,
-      "embed_dim": 768,
-      "dropout": 0.1,  # of the teacher; students are trained without
-      "remat": True,
-      "dtype": "bfloat16",  # [ours]; on TPU the code's products are bfloat16
-    },
-    "schedule": {  # [PD code]
-      "kind": "cosine",
-      "logsnr_min": -20.0,
-      "logsnr_max": 20.0,
-    },
+    "network": recipes.film_network(192, (1, 2, 3, 4)),  # [PD code]
+    "schedule": recipes.COSINE,  # [PD code]
     "output": "both",  # [PD code]
     "label_dropout": 0.0,
   }
@@ -97,7 +81,7 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
     batch_size=2048,  # [PD code]
     weight_decay=0.0,  # [PD code]
   )
-  config.stages.classifier.batch_size = 1024  # a row for each of 256 chips
+  config.stages.classifier.batch_size = 1024  # divides over 256 chips
   if recipe == "progressive":
     recipes.progressive(
       config,
@@ -106,12 +90,10 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
       start_steps=1024,  # [PD], section 5.2
     )
     return config
-  config.mesh.fsdp = -1  # of a slice: three networks and their moments [ours]
+  # Splits three networks and their moments over the chips of a slice [ours].
+  config.mesh.fsdp = -1
   config.model.network = recipes.uvit_network(64)
   config.model.output = "v"  # [ours]
   config.model.label_dropout = 0.1  # [ours]
-  if recipe == "moment_matching":
-    recipes.moment_matching(config, learning_rate=1e-5)  # [ours]
-  else:
-    recipes.parameter_moment_matching(config, learning_rate=1e-5)  # [ours]
+  recipes.moment_matching(config, recipe, learning_rate=1e-5)  # [ours]
   return config

@@ -2,22 +2,23 @@
 
   diffdistill train --config=lsun:bedroom --workdir=runs/bedroom
 
-At 128x128 as Salimans & Ho 2022 distilled them, on 64 TPUv4 chips: their FID
-curves are in a figure that was not readable to us. At 256x256 as Luhman &
-Luhman 2021 did, on a TPUv2-8: we found no FID. We quote none and have measured
-none. Prepare the data once with TFDS, in a format of random access:
+Salimans & Ho 2022 distilled 128x128 images on 64 TPUv4 chips; we could not read
+the figure of their FID. Luhman & Luhman 2021 distilled 256x256 images on a
+TPUv2-8; we found no FID. We have measured none. Prepare the data once with
+TFDS, in a format of random access:
 tfds.builder("lsun/bedroom", file_format="array_record").download_and_prepare()
-LSUN has one class, so there is no classifier to judge by: use a run's sample
-sheets.
+LSUN has one class, so there is no classifier to judge by: look at the sample
+sheets of a run.
 
-At 256x256 the pairs would take 605 GB. Stored without their noise, which is
-drawn again when it is read, they take 202; the recipes have these in a rolling
-pool of 100 GB at a time. --config.stages.pairs.max_gigabytes=0 keeps them all.
+At 256x256 the pairs would take 605 GB on disk. The recipes do not store the
+noise, which is drawn again when a pair is read, so that all pairs take 202 GB.
+They keep at most 100 GB at a time, in a rolling pool;
+--config.stages.pairs.max_gigabytes=0 keeps all pairs.
 
 Deviations, besides those that recipes/ states:
   bedroom, church         none.
   bedroom256, church256   Unlike the paper, the teacher is trained here, and an
-                          epoch is one of the pool, not of all pairs.
+                          epoch is a pass over the pool, not over all pairs.
 """
 
 from ml_collections import ConfigDict
@@ -26,14 +27,14 @@ from diffdistill.configs import recipes
 
 RECIPES = {
   "bedroom": "Salimans & Ho 2022, 1024 -> 1 steps, their U-Net of 139.6M",
-  "church": "the same on lsun/church_outdoor",
+  "church": "Salimans & Ho 2022, on churches, 1024 -> 1 steps",
   "bedroom256": "Luhman & Luhman 2021, 1 step, their U-Net of 113.7M",
-  "church256": "the same on lsun/church_outdoor",
+  "church256": "Luhman & Luhman 2021, on churches, 1 step",
 }
 
 
 def get_config(recipe: str = "bedroom") -> ConfigDict:
-  """The recipe of that name; sources as in recipes/."""
+  """The config of one recipe; recipes/ lists the sources of the numbers."""
   recipes.choose(recipe, RECIPES)
   bedroom, large = recipe.startswith("bedroom"), recipe.endswith("256")
   config = ConfigDict(recipes.shared())
@@ -60,26 +61,10 @@ def get_config(recipe: str = "bedroom") -> ConfigDict:
 
 
 def _progressive(config: ConfigDict) -> None:
-  """At 128x128."""
+  """Adds the recipe of Salimans & Ho 2022 for 128x128 images."""
   config.model = {
-    "network": {  # [PD code]
-      "kind": "unet",
-      "style": "film",
-      "channels": 64,
-      "multipliers": (1, 2, 4, 6, 8),
-      "num_blocks": 3,
-      "attention": (8, 16, 32),
-      "head_dim": 64,
-      "embed_dim": 768,
-      "dropout": 0.1,  # of the teacher; students are trained without
-      "remat": True,
-      "dtype": "bfloat16",  # [ours]; on TPU the code's products are bfloat16
-    },
-    "schedule": {  # [PD code]
-      "kind": "cosine",
-      "logsnr_min": -20.0,
-      "logsnr_max": 20.0,
-    },
+    "network": recipes.film_network(64, (1, 2, 4, 6, 8)),  # [PD code]
+    "schedule": recipes.COSINE,  # [PD code]
     "output": "both",  # [PD code]
     "label_dropout": 0.0,
   }
@@ -100,7 +85,7 @@ def _progressive(config: ConfigDict) -> None:
 
 
 def _denoising_student(config: ConfigDict, num_updates: int) -> None:
-  """At 256x256."""
+  """Adds the recipe of Luhman & Luhman 2021 for 256x256 images."""
   recipes.ddpm_teacher(
     config,
     multipliers=(1, 1, 2, 2, 4, 4),  # [DS code]

@@ -1,43 +1,45 @@
 """The papers' published settings, one file per paper.
 
-Each function adds the stages of one paper to a config; `teacher` comes first.
-Every number carries its source:
+Each function adds the stages of one paper to a config; call `teacher` first.
+Every number has its source beside it:
   [PD]       Salimans & Ho 2022, arXiv 2202.00512, main text
   [PD code]  its released code, google-research/diffusion_distillation
   [DS code]  released code of Luhman & Luhman 2021, tcl9876/Denoising_Student
   [CFD code] released code of Sun et al. 2023, zju-SWJ/RCFD
-  [MM]       settings of Salimans et al. 2024 as its reproducibility page
-             states them
-  [MSCM]     Heek et al. 2024, Multistep Consistency Models, appendix A.1: the
-             UViTs that the same group trains
-  [mem]      recalled, not looked up
-  [ours]     our choice where none of them says
+  [MM]       Salimans et al. 2024, its page on reproducibility
+  [MSCM]     Heek et al. 2024, Multistep Consistency Models, appendix A.1: UViTs
+             of the same group
+  [mem]      from memory, not looked up
+  [ours]     our choice, where no source states one
 """
 
 from diffdistill.configs.recipes.classifier_features import classifier_features
 from diffdistill.configs.recipes.compared import compared
 from diffdistill.configs.recipes.denoising_student import denoising_student
 from diffdistill.configs.recipes.half_hour import half_hour
-from diffdistill.configs.recipes.moment_matching import (
-  moment_matching,
-  parameter_moment_matching,
-)
+from diffdistill.configs.recipes.moment_matching import moment_matching
 from diffdistill.configs.recipes.networks import (
   ddpm_network,
   dit_network,
+  film_network,
+  small_network,
   uvit_network,
 )
 from diffdistill.configs.recipes.progressive import progressive
 from diffdistill.configs.recipes.stages import (
-  by_the_clock,
   choose,
   proportional_warmups,
   shared,
 )
-from diffdistill.configs.recipes.teachers import ddpm_teacher, expert, teacher
+from diffdistill.configs.recipes.teachers import (
+  COSINE,
+  ddpm_teacher,
+  expert,
+  teacher,
+)
 
 __all__ = [
-  "by_the_clock",
+  "COSINE",
   "choose",
   "classifier_features",
   "compared",
@@ -46,12 +48,13 @@ __all__ = [
   "denoising_student",
   "dit_network",
   "expert",
+  "film_network",
   "half_hour",
   "moment_matching",
-  "parameter_moment_matching",
   "progressive",
   "proportional_warmups",
   "shared",
+  "small_network",
   "teacher",
   "uvit_network",
 ]

@@ -16,20 +16,22 @@ def classifier_features(
   temperature: float = 0.95,  # with a ResNet18 [CFD code]
   dataset_weight: float = 0.003,  # with a ResNet18 [CFD code]
 ) -> None:
-  """Sun et al. 2023: the last rounds of `progressive`, on features.
+  """Adds the stage "features": the last rounds on features, Sun et al. 2023.
 
-  Deviations: the times and the teacher are those of `progressive` here, in
-  place of 1024 discrete ones; the classifier is fed what it was trained on
-  (objective.classifier_input="reference_mismatch" feeds it what the released
-  code does).
+  Unlike the paper, whose times are 1024 discrete ones, the times and the
+  teacher are those of `progressive`. Unlike the released code, which feeds the
+  classifier other pixel values than it was trained on, ours feeds it what it
+  knows; objective.classifier_input="reference_mismatch" does as the code does.
 
   Args:
-    config: which has the stage "halve" already; "features" is added.
-    classifier: the stage that makes it; or "imported:FILE", with its network
-      in stages.features.classifier.
-    learning_rate, batch_size, num_updates, decay: of a round.
-    temperature: of the teacher's side; 0.9 with a DenseNet201 [CFD code].
-    dataset_weight: of entropy and diversity; 0 with a DenseNet201 [CFD code].
+    config: has the stage "halve".
+    classifier: the stage that trains the classifier; or "imported:FILE", with
+      the classifier's network in stages.features.classifier.
+    learning_rate, batch_size, num_updates, decay: settings of each round.
+    temperature: divides the teacher's logits; 0.9 with a DenseNet201
+      [CFD code].
+    dataset_weight: weight of the terms of entropy and diversity; 0 with a
+      DenseNet201 [CFD code].
   """
   add_stage(
     config,

@@ -1,17 +1,14 @@
-"""Every paper from one teacher, with equal budgets: all [ours]."""
+"""Every paper from one teacher, at one budget of network passes [ours]."""
 
 from typing import Any
 
 from diffdistill.configs.recipes.classifier_features import classifier_features
 from diffdistill.configs.recipes.denoising_student import denoising_student
-from diffdistill.configs.recipes.moment_matching import (
-  moment_matching,
-  parameter_moment_matching,
-)
+from diffdistill.configs.recipes.moment_matching import moment_matching
 from diffdistill.configs.recipes.stages import Fields
 from diffdistill.configs.recipes.teachers import expert
 
-# Denoiser passes per image and update, as the objectives count them.
+# Denoiser passes for each image of an update, as the objectives count them.
 PASSES = {
   "progressive": 5,
   "moment_matching": 5,
@@ -29,26 +26,27 @@ def compared(
   select_every: int,
   pairs: Fields,
 ) -> None:
-  """Every other paper, with as many passes as the 1-step student of `halve`.
+  """Adds every other paper, each with the passes of the whole stage "halve".
 
-  A pass is one image forward through the denoiser; a gradient is three, and so
-  is a derivative along the weights. What the classifiers, the held-out losses
-  and the selecting distances take is not counted. The settings are [ours], as
-  much alike as the papers allow. The numbers of updates are worked out here:
-  one that is changed on the command line changes its own paper's budget.
+  A pass is one image forward through the denoiser. A gradient counts as three
+  passes, and so does a derivative along the weights. The classifiers, the
+  held-out losses and the distances that select a student are not counted. The
+  settings are [ours], as alike as the papers allow. The numbers of updates are
+  computed here: a number that is changed on the command line changes the budget
+  of its own paper.
 
   Args:
-    config: which has the stage "halve"; all stages get its batch size.
-    learning_rate: of feature distillation and the denoising student.
-    moments_rate: of moment matching by turns.
-    parameter_rate: of moment matching in parameter space.
-    select_every: updates between scores.
-    pairs: as of `denoising_student`; their passes are part of its budget.
+    config: has the stage "halve", whose batch size all stages get.
+    learning_rate: for feature distillation and the denoising student.
+    moments_rate: learning rate for moment matching by turns.
+    parameter_rate: learning rate for moment matching in parameter space.
+    select_every: updates between the scores that select a student.
+    pairs: as in `denoising_student`; their passes are part of its budget.
   """
   halve = config.stages.halve
   batch_size, budget = halve.batch_size, _passes_of(halve)
   expert(config)
-  # The same rounds as `halve` from its student of 8 steps on.
+  # The rounds are those of `halve` after its student of 8 steps.
   classifier_features(
     config,
     classifier="expert",
@@ -90,33 +88,26 @@ def _moments(
   moments_rate: float,
   parameter_rate: float,
 ) -> None:
-  """Both kinds of moment matching, each with the whole budget of passes."""
-  moments = {
-    "batch_size": batch_size,
-    "select_every": select_every,
-    "select_images": 1000,
-    "warmup": 100,
-    "ema_decay": 0.998,
-    "weighting": "clipped_snr",
-  }
-  moment_matching(
-    config,
-    learning_rate=moments_rate,
-    num_updates=round(budget / batch_size / PASSES["moment_matching"]),
-    **moments,
-  )
-  parameter_moment_matching(
-    config,
-    learning_rate=parameter_rate,
-    num_updates=round(
-      budget / batch_size / PASSES["parameter_moment_matching"]
-    ),
-    **moments,
-  )
+  """Adds both kinds of moment matching, each with the whole budget."""
+  for kind, learning_rate in (
+    ("moment_matching", moments_rate),
+    ("parameter_moment_matching", parameter_rate),
+  ):
+    moment_matching(
+      config,
+      kind,
+      learning_rate=learning_rate,
+      num_updates=round(budget / batch_size / PASSES[kind]),
+      batch_size=batch_size,
+      select_every=select_every,
+      select_images=1000,
+      warmup=100,
+      ema_decay=0.998,
+    )
 
 
 def _passes_of(halve: Any) -> int:
-  """The passes of all rounds together; the last two are twice as long."""
+  """The passes of all rounds; the last two rounds have twice the updates."""
   rounds = halve.start_steps.bit_length() - 1
   updates = halve.num_updates * (rounds + 2)
   return updates * halve.batch_size * PASSES["progressive"]

@@ -16,20 +16,20 @@ def denoising_student(
   form: str = "difference",  # X_T - network [DS code]
   select_every: int,
 ) -> None:
-  """Luhman & Luhman 2021: pairs of the teacher, then regression on them.
+  """Adds "pairs" and "denoising_student": regression, Luhman & Luhman 2021.
 
-  Deviations: the loss is a mean over pixels where theirs is a sum; images are
-  rounded to bytes, where theirs are cut off; our EMA has a ramp.
+  Unlike the paper, the loss is a mean over pixels, not a sum; images are
+  rounded to bytes, not cut off; and the EMA has a ramp.
 
   Args:
-    config: to which the stages "pairs" and "denoising_student" are added.
-    pairs: num_steps, num_pairs, held_out, shard_size, batch_size; where they
-      are needed, sampler, store_noise, max_gigabytes, path.
-    optimizer: as the paper's settings for a data set.
-    num_updates, batch_size: of the student.
+    config: has a teacher.
+    pairs: the fields num_steps, num_pairs, held_out, shard_size and batch_size
+      of the stage "pairs", and others that are not the default.
+    optimizer: fields of the student's optimizer, which differ by data set.
+    num_updates, batch_size: settings of the student.
     norm: "l1" or "l2".
-    form: of the student's output: "difference" for a teacher that predicts eps,
-      else "x0".
+    form: what the student's network predicts: "difference" for a teacher that
+      predicts eps, "x0" for any other.
     select_every: updates between held-out losses; the best student is kept.
   """
   stored = {"store_noise": True, "max_gigabytes": 0.0, "path": ""}

@@ -1,4 +1,4 @@
-"""Half an hour on one GPU: every paper from one teacher, by the clock."""
+"""Every paper from one teacher, in half an hour on one GPU."""
 
 from typing import Any
 
@@ -7,18 +7,18 @@ from diffdistill.configs.recipes.denoising_student import denoising_student
 from diffdistill.configs.recipes.moment_matching import moment_matching
 from diffdistill.configs.recipes.progressive import progressive
 from diffdistill.configs.recipes.stages import by_the_clock
-from diffdistill.configs.recipes.teachers import expert, teacher
+from diffdistill.configs.recipes.teachers import COSINE, expert, teacher
 
 
 def half_hour(config: Any) -> None:
-  """Every paper from one teacher, each stage by the clock: all [ours].
+  """Sets a config whose stages all end by the clock [ours].
 
     bash launch/one_gpu.sh --workdir=runs/half_hour --minutes=9.5
 
-  The U-Net is that of Salimans & Ho 2022 at half the width, with two blocks a
-  level in place of three: 11.7M, 6.9 GFLOP an image. Students have less time
-  than any paper gave them. Those of features learn from the expert, and all
-  are judged by the classifier.
+  The U-Net is that of Salimans & Ho 2022 with half the channels, and two blocks
+  at each level, not three: 11.7M parameters, 6.9 GFLOP for each image. Students
+  have less time than in any paper. The stage "expert" trains the classifier
+  from which students learn; the stage "classifier" trains the one that judges.
   """
   _describe(config)
   _teach_on_features(config)
@@ -48,7 +48,7 @@ def half_hour(config: Any) -> None:
 
 
 def _describe(config: Any) -> None:
-  """The data, the model and how it is judged."""
+  """Sets the data, the model and how it is judged."""
   config.cadence.log = 50
   config.cadence.checkpoint = 1000
   config.evaluation.num_steps = (1, 2, 4, 8, 16, 32, 64, 256)
@@ -76,8 +76,8 @@ def _describe(config: Any) -> None:
       "remat": False,
       "dtype": "bfloat16",
     },
-    "schedule": {"kind": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0},
-    # bfloat16 cannot copy to x0 what is left of an image at low noise.
+    "schedule": COSINE,
+    # At low noise x0 is nearly the input, which bfloat16 cannot copy.
     "output": "v",
     "label_dropout": 0.0,
   }
@@ -85,7 +85,7 @@ def _describe(config: Any) -> None:
 
 
 def _teach_on_features(config: Any) -> None:
-  """The teacher, its halvings, the expert, and students of its features."""
+  """Adds the teacher, its halvings, the expert, and students of features."""
   teacher(
     config,
     num_updates=1,
@@ -106,7 +106,7 @@ def _teach_on_features(config: Any) -> None:
 
 
 def _teach_on_images(config: Any) -> None:
-  """The students of moment matching, and of pairs."""
+  """Adds the students of moment matching and the denoising student."""
   moment_matching(
     config,
     learning_rate=2e-4,

@@ -4,139 +4,86 @@ from typing import Any
 
 from diffdistill.configs.recipes.stages import Fields, add_stage
 
+# The numbers of steps of the students of each kind [ours].
+NUM_STEPS = {
+  "moment_matching": (8, 4, 2, 1),
+  "parameter_moment_matching": (8, 4),
+}
+
 
 def moment_matching(
   config: Any,
+  kind: str = "moment_matching",
   *,
   learning_rate: float,
-  num_steps: tuple[int, ...] = (8, 4, 2, 1),  # [ours]
+  num_steps: tuple[int, ...] = (),
   batch_size: int = 2048,  # [MM]
   num_updates: int = 200_000,  # [MM], at most
   select_every: int = 5000,  # [MM]
   select_images: int = 50_000,  # [ours]
   warmup: int = 1000,  # [ours]
   ema_decay: float = 0.0,  # [ours]
-  weighting: str = "clipped_snr",  # [ours]; the paper's is not known to us
-  times: str = "grid",  # [ours]; the paper draws s from all times
 ) -> None:
-  """Salimans et al. 2024, alternating: student and auxiliary by turns.
+  """Adds a stage of moment matching, Salimans et al. 2024.
 
-  An update is one turn, of the auxiliary or of the student. Deviations: the
-  best student is chosen by the distance on this run's classifier, where the
-  paper uses FID; t is drawn on the sampler's grid, see
-  objectives/moment_matching.py.
+  It is "moments", in which student and auxiliary take turns, one an update; or
+  "parameter_moments", which works in parameter space and has no auxiliary
+  ("instant" in the paper). Unlike the paper, which selects by FID, the best
+  student is the one with the least distance on the run's own classifier. Unlike
+  the paper, t is drawn on the sampler's grid, as objectives/moment_matching.py
+  says.
 
   Args:
-    config: to which the stage "moments" is added.
-    learning_rate: the paper's is not known to us.
-    num_steps: of the students, each trained by itself from the teacher.
-    batch_size, num_updates: of each student.
-    select_every: updates between distances; the best student is kept.
-    select_images: per distance.
-    warmup, ema_decay, weighting, times: see there.
+    config: has a teacher.
+    kind: of the objective: a name of `NUM_STEPS`.
+    learning_rate: we do not know the paper's.
+    num_steps: steps of the students, each trained from the teacher; the default
+      is in `NUM_STEPS`.
+    batch_size, num_updates, warmup, ema_decay: settings of each student.
+    select_every: updates between distances.
+    select_images: images for each distance.
   """
-  add_stage(
-    config,
-    "moments",
-    _moments(
-      {"kind": "moment_matching", "weighting": weighting, "times": times},
-      frozen={"teacher": "teacher"},
-      learning_rate=learning_rate,
-      num_steps=num_steps,
-      batch_size=batch_size,
-      num_updates=num_updates,
-      select_every=select_every,
-      select_images=select_images,
-      warmup=warmup,
-      ema_decay=ema_decay,
-    ),
-  )
-
-
-def parameter_moment_matching(
-  config: Any,
-  *,
-  learning_rate: float,
-  num_steps: tuple[int, ...] = (8, 4),  # [ours]
-  batch_size: int = 2048,  # [MM]
-  num_updates: int = 200_000,  # [MM], at most
-  select_every: int = 5000,  # [MM]
-  select_images: int = 50_000,  # [ours]
-  warmup: int = 1000,  # [ours]
-  ema_decay: float = 0.0,  # [ours]
-  weighting: str = "clipped_snr",  # [ours]
-  times: str = "grid",  # [ours]
-) -> None:
-  """Salimans et al. 2024, in parameter space ("instant"): no auxiliary.
-
-  Arguments and deviations as of `moment_matching`; the stage is
-  "parameter_moments".
-  """
-  add_stage(
-    config,
-    "parameter_moments",
-    _moments(
-      {
-        "kind": "parameter_moment_matching",
-        "weighting": weighting,
-        "times": times,
-        "preconditioner": "adam",
-      },
-      frozen={"teacher": "teacher", "second_moments": "teacher"},
-      learning_rate=learning_rate,
-      num_steps=num_steps,
-      batch_size=batch_size,
-      num_updates=num_updates,
-      select_every=select_every,
-      select_images=select_images,
-      warmup=warmup,
-      ema_decay=ema_decay,
-    ),
-  )
-
-
-def _moments(
-  objective: Fields,
-  *,
-  frozen: Fields,
-  learning_rate: float,
-  num_steps: tuple[int, ...],
-  batch_size: int,
-  num_updates: int,
-  select_every: int,
-  select_images: int,
-  warmup: int,
-  ema_decay: float,
-) -> Fields:
-  """A stage of either kind of moment matching."""
-  return {
-    "objective": objective,
-    # Plain ancestral sampling, with the smaller variance [MM]; the clipping is
-    # [ours].
-    "sampler": {
-      "kind": "ancestral",
-      "grid": "uniform",
-      "noise": 0.0,
-      "clip": True,
-    },
-    "optimizer": {
-      "learning_rate": learning_rate,
-      "warmup": warmup,
-      "decay": "linear",  # [ours]
-      "b1": 0.0,  # [MM]
-      "b2": 0.99,  # [MM]
-      "eps": 1e-12,  # [MM]
-      "weight_decay": 0.0,  # [ours]
-      "clip": 1.0,  # [ours]
-      "ema_decay": ema_decay,
-    },
-    "num_updates": num_updates,
-    "batch_size": batch_size,
-    "frozen": frozen,
-    "num_steps": num_steps,
-    "select": {
-      "by": "distance",
-      "every": select_every,
-      "num_images": select_images,
-    },
+  objective: Fields = {
+    "kind": kind,
+    "weighting": "clipped_snr",  # [ours]; we do not know the paper's
+    "times": "grid",  # [ours]; the paper draws s from all times
   }
+  frozen = {"teacher": "teacher"}
+  if kind == "parameter_moment_matching":
+    objective["preconditioner"] = "adam"
+    frozen["second_moments"] = "teacher"
+  add_stage(
+    config,
+    kind.replace("moment_matching", "moments"),
+    {
+      "objective": objective,
+      # Plain ancestral sampling, with the smaller variance [MM]; the clipping
+      # is [ours].
+      "sampler": {
+        "kind": "ancestral",
+        "grid": "uniform",
+        "noise": 0.0,
+        "clip": True,
+      },
+      "optimizer": {
+        "learning_rate": learning_rate,
+        "warmup": warmup,
+        "decay": "linear",  # [ours]
+        "b1": 0.0,  # [MM]
+        "b2": 0.99,  # [MM]
+        "eps": 1e-12,  # [MM]
+        "weight_decay": 0.0,  # [ours]
+        "clip": 1.0,  # [ours]
+        "ema_decay": ema_decay,
+      },
+      "num_updates": num_updates,
+      "batch_size": batch_size,
+      "frozen": frozen,
+      "num_steps": num_steps or NUM_STEPS[kind],
+      "select": {
+        "by": "distance",
+        "every": select_every,
+        "num_images": select_images,
+      },
+    },
+  )

@@ -10,7 +10,7 @@ def ddpm_network(
   remat: bool = False,
   dtype: str = "float32",
 ) -> Fields:
-  """The U-Net of Ho et al. 2020, as [DS code] and [CFD code] have it."""
+  """The U-Net of Ho et al. 2020, as in [DS code] and [CFD code]."""
   return {
     "kind": "unet",
     "style": "ddpm",
@@ -26,7 +26,38 @@ def ddpm_network(
   }
 
 
-# Depth, width and heads of Peebles & Xie 2023 [mem].
+def film_network(channels: int, multipliers: tuple[int, ...]) -> Fields:
+  """The U-Net of Salimans & Ho 2022 for ImageNet and LSUN [PD code]."""
+  return {
+    "kind": "unet",
+    "style": "film",
+    "channels": channels,
+    "multipliers": multipliers,
+    "num_blocks": 3,
+    "attention": (8, 16, 32),
+    "head_dim": 64,
+    "embed_dim": 768,
+    "dropout": 0.1,  # for the teacher; students are trained without dropout
+    "remat": True,
+    "dtype": "bfloat16",  # [ours]; on TPU the code multiplies in bfloat16
+  }
+
+
+def small_network(channels: int, *, patch: int) -> Fields:
+  """A U-Net of one level over patches, for small data on a CPU [ours]."""
+  return {
+    "kind": "unet",
+    "style": "film",
+    "channels": channels,
+    "multipliers": (1,),
+    "num_blocks": 2,
+    "patch": patch,
+    "attention": (),
+    "dropout": 0.0,
+  }
+
+
+# The depth, width and heads of each size in Peebles & Xie 2023 [mem].
 DIT = {
   "S": (12, 384, 6),
   "B": (12, 768, 12),
@@ -42,7 +73,7 @@ def dit_network(
   remat: bool = False,
   dtype: str = "bfloat16",  # [ours]
 ) -> Fields:
-  """The DiT of Peebles & Xie 2023 of a size of `DIT`: DiT-XL/2 has patch 2."""
+  """A DiT of Peebles & Xie 2023: DiT-XL/2 has size "XL" and patch 2."""
   if size not in DIT:
     raise ValueError(f"size is {size!r}; pass one of {', '.join(DIT)}")
   depth, width, num_heads = DIT[size]
@@ -61,7 +92,7 @@ def dit_network(
 def uvit_network(image_size: int) -> Fields:
   """The smaller UViT for ImageNet at 64x64 (394M) or 128x128 (397M) [MSCM].
 
-  The larger ones have twice the channels, and dropout 0.1 in both stages of
+  The larger UViTs have twice the channels, and dropout 0.1 in both stages of
   transformers [MSCM].
   """
   sizes = (64, 128)
@@ -83,8 +114,8 @@ def uvit_network(image_size: int) -> Fields:
     }
   return fields | {
     "head_dim": 128,  # [ours]
-    "embed_dim": 1024,  # [ours], as the published numbers of parameters suggest
-    "attention": "xla",  # has the derivative of parameter_moment_matching
+    "embed_dim": 1024,  # [ours]; it suits the published numbers of parameters
+    "attention": "xla",  # parameter_moment_matching needs its derivative
     "remat": True,  # [ours]
     "dtype": "bfloat16",  # [ours]
   }

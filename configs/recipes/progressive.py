@@ -15,18 +15,18 @@ def progressive(
   num_updates: int = 50_000,  # [PD], section 5.2
   decay: str = "linear",  # to zero over each round [PD], section 5.2
 ) -> None:
-  """Salimans & Ho 2022: rounds of halving.
+  """Adds the stage "halve": rounds of halving, Salimans & Ho 2022.
 
-  Deviations: ours anneals the learning rate as the paper says, which the
-  released code leaves to its caller; and see `teacher`.
+  The learning rate is annealed as the paper says; the released code leaves that
+  to its caller. The deviations of `teacher` hold here too.
 
   Args:
-    config: to which the stage "halve" is added.
-    learning_rate, batch_size: of Adam [PD code].
-    start_steps: the teacher's before the first halving [PD], section 5.2.
-    end_steps: the last student's.
-    num_updates: of a round.
-    decay: of the learning rate.
+    config: has a teacher.
+    learning_rate, batch_size: the paper's are in its code [PD code].
+    start_steps: steps of the first teacher [PD], section 5.2.
+    end_steps: steps of the last student.
+    num_updates: updates in each round.
+    decay: how the learning rate falls in each round.
   """
   add_stage(
     config,

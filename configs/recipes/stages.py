@@ -1,4 +1,4 @@
-"""The parts that all recipes share: fields of a stage, sections of a run."""
+"""What all recipes share: the fields of a stage, the sections of a config."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ Fields = dict[str, Any]
 
 
 def add_stage(config: Any, name: str, stage: Fields) -> None:
-  """One more stage, after those there are.
+  """Adds a stage to the end of a run.
 
-  It has the fields of its kind of stage that are no paper's, so that the
-  command line can change them.
+  The stage also gets the fields that no paper sets, so that the command line
+  can change them.
   """
   stage = {"minutes": 0.0, **stage}
   if stage.get("kind") != "pairs":
@@ -20,7 +20,7 @@ def add_stage(config: Any, name: str, stage: Fields) -> None:
       **stage,
     }
     if stage["objective"]["kind"] != "classification":
-      # Images are judged every so many updates, and the best weights kept.
+      # Off: no images are judged while the stage trains.
       never = {"by": "distance", "every": 0, "patience": 0, "num_images": 1000}
       stage = {"select": never, **stage}
   config.run = (*config.run, name)
@@ -30,7 +30,13 @@ def add_stage(config: Any, name: str, stage: Fields) -> None:
 def shared(
   *, log: int = 100, checkpoint: int = 5000, observe: int = 0
 ) -> Fields:
-  """The sections of every config, which the command line can then change."""
+  """The sections that are the same in every config.
+
+  Args:
+    log: updates between two lines of metrics.
+    checkpoint: updates between two checkpoints.
+    observe: updates between two sample sheets; 0: only one after each round.
+  """
   return {
     "seed": 0,
     "mesh": {"data": -1, "fsdp": 1, "overrides": ()},
@@ -48,24 +54,25 @@ def shared(
       "batch_size": 500,
       "seed": 0,
       "gap_images": 500,
-      "inception": "",  # the file of the FID network's weights
-      "reference": "",  # an .npz of its statistics of the data
+      "inception": "",  # a file: the weights of FID's network
+      "reference": "",  # an .npz: FID's statistics of the data
     },
   }
 
 
 def choose(recipe: str, recipes: dict[str, str]) -> str:
-  """The recipe itself, or one line that names those there are."""
+  """The recipe; refused in one line if it is none of `recipes`."""
   if recipe not in recipes:
     raise ValueError(f"recipe is {recipe!r}; pass one of {', '.join(recipes)}")
   return recipe
 
 
 def proportional_warmups(config: Any) -> None:
-  """Lets each warm-up keep its share of num_updates when that is changed.
+  """Makes each warm-up follow num_updates when the command line changes it.
 
-  For small data sets, whose stages people shorten to try them; published
-  warm-ups are left as they are. Called when the stages are complete.
+  It is for small data sets, whose stages people shorten to try them. Recipes of
+  published settings keep the published warm-ups. Call it last: later stages
+  would be missed.
   """
   for stage in config.stages.values():
     warmup = stage.get("optimizer", {}).get("warmup", 0)
@@ -77,17 +84,16 @@ def proportional_warmups(config: Any) -> None:
 def by_the_clock(
   config: Any, minutes: float, parts: dict[str, float], most: int
 ) -> None:
-  """Ends every stage by the clock, at its part of the minutes.
+  """Ends every stage by the clock, after its part of the minutes.
 
-  Unlike the papers, whose stages have numbers of updates: the learning rate is
-  held for a quarter of each round and annealed from there, see
-  training/clock.py.
+  Unlike the papers, whose stages have numbers of updates, the learning rate is
+  held for a quarter of each round and then annealed: see training/clock.py.
 
   Args:
-    config: whose stages are all there; --config.minutes changes all of them.
-    minutes: of training, compiling not counted.
-    parts: of each stage.
-    most: updates of a round that trains, however fast.
+    config: has all its stages; --config.minutes then changes all their minutes.
+    minutes: total time of training, without compiling.
+    parts: the relative length of each stage.
+    most: the largest number of updates of a round, however fast it trains.
   """
   config.minutes = minutes
   total = config.get_ref("minutes")

@@ -1,4 +1,4 @@
-"""Teachers, and the classifiers that judge or teach their students."""
+"""The stages of teachers and of classifiers, and what teachers predict."""
 
 from typing import Any
 
@@ -18,25 +18,22 @@ def teacher(
   warmup: int = 1000,  # [PD code]
   judged: bool = True,  # [ours]
 ) -> None:
-  """A teacher as Salimans & Ho 2022 train one, and a classifier to judge by.
+  """Adds a teacher as in Salimans & Ho 2022, and a classifier that judges.
 
-  Deviations: ours clips the gradient after the mean over devices, where the
-  released code clips on each device before it; our EMA has a ramp, see
-  training/ema.py.
+  Unlike the released code, which clips the gradient on each device before the
+  mean over devices, ours clips after it. Unlike the paper, the EMA has a ramp:
+  see training/ema.py.
 
   Args:
-    config: whose stages are set.
-    num_updates: the main text of the paper states none.
-    learning_rate, batch_size, weight_decay: see the data set's file.
-    weighting, discrete_steps, warmup: of the paper unless said otherwise.
-    judged: whether there is a classifier; not of images without labels.
+    config: gets the first stages, "classifier" and "teacher".
+    num_updates: the main text of the paper states no number.
+    learning_rate, batch_size, weight_decay: the data set's file has the source.
+    weighting, discrete_steps, warmup: the defaults are the paper's.
+    judged: whether to add the classifier, which needs images with labels.
   """
   config.run, config.stages = (), {}
-  config.sampler = {
-    "kind": "ddim",
-    "grid": "uniform",
-    "clip": True,
-  }  # [PD code]
+  # [PD code]
+  config.sampler = {"kind": "ddim", "grid": "uniform", "clip": True}
   config.guidance = {"weight": 0.0, "interval": (0.0, 1.0)}
   if judged:
     add_stage(config, "classifier", classifier_stage())
@@ -44,7 +41,7 @@ def teacher(
     config,
     "teacher",
     {
-      "source": "",  # imported:PATH for a teacher made elsewhere
+      "source": "",  # imported:PATH for a teacher of another framework
       "objective": {
         "kind": "denoising",
         "weighting": weighting,
@@ -64,6 +61,8 @@ def teacher(
   )
 
 
+# The schedule of Salimans & Ho 2022 [PD code].
+COSINE: Fields = {"kind": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0}
 # The process and the output of Ho et al. 2020.
 DDPM_MEANING: Fields = {
   "schedule": {  # [DS code]
@@ -95,19 +94,19 @@ def ddpm_teacher(
   remat: bool = False,
   dtype: str = "float32",
 ) -> None:
-  """The teacher of Luhman & Luhman 2021: Ho et al.'s model and DDIM from it.
+  """Adds the teacher of Luhman & Luhman 2021: a DDPM, sampled by DDIM.
 
-  Deviations: trained here, with settings of [ours], where the paper took
-  published weights; see `teacher`.
+  Unlike the paper, which took published weights, we train it here, with our own
+  settings. The deviations of `teacher` hold here too.
 
   Args:
-    config: whose model, sampler and stages are set.
-    multipliers: of the network's channels, one per level [DS code].
-    grid: of the sampler's times [DS code].
-    first_time: where it begins, see sampling/sampler.py.
+    config: gets the model, the sampler, and the first stages as in `teacher`.
+    multipliers: the network's channels at each level, over 128 [DS code].
+    grid: the name of the sampler's grid of times [DS code].
+    first_time: the time at which the sampler begins: see sampling/sampler.py.
     num_updates, learning_rate, batch_size, dropout: [ours].
-    judged: see `teacher`.
-    remat, dtype: of the network [ours].
+    judged: whether to add a classifier, as in `teacher`.
+    remat, dtype: fields of the network [ours].
   """
   config.model = {
     "network": ddpm_network(
@@ -131,12 +130,12 @@ def ddpm_teacher(
     "kind": "ddim",
     "grid": grid,
     "first_time": first_time,
-    "clip": False,  # but for the stored image [DS code]
+    "clip": False,  # only the stored image is clipped [DS code]
   }
 
 
 def classifier_stage() -> Fields:
-  """The judge of a run: [ours]; no paper's FID is measured with it."""
+  """The classifier that judges a run [ours]; no paper's FID is by it."""
   return {
     "objective": {
       "kind": "classification",
@@ -157,8 +156,9 @@ def classifier_stage() -> Fields:
 
 
 def expert(config: Any) -> None:
-  """A second classifier, of other random numbers, for students to learn from.
+  """Adds a second classifier, "expert", from which students learn.
 
-  So that no student is judged by the network that it was trained to please.
+  Its random numbers differ from the judge's, so that no student is judged by
+  the network that it was trained to please.
   """
   add_stage(config, "expert", classifier_stage())

@@ -100,19 +100,13 @@ def contestants(
     sampled = f"{sampler} {guidance}"
     if not sampler.deterministic:
       sampled += f" in batches of {maker.batch_size}"
-    product = stage.product
-    here, left = checkpoint.products_of(workdir / name)
-    versions = [(name, product)]
-    if f"last_{product}" in here | left:
-      versions.append((f"{name} last", f"last_{product}"))
-    for version, product in versions if steps else ():
-      last = version != name
+    for last, here in _versions(workdir / name, stage) if steps else ():
       contestant = Contestant(
-        name=version,
+        name=f"{name} last" if last else name,
         num_steps=steps,
         generator=maker,
         load=functools.partial(run.product, workdir, name, last=last),
-        here=product in here,
+        here=here,
         facts=facts,
         shown=not last,
         sampled=sampled,
@@ -124,6 +118,20 @@ def contestants(
       " the same run"
     )
   return result
+
+
+def _versions(folder: epath.Path, stage: Training) -> list[tuple[bool, bool]]:
+  """(whether it has the last weights, whether they are here) of each version.
+
+  A round that selects its best weights may have kept its last weights too.
+  """
+  product = stage.product
+  last = f"last_{product}"
+  here, left = checkpoint.products_of(folder)
+  versions = [(False, product in here)]
+  if last in here | left:
+    versions.append((True, last in here))
+  return versions
 
 
 def _facts(
