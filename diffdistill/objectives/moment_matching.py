@@ -48,11 +48,11 @@ is clipped.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from diffdistill.arrays import (
   Batch,
@@ -64,8 +64,7 @@ from diffdistill.arrays import (
 )
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
-from diffdistill.diffusion.timesteps import draw_continuous, draw_discrete
-from diffdistill.diffusion.weighting import weight
+from diffdistill.objectives.moment_draws import Draw, check_draws, draw, product
 from diffdistill.objectives.objective import (
   Loss,
   Now,
@@ -79,84 +78,13 @@ from diffdistill.objectives.objective import (
   weighted_loss,
 )
 from diffdistill.objectives.sensitivity import check_sensitivity
-from diffdistill.sampling.ancestral import Ancestral
 from diffdistill.sampling.sampler import Sampler
 
-TIMES = ("continuous", "grid")
 PRECONDITIONERS = ("adam", "identity")
 ADAM_EPS = 1e-8  # of 1 / (sqrt(second moment) + eps)
 
 # The teacher's x0 as a function of its weights and of (x_s, s).
 Teacher = Callable[[Params, Image, Time], Image]
-
-
-class Draw(NamedTuple):
-  """Equation (2): the student's image, and where its moments are compared."""
-
-  x0: Image
-  x_s: Image
-  s: Time
-  w: Float[Array, " b"]
-
-
-def draw_times(
-  times: str, key: Key, batch_size: int, num_steps: int | Int[Array, ""]
-) -> tuple[Time, Time]:
-  """(t, s) of equation (1).
-
-  Raises:
-    ValueError: for unknown times.
-  """
-  key_time, key_step = jax.random.split(key)
-  step = jax.random.uniform(key_step, (batch_size,)) / num_steps
-  if times == "continuous":
-    s = draw_continuous(key_time, batch_size)
-    return jnp.minimum(s + step, 1.0), s
-  if times == "grid":
-    t = draw_discrete(key_time, batch_size, num_steps)
-    return t, jnp.maximum(t - step, 0.0)
-  raise ValueError(f"times is {times!r}; pass one of {', '.join(TIMES)}")
-
-
-def draw(
-  denoiser: Denoiser,
-  student: Params,
-  batch: Batch,
-  times: str,
-  weighting: str,
-  num_steps: int | Int[Array, ""],
-  key: Key,
-  dropout: bool,
-) -> Draw:
-  """Equations (1) and (2).
-
-  Args:
-    denoiser, student: the student and its weights.
-    batch: real data, with the condition of each image.
-    times, weighting, dropout: as the objective has them.
-    num_steps: of the student; may be traced.
-    key: of everything random.
-  """
-  key_times, key_eps, key_noise, key_dropout = jax.random.split(key, 4)
-  image, process = batch["image"], denoiser.process
-  t, s = draw_times(times, key_times, image.shape[0], num_steps)
-  x_t = process.diffuse(image, jax.random.normal(key_eps, image.shape), t)
-  x0 = denoiser(
-    student,
-    x_t,
-    t,
-    batch["condition"],
-    key=key_dropout if dropout else None,
-  ).x0
-  mean, std = process.posterior(x_t, jax.lax.stop_gradient(x0), t, s)
-  x_s = mean + std * jax.random.normal(key_noise, image.shape)
-  w = weight(weighting, process.schedule.logsnr(s))
-  return Draw(x0=x0, x_s=x_s, s=s, w=w)
-
-
-def product(a: Image, b: Image) -> Float[Array, " b"]:
-  """a . b per example, a mean over pixels."""
-  return jnp.mean(a * b, axis=(1, 2, 3))
 
 
 def moments(teacher: Teacher, params: Params, drawn: Draw) -> Params:
@@ -196,28 +124,6 @@ def moment_loss(
   return loss, drawn.w * product(drawn.x0 - x0, push)
 
 
-def check(sampler: Sampler, weighting: str, times: str) -> None:
-  """What both objectives refuse.
-
-  Raises:
-    ValueError: for a sampler, weighting or times that they cannot have.
-  """
-  weight(weighting, jnp.zeros(1))
-  draw_times(times, jax.random.key(0), 1, 1)
-  if not isinstance(sampler, Ancestral) or (
-    sampler.grid,
-    sampler.first_time,
-    sampler.noise,
-  ) != ("uniform", 1, 0):
-    raise ValueError(
-      "a moment-matching student is made for ancestral sampling with noise 0 on"
-      f" a uniform grid from t = 1, not {type(sampler).__name__} with noise"
-      f" {getattr(sampler, 'noise', None)} on {sampler.grid} from"
-      f" {sampler.first_time}; pass sampler.kind=ancestral, noise=0,"
-      " grid=uniform and first_time=1"
-    )
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MomentMatching(Objective):
   """Moment matching by turns (Salimans et al. 2024, Algorithm 2).
@@ -247,7 +153,7 @@ class MomentMatching(Objective):
 
   def __post_init__(self):
     check_sensitivity(self.denoiser)
-    check(self.sampler, self.weighting, self.times)
+    check_draws(self.sampler, self.weighting, self.times)
 
   @property
   def trees(self) -> Mapping[str, Tree]:
@@ -334,7 +240,7 @@ class ParameterMomentMatching(Objective):
 
   def __post_init__(self):
     check_sensitivity(self.denoiser)
-    check(self.sampler, self.weighting, self.times)
+    check_draws(self.sampler, self.weighting, self.times)
     if self.preconditioner not in PRECONDITIONERS:
       raise ValueError(
         f"preconditioner is {self.preconditioner!r}; pass one of"
