@@ -29,13 +29,13 @@ class Classification(Objective):
   """Cross-entropy on labelled images: makes the judge of a run.
 
   Args:
-    classifier: what is trained.
-    label_smoothing: in [0, 1).
-    noise: standard deviation of Gaussian noise added to the images, an
-      augmentation; 0 for none.
-    crop: pixels by which each image is shifted at most, down or up and right
-      or left, an augmentation; what is uncovered is 0, the middle of the range.
-      0 for none.
+    classifier: the architecture that is trained.
+    label_smoothing: the share of each target that is spread over all classes.
+    noise: the standard deviation of Gaussian noise that is added to the images
+      as an augmentation; 0 for none.
+    crop: the largest shift of an image along each axis, in pixels, as an
+      augmentation. Uncovered pixels become 0, the middle of the range. 0 for
+      none.
   """
 
   classifier: Classifier
@@ -88,17 +88,17 @@ class Classification(Objective):
 
 
 def shifted(x0: Image, key: Key, most: int) -> Image:
-  """Each image moved by its own whole pixels, zeros coming in at its edges.
+  """Shifts each image by a random number of pixels; zeros fill its edges.
 
   Args:
     x0: the images.
-    key: of the moves: along each axis one of -most, ..., most, all alike.
-    most: how far.
+    key: for the shifts, uniform in {-most, ..., most} along each axis.
+    most: the largest shift.
   """
   b, h, w, c = x0.shape
   pad = (most, most)
   padded = jnp.pad(x0, ((0, 0), pad, pad, (0, 0)))
-  # Where in the padded image each new one begins.
+  # The corner of each new image in its padded image.
   starts = jax.random.randint(key, (b, 2), 0, 2 * most + 1)
 
   def window(image: Array, start: Array) -> Array:

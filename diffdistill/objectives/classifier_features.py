@@ -14,17 +14,18 @@ Sun et al. 2023, in our names (theirs on the right):
   (3)  Div = sum_c m_c log m_c, m the batch's mean of softmax(p(student))
   (4)  L   = L_CFD + beta [gamma H + (1 - gamma) Div]
 
-H makes every image be of one class, Div spreads the batch over the classes.
-Neither model is clipped, no term looks at pixels, and nothing is weighted by
-the noise level. tau < 1 sharpens the teacher's distribution; only at tau = 1
-and beta = 0 is a student that equals its target at rest. The paper keeps (4)
-for the last few rounds, after progressive ones.
+H draws each image to one class, and Div spreads the batch over the classes.
+Neither model is clipped, no term compares pixels, and no term is weighted by
+the noise level. tau < 1 sharpens the teacher's distribution; a student that
+equals its target has zero gradient only if tau = 1 and beta = 0. The paper uses
+(4) for the last few rounds, after progressive ones.
 
-Unlike the paper, the times are those of `progressive`: t in [0, 1], the last
-step to s = 0 exactly; theirs are indices whose first is only almost clean.
+Unlike the paper, the times are those of `progressive`: t in [0, 1], with a last
+step to exactly s = 0. The paper's times are indices, and even the first index
+has some noise.
 
-A distance on features that taught the student, or on close relatives such as
-Inception's to another ImageNet classifier's, flatters it.
+A distance measured on the features that taught a student makes the student look
+too good. So do related features: Inception's, for another ImageNet classifier.
 """
 
 import dataclasses
@@ -62,7 +63,7 @@ CLASSIFIER_INPUTS = ("as_trained", "reference_mismatch")
 
 @runtime_checkable
 class NormalisingClassifier(Classifier, Protocol):
-  """A classifier that normalises its images, and can be kept from it."""
+  """A classifier that normalises its images, and has a raw version."""
 
   @property
   def unnormalised(self) -> Classifier: ...
@@ -73,7 +74,7 @@ def feature_kl(
   student: Float[Array, "b f"],
   temperature: float,
 ) -> Float[Array, " b"]:
-  """Equation (1) of two sets of features, per example."""
+  """Equation (1) for the features of each example."""
   log_p = jax.nn.log_softmax(target / temperature, axis=-1)
   log_q = jax.nn.log_softmax(student, axis=-1)
   return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
@@ -96,20 +97,20 @@ def diversity(logits: Float[Array, "b k"]) -> Scalar:
 class ClassifierFeatures(Objective):
   """Classifier-based feature distillation (Sun et al. 2023), equation (4).
 
-  One object serves every round; now.num_steps says which it is.
+  One object serves every round; now.num_steps tells the rounds apart.
 
   Args:
     denoiser: the architecture of teacher and student.
-    classifier: whose features are matched; its weights are frozen.
-    sampler: how the student is meant to be used: DDIM on a uniform grid.
+    classifier: has the features that are matched; its weights are frozen.
+    sampler: the sampler that the student is made for: DDIM on a uniform grid.
     temperature: tau, above 0; the authors' code: 0.9 for DenseNet201, 0.95 for
       ResNet18.
     dataset_weight: beta, 0 or more; the authors' code: 0 for DenseNet201, 0.003
       for ResNet18.
     entropy_share: gamma, in [0, 1]; the authors' code: 0.75.
-    classifier_input: "as_trained", or "reference_mismatch" for what the
-      authors' code does: raw images in [-1, 1] to a classifier trained on
-      normalised ones.
+    classifier_input: "as_trained"; or "reference_mismatch", which gives raw
+      images in [-1, 1] to a classifier that was trained on normalised images,
+      as the authors' code does.
     guidance: of the first round's teacher; students are not guided.
   """
 
@@ -142,7 +143,7 @@ class ClassifierFeatures(Objective):
     self._fed()
 
   def _fed(self) -> Classifier:
-    """The classifier as `classifier_input` says its images come."""
+    """The classifier, with or without its normalisation of images."""
     if self.classifier_input == "as_trained":
       return self.classifier
     if not isinstance(self.classifier, NormalisingClassifier):

@@ -37,12 +37,12 @@ class Denoising(Objective):
   """Pre-training of a teacher (Salimans & Ho 2022, Algorithm 1).
 
   Args:
-    denoiser: what is trained.
+    denoiser: the architecture of the teacher.
     weighting: a name of `diffusion.weighting`.
-    discrete_steps: 0 for continuous time, else t = i / discrete_steps.
-    label_dropout: how often a label is hidden, so that the teacher can be
-      guided; in [0, 1), 0 for a denoiser without a null label.
-    sampler: how the teacher is meant to be used.
+    discrete_steps: draws t = i / discrete_steps; 0 draws continuous times.
+    label_dropout: the share of labels that are hidden, so that the teacher can
+      be guided; 0 for a denoiser without a null label.
+    sampler: the sampler that the teacher is used with.
   """
 
   denoiser: Denoiser

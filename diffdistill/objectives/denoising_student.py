@@ -1,8 +1,8 @@
-"""The Denoising Student: one step that does what a whole sampler does.
+"""The Denoising Student: one step that equals a teacher's whole sampler.
 
 Luhman & Luhman 2021, in our names (theirs on the right):
 
-  noise, image               X_T, F_teacher(X_T): a pair, made beforehand
+  noise, image               X_T, F_teacher(X_T): a pair of an earlier stage
   student                    F_student: one step of the sampler `OneStep`
 
   (1)  student(noise) = noise - net(noise, T), form "difference", or the
@@ -10,10 +10,10 @@ Luhman & Luhman 2021, in our names (theirs on the right):
   (2)  L = E |student(noise) - image|^p over the pairs: p = 1 for CIFAR-10,
        p = 2 for CelebA and LSUN
 
-With p = 2, (2) is twice the divergence of two unit Gaussians, around the
-teacher's image and around the student's. Only the pairs are random: no time,
-noise or weight is drawn. Nothing is clipped, the student starts as the teacher,
-and nothing has dropout.
+With p = 2, (2) is twice the divergence of two unit Gaussians, one around the
+teacher's image and one around the student's. Only the pairs are random: no
+time, noise or weight is drawn. No image is clipped, the student starts as the
+teacher, and no network has dropout.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ from diffdistill.sampling.sampler import Sampler
 
 
 def _absolute(x: Image) -> Image:
-  """|x| with no slope at 0, where jnp.abs has a slope of 1."""
+  """|x|, with a derivative of 0 at 0, where that of jnp.abs is 1."""
   return x * jnp.sign(x)
 
 
@@ -52,9 +52,9 @@ class DenoisingStudent(Objective):
 
   Args:
     denoiser: the architecture of teacher and student.
-    sampler: how the student is meant to be used: one_step.
-    norm: "l1" or "l2", equation (2). Unlike the paper, a mean over pixels and
-      not a sum, which Adam cannot tell apart but for its epsilon.
+    sampler: the sampler that the student is made for: one_step.
+    norm: "l1" or "l2", see equation (2). Unlike the paper, the norm is a mean
+      over pixels, not a sum; only Adam's epsilon makes a difference.
   """
 
   denoiser: Denoiser
@@ -73,7 +73,7 @@ class DenoisingStudent(Objective):
         f" {type(self.sampler).__name__}; pass sampler.kind=one_step"
       )
     if self.sampler.form == "difference" and self.denoiser.output != "eps":
-      # At t = 1 the eps that such a network implies is the noise it was given.
+      # At t = 1 such a network implies eps = noise, so the difference is 0.
       raise ValueError(
         "sampler.form is 'difference', but the network's output is"
         f" {self.denoiser.output!r}; pass sampler.form=x0"

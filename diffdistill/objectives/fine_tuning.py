@@ -1,4 +1,4 @@
-"""More training of a finished teacher, on the loss that made it."""
+"""Fine-tuning: a finished teacher goes on with the denoising loss."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from diffdistill.objectives.objective import Tree
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FineTuning(Denoising):
-  """More pre-training of a teacher, from its weights on (Salimans & Ho 2022).
+  """More training of a finished teacher (Salimans & Ho 2022, Algorithm 1).
 
-  With a learning rate of 0 the teacher stays as it is and only Adam's second
-  moments are estimated: what an imported teacher lacks for
-  `ParameterMomentMatching`.
+  With a learning rate of 0 the teacher does not change, and only Adam's second
+  moments are estimated. `ParameterMomentMatching` needs them, and an imported
+  teacher has none.
   """
 
   @property

@@ -1,12 +1,4 @@
-"""The draws of moment matching: a student's image, and where it is compared.
-
-In the names of moment_matching.py, equations (1) and (2):
-
-  (1)  0 <= s <= t <= 1, t - s <= 1/k:  continuous, s ~ U[0, 1] and
-       t = min(s + U[0, 1/k], 1);  or grid, t = i/k with i ~ U{1, ..., k} and
-       s = t - U[0, 1/k]
-  (2)  x_t ~ q(x_t | data), x0 = student(x_t, t), x_s ~ q(x_s | x_t, sg x0)
-"""
+"""The draws of moment matching: equations (1) and (2) of moment_matching.py."""
 
 from typing import NamedTuple
 
@@ -25,7 +17,13 @@ TIMES = ("continuous", "grid")
 
 
 class Draw(NamedTuple):
-  """Equation (2): the student's image, and where its moments are compared."""
+  """Equation (2).
+
+  Args:
+    x0: the student's image.
+    x_s, s: a noisy image and its time, at which moments are compared.
+    w: the weight at s.
+  """
 
   x0: Image
   x_s: Image
@@ -65,11 +63,11 @@ def draw(
   """Equations (1) and (2).
 
   Args:
-    denoiser, student: the student and its weights.
-    batch: real data, with the condition of each image.
-    times, weighting, dropout: as the objective has them.
+    denoiser, student: the student's architecture and weights.
+    batch: real images with their conditions.
+    times, weighting, dropout: fields of the objective.
     num_steps: of the student; may be traced.
-    key: of everything random.
+    key: for all random numbers.
   """
   key_times, key_eps, key_noise, key_dropout = jax.random.split(key, 4)
   image, process = batch["image"], denoiser.process
@@ -89,7 +87,7 @@ def draw(
 
 
 def product(a: Image, b: Image) -> Float[Array, " b"]:
-  """a . b per example, a mean over pixels."""
+  """a . b of each example, as a mean over pixels."""
   return jnp.mean(a * b, axis=(1, 2, 3))
 
 

@@ -3,14 +3,15 @@
 Salimans, Mensink, Heek & Hoogeboom 2024, in our names (theirs on the right):
 
   x_t, t                     z_t, t: real data with noise; the student reads it
-  x_s, s                     z_s, s: where the moments are compared
+  x_s, s                     z_s, s: at which the moments are compared
   x0                         x~ = g_eta(z_t), the student's clean image
   teacher, auxiliary         g_theta(z_s), g_phi(z_s)
   num_steps                  k, the student's steps
-  second_moments             v of Lambda = 1 / (sqrt(v) + 1e-8): Adam's, of the
-                             teacher's training, bias-corrected
+  second_moments             v of Lambda = 1 / (sqrt(v) + 1e-8): Adam's second
+                             moments of the teacher's training, bias-corrected
 
-One draw, for all losses; sg stops the gradient, which flows through x0 alone:
+All losses share one draw. sg stops the gradient, so that it flows through x0
+alone:
 
   (1)  0 <= s <= t <= 1, t - s <= 1/k:  continuous, s ~ U[0, 1] and
        t = min(s + U[0, 1/k], 1);  or grid, t = i/k with i ~ U{1, ..., k} and
@@ -23,18 +24,19 @@ Alternating (Algorithm 2), w = w(logsnr(s)):
                           + ||sg teacher(x_s) - auxiliary(x_s)||^2 }
   (4)  L(student)   = w x0 . sg[auxiliary(x_s) - teacher(x_s)]
 
-The best auxiliary is the midpoint of E[x0 | x_s] and the teacher, hence
+The best auxiliary is the midpoint of E[x0 | x_s] and the teacher. Hence
 
   (5)  w ||E[x0 | x_s] - teacher||^2
        = E 2 w (x0 - teacher) . (auxiliary - teacher)
 
-which is linear in x0 and so has no bias: the metric "student/moment_gap".
+The right side is linear in x0, so its estimate has no bias. It is the metric
+"student/moment_gap".
 
 In parameter space (Algorithm 3), with theta the teacher's weights and J the
-derivative of teacher(x_s) by them:
+derivative of teacher(x_s) by theta:
 
-  (6)  m = E grad_theta w ||x0 - teacher(x_s)||^2, zero for real data;
-       minimised is 1/2 m^T Lambda m with a fixed diagonal Lambda
+  (6)  m = E grad_theta w ||x0 - teacher(x_s)||^2, which is 0 for real data;
+       the objective is 1/2 m^T Lambda m with a fixed diagonal Lambda
   (7)  L(student) = w x0 . sg[-2 J Lambda m'] with m' of another half batch
   (8)  m^T Lambda m' = E w (x0 - teacher) . (-2 J Lambda m'): "moment_gap"
 
@@ -83,12 +85,12 @@ from diffdistill.sampling.sampler import Sampler
 PRECONDITIONERS = ("adam", "identity")
 ADAM_EPS = 1e-8  # of 1 / (sqrt(second moment) + eps)
 
-# The teacher's x0 as a function of its weights and of (x_s, s).
+# The teacher's x0 as a function of (weights, x_s, s).
 Teacher = Callable[[Params, Image, Time], Image]
 
 
 def moments(teacher: Teacher, params: Params, drawn: Draw) -> Params:
-  """Equation (6): the gradient in the teacher's weights, over these draws."""
+  """Equation (6): m, the gradient in the teacher's weights, of some draws."""
 
   def loss(params: Params) -> Scalar:
     x0 = teacher(params, drawn.x_s, drawn.s)
@@ -98,7 +100,7 @@ def moments(teacher: Teacher, params: Params, drawn: Draw) -> Params:
 
 
 def precondition(gradient: Params, second_moments: Params | None) -> Params:
-  """Lambda m: m over Adam's step scale, or m itself."""
+  """Lambda m: m divided by Adam's scale, or m itself without moments."""
   if second_moments is None:
     return gradient
   return jax.tree.map(
@@ -114,7 +116,7 @@ def moment_loss(
   Args:
     teacher, params: the teacher and its weights.
     direction: Lambda m' of other draws.
-    drawn: whose x0 is differentiated.
+    drawn: the draws; their x0 is differentiated.
   """
   x0, along = jax.jvp(
     lambda params: teacher(params, drawn.x_s, drawn.s), (params,), (direction,)
@@ -131,15 +133,15 @@ class MomentMatching(Objective):
   The auxiliary learns on even updates, the student on odd ones.
 
   Args:
-    denoiser: the architecture of teacher, student and auxiliary; not one of
-      output eps or score, see sensitivity.py.
-    sampler: how the student is meant to be used: Ancestral, with noise 0 on a
-      uniform grid.
+    denoiser: the architecture of teacher, student and auxiliary. Its output may
+      not be eps or score, see sensitivity.py.
+    sampler: the sampler that the student is made for: Ancestral, with noise 0
+      on a uniform grid.
     weighting: a name of `diffusion.weighting`, at logsnr(s).
-    times: "continuous" or "grid", equation (1).
+    times: "continuous" or "grid", see equation (1).
     guidance: of the teacher.
-    dropout: whether the networks are trained with it. The auxiliary and the
-      teacher drop the same units, so that their difference is not noise.
+    dropout: whether the networks have dropout. The auxiliary and the teacher
+      drop the same units, so that dropout adds no noise to their difference.
   """
 
   denoiser: Denoiser
@@ -212,20 +214,22 @@ class MomentMatching(Objective):
 class ParameterMomentMatching(Objective):
   """Moment matching in parameter space (Salimans et al. 2024, Algorithm 3).
 
-  No auxiliary: the moments are gradients of the teacher's own loss, which
-  vanish on real data. One half of a batch says where to go, the other goes.
+  It needs no auxiliary: the moments are gradients of the teacher's own loss,
+  which are 0 on real data. One half of a batch gives the direction Lambda m',
+  and the other half is differentiated along it.
 
   Args:
-    denoiser: the architecture of teacher and student; not one of output eps or
-      score, see sensitivity.py.
-    sampler: how the student is meant to be used: Ancestral, with noise 0 on a
-      uniform grid.
+    denoiser: the architecture of teacher and student. Its output may not be eps
+      or score, see sensitivity.py.
+    sampler: the sampler that the student is made for: Ancestral, with noise 0
+      on a uniform grid.
     weighting: a name of `diffusion.weighting`, at logsnr(s).
-    times: "continuous" or "grid", equation (1).
+    times: "continuous" or "grid", see equation (1).
     guidance: of the teacher.
-    preconditioner: Lambda: "adam", 1 / (sqrt(v) + 1e-8) with v the teacher's
-      second moments, which must then be among the frozen trees; or "identity".
-    dropout: whether the networks are trained with it.
+    preconditioner: Lambda, "adam" or "identity". "adam" is
+      1 / (sqrt(v) + 1e-8) with the teacher's second moments v, which must be
+      one of the frozen trees.
+    dropout: whether the networks have dropout.
   """
 
   denoiser: Denoiser
@@ -254,8 +258,8 @@ class ParameterMomentMatching(Objective):
     return {"teacher": "denoiser"}
 
   def passes(self, turn: Turn, num_steps: int, guided: bool) -> Passes:
-    # Each half batch: a student's gradient and a teacher's tangent in one, a
-    # student's forward pass and a teacher's gradient in the other.
+    # One half batch costs a student's gradient and a teacher's tangent, the
+    # other a student's forward pass and a teacher's gradient.
     teacher = 0.5 * self.guidance.passes(guided)
     return Passes(forward=0.5, gradient=0.5 + teacher, tangent=teacher)
 
@@ -268,7 +272,7 @@ class ParameterMomentMatching(Objective):
         f"batch size is {batch_size}; pass an even one, whose halves are"
         " independent draws"
       )
-    # Every other row, so that each half stays spread over all devices.
+    # Take every other row, so that each half is spread over all devices.
     halves = [jax.tree.map(lambda v, i=i: v[i::2], dict(batch)) for i in (0, 1)]
     key_a, key_b = jax.random.split(key)
     drawn, teacher = self._half(trees["student"], halves[0], key_a, now)
@@ -286,7 +290,7 @@ class ParameterMomentMatching(Objective):
   def _half(
     self, student: Params, batch: Batch, key: Key, now: Now
   ) -> tuple[Draw, Teacher]:
-    """One half's draws, and the teacher of its conditions."""
+    """The draws of half a batch, and the teacher given its conditions."""
     key_draw, key_teacher = jax.random.split(key)
     drawn = draw(
       self.denoiser,

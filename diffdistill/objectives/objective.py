@@ -1,4 +1,4 @@
-"""What a paper is to the trainer: which trees it trains, and on what loss."""
+"""The interface of a paper: the trees that it trains, and their loss."""
 
 import abc
 import dataclasses
@@ -33,14 +33,15 @@ from diffdistill.sampling.sampler import Sampler
 
 # The names of the trees that learn together, from one loss.
 Turn = tuple[str, ...]
-# Weights by name: "student", "teacher"; "student/target" is an average.
+# Weights by name, such as "student" and "teacher"; "student/target" is an
+# average of the student.
 Trees = Mapping[str, Params]
 Loss = tuple[Scalar, Metrics]
 
 
 @runtime_checkable
 class HasInit(Protocol):
-  """A network as the trainer sees it: something that draws its weights."""
+  """A network as the trainer sees it: it can draw its first weights."""
 
   def init(self, key: Key) -> Params: ...
 
@@ -52,7 +53,7 @@ class Classifier(Protocol):
   def init(self, key: Key) -> Params: ...
 
   def apply(self, params: Params, x: Image, *, key: Key | None = None) -> Any:
-    """Logits and pooled features, as fields of those names."""
+    """An object with the fields `logits` and `features` (pooled)."""
     ...
 
 
@@ -61,11 +62,11 @@ class Tree:
   """One network that an objective trains.
 
   Args:
-    start: the frozen tree that it begins as a copy of; empty to draw it anew.
-    network: whose weights it holds; None for the objective's denoiser. A head
+    start: the frozen tree that it starts as a copy of; empty to draw it anew.
+    network: the network whose weights it holds; None for the denoiser's. A head
       or a weighting network is handed to the objective from outside.
     averages: the decay of each moving average that the loss or the product
-      needs, by name: {"target": 0.95} is "student/target".
+      needs, by name. In "student", {"target": 0.95} makes "student/target".
   """
 
   start: str = ""
@@ -74,12 +75,12 @@ class Tree:
 
 
 class Now(NamedTuple):
-  """Where a round is: traced scalars, so that nothing is compiled anew.
+  """The place of an update in its run; traced, so that nothing recompiles.
 
-  num_steps: of the student's sampler. guided: 1 where the teacher is guided, 0
-  where it is itself a student. step: updates done. progress: the part of the
-  round that is done, in [0, 1); where the round ends by the clock, the part of
-  its anneal, and 0 before that.
+  num_steps is that of the student's sampler. guided is 1 if the teacher is
+  guided, and 0 if the teacher is itself a student. step is the number of
+  updates done. progress is the share of the round that is done, in [0, 1); if
+  the clock ends the round, it is the share of the anneal, and 0 before.
   """
 
   num_steps: Int[Array, ""]
@@ -98,10 +99,10 @@ class Passes:
     tangent: of the denoiser, forward with a derivative along its weights.
     input_gradient: of the denoiser, forward and backward to its input.
     input_tangent: of the denoiser, forward with a derivative along its input.
-    trunk: forward passes as far as the features that a head reads.
-    trunk_gradient: of the same part, forward and backward to its input.
-    trunk_share: the part of a whole pass that a trunk is, in (0, 1].
-    classifier: forward passes of a classifier.
+    trunk: of the trunk, the part of the denoiser up to a head's features.
+    trunk_gradient: of the trunk, forward and backward to its input.
+    trunk_share: the cost of the trunk in whole passes, in (0, 1].
+    classifier: of a classifier, forward.
     classifier_gradient: of a classifier, forward and backward.
   """
 
@@ -120,8 +121,9 @@ class Passes:
   def units(self) -> int | float:
     """The cost in forward passes of the denoiser.
 
-    A layer y = W x has the tangent W' x + W x', two products beside its own,
-    and so has its gradient: 3. Along or to the input alone it is one: 2.
+    A layer y = W x has one product. Its tangent W' x + W x' has two more, and
+    so has its gradient: 3 in all. A derivative along the input alone, or to the
+    input alone, has one more: 2 in all.
     """
     return (
       self.forward
@@ -134,8 +136,9 @@ class Passes:
 class Objective(abc.ABC):
   """What one paper minimises.
 
-  A paper is a frozen dataclass of it in a file of its own. The defaults here
-  are of a student that begins as its teacher and learns alone from images.
+  Each paper is a frozen dataclass that inherits from this class, in a file of
+  its own. The defaults suit a student that starts as a copy of its teacher, and
+  is the only tree that learns, from images.
   """
 
   if TYPE_CHECKING:
@@ -144,33 +147,33 @@ class Objective(abc.ABC):
     def denoiser(self) -> Denoiser:
       """The architecture of teacher and student.
 
-      An objective without one has a network of its own for every tree.
+      An objective without a denoiser names a network for each of its trees.
       """
       ...
 
     @property
     def sampler(self) -> Sampler | None:
-      """How the product is meant to be used; None if it makes no images."""
+      """The sampler that the product is made for; None without images."""
       ...
 
-  # What a stage is: "one" training of something that has no number of steps,
-  # "one_step" of a student of one step, "halving" rounds of half the steps
-  # each, every teacher the student before it, or "each" of some numbers of
-  # steps by itself.
+  # The rounds of a stage. "one": a single round without a number of steps.
+  # "one_step": a single round of a one-step student. "halving": each round
+  # halves the steps, and its teacher is the student before. "each": one round
+  # for each of the stage's num_steps.
   rounds: ClassVar[str]
-  # "images", or "pairs": the teacher's images and their "noise".
+  # The data: "images"; or "pairs", the teacher's images with their "noise".
   consumes: ClassVar[str] = "images"
-  # How many adjacent examples must stay together, on one device.
+  # How many adjacent examples of a batch must stay on one device.
   group: ClassVar[int] = 1
 
   @abc.abstractmethod
   def passes(self, turn: Turn, num_steps: int, guided: bool) -> Passes:
-    """What one example of an update costs.
+    """The passes that one example costs in an update.
 
     Args:
-      turn: of `cycle`.
+      turn: one of `cycle`.
       num_steps: of the student's sampler.
-      guided: whether the teacher of the round is one to be guided.
+      guided: whether the teacher of the round is guided.
     """
 
   @abc.abstractmethod
@@ -180,50 +183,52 @@ class Objective(abc.ABC):
     """The mean loss over the batch, and metrics as (sum, count).
 
     Args:
-      turn: the trees that it is differentiated in, together.
-      trees: all that are trained, their averages, and all that are needed.
-      batch: of what the objective consumes.
-      key: of everything random.
-      now: where the round is.
+      turn: the trees in which the loss is differentiated.
+      trees: all trained trees, their averages, and the frozen trees of `needs`.
+      batch: of images or pairs, as the objective consumes.
+      key: for all random numbers.
+      now: the place of the update in its run.
     """
 
   @property
   def trees(self) -> Mapping[str, Tree]:
-    """What is trained, by name."""
+    """The trees that are trained, by name."""
     return {"student": Tree(start="teacher")}
 
   @property
   def product(self) -> str:
-    """What a round makes: a tree, or one of its averages ("student/target").
+    """The product of a round: a tree, or one of its averages.
 
-    A tree whose optimizer keeps a moving average is that average.
+    "student/target" names an average. If a tree is named whose optimizer keeps
+    a moving average, the product is that average.
     """
     return next(iter(self.trees))
 
   @property
   def starts(self) -> tuple[str, ...]:
-    """Frozen denoisers that are needed only to begin, and released then."""
+    """Frozen denoisers that are needed only at the start, and released then."""
     return ()
 
   @property
   def needs(self) -> Mapping[str, str]:
     """The frozen trees of every update, by name.
 
-    Each is a "denoiser", a "classifier", or the "moments" of a denoiser's
-    gradients, which its training estimated.
+    The kind of each is "denoiser", "classifier", or "moments": the second
+    moments of a denoiser's gradients, which its training estimated.
     """
     return {"teacher": "denoiser"}
 
   @property
   def features(self) -> tuple[str, ...]:
-    """The names of the denoiser's features that its trunk passes compute."""
+    """The denoiser's features that a pass of its trunk computes, by name."""
     return ()
 
   @property
   def cycle(self) -> tuple[Turn, ...]:
-    """The turns, one an update, repeated; by default all trees learn at once.
+    """The turns, one for each update, repeated in a cycle.
 
-    Five updates of a critic and its head to one of the student are
+    By default there is one turn, in which all trees learn. Five updates of a
+    critic and its head, then one of the student, are
     (("critic", "head"),) * 5 + (("student",),).
     """
     return (tuple(self.trees),)
@@ -233,7 +238,7 @@ class Objective(abc.ABC):
     return self.trees[name].network or self.denoiser.network
 
   def frozen_init(self, name: str) -> Callable[[Key], Params]:
-    """Draws weights of the shape of a frozen tree, with no meaning."""
+    """A function that draws random weights of the shape of a frozen tree."""
     kind = {**dict.fromkeys(self.starts, "denoiser"), **self.needs}[name]
     if kind == "classifier":
       return classifier_of(self).init
@@ -255,12 +260,12 @@ class Objective(abc.ABC):
 
 
 def turn_of(objective: Objective, step: int) -> Turn:
-  """The trees that learn at an update (from 0)."""
+  """The trees that learn in an update, counted from 0."""
   return objective.cycle[step % len(objective.cycle)]
 
 
 def product_tree(objective: Objective) -> str:
-  """The trained tree that a round's product is, or is an average of."""
+  """The trained tree that is the product, or whose average is the product."""
   return objective.product.partition("/")[0]
 
 
@@ -272,9 +277,10 @@ def bind_teacher(
   now: Now,
   key: Key | None = None,
 ) -> Model:
-  """The frozen teacher of a round, guided unless it is itself a student.
+  """The frozen teacher of a round with its weights and condition.
 
-  A student of a guided teacher has its guidance in its weights already.
+  It is guided, unless it is itself a student: a student of a guided teacher has
+  the guidance in its weights.
   """
   return denoiser.bind(params, condition, guidance, scale=now.guided, key=key)
 
@@ -284,13 +290,13 @@ def weighted_loss(
   x0: Float[Array, "b h w c"],
   weight: Float[Array, " b"],
 ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-  """(weighted error, plain error) per example: mean squares over pixels."""
+  """(weighted error, plain error) of each example, as means over pixels."""
   mse = jnp.mean(jnp.square(target - x0), axis=(1, 2, 3))
   return weight * mse, mse
 
 
 def summed(values: Float[Array, " b"]) -> tuple[Array, Array]:
-  """A metric's (sum, count) of per-example values."""
+  """A metric: the (sum, count) of the values of all examples."""
   return jnp.sum(values), jnp.asarray(values.shape[0], jnp.float32)
 
 

@@ -12,11 +12,11 @@ Salimans & Ho 2022, Algorithm 2, in our names (theirs on the right):
        x0_target = x1 + w (x2 - x1)
        w = [sin(mid - s) / sin(mid)] / [sin(t - s) / sin(t)], in angles
 
-(3) is their quotient (x_s - (sigma_s/sigma_t) x_t) / (alpha_s - (sigma_s/
-sigma_t) alpha_t) solved for the teacher's predictions: a convex combination,
-which does not cancel in float32. At the last step (s = 0) the sampler returns
-x0 itself, so w = 1 there. Neither model is clipped, the student starts as the
-teacher, and nothing has dropout.
+In the paper the target is the quotient (x_s - (sigma_s/sigma_t) x_t) / (alpha_s
+- (sigma_s/sigma_t) alpha_t). (3) is the same, solved for the teacher's
+predictions: a convex combination, which loses no digits in float32. At the last
+step (s = 0) the sampler returns x0 itself, so w = 1 there. Neither model is
+clipped, the student starts as the teacher, and no network has dropout.
 """
 
 import dataclasses
@@ -66,7 +66,7 @@ def two_step_target(
   mid: Time,
   s: Time,
 ) -> Image:
-  """Equations (2) and (3): the x0 that stands for two steps of the model."""
+  """Equations (2) and (3): the x0 of one step that equals two of the model."""
   first = model(x_t, t)
   x_mid = process.ddim(x_t, first, t, mid)
   x1, x2 = first.x0, model(x_mid, mid).x0
@@ -89,7 +89,7 @@ def draw_two_steps(
   """Equation (1) for a student of num_steps steps, from real data."""
   key_t, key_eps = jax.random.split(key)
   t = draw_discrete(key_t, x0.shape[0], num_steps)
-  # Whole numbers of half steps, so that the last s is exactly 0.
+  # Count in whole half steps, so that the last s is exactly 0.
   half_steps = jnp.round(t * (2 * num_steps))
   mid, s = (fraction(half_steps - k, 2 * num_steps) for k in (1, 2))
   x_t = process.diffuse(x0, jax.random.normal(key_eps, x0.shape), t)
@@ -100,7 +100,7 @@ def check_sampler(sampler: Sampler) -> None:
   """Refuses a sampler whose steps are not those of equation (1).
 
   Raises:
-    ValueError: for anything but DDIM on the uniform grid from t = 1.
+    ValueError: for all samplers but DDIM on the uniform grid from t = 1.
   """
   if (
     not isinstance(sampler, DDIM)
@@ -119,15 +119,15 @@ def check_sampler(sampler: Sampler) -> None:
 class Progressive(Objective):
   """Progressive distillation (Salimans & Ho 2022, Algorithm 2).
 
-  One object serves every round; now.num_steps says which it is.
+  One object serves every round; now.num_steps tells the rounds apart.
 
   Args:
     denoiser: the architecture of teacher and student.
-    sampler: how the student is meant to be used: DDIM on a uniform grid.
+    sampler: the sampler that the student is made for: DDIM on a uniform grid.
     weighting: a name of `diffusion.weighting`, at logsnr(t).
     guidance: of the first round's teacher; students are not guided. (Meng et
-      al. 2023 distil a guided teacher into one student first; here the first
-      halving does.)
+      al. 2023 first distil the guided teacher into a student of as many steps;
+      here the first halving distils the guidance too.)
   """
 
   denoiser: Denoiser

@@ -1,6 +1,7 @@
-"""How strongly a student's clean image feels its network's output at t = 1.
+"""The sensitivity of a clean image to its network's output at t = 1.
 
-An error of the output moves x0 by a factor that the noise level alone gives:
+An error of the output changes x0 by a factor that depends on the noise level
+alone:
 
   (1)  x0(out) = x0(0) + J(t) out,  J = d x0 / d out
 
@@ -10,10 +11,10 @@ An error of the output moves x0 by a factor that the noise level alone gives:
   score                   sigma^2 / alpha   e^10
 
 A few-step student's first step is at t = 1. A loss that compares moments of its
-x0 takes w(s) (x0(t) - teacher)^2 at another time s < t, so that no weight makes
-up for J(t): its gradient has one J(t) from the error and one from d x0. For eps
-that is 1 / SNR(1) = e^20 times the share of other times, away from the optimum,
-where the error of the output is not zero: the draws at t = 1 drown all others.
+x0 takes w(s) (x0(t) - teacher)^2 at another time s < t, so w cannot compensate
+for J(t). The gradient has one factor J(t) from the error and one from d x0. For
+eps the draws at t = 1 then weigh 1 / SNR(1) = e^20 times as much as others
+while the output still has an error, and the student learns from nothing else.
 """
 
 import jax
@@ -23,12 +24,12 @@ from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.prediction import output_channels, to_prediction
 from diffdistill.diffusion.process import expand_like
 
-MAX_SENSITIVITY = 10.0  # ours: a tenth of the output's unit is one of x0's
+MAX_SENSITIVITY = 10.0  # ours: an output error of 0.1 changes x0 by at most 1
 
 
 def sensitivity(denoiser: Denoiser) -> float:
-  """|J| of equation (1) at t = 1, of the raw output of the network."""
-  # Objectives may be made inside a function that is traced.
+  """|J| of equation (1) at t = 1, for the raw output of the network."""
+  # An objective may be made while a function is traced.
   with jax.ensure_compile_time_eval():
     t, image = jnp.ones(1), jnp.zeros((1, 1, 1, 1))
     scaling = denoiser.precondition.scaling(denoiser.process.schedule, t)
@@ -40,10 +41,10 @@ def sensitivity(denoiser: Denoiser) -> float:
 
 
 def check_sensitivity(denoiser: Denoiser) -> None:
-  """Refuses a network whose output says next to nothing of x0 at t = 1.
+  """Refuses a network whose output determines x0 too weakly at t = 1.
 
   Raises:
-    ValueError: for one.
+    ValueError: for such a network.
   """
   found = sensitivity(denoiser)
   if not found <= MAX_SENSITIVITY:

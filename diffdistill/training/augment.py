@@ -1,7 +1,7 @@
-"""Stored batches as they are trained on, made on the device.
+"""Makes training batches of stored batches, on the device.
 
-What travels to the device is what is stored: bytes are a quarter of the
-float32 that they become.
+Stored batches travel to the device, because bytes are a quarter of the size of
+float32.
 """
 
 import jax.numpy as jnp
@@ -10,23 +10,24 @@ from diffdistill.arrays import Batch, Condition
 
 
 def as_trained(batch: Batch) -> Batch:
-  """A batch of a pipeline as objectives know it: images in [-1, 1].
+  """The batch for an objective, made of a batch of a pipeline.
 
   Args:
-    batch: "image": `b h w c`, uint8 or float32, in [0, 255]; where there are,
-      "noise": the same shape, float16; "flip": bool of shape `b`, which images
-      to mirror left to right; "label": int32 of shape `b`.
+    batch: has "image", `b h w c`, uint8 or float32, in [0, 255]. It may have
+      "noise" of the same shape, float16; "flip", bool of shape `b`, which is
+      true for images to mirror left to right; "label", int32 of shape `b`.
 
   Returns:
-    The batch with "image" (x - 127.5) / 127.5, in float32, mirrored where it
-    was to be; "noise" in float32; and "condition" with the labels.
+    A batch with "image", (x - 127.5) / 127.5 in float32, mirrored where "flip"
+    is true; "noise" in float32, if there is any; and "condition", which holds
+    the labels.
   """
   image = batch["image"]
   if "flip" in batch:
     flip = batch["flip"][:, None, None, None]
     image = jnp.where(flip, image[:, :, ::-1], image)
   trained = {
-    # This way round a byte is one rounding from the truth, white is -black.
+    # In this order there is one rounding, and white is exactly -black.
     "image": (image.astype(jnp.float32) - 127.5) / 127.5,
     "condition": Condition(label=batch.get("label")),
   }

@@ -1,8 +1,8 @@
-"""The best weights of a round that runs, where its stage selects them.
+"""Keeps the best weights of a round that runs, if its stage selects them.
 
-They lie in `best/<step>_<score>/`. A JSON file of the same name beside them has
-the digests of their arrays; it is written last, once they were read back, so a
-folder without its file counts for nothing.
+The weights are in the folder `best/<step>_<score>/`. A JSON file beside the
+folder, of the same name, has the digests of their arrays. It is written last,
+after the weights were read back; a folder without such a file is ignored.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ PRODUCT = "product"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Best:
-  """Where a round's best weights are: after `step` updates, with that score."""
+  """The update after which a round's weights were best, and their score."""
 
   step: int
   score: float
@@ -33,31 +33,31 @@ class Best:
 def save_best(
   round_dir: epath.Path, product: Params, step: int, score: float
 ) -> Best | None:
-  """Keeps these weights in place of those kept before; NaN is not kept.
+  """Keeps these weights and removes the old best; a score of NaN is ignored.
 
   Raises:
-    ValueError: in one line, where the disk does not keep them.
+    ValueError: if the disk does not keep them; the message is one line.
   """
   if math.isnan(score):
     return None
-  # The score is in the name: one file makes both true. The old ones go after.
+  # The score is in the name, so one file tells of the weights and the score.
   name = _best_name(Best(step=step, score=score))
   folder = round_dir / "best" / name
   expected = stored.save(folder, {PRODUCT: product})
 
-  def say() -> None:
+  def record_them() -> None:
     record = {**expected, "files": files_of(folder)}
     write_json(folder.with_name(f"{name}.json"), record)
     for old in folder.parent.iterdir():
       if old.name not in (name, f"{name}.json"):
         stored.remove(old)
 
-  mendable(folder, lambda: hosts.on_first(say))
+  mendable(folder, lambda: hosts.on_first(record_them))
   return Best(step=step, score=score)
 
 
 def best_of(round_dir: epath.Path) -> Best | None:
-  """The best so far, as the first process sees it; None where there is none."""
+  """The best so far, as the first process sees it; None if there is none."""
   folder = round_dir / "best"
 
   def names() -> list[str]:
@@ -73,10 +73,10 @@ def best_of(round_dir: epath.Path) -> Best | None:
 
 
 def load_best(round_dir: epath.Path, best: Best, layout: Layout) -> Params:
-  """The weights kept as the best.
+  """Loads the best weights.
 
   Raises:
-    ValueError: where they are damaged.
+    ValueError: if they are damaged.
   """
   place = f"best/{_best_name(best)}"
 

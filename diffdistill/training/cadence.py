@@ -1,4 +1,4 @@
-"""How often a run logs, saves and shows what it has."""
+"""How often a run logs, saves checkpoints and shows images."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,16 +10,18 @@ from diffdistill.training.stage import Stage
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cadence:
-  """How often things happen, in updates; 0 for never.
+  """How often a run does things, in updates; 0 for never.
 
   Args:
-    log: a record of metrics and the progress line.
-    checkpoint: a checkpoint; one is lost at most by a crash.
-    observe: a sample sheet; one comes at the end of each round in any case.
-    keep: checkpoints kept while a round runs.
-    max_skipped: updates in a row that may be non-finite before the run stops.
-    stall_seconds: from one update to the next before the run counts as hung and
-      ends; what compiles or reads first is given six times as long.
+    log: from one record of metrics and progress line to the next.
+    checkpoint: from one checkpoint to the next; a crash loses at most so many.
+    observe: from one sample sheet to the next. Each round ends with a sheet in
+      any case.
+    keep: how many checkpoints are kept while a round runs.
+    max_skipped: the run stops after more updates in a row than this whose
+      gradients are not finite.
+    stall_seconds: if no update is done for so long, the run counts as hung and
+      ends. An update that compiles or reads first may take six times as long.
   """
 
   log: Updates = 100
@@ -34,10 +36,10 @@ class Cadence:
 
 
 def check_cadence(stages: Sequence[Stage], cadence: Cadence) -> None:
-  """Refuses what would come in the middle of a call of several updates.
+  """Refuses a cadence that falls into the middle of a call of several updates.
 
   Raises:
-    ValueError: where that is so.
+    ValueError: for such a cadence.
   """
   for stage in stages:
     length, select = stage.updates_per_call, stage.select

@@ -1,12 +1,13 @@
 """The final results of rounds, each with a digest of its arrays.
 
-A round's directory holds `checkpoints/` while it runs (running.py), `best/`
-where its best weights are kept (best.py), and `final/` when it is done.
+A round's directory holds `checkpoints/` while the round runs (running.py),
+`best/` if its best weights are selected (best.py), and `final/`
+once it is done.
 
-`final.json` alone says that a round is done. It has the digests of what lies in
-`final/`, and is written last, once that was read back. Where weights were left
-behind, where the run was trained before, it has their names; a round of pairs
-has no weights, and no folder.
+A round is done if and only if it has a file `final.json`. The file has the
+digests of the arrays in `final/`. It is written last, after `final/` was read
+back. It also names the weights that were left on another machine. A round of
+pairs has the file, but no weights and no folder `final/`.
 """
 
 from collections.abc import Collection, Mapping
@@ -32,13 +33,13 @@ FINAL = "final.json"
 
 
 def is_done(round_dir: epath.Path, layout: Layout) -> bool:
-  """Whether a round is done, for whoever would train it otherwise.
+  """Whether a round is done, so that it need not be trained.
 
-  Where what it needed while it ran is still there, its result is read first: a
-  damaged one leaves the round to be ended once more.
+  If its checkpoints are still there, the result is read first. If the result
+  is damaged, the round is not done: it goes on from its newest checkpoint.
 
   Raises:
-    ValueError: where its result is damaged and there is nothing to go on from.
+    ValueError: if the result is damaged and there are no checkpoints.
   """
 
   def see() -> dict[str, Any]:
@@ -46,7 +47,7 @@ def is_done(round_dir: epath.Path, layout: Layout) -> bool:
     try:
       record = _record(round_dir)
       if record is not None:
-        # Its sizes alone: it is read when it is loaded.
+        # Check the sizes only; the arrays are checked when they are loaded.
         _check_files(round_dir, record, whole=False)
     except ValueError as error:
       if not going_on:
@@ -78,8 +79,7 @@ def has_final(round_dir: epath.Path) -> bool:
   """Whether the round is done, as the first process sees it.
 
   Raises:
-    ValueError: where the file that says so is damaged, and there is nothing
-      that the round could go on from.
+    ValueError: if `final.json` is damaged and there are no checkpoints.
   """
 
   def see() -> bool:
@@ -94,23 +94,23 @@ def has_final(round_dir: epath.Path) -> bool:
 
 
 def discard(round_dir: epath.Path) -> None:
-  """Removes what a round that is done needed while it ran."""
+  """Removes the checkpoints and the best weights of a finished round."""
 
   def remove() -> None:
     for name in ("checkpoints", "best"):
       stored.remove(round_dir / name)
     stored.clean(round_dir)
 
-  # After all have read and written what goes.
+  # No process may still read what is removed.
   hosts.meet()
   hosts.on_first(remove)
 
 
 def to_go_on_from(round_dir: epath.Path) -> list[epath.Path]:
-  """The files and folders that a round that is not done goes on from.
+  """The files and folders from which an unfinished round goes on.
 
   Raises:
-    ValueError: where there are checkpoints and none is sound.
+    ValueError: if there are checkpoints and all are damaged.
   """
   best = round_dir / "best"
   found = newest_sound(round_dir / "checkpoints")
@@ -122,7 +122,7 @@ def save_final(
   products: Mapping[str, Params],
   left_behind: Collection[str] = (),
 ) -> None:
-  """Writes the products of a round by name, reads them back, and says so.
+  """Writes the products of a round, reads them back, and marks it as done.
 
   Args:
     round_dir: the round's directory.
@@ -130,7 +130,7 @@ def save_final(
     left_behind: names of products that are elsewhere.
 
   Raises:
-    ValueError: in one line, where the disk does not keep them.
+    ValueError: if the disk does not keep them; the message is one line.
   """
   folder = round_dir / "final"
   mendable(
@@ -152,11 +152,11 @@ def save_final(
 def mark_final(
   round_dir: epath.Path, words: str, left_behind: Collection[str] = ()
 ) -> None:
-  """Says that a round of which no weights are here is done.
+  """Marks a round as done whose weights are not here.
 
   Args:
     round_dir: the round's directory.
-    words: for whoever reads the file.
+    words: a note in the file for people who read it.
     left_behind: names of products that are elsewhere.
   """
   fields = {
@@ -173,7 +173,7 @@ def load_final(round_dir: epath.Path, name: str, layout: Layout) -> Params:
   """The product called `name` of a finished round, laid out on the mesh.
 
   Raises:
-    ValueError: where the round is not finished, has no such product, or is
+    ValueError: if the round is not finished, has no such product, or is
       damaged.
   """
   names = product_names(round_dir)
@@ -184,7 +184,7 @@ def load_final(round_dir: epath.Path, name: str, layout: Layout) -> Params:
 
   def expected() -> Any:
     record = _record(round_dir)
-    assert record is not None  # product_names has seen it
+    assert record is not None  # product_names has checked it
     _check_files(round_dir, record, whole=True)
     return record["products"][name]
 
@@ -195,10 +195,11 @@ def load_final(round_dir: epath.Path, name: str, layout: Layout) -> Params:
 
 
 def product_names(round_dir: epath.Path) -> frozenset[str]:
-  """The names of what a finished round made, as the first process sees it.
+  """The names of the products of a finished round that are here.
 
   Raises:
-    ValueError: where the round is not finished, or its result is damaged.
+    ValueError: if the round is not finished, if its products are elsewhere, or
+      if its record is damaged.
   """
 
   def names() -> list[str]:
@@ -219,10 +220,10 @@ def product_names(round_dir: epath.Path) -> frozenset[str]:
 
 
 def products_of(round_dir: epath.Path) -> tuple[frozenset[str], frozenset[str]]:
-  """The names of what a finished round made: (what is here, what is not).
+  """The names of a finished round's products: (here, left elsewhere).
 
   Raises:
-    ValueError: where the round is not finished, or its result is damaged.
+    ValueError: if the round is not finished, or its record is damaged.
   """
 
   def names() -> list[list[str]]:
@@ -238,7 +239,7 @@ def products_of(round_dir: epath.Path) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def _record(round_dir: epath.Path) -> dict[str, Any] | None:
-  """What says that a round is done; None where it is not."""
+  """The record of a finished round; None if the round is not finished."""
   path = round_dir / FINAL
   if not path.exists():
     return None
@@ -251,10 +252,10 @@ def _record(round_dir: epath.Path) -> dict[str, Any] | None:
 def _check_files(
   round_dir: epath.Path, record: Mapping[str, Any], whole: bool
 ) -> None:
-  """Refuses a result of which a file is missing or differs.
+  """Refuses a result if a file is missing or differs.
 
   Raises:
-    ValueError: names the first.
+    ValueError: names the first such file.
   """
   try:
     check_files(round_dir / "final", record["files"], whole)
@@ -263,11 +264,11 @@ def _check_files(
 
 
 def _read_final_back(round_dir: epath.Path, layout: Layout) -> None:
-  """Reads a result, as `stored.read_back`."""
+  """Reads the whole result back, see `stored.read_back`."""
 
   def products() -> Any:
     record = _record(round_dir)
-    assert record is not None  # the caller has seen it
+    assert record is not None  # the caller has checked it
     check_files(round_dir / "final", record["files"])
     return record["products"]
 

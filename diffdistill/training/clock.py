@@ -1,17 +1,17 @@
-"""How long a round is that ends by the clock, of updates or of pairs.
+"""Fixes the length of a round that the clock ends, in updates or in shards.
 
-A round of so many seconds has as many updates n as fit into them, found out on
-the way: the learning rate is held for the first HELD of a round, and before
-they are over the speed is known, and with it n. So all that a round does is a
-function of n alone, which is written down before any update depends on it: a
-killed round resumes exactly, and a round of n updates that is given n makes
-the same weights at any speed.
+A round of a given number of seconds has as many updates n as fit into them. The
+learning rate is constant for the first HELD of the round. Before that part is
+over, the speed is measured, and n is fixed and recorded. No update before
+depends on n, and every update after depends on n alone. So a killed round
+resumes exactly, and a round of num_updates=n makes the same weights at any
+speed.
 
-Updates, their data and what is saved are on the clock. What compiles is not,
-nor are scores and pictures.
+Updates, their data and their checkpoints count as time of the round.
+Compilation, scores and pictures do not.
 
-On a CPU the same length makes the same weights to the bit; elsewhere as far as
-its kernels are deterministic.
+On a CPU two rounds of the same length make the same weights to the bit; on
+other devices they do if the kernels are deterministic.
 """
 
 import math
@@ -25,8 +25,8 @@ from diffdistill.data.pairs import PairStore
 from diffdistill.system import hosts
 from diffdistill.system.files import read_json, write_json
 
-# Shares of a round's updates: held at the full learning rate, and done by the
-# time its length is settled.
+# Two shares of a round's updates: those at the full learning rate, and those
+# after which its length is fixed.
 HELD = 0.25
 SETTLED = 0.2
 FILE = "clock.json"
@@ -34,14 +34,14 @@ UPDATES, SHARDS = "num_updates", "num_shards"
 
 
 class Clock:
-  """The length of one round; all processes ask at the same boundaries.
+  """The length of one round; every process calls it at the same boundaries.
 
   Args:
-    round_dir: where the length is written down.
-    seconds: that the round may take; 0 where it has `most` updates.
-    most: updates.
-    multiple: of the length, where it is not `most`.
-    now: seconds of a clock that never goes back.
+    round_dir: where the length is recorded.
+    seconds: the time that the round may take; 0 for `most` updates.
+    most: the largest number of updates.
+    multiple: a length below `most` is a multiple of it.
+    now: returns the seconds of a clock that never goes back.
   """
 
   def __init__(
@@ -61,70 +61,70 @@ class Clock:
     self._from: tuple[int, float] | None = None
     self._next = most
     self._length: int | None = most
-    # The last update at which the length can be settled, so that what was done
-    # is held in rounds of any length that it may come to.
+    # Latest update at which to fix the length; later ones might already belong
+    # to the anneal.
     self._latest = int(HELD * most) // multiple * multiple
     if seconds and self._latest:
       self._length = recorded(round_dir, UPDATES)
 
   @property
   def length(self) -> int | None:
-    """Updates of the round; None while that is not settled."""
+    """Updates of the round; None until the length is fixed."""
     return self._length
 
   @property
   def last(self) -> int:
-    """Updates of the round, at the most."""
+    """Updates of the round; the largest number until the length is fixed."""
     return self._most if self._length is None else self._length
 
   @property
   def held(self) -> int:
-    """Updates that decay has to wait for."""
+    """Updates before the learning rate may decay."""
     if not self._seconds:
       return 0
     return math.ceil(HELD * self.last)
 
   def progress(self, step: int) -> float:
-    """The part of the round that is done, in [0, 1).
+    """The share of the round that is done, in [0, 1).
 
-    Where the clock ends the round, the part of its anneal, and 0 before it.
+    If the clock ends the round, it is the share of the anneal, and 0 before.
     """
     return max(step - self.held, 0) / max(self.last - self.held, 1)
 
   def left(self, step: int) -> float:
-    """Seconds that the round may still take, as far as one can say."""
+    """An estimate of the seconds that the round still takes."""
     return self._seconds * max(1 - step / min(self._fit, self.last), 0.0)
 
   def start(self, step: int) -> None:
-    """Begins to count, or does so anew: all up to `step` is done."""
+    """Starts the clock, or restarts it, after `step` updates."""
     self._from = step, self._now()
     self._next = step + 1
 
   def skip(self, seconds: float) -> None:
-    """Takes out what came between two updates."""
+    """Does not count some seconds between two updates."""
     if self._from is not None:
       step, then = self._from
       self._from = step, then + seconds
 
   def look(self, step: int, wait: Callable[[], Any]) -> None:
-    """Settles the length at this boundary, where it is time to.
+    """Fixes the length at this boundary between updates, if it is time to.
 
     Args:
-      step: updates before it.
-      wait: returns when they are done.
+      step: how many updates came before.
+      wait: returns when those updates are done.
     """
     if self._length is not None or step < min(self._next, self._latest):
       return
     wait()
-    # A round that is resumed at the latest moment has nothing to go by.
+    # A round that resumes just now has no measured time, so `here` is infinite.
     first, then = self._from or (step, 0.0)
     here = math.inf
     if step > first:
       here = self._seconds * (step - first) / max(self._now() - then, 1e-9)
-    # One host's word: clocks differ.
+    # The first process decides, because clocks differ.
     self._fit = fit = min(hosts.on_first(lambda: here), self._most)
     if step < min(SETTLED * fit, self._latest):
-      # Often enough to be in time, and seldom: to wait costs time.
+      # Look again later: in time, but seldom, because to wait costs time.
       soon = min(SETTLED * fit, self._latest, first + 2 * (step - first))
       self._next = max(math.ceil(soon), step + 1)
       return
@@ -141,16 +141,16 @@ def fitting_shards(
   say: Callable[[str], None],
   now: Callable[[], float],
 ) -> int:
-  """How many training shards a stage of pairs makes in its seconds.
+  """Finds how many training shards a stage of pairs makes in its seconds.
 
-  Written down once it is known, which one shard is made for.
+  It makes one shard to measure the speed, and then records the number.
 
   Args:
-    store: of all shards that there could be; claimed, and has drawn before, so
-      that nothing compiles here.
-    round_dir: where the number is written down.
-    seconds: that they may take, with those held out.
-    say: is told of the shard.
+    store: a store of as many shards as possible. It is claimed, and has drawn
+      before, so that nothing compiles here.
+    round_dir: where the number is recorded.
+    seconds: the time for all shards, those held out among them.
+    say: is called with a line about the shard.
     now: see `Clock`.
   """
   shards, missing = len(store.train_shards), store.missing(store.train_shards)
@@ -166,15 +166,15 @@ def fitting_shards(
 
 
 def _record(round_dir: epath.Path, name: str, value: int) -> None:
-  """Writes down a length."""
+  """Records a length."""
   hosts.on_first(lambda: write_json(round_dir / FILE, {name: value}))
 
 
 def recorded(round_dir: epath.Path, name: str) -> int | None:
-  """The length that was written down; None where none was.
+  """The recorded length; None if none is recorded.
 
   Raises:
-    ValueError: where it cannot be read.
+    ValueError: if it cannot be read.
   """
   path = round_dir / FILE
 

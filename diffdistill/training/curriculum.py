@@ -1,4 +1,4 @@
-"""The order of a run: its rounds, and what each may use of earlier ones."""
+"""The rounds of a run in order, and what each round takes from earlier ones."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ from diffdistill.training.stage import (
 def curriculum(
   stages: tuple[Stage, ...],
 ) -> tuple[tuple[Stage, Round], ...]:
-  """Every round of a run, in order, each with its stage.
+  """Every round of a run with its stage, in order.
 
   Raises:
-    ValueError: where a stage names something that no earlier stage makes, or
-      something of the wrong kind.
+    ValueError: if a stage names weights or pairs that no earlier stage makes,
+      or weights of the wrong kind.
   """
-  # Earlier rounds by name; a stage's own name stands for its last.
+  # Earlier rounds by name; the name of a stage stands for its last round.
   made: dict[str, tuple[Stage, Round]] = {}
   result = []
   for stage in stages:
@@ -42,15 +42,15 @@ def curriculum(
 
 
 def judging_stage(stages: tuple[Stage, ...]) -> Stage | None:
-  """The first stage that makes a classifier, which judges; None if none."""
+  """The first stage that makes a classifier, which is the judge, or None."""
   return next((s for s in stages if s.makes == "classifier"), None)
 
 
 def check_judges(stages: tuple[Stage, ...]) -> None:
-  """Refuses to select by a distance what no earlier classifier can judge.
+  """Refuses a selection by distance before there is a classifier to judge.
 
   Raises:
-    ValueError: where a stage would.
+    ValueError: if a stage selects by distance before the judging stage.
   """
   judge = judging_stage(stages)
   for stage in itertools.takewhile(lambda stage: stage is not judge, stages):
@@ -68,7 +68,7 @@ def _source(
   source: str,
   made: Mapping[str, tuple[Stage, Round]],
 ) -> str:
-  """The round, or the place outside the run, that a frozen name comes from."""
+  """The round, or the place outside the run, that makes a frozen tree."""
   field = f"stages.{stage.name}.frozen"
   if source.startswith(OUTSIDE):
     if source.startswith("imported:") and name != "classifier":

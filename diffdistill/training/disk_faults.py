@@ -1,7 +1,8 @@
-"""Faults of a disk that a person can mend, said in one line.
+"""Disk errors that a person can repair, each told in one line.
 
-A storage library has kinds of errors of its own, and raises some of them long
-after the write that failed; what all of them repeat is the system's own words.
+A storage library has its own classes of errors, and it raises some of them long
+after the write that failed. All of them repeat the words of the operating
+system, so the words are what is looked for.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from etils import epath
 
 T = TypeVar("T")
 
-# What a system says that a person can mend, in any library's words.
+# The words of the operating system, and the remedy for each.
 MENDABLE = {
   "No space left on device": "the disk is full; free some space",
   "Disk quota exceeded": "the disk quota is used up; free some space",
@@ -27,10 +28,14 @@ MENDABLE = {
 
 
 def mendable(folder: epath.Path, act: Callable[[], T]) -> T:
-  """Does it; an error that a person can mend becomes one line.
+  """Calls `act`; turns an error that a person can repair into one line.
+
+  Args:
+    folder: the place that the message names.
+    act: what writes or reads there.
 
   Raises:
-    ValueError: where the system said no.
+    ValueError: for such an error.
   """
   try:
     return act()
@@ -46,7 +51,7 @@ def mendable(folder: epath.Path, act: Callable[[], T]) -> T:
 
 
 def _said(error: BaseException | None) -> str:
-  """All that an error says, and those that it came from."""
+  """The messages of an error and of all its causes."""
   said = []
   while error is not None:
     said.append(str(error))

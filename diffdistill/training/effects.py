@@ -1,8 +1,7 @@
-"""Refuses what a recipe says without any effect, and what no memory holds.
+"""Refuses fields without any effect, and batches that fit into no memory.
 
-A field is for something. Where the rest of the recipe leaves it nothing to do,
-its value was meant to do something that it will not do, so that a person should
-hear of it before anything is trained.
+A person who sets a field expects an effect. If the rest of the recipe leaves
+the field without one, the recipe is refused before anything is trained.
 """
 
 import math
@@ -13,19 +12,19 @@ from diffdistill.training.cadence import Cadence
 from diffdistill.training.stage import Stage, trainings
 from diffdistill.training.training_stage import Training
 
-# Values of one batch of images: 32 GiB of float32, over all devices.
+# The most values in one batch of images: 32 GiB of float32, on all devices.
 LARGEST_BATCH = 2**33
 
 
 def check_effects(stages: Sequence[Stage]) -> None:
-  """Refuses a stage with a field that has nothing to do.
+  """Refuses a stage with a field that has no effect.
 
   Raises:
-    ValueError: where there is one.
+    ValueError: for such a field.
   """
   for stage in trainings(stages).values():
     _check_rounds(stage)
-    # Nothing is trained where the weights come from outside.
+    # A stage whose weights come from outside trains nothing.
     if not stage.source:
       _check_training(stage)
 
@@ -33,10 +32,10 @@ def check_effects(stages: Sequence[Stage]) -> None:
 def check_memory(
   stages: Sequence[Stage], image_shape: tuple[int, int, int]
 ) -> None:
-  """Refuses batches that no machine has the memory for.
+  """Refuses batches that fit into the memory of no machine.
 
   Raises:
-    ValueError: where a stage has one.
+    ValueError: if a stage has such a batch.
   """
   for stage in stages:
     for field, number in stage.at_a_time.items():
@@ -46,10 +45,15 @@ def check_memory(
 def check_images(
   number: int, image_shape: tuple[int, int, int], name: str = "num_images"
 ) -> None:
-  """Refuses more images at a time than any machine has the memory for.
+  """Refuses more images at a time than fit into the memory of any machine.
+
+  Args:
+    number: of images.
+    image_shape: of one image.
+    name: of the field or flag, for the message.
 
   Raises:
-    ValueError: where `name`, for the message, asks for so many.
+    ValueError: for too many images.
   """
   pixels = math.prod(image_shape)
   if number * pixels > LARGEST_BATCH:
@@ -63,7 +67,7 @@ def check_images(
 def notes(stages: Sequence[Stage], cadence: Cadence) -> Iterator[str]:
   """One line for each cadence that is longer than every round.
 
-  Such a cadence is no mistake in a short trial of a long recipe.
+  Such a cadence is not refused, because a short trial of a long recipe has it.
   """
   longest = max(stage.longest for stage in stages)
   for name, every, effect in (
@@ -83,7 +87,7 @@ def notes(stages: Sequence[Stage], cadence: Cadence) -> Iterator[str]:
 
 
 def _check_rounds(stage: Training) -> None:
-  """What only rounds of halving have a use for."""
+  """Refuses fields that only a halving objective uses."""
   halving = stage.objective.rounds == "halving"
   for name in ("end_steps", "long_rounds"):
     value, usual = getattr(stage, name), getattr(Training, name)
@@ -101,6 +105,7 @@ def _check_rounds(stage: Training) -> None:
 
 
 def _check_training(stage: Training) -> None:
+  """Refuses fields of a trained stage that have no effect."""
   path, optimizer = f"stages.{stage.name}", stage.optimizer
   longest = stage.longest
   if optimizer.learning_rate == 0 and not _tunes(stage.objective):
@@ -133,5 +138,8 @@ def _check_training(stage: Training) -> None:
 
 
 def _tunes(objective: Objective) -> bool:
-  """Whether it goes on with its teacher, whose second moments it estimates."""
+  """Whether the objective goes on with the training of its teacher.
+
+  With a learning rate of 0 it still estimates the teacher's second moments.
+  """
   return "teacher" in objective.trees and "teacher" in objective.starts

@@ -12,14 +12,14 @@ def ema_update(
 ) -> Params:
   """ema + (1 - d) (params - ema), d = min(decay, (1 + step) / (10 + step)).
 
-  Unlike the papers, which use a constant decay, the ramp forgets the first
-  weights quickly, so that short runs are not averages of their beginning; after
-  10 / (1 - decay) updates it is the constant.
+  Unlike the papers, which use a constant decay, the decay d rises at first, so
+  that the average forgets the first weights quickly. After about
+  10 / (1 - decay) updates it is constant.
 
   Args:
     ema: the average so far.
     params: the weights after the tree's own update number `step` (from 0).
-    decay: in [0, 1).
+    decay: the constant, in [0, 1).
     step: a traced int32 scalar.
   """
   d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))

@@ -1,8 +1,8 @@
-"""What is wrong with the files of a folder, found out before they are decoded.
+"""Digests of files, which find a damaged file before a library decodes it.
 
-A library that decodes a damaged file may print much of its own, or take it for
-another file. The digests of arrays (fingerprint.py) say whether what was
-decoded is what was saved; these say which file is not.
+A library that decodes a damaged file may print long messages, or decode wrong
+values. The digests of arrays (fingerprint.py) find wrong values, but
+not the file that they were in.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ Files = dict[str, tuple[int, str]]
 
 
 class DamagedError(ValueError):
-  """What is on disk is not what was saved; the words are without a remedy."""
+  """Data on the disk differs from what was saved; the message has no remedy."""
 
 
 def files_of(folder: epath.Path, under: str = "") -> Files:
-  """The size and a digest of each file of a folder, by its path in there."""
+  """The size and a digest of each file, by its path within the folder."""
   files: Files = {}
   for path in sorted(folder.iterdir()) if folder.exists() else ():
     name = f"{under}{path.name}"
@@ -34,17 +34,15 @@ def files_of(folder: epath.Path, under: str = "") -> Files:
 def check_files(
   folder: epath.Path, files: Mapping[str, Sequence[Any]], whole: bool = True
 ) -> None:
-  """Compares the files of a folder with what `files_of` said of them.
-
-  Orbax reads a damaged file too, and then prints much of its own.
+  """Compares the files of a folder with the result of `files_of`.
 
   Args:
-    folder: where they are.
-    files: size and digest by path.
-    whole: whether to read them, beyond their sizes.
+    folder: where the files are.
+    files: the size and the digest of each file, by path.
+    whole: whether to compare the digests too, not only the sizes.
 
   Raises:
-    DamagedError: names the first that is missing or differs.
+    DamagedError: names the first file that is missing or differs.
   """
   for name, (size, digest) in files.items():
     path = folder / name

@@ -10,19 +10,19 @@ from jaxtyping import Array, UInt32
 
 from diffdistill.arrays import Params
 
-# Of a hash of 32 bits: each place's bits are mixed with the place, so that
-# neither swapped values nor flipped signs leave the sum as it was.
+# Constants of a 32-bit hash. The bits of each element are mixed with its place,
+# so the sum changes if two values are swapped or two signs are flipped.
 PLACE = 0x9E3779B1
 ROUNDS = ((16, 0x7FEB352D), (15, 0x846CA68B))
-# Elements that a host hashes at once.
+# How many elements the host hashes at a time.
 BLOCK = 2**22
 
 
 def fingerprint(params: Params) -> str:
-  """16 hexadecimal digits of all bits of all weights, and of their names.
+  """16 hexadecimal digits that depend on all weights and their names.
 
-  Sums modulo 2^32 are exact in any order, so neither the mesh nor the number of
-  processes matters, and nothing large leaves the devices.
+  Sums modulo 2^32 are exact in any order. So the result is the same on every
+  mesh and with any number of processes, and no large array leaves the devices.
   """
   digest = hashlib.sha256()
   for path, total in jax.tree_util.tree_leaves_with_path(_sums(params)):
@@ -31,15 +31,16 @@ def fingerprint(params: Params) -> str:
 
 
 def digests(tree: Any) -> Any:
-  """The same tree with words in place of its arrays: type, shape and hash.
+  """The same tree with a string in place of each array: type, shape and hash.
 
-  Every process of a run calls this alike, as its sums are over all devices.
+  Every process must call this, because the sums are over all devices.
 
   Args:
     tree: arrays of any kind, on devices or on the host.
 
   Returns:
-    Strings such as "float32 8,8 00c0ffee"; a change of one bit changes one.
+    Strings such as "float32 8,8 00c0ffee". If one bit of an array changes, its
+    string changes.
   """
   return jax.tree.map(
     lambda leaf, total: (
@@ -60,8 +61,8 @@ def described(digest: str) -> jax.ShapeDtypeStruct:
 def by_name(tree: Any) -> dict[str, Any]:
   """The leaves of a tree by their path, such as "student/dense/kernel".
 
-  The classes of its nodes do not matter: as JSON or Orbax has it, a tree has
-  the same names.
+  A tree and its copy in JSON or in Orbax have the same names, although the
+  classes of their nodes differ.
   """
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): leaf
@@ -70,7 +71,7 @@ def by_name(tree: Any) -> dict[str, Any]:
 
 
 def _sums(tree: Any) -> Any:
-  """The hash of each array; those on devices are all under way at once."""
+  """The hash of each array; all devices compute at the same time."""
   return jax.device_get(
     jax.tree.map(
       lambda leaf: (
@@ -83,7 +84,7 @@ def _sums(tree: Any) -> Any:
   )
 
 
-# An array at a time: a few shapes are all that a tree's arrays have.
+# Compiled for single arrays, because a tree has few different shapes.
 @jax.jit
 def _on_device(leaf: Array) -> UInt32[Array, ""]:
   """The sum over elements of a hash of their bits and their place."""
@@ -92,10 +93,10 @@ def _on_device(leaf: Array) -> UInt32[Array, ""]:
   if leaf.dtype == jnp.bool_:
     bits = leaf.astype(jnp.uint32)
   else:
-    # Of 8 bytes it makes two of 4, in a last axis of their own.
+    # Elements of 8 bytes become two elements of 4 bytes, on a new last axis.
     unsigned = jnp.dtype(f"uint{8 * min(leaf.dtype.itemsize, 4)}")
     bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
-  # Not flattened, so that what is split over devices stays where it is.
+  # Not flattened, so that a split array stays split.
   place, stride = jnp.uint32(0), 1
   for axis in reversed(range(bits.ndim)):
     iota = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
@@ -105,7 +106,7 @@ def _on_device(leaf: Array) -> UInt32[Array, ""]:
 
 
 def _on_host(array: np.ndarray) -> np.uint32:
-  """The same sum, without any device."""
+  """The sum of `_on_device`, computed on the host."""
   if array.dtype != np.bool_:
     unsigned = f"uint{8 * min(array.dtype.itemsize, 4)}"
     array = np.ascontiguousarray(array).reshape(-1).view(unsigned)
@@ -119,7 +120,7 @@ def _on_host(array: np.ndarray) -> np.uint32:
 
 
 def _mixed(bits: Any, place: Any) -> Any:
-  """Each element's hash; of one element, two values never have the same."""
+  """The hash of each element; at one place, two values never share a hash."""
   mixed = bits + place * np.uint32(PLACE)
   for shift, factor in ROUNDS:
     mixed = (mixed ^ (mixed >> np.uint32(shift))) * np.uint32(factor)

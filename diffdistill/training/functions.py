@@ -24,14 +24,14 @@ from diffdistill.training.training_stage import Training
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageFunctions:
-  """The jitted functions of one stage, compiled when first called.
+  """The jitted functions of one stage, which compile when first called.
 
   Args:
-    init: the state before the first update, of a (key, frozen trees).
-    updates: of each turn.
-    several: whole cycles of turns in one call.
-    evaluate: the metrics of the product, without an update.
-    abstract: the shapes of the state, and where its arrays lie.
+    init: makes the state before the first update from (key, frozen trees).
+    updates: the update of each turn.
+    several: does whole cycles of turns in one call.
+    evaluate: returns the metrics of the product, without an update.
+    abstract: the shapes, dtypes and shardings of the state.
   """
 
   init: Callable[..., TrainState]
@@ -47,9 +47,9 @@ def stage_functions(
   """The functions of a stage.
 
   Args:
-    stage: whose objective is trained.
-    frozen: the trees that it is given, or their shapes.
-    layout: of its mesh.
+    stage: what is trained.
+    frozen: the frozen trees of the stage, or their shapes.
+    layout: the mesh, and where parameters lie on it.
   """
   objective, optimizers = stage.objective, stage.all_optimizers
 

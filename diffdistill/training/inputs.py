@@ -1,4 +1,4 @@
-"""What a round is given: frozen weights, and batches of images or pairs."""
+"""The inputs of a round: frozen weights, and batches of images or pairs."""
 
 import dataclasses
 import functools
@@ -40,13 +40,12 @@ class Inputs:
 
   Args:
     stages: the recipe.
-    workdir: where rounds live.
-    seed: of everything random.
-    layout: where weights are loaded to.
-    batches: the images of a (batch size, seed, name of a stage).
-    pairs: the pairs of a stage and of a teacher, on disk.
-    outside: frozen weights that are not of this run, of a (stage, name,
-      source).
+    workdir: the folder of the run.
+    seed: of all random numbers.
+    layout: the mesh, and where parameters lie on it.
+    batches: returns batches of images for (batch size, seed, stage's name).
+    pairs: returns the pairs of (stage, round, teacher's weights) on disk.
+    outside: loads weights from outside the run, for (stage, name, source).
   """
 
   stages: tuple[Stage, ...]
@@ -58,7 +57,7 @@ class Inputs:
   outside: Callable[[Stage, str, str], Params]
 
   def frozen(self, stage: Stage, round_: Round) -> dict[str, Params]:
-    """The weights that a round is given and does not train, by name."""
+    """Loads the frozen weights of a round, by name."""
     return {
       name: self._weights(stage, name, source)
       for name, source in round_.frozen.items()

@@ -1,4 +1,4 @@
-"""Where a round's numbers are none, and it cannot usefully go on."""
+"""Stops a round whose gradients or weights are NaN or infinite."""
 
 from collections.abc import Mapping
 
@@ -13,17 +13,22 @@ from diffdistill.training.state import TrainState
 
 
 class TrainingStoppedError(Exception):
-  """Training cannot usefully go on; the message says why, in one line."""
+  """It is useless to train on; the message says why, in one line."""
 
 
 def check_metrics(
   round_: Round, step: int, values: Mapping[str, float], max_skipped: int
 ) -> None:
-  """Stops a round whose updates stay non-finite.
+  """Stops a round whose gradients stay non-finite.
+
+  Args:
+    round_: the round.
+    step: how many updates are done.
+    values: the metrics after them.
+    max_skipped: how many updates in a row may be skipped.
 
   Raises:
-    TrainingStoppedError: where more than `max_skipped` in a row were, as the
-      metrics after `step` updates say.
+    TrainingStoppedError: if more updates in a row were skipped.
   """
   for name, value in values.items():
     if name.endswith("/skipped_in_a_row") and value > max_skipped:
@@ -36,11 +41,11 @@ def check_metrics(
 
 
 def check_product(round_: Round, state: TrainState) -> None:
-  """Stops a round that would end as it began, or with weights not finite.
+  """Refuses the result of a round that learned nothing or is not finite.
 
   Raises:
-    TrainingStoppedError: where every update was skipped or a weight is no
-      number.
+    TrainingStoppedError: if every update was skipped, or a weight is NaN or
+      infinite.
   """
   for name, opt_state in state.opt_state.items():
     skipped = int(opt_state.total_notfinite)
@@ -58,6 +63,6 @@ def check_product(round_: Round, state: TrainState) -> None:
 
 @jax.jit
 def _all_finite(tree: Params) -> Array:
-  """Whether every number of a tree is finite; one small executable."""
+  """Whether every number of a tree is finite."""
   leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
   return jnp.stack(leaves).all()

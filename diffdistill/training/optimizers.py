@@ -1,7 +1,7 @@
 """The optimizer of one trained tree, and its learning rate over a round.
 
-The learning rate is a traced scalar that multiplies the update at the end, so
-that every round, whatever its length, runs the same executable.
+The learning rate is a traced scalar by which the update is multiplied last. So
+rounds of every length run the same executable.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from diffdistill.ranges import Range, Share, check_ranges
 
 DECAYS = ("constant", "linear", "cosine")
 KINDS = {"adam": optax.scale_by_adam, "radam": optax.scale_by_radam}
-# The average that a round's product is.
+# The name of the average that is a round's product.
 EMA = "ema"
 
 
@@ -29,18 +29,18 @@ class Optimizer:
 
   Args:
     kind: "adam" (Kingma & Ba 2015) or "radam" (Liu et al. 2020).
-    learning_rate: the peak.
-    warmup: updates of linear warm-up from 0.
-    decay: what follows until the round ends: constant, linear or cosine (both
-      to 0).
-    b1, b2, eps: the decays of both moments, and what is added to the step
-      scale.
-    weight_decay: decoupled, times the learning rate (AdamW).
-    clip: global norm of the gradient, after the mean over all devices; 0 for
-      none.
-    ema_decay: of the moving average of the weights that is the product; 0 for
-      none, and the product is the weights.
-    other_ema_decays: of more averages, kept beside the product.
+    learning_rate: the highest rate.
+    warmup: how many updates the rate rises linearly from 0.
+    decay: how the rate falls after the warm-up: constant, linear or cosine; the
+      last two fall to 0 at the end of the round.
+    b1, b2: the decays of the first and the second moment.
+    eps: a number added to the root of the second moment.
+    weight_decay: decoupled weight decay, times the learning rate (AdamW).
+    clip: the largest global norm of the gradient, which is the mean over all
+      devices; 0 for no clipping.
+    ema_decay: the decay of the moving average that is the product; 0 makes the
+      weights themselves the product.
+    other_ema_decays: the decays of more averages, kept beside the product.
   """
 
   learning_rate: Annotated[float, Range(0, 10)]
@@ -76,17 +76,17 @@ class Optimizer:
     return {**main, **{f"{EMA}_{d:g}": d for d in self.other_ema_decays}}
 
   def transformation(self) -> optax.GradientTransformation:
-    """The chain without its learning rate; non-finite gradients are skipped.
+    """The optimizer without its learning rate; it skips non-finite gradients.
 
-    The skips are counted in the state: `notfinite_count` in a row,
-    `total_notfinite` in all.
+    Its state counts the skips: `notfinite_count` those in a row, and
+    `total_notfinite` all of them.
     """
     chain = optax.chain(
       optax.clip_by_global_norm(self.clip) if self.clip else optax.identity(),
       KINDS[self.kind](b1=self.b1, b2=self.b2, eps=self.eps),
       optax.add_decayed_weights(self.weight_decay),
     )
-    # Never apply one, however many come: the trainer stops the run instead.
+    # Never apply a non-finite gradient; the trainer stops after too many.
     return optax.apply_if_finite(chain, max_consecutive_errors=2**31 - 1)
 
   def rate(self, step: int, num_updates: int, held: int = 0) -> float:
@@ -95,8 +95,8 @@ class Optimizer:
     Args:
       step: of the round.
       num_updates: of the round.
-      held: updates before it decays, from whatever a warm-up that takes longer
-        has reached by then; by default those of the warm-up.
+      held: how many updates come before the decay; by default those of the
+        warm-up. A longer warm-up ends where the decay begins.
     """
     start = held or self.warmup
     risen = min(step, start - 1) + 1
@@ -110,28 +110,28 @@ class Optimizer:
     return self.learning_rate * warm * factor
 
   def second_moments(self, opt_state: optax.OptState) -> Params:
-    """Adam's running mean of squared gradients, its bias corrected.
+    """Adam's moving average of squared gradients, with its bias corrected.
 
     Args:
-      opt_state: of `transformation`.
+      opt_state: the state of `transformation`.
 
     Returns:
       A tree like the trained one.
     """
     adam = _adam(opt_state)
-    # 1 - b2^count, and 1 before the first update, where all are zero.
+    # Before the first update all moments are 0, so divide by 1.
     count = jnp.asarray(adam.count)
     seen = jnp.where(count > 0, 1 - self.b2**count, 1.0)
     return jax.tree.map(lambda nu: nu / seen, adam.nu)
 
 
 def applied(opt_state: optax.OptState) -> Int[Array, ""]:
-  """How many updates were applied, of any `Optimizer`."""
+  """How many updates an optimizer has applied, by its state."""
   return jnp.asarray(_adam(opt_state).count)
 
 
 def _adam(opt_state: optax.OptState) -> optax.ScaleByAdamState:
-  """Adam's own part of an optimizer's state."""
+  """Adam's part of an optimizer's state."""
   states = jax.tree.leaves(
     opt_state, is_leaf=lambda s: isinstance(s, optax.ScaleByAdamState)
   )

@@ -1,4 +1,4 @@
-"""Rounds of pairs: made once, and again where they were left behind."""
+"""Makes rounds of pairs, and makes again pairs that another machine kept."""
 
 import dataclasses
 import functools
@@ -26,12 +26,12 @@ class PairRounds:
   """The rounds of pairs of a run.
 
   Args:
-    workdir: where rounds live.
-    pairs: the pairs of a stage and of a teacher, on disk.
-    mesh: of all processes, which leave together.
-    preemption: when to leave.
-    watchdog: is told of all that is drawn.
-    now: of the clock that ends rounds.
+    workdir: the folder of the run.
+    pairs: returns the pairs of (stage, round, teacher's weights) on disk.
+    mesh: of all processes.
+    preemption: says when to leave.
+    watchdog: ends a run that hangs.
+    now: returns the seconds of the clock that ends rounds.
   """
 
   workdir: epath.Path
@@ -42,9 +42,10 @@ class PairRounds:
   now: Callable[[], float]
 
   def store(self, stage: Pairs, round_: Round, teacher: Params) -> PairStore:
-    """The pairs of a stage, whose making the watchdog sees.
+    """The pairs of a stage on disk; the watchdog sees each draw.
 
-    As many as the clock has settled, or all that there could be.
+    If the clock ends the stage, it has the recorded number of shards, or as
+    many as possible while none is recorded.
     """
     store = self.pairs(stage, round_, teacher)
     known = recorded(self.workdir / round_.name, SHARDS) if stage.minutes else 0
@@ -60,10 +61,10 @@ class PairRounds:
   def make(
     self, stage: Pairs, round_: Round, teacher: Params, report: Report
   ) -> None:
-    """The pairs that fit on disk, but for those that are there already.
+    """Makes the pairs that fit on the disk and are not there yet.
 
     Raises:
-      PreemptedError: where it was asked to leave; whole shards are kept.
+      PreemptedError: if the run was asked to leave; complete shards are kept.
     """
     store = self.store(stage, round_, teacher)
     report.say(f"{stage.name}: {store.summary()}")
@@ -87,19 +88,21 @@ class PairRounds:
   def make_again(
     self, name: str, store: PairStore, shards: Sequence[int], report: Report
   ) -> float:
-    """Makes what is not here, as on another machine, before a clock starts.
+    """Makes missing pairs of a finished round, before a student's clock starts.
+
+    Pairs are missing after a run was carried to another machine.
 
     Args:
       name: of the finished round of pairs.
       store: of its pairs.
-      shards: that training is about to visit.
+      shards: the shards that training is about to read.
       report: of the run.
 
     Returns:
-      The seconds that it took, which are the pairs' and not their student's.
+      The seconds that it took. They count for the pairs, not for the student.
 
     Raises:
-      PreemptedError: where it was asked to leave; whole shards are kept.
+      PreemptedError: if the run was asked to leave; complete shards are kept.
     """
     store.claim()
     missing = store.missing([*shards, *store.pairs.held_out_shards])
@@ -118,7 +121,18 @@ class PairRounds:
     report: Report,
     again: bool = False,
   ) -> dict[str, float]:
-    """What it took, of a claimed store; leaves after a shard where asked to."""
+    """Calls `make`, and returns the seconds it took, by name.
+
+    Args:
+      name: of the round.
+      store: the claimed store.
+      make: makes the shards, and calls its argument after each.
+      report: of the run.
+      again: whether the pairs are made again.
+
+    Raises:
+      PreemptedError: if the run was asked to leave; complete shards are kept.
+    """
     start, compiling = time.monotonic(), 0.0
 
     def so_far() -> dict[str, float]:
@@ -130,9 +144,9 @@ class PairRounds:
 
     def made(line: str) -> None:
       report.say(line)
-      # Nothing is under way here: all can wait for each other.
+      # No update is under way, so the processes can wait for each other.
       if self.preemption.agreed(self.mesh, lag=0):
-        # At step 0, so that going on does not forget it.
+        # Record at step 0, because a resumed round removes later records.
         report.write(name, 0, so_far())
         raise PreemptedError(
           f"asked to leave {name} after a shard; the same command goes on from"
@@ -140,7 +154,7 @@ class PairRounds:
         )
 
     if store.missing(store.first_shards):
-      # Not kept: it is drawn for what compiles.
+      # Draw once to compile; the result is not kept.
       store.draw(0, store.draw_size or 1)
       compiling = time.monotonic() - start
     make(made)

@@ -1,4 +1,4 @@
-"""What training costs, in forward passes of the denoiser."""
+"""The cost of training, in forward passes of the denoiser."""
 
 import itertools
 from collections.abc import Callable
@@ -11,7 +11,10 @@ from diffdistill.training.stage import Round
 def round_passes(
   objective: Objective, round_: Round
 ) -> Callable[[int], int | float]:
-  """The passes, per example of a batch, of the first n updates of a round."""
+  """A function from n to the passes of the first n updates of a round.
+
+  The passes are those of one example of a batch.
+  """
   units = [
     objective.passes(turn, round_.num_steps, round_.guided).units
     for turn in objective.cycle
@@ -26,6 +29,6 @@ def round_passes(
 
 
 def pair_passes(stage: Pairs, round_: Round, num_pairs: int) -> int:
-  """The passes that make so many pairs to train on, and those held out."""
+  """The passes that make `num_pairs` pairs to train on and all held out."""
   per_step = stage.sampler.evaluations * stage.guidance.passes(round_.guided)
   return (num_pairs + stage.held_out) * stage.num_steps * per_step

@@ -1,9 +1,9 @@
-"""Leaving when the machine is wanted for something else: SIGTERM.
+"""Saves and leaves when the machine is needed for something else (SIGTERM).
 
-A scheduler that takes a machine away sends SIGTERM first; so do `docker stop`,
-Kubernetes, Slurm, and a cloud before it stops a spot machine. A terminal that
-is closed sends SIGHUP, and ctrl-C is SIGINT. The trainer then saves at the next
-boundary between updates and leaves. A command that is still far from its first
+A scheduler that takes a machine away sends SIGTERM first. `docker stop`,
+Kubernetes, Slurm, and a cloud that stops a spot machine do so too. A terminal
+that is closed sends SIGHUP, and ctrl-C sends SIGINT. The trainer then saves at
+the next boundary between two updates, and leaves. A command before its first
 boundary has nothing to save, and ends at once (signals.py).
 """
 
@@ -24,19 +24,19 @@ from jaxtyping import Array
 from diffdistill.system import signals
 from diffdistill.training.sharding import batch_sharding, replicated
 
-# Boundaries that a vote is counted after: an update is under way and another
-# waits for it while this process looks at what came before them.
+# A vote is counted so many boundaries later. By then it is computed, so that
+# the devices need not wait for the host.
 LAG = 2
 
 
 class PreemptedError(Exception):
-  """Training was asked to leave and has; the message says where it goes on."""
+  """Training has left on request; the message says where it goes on."""
 
   @property
   def status(self) -> int:
-    """The command's: 130 after ctrl-C, or EX_TEMPFAIL of sysexits.h.
+    """The exit status: 130 after ctrl-C, otherwise 75, EX_TEMPFAIL.
 
-    By the second one a scheduler knows to start it again.
+    A scheduler starts a command again that ended with 75.
     """
     listener = signals.listener()
     first = None if listener is None else listener.first
@@ -44,19 +44,21 @@ class PreemptedError(Exception):
 
 
 class Preemption:
-  """Whether to leave; listens for signals from `with` on to its end.
+  """Decides when to leave; listens for signals inside its `with` block.
 
-  In a command it listens for SIGTERM, SIGHUP and SIGINT. Until `agreed` is
-  asked for the first time, these end the command at once (signals.py).
-  Elsewhere, as in a notebook, it listens for SIGTERM and SIGHUP.
+  In a command it listens for SIGTERM, SIGHUP and SIGINT. Before the first call
+  of `agreed`, these signals end the command at once (signals.py). Outside a
+  command, such as in a notebook, it listens for SIGTERM and SIGHUP.
 
-  Of several processes one may be told alone, or each at another moment, and
-  all must leave at the same boundary. So at each boundary they vote, by a sum
-  over all devices that nobody waits for: it is looked at LAG boundaries later.
+  A signal may reach only one of several processes, or each at another time,
+  but all must leave at the same boundary. So they vote at each boundary, by a
+  sum over all devices. The sum is read LAG boundaries later, so that nobody
+  waits for it.
 
-  JAX has a service of its own, `reached_preemption_sync_point`. Orbax asks it
-  too, at every save and with another number; where the last question of each
-  process is Orbax's, it answers with a step that is past, and nobody leaves.
+  JAX has a service for this, `reached_preemption_sync_point`. It is not used
+  here, because Orbax calls it too, at every save and with other step numbers.
+  If the last call of each process comes from Orbax, the service answers with a
+  step in the past, and no process leaves.
   """
 
   def __init__(self):
@@ -66,7 +68,7 @@ class Preemption:
     self._votes: collections.deque[Array] = collections.deque()
 
   def __enter__(self) -> "Preemption":
-    # Python's signals are the main thread's; a run in another has none.
+    # Python delivers signals only to the main thread.
     self._listening = threading.current_thread() is threading.main_thread()
     if self._listening:
       for number in _numbers():
@@ -75,24 +77,24 @@ class Preemption:
 
   def __exit__(self, *_) -> None:
     for number, before in self._before.items():
-      # None: installed by something else than Python, which is lost.
+      # None: the old handler was not set from Python and cannot be restored.
       signal.signal(number, before or signal.SIG_DFL)
     self._before.clear()
     self._listening = False
 
   def _note(self, number: int, frame: FrameType | None) -> None:
-    """However often it comes, it says one thing."""
+    """Notes a signal; a second signal changes nothing."""
     listener = signals.listener()
     if listener is not None:
       listener.note(number)
     self._told = True
 
   def agreed(self, mesh: Mesh, *, lag: int = LAG) -> bool:
-    """Whether to leave here; every process asks at every boundary.
+    """Whether to leave here; every process must call this at every boundary.
 
     Args:
       mesh: of the run.
-      lag: 0 to wait for the others, where that costs little.
+      lag: how many boundaries later a vote is counted; 0 waits for it.
     """
     listener = signals.listener()
     if listener is not None:
@@ -103,7 +105,7 @@ class Preemption:
     return leave
 
   def _vote(self, mesh: Mesh, lag: int) -> bool:
-    """Whether this process, or one of several that voted, is told to leave."""
+    """Whether any process was told to leave."""
     if jax.process_count() == 1 or not self._listening:
       return self._told
     self._votes.append(_counter(mesh)(_ballots(mesh)[self._told]))
@@ -126,7 +128,7 @@ def _numbers() -> tuple[int, ...]:
 
 @functools.cache
 def _ballots(mesh: Mesh) -> tuple[Array, Array]:
-  """This process's no and yes: a row on each of its devices."""
+  """The votes no and yes of this process: one row on each of its devices."""
   sharding = batch_sharding(mesh)
 
   def make(told: bool) -> Array:
@@ -139,5 +141,5 @@ def _ballots(mesh: Mesh) -> tuple[Array, Array]:
 
 @functools.cache
 def _counter(mesh: Mesh) -> Callable[[Array], Array]:
-  """Whether any process said yes, once it is known."""
+  """A function that counts votes: whether any of them is yes."""
   return jax.jit(jnp.any, out_shardings=replicated(mesh))

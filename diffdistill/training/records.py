@@ -1,8 +1,8 @@
-"""metrics.jsonl: one record a line, each with a checksum of itself.
+"""Reads and writes metrics.jsonl: one record on each line, with a checksum.
 
-The last field of a record, "crc", is the CRC-32 of the others as JSON with
-sorted keys, in 8 hexadecimal digits. A line that does not match its checksum is
-skipped by whoever reads it, and named in one warning.
+The last field of a record, "crc", is the CRC-32 of the other fields, as JSON
+with sorted keys, in 8 hexadecimal digits. A reader skips the lines that do not
+match their checksums, and names them in one warning.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from diffdistill.system.files import finite, in_bucket, naming, write_atomically
 
 FILE = "metrics.jsonl"
 CHECKSUM = "crc"
-# A warning names so many lines at most.
+# The most lines that a warning names.
 NAMED = 5
 
 
@@ -27,8 +27,8 @@ class Records:
 
   Args:
     path: of the file.
-    good: (line as it is in the file, record), in order.
-    damaged: the numbers of the lines that cannot be read, from 1.
+    good: (line as it is in the file, record) for each good line, in order.
+    damaged: the numbers of the damaged lines, from 1.
   """
 
   path: epath.Path
@@ -37,7 +37,7 @@ class Records:
 
   @property
   def warning(self) -> str:
-    """One line about what cannot be read; empty if all can be."""
+    """One line about the damaged lines; empty if there are none."""
     if not self.damaged:
       return ""
     named = ", ".join(map(str, self.damaged[:NAMED]))
@@ -51,7 +51,7 @@ class Records:
 
 
 def read_records(workdir: epath.Path) -> Records:
-  """The records of a workdir; none if nothing is recorded yet.
+  """The records of a workdir, of which there may be none yet.
 
   Raises:
     OSError: if the file cannot be read.
@@ -62,7 +62,7 @@ def read_records(workdir: epath.Path) -> Records:
   good, damaged = [], []
   for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
     if not line:
-      continue  # What follows the last line's end.
+      continue  # The empty text after the last newline.
     record = _parsed(line)
     if record is None:
       damaged.append(number)
@@ -76,14 +76,14 @@ def keep_records(
   wanted: Callable[[Mapping[str, Any]], bool],
   say: Callable[[str], None],
 ) -> None:
-  """Removes the records that are not wanted, and damaged lines.
+  """Removes damaged lines, and records that are not wanted.
 
-  A process that is killed while it writes leaves a part of a line behind.
+  A process that is killed while it writes leaves a part of a line.
 
   Args:
     workdir: of the run.
-    wanted: whether to keep a record.
-    say: is told which lines were damaged.
+    wanted: returns whether to keep a record.
+    say: is called with a line that names the damaged lines.
   """
   records = read_records(workdir)
   if records.warning:
@@ -91,7 +91,7 @@ def keep_records(
   kept = b"".join(
     line + b"\n" for line, record in records.good if wanted(record)
   )
-  # The last line's end may be missing, which the next record would continue.
+  # If the last newline is missing, the next record would continue that line.
   if records.path.exists() and records.path.read_bytes() != kept:
     write_atomically(records.path, kept)
 
@@ -101,7 +101,7 @@ def append_record(workdir: epath.Path, fields: Mapping[str, Any]) -> None:
 
   Args:
     workdir: of the run.
-    fields: "round", "step" and more. What is no finite number becomes null.
+    fields: "round", "step" and more. Numbers that are not finite become null.
 
   Raises:
     OSError: if it cannot be written, such as on a full disk.
@@ -110,7 +110,7 @@ def append_record(workdir: epath.Path, fields: Mapping[str, Any]) -> None:
   record = finite(dict(fields))
   line = json.dumps({**record, CHECKSUM: _checksum(record)}).encode() + b"\n"
   if in_bucket(path):
-    # Objects cannot be appended to.
+    # An object of a bucket cannot be appended to.
     before = path.read_bytes() if path.exists() else b""
     write_atomically(path, before + line)
     return

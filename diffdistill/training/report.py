@@ -1,4 +1,4 @@
-"""What a run says of itself: metrics.jsonl, a progress line, TensorBoard."""
+"""Reports how a run goes: metrics.jsonl, a progress line, TensorBoard."""
 
 import contextlib
 import resource
@@ -19,19 +19,19 @@ from diffdistill.training.records import (
 )
 
 SECONDS_BETWEEN_LINES = 30.0
-# Those of a record's seconds that are no training: compiling, scores, and pairs
-# that were left behind on another machine.
+# Fields of a record that are parts of its seconds but not training: compiling,
+# scoring, and remaking pairs that were left on another machine.
 APART = ("compile_seconds", "score_seconds", "again_seconds")
 
 
 class Work(NamedTuple):
-  """What is to be done: images to see, and seconds of rounds by the clock."""
+  """Work to do: images to train on, and seconds of rounds by the clock."""
 
   images: int
   seconds: float = 0.0
 
   def time(self, speed: float) -> float:
-    """Seconds that it takes, at so many images a second."""
+    """The seconds that it takes at a speed in images a second."""
     return self.seconds + (self.images / speed if self.images else 0.0)
 
 
@@ -39,9 +39,9 @@ class Report:
   """The reports of one run; only the first process writes.
 
   Args:
-    workdir: holds `metrics.jsonl` (one record a report) and, where clu and
-      TensorFlow can be imported, TensorBoard's event files.
-    total: of the whole run, for the share done.
+    workdir: where `metrics.jsonl` is, with one record for each report; and
+      TensorBoard's event files, if clu and TensorFlow can be imported.
+    total: the work of the whole run.
   """
 
   def __init__(self, workdir: epath.Path, total: Work):
@@ -52,10 +52,10 @@ class Report:
     self._last_line = 0.0
 
   def start_round(self, name: str, step: int) -> None:
-    """Forgets what was recorded of this round beyond `step`.
+    """Removes the records of this round after update `step`.
 
-    A killed run reported updates that its newest checkpoint does not hold;
-    they are about to be made, and reported, again.
+    A killed run may have recorded updates after its newest checkpoint. These
+    updates are done again, and recorded again.
     """
     hosts.on_first(lambda: self._forget(name, step))
 
@@ -79,7 +79,7 @@ class Report:
           step, {f"{name}/{k}": v for k, v in scalars.items()}
         )
       except Exception as error:
-        # TensorFlow has errors of its own for a disk that says no.
+        # TensorFlow has its own classes of errors for a disk that refuses.
         raise OSError(_about_events(self._workdir, error)) from error
 
   def progress(
@@ -90,14 +90,14 @@ class Report:
     speed: float,
     left: Work,
   ) -> None:
-    """One line: where the run is, how fast, and how long it still takes.
+    """Prints one line: the update, the speed and the time left.
 
     Args:
       name: of the round.
-      step: updates done.
-      num_updates: of the round; None where the clock has not settled that.
-      speed: images a second.
-      left: of the whole run.
+      step: how many updates are done.
+      num_updates: the length of the round; None until it is known.
+      speed: in images a second.
+      left: the work left in the whole run.
     """
     now = time.monotonic()
     terminal = sys.stderr.isatty()
@@ -106,7 +106,7 @@ class Report:
     if not self._active or not due:
       return
     self._last_line = now
-    # A report of the first update alone knows no speed: that update compiles.
+    # The speed is 0 if only the first update is done, which compiles.
     time_left = duration(left.time(speed)) if speed else "?"
     pace = speed or 1.0
     share = 100 * (1 - left.time(pace) / max(self._total.time(pace), 1e-9))
@@ -118,7 +118,7 @@ class Report:
     print(line, end=end, file=sys.stderr, flush=True)
 
   def say(self, message: str) -> None:
-    """A line for the person who waits."""
+    """Prints a line for the person who waits."""
     if self._active:
       print(message, file=sys.stderr, flush=True)
 
@@ -134,11 +134,11 @@ class Report:
 def costs(
   workdir: epath.Path, say: Callable[[str], None]
 ) -> dict[str, tuple[int | float, float]]:
-  """(denoiser passes, seconds) that each round took, as far as recorded.
+  """The recorded cost of each round: (denoiser passes, seconds), by name.
 
   Args:
     workdir: of the run.
-    say: is told which lines of the record are damaged, and so not counted.
+    say: is called with a line about damaged records, which are not counted.
   """
   result: dict[str, tuple[int | float, float]] = {}
   records = read_records(workdir)
@@ -154,11 +154,11 @@ def costs(
 
 
 class Meter:
-  """Metrics and speed of one round since its last report.
+  """Measures metrics and speed of one round since its last report.
 
   Args:
-    batch_size: images an update.
-    begun: when the round was, of time.monotonic.
+    batch_size: the images of one update.
+    begun: when the round began, by time.monotonic.
   """
 
   def __init__(self, batch_size: int, begun: float):
@@ -170,28 +170,28 @@ class Meter:
     self._last_read = begun
 
   def add(self, metrics: Metrics, updates: int = 1) -> None:
-    """Keeps the metrics of one call, of some updates, on the device."""
+    """Keeps the metrics of one call of some updates, on the device."""
     self._updates += updates
     self._records.append(metrics)
 
   def compiled(self, seconds: float) -> None:
-    """The calls that came last took so long, as they compiled first.
+    """Notes that the last calls took so long because they compiled.
 
-    They count for the means, not for the speed.
+    The means include these calls, but the speed does not.
     """
     self._compiling += seconds
     self._updates, self._start = 0, time.monotonic()
 
   def skip(self, seconds: float) -> None:
-    """Takes out what has a record of its own."""
+    """Does not count some seconds, which have a record of their own."""
     self._start += seconds
     self._last_read += seconds
 
   def read(self) -> tuple[dict[str, float], float, float]:
-    """Fetches (means, images a second, seconds gone by), and starts afresh.
+    """Returns (means, images a second, seconds since the last call).
 
-    The seconds hold everything since the last report: compiling and saving too.
-    Those of compiling are among the means, where there are any.
+    The seconds include compiling and saving. If there was any compiling, its
+    seconds are among the means too.
     """
     values = means(jax.device_get(self._records))
     if self._compiling:
@@ -209,8 +209,8 @@ def means(
 ) -> dict[str, float]:
   """The means of fetched (sum, count) metrics over some updates.
 
-  `.../skipped` and `.../skipped_in_a_row` are running counts: the last value is
-  what is reported.
+  `.../skipped` and `.../skipped_in_a_row` are running counts, so their last
+  value is returned.
   """
   result: dict[str, float] = {}
   for name in {key for record in records for key in record}:
@@ -224,7 +224,7 @@ def means(
 
 
 def duration(seconds: float) -> str:
-  """Seconds in words as short as 2h05m, 3m20s or 7s."""
+  """Seconds as a short text such as 2h05m, 3m20s or 7s."""
   minutes, rest = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   if hours:
@@ -233,16 +233,16 @@ def duration(seconds: float) -> str:
 
 
 def _machine() -> dict[str, Any]:
-  """The devices, and the most memory that this process has taken so far.
+  """The devices, and the peak memory of this process so far.
 
-  Of a device only where the platform says so, which a CPU does not.
+  The peak of a device is left out on platforms that do not know it, as a CPU.
   """
   peaks = [
     (device.memory_stats() or {}).get("peak_bytes_in_use")
     for device in jax.local_devices()
   ]
   known = [peak for peak in peaks if peak is not None]
-  # Kilobytes, but bytes on a Mac.
+  # The system counts in kilobytes, on a Mac in bytes.
   unit = 1 if sys.platform == "darwin" else 1024
   usage = resource.getrusage(resource.RUSAGE_SELF)
   return {
@@ -254,7 +254,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _tensorboard(workdir: epath.Path):
-  """clu's writer of event files, or None where it cannot be imported."""
+  """The writer of event files by clu; None if clu cannot be imported."""
   with contextlib.suppress(ImportError):
     from clu import metric_writers
 
@@ -266,7 +266,7 @@ def _tensorboard(workdir: epath.Path):
 
 
 def _about_events(workdir: epath.Path, error: Exception) -> str:
-  """Why events cannot be written; a run without its curves would mislead."""
+  """The message for an error of the writer of event files."""
   reason = " ".join(str(error).split())[:200] or type(error).__name__
   return (
     f"{workdir / 'tensorboard'} cannot be written ({reason}); make room there,"

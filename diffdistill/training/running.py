@@ -1,4 +1,4 @@
-"""The checkpoints of a round that runs."""
+"""Saves and restores the checkpoints of a round that runs."""
 
 import concurrent.futures
 import dataclasses
@@ -30,10 +30,10 @@ class Pending:
   """A checkpoint that is being written.
 
   Args:
-    step: updates done.
-    saving: what writes it.
-    shapes: what it is read back to.
-    expected: the digests of its arrays by name.
+    step: how many updates are done.
+    saving: the write in the background.
+    shapes: the shapes, dtypes and shardings to read it back to.
+    expected: the digests of its arrays, by name.
   """
 
   step: int
@@ -43,17 +43,17 @@ class Pending:
 
 
 class Checkpoints:
-  """The running checkpoints of one round, newest sound ones kept.
+  """The checkpoints of one round; it keeps the newest that are undamaged.
 
-  A checkpoint is saved in the background, then read back, and only then are
-  older ones removed. One process reads back in the background too; several do
-  it together, just before they save the next. The last one of a process is
-  read by the next process, which goes on from it.
+  A checkpoint is saved in the background and read back. Only then are older
+  ones removed. A single process reads back in the background too. Several
+  processes read back together, just before they save the next checkpoint. The
+  last checkpoint of a process is not read back; the next process reads it.
 
   Args:
     round_dir: the round's directory.
-    keep: how many to keep; with two or more, a newest one that is damaged
-      later leaves one to go on from.
+    keep: how many checkpoints to keep. With two or more, the round can go on
+      even if the newest is damaged later.
   """
 
   def __init__(self, round_dir: epath.Path, keep: int = 2):
@@ -72,10 +72,10 @@ class Checkpoints:
     mendable(self._folder, lambda: hosts.on_first(clean))
 
   def save(self, state: TrainState, step: int) -> None:
-    """Saves in the background; waits for the save before it.
+    """Saves in the background, after the save before it has ended.
 
     Raises:
-      ValueError: in one line, where the disk did not take this one or that.
+      ValueError: if the disk refused either save; the message is one line.
     """
     self._settle()
     self.check_place()
@@ -85,7 +85,7 @@ class Checkpoints:
     def record() -> None:
       write_json(self._record(step), {STATE: expected})
 
-    # Before the checkpoint: one that is whole always has its digests.
+    # Write the digests first, so that a complete checkpoint always has them.
     mendable(self._path(step), lambda: hosts.on_first(record))
     pending = Pending(
       step=step,
@@ -104,7 +104,7 @@ class Checkpoints:
     """Refuses to write into a workdir that has vanished.
 
     Raises:
-      ValueError: where it has.
+      ValueError: if the workdir has vanished.
     """
 
     def check() -> None:
@@ -117,13 +117,13 @@ class Checkpoints:
     hosts.on_first(check)
 
   def restore(self, abstract: TrainState) -> TrainState | None:
-    """The newest sound state, or None where there is no checkpoint.
+    """The newest undamaged state; None if there is no checkpoint.
 
     Args:
-      abstract: shapes, dtypes and shardings to restore to.
+      abstract: the shapes, dtypes and shardings to restore to.
 
     Raises:
-      ValueError: where there are checkpoints and none is sound.
+      ValueError: if there are checkpoints and all are damaged.
     """
     steps = hosts.on_first(lambda: steps_in(self._folder))
     for step in steps:
@@ -148,10 +148,10 @@ class Checkpoints:
     return None
 
   def close(self) -> None:
-    """Waits for what is being saved, but reads nothing back.
+    """Waits for the last save, and reads nothing back.
 
     Raises:
-      ValueError: in one line, where the disk did not take it.
+      ValueError: if the disk refused it; the message is one line.
     """
     self._closing.set()
     self._settle()
@@ -160,9 +160,9 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind, error, traceback) -> None:
-    """Waits for what is being saved: whatever happened, it is worth having.
+    """Waits for the last save, after an error too.
 
-    Unless another process is lost, for which it would wait too.
+    If another process is lost, the save would never end, so it does not wait.
     """
     lost = isinstance(error, jax.errors.JaxRuntimeError)
     if not (lost and jax.process_count() > 1):
@@ -183,19 +183,19 @@ class Checkpoints:
     try:
       self._finish(pending)
     except BaseException as error:
-      # Raised where it is waited for.
+      # `_settle` raises it.
       ended.set_exception(error)
     else:
       ended.set_result(None)
 
   def _finish(self, pending: Pending) -> None:
-    """Waits until it is written, reads it back, then removes older ones."""
+    """Waits for the write, reads it back, and removes older checkpoints."""
     step = pending.step
     path = self._path(step)
     try:
       stored.finish(path, pending.saving)
     except ValueError:
-      # By itself: another process may have met no error.
+      # Each process acts alone, because others may have met no error.
       if hosts.is_first():
         self._remove(step)
         stored.clean(self._folder)
@@ -217,7 +217,8 @@ class Checkpoints:
 
     def tidy_up() -> None:
       if jax.process_count() == 1:
-        # In the background, but of several processes all would wait for it.
+        # Digests of files are made by a single process only, since several
+        # processes would wait for them.
         record = {**expected, "files": files_of(path)}
         write_json(self._record(step), record)
       self._remove_old()
@@ -225,7 +226,7 @@ class Checkpoints:
     hosts.on_first(tidy_up)
 
   def _remove_old(self) -> None:
-    """Keeps the newest sound ones, and what is newer than all of them."""
+    """Removes all checkpoints that are older than the newest undamaged ones."""
     kept = sorted(self._sound)[-self._keep :]
     self._sound.intersection_update(kept)
     for path in matching(self._folder, "*"):
@@ -245,7 +246,7 @@ class Checkpoints:
 
 
 def steps_in(folder: epath.Path) -> list[int]:
-  """The checkpoints that were written whole, the newest first."""
+  """The steps of all complete checkpoints, the newest first."""
   paths = (path for path in matching(folder, "*") if path.name.isdigit())
   return sorted(
     (int(p.name) for p in paths if stored.is_whole(p)), reverse=True
@@ -253,10 +254,10 @@ def steps_in(folder: epath.Path) -> list[int]:
 
 
 def newest_sound(folder: epath.Path) -> list[epath.Path]:
-  """The folder and the file of the newest checkpoint that can be read.
+  """The folder and the file of the newest undamaged checkpoint.
 
   Raises:
-    ValueError: where there are checkpoints and none is sound.
+    ValueError: if there are checkpoints and all are damaged.
   """
   steps = steps_in(folder)
   for step in steps:
@@ -275,20 +276,20 @@ def newest_sound(folder: epath.Path) -> list[epath.Path]:
 
 
 def _expected(folder: epath.Path, step: int) -> dict[str, str]:
-  """The digests of a checkpoint's arrays, once its files are as they were.
+  """The digests of a checkpoint's arrays, after its files were checked.
 
   Raises:
-    ValueError: where they are not.
+    ValueError: if a file differs from what was saved.
   """
   path, record = folder / str(step), folder / f"{step}.json"
   if not record.exists():
     raise ValueError(f"{path} has no {record.name} beside it")
   fields = read_json(record)
-  # One that was saved on the way out has none.
+  # The last checkpoint of a process has no digests of files.
   check_files(path, fields.get("files", {}))
   return fields[STATE]
 
 
 def _as_tree(state: TrainState) -> Any:
-  """A plain dict: what is on disk does not depend on our class."""
+  """The state as a dict, so that the format on disk names no class."""
   return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}

@@ -43,16 +43,16 @@ class Selection:
 
 
 class Selector:
-  """Scores a round's product now and then, and keeps the best on disk.
+  """Scores a round's product from time to time, and keeps the best on disk.
 
-  Nothing else is remembered: a resumed round scores again what came after its
-  checkpoint, with the same results.
+  It keeps nothing else. A resumed round scores again after its checkpoint, with
+  the same results.
 
   Args:
-    selection: how often, and how patient.
+    selection: how often to score, and when to give up.
     round_dir: the round's directory.
-    score: of a product; the lower the better. NaN is never the best.
-    layout: where the best is loaded to.
+    score: returns the score of a product. The lowest is the best; NaN never is.
+    layout: the mesh, and where parameters lie on it.
   """
 
   def __init__(
@@ -67,16 +67,16 @@ class Selector:
     self._score = score
     self._layout = layout
     self._best = best_of(round_dir)
-    # A damaged one is found out now, and not at the end of the round.
+    # Read the best now, so that damage is found before the round goes on.
     self.best()
 
   def due(self, step: int) -> bool:
-    """Whether a score is due after `step` updates."""
+    """Whether to score the weights after `step` updates."""
     return step % self._selection.every == 0
 
   def consider(self, product: Params, step: int) -> float:
-    """The score of the weights after `step` updates, which it may keep."""
-    # One host's word: their last digits may differ, and the name on disk too.
+    """Scores the weights after `step` updates, and keeps the best."""
+    # The first process decides: the last digits of the others may differ.
     here = float(self._score(product))
     score = hosts.on_first(lambda: here)
     if self._best is None or score < self._best.score:
@@ -84,14 +84,14 @@ class Selector:
     return score
 
   def exhausted(self, step: int) -> bool:
-    """Whether the best is too long ago for the round to go on."""
+    """Whether the best score is so old that the round ends."""
     selection = self._selection
     if not selection.patience or self._best is None:
       return False
     return step - self._best.step >= selection.patience * selection.every
 
   def best(self) -> Params | None:
-    """The best weights so far; None where no score was a number."""
+    """The best weights so far; None if every score was NaN."""
     if self._best is None:
       return None
     return load_best(self._round_dir, self._best, self._layout)

@@ -1,8 +1,8 @@
-"""The mesh, and where each array lives on it.
+"""The mesh, and where each array lies on it.
 
-Batches are split over both axes, data and fsdp; parameters over fsdp alone,
-by shape: the largest axis that fsdp divides, unless a layout overrides that
-for a parameter's path. Networks carry no annotation.
+Batches are split over both axes of the mesh, data and fsdp. Parameters are
+split over fsdp, along the largest axis that fsdp divides, unless the layout
+overrides that for a parameter's path. Networks have no annotations.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from diffdistill.arrays import Batch
 
 AXES = ("data", "fsdp")
-# Smaller arrays are cheaper to keep whole on every device than to gather.
+# Arrays of fewer elements are kept whole on every device: that is faster.
 MIN_SIZE_TO_SPLIT = 2**16
 
 
@@ -29,17 +29,18 @@ def make_mesh(
 ) -> Mesh:
   """A data x fsdp mesh over all devices.
 
-  Neighbours on the mesh are neighbours in the network. Of several slices (of
-  TPUs; of GPUs the hosts), data alone crosses the slow network between them.
+  Neighbours on the mesh are neighbours in the network. If there are several
+  slices (for GPUs, hosts), only the data axis crosses the slow network between
+  them.
 
   Args:
-    data, fsdp: its sizes; -1 for one of them is the rest, and for both an fsdp
-      of a whole slice.
-    devices: of another machine, to compile for; by default those that are here.
+    data, fsdp: the sizes of the mesh. One that is -1 takes the devices that the
+      other leaves; if both are -1, fsdp is a whole slice.
+    devices: of another machine, to compile for it; default: the devices here.
 
   Raises:
-    ValueError: where the sizes do not multiply to the number of devices, or
-      fsdp does not fit into a slice.
+    ValueError: if the product of the sizes is not the number of devices, or if
+      fsdp does not divide a slice.
   """
   devices = jax.devices() if devices is None else list(devices)
   total = len(devices)
@@ -82,22 +83,21 @@ def make_mesh(
 
 
 def _slice_of(device: Any) -> int:
-  """Which slice a device is in; of GPUs that name none, which host."""
+  """The slice of a device; its host, if it is a GPU that names no slice."""
   host = device.process_index if device.platform == "gpu" else 0
   return getattr(device, "slice_index", host)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-  """A mesh, and where parameters lie on it other than by their shape.
+  """A mesh, and overrides for parameters that are not split by their shape.
 
   Args:
     mesh: from `make_mesh`.
-    overrides: (regular expression, axis): a parameter in whose path, such as
-      "conv_out/kernel", the expression is found is split along that axis, or
-      kept whole on every device where it is -1. The first that is found
-      counts. What belongs to a parameter, its moments and its average, lies as
-      it does.
+    overrides: pairs of a regular expression and an axis. A parameter is split
+      along the axis of the first expression that is found in its path, such as
+      "conv_out/kernel"; axis -1 keeps it whole on every device. The moments and
+      averages of a parameter lie as the parameter does.
   """
 
   mesh: Mesh
@@ -114,19 +114,19 @@ class Layout:
         ) from error
 
   def override(self, path: str) -> tuple[str, int] | None:
-    """The override that counts for a parameter; none for "", no parameter."""
+    """The override for a parameter's path; None without one."""
     found = (o for o in self.overrides if path and re.search(o[0], path))
     return next(found, None)
 
   def check(self, trees: Sequence[Any]) -> None:
-    """Refuses overrides that do not fit the run's parameters.
+    """Refuses overrides that do not fit the parameters of the run.
 
     Args:
-      trees: of the parameters of each network, or of their shapes.
+      trees: the parameters of each network, or their shapes.
 
     Raises:
-      ValueError: for an axis that is not there or that fsdp does not divide,
-        and for an override that counts for no parameter.
+      ValueError: if an axis does not exist or fsdp does not divide it, or if an
+        override is used by no parameter.
     """
     used = set()
     for tree in trees:
@@ -143,21 +143,21 @@ class Layout:
 
 
 def unrolled(mesh: Mesh) -> bool:
-  """Whether a loop over gradients is written out for its devices.
+  """Whether a loop over gradients is unrolled for the devices of a mesh.
 
-  XLA for CPUs arranges convolutions for its fast routines outside of loops
-  only: those of a gradient were 70 times slower in a `scan`.
+  XLA for CPUs uses its fast convolutions only outside of loops: the gradients
+  of convolutions were 70 times slower in a `scan`.
   """
   return mesh.devices.flat[0].platform == "cpu"
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The same value on every device."""
+  """The sharding of an array that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Rows over every device."""
+  """The sharding of a batch whose rows are split over all devices."""
   return NamedSharding(mesh, PartitionSpec(AXES))
 
 
@@ -165,14 +165,14 @@ def tree_shardings(shapes: Any, layout: Layout) -> Any:
   """The sharding of each array in a tree of parameters or of an optimizer.
 
   Args:
-    shapes: a tree of anything with a `shape`.
-    layout: of the mesh.
+    shapes: a tree of objects with a `shape`.
+    layout: the mesh and its overrides.
 
   Returns:
     A tree of NamedSharding of the same structure.
 
   Raises:
-    ValueError: for an override to an axis that cannot be split.
+    ValueError: if an override names an axis that cannot be split.
   """
   size = layout.mesh.shape["fsdp"]
 
@@ -200,9 +200,10 @@ def tree_shardings(shapes: Any, layout: Layout) -> Any:
 
 
 def parameter_path(path: tuple[Any, ...]) -> str:
-  """A leaf's path in its tree of parameters: "conv_out/kernel".
+  """The path of a leaf in its tree of parameters, such as "conv_out/kernel".
 
-  Such trees are dicts, which optimizers keep within tuples of other things.
+  Trees of parameters are dicts; an optimizer's state holds them inside tuples,
+  which are not part of the path.
   """
   names: list[str] = []
   for entry in reversed(path):
@@ -213,10 +214,10 @@ def parameter_path(path: tuple[Any, ...]) -> str:
 
 
 def process_rows(batch_size: int, mesh: Mesh) -> tuple[int, ...]:
-  """The rows of a global batch that this process's devices hold, in order.
+  """The rows of a global batch that the devices of this process hold.
 
-  On a torus they are not consecutive: a mesh follows its rings, and a ring
-  passes through a host's devices more than once.
+  The rows are in order. On a torus they are not consecutive, because the mesh
+  follows its rings, and a ring passes through a host more than once.
   """
   sharding: Any = batch_sharding(mesh)
   indices = sharding.addressable_devices_indices_map((batch_size,))
@@ -229,14 +230,14 @@ def process_rows(batch_size: int, mesh: Mesh) -> tuple[int, ...]:
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
-  """The rows of `process_rows`, as global arrays over the mesh."""
+  """The rows of `process_rows` as parts of global arrays on the mesh."""
   return _placed(batch, batch_sharding(mesh))
 
 
 def shard_batches(
   batches: Sequence[Mapping[str, np.ndarray]], mesh: Mesh
 ) -> Batch:
-  """The same of several batches, one after the other on a new first axis."""
+  """Several batches, stacked on a first axis, as `shard_batch` places one."""
   stacked = {
     name: np.stack([batch[name] for batch in batches]) for name in batches[0]
   }

@@ -1,4 +1,4 @@
-"""What Orbax prints of an error that it raises as well, and that we say."""
+"""Drops what Orbax prints about an error that it also raises."""
 
 import functools
 import logging
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class _NotOfOrbax(logging.Filter):
-  """Drops what Orbax logs: tracebacks of what it raises, and hints."""
+  """Drops the log records of Orbax: hints, and tracebacks of its errors."""
 
   def filter(self, record: logging.LogRecord) -> bool:
     return "orbax" not in Path(record.pathname).parts
@@ -16,11 +16,11 @@ class _NotOfOrbax(logging.Filter):
 
 @functools.cache
 def silence() -> None:
-  """Drops it, from now on.
+  """Drops these messages from now on.
 
-  After a read that failed there is more: Orbax gives up at the first array
-  that cannot be read, and the reads of the others then find nobody to report
-  to. Python prints that for each of them.
+  Orbax stops at the first array that it cannot read. Its reads of the other
+  arrays then fail with "Event loop is closed", and Python would print that for
+  each of them.
   """
   logging.getLogger("absl").addFilter(_NotOfOrbax())
   before = sys.unraisablehook

@@ -1,4 +1,4 @@
-"""What a round carries from update to update, and nothing random."""
+"""The state of a round, which each update changes; it holds nothing random."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,9 +17,9 @@ from diffdistill.training.sharding import Layout, tree_shardings
 class TrainState:
   """The trained trees of a round, by name.
 
-  step: updates done, int32. params, opt_state: one entry a trained tree.
-  averages: for each tree, its moving averages by name. Their shapes, or their
-  shardings, make a TrainState too.
+  step is the number of updates done, int32. params and opt_state have one entry
+  for each trained tree. averages has the moving averages of each tree, by name.
+  A TrainState may also hold the shapes or the shardings of these arrays.
   """
 
   step: Any
@@ -34,13 +34,13 @@ def create_state(
   key: Key,
   frozen: Mapping[str, Params],
 ) -> TrainState:
-  """The state before the first update; pure, to be jitted or traced.
+  """The state before the first update; a pure function, to be jitted.
 
   Args:
-    objective: whose trees are trained.
-    optimizers: of each tree.
-    key: of what is drawn anew.
-    frozen: what the trees start from, by name.
+    objective: has the trees that are trained.
+    optimizers: the optimizer of each tree.
+    key: for trees that are drawn anew.
+    frozen: the trees that others start from, by name.
   """
   params = objective.init(key, frozen)
   return TrainState(
@@ -65,7 +65,8 @@ def decays_of(
 ) -> dict[str, float]:
   """The decays of a tree's moving averages, by name.
 
-  The objective's own come first; the optimizer's are of the product alone.
+  Where both name an average, the objective's decay counts. The optimizer's
+  averages are kept for the product alone.
   """
   own = dict(objective.trees[name].averages)
   of_product = name == product_tree(objective)
@@ -73,14 +74,14 @@ def decays_of(
 
 
 def product_of(objective: Objective, state: TrainState) -> Params:
-  """The weights that a round makes, so far."""
+  """The product of a round so far."""
   name, _, average = objective.product.partition("/")
   averages = state.averages[name]
   return averages.get(average or EMA, state.params[name])
 
 
 def named_averages(state: TrainState) -> dict[str, Params]:
-  """Every moving average as a loss knows it: "student/target"."""
+  """Every moving average by its name in a loss, such as "student/target"."""
   return {
     f"{name}/{average}": tree
     for name, averages in state.averages.items()
@@ -89,7 +90,7 @@ def named_averages(state: TrainState) -> dict[str, Params]:
 
 
 def in_dtype(tree: Params, dtype: str) -> Params:
-  """The tree with its floats in a dtype; pure, to be jitted or traced."""
+  """The tree with all floats in another dtype; a pure function."""
 
   def cast(leaf):
     is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -99,11 +100,12 @@ def in_dtype(tree: Params, dtype: str) -> Params:
 
 
 def with_shardings(shapes: Any, layout: Layout) -> Any:
-  """Shapes and dtypes, each with the place that the layout gives it.
+  """Shapes and dtypes, with a sharding added to each by the layout.
 
   Args:
-    shapes: a tree of parameters, or a TrainState, whose trees lie alike.
-    layout: of the mesh.
+    shapes: a tree of parameters, or a TrainState. All trees of a TrainState are
+      split by the same rule.
+    layout: the mesh and its overrides.
   """
   if isinstance(shapes, TrainState):
     params, opt_state = (

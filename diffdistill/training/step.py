@@ -1,5 +1,4 @@
-"""update(state, frozen, batch, key, now, rates): where trained trees are
-differentiated, and nowhere else."""
+"""The update: the only place where trained trees are differentiated."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -24,10 +23,10 @@ from diffdistill.training.optimizers import Optimizer, applied
 from diffdistill.training.sharding import replicated, unrolled
 from diffdistill.training.state import TrainState, decays_of, named_averages
 
-# Metrics that count since the round began: the last value is the one to show.
+# Endings of metrics that count since the round began; their last value counts.
 COUNTERS = ("/skipped", "/skipped_in_a_row")
 
-# Learning rates by tree, traced.
+# The traced learning rate of each tree, by name.
 Rates = Mapping[str, jax.Array]
 Update = Callable[
   [TrainState, Trees, Batch, Key, Now, Rates], tuple[TrainState, Metrics]
@@ -42,20 +41,20 @@ def make_update(
   mesh: Mesh,
   accumulate: int = 1,
 ) -> Update:
-  """The jitted update of the trees of one turn; the state is donated.
+  """The jitted update of the trees of one turn; it donates the state.
 
-  The gradient is that of the mean over the global batch, so clipping comes
-  after the all-reduce. `key` is the round's, folded with the step and the
-  turn's first tree; `batch` is a pipeline's, which the device turns into what
-  is trained on.
+  The loss is the mean over the global batch, so its gradient is clipped after
+  the all-reduce. The update takes the key of the round, and folds in the step
+  and the turn's first tree. It takes a batch as a pipeline stores it, and
+  makes the training batch on the device.
 
   Args:
-    objective: whose loss is differentiated in the trees of the turn alone.
-    turn: of objective.cycle.
-    optimizers: of each tree.
-    shardings: a TrainState of shardings, for the state that comes out.
+    objective: its loss is differentiated in the trees of the turn alone.
+    turn: one of objective.cycle.
+    optimizers: the optimizer of each tree.
+    shardings: a TrainState of shardings, for the new state.
     mesh: where metrics are replicated.
-    accumulate: parts that the batch is cut into, one after the other.
+    accumulate: the number of parts of the batch, computed one after the other.
   """
   return jax.jit(
     _update(objective, turn, optimizers, shardings, mesh, accumulate),
@@ -71,11 +70,12 @@ def make_updates(
   mesh: Mesh,
   accumulate: int = 1,
 ) -> Update:
-  """Several jitted updates in one call, each turn of the cycle in order.
+  """Several jitted updates in one call, in the order of the cycle.
 
-  Batches, `now` and `rates` have a row for each update; the rows are whole
-  cycles and begin one. So a small model's device does not wait for the host
-  between updates. Arguments as of `make_update`.
+  Batches, `now` and `rates` have one row for each update. The first row begins
+  a cycle, and the last row ends one. The device need not wait for the host
+  between updates, which matters for small models. The arguments are those of
+  `make_update`.
   """
   cycle = objective.cycle
   update = {
@@ -97,7 +97,7 @@ def make_updates(
         batch, at, given = jax.tree.map(lambda leaf, i=i: leaf[i], rows)
         state, metrics = update[turn](state, frozen, batch, key, at, given)
         found.append(metrics)
-      # Or the partitioner may keep all of it everywhere between turns.
+      # Otherwise the partitioner may keep the whole state on every device.
       return jax.lax.with_sharding_constraint(state, shardings), found
 
     rows = jax.tree.map(
@@ -115,7 +115,7 @@ def make_updates(
 
 
 def _totals(found: list[Metrics]) -> Metrics:
-  """The metrics of all turns, each with a row for every cycle, as one."""
+  """Adds up the metrics of all turns, which have a row for each cycle."""
   totals: Metrics = {}
   for metrics in found:
     for name, pair in metrics.items():
@@ -136,7 +136,7 @@ def _update(
   mesh: Mesh,
   accumulate: int,
 ) -> Update:
-  """The update of one turn; pure. Arguments as of `make_update`."""
+  """The update of one turn, not jitted; the arguments of `make_update`."""
   first = list(objective.trees).index(turn[0])
   places = {name: shardings.params[name] for name in turn}
 
@@ -187,7 +187,7 @@ def _apply(
   grads: Params,
   rate: jax.Array,
 ) -> tuple[TrainState, Metrics]:
-  """One tree, its optimizer's state and its averages after its gradient."""
+  """Applies a gradient to one tree, its optimizer's state and its averages."""
   before, old = state.opt_state[name], state.params[name]
   direction, new = optimizer.transformation().update(grads, before, old)
   opt_state = cast(optax.ApplyIfFiniteState, new)
@@ -196,7 +196,7 @@ def _apply(
   for average, decay in decays.items():
     kept = state.averages[name][average]
     updated = ema_update(kept, params, decay, applied(before))
-    # A skipped update leaves the average where it was.
+    # A skipped update does not change the average.
     averages[average] = jax.tree.map(
       lambda u, k: jnp.where(opt_state.last_finite, u, k), updated, kept
     )
@@ -216,10 +216,10 @@ def _apply(
 
 
 def make_evaluate(objective: Objective, mesh: Mesh) -> Callable[..., Metrics]:
-  """The jitted metrics of the product's turn, with no gradient and no update.
+  """A jitted function that returns the metrics of the product's turn.
 
-  It takes (trees by name, a pipeline's batch, key, now); compiled when first
-  called.
+  It takes (trees by name, a batch as a pipeline stores it, key, now), and
+  changes nothing.
   """
   name = product_tree(objective)
   turn = next(turn for turn in objective.cycle if name in turn)
@@ -240,11 +240,11 @@ def _gradient(
   parts: int,
   group: int,
 ) -> tuple[Params, Metrics]:
-  """The mean gradient and summed metrics over `parts` slices of the batch.
+  """The mean gradient and the summed metrics over `parts` slices of a batch.
 
-  Slice i takes every parts-th group of rows from i on, so that each slice stays
-  spread over all devices. The gradient lies as the trees do, between slices
-  too: no device holds more of a sum than of the weights.
+  Slice i has the groups of rows i, i + parts, i + 2 parts, ..., so that each
+  slice is spread over all devices. The gradient and its partial sums are split
+  over the devices as the trees are.
   """
 
   def gradient(trees: Params, rows: Batch, key: Key) -> tuple[Params, Metrics]:

@@ -1,9 +1,9 @@
-"""Trees of arrays on disk, through Orbax v1, and what is wrong with them.
+"""Writes and reads trees of arrays by Orbax v1, and finds damage.
 
-The only file that names Orbax. A folder holds one tree or several, by name.
-Every write is atomic: Orbax writes beside the place and renames or, in a
-bucket, writes there and marks it last. Whether the arrays are those that were
-saved is known by their digests (fingerprint.py), which the caller keeps.
+This is the only file that imports Orbax. A folder holds one or more trees, by
+name. Every write is atomic: Orbax writes to another folder and renames it; in a
+bucket it writes in place and adds a mark last. The caller keeps the digests of
+the arrays (fingerprint.py), which show whether they are as they were saved.
 """
 
 import math
@@ -28,15 +28,13 @@ from diffdistill.training.state import with_shardings
 
 T = TypeVar("T")
 
-# Orbax's mark of what it has written whole.
+# The file by which Orbax marks a complete write in a bucket.
 COMMITTED = "commit_success.txt"
-# In the name of every folder that Orbax has not renamed yet.
+# Part of the name of every folder that Orbax has not finished.
 UNFINISHED = ".orbax-checkpoint-tmp"
-# Arrays that are read back at once, of all that are read back.
+# How many bytes of arrays are read back at a time.
 BYTES_AT_ONCE = 2**28
-
-
-# Orbax numbers what it does; a reader in another thread must not come between.
+# Orbax numbers its operations, so two threads must not call it together.
 _ONE_AT_A_TIME = threading.RLock()
 
 
@@ -48,13 +46,13 @@ class Saving(Protocol):
 
 
 def save(folder: epath.Path, trees: Mapping[str, Any]) -> dict[str, Any]:
-  """Writes the trees in place of what is there, and reads them back.
+  """Writes the trees, replacing the folder, and reads them back.
 
   Returns:
     The digests of their arrays.
 
   Raises:
-    ValueError: in one line, where the disk does not keep them.
+    ValueError: if the disk does not keep them; the message is one line.
   """
   expected = {name: digests(tree) for name, tree in trees.items()}
   try:
@@ -75,12 +73,11 @@ def save(folder: epath.Path, trees: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def begin(folder: epath.Path, trees: Mapping[str, Any]) -> Saving:
-  """Begins to write; the arrays may change as soon as it returns.
+  """Begins to write in the background; the arrays may change afterwards.
 
   Raises:
-    ValueError: in one line, where the disk does not take them.
+    ValueError: if the disk refuses; the message is one line.
   """
-
   silence()
 
   def act() -> Saving:
@@ -93,25 +90,26 @@ def begin(folder: epath.Path, trees: Mapping[str, Any]) -> Saving:
 
 
 def finish(folder: epath.Path, saving: Saving) -> None:
-  """Waits for what `begin` began.
+  """Waits until the write that `begin` began is complete.
 
   Raises:
-    ValueError: in one line, where the disk does not take it.
+    ValueError: if the disk refuses; the message is one line.
   """
   mendable(folder, saving.result)
 
 
 def load(folder: epath.Path, name: str, shapes: Any, expected: Any) -> Any:
-  """One tree, on the devices, as it was saved.
+  """Loads one tree to the devices.
 
   Args:
-    folder: where it is.
+    folder: where the tree is.
     name: of the tree.
-    shapes: shapes, dtypes and shardings to load to.
-    expected: the digests of its arrays.
+    shapes: the shapes, dtypes and shardings to load to.
+    expected: the digests of the arrays.
 
   Raises:
-    DamagedError: where it is not; names the first array that differs.
+    DamagedError: if the tree differs from what was saved; names the first
+      array that does.
   """
   tree = _read(
     folder,
@@ -128,10 +126,10 @@ def load_weights(
   expected: Any,
   layout: Layout,
 ) -> Params:
-  """One tree of weights of a round, laid out on a mesh.
+  """Loads one tree of weights of a round to a mesh.
 
   Raises:
-    ValueError: where it is damaged, with the remedy.
+    ValueError: if it is damaged; the message has the remedy.
   """
   try:
     return load(folder, name, shapes_like(expected, layout), expected)
@@ -146,17 +144,17 @@ def read_back(
 ) -> None:
   """Reads every array from the disk, a few at a time.
 
-  One process reads into the memory of the host, which leaves its devices to
-  others; several read together what each of them holds.
+  A single process reads into the memory of the host, not of its devices. If
+  there are several processes, each reads the parts that its devices hold.
 
   Args:
-    folder: where they are.
+    folder: where the trees are.
     expected: the digests of the arrays, by name of tree.
-    shapes: shapes, dtypes and shardings by name of tree; by default as the disk
-      says, where there is one process.
+    shapes: the shapes, dtypes and shardings, by name of tree. A single process
+      may leave them out; then they are read from the disk.
 
   Raises:
-    DamagedError: where one differs from what was saved; names the first.
+    DamagedError: if an array differs from what was saved; names the first.
   """
   for name, wanted in expected.items():
     tree = None if shapes is None else shapes[name]
@@ -186,7 +184,7 @@ def compare(
   """Compares the digests of one tree with those that were kept.
 
   Raises:
-    DamagedError: where they differ; names the first array.
+    DamagedError: if they differ; names the first array that does.
   """
   wrong = [
     array
@@ -202,10 +200,9 @@ def compare(
 
 
 def is_whole(folder: epath.Path) -> bool:
-  """Whether Orbax has finished what has this name.
+  """Whether Orbax has finished the write of a folder.
 
-  A bucket can rename no folder: there Orbax gives the name first, and its mark
-  last.
+  A folder of a bucket cannot be renamed, so there a mark is written last.
   """
   if in_bucket(folder):
     return (folder / COMMITTED).exists()
@@ -213,14 +210,14 @@ def is_whole(folder: epath.Path) -> bool:
 
 
 def clean(folder: epath.Path) -> None:
-  """Removes what killed writes left in a folder."""
+  """Removes unfinished writes of killed processes from a folder."""
   for pattern in (f"*{UNFINISHED}*", ".*.partial"):
     for path in matching(folder, pattern):
       remove(path)
 
 
 def remove(path: epath.Path) -> None:
-  """Removes a file, a folder or nothing."""
+  """Removes a file or a folder, if there is one."""
   if path.is_dir():
     path.rmtree(missing_ok=True)
   else:
@@ -228,30 +225,30 @@ def remove(path: epath.Path) -> None:
 
 
 def absolute(path: epath.Path) -> epath.Path:
-  """The same place, as Orbax wants it; a bucket's path is absolute."""
+  """The absolute path, which Orbax needs; a bucket's path always is."""
   return path if path.is_absolute() else path.resolve()
 
 
 def first_line(error: BaseException) -> str:
-  """What an error says, short."""
+  """The class and the first line of an error."""
   lines = str(error).strip().splitlines() or [""]
   return f"{type(error).__name__}: {lines[0][:200]}"
 
 
 def refusal(error: Exception, round_dir: epath.Path) -> ValueError:
-  """What is damaged, with the remedy."""
+  """The error with a remedy added."""
   return ValueError(
     f"{error}; restore it, or remove {round_dir} to train that round again"
   )
 
 
 def shapes_like(expected: Any, layout: Layout) -> Any:
-  """What to load weights to, of which these are the digests."""
+  """The shapes, dtypes and shardings of weights that have these digests."""
   return with_shardings(jax.tree.map(described, expected), layout)
 
 
 def shapes_of(tree: Any) -> Any:
-  """What a tree of arrays is loaded to, to be as it is."""
+  """The shapes, dtypes and shardings of a tree of arrays."""
   return jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None)
@@ -261,15 +258,15 @@ def shapes_of(tree: Any) -> Any:
 
 
 def _on_disk(folder: epath.Path, name: str) -> Any:
-  """The shapes and dtypes that Orbax has written down."""
+  """The shapes and dtypes that Orbax recorded."""
   return ocp.checkpointables_metadata(absolute(folder)).metadata[name]
 
 
 def _read(folder: epath.Path, act: Callable[[], T]) -> T:
-  """Reads on every process, or refuses on every process.
+  """Calls `act` on every process; if one of them fails, all refuse.
 
   Raises:
-    DamagedError: where one of them cannot read.
+    DamagedError: if a process cannot read.
   """
   reason, result = "another process cannot", None
   silence()
@@ -277,7 +274,7 @@ def _read(folder: epath.Path, act: Callable[[], T]) -> T:
     with _ONE_AT_A_TIME:
       result = act()
   except Exception as error:
-    # Orbax and its storage raise many kinds for a damaged file.
+    # Orbax and its storage raise many classes of errors for a damaged file.
     failed: Exception | None = error
     reason = first_line(error)
   else:
@@ -288,7 +285,7 @@ def _read(folder: epath.Path, act: Callable[[], T]) -> T:
 
 
 def _parts(shapes: Any) -> Iterator[Any]:
-  """The tree again and again, each time with some leaves in place of `...`."""
+  """The tree in parts: each part has some leaves, and `...` for the others."""
   leaves, structure = jax.tree.flatten(shapes)
   chosen: list[int] = []
   size = 0

@@ -1,4 +1,4 @@
-"""Every round of every stage of a run, in order, resumed where it was left."""
+"""Trains a run: every round of every stage, in order; it resumes by itself."""
 
 import dataclasses
 import functools
@@ -31,24 +31,23 @@ from diffdistill.training.watchdog import Watchdog
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trainer:
-  """Trains what is not trained yet.
+  """Trains the rounds of a run that are not finished.
 
   Args:
     stages: the recipe.
-    workdir: where rounds live.
-    seed: of everything random.
-    batches: the data of a (batch size, seed, name of a stage).
-    pairs: the pairs of a stage and of a teacher, on disk.
-    outside: frozen weights that are not of this run, of a (stage, name,
-      source).
-    layout: of its mesh.
+    workdir: the folder of the run.
+    seed: of all random numbers.
+    batches: returns batches of images for (batch size, seed, stage's name).
+    pairs: returns the pairs of (stage, round, teacher's weights) on disk.
+    outside: loads weights from outside the run, for (stage, name, source).
+    layout: the mesh, and where parameters lie on it.
     cadence: how often to log, save and observe.
-    observe: shown each round's product, at the cadence and at the end.
-    distance: scores a product, where a stage selects by distance.
-    begins: told that a stage is about to train; may refuse it.
-    preemption: when to leave; never by default.
-    watchdog: is told of all that is finished; one that sleeps by default.
-    now: of the clock that ends rounds.
+    observe: is shown the product of each round, at the cadence and at the end.
+    distance: returns the score of a product, for stages that select by it.
+    begins: is called before a stage trains; it may refuse by an error.
+    preemption: says when to leave; by default never.
+    watchdog: ends a run that hangs; by default it does not.
+    now: returns the seconds of the clock that ends rounds.
   """
 
   stages: tuple[Stage, ...]
@@ -98,11 +97,11 @@ class Trainer:
     )
 
   def run(self) -> None:
-    """Trains every round that has no final result, in order.
+    """Trains every round that is not finished, in order.
 
     Raises:
-      TrainingStoppedError: where updates stay non-finite.
-      PreemptedError: where it was asked to leave; what is done is saved.
+      TrainingStoppedError: if gradients stay non-finite.
+      PreemptedError: if the run was asked to leave; its work is saved.
     """
     rounds = curriculum(self.stages)
     works = [_work(stage, round_) for stage, round_ in rounds]
@@ -118,15 +117,14 @@ class Trainer:
           take=functools.partial(self._take, round_, report),
           make=functools.partial(self._make, round_, report),
         )
-      # Here, and not in the loop: a crash may come right after the final
-      # result.
+      # Not at the end of the loop: a crash may have come just before this.
       checkpoint.discard(round_dir)
     report.close()
 
   def compile(
     self, stage: Training, frozen: Mapping[str, Params], report: Report
   ) -> StageFunctions:
-    """The stage's functions; says how many parameters they train."""
+    """Makes the stage's functions, and tells how many parameters they train."""
     functions = stage_functions(stage, frozen, self.layout)
     for name, tree in functions.abstract.params.items():
       count = sum(leaf.size for leaf in jax.tree.leaves(tree))
@@ -194,7 +192,7 @@ def check_batches(stages: Sequence[Stage], mesh: Mesh) -> None:
   """Refuses a batch that the devices cannot share equally.
 
   Raises:
-    ValueError: where that is so.
+    ValueError: for such a batch.
   """
   for stage in stages:
     rows = mesh.size * stage.group
@@ -207,7 +205,7 @@ def check_batches(stages: Sequence[Stage], mesh: Mesh) -> None:
 
 
 def _work(stage: Stage, round_: Round) -> Work:
-  """The work of a whole round: images taken from the data, or its time."""
+  """The work of a whole round: its images, or the time that it may take."""
   if round_.seconds:
     return Work(0, round_.seconds)
   return Work(stage.batch_size * round_.num_updates)

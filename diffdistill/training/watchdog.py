@@ -1,6 +1,6 @@
-"""Ends a run that hangs, so that whoever started it can start it again.
+"""Ends a run that hangs, so that a scheduler can start it again.
 
-A process that waits in a collective for one that is gone may wait for ever.
+A process that waits in a collective for a lost process may wait for ever.
 """
 
 import collections
@@ -12,7 +12,7 @@ import time
 from typing import Protocol, runtime_checkable
 
 STALLED = 70  # EX_SOFTWARE of sysexits.h
-# What may compile or read first is given so many times as long.
+# An update that compiles or reads first may take so many times as long.
 PATIENCE = 6
 
 
@@ -24,21 +24,21 @@ class Result(Protocol):
 
 
 class Watchdog:
-  """Ends the process, with status 70, where nothing is finished for too long.
+  """Ends the process with status 70 if no update is finished for too long.
 
-  It prints the stack of every thread first. From `with` on to its end a thread
-  watches, which a main thread that waits for a device leaves free to run.
+  It prints the stack of every thread first. Inside the `with` block a thread
+  watches; it runs while the main thread waits for a device.
 
   Args:
-    seconds: between one thing that is finished and the next; 0 for ever.
+    seconds: the longest time between two finished updates; 0 for no limit.
   """
 
   def __init__(self, seconds: int | float = 0):
     self._seconds = seconds
     self._allowed, self._since = 0.0, 0.0
     self._running: collections.deque[Result] = collections.deque()
-    # Held by whoever decides when the time is up: the watcher, which finds that
-    # something is finished, or the main thread, which begins something else.
+    # Held while the deadline changes: by the watching thread, when an update is
+    # finished, or by the main thread, when it begins something else.
     self._lock = threading.RLock()
     self._stop = threading.Event()
     self._thread: threading.Thread | None = None
@@ -58,22 +58,22 @@ class Watchdog:
       self._thread.join()
 
   def patience(self) -> None:
-    """Something begins that may compile, or read much, first."""
+    """Notes that work begins which may compile or read much first."""
     with self._lock:
       self._running.clear()
       self._allowed = PATIENCE * self._seconds
       self._since = time.monotonic()
 
   def alive(self) -> None:
-    """Something is finished."""
+    """Notes that some work is finished."""
     with self._lock:
       self._allowed, self._since = self._seconds, time.monotonic()
 
   def dispatched(self, result: Result) -> None:
-    """An update is on its way; it is finished when its result is there.
+    """Notes that an update is dispatched; it ends when its result is ready.
 
     Args:
-      result: of it, never donated; it is only asked whether it is there.
+      result: an array of the update that is never donated.
     """
     if self._thread is not None:
       self._running.append(result)
@@ -88,7 +88,7 @@ class Watchdog:
           self._end()
 
   def _end(self) -> None:
-    # By its number: what stands for stderr in a notebook has none.
+    # Use the number of stderr, because in a notebook sys.stderr has none.
     faulthandler.dump_traceback(2, all_threads=True)
     sys.stderr.write(
       f"diffdistill: no update finished in {self._allowed:g} s; every"

@@ -1,7 +1,5 @@
 """A card says what was done, and its text cannot harm a reader."""
 
-import json
-
 import markdown_it
 import pytest
 import yaml
@@ -10,6 +8,7 @@ from etils import epath
 from diffdistill.interop.model import Model
 from diffdistill.reporting.model_card import _public, escaped, without_folders
 from diffdistill.training.done import Done, done
+from diffdistill.training.records import append_record
 
 HOSTILE = (
   "<script>alert(1)</script>",
@@ -122,8 +121,10 @@ def test_updates_done_are_those_of_the_records(tmp_path):
     {"round": "halve/004", "step": 49, "distance": None},
     {"round": "halve/004", "step": 56, "distance": 0.25},
   ]
-  lines = [json.dumps(record) for record in records]
-  (workdir / "metrics.jsonl").write_text("\n".join([*lines, '{"round": "ha']))
+  for record in records:
+    append_record(workdir, record)
+  with (workdir / "metrics.jsonl").open("a") as file:
+    file.write('{"round": "ha')
   # It ended at update 56, whatever was planned; the first of the best is kept.
   assert done(workdir, "halve/004") == Done(updates=56)
   best = Done(updates=56, chosen=42)
