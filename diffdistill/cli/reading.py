@@ -145,7 +145,7 @@ def _parsed(
     raise UsageError(_problem(error, words)) from error
   if rest:
     raise UsageError(f"{brief(rest[0])} is no flag; pass --name=value")
-  # Libraries that log, such as absl's own, wait for flags to be read.
+  # Without this, absl's logging prints that its own flags are not read yet.
   absl_flags.FLAGS.mark_as_parsed()
   return {flag: values[flag].value for flag in values}
 
@@ -179,7 +179,7 @@ def _define(
 
 
 def _value(flag: Flag, texts: Sequence[str]) -> Any:
-  """The value of a flag that was given, as many times as there are texts."""
+  """The value of a flag, from the text of each time that it was given."""
   text, *others = texts
   if "" in texts:
     remedy = "pass a value" if flag.required else "pass a value or leave it out"
