@@ -152,6 +152,13 @@ class SongBlock(nn.Module, kw_only=True):
     return way(x, self.taps)
 
 
+# `train` is the third argument after self, and a Python value.
+REMAT_BLOCK = nn.remat(SongBlock, static_argnums=(3,))
+REMAT_ATTENTION = nn.remat(Attention)
+# What a block is told beside its map: the embedding, and `train`.
+Told = tuple[Vector, bool]
+
+
 class SongUNet(nn.Module, kw_only=True):
   """DDPM++ or NCSN++ over x_t and its noise level, see above.
 
@@ -241,55 +248,53 @@ class SongUNet(nn.Module, kw_only=True):
       two_times=self.two_times,
       name="embed",
     )(t, label, s)
-    dtype = jnp.dtype(self.dtype)
-    # `train` is the third argument after self, and a Python value.
-    remat_block = nn.remat(SongBlock, static_argnums=(3,))
-    block_type = remat_block if self.remat else SongBlock
-    attention_type = nn.remat(Attention) if self.remat else Attention
+    h = conv(self.channels, dtype=self.dtype, name="conv_in")(x)
+    h, skips = self._down(h, x, (embed, train), names)
+    h = self._block(h, (embed, train), "middle_block_1")
+    h = self._attend(h, "middle_attention")
+    h = self._block(h, (embed, train), "middle_block_2")
+    keep(self, "middle", h, names)
+    return self._up(h, skips, (embed, train), names)
 
-    def block(h, name, features=None, resample=None):
-      return block_type(
-        features=features,
-        resample=resample,
-        taps=self.taps,
-        dropout=self.dropout,
-        dtype=dtype,
-        name=name,
-      )(h, embed, train)
+  def _down(
+    self, h: Map, small: Map, told: Told, names: tuple[str, ...]
+  ) -> tuple[Map, list[Map]]:
+    """The coarsest map, and all maps that the way up concatenates.
 
-    def attend(h, name):
-      layer = attention_type(group_size=GROUP_SIZE, dtype=dtype, name=name)
-      return SCALE * layer(h)
-
-    last = len(self.multipliers) - 1
-    h = conv(self.channels, dtype=dtype, name="conv_in")(x)
-    skips, small = [h], x
+    Args:
+      h: what the first convolution makes of the image.
+      small: the image, which the encoder makes smaller beside h.
+      told: what every block is told.
+      names: of the features to keep.
+    """
+    skips = [h]
     for level, multiplier in enumerate(self.multipliers):
       for index in range(self.num_blocks):
         features = multiplier * self.channels
-        h = block(h, f"down_{level}_block_{index}", features)
+        h = self._block(h, told, f"down_{level}_block_{index}", features)
         if h.shape[1] in self.attention:
-          h = attend(h, f"down_{level}_attention_{index}")
+          h = self._attend(h, f"down_{level}_attention_{index}")
         skips.append(h)
       keep(self, f"down_{level}", h, names)
-      if level != last:
-        h = block(h, f"down_{level}_resample", resample="down")
+      if level != len(self.multipliers) - 1:
+        h = self._block(h, told, f"down_{level}_resample", resample="down")
         if self.encoder != "standard":
           h, small = self._auxiliary(h, small, f"down_{level}_auxiliary")
         skips.append(h)
+    return h, skips
 
-    h = block(h, "middle_block_1")
-    h = attend(h, "middle_attention")
-    h = block(h, "middle_block_2")
-    keep(self, "middle", h, names)
-
+  def _up(
+    self, h: Map, skips: list[Map], told: Told, names: tuple[str, ...]
+  ) -> Float[Array, "b h w out"]:
+    """The output; takes the skips from the last to the first."""
     out: Map | None = None
     for level, multiplier in reversed(list(enumerate(self.multipliers))):
       for index in range(self.num_blocks + 1):
         h = jnp.concatenate([h, skips.pop()], axis=-1)
-        h = block(h, f"up_{level}_block_{index}", multiplier * self.channels)
+        features = multiplier * self.channels
+        h = self._block(h, told, f"up_{level}_block_{index}", features)
       if h.shape[1] in self.attention:
-        h = attend(h, f"up_{level}_attention_{self.num_blocks}")
+        h = self._attend(h, f"up_{level}_attention_{self.num_blocks}")
       keep(self, f"up_{level}", h, names)
       if level == 0 or self.decoder == "skip":
         # Float32: rounding to bfloat16 would be noise in the output.
@@ -298,8 +303,31 @@ class SongUNet(nn.Module, kw_only=True):
         update = layer(nn.swish(norm(h)))
         out = update if out is None else update + filtered_up(out, self.taps)
       if level != 0:
-        h = block(h, f"up_{level}_resample", resample="up")
+        h = self._block(h, told, f"up_{level}_resample", resample="up")
     return cast(Array, out)
+
+  def _block(
+    self,
+    h: Map,
+    told: Told,
+    name: str,
+    features: int | None = None,
+    resample: str | None = None,
+  ) -> Map:
+    kind = REMAT_BLOCK if self.remat else SongBlock
+    return kind(
+      features=features,
+      resample=resample,
+      taps=self.taps,
+      dropout=self.dropout,
+      dtype=self.dtype,
+      name=name,
+    )(h, *told)
+
+  def _attend(self, h: Map, name: str) -> Map:
+    kind = REMAT_ATTENTION if self.remat else Attention
+    layer = kind(group_size=GROUP_SIZE, dtype=self.dtype, name=name)
+    return SCALE * layer(h)
 
   def _auxiliary(
     self, h: Map, small: Float[Array, "b H W C"], name: str
@@ -309,7 +337,7 @@ class SongUNet(nn.Module, kw_only=True):
     The residual's convolution is of the image as it is, padded for the filter
     too: padding between the two would be other zeros.
     """
-    features, dtype = h.shape[-1], jnp.dtype(self.dtype)
+    features, dtype = h.shape[-1], self.dtype
     if self.encoder == "residual":
       side = len(self.taps) // 2
       layer = nn.Conv(features, (3, 3), padding=side, dtype=dtype, name=name)

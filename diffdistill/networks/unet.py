@@ -18,7 +18,7 @@ Features: down_I and up_I, what level I ends with before the resolution changes,
 and middle, what the middle ends with.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -113,6 +113,13 @@ class ResBlock(nn.Module, kw_only=True):
     if skip.shape[-1] != features:
       skip = nn.Dense(features, dtype=self.dtype, name="skip")(skip)
     return skip + h
+
+
+# `train` is the third argument after self, and a Python value.
+REMAT_BLOCK = nn.remat(ResBlock, static_argnums=(3,))
+REMAT_ATTENTION = nn.remat(Attention)
+# What a block is told beside its map: the embedding, and `train`.
+Told = tuple[Vector, bool]
 
 
 class UNet(nn.Module, kw_only=True):
@@ -232,78 +239,105 @@ class UNet(nn.Module, kw_only=True):
       two_times=self.two_times,
       name="embed",
     )(t, label, s)
-    dtype = jnp.dtype(self.dtype)
-    # `train` is the third argument after self, and a Python value.
-    remat_block = nn.remat(ResBlock, static_argnums=(3,))
-    block_type = remat_block if self.remat else ResBlock
-    attention_type = nn.remat(Attention) if self.remat else Attention
-    norms = {
+    h = conv(self.channels, dtype=self.dtype, name="conv_in")(x)
+    h, skips = self._down(h, (embed, train), names)
+    h = self._middle(h, (embed, train))
+    keep(self, "middle", h, names)
+    h = self._up(h, skips, (embed, train), names)
+    # Float32 from here on: rounding to bfloat16 would be noise in the output.
+    h = nn.swish(Norm(name="norm_out", **self._norms)(h))
+    channels = self.out_channels * self.patch**2
+    return unfold(conv(channels, zero=True, name="conv_out")(h), self.patch)
+
+  def _down(
+    self, h: Map, told: Told, names: tuple[str, ...]
+  ) -> tuple[Map, list[Map]]:
+    """The coarsest map, and all maps that the way up concatenates."""
+    skips = [h]
+    for level, multiplier in enumerate(self.multipliers):
+      for index in range(self.num_blocks):
+        features = multiplier * self.channels
+        h = self._stage(h, told, f"down_{level}", index, features)
+        skips.append(h)
+      keep(self, f"down_{level}", h, names)
+      if level != len(self.multipliers) - 1:
+        h = self._resample(h, told, "down", f"down_{level}_resample")
+        skips.append(h)
+    return h, skips
+
+  def _middle(self, h: Map, told: Told) -> Map:
+    h = self._block(h, told, "middle_block_1")
+    if self.middle != "blocks":
+      h = self._attend(h, "middle_attention", self.middle == "attention")
+    return self._block(h, told, "middle_block_2")
+
+  def _up(
+    self, h: Map, skips: list[Map], told: Told, names: tuple[str, ...]
+  ) -> Map:
+    """The finest map; takes the skips from the last to the first."""
+    for level, multiplier in reversed(list(enumerate(self.multipliers))):
+      for index in range(self.num_blocks + 1):
+        h = jnp.concatenate([h, skips.pop()], axis=-1)
+        features = multiplier * self.channels
+        h = self._stage(h, told, f"up_{level}", index, features)
+      keep(self, f"up_{level}", h, names)
+      if level != 0:
+        h = self._resample(h, told, "up", f"up_{level}_resample")
+    return h
+
+  def _stage(
+    self, h: Map, told: Told, name: str, index: int, features: int
+  ) -> Map:
+    """A block, and attention where maps of this height have it."""
+    h = self._block(h, told, f"{name}_block_{index}", features=features)
+    if h.shape[1] in self.attention:
+      h = self._attend(h, f"{name}_attention_{index}")
+    return h
+
+  def _resample(self, h: Map, told: Told, way: str, name: str) -> Map:
+    """Twice the resolution, or half of it."""
+    if (self.resampling or STYLES[self.style]) == "block":
+      return self._block(h, told, name, resample=way)
+    if way == "up":
+      return NearestUp(dtype=self.dtype, name=name)(h)
+    down = StridedDown(padding=self.padding, dtype=self.dtype, name=name)
+    return down(h)
+
+  def _block(
+    self,
+    h: Map,
+    told: Told,
+    name: str,
+    features: int | None = None,
+    resample: str | None = None,
+  ) -> Map:
+    kind = REMAT_BLOCK if self.remat else ResBlock
+    return kind(
+      features=features,
+      resample=resample,
+      style=self.style,
+      dropout=self.dropout,
+      dtype=self.dtype,
+      name=name,
+      **self._norms,
+    )(h, *told)
+
+  def _attend(self, h: Map, name: str, normalise: bool = True) -> Map:
+    kind = REMAT_ATTENTION if self.remat else Attention
+    return kind(
+      num_heads=self.num_heads,
+      head_dim=self.head_dim,
+      normalise=normalise,
+      dtype=self.dtype,
+      name=name,
+      **self._norms,
+    )(h)
+
+  @property
+  def _norms(self) -> dict[str, Any]:
+    """The settings that all norms share."""
+    return {
       "groups": self.groups,
       "group_size": self.group_size,
       "epsilon": self.epsilon,
     }
-
-    def block(h, name, features=None, resample=None):
-      return block_type(
-        features=features,
-        resample=resample,
-        style=self.style,
-        dropout=self.dropout,
-        dtype=dtype,
-        name=name,
-        **norms,
-      )(h, embed, train)
-
-    def attend(h, name, normalise=True):
-      return attention_type(
-        num_heads=self.num_heads,
-        head_dim=self.head_dim,
-        normalise=normalise,
-        dtype=dtype,
-        name=name,
-        **norms,
-      )(h)
-
-    def stage(h, name, index, features):
-      h = block(h, f"{name}_block_{index}", features=features)
-      if h.shape[1] in self.attention:
-        h = attend(h, f"{name}_attention_{index}")
-      return h
-
-    def resample(h, way, name):
-      if (self.resampling or STYLES[self.style]) == "block":
-        return block(h, name, resample=way)
-      if way == "up":
-        return NearestUp(dtype=dtype, name=name)(h)
-      return StridedDown(padding=self.padding, dtype=dtype, name=name)(h)
-
-    last = len(self.multipliers) - 1
-    h = conv(self.channels, dtype=dtype, name="conv_in")(x)
-    skips = [h]
-    for level, multiplier in enumerate(self.multipliers):
-      for index in range(self.num_blocks):
-        h = stage(h, f"down_{level}", index, multiplier * self.channels)
-        skips.append(h)
-      keep(self, f"down_{level}", h, names)
-      if level != last:
-        h = resample(h, "down", f"down_{level}_resample")
-        skips.append(h)
-
-    h = block(h, "middle_block_1")
-    if self.middle != "blocks":
-      h = attend(h, "middle_attention", self.middle == "attention")
-    h = block(h, "middle_block_2")
-    keep(self, "middle", h, names)
-
-    for level, multiplier in reversed(list(enumerate(self.multipliers))):
-      for index in range(self.num_blocks + 1):
-        h = jnp.concatenate([h, skips.pop()], axis=-1)
-        h = stage(h, f"up_{level}", index, multiplier * self.channels)
-      keep(self, f"up_{level}", h, names)
-      if level != 0:
-        h = resample(h, "up", f"up_{level}_resample")
-
-    # Float32 from here on: rounding to bfloat16 would be noise in the output.
-    h = nn.swish(Norm(name="norm_out", **norms)(h))
-    channels = self.out_channels * self.patch**2
-    return unfold(conv(channels, zero=True, name="conv_out")(h), self.patch)

@@ -247,58 +247,77 @@ class UViT(nn.Module, kw_only=True):
       two_times=self.two_times,
       name="embed",
     )(t, label, s)
-    dtype = jnp.dtype(self.dtype)
-
-    def blocks(h, stage, name, skips=None, gives_skip=False):
-      fields = {"head_dim": self.head_dim, "attention": self.attention}
-      kind = TransformerBlock
-      if stage < self.conv_stages:
-        kind, fields = ConvBlock, {"groups": self.groups}
-      row = scanned(
-        kind,
-        self.num_blocks[stage],
-        in_axes=(nn.broadcast, 0),
-        remat=self.remat,
-        # The first block up meets the last block down.
-        reverse=skips is not None,
-      )
-      return row(
-        gives_skip=gives_skip,
-        train=train,
-        dropout=self.dropout[stage] if self.dropout else 0.0,
-        dtype=dtype,
-        name=name,
-        **fields,
-      )(h, embed, skips)
-
-    def dense(stage, name):
-      return nn.Dense(self.channels[stage], dtype=dtype, name=name)
-
-    last = len(self.channels) - 1
-    h = conv(self.channels[0], dtype=dtype, name="conv_in")(x)
+    told = (embed, train)
+    h = conv(self.channels[0], dtype=self.dtype, name="conv_in")(x)
     skips = []
+    last = len(self.channels) - 1
     for stage in range(last):
-      h, skip = blocks(h, stage, f"down_{stage}", gives_skip=True)
+      h, skip = self._row(h, told, stage, f"down_{stage}", gives_skip=True)
       skips.append(skip)
       keep(self, f"down_{stage}", h, names)
-      h = dense(stage + 1, f"down_{stage}_resample")(downsample(h))
+      h = self._dense(stage + 1, f"down_{stage}_resample")(downsample(h))
 
     position = self.param(
       "position", nn.initializers.normal(0.01), h.shape[1:], jnp.float32
     )
-    h = h + position[None].astype(dtype)
-    h, _ = blocks(h, last, "middle")
+    h = h + position[None].astype(self.dtype)
+    h, _ = self._row(h, told, last, "middle")
     keep(self, "middle", h, names)
 
     for stage in reversed(range(last)):
-      h = upsample(dense(stage, f"up_{stage}_resample")(h))
-      h, _ = blocks(h, stage, f"up_{stage}", skips[stage])
+      h = upsample(self._dense(stage, f"up_{stage}_resample")(h))
+      h, _ = self._row(h, told, stage, f"up_{stage}", skips[stage])
       keep(self, f"up_{stage}", h, names)
 
     # Float32 from here on: rounding to bfloat16 would be noise in the output.
     h = nn.swish(Norm(groups=self.groups, name="norm_out")(h))
     channels = self.out_channels * self.patch**2
     return unfold(conv(channels, zero=True, name="conv_out")(h), self.patch)
+
+  def _row(
+    self,
+    h: Map,
+    told: tuple[Vector, bool],
+    stage: int,
+    name: str,
+    skips: Float[Array, "n b h w c"] | None = None,
+    gives_skip: bool = False,
+  ) -> tuple[Map, Float[Array, "n b h w c"] | None]:
+    """What the blocks of a stage make of h, and the output of each if asked.
+
+    Args:
+      h: the input of the first block.
+      told: the embedding, and `train`.
+      stage: 0 for the finest.
+      name: of the row's parameters.
+      skips: outputs of the row that mirrors this one, on the way up.
+      gives_skip: whether to give the outputs of all blocks.
+    """
+    embed, train = told
+    if stage < self.conv_stages:
+      kind, fields = ConvBlock, {"groups": self.groups}
+    else:
+      kind = TransformerBlock
+      fields = {"head_dim": self.head_dim, "attention": self.attention}
+    row = scanned(
+      kind,
+      self.num_blocks[stage],
+      in_axes=(nn.broadcast, 0),
+      remat=self.remat,
+      # The first block up meets the last block down.
+      reverse=skips is not None,
+    )
+    return row(
+      gives_skip=gives_skip,
+      train=train,
+      dropout=self.dropout[stage] if self.dropout else 0.0,
+      dtype=self.dtype,
+      name=name,
+      **fields,
+    )(h, embed, skips)
+
+  def _dense(self, stage: int, name: str) -> nn.Dense:
+    return nn.Dense(self.channels[stage], dtype=self.dtype, name=name)
 
   def _check(self, x: Image) -> None:
     height, width = x.shape[1:3]
