@@ -84,7 +84,8 @@ Images = Annotated[int, Range(20, 10**7)]
 Minutes = Annotated[float, Range(0, 10**6)]
 Share = Annotated[float, Range(0, 1, "most")]
 Side = Annotated[int, Range(1, 2**14)]
-Steps = Annotated[int, Range(1, 10**5)]
+STEPS = Range(1, 10**5)
+Steps = Annotated[int, STEPS]
 Updates = Annotated[int, Range(1, 10**9)]
 # A step of a round, from 0.
 STEP = Range(0, 10**15)
@@ -92,6 +93,8 @@ SEED = Range(0, 2**32 - 1)
 Seed = Annotated[int, SEED]
 # Fields of networks.
 Channels = Annotated[int, Range(1, 2**16)]
+# Channels of a sinusoid; these are also even.
+Waves = Annotated[int, Range(4, 2**16)]
 Classes = Annotated[int, Range(0, 10**6)]
 SomeClasses = Annotated[int, Range(1, 10**6)]
 Depth = Annotated[int, Range(1, 1000)]

@@ -51,7 +51,14 @@ DOORS = {
     "sampling",
     "system",
   ),
-  "interop": ("arrays", "diffusion", "fields", "networks", "system"),
+  "interop": (
+    "arrays",
+    "diffusion",
+    "fields",
+    "networks",
+    "ranges",
+    "system",
+  ),
   "run": (
     "__init__",
     "arrays",

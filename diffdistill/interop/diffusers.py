@@ -117,6 +117,11 @@ def write(model: Model, folder: epath.Path, grid: Grid | None) -> None:
       f"the model's precondition is {model.precondition['kind']}, which"
       " diffusers' networks do not have; pass --format=safetensors or stablehlo"
     )
+  if model.network.get("two_times"):
+    raise ValueError(
+      "the model's network is told a second time (two_times=True), which"
+      " diffusers' networks are not; pass --format=safetensors or stablehlo"
+    )
   native = _is_native(model, grid)
   kind = model.network["kind"]
   name = {"dit": "transformer", "unet": "unet"}.get(kind)

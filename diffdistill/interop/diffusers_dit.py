@@ -5,6 +5,7 @@ in the published weights are one embedding copied: ours has one. Half of what
 they output may be a variance that nothing here reads: it is left out.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from diffdistill.arrays import Params
 from diffdistill.interop.diffusers_dit_config import DEFAULTS, checked
 from diffdistill.interop.model import Fields, Model, network_of
+from diffdistill.interop.remaining import Remaining
 from diffdistill.interop.tensors import Tensors
 from diffdistill.networks.dit import SINUSOID, DiT
 from diffdistill.networks.layers import EPSILON, EXPANSION
@@ -34,6 +36,37 @@ QKV = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
 Take = Callable[[str, tuple[int, ...]], Float[np.ndarray, "..."]]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sizes:
+  """The sizes of a transformer, and whether its attention has biases."""
+
+  heads: int
+  width: int
+  depth: int
+  channels: int
+  outputs: int
+  side: int
+  patch: int
+  classes: int
+  bias: bool
+
+  @classmethod
+  def of(cls, config: dict[str, Any]) -> "Sizes":
+    """The sizes that a checked config says."""
+    heads = config["num_attention_heads"]
+    return cls(
+      heads=heads,
+      width=heads * config["attention_head_dim"],
+      depth=config["num_layers"],
+      channels=config["in_channels"],
+      outputs=config["out_channels"] or config["in_channels"],
+      side=config["sample_size"],
+      patch=config["patch_size"],
+      classes=config["num_embeds_ada_norm"],
+      bias=config["attention_bias"],
+    )
+
+
 def read(
   config: dict[str, Any], tensors: Tensors
 ) -> tuple[Fields, Params, tuple[int, int, int], int, bool]:
@@ -49,76 +82,41 @@ def read(
     ValueError: for a field that our network has not, or tensors that are not
       those of the config; one line that names it.
   """
-  config = checked(config)
-  heads, depth, channels, side, patch, classes = (
-    config[name]
-    for name in (
-      "num_attention_heads",
-      "num_layers",
-      "in_channels",
-      "sample_size",
-      "patch_size",
-      "num_embeds_ada_norm",
-    )
+  sizes = Sizes.of(checked(config))
+  left = Remaining(
+    tensors=dict(tensors),
+    holder="the transformer",
+    network="a DiTTransformer2DModel of this config",
+    remedy="pass whole weights with their own config.json",
   )
-  width = heads * config["attention_head_dim"]
-  outputs = config["out_channels"] or channels
-  tensors = dict(tensors)
-
-  def take(name: str, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
-    if name not in tensors:
-      raise ValueError(
-        f"the transformer has no tensor {name}; pass weights that are whole,"
-        " with their own config.json"
-      )
-    tensor = tensors.pop(name)
-    if tensor.shape != shape:
-      raise ValueError(
-        f"the transformer's {name} has shape {tensor.shape} where its config"
-        f" says {shape}; pass weights with their own config.json"
-      )
-    return tensor
-
-  embeds, blocks = [], []
-  for i in range(depth):
-    name = f"transformer_blocks.{i}"
-    embeds.append(_embedding(take, name, width, classes))
-    blocks.append(_block(take, name, width, heads, config["attention_bias"]))
-    if not all(
-      map(np.array_equal, *map(jax.tree.leaves, (embeds[0], embeds[i])))
-    ):
-      raise ValueError(
-        f"{name}.norm1.emb is not that of block 0, and our DiT has one for all;"
-        " pass weights converted from the released code, where they are copies"
-      )
-  weight = take("pos_embed.proj.weight", (width, channels, patch, patch))
-  out = _dense(take, "proj_out_2", width, patch**2 * outputs)
+  embed, blocks = _blocks(left.take, sizes)
+  width, patch = sizes.width, sizes.patch
+  channels, outputs = sizes.channels, sizes.outputs
+  weight = left.take("pos_embed.proj.weight", (width, channels, patch, patch))
+  out = _dense(left.take, "proj_out_2", width, patch**2 * outputs)
   params = {
-    "embed": embeds[0],
+    "embed": embed,
     "patches": {
       "kernel": weight.transpose(2, 3, 1, 0).reshape(-1, width),
-      "bias": take("pos_embed.proj.bias", (width,)),
+      "bias": left.take("pos_embed.proj.bias", (width,)),
     },
-    "blocks": jax.tree.map(lambda *leaves: np.stack(leaves), *blocks),
-    "film_out": _dense(take, "proj_out_1", width, 2 * width),
+    "blocks": blocks,
+    "film_out": _dense(left.take, "proj_out_1", width, 2 * width),
     "out": jax.tree.map(lambda leaf: _mean_of(leaf, outputs, channels), out),
   }
-  if tensors:
-    raise ValueError(
-      f"the tensor {min(tensors)} is none of a DiTTransformer2DModel of this"
-      " config; pass weights with their own config.json"
-    )
+  left.check_empty()
   params = jax.tree.map(
     lambda leaf: np.ascontiguousarray(leaf, np.float32), params
   )
   network = {
     "kind": "dit",
     "width": width,
-    "depth": depth,
-    "num_heads": heads,
+    "depth": sizes.depth,
+    "num_heads": sizes.heads,
     "patch": patch,
   }
-  return network, params, (side, side, channels), classes, True
+  image_shape = (sizes.side, sizes.side, channels)
+  return network, params, image_shape, sizes.classes, True
 
 
 def write(model: Model) -> tuple[dict[str, Any], Tensors]:
@@ -127,21 +125,8 @@ def write(model: Model) -> tuple[dict[str, Any], Tensors]:
   Raises:
     ValueError: for a model that it cannot be, naming the field.
   """
-  module = network_of(model).module
+  module = _representable(model)
   side, _, channels = model.image_shape
-  for wrong, what in (
-    (not isinstance(module, DiT), f"network is a {type(module).__name__}"),
-    (model.image_shape[1] != side, f"image_shape is {model.image_shape}"),
-    (model.output == "both", "output is 'both'"),
-    (not model.num_classes, "num_classes is 0"),
-    (not model.null_label, "null_label is False"),
-  ):
-    if wrong:
-      raise ValueError(
-        f"the model's {what}, and diffusers' DiT is a transformer of square"
-        " images, of one output, told a class or that there is none; export it"
-        " as safetensors or stablehlo"
-      )
   config = {
     "_class_name": "DiTTransformer2DModel",
     **DEFAULTS,
@@ -183,6 +168,33 @@ def write(model: Model) -> tuple[dict[str, Any], Tensors]:
   return config, {k: np.ascontiguousarray(v) for k, v in tensors.items()}
 
 
+def _representable(model: Model) -> DiT:
+  """The module of a model that a DiTTransformer2DModel can be.
+
+  Raises:
+    ValueError: for any other model, naming the field.
+  """
+  module = network_of(model).module
+  for wrong, what in (
+    (not isinstance(module, DiT), f"network is a {type(module).__name__}"),
+    (
+      len(set(model.image_shape[:2])) > 1,
+      f"image_shape is {model.image_shape}",
+    ),
+    (model.output == "both", "output is 'both'"),
+    (not model.num_classes, "num_classes is 0"),
+    (not model.null_label, "null_label is False"),
+  ):
+    if wrong:
+      raise ValueError(
+        f"the model's {what}, and diffusers' DiT is a transformer of square"
+        " images, of one output, told a class or that there is none; export it"
+        " as safetensors or stablehlo"
+      )
+  assert isinstance(module, DiT)
+  return module
+
+
 def _dense(
   take: Take, name: str, inputs: int, outputs: int, bias: bool = True
 ) -> Params:
@@ -197,34 +209,61 @@ def _linear(name: str, dense: Params) -> Tensors:
   return {f"{name}.weight": dense["kernel"].T, f"{name}.bias": dense["bias"]}
 
 
-def _embedding(take: Take, name: str, width: int, classes: int) -> Params:
+def _blocks(take: Take, sizes: Sizes) -> tuple[Params, Params]:
+  """The embedding that all blocks share, and the blocks, stacked.
+
+  Raises:
+    ValueError: for a block whose embedding is not that of the first.
+  """
+  embeds, blocks = [], []
+  for i in range(sizes.depth):
+    name = f"transformer_blocks.{i}"
+    embeds.append(_embedding(take, name, sizes))
+    blocks.append(_block(take, name, sizes))
+    if not all(
+      map(np.array_equal, *map(jax.tree.leaves, (embeds[0], embeds[i])))
+    ):
+      raise ValueError(
+        f"{name}.norm1.emb is not that of block 0, and our DiT has one for all;"
+        " pass weights converted from the released code, where they are copies"
+      )
+  return embeds[0], jax.tree.map(lambda *leaves: np.stack(leaves), *blocks)
+
+
+def _embedding(take: Take, name: str, sizes: Sizes) -> Params:
+  width = sizes.width
   return {
     "dense1": _dense(take, f"{name}.{EMBED}1", SINUSOID, width),
     "dense2": _dense(take, f"{name}.{EMBED}2", width, width),
     "label": {
       # The row after the classes is that of none.
-      "kernel": take(f"{name}.{TABLE}", (classes + 1, width)),
+      "kernel": take(f"{name}.{TABLE}", (sizes.classes + 1, width)),
       "bias": np.zeros(width),
     },
   }
 
 
-def _block(take: Take, name: str, width: int, heads: int, bias: bool) -> Params:
-  sizes = {
+def _block(take: Take, name: str, sizes: Sizes) -> Params:
+  width = sizes.width
+  shapes = {
     "film": (width, 6 * width),
     "out": (width, width),
     "dense1": (width, EXPANSION * width),
     "dense2": (EXPANSION * width, width),
   }
-  qkv = [_dense(take, f"{name}.{part}", width, width, bias) for part in QKV]
+  qkv = [
+    _dense(take, f"{name}.{part}", width, width, sizes.bias) for part in QKV
+  ]
   kernel = np.stack([part["kernel"] for part in qkv], axis=1)
   return {
     "qkv": {
-      "kernel": kernel.reshape(width, 3, heads, -1),
-      "bias": np.stack([part["bias"] for part in qkv]).reshape(3, heads, -1),
+      "kernel": kernel.reshape(width, 3, sizes.heads, -1),
+      "bias": np.stack([part["bias"] for part in qkv]).reshape(
+        3, sizes.heads, -1
+      ),
     },
     **{
-      ours: _dense(take, f"{name}.{theirs}", *sizes[ours])
+      ours: _dense(take, f"{name}.{theirs}", *shapes[ours])
       for ours, theirs in BLOCK.items()
     },
   }

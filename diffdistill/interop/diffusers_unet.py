@@ -101,63 +101,12 @@ def write(
       f"the network is a {model.network['kind']}; pass a unet for diffusers'"
       " UNet2DModel"
     )
-  for name, wanted in (
-    ("patch", 1),
-    ("sinusoid_dim", module.channels),
-  ):
-    value = getattr(module, name) or wanted
-    require(
-      value == wanted,
-      f"{name} is {value}, which UNet2DModel does not have; export a network"
-      f" with {wanted}",
-    )
-  require(
-    module.multipliers[0] == 1,
-    f"multipliers is {module.multipliers}, but UNet2DModel begins with the"
-    " channels of its first level; export a network whose first is 1",
-  )
-  height, width, image_channels = model.image_shape
-  widths = [module.channels * factor for factor in module.multipliers]
-  resampling = module.resampling or STYLES[module.style]
-  film, block = module.style == "film", resampling == "block"
-  attentive = [height // 2**i in module.attention for i in range(len(widths))]
-  types = {
-    way: [ATTENTIVE[way] if a else PLAIN[way][resampling] for a in attentive]
-    for way in ("down", "up")
-  }
-  groups = _groups(model, module)
-  config = DEFAULTS | {
-    "_class_name": "UNet2DModel",
-    "sample_size": height if height == width else [height, width],
-    "in_channels": image_channels,
-    "out_channels": module.out_channels,
-    "time_embedding_dim": module.embed_dim,
-    "freq_shift": module.frequency_shift,
-    "flip_sin_to_cos": module.cos_first,
-    "down_block_types": types["down"],
-    "up_block_types": types["up"][::-1],
-    "block_out_channels": widths,
-    "layers_per_block": module.num_blocks,
-    "downsample_padding": {v: k for k, v in PADDING.items()}[module.padding],
-    "downsample_type": "resnet" if block else "conv",
-    "upsample_type": "resnet" if block else "conv",
-    "dropout": module.dropout,
-    "attention_head_dim": _head_dim(module, widths, attentive),
-    "norm_num_groups": groups,
-    "norm_eps": module.epsilon,
-    "resnet_time_scale_shift": "scale_shift" if film else "default",
-    "add_attention": module.middle != "blocks",
-    "num_class_embeds": module.num_classes or None,
-  }
-  if module.middle == "attention" and film:
-    config["attn_norm_num_groups"] = groups
-  require(
-    module.middle != "bare_attention" or film,
-    "middle is bare_attention, which UNet2DModel has in the style film alone;"
-    " export a network with attention",
-  )
+  _require_representable(module)
+  config = _config(model, module)
   tensors = torch_from_params(
-    model.params, _namer(len(widths)), lambda path: path.endswith("/skip")
+    model.params,
+    _namer(len(module.multipliers)),
+    lambda path: path.endswith("/skip"),
   )
   if noise_levels is not None:
     config["time_embedding_type"] = "learned"
@@ -176,6 +125,66 @@ def write(
       " steps"
     )
   return config, tensors
+
+
+def _require_representable(module: UNet) -> None:
+  """Refuses a U-Net with a setting that UNet2DModel does not have."""
+  for name, wanted in (("patch", 1), ("sinusoid_dim", module.channels)):
+    value = getattr(module, name) or wanted
+    require(
+      value == wanted,
+      f"{name} is {value}, which UNet2DModel does not have; export a network"
+      f" with {wanted}",
+    )
+  require(
+    module.multipliers[0] == 1,
+    f"multipliers is {module.multipliers}, but UNet2DModel begins with the"
+    " channels of its first level; export a network whose first is 1",
+  )
+  require(
+    module.middle != "bare_attention" or module.style == "film",
+    "middle is bare_attention, which UNet2DModel has in the style film alone;"
+    " export a network with attention",
+  )
+
+
+def _config(model: Model, module: UNet) -> Config:
+  """The config.json of a U-Net whose noise level is an index of 1000."""
+  height, width, image_channels = model.image_shape
+  widths = [module.channels * factor for factor in module.multipliers]
+  resampling = module.resampling or STYLES[module.style]
+  film, block = module.style == "film", resampling == "block"
+  attentive = [height // 2**i in module.attention for i in range(len(widths))]
+  types = {
+    way: [ATTENTIVE[way] if a else PLAIN[way][resampling] for a in attentive]
+    for way in ("down", "up")
+  }
+  groups = _groups(model, module)
+  bare = module.middle != "attention" or not film
+  return DEFAULTS | {
+    "_class_name": "UNet2DModel",
+    "sample_size": height if height == width else [height, width],
+    "in_channels": image_channels,
+    "out_channels": module.out_channels,
+    "time_embedding_dim": module.embed_dim,
+    "freq_shift": module.frequency_shift,
+    "flip_sin_to_cos": module.cos_first,
+    "down_block_types": types["down"],
+    "up_block_types": types["up"][::-1],
+    "block_out_channels": widths,
+    "layers_per_block": module.num_blocks,
+    "downsample_padding": {v: k for k, v in PADDING.items()}[module.padding],
+    "downsample_type": "resnet" if block else "conv",
+    "upsample_type": "resnet" if block else "conv",
+    "dropout": module.dropout,
+    "attention_head_dim": _head_dim(module, widths, attentive),
+    "norm_num_groups": groups,
+    "attn_norm_num_groups": None if bare else groups,
+    "norm_eps": module.epsilon,
+    "resnet_time_scale_shift": "scale_shift" if film else "default",
+    "add_attention": module.middle != "blocks",
+    "num_class_embeds": module.num_classes or None,
+  }
 
 
 def _groups(model: Model, module: UNet) -> int:

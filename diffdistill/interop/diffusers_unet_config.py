@@ -84,42 +84,20 @@ def read_config(config: Config) -> tuple[Fields, tuple[int, int, int], int]:
   config = DEFAULTS | config
   for name, known in CHOICES.items():
     _require(config, name, config[name] in known, f"one of {known}")
-  channels, *_ = widths = tuple(config["block_out_channels"])
-  _require(
-    config,
-    "block_out_channels",
-    all(width % channels == 0 for width in widths),
-    "multiples of the first",
-  )
-  size = config["sample_size"]
-  _require(config, "sample_size", size is not None, "the side of the images")
-  height, width = (size, size) if isinstance(size, int) else size
-  divisor = 2 ** (len(widths) - 1)
-  _require(
-    config,
-    "sample_size",
-    height % divisor == 0 and width % divisor == 0,
-    f"sizes divisible by {divisor}",
-  )
-  groups = config["norm_num_groups"]
-  _require(
-    config,
-    "norm_num_groups",
-    groups is not None and all(width % groups == 0 for width in widths),
-    f"a divisor of {widths}",
-  )
+  widths, height, width = _sizes(config)
   style = STYLE[config["resnet_time_scale_shift"]]
   attentive, resampling = _levels(config)
-  head_dim = config["attention_head_dim"]
   middle = _read_middle(config)
   attended = [widths[i] for i in attentive]
   attended += [] if middle == "blocks" else [widths[-1]]
+  head_dim = config["attention_head_dim"]
   _require(
     config,
     "attention_head_dim",
     head_dim is None or all(width % head_dim == 0 for width in attended),
     f"a divisor of {attended}",
   )
+  channels, groups = widths[0], config["norm_num_groups"]
   embed_dim = config["time_embedding_dim"]
   fields = {
     "channels": channels,
@@ -140,11 +118,38 @@ def read_config(config: Config) -> tuple[Fields, tuple[int, int, int], int]:
   }
   if resampling != "conv":
     del fields["padding"]
-  return (
-    without_defaults(fields),
-    (height, width, config["in_channels"]),
-    config["num_class_embeds"] or 0,
+  image_shape = (height, width, config["in_channels"])
+  classes = config["num_class_embeds"] or 0
+  return without_defaults(fields), image_shape, classes
+
+
+def _sizes(config: Config) -> tuple[tuple[int, ...], int, int]:
+  """The channels of each level, and the height and width of the images."""
+  widths = tuple(config["block_out_channels"])
+  _require(
+    config,
+    "block_out_channels",
+    all(width % widths[0] == 0 for width in widths),
+    "multiples of the first",
   )
+  size = config["sample_size"]
+  _require(config, "sample_size", size is not None, "the side of the images")
+  height, width = (size, size) if isinstance(size, int) else size
+  divisor = 2 ** (len(widths) - 1)
+  _require(
+    config,
+    "sample_size",
+    height % divisor == 0 and width % divisor == 0,
+    f"sizes divisible by {divisor}",
+  )
+  groups = config["norm_num_groups"]
+  _require(
+    config,
+    "norm_num_groups",
+    groups is not None and all(width % groups == 0 for width in widths),
+    f"a divisor of {widths}",
+  )
+  return widths, height, width
 
 
 def _levels(config: Config) -> tuple[list[int], str | None]:

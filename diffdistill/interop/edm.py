@@ -27,6 +27,7 @@ from etils import epath
 from diffdistill.interop.model import Fields, Model, network_of
 from diffdistill.interop.pickled_names import Object
 from diffdistill.interop.pickles import read_pickle
+from diffdistill.interop.remaining import Remaining
 from diffdistill.interop.tensors import Tensors
 
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0  # Karras et al. 2022, Table 1
@@ -215,25 +216,21 @@ def _tensors(module: Object) -> Tensors:
 def _params(model: Model, tensors: Tensors) -> Any:
   """The tree of our network's weights."""
   song, size = model.network["kind"] == "song_unet", model.image_shape[0]
-  left = {
-    name: tensor
-    for name, tensor in tensors.items()
-    # Of augmentation labels; and what a setting says.
-    if not re.fullmatch(r"map_augment\.weight|.*\.resample_filter", name)
-  }
+  left = Remaining(
+    tensors={
+      name: tensor
+      for name, tensor in tensors.items()
+      # No network needs these: the first is of augmentation labels, and the
+      # others repeat a setting.
+      if not re.fullmatch(r"map_augment\.weight|.*\.resample_filter", name)
+    },
+    holder="the model",
+    network="a network of its settings",
+    remedy="pass a whole model of the published definition",
+  )
 
   def take(name: str) -> np.ndarray:
-    if not isinstance(left.get(name), np.ndarray):
-      raise ValueError(
-        f"the model has no tensor {name}, which its settings ask for; pass a"
-        " pickle that is whole"
-      )
-    value = np.asarray(left.pop(name), np.float32)
-    if not np.isfinite(value).all():
-      raise ValueError(
-        f"the tensor {name} is not finite; pass a trained model's"
-      )
-    return value
+    return left.take(name).astype(np.float32)
 
   def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
     *layer, part = (key.key for key in path)
@@ -259,11 +256,7 @@ def _params(model: Model, tensors: Tensors) -> Any:
 
   shapes = jax.eval_shape(network_of(model).init, jax.random.key(0))
   params = jax.tree_util.tree_map_with_path(fill, shapes)
-  if left:
-    raise ValueError(
-      f"the tensor {min(left)[:99]} is none that its settings ask for; pass a"
-      " model of the published definition"
-    )
+  left.check_empty()
   return params
 
 

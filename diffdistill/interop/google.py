@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict
 
 from diffdistill.arrays import Params
 from diffdistill.interop.model import Fields, Model, check
+from diffdistill.interop.remaining import Remaining
 from diffdistill.interop.tensors import Tensors
 from diffdistill.interop.unet_layers import Layer, build, without_defaults
 from diffdistill.networks.layers import require
@@ -190,21 +191,15 @@ def _params(
   module: UNet, image_shape: tuple[int, int, int], tensors: Tensors
 ) -> Params:
   """Their tensors in our tree, each reshaped where Flax was older."""
-  left = dict(tensors)
+  left = Remaining(
+    tensors={name: np.asarray(value) for name, value in tensors.items()},
+    holder="the checkpoint",
+    network="this network",
+    remedy="pass the config's model.args",
+  )
 
   def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    if name not in left:
-      raise ValueError(
-        f"the checkpoint has no {name}, which this network has; pass the"
-        " config's model.args"
-      )
-    tensor = np.asarray(left.pop(name))
-    if tensor.size != np.prod(shape):
-      raise ValueError(
-        f"{name} of the checkpoint has shape {tensor.shape}, but this"
-        f" network's is {shape}; pass the config's model.args"
-      )
-    return tensor.reshape(shape).astype(np.float32)
+    return left.take(name, shape, reshape=True).astype(np.float32)
 
   def layer(path: str, shapes: Layer) -> Layer:
     theirs = _their_name(path)
@@ -226,11 +221,7 @@ def _params(
     }
 
   params = build(module, image_shape, layer)
-  if left:
-    raise ValueError(
-      f"{min(left)} of the checkpoint is none of this network; pass the"
-      " config's model.args"
-    )
+  left.check_empty()
   return params
 
 

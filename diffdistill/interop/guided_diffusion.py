@@ -93,16 +93,7 @@ def read(path: epath.PathLike, settings: Fields) -> Model:
     ValueError: for a flag that is unknown or cannot be represented, and for
       weights that do not fit.
   """
-  for name in settings:
-    require(
-      name in DEFAULTS or name in IGNORED,
-      f"{name} is no flag of guided-diffusion; pass some of"
-      f" {', '.join(DEFAULTS)}",
-    )
-  flags = DEFAULTS | {k: v for k, v in settings.items() if k in DEFAULTS}
-  for name, value in flags.items():
-    kind = type(DEFAULTS[name])
-    require(type(value) is kind, f"{name} is {value!r}; pass a {kind.__name__}")
+  flags = _flags(settings)
   tensors = dict(read_tensors(path))
   network = _network(flags)
   channels = _image_channels(tensors, path, flags["learn_sigma"])
@@ -140,6 +131,21 @@ def read(path: epath.PathLike, settings: Fields) -> Model:
       origin=f"OpenAI's guided-diffusion, {epath.Path(path).name}",
     )
   )
+
+
+def _flags(settings: Fields) -> Fields:
+  """Every flag that says what the weights mean, of the right type."""
+  for name in settings:
+    require(
+      name in DEFAULTS or name in IGNORED,
+      f"{name} is no flag of guided-diffusion; pass some of"
+      f" {', '.join(DEFAULTS)}",
+    )
+  flags = DEFAULTS | {k: v for k, v in settings.items() if k in DEFAULTS}
+  for name, value in flags.items():
+    kind = type(DEFAULTS[name])
+    require(type(value) is kind, f"{name} is {value!r}; pass a {kind.__name__}")
+  return flags
 
 
 def _network(flags: Fields) -> Fields:

@@ -5,7 +5,9 @@ It means what a recipe's `model` section means: the fields are that section's.
 
 import dataclasses
 import re
+import typing
 from collections.abc import Iterator
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -13,8 +15,10 @@ import numpy as np
 from diffdistill.arrays import Params
 from diffdistill.diffusion.prediction import output_channels
 from diffdistill.fields import Fields
+from diffdistill.fields.field_type import check_type
 from diffdistill.networks import NETWORKS
 from diffdistill.networks.network import LinenNetwork
+from diffdistill.ranges import Classes, Range, Side, check_ranges
 
 # Names of licences, such as those of SPDX and of Hugging Face.
 LICENSE = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}"
@@ -51,26 +55,20 @@ class Model:
   schedule: Fields
   output: str
   precondition: Fields
-  image_shape: tuple[int, int, int]
+  image_shape: tuple[Side, Side, Side]
   params: Params
-  num_classes: int = 0
-  label_counts: tuple[int, ...] = ()
+  num_classes: Classes = 0
+  label_counts: tuple[Annotated[int, Range(0, 2**62)], ...] = ()
   null_label: bool = False
   origin: str = ""
   license: str = ""
   sampler: Fields | None = None
-  num_steps: int = 0
+  num_steps: Annotated[int, Range(0, 10**5)] = 0
 
   def __post_init__(self):
-    shape = self.image_shape
-    if not (
-      isinstance(shape, tuple)
-      and len(shape) == 3
-      and all(isinstance(size, int) and size > 0 for size in shape)
-    ):
-      raise ValueError(
-        f"image_shape is {shape!r}; pass (height, width, channels)"
-      )
+    for field, hint in typing.get_type_hints(Model).items():
+      check_type(field, getattr(self, field), hint)
+    check_ranges(self)
     if not self.origin.isprintable() or len(self.origin) > MAX_ORIGIN:
       raise ValueError(
         f"origin is {self.origin[:99]!r}; pass one line of at most"
@@ -81,19 +79,11 @@ class Model:
         f"license is {self.license[:99]!r}; pass the short name of one, such"
         " as apache-2.0"
       )
-    for field in ("num_classes", "num_steps"):
-      value = getattr(self, field)
-      if not isinstance(value, int) or value < 0:
-        raise ValueError(f"{field} is {value!r}; pass 0 or more")
     counts = self.label_counts
-    if counts and not (
-      len(counts) == self.num_classes
-      and all(isinstance(count, int) and count >= 0 for count in counts)
-      and any(counts)
-    ):
+    if counts and not (len(counts) == self.num_classes and any(counts)):
       raise ValueError(
-        f"label_counts is {counts!r:.99}; pass one count of 0 or more for each"
-        f" of {self.num_classes} classes, and one class with images"
+        f"label_counts is {counts!r:.99}; pass one count for each of"
+        f" {self.num_classes} classes, and one class with images"
       )
 
 

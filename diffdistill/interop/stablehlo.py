@@ -21,6 +21,7 @@ from jax import export
 from jaxtyping import Array
 
 from diffdistill.arrays import Image, Key, Label, Params
+from diffdistill.ranges import STEPS, check_number
 from diffdistill.system.files import write_atomically
 
 # (params, noise of unit variance, label, key, num_steps) -> images.
@@ -103,19 +104,8 @@ def export_sampler(
     ValueError: for values out of these ranges, weights of two gigabytes, or
       where the flatbuffers that jax.export needs is not installed.
   """
-  if num_steps < 1:
-    raise ValueError(f"num_steps is {num_steps}; pass 1 or more")
-  for platform in platforms:
-    if platform not in PLATFORMS:
-      raise ValueError(
-        f"the platform is {platform!r}; pass some of {', '.join(PLATFORMS)}"
-      )
-  size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-  if size > MAX_BYTES:
-    raise ValueError(
-      f"the weights have {size / 1e9:.1f} GB, and one StableHLO file holds"
-      " 2; export them as safetensors"
-    )
+  check_number("num_steps", num_steps, STEPS)
+  _check(params, platforms)
   # On no device: they become constants of the program.
   params = jax.tree.map(np.asarray, params)
 
@@ -141,6 +131,21 @@ def export_sampler(
       "jax.export writes with flatbuffers, which is not installed; pip install"
       " flatbuffers"
     ) from error
+
+
+def _check(params: Params, platforms: Sequence[str]) -> None:
+  """Refuses an unknown platform, and weights that no file can hold."""
+  for platform in platforms:
+    if platform not in PLATFORMS:
+      raise ValueError(
+        f"the platform is {platform!r}; pass some of {', '.join(PLATFORMS)}"
+      )
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+  if size > MAX_BYTES:
+    raise ValueError(
+      f"the weights have {size / 1e9:.1f} GB, and one StableHLO file holds"
+      " 2; export them as safetensors"
+    )
 
 
 def write_sampler(

@@ -5,9 +5,10 @@ and stands for what `pickled_names` says; any other is refused, and so is every
 instruction that weights do not need.
 """
 
+import dataclasses
 import io
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from diffdistill.interop.budget import Budget, check_number
@@ -73,78 +74,136 @@ def run(
       for more work than the budget allows.
     Exception: of many kinds, for what is damaged or no pickle.
   """
-  stack: list[Any] = []
-  marks: list[list[Any]] = []
-  memo: dict[Any, Any] = {}
-  calls = {**CALLS, LOAD_STORAGE: load_storage}
+  machine = Machine(
+    calls={**CALLS, LOAD_STORAGE: load_storage}, budget=budget, find=find
+  )
   # genops reads instructions and their arguments, and carries out none.
   for instruction, argument, _ in pickletools.genops(file):
     budget.count()
+    if instruction.name == "STOP":
+      return machine.stack.pop()
     items: list[Any] = []
     if pickletools.markobject in instruction.stack_before:
-      # What has been pushed since the last mark.
-      items, stack = stack, marks.pop()
-    match instruction.name:
-      case name if name in VALUES:
+      items = machine.pop_mark()
+    if not any(
+      group(instruction.name, argument, items)
+      for group in (machine.push, machine.remember, machine.fill, machine.make)
+    ):
+      raise RefusalError(
+        f"has the instruction {instruction.name}, which weights do not need;"
+        " save its state_dict()"
+      )
+  raise RefusalError("has no end; fetch it again")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Machine:
+  """The state of a pickle's program, and its instructions in four groups.
+
+  A method for a group carries out an instruction of its group and returns True.
+  It returns False for all other instructions.
+
+  Args:
+    calls: what each known name makes of its arguments.
+    budget: of memory.
+    find: the storage of a persistent id.
+    stack: the values since the last mark.
+    marks: the stacks before each mark.
+    memo: the values that the program has put aside, by number.
+  """
+
+  calls: Mapping[str, Callable[..., Any]]
+  budget: Budget
+  find: Find
+  stack: list[Any] = dataclasses.field(default_factory=list)
+  marks: list[list[Any]] = dataclasses.field(default_factory=list)
+  memo: dict[Any, Any] = dataclasses.field(default_factory=dict)
+
+  def pop_mark(self) -> list[Any]:
+    """Removes the last mark, and the values since then."""
+    items, self.stack = self.stack, self.marks.pop()
+    return items
+
+  def push(self, name: str, argument: Any, items: list[Any]) -> bool:
+    """Numbers, text, constants and tuples."""
+    match name:
+      case "TUPLE":
+        self.stack.append(tuple(items))
+      case "TUPLE1" | "TUPLE2" | "TUPLE3":
+        parts = [self.stack.pop() for _ in range(int(name[-1]))]
+        self.stack.append(tuple(reversed(parts)))
+      case _ if name in VALUES:
         check_number(argument)
-        stack.append(argument)
-      case name if name in CONSTANTS:
-        stack.append(CONSTANTS[name]())
+        self.stack.append(argument)
+      case _ if name in CONSTANTS:
+        self.stack.append(CONSTANTS[name]())
+      case _:
+        return False
+    return True
+
+  def remember(self, name: str, argument: Any, items: list[Any]) -> bool:
+    """Marks on the stack, and the memo."""
+    match name:
       case "PROTO" | "FRAME" | "POP_MARK":
         pass
       case "MARK":
-        marks.append(stack)
-        stack = []
+        self.marks.append(self.stack)
+        self.stack = []
       case "POP":
-        stack.pop()
-      case "STOP":
-        return stack.pop()
+        self.stack.pop()
       case "PUT" | "BINPUT" | "LONG_BINPUT":
-        memo[argument] = stack[-1]
+        self.memo[argument] = self.stack[-1]
       case "MEMOIZE":
-        memo[len(memo)] = stack[-1]
+        self.memo[len(self.memo)] = self.stack[-1]
       case "GET" | "BINGET" | "LONG_BINGET":
-        stack.append(_filled(memo[argument]))
-      case "TUPLE":
-        stack.append(tuple(items))
-      case "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
-        parts = [stack.pop() for _ in range(int(name[-1]))]
-        stack.append(tuple(reversed(parts)))
+        self.stack.append(_filled(self.memo[argument]))
+      case _:
+        return False
+    return True
+
+  def fill(self, name: str, argument: Any, items: list[Any]) -> bool:
+    """Lists, dicts and sets, and what is put into them."""
+    match name:
       case "LIST":
-        stack.append(items)
+        self.stack.append(items)
       case "DICT":
-        stack.append({})
-        set_items(stack[-1], items)
+        self.stack.append({})
+        set_items(self.stack[-1], items)
       case "APPEND":
-        item = stack.pop()
-        extend(stack[-1], [item])
+        item = self.stack.pop()
+        extend(self.stack[-1], [item])
       case "APPENDS" | "ADDITEMS":
-        extend(stack[-1], items)
+        extend(self.stack[-1], items)
       case "SETITEM":
-        value, key = stack.pop(), stack.pop()
-        set_items(stack[-1], [key, value])
+        value, key = self.stack.pop(), self.stack.pop()
+        set_items(self.stack[-1], [key, value])
       case "SETITEMS":
-        set_items(stack[-1], items)
+        set_items(self.stack[-1], items)
+      case _:
+        return False
+    return True
+
+  def make(self, name: str, argument: Any, items: list[Any]) -> bool:
+    """Names, and the objects that are made by calling them."""
+    match name:
       case "GLOBAL":
-        stack.append(_known(str(argument).replace(" ", ".", 1)))
+        self.stack.append(_known(str(argument).replace(" ", ".", 1)))
       case "STACK_GLOBAL":
-        member, module = stack.pop(), stack.pop()
-        stack.append(_known(".".join([module, member])))
+        member, module = self.stack.pop(), self.stack.pop()
+        self.stack.append(_known(".".join([module, member])))
       case "BINPERSID":
-        stack.append(find(stack.pop()))
+        self.stack.append(self.find(self.stack.pop()))
       case "REDUCE" | "NEWOBJ":
-        arguments, function = stack.pop(), stack.pop()
-        stack.append(_call(function, arguments, calls, budget))
+        arguments, function = self.stack.pop(), self.stack.pop()
+        made = _call(function, arguments, self.calls, self.budget)
+        self.stack.append(made)
       case "BUILD":
-        state, old = stack.pop(), stack.pop()
-        budget.copy(state)
-        stack.append(build(old, state))
-      case name:
-        raise RefusalError(
-          f"has the instruction {name}, which weights do not need; save its"
-          " state_dict()"
-        )
-  raise RefusalError("has no end; fetch it again")
+        state, old = self.stack.pop(), self.stack.pop()
+        self.budget.copy(state)
+        self.stack.append(build(old, state))
+      case _:
+        return False
+    return True
 
 
 def _known(name: str) -> Global:
@@ -165,7 +224,7 @@ def _filled(value: Any) -> Any:
 def _call(
   function: Any,
   arguments: Any,
-  calls: dict[str, Callable[..., Any]],
+  calls: Mapping[str, Callable[..., Any]],
   budget: Budget,
 ) -> Any:
   """What a known name makes of its arguments."""

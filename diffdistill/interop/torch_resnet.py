@@ -15,6 +15,7 @@ from etils import epath
 from jaxtyping import Float
 
 from diffdistill.arrays import Params
+from diffdistill.interop.remaining import Remaining
 from diffdistill.interop.tensors import Tensors, read_tensors
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.networks.resnet import TorchResNet
@@ -83,31 +84,15 @@ def from_torch(
     ValueError: for a tensor that is missing, left over, of another shape or
       not finite.
   """
-  left = dict(tensors)
+  left = Remaining(
+    tensors=dict(tensors), holder=str(path), network=network, remedy=remedy
+  )
 
   def take(name: str, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
-    if name not in left:
-      raise ValueError(
-        f"{path} has no tensor {name}, which {network} has; {remedy}"
-      )
-    tensor = left.pop(name)
-    if tensor.shape != shape:
-      raise ValueError(
-        f"{path}: {name} has shape {tensor.shape}, but this classifier's is"
-        f" {shape}; {remedy}"
-      )
-    if not np.all(np.isfinite(tensor)):
-      raise ValueError(
-        f"{path}: {name} is not finite; pass a file of trained weights"
-      )
-    return tensor.astype(np.float64)
+    return left.take(name, shape).astype(np.float64)
 
   params = _fill(shapes, "", take, epsilon, rename)
-  if left:
-    raise ValueError(
-      f"{path}: the tensor {min(left)} is none of {network}; {remedy}, or"
-      " remove it"
-    )
+  left.check_empty()
   return jax.tree.map(lambda x: np.ascontiguousarray(x, np.float32), params)
 
 

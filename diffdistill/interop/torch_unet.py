@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from diffdistill.arrays import Params
+from diffdistill.interop.remaining import Remaining
 from diffdistill.interop.tensors import Tensors
 from diffdistill.interop.unet_layers import Layer, build, layers
 from diffdistill.networks.unet import UNet
@@ -49,22 +50,15 @@ def params_from_torch(
   Raises:
     ValueError: for a tensor that is missing, of another shape or left over.
   """
-  left = dict(tensors)
+  left = Remaining(
+    tensors=dict(tensors),
+    holder="the file of weights",
+    network="this network",
+    remedy="pass the settings that the weights were trained with",
+  )
 
   def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    if name not in left:
-      raise ValueError(
-        f"the weights have no tensor {name}, which this network has; pass the"
-        " settings that they were trained with"
-      )
-    tensor = left.pop(name)
-    extra = tensor.shape[len(shape) :]
-    if tensor.shape != (*shape, *(1 for _ in extra)):
-      raise ValueError(
-        f"the tensor {name} has shape {tensor.shape}, but this network's is"
-        f" {shape}; pass the settings that it was trained with"
-      )
-    return tensor.reshape(shape).astype(np.float32)
+    return left.take(name, shape).astype(np.float32)
 
   def layer(path: str, shapes: Layer) -> Layer:
     theirs = name(path)
@@ -84,11 +78,7 @@ def params_from_torch(
     return {"kernel": kernel, "bias": bias}
 
   params = build(module, image_shape, layer)
-  if left:
-    raise ValueError(
-      f"the tensor {min(left)} is none of this network; pass the settings that"
-      " the weights were trained with"
-    )
+  left.check_empty()
   return params
 
 

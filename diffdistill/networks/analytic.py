@@ -10,7 +10,7 @@ eps, Bayes' rule gives, with V_k = alpha^2 s_k^2 + sigma^2,
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from diffdistill.arrays import (
   Params,
   Time,
 )
+from diffdistill.ranges import Range, check_ranges
 
 
 @runtime_checkable
@@ -53,16 +54,11 @@ class GaussianMixture:
 
   schedule: Coefficients
   image_shape: tuple[int, int, int] = (1, 1, 2)
-  num_components: int = 4
-  std: float = 0.1
+  num_components: Annotated[int, Range(1, 10**6)] = 4
+  std: Annotated[float, Range(0, 1000)] = 0.1
 
   def __post_init__(self):
-    if self.num_components < 1:
-      raise ValueError(
-        f"num_components is {self.num_components}; pass 1 or more"
-      )
-    if self.std < 0:
-      raise ValueError(f"std is {self.std}; pass 0 or more")
+    check_ranges(self)
 
   @property
   def two_times(self) -> bool:

@@ -80,11 +80,7 @@ class LinenClassifier:
   resize: Annotated[int, Range(0, 4096)] = 0
 
   def __post_init__(self):
-    require(
-      self.normalisation in NORMALISATIONS,
-      f"normalisation is {self.normalisation!r}; pass one of"
-      f" {', '.join(NORMALISATIONS)}",
-    )
+    require_known("normalisation", self.normalisation, NORMALISATIONS)
     mean, _ = NORMALISATIONS[self.normalisation]
     require(
       len(mean) in (1, self.image_shape[-1]),

@@ -127,10 +127,7 @@ class DiT(nn.Module, kw_only=True):
     super().__post_init__()
     require_precision(self.dtype, self.attention)
     check_ranges(self)
-    require(
-      self.width > 0 and self.width % 4 == 0,
-      f"width is {self.width}; pass a positive multiple of 4",
-    )
+    require(self.width % 4 == 0, f"width is {self.width}; pass a multiple of 4")
     require_divisor("num_heads", self.num_heads, self.width)
 
   @property

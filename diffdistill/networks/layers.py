@@ -45,11 +45,16 @@ def require_known(name: str, value: object, known: Collection[object]) -> None:
 
 
 def require_multipliers(multipliers: tuple[int, ...]) -> None:
-  """Raises ValueError unless there are some, all positive."""
+  """Raises ValueError unless there is a multiplier."""
   require(
-    len(multipliers) > 0 and min(multipliers) > 0,
-    f"multipliers is {multipliers}; pass one or more positive numbers",
+    len(multipliers) > 0,
+    f"multipliers is {multipliers}; pass one number for each level",
   )
+
+
+def require_even(name: str, value: int) -> None:
+  """Raises ValueError unless the value of a field is even."""
+  require(value % 2 == 0, f"{name} is {value}; pass an even number")
 
 
 def require_label(label: Label | None, num_classes: int) -> None:
@@ -199,7 +204,7 @@ class Attention(nn.Module, kw_only=True):
 def require_divisor(name: str, divisor: int, channels: int) -> None:
   """Raises ValueError unless the channels divide into heads."""
   require(
-    divisor > 0 and channels % divisor == 0,
+    channels % divisor == 0,
     f"{name} is {divisor}, but attention has {channels} channels; pass a"
     " divisor",
   )

@@ -6,8 +6,8 @@ from jaxtyping import Array, Float
 from diffdistill.arrays import Image, Label, Time
 from diffdistill.networks.embeddings import Embedding
 from diffdistill.networks.features import keep
-from diffdistill.networks.layers import require
-from diffdistill.ranges import Channels, Classes, Depth, check_ranges
+from diffdistill.networks.layers import require_even
+from diffdistill.ranges import Channels, Classes, Depth, Waves, check_ranges
 
 
 class MLP(nn.Module, kw_only=True):
@@ -24,7 +24,7 @@ class MLP(nn.Module, kw_only=True):
     two_times: whether the network is also told s, the time aimed at.
   """
 
-  width: Channels
+  width: Waves
   depth: Depth
   out_channels: Channels
   num_classes: Classes = 0
@@ -32,11 +32,8 @@ class MLP(nn.Module, kw_only=True):
 
   def __post_init__(self):
     super().__post_init__()
-    require(
-      self.width >= 4 and self.width % 2 == 0,
-      f"width is {self.width}; pass an even number, 4 or more",
-    )
     check_ranges(self)
+    require_even("width", self.width)
 
   @property
   def features(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from diffdistill.arrays import Image
 from diffdistill.networks.classifier import Classification
-from diffdistill.networks.layers import Map, require
+from diffdistill.networks.layers import Map, require_known
 from diffdistill.ranges import Channels, Range, SomeClasses, check_ranges
 
 # Blocks per level (He et al. 2016a, Table 1), and whether they are bottlenecks.
@@ -112,14 +112,8 @@ class TorchResNet(nn.Module, kw_only=True):
 
   def __post_init__(self):
     super().__post_init__()
-    require(
-      self.depth in DEPTHS,
-      f"depth is {self.depth}; pass one of {', '.join(map(str, DEPTHS))}",
-    )
-    require(
-      self.stem in STEMS,
-      f"stem is {self.stem!r}; pass one of {', '.join(STEMS)}",
-    )
+    require_known("depth", self.depth, DEPTHS)
+    require_known("stem", self.stem, STEMS)
     check_ranges(self)
 
   @nn.compact

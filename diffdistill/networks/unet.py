@@ -22,7 +22,6 @@ from typing import Annotated, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from diffdistill.arrays import Image, Label, Time
@@ -38,15 +37,14 @@ from diffdistill.networks.layers import (
   StridedDown,
   Vector,
   conv,
-  downsample,
   fold,
-  require,
+  require_even,
   require_known,
   require_levels,
   require_multipliers,
   unfold,
-  upsample,
 )
+from diffdistill.networks.unet_block import ResBlock
 from diffdistill.ranges import (
   Blocks,
   Channels,
@@ -55,6 +53,7 @@ from diffdistill.ranges import (
   Range,
   Share,
   Side,
+  Waves,
   check_ranges,
 )
 
@@ -63,57 +62,6 @@ STYLES = {"film": "block", "ddpm": "conv"}
 RESAMPLING = (None, "block", "conv")
 PADDING = ("same", "both")
 MIDDLE = ("attention", "bare_attention", "blocks")
-RESAMPLE = {"down": downsample, "up": upsample, None: lambda x: x}
-
-
-class ResBlock(nn.Module, kw_only=True):
-  """norm, swish, conv, norm, swish, dropout, conv; plus the input.
-
-  Args:
-    features: channels of the result; the input's if None.
-    resample: "down" or "up" before the first convolution and on the skip.
-    style: how the embedding enters, see above.
-  """
-
-  features: int | None = None
-  resample: str | None = None
-  style: str = "film"
-  dropout: float = 0.0
-  groups: int = 32
-  group_size: int = 2
-  epsilon: float = EPSILON
-  dtype: DTypeLike = jnp.float32
-
-  @nn.compact
-  def __call__(
-    self, x: Map, embed: Vector, train: bool
-  ) -> Float[Array, "b H W C"]:
-    features = self.features or x.shape[-1]
-    resample = RESAMPLE[self.resample]
-    norm1, norm2 = (
-      Norm(
-        groups=self.groups,
-        group_size=self.group_size,
-        epsilon=self.epsilon,
-        dtype=self.dtype,
-        name=name,
-      )
-      for name in ("norm1", "norm2")
-    )
-    h = resample(nn.swish(norm1(x)))
-    h = conv(features, dtype=self.dtype, name="conv1")(h)
-    if self.style == "film":
-      h = norm2(h, embed)
-    else:
-      add = nn.Dense(features, dtype=self.dtype, name="embed")
-      h = norm2(h + add(nn.swish(embed))[:, None, None, :])
-    h = nn.Dropout(self.dropout)(nn.swish(h), deterministic=not train)
-    h = conv(features, dtype=self.dtype, zero=True, name="conv2")(h)
-    skip = resample(x)
-    if skip.shape[-1] != features:
-      skip = nn.Dense(features, dtype=self.dtype, name="skip")(skip)
-    return skip + h
-
 
 # `train` is the third argument after self, and a Python value.
 REMAT_BLOCK = nn.remat(ResBlock, static_argnums=(3,))
@@ -167,7 +115,7 @@ class UNet(nn.Module, kw_only=True):
       the levels do not divide or an attention height that does not occur.
   """
 
-  channels: Channels
+  channels: Waves
   multipliers: tuple[Multiplier, ...]
   num_blocks: Blocks
   out_channels: Channels
@@ -188,7 +136,7 @@ class UNet(nn.Module, kw_only=True):
   middle: str = "attention"
   group_size: Channels = 2
   epsilon: Annotated[float, Range(0, 10, "least")] = EPSILON
-  sinusoid_dim: Channels | None = None
+  sinusoid_dim: Waves | None = None
   cos_first: bool = False
   frequency_shift: Annotated[int, Range(0, 1)] = 1
 
@@ -200,17 +148,12 @@ class UNet(nn.Module, kw_only=True):
       ("resampling", RESAMPLING),
       ("padding", PADDING),
       ("middle", MIDDLE),
-      ("frequency_shift", (0, 1)),
     ):
       require_known(name, getattr(self, name), known)
-    for name in ("channels", "sinusoid_dim"):
-      value = getattr(self, name)
-      require(
-        value is None or (value >= 4 and value % 2 == 0),
-        f"{name} is {value}; pass an even number, 4 or more",
-      )
-    require_multipliers(self.multipliers)
     check_ranges(self)
+    require_even("channels", self.channels)
+    require_even("sinusoid_dim", self.sinusoid_dim or self.channels)
+    require_multipliers(self.multipliers)
 
   @property
   def features(self) -> tuple[str, ...]:
@@ -251,7 +194,7 @@ class UNet(nn.Module, kw_only=True):
 
   def _down(
     self, h: Map, told: Told, names: tuple[str, ...]
-  ) -> tuple[Map, list[Map]]:
+  ) -> tuple[Float[Array, "b H W C"], list[Array]]:
     """The coarsest map, and all maps that the way up concatenates."""
     skips = [h]
     for level, multiplier in enumerate(self.multipliers):
@@ -272,8 +215,8 @@ class UNet(nn.Module, kw_only=True):
     return self._block(h, told, "middle_block_2")
 
   def _up(
-    self, h: Map, skips: list[Map], told: Told, names: tuple[str, ...]
-  ) -> Map:
+    self, h: Map, skips: list[Array], told: Told, names: tuple[str, ...]
+  ) -> Float[Array, "b H W C"]:
     """The finest map; takes the skips from the last to the first."""
     for level, multiplier in reversed(list(enumerate(self.multipliers))):
       for index in range(self.num_blocks + 1):
@@ -287,14 +230,16 @@ class UNet(nn.Module, kw_only=True):
 
   def _stage(
     self, h: Map, told: Told, name: str, index: int, features: int
-  ) -> Map:
+  ) -> Float[Array, "b H W C"]:
     """A block, and attention where maps of this height have it."""
     h = self._block(h, told, f"{name}_block_{index}", features=features)
     if h.shape[1] in self.attention:
       h = self._attend(h, f"{name}_attention_{index}")
     return h
 
-  def _resample(self, h: Map, told: Told, way: str, name: str) -> Map:
+  def _resample(
+    self, h: Map, told: Told, way: str, name: str
+  ) -> Float[Array, "b H W C"]:
     """Twice the resolution, or half of it."""
     if (self.resampling or STYLES[self.style]) == "block":
       return self._block(h, told, name, resample=way)
@@ -310,7 +255,7 @@ class UNet(nn.Module, kw_only=True):
     name: str,
     features: int | None = None,
     resample: str | None = None,
-  ) -> Map:
+  ) -> Float[Array, "b H W C"]:
     kind = REMAT_BLOCK if self.remat else ResBlock
     return kind(
       features=features,

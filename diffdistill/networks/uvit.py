@@ -35,21 +35,16 @@ up_I_resample, up_I, norm_out, conv_out; I is the stage, 0 the finest.
 Features: down_I and up_I, what the rows of those names give, and middle.
 """
 
-import math
-from collections.abc import Callable
 from typing import Annotated
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from diffdistill.arrays import Image, Label, Time
 from diffdistill.networks.embeddings import Embedding
 from diffdistill.networks.features import keep, levels_of
 from diffdistill.networks.layers import (
-  EPSILON,
-  EXPANSION,
   Map,
   Norm,
   Vector,
@@ -59,11 +54,11 @@ from diffdistill.networks.layers import (
   require,
   require_divisor,
   require_precision,
-  self_attention,
   unfold,
   upsample,
 )
-from diffdistill.networks.rows import keep_rows, scanned
+from diffdistill.networks.rows import scanned
+from diffdistill.networks.uvit_blocks import ConvBlock, TransformerBlock
 from diffdistill.ranges import (
   Channels,
   Classes,
@@ -71,81 +66,9 @@ from diffdistill.ranges import (
   Range,
   Share,
   Side,
+  Waves,
   check_ranges,
 )
-
-
-class ConvBlock(nn.Module, kw_only=True):
-  """Two convolutions, see above; gives its output, and again as a skip."""
-
-  gives_skip: bool
-  train: bool
-  dropout: float
-  groups: int
-  dtype: DTypeLike
-
-  @nn.compact
-  def __call__(
-    self, x: Map, embed: Vector, skip: Map | None
-  ) -> tuple[Map, Map | None]:
-    def norm(name):
-      return Norm(groups=self.groups, dtype=self.dtype, name=name)
-
-    x = keep_rows(x)
-    h = nn.swish(_join(x, skip, norm))
-    h = conv(x.shape[-1], dtype=self.dtype, name="conv1")(h)
-    h = nn.swish(norm("norm2")(h, embed))
-    h = nn.Dropout(self.dropout)(h, deterministic=not self.train)
-    x = x + conv(x.shape[-1], dtype=self.dtype, zero=True, name="conv2")(h)
-    return x, x if self.gives_skip else None
-
-
-class TransformerBlock(nn.Module, kw_only=True):
-  """A perceptron, then attention, see above; gives what a ConvBlock gives."""
-
-  gives_skip: bool
-  train: bool
-  dropout: float
-  head_dim: int
-  attention: str
-  dtype: DTypeLike
-
-  @nn.compact
-  def __call__(
-    self, x: Map, embed: Vector, skip: Map | None
-  ) -> tuple[Map, Map | None]:
-    batch, height, width, channels = x.shape
-
-    def norm(name):
-      return nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name=name)
-
-    def dense(features, name, **fields):
-      return nn.Dense(features, dtype=self.dtype, name=name, **fields)
-
-    x, hidden = keep_rows(x), EXPANSION * channels
-    film = dense(2 * hidden, "film")(nn.swish(embed))
-    scale, shift = jnp.split(film[:, None, None, :], 2, axis=-1)
-    h = dense(hidden, "dense1")(_join(x, skip, norm))
-    h = nn.swish(h * (1 + scale) + shift)
-    h = nn.Dropout(self.dropout)(h, deterministic=not self.train)
-    x = x + dense(channels, "dense2", kernel_init=nn.initializers.zeros)(h)
-    h = self_attention(
-      norm("norm2")(x).reshape(batch, height * width, channels),
-      channels // self.head_dim,
-      dtype=self.dtype,
-      attention=self.attention,
-      norm_qk=True,
-      zero=True,
-    )
-    x = x + h.reshape(x.shape)
-    return x, x if self.gives_skip else None
-
-
-def _join(x: Map, skip: Map | None, norm: Callable) -> Map:
-  h = norm("norm1")(x)
-  if skip is None:
-    return h
-  return (h + norm("norm_skip")(skip)) / math.sqrt(2)
 
 
 class UViT(nn.Module, kw_only=True):
@@ -178,7 +101,7 @@ class UViT(nn.Module, kw_only=True):
       the stages do not divide.
   """
 
-  channels: tuple[Channels, ...]
+  channels: tuple[Waves, ...]
   num_blocks: tuple[Depth, ...]
   out_channels: Channels
   conv_stages: Annotated[int, Range(0, 100)] = 1
@@ -196,29 +119,28 @@ class UViT(nn.Module, kw_only=True):
   def __post_init__(self):
     super().__post_init__()
     require_precision(self.dtype, self.attention)
+    check_ranges(self)
     stages = len(self.channels)
     require(
-      stages > 0 and min(self.channels) >= 4 and self.channels[0] % 2 == 0,
-      f"channels is {self.channels}; pass one or more of at least 4, the first"
+      stages > 0 and self.channels[0] % 2 == 0,
+      f"channels is {self.channels}; pass one number for each stage, the first"
       " even",
     )
     require(
-      len(self.num_blocks) == stages and min(self.num_blocks) > 0,
-      f"num_blocks is {self.num_blocks}; pass a positive number for each of"
-      f" the {stages} channels",
+      len(self.num_blocks) == stages,
+      f"num_blocks is {self.num_blocks}; pass one number for each of the"
+      f" {stages} channels",
     )
     require(
-      len(self.dropout) in (0, stages)
-      and all(0 <= rate < 1 for rate in self.dropout),
-      f"dropout is {self.dropout}; pass a value in [0, 1) for each of the"
-      f" {stages} channels, or () for none",
+      len(self.dropout) in (0, stages),
+      f"dropout is {self.dropout}; pass one number for each of the {stages}"
+      " channels, or () for no dropout",
     )
     require(
-      0 <= self.conv_stages < stages,
+      self.conv_stages < stages,
       f"conv_stages is {self.conv_stages}; pass 0 to {stages - 1}, as the last"
       " stage has transformers",
     )
-    check_ranges(self)
     for channels in self.channels[self.conv_stages :]:
       require_divisor("head_dim", self.head_dim, channels)
 

@@ -10,6 +10,10 @@ Luhman & Luhman 2021 show 11 images of a student along such a way.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from diffdistill.ranges import Range, check_number
+
+# How many images a way may have.
+COUNT = Range(2, 10**6)
 # Below it the arc is its chord in float32, and sin(theta) no divisor.
 LEAST_SINE = 1e-4
 
@@ -25,8 +29,7 @@ def slerp(
   Raises:
     ValueError: for fewer than the two ends.
   """
-  if n < 2:
-    raise ValueError(f"n is {n}; pass 2 or more")
+  check_number("n", n, COUNT)
   unit_a, unit_b = (v / jnp.linalg.norm(v.ravel()) for v in (a, b))
   # Not the arccosine, which loses half of its digits near 1 and -1.
   theta = 2 * jnp.arctan2(

@@ -250,6 +250,7 @@ def test_a_network_with_classes_has_no_pipeline(teacher, tmp_path):
       "has no scheduler",
     ),
     ({"network": {"kind": "mlp"}}, "the model is a mlp"),
+    ({"network": {"kind": "unet", "two_times": True}}, "told a second time"),
   ],
 )
 def test_what_diffusers_has_no_way_to_say_is_refused(

@@ -310,11 +310,11 @@ def test_what_cannot_be_represented_is_refused_by_its_name(
     (lambda t: t | {"x.weight": t["conv_in.bias"]}, "tensor x.weight is none"),
     (
       lambda t: {n: a for n, a in t.items() if n != "conv_out.bias"},
-      r"have no tensor conv_out\.bias, which",
+      r"has no tensor conv_out\.bias, which",
     ),
     (
       lambda t: t | {"conv_in.weight": t["conv_in.weight"][:, :2]},
-      r"conv_in\.weight has shape \(8, 2, 3, 3\), .* is \(8, 3, 3, 3\)",
+      r"conv_in\.weight has shape \(8, 2, 3, 3\), .* needs \(8, 3, 3, 3\)",
     ),
   ],
 )

@@ -263,13 +263,13 @@ def test_shapes_of_older_versions_of_flax_are_understood(saved):
     ({"ch": 48}, "ch is 48, which norms of 32 groups do not divide"),
     (
       {"ch": 64},
-      r"conv_in/bias of the checkpoint has shape \(32,\), .*\(64,\)",
+      r"the tensor conv_in/bias has shape \(32,\), .*\(64,\)",
     ),
-    ({"num_res_blocks": 2}, r"the checkpoint has no down_0\.block_1/conv1/bia"),
-    ({"attn_resolutions": ()}, r"down_1\.attn_0/k/bias of the checkpoint is n"),
+    ({"num_res_blocks": 2}, r"the checkpoint has no tensor down_0\.block_1/c"),
+    ({"attn_resolutions": ()}, r"the tensor down_1\.attn_0/k/bias is none of"),
     (
       {"mean_type": "both"},
-      r"conv_out/bias of the checkpoint has shape \(3,\)",
+      r"the tensor conv_out/bias has shape \(3,\)",
     ),
   ],
 )
@@ -302,7 +302,7 @@ def test_files_that_cannot_be_read(saved, tmp_path):
     path.write_bytes(serialization.msgpack_serialize(other))
     refused(path, "holds no ema_params of a U-Net")
   _, params = theirs("cifar")
-  refused(saved({**params, "x": np.ones(1)}), "x of the checkpoint is none of")
+  refused(saved({**params, "x": np.ones(1)}), "the tensor x is none of this")
   params = {**params, "conv_out": jax.tree.map(np.copy, params["conv_out"])}
   params["conv_out"]["bias"][0] = np.nan
   refused(saved(params), "conv_out.*not finite")

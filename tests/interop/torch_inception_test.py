@@ -147,7 +147,7 @@ def test_truncated_weights_are_refused(state, saved, tmp_path):
     (
       "fc.weight",
       np.zeros((1000, 2048), np.float32),
-      r"is \(1008, 2048\); pass",
+      r"needs \(1008, 2048\); pass",
     ),
     ("AuxLogits.fc.bias", np.zeros(3, np.float32), "AuxLogits.fc.bias is none"),
     ("Conv2d_1a_3x3.bn.bias", np.full(32, np.nan, np.float32), "is not finite"),

@@ -125,9 +125,9 @@ def replaced(name, value):
     (replaced("linear.bias", np.ones(5)), {}, r"fc\.bias under two names"),
     (dict, {"num_classes": 10}, r"fc\.weight has shape \(5, 128\), but"),
     (dict, {"channels": 1}, r"conv1\.weight has shape \(16, 3, 3, 3\), but"),
-    (dict, {"stem": "imagenet"}, r"classifier's is \(16, 3, 7, 7\)"),
+    (dict, {"stem": "imagenet"}, r"depth 18 needs \(16, 3, 7, 7\)"),
     (dict, {"depth": 34}, r"no tensor layer1\.2\.bn1\.weight"),
-    (dict, {"depth": 50}, r"\(5, 128\), but this classifier's is \(5, 512\)"),
+    (dict, {"depth": 50}, r"\(5, 128\), but .* needs \(5, 512\)"),
   ],
 )
 def test_tensors_that_do_not_fit_are_named(

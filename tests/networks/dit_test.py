@@ -258,7 +258,7 @@ def test_the_fused_kernel_is_asked_for(monkeypatch):
       {"attention": "cudnn"},
       "attention is 'cudnn', which computes no float32; pass dtype='bfloat16'",
     ),
-    ({"width": 6}, "width is 6; pass a positive multiple of 4"),
+    ({"width": 6}, "width is 6; pass a multiple of 4"),
     ({"depth": 0}, "depth is 0; pass 1 or more"),
     ({"num_heads": 3}, "num_heads is 3, but attention has 8 channels"),
     ({"patch": 3}, "images of 4x8 do not divide into patches of 3"),

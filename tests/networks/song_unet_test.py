@@ -9,11 +9,8 @@ from diffdistill.arrays import Condition
 from diffdistill.networks import NETWORKS
 from diffdistill.networks.layers import downsample, upsample
 from diffdistill.networks.network import LinenNetwork
-from diffdistill.networks.song_unet import (
-  SongUNet,
-  filtered_down,
-  filtered_up,
-)
+from diffdistill.networks.song_block import filtered_down, filtered_up
+from diffdistill.networks.song_unet import SongUNet
 
 TINY = {
   "channels": 8,
@@ -214,12 +211,12 @@ def test_up_is_four_times_the_transpose_of_down(taps):
     ({"encoder": "none"}, "encoder is 'none'; pass one of standard, residual"),
     ({"decoder": "residual"}, "decoder is 'residual'; pass one of standard, s"),
     ({"dtype": "float16"}, "dtype is 'float16'; pass one of"),
-    ({"multipliers": ()}, r"multipliers is \(\); pass one or more"),
-    ({"channels": 0}, "channels is 0; pass 1 or more"),
+    ({"multipliers": ()}, r"multipliers is \(\); pass one number for"),
+    ({"channels": 0}, "channels is 0; pass 4 or more"),
     ({"num_blocks": 0}, "num_blocks is 0; pass 1 or more"),
     ({"out_channels": 0}, "out_channels is 0; pass 1 or more"),
     ({"num_waves": 5}, "num_waves is 5; pass an even number"),
-    ({"num_waves": 2}, "num_waves is 2; pass an even number, 4 or more"),
+    ({"num_waves": 2}, "num_waves is 2; pass 4 or more"),
     ({"taps": (1, 2, 1)}, r"taps is \(1, 2, 1\); pass an even number"),
     ({"taps": (1, -1)}, r"taps is \(1, -1\); pass an even number"),
     ({"taps": ()}, r"taps is \(\); pass an even number"),

@@ -290,7 +290,7 @@ def test_rectangles_and_forward_derivatives():
     ({"resampling": "fir"}, "resampling is 'fir'; pass one of None, block"),
     ({"padding": "valid"}, "padding is 'valid'; pass one of same, both"),
     ({"middle": "none"}, "middle is 'none'; pass one of attention, bare_att"),
-    ({"frequency_shift": 2}, "frequency_shift is 2; pass one of 0, 1"),
+    ({"frequency_shift": 2}, r"frequency_shift is 2; pass a value in \[0, 1\]"),
     ({"sinusoid_dim": 5}, "sinusoid_dim is 5; pass an even number"),
     ({"group_size": 0}, "group_size is 0; pass 1 or more"),
     ({"epsilon": 0.0}, r"epsilon is 0\.0; pass more than 0"),

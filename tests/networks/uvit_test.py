@@ -12,7 +12,8 @@ from diffdistill.networks import NETWORKS
 from diffdistill.networks.embeddings import Embedding
 from diffdistill.networks.layers import downsample, upsample
 from diffdistill.networks.network import LinenNetwork
-from diffdistill.networks.uvit import ConvBlock, TransformerBlock, UViT
+from diffdistill.networks.uvit import UViT
+from diffdistill.networks.uvit_blocks import ConvBlock, TransformerBlock
 from diffdistill.training import sharding
 
 TINY = {
@@ -373,12 +374,15 @@ def test_rectangles():
       {"attention": "cudnn"},
       "attention is 'cudnn', which computes no float32; pass dtype='bfloat16'",
     ),
-    ({"channels": ()}, r"channels is \(\); pass one or more"),
+    ({"channels": ()}, r"channels is \(\); pass one number"),
     ({"channels": (7, 8, 8)}, "channels is .*, the first even"),
-    ({"num_blocks": (1, 2)}, r"num_blocks is \(1, 2\); pass a positive number"),
-    ({"num_blocks": (1, 0, 2)}, "num_blocks is"),
+    ({"num_blocks": (1, 2)}, r"num_blocks is \(1, 2\); pass one number"),
+    ({"num_blocks": (1, 0, 2)}, r"num_blocks is \(1, 0, 2\); pass 1 or more"),
     ({"dropout": (0.1,)}, r"dropout is \(0\.1,\)"),
-    ({"dropout": (0.0, 0.0, 1.0)}, r"pass a value in \[0, 1\) for each"),
+    (
+      {"dropout": (0.0, 0.0, 1.0)},
+      r"pass a value in \[0, 1\) for each",
+    ),
     ({"conv_stages": 3}, "conv_stages is 3; pass 0 to 2"),
     ({"patch": 0}, "patch is 0; pass 1 or more"),
     ({"head_dim": 3}, "head_dim is 3, but attention has 8 channels"),
