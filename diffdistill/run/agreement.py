@@ -1,8 +1,9 @@
-"""Whether several processes run the same command, before they compile anything.
+"""Checks that all processes run the same command, before anything is compiled.
 
-Processes that differ in a learning rate train together without an error, each
-with its own. So each one describes what decides its computation: the command
-and its config, the code, the libraries and the settings of JAX.
+Processes with different learning rates would train together without an error.
+So each process describes what decides its computation: the command and its
+config, the code, the libraries and the settings of JAX. Then all compare these
+descriptions.
 """
 
 import hashlib
@@ -15,19 +16,20 @@ from diffdistill.fields import plain
 from diffdistill.run import environment
 from diffdistill.system import hosts
 
-# A description that is longer is cut in the message.
+# Messages cut a longer value.
 LONGEST = 80
 
 
 def agree(command: Mapping[str, Any]) -> None:
-  """Refuses to go on where another process runs another command.
+  """Refuses to go on if another process runs another command.
 
   Args:
-    command: what the command does, by name: its flags, and its config as a
-      ConfigDict or as nested plain values.
+    command: the flags of the command by name, and its config as a ConfigDict or
+      as nested plain values.
 
   Raises:
-    ValueError: on every process; it names what differs, and both values.
+    ValueError: if processes differ. Every process raises it; the message names
+      what differs, and both values.
   """
   facts = {
     **dict(_flat(plain(command))),
@@ -41,7 +43,7 @@ def agree(command: Mapping[str, Any]) -> None:
 
 
 def difference(described: list[dict[str, Any]]) -> str:
-  """What a process has otherwise than the first one; "" for nothing."""
+  """How a process differs from the first one; "" if all are equal."""
   first, *others = described
   for index, other in enumerate(others, start=1):
     for name in sorted(first.keys() | other.keys()):
@@ -75,7 +77,7 @@ def _flat(
 
 
 def _shown(value: str) -> str:
-  """A value, or how it begins and a digest of all of it."""
+  """A value; a long value is cut and followed by its digest."""
   if len(value) <= LONGEST:
     return value
   digest = hashlib.sha256(value.encode()).hexdigest()[:8]

@@ -1,12 +1,12 @@
-"""Settings of JAX that come from outside a config and change what is computed.
+"""Settings of JAX from outside a config that change the computed numbers.
 
-People set them as variables (JAX_ENABLE_X64=1) for other programs, or a
-scheduler does. Three kinds:
+People or schedulers set them as variables (JAX_ENABLE_X64=1), often for other
+programs. There are three kinds:
 
-  pinned     A run has one value whatever is set: the generator of random
-             numbers, the widths of numbers, the promotion of types.
-  checked    The precision of matrix products is the person's choice, and a
-             workdir keeps the one that it began with.
+  pinned     A run always has the same value: the generator of random numbers,
+             the widths of numbers, the promotion of types.
+  checked    The person chooses the precision of matrix products, and a workdir
+             keeps the one that it began with.
   recorded   The compiler's flags, versions and the kind of device may change
              between two lives of a run; the second life says so.
 
@@ -42,15 +42,15 @@ PRECISION = "matmul_precision"
 PRECISION_SETTING = "jax_default_matmul_precision"
 PRECISION_VARIABLE = "JAX_DEFAULT_MATMUL_PRECISION"
 VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
-# Flags that say where to write what the compiler did.
+# Flags that only make the compiler write about its work.
 HARMLESS = ("--xla_dump", "--xla_hlo_profile", "--vmodule", "--v=")
 FILE = "environment.json"
 
 
 def pin() -> None:
-  """Gives every pinned setting its value; says so where it had another."""
+  """Gives every pinned setting its value; reports each one that it changes."""
   for name, value in PINNED.items():
-    # A later JAX may have dropped it.
+    # A later JAX may not have this setting.
     if not hasattr(jax.config, name):
       continue
     here = _plain(getattr(jax.config, name))
@@ -63,7 +63,7 @@ def pin() -> None:
 
 
 def described() -> dict[str, Any]:
-  """What is checked and recorded, as plain values."""
+  """The settings that are checked and recorded, as plain values."""
   flags = {name: _flags(os.environ.get(name, "")) for name in VARIABLES}
   versions = {
     name: importlib.metadata.version(name)
@@ -79,10 +79,10 @@ def described() -> dict[str, Any]:
 
 
 def record(workdir: epath.Path, say: Callable[[str], None]) -> None:
-  """Records the environment of a life of a run, and checks it.
+  """Records the environment of this life of a run, and checks its precision.
 
   Raises:
-    ValueError: where the workdir has another precision of matrix products, or
+    ValueError: if the run began with another precision of matrix products, or
       its record is damaged.
   """
   here = {**described(), "device": jax.devices()[0].device_kind}
@@ -91,10 +91,10 @@ def record(workdir: epath.Path, say: Callable[[str], None]) -> None:
 
 
 def check(workdir: epath.Path) -> None:
-  """Refuses to compute with another precision than the run was trained with.
+  """Refuses to use another precision than the run was trained with.
 
   Raises:
-    ValueError: as `record`.
+    ValueError: in the same cases as `record`.
   """
   here = described()
 
@@ -107,7 +107,7 @@ def check(workdir: epath.Path) -> None:
 
 
 def _record(workdir: epath.Path, here: dict[str, Any]) -> list[str]:
-  """The lines to say of what has changed."""
+  """Records the environment and returns one line for each change in it."""
   lives = _lives(workdir)
   last = lives[-1] if lives else here
   _check_precision(workdir, last, here)
@@ -115,7 +115,7 @@ def _record(workdir: epath.Path, here: dict[str, Any]) -> list[str]:
     write_json(workdir / FILE, {"lives": [*lives, here]})
   return [
     f"{name} was {last.get(name, 'unset')} in this run's last life and is"
-    f" {here.get(name, 'unset')} now: it goes on, not to the bit"
+    f" {here.get(name, 'unset')} now: results may differ in their last bits"
     for name in sorted(last.keys() | here.keys())
     if last.get(name) != here.get(name)
   ]
@@ -148,11 +148,11 @@ def _check_precision(
 
 
 def _flags(text: str) -> str:
-  """The flags that may change what is computed, whatever their order."""
+  """The flags that may change the computed numbers, sorted."""
   flags = (f for f in text.split() if not f.startswith(HARMLESS))
   return " ".join(sorted(flags))
 
 
 def _plain(value: Any) -> Any:
-  """The value of a setting; some are members of an enumeration."""
+  """The plain value of a setting, also if it is a member of an enumeration."""
   return getattr(value, "value", value)

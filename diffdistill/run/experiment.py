@@ -1,4 +1,4 @@
-"""A recipe, built: everything a command needs, nothing started yet."""
+"""An experiment: the parts of a recipe that every command needs, built."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ from diffdistill.training.training_stage import Training
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-  """The parts of a recipe, and what is made of them."""
+  """The parts of a recipe, and the objects that are made from them."""
 
   config: Fields
   seed: int
@@ -48,12 +48,12 @@ class Experiment:
 
   @functools.cached_property
   def rounds(self) -> dict[str, tuple[Stage, Round]]:
-    """Every round by name, in order."""
+    """The stage and the round of each round name, in the order of the run."""
     return {r.name: (stage, r) for stage, r in curriculum(self.stages)}
 
   @functools.cached_property
   def models(self) -> dict[str, tuple[Training, Round]]:
-    """Every round that makes images, by name, in order."""
+    """The stage and the round of each round that makes a model of images."""
     stages = trainings(self.stages)
     return {
       name: (stages[stage.name], round_)
@@ -67,30 +67,30 @@ class Experiment:
 
   @property
   def devices(self) -> str:
-    """How many of what."""
+    """The number and kind of devices, such as "8 TPU v5 lite"."""
     return f"{jax.device_count()} {jax.devices()[0].device_kind}"
 
   @property
   def num_classes(self) -> int:
-    """That the denoiser is told; 0 where it is told none."""
+    """The number of classes that the denoiser is told; 0 for none."""
     return self.source.num_classes if self.denoiser.conditional else 0
 
   @property
   def label_rule(self) -> str:
-    """How classes of generated images are chosen; empty where there are none.
+    """The rule that chooses the classes of generated images; "" for no classes.
 
-    It names the class counts by their digest, since there may be thousands.
+    The rule names the class counts by a digest, since there may be thousands.
     """
     if not self.num_classes:
       return ""
     return f"{RULE} (class counts {digest_of(self.source.label_counts)})"
 
   def lineage(self, name: str, *, students: bool = False) -> Iterator[str]:
-    """The rounds that a model is made by, the teacher first, itself last.
+    """The rounds that lead to a model: first the teacher's, last its own.
 
     Args:
-      name: of its round.
-      students: from the teacher's first student on.
+      name: the name of the model's round.
+      students: whether to leave out the teacher's round.
     """
     stage, round_ = self.rounds[name]
     teacher = round_.frozen.get("teacher", "")
@@ -103,36 +103,36 @@ class Experiment:
     yield name
 
   def usual_steps(self, round_: Round) -> int:
-    """Of a student, those it was made for; of a teacher, its best."""
+    """A student's number of steps; for a teacher, the most evaluated steps."""
     return round_.num_steps or max(self.evaluation.num_steps)
 
   def usual_guidance(self, round_: Round) -> Guidance | None:
-    """A teacher's; a student has its teacher's in its weights."""
+    """The guidance of a teacher; None for a student, whose weights hold it."""
     return None if round_.num_steps else self.guidance
 
   @property
   def judging_stage(self) -> Stage | None:
-    """The first stage that makes a classifier, which judges; None if none."""
+    """The first stage that trains a classifier, which is the judge; or None."""
     return judging_stage(self.stages)
 
   @functools.cached_property
   def judged_on(self) -> tuple[Source, Source]:
-    """What the judging stage trains on, and what its accuracy is measured on.
+    """The images that the judging stage trains on, and those that test it.
 
-    Those are the training and the test images, where there is a test split;
+    They are the training images and the test images, if there is a test split;
     otherwise two parts of the training images, see `set_apart`.
     """
     test = self.source.held_out()
     return set_apart(self.source) if test is None else (self.source, test)
 
   def batches(self, batch_size: int, seed: int, stage: str = "") -> Pipeline:
-    """This process's rows of the training data.
+    """The training batches: this process's rows of each.
 
     Args:
-      batch_size: of all processes together.
-      seed: of their order.
-      stage: the name of the stage that trains on them: the judging stage may
-        not see all images, see `judged_on`.
+      batch_size: the number of images of all processes together.
+      seed: the seed of the order of images.
+      stage: the name of the stage that trains on the images. The judging stage
+        may not see all images, see `judged_on`.
     """
     judging = self.judging_stage
     judges = judging is not None and judging.name == stage
@@ -153,18 +153,18 @@ class Experiment:
     *,
     half: bool = False,
   ) -> Generator:
-    """Images of any weights of this experiment's denoiser.
+    """A generator of images, for any weights of this experiment's denoiser.
 
     Args:
-      sampler: from noise to image.
+      sampler: how noise becomes an image.
       batch_size: images made at a time.
-      label: the class of all; by default classes are as frequent as in the
-        data.
-      guidance: of the model; none by default.
-      half: whether the noise is in float16, as pairs hold it.
+      label: the class of all images; by default classes are as frequent as in
+        the data.
+      guidance: the guidance of the model; by default there is none.
+      half: whether the noise is rounded to float16, as pairs hold it.
 
     Raises:
-      ValueError: for guidance of a model that cannot be guided.
+      ValueError: if the model cannot be guided and `guidance` has a weight.
     """
     if guidance is not None and guidance.weight > 0:
       self.denoiser.check_guidance(guidance)
@@ -183,12 +183,13 @@ class Experiment:
   def product(
     self, workdir: epath.Path, round_name: str, *, last: bool = False
   ) -> Params:
-    """The weights that a finished round made.
+    """Loads the weights that a finished round made.
 
     Args:
-      workdir: of the run.
-      round_name: of the round.
-      last: those at its end, of a round whose product is its best.
+      workdir: the workdir of the run.
+      round_name: the name of the round.
+      last: whether to load the weights of the round's end, for a round that
+        kept its best weights as its product.
     """
     stage, _ = self.rounds[round_name]
     name = f"last_{stage.product}" if last else stage.product
@@ -198,7 +199,7 @@ class Experiment:
 def sample_of(
   denoiser: Denoiser, sampler: Sampler, guidance: Guidance | None = None
 ) -> Sample:
-  """From weights and unit noise to images, as generators take it."""
+  """The function from weights and noise to images that `Generator` needs."""
 
   def sample(
     params: Params,

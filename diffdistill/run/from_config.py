@@ -1,4 +1,4 @@
-"""Config -> Experiment, and what must hold between sections of a config.
+"""Builds an Experiment from a config, and checks that its sections agree.
 
 `sections.py` declares the fields and `fields/builder.py` builds from them.
 """
@@ -47,10 +47,10 @@ from diffdistill.training.stage import Stage
 
 
 def reopen(workdir: epath.Path) -> Experiment:
-  """The experiment of a workdir, on the devices that are here.
+  """Builds the experiment of a workdir, on all devices.
 
   Raises:
-    ValueError: where no run has begun there, or its config is damaged.
+    ValueError: if no run has begun there, or its config is damaged.
   """
   config = {**stored_config(workdir), "mesh": {}}
   return rebuild(config, facts=read_facts(workdir))
@@ -61,18 +61,19 @@ def rebuild(
   devices: Sequence[Any] | None = None,
   facts: Facts | None = None,
 ) -> Experiment:
-  """The experiment of a stored config.
+  """Builds the experiment of a stored config.
 
-  The config holds the model of an imported teacher, so that the folder from
-  which the teacher was imported is not needed any more.
+  The stored config describes the model of an imported teacher. So the folder of
+  the imported teacher is not needed any more.
 
   Args:
-    config: as stored.
-    devices: of its mesh; by default those that are here.
-    facts: of its data, which is then not opened before it is needed.
+    config: the stored config.
+    devices: the devices of the mesh; by default all devices.
+    facts: recorded facts of the data; with them the data is opened only when it
+      is needed.
 
   Raises:
-    ValueError: where it is damaged.
+    ValueError: if the config is damaged.
   """
   return _build(plain(config), devices, facts)
 
@@ -82,12 +83,13 @@ def build(
   devices: Sequence[Any] | None = None,
   workdir: epath.Path | None = None,
 ) -> Experiment:
-  """The experiment that a config describes.
+  """Builds the experiment that a config describes.
 
   Args:
-    config: a ConfigDict, or plain values as `stored_config` gives them.
-    devices: of its mesh; by default those that are here.
-    workdir: of the run; a teacher that was imported into it is not read again.
+    config: a ConfigDict, or plain values from `stored_config`.
+    devices: the devices of the mesh; by default all devices.
+    workdir: the workdir of the run; a teacher that was already imported into it
+      is not read again.
 
   Raises:
     ValueError: for an unknown or missing field, a wrong type or a value out of
@@ -142,11 +144,11 @@ def _build(
 def _denoiser(
   config: Config, image_shape: tuple[int, int, int], num_classes: int
 ) -> Denoiser:
-  """The denoiser of the run, traced."""
+  """Builds the denoiser of the run and traces it."""
   rate, conditional = config.model.label_dropout, config.data.conditional
   if rate and not conditional:
     raise ValueError(
-      f"model.label_dropout is {rate}, but nothing has labels; pass"
+      f"model.label_dropout is {rate}, but images have no labels; pass"
       " data.conditional=True or a label_dropout of 0"
     )
   denoiser = denoiser_of_section(
@@ -173,8 +175,8 @@ def _check_stages(
     if not (stage.minutes or stage.source):
       raise ValueError(
         f"stages.{stage.name}.minutes is {stage.minutes}, but this recipe ends"
-        " by the clock; pass more than 0 (of num_updates it makes no more in"
-        " any case), or leave the stage out of run"
+        " by the clock; pass more than 0 (num_updates stays its limit), or"
+        " leave the stage out of run"
       )
 
 
@@ -183,7 +185,7 @@ def _layout(
   devices: Sequence[Any] | None,
   networks: Sequence[Network | LinenClassifier | None],
 ) -> Layout:
-  """The mesh, and overrides that fit the parameters of the networks."""
+  """The mesh, with overrides that fit the parameters of the networks."""
   mesh = make_mesh(data=section.data, fsdp=section.fsdp, devices=devices)
   layout = Layout(mesh=mesh, overrides=section.overrides)
   if layout.overrides:

@@ -1,4 +1,4 @@
-"""The config of a run with an imported teacher: the model is the teacher's."""
+"""Puts the model of an imported teacher into the config of a run."""
 
 from etils import epath
 
@@ -9,19 +9,20 @@ from diffdistill.run.sections import raw_section, stages_of_run
 from diffdistill.run.workdir import stored_config
 from diffdistill.training import checkpoint
 
-# How a network is computed, which the recipe says for every teacher.
+# Fields that come from the recipe for every teacher: how to compute a network.
 RECIPE_S_OWN = ("dropout", "dtype", "remat")
 
 
 def with_imported(fields: Fields, workdir: epath.Path | None) -> Fields:
-  """The fields, with the model of an imported teacher where there is one.
+  """The fields of a config, with the model of its imported teacher, if any.
 
   Args:
-    fields: of the whole config.
-    workdir: of the run; a teacher that is in it already is not read again.
+    fields: the fields of the whole config.
+    workdir: the workdir of the run; a teacher that was already imported into it
+      is not read again.
 
   Raises:
-    ValueError: where the imported model cannot be read.
+    ValueError: if the imported model cannot be read.
   """
   for name, stage in stages_of_run(fields).items():
     source = str(stage.get("source", ""))
@@ -44,7 +45,7 @@ def with_imported(fields: Fields, workdir: epath.Path | None) -> Fields:
 
 
 def _imported(place: epath.Path, recipe: Fields) -> tuple[Fields, bool]:
-  """(the model section of an imported teacher, whether it is told labels)."""
+  """The model section of an imported teacher, and whether it is told labels."""
   model = model_folder.describe(place)
   own = raw_section(recipe, "network", "model")
   cls = NETWORKS[model.network["kind"]]
@@ -53,7 +54,7 @@ def _imported(place: epath.Path, recipe: Fields) -> tuple[Fields, bool]:
     for name in RECIPE_S_OWN
     if name in own and hasattr(cls, name)
   }
-  # With a null label some rate is needed; the rate only matters to training.
+  # A null label needs a rate above 0; only training uses its value.
   rate = recipe.get("label_dropout") or 0.1
   section = {
     "network": {**model.network, **kept},

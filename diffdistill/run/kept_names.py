@@ -1,9 +1,9 @@
-"""The names that a workdir keeps for itself: no stage and no output has them.
+"""The names that a workdir reserves: no stage and no output may have them.
 
-Stages are folders of a workdir, beside those of other kinds:
+Each stage is a folder of the workdir. Other folders are:
 
-  samples, evaluated, tensorboard     of the whole run
-  checkpoints, best, final            of one round, in the round's own folder
+  samples, evaluated, tensorboard     folders of the whole run
+  checkpoints, best, final            folders in the folder of each round
 """
 
 import os
@@ -14,13 +14,13 @@ from etils import epath
 
 from diffdistill.system.files import in_bucket
 
-# Made by tools/train.py, judging/comparison.py, judged_rows.py and
-# training/report.py.
+# Folders that tools/train.py, judging/comparison.py, judging/judged_rows.py and
+# training/report.py make.
 FOLDERS = ("samples", "evaluated", "tensorboard")
-# Made by training/checkpoint.py. A workdir with such a folder looks like a
-# round.
+# Folders that training/checkpoint.py makes in a round's folder. A workdir with
+# such a folder would look like a round.
 PARTS_OF_ROUNDS = ("checkpoints", "best", "final")
-# Files begin so: config.json, metrics.jsonl, evaluation.json and .png, ...
+# Files that a run writes into its workdir.
 FILES = (
   "config.json",
   "data.json",
@@ -30,17 +30,17 @@ FILES = (
   "evaluation.png",
 )
 LONGEST = 64
-# Letters that are no letters in a pattern.
+# Letters with a special meaning in a glob pattern.
 PATTERN = "[*?\\"
 _STAGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 
 def check_stage_name(name: object) -> None:
-  """Refuses a stage name that is no name of a folder of its own.
+  """Refuses a stage name that cannot be the name of the stage's own folder.
 
   Raises:
-    ValueError: for other letters than A-Z, a-z, 0-9, _ and -, for a long name
-      and for one that a workdir keeps for itself.
+    ValueError: if the name has other letters than A-Z, a-z, 0-9, _ and -, is
+      too long, or is a name that a workdir reserves.
   """
   if not isinstance(name, str) or not _STAGE.fullmatch(name):
     raise ValueError(
@@ -61,14 +61,15 @@ def check_stage_name(name: object) -> None:
 
 
 def check_workdir(workdir: epath.Path) -> None:
-  """Refuses to train where checkpoints could not be saved.
+  """Refuses a workdir below which checkpoints could not be saved.
 
-  Orbax looks for the parts of what it saves with a pattern of the whole path:
-  it would find nothing in a folder called "runs [2]", or parts of another run.
-  Its storage takes a backslash for a slash. Reading goes well.
+  Orbax finds the files of a checkpoint by a glob pattern of the whole path. In
+  a folder called "runs [2]" the pattern would match nothing, or files of
+  another run. Orbax also takes a backslash for a slash. Only saving fails;
+  reading works.
 
   Raises:
-    ValueError: where the path, from its root on, has such a letter.
+    ValueError: if the absolute path has such a letter.
   """
   whole = workdir if workdir.is_absolute() else workdir.resolve()
   for letter in PATTERN:
@@ -86,20 +87,20 @@ def check_out(
   *,
   folder: bool = False,
 ) -> str:
-  """Refuses to write over something of another kind, or of a run's own.
+  """Refuses an output that would replace a folder or a run's own files.
 
   Args:
-    out: where a command writes to.
-    workdirs: of the runs that it reads.
-    stages: of these runs.
-    folder: whether it writes a folder.
+    out: the file or folder that a command writes.
+    workdirs: the workdirs of the runs that the command reads.
+    stages: the names of the stages of these runs.
+    folder: whether the output is a folder.
 
   Returns:
-    ", replaced" where a file is there already, for the command to say; else "".
+    ", replaced" if the file exists already, for the command's message; else "".
 
   Raises:
-    ValueError: where it is a folder in place of a file, or a place that a
-      workdir keeps.
+    ValueError: if `out` is a folder and should be a file, or if a run keeps its
+      own files there.
   """
   for workdir in workdirs:
     inside = _inside(out, workdir)
@@ -116,7 +117,7 @@ def check_out(
 
 
 def _inside(place: epath.Path, folder: epath.Path) -> tuple[str, ...] | None:
-  """The names that lead from a folder to a place; None if it is elsewhere."""
+  """The parts of the path from a folder to a place in it; None if not in it."""
   real = [
     path if in_bucket(path) else epath.Path(os.path.realpath(path))
     for path in (place, folder)

@@ -1,7 +1,8 @@
 """The denoiser, sampler and classifiers that a config describes.
 
-They get what no config says: a network the number of its channels and classes,
-a sampler the model's process, a classifier the shape of the images.
+Some of their fields are in no config. A network is given its number of channels
+and classes, a sampler the model's process, and a classifier the shape of the
+images.
 """
 
 import math
@@ -26,7 +27,7 @@ LARGEST_NETWORK = 10**11
 
 
 def denoiser_of(model: Model) -> Denoiser:
-  """The denoiser that an imported or exported model's weights are of."""
+  """The denoiser of an imported or exported model."""
   fields = {
     name: getattr(model, name)
     for name in ("network", "schedule", "output", "precondition")
@@ -40,7 +41,7 @@ def denoiser_of(model: Model) -> Denoiser:
 
 
 def sampler_of(model: Model, denoiser: Denoiser) -> Sampler:
-  """A student's own sampler; DDIM for a teacher, which has none."""
+  """The sampler of an imported student; DDIM for a teacher."""
   return sampler_of_section(model.sampler or {"kind": "ddim"}, denoiser)
 
 
@@ -61,8 +62,9 @@ def denoiser_of_section(
   Args:
     model: the section.
     image_shape: (h, w, c).
-    num_classes: that it is told; 0 for none.
-    null_label: whether a class after these stands for none.
+    num_classes: the number of classes that the denoiser is told; 0 if it is
+      told no class.
+    null_label: whether one more class stands for "no class", for guidance.
 
   Raises:
     ValueError: for fields of the network or the schedule that do not fit.
@@ -90,7 +92,7 @@ def denoiser_of_section(
 
 
 def _schedule(fields: Fields, image_size: int) -> Schedule:
-  """The schedule, shifted to the image size where it was made for another."""
+  """The schedule, shifted if it was made for another image size."""
   shift, fields = split(ShiftSection, fields)
   path = "model.schedule"
   base_size = BUILDER.build(path, ShiftSection, shift).shift_from
@@ -103,12 +105,12 @@ def _schedule(fields: Fields, image_size: int) -> Schedule:
 def classifier_of_section(
   path: str, fields: Fields, source: Source
 ) -> LinenClassifier:
-  """The classifier of a section, traced.
+  """Builds the classifier of a section and traces it.
 
   Args:
-    path: of the section.
-    fields: of the classifier, and of the network in it.
-    source: of the images that it classifies.
+    path: the path of the section.
+    fields: the fields of the classifier and of its network.
+    source: the source of the images to classify.
 
   Raises:
     ValueError: for fields that do not fit each other or the images.
@@ -127,11 +129,12 @@ def trace(path: str, network: Network | LinenClassifier) -> None:
   """Refuses a network that does not fit its images, before it is trained.
 
   Args:
-    path: of its section.
-    network: what to trace; nothing is compiled.
+    path: the path of its section.
+    network: the network to trace; nothing is compiled.
 
   Raises:
-    ValueError: where it does not fit, or has too many parameters.
+    ValueError: if the network does not fit its images, or has too many
+      parameters.
   """
   try:
     shapes = jax.eval_shape(network.init, jax.random.key(0))

@@ -1,7 +1,7 @@
 """The sections of a config: their fields, types, ranges and defaults.
 
-Sections that are dataclasses of other rooms (cadence, evaluation, guidance,
-stages and the kinds of everything) declare their fields there.
+The sections for cadence, evaluation, guidance, stages and every `kind` are
+dataclasses of other rooms, which declare their fields.
 """
 
 import dataclasses
@@ -62,10 +62,10 @@ Devices = Annotated[int, Range(-1, 10**6)]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSection:
-  """What images there are.
+  """The images of a run, and how models see them.
 
   Args:
-    source: of the images.
+    source: the source of the images.
     conditional: whether models are told the labels of the images.
     flip: whether training sees images mirrored left to right, half the time.
   """
@@ -77,16 +77,17 @@ class DataSection:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSection:
-  """The denoiser that teacher and students are.
+  """The denoiser that teacher and students share.
 
   Args:
-    network: its architecture.
+    network: the architecture.
     schedule: the noise at each time; see also `ShiftSection`.
     output: what the network predicts, see diffusion/prediction.py.
     precondition: how the input and the output of the network are scaled.
-    label_dropout: share of training images whose label is left out, so that
-      the model can be guided.
-    origin, license: of an imported model, for the model cards of its students.
+    label_dropout: share of training images whose label is left out; the model
+      needs it for guidance.
+    origin, license: the origin and license of an imported model, for the model
+      cards of its students.
   """
 
   network: Fields
@@ -114,9 +115,10 @@ class MeshSection:
   """How devices share the work; see training/sharding.py.
 
   Args:
-    data, fsdp: sizes of the mesh; -1 for one of them is the rest.
-    overrides: pairs of a regular expression and an axis, for parameters that
-      are to be split otherwise than by their shape.
+    data, fsdp: sizes of the mesh axes; -1 for one of them means all devices
+      that are left.
+    overrides: pairs of a regular expression and an axis, to split the
+      parameters with such names along that axis.
   """
 
   data: Devices = -1
@@ -137,7 +139,7 @@ class MeshSection:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OwnSections:
-  """What a stage may have in place of the run's."""
+  """The sections that a stage may have in place of the run's sections."""
 
   sampler: Sampler | None = None
   guidance: Guidance | None = None
@@ -148,21 +150,21 @@ class OwnSections:
 class Config:
   """A whole config.
 
-  Sections of plain fields are built once what they need is known: a sampler
-  needs the model's process, a network the shape of the images.
+  Sections of type `Fields` are built later: a sampler needs the model's process
+  first, and a network needs the shape of the images.
 
   Args:
     run: the names of the stages that are run, in order.
-    stages: by name; see training/stage.py.
-    data, model, mesh: see above.
-    sampler: from noise to image.
-    guidance: of the teacher.
-    classifier: that judges, or teaches; None for none.
-    cadence: how often a run logs, saves and shows what it has.
+    stages: the fields of each stage, by stage name; see training/stage.py.
+    data, model, mesh: sections of this file.
+    sampler: how noise becomes an image.
+    guidance: the guidance of the teacher.
+    classifier: the classifier that judges or teaches; None for no classifier.
+    cadence: how often a run logs, saves and shows its samples.
     evaluation: how models are judged.
-    seed: of all random numbers.
-    minutes: of the whole run, of which each stage's `minutes` is a share;
-      infinite where stages end after their updates.
+    seed: the seed of all random numbers.
+    minutes: the minutes of the whole run; each stage's `minutes` is a share of
+      it. Infinite if stages end after a number of updates.
   """
 
   run: tuple[str, ...] = ()
@@ -184,34 +186,34 @@ class Config:
 
 
 def raw_section(fields: Fields, name: str, path: str = "") -> Fields:
-  """A section as it is, not built; empty where there is none.
+  """A section as plain fields, not built; empty if it is missing.
 
   Args:
-    fields: of the section that it is in.
-    name: of the section.
-    path: of the section that it is in.
+    fields: the fields of the section around it.
+    name: the name of the section.
+    path: the path of the section around it.
 
   Raises:
-    ValueError: where it is no section.
+    ValueError: if the value is no section.
   """
   return BUILDER.build(join(path, name), Fields, fields.get(name, {}))
 
 
 def stages_of_run(config: Fields) -> dict[str, Fields]:
-  """The stages that `run` names, by name and in order, not built.
+  """The plain fields of each stage that `run` names, in the order of the run.
 
   Args:
     config: the fields of the whole config.
 
   Raises:
-    ValueError: where `run` names none, one twice, one that is not there, or
-      one whose name is no name of a folder.
+    ValueError: if `run` names no stage, a stage twice, an unknown stage, or a
+      stage whose name cannot be the name of a folder.
   """
   run = BUILDER.build("run", tuple[str, ...], config.get("run", ()))
   stages = raw_section(config, "stages")
   if not run:
     raise ValueError(
-      f"run is {run!r}; pass a tuple of stages, of {', '.join(stages)}"
+      f"run is {run!r}; pass a tuple of some of {', '.join(stages)}"
     )
   for name in run:
     if run.count(name) > 1:

@@ -1,4 +1,4 @@
-"""One stage of a config, with the parts of the run that it is given."""
+"""Builds one stage of a config, with the parts that the run gives to it."""
 
 import dataclasses
 from typing import Any
@@ -22,11 +22,13 @@ from diffdistill.training.stage import Stage
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Given:
-  """What the run gives to each stage; a stage's own sections come before it.
+  """The parts that a run gives to each stage.
+
+  A stage's own sections replace these parts.
 
   Args:
-    denoiser, sampler, classifier, guidance: of the run.
-    label_dropout: of the model section.
+    denoiser, sampler, classifier, guidance: the parts of the run.
+    label_dropout: the `label_dropout` of the model section.
   """
 
   denoiser: Denoiser
@@ -43,13 +45,13 @@ def stage_of_section(
   source: Source,
   earlier: list[Stage],
 ) -> Stage:
-  """A stage, and its objective, which is given the parts that it has fields of.
+  """Builds a stage, and its objective from the parts that it has fields for.
 
   Args:
-    name: of the stage.
-    fields: of its section.
-    given: by the run.
-    source: of the images.
+    name: the name of the stage.
+    fields: the fields of its section.
+    given: the parts that the run gives.
+    source: the source of the images.
     earlier: the stages before it.
 
   Raises:
@@ -91,7 +93,7 @@ def _with_own(
   source: Source,
   earlier: list[Stage],
 ) -> Given:
-  """What the run gives, but for what the stage has of its own."""
+  """The parts of the run, with the stage's own parts in their place."""
   sections = BUILDER.build(
     path, OwnSections, own, {"process": given.denoiser.process}
   )
@@ -113,15 +115,16 @@ def _with_own(
 
 
 def _prepared(path: str, fields: Fields) -> Fields:
-  """A training stage's fields, without a selection that never takes place.
+  """The fields of a training stage, made ready to build.
 
-  A recipe says every=0, for the command line to change. Nothing reads the
-  other fields of such a section, so they must have their defaults.
+  A recipe sets select.every=0 so that the command line can change it. Such a
+  selection never takes place and is left out. Nothing reads its other fields,
+  so they must have their defaults.
   """
   usual_optimizer = raw_section(fields, "optimizer", path)
   own = raw_section(fields, "optimizers", path)
   if own:
-    # The stage's optimizer, changed where a tree's own says so.
+    # A tree's own optimizer changes some fields of the stage's optimizer.
     where = join(path, "optimizers")
     merged = {n: {**usual_optimizer, **raw_section(own, n, where)} for n in own}
     fields = {**fields, "optimizers": merged}
@@ -150,7 +153,7 @@ def _prepared(path: str, fields: Fields) -> Fields:
 def _check_classes(
   path: str, objective: Fields, classifier: LinenClassifier, source: Source
 ) -> None:
-  """Refuses to train a classifier of other classes, or of empty crops."""
+  """Refuses a classifier whose classes or crops do not fit the data."""
   crop, side = objective.get("crop", 0), min(source.image_shape[:2])
   if isinstance(crop, int) and crop >= side:
     raise ValueError(

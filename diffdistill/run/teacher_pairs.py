@@ -1,4 +1,4 @@
-"""The pairs that a stage's teacher makes: which they are, and where."""
+"""The pairs of noise and image that the teacher of a stage makes."""
 
 import numpy as np
 from etils import epath
@@ -23,16 +23,16 @@ def pair_store(
   """The pairs of a stage on disk, and how its teacher makes them.
 
   Args:
-    run: that the stage is of.
-    workdir: of the run.
-    stage, round_: of the pairs.
-    teacher: its weights.
+    run: the run of the stage.
+    workdir: the workdir of the run.
+    stage, round_: the stage and round that make the pairs.
+    teacher: the weights of the teacher.
   """
   guidance = stage.guidance if round_.guided else None
   generator = run.generator(
     stage.sampler, stage.batch_size, guidance=guidance, half=True
   )
-  # Not the run's own seed, whose noise students are judged on.
+  # The run's own seed makes the noise that students are judged on.
   seed = run.seed ^ round_.code
 
   def noise(first: int, count: int) -> np.ndarray:
@@ -63,10 +63,10 @@ def pair_store(
 
 
 def check_disk(run: Experiment, stage: Pairs) -> None:
-  """Refuses a disk budget that not one shard fits in.
+  """Refuses a disk budget that is smaller than one shard of pairs.
 
   Raises:
-    ValueError: where that is so.
+    ValueError: if the budget is too small.
   """
   _pair_set(run, stage, 0, "").capacity(stage.max_gigabytes)
 

@@ -1,4 +1,4 @@
-"""Weights that this run did not make: of another run, or imported."""
+"""Weights that another run made, or that were imported."""
 
 from typing import Any
 
@@ -24,17 +24,18 @@ MEANING = ("schedule", "output", "precondition")
 def load_outside(
   run: Experiment, stage: Stage, name: str, source: str
 ) -> Params:
-  """Weights from outside the run, on this run's devices.
+  """Loads weights from outside the run onto this run's devices.
 
   Args:
-    run: that needs them.
-    stage: that needs them.
-    name: what they are to the stage: "teacher", "classifier", ...
+    run: the run that needs the weights.
+    stage: the stage that needs the weights.
+    name: the role of the weights in the stage: "teacher", "classifier", ...
     source: "path:DIR", a finished round of another run; or "imported:PATH", a
       folder that `diffdistill import` wrote, or the file of a classifier.
 
   Raises:
-    ValueError: where there are none, or they do not fit this run's networks.
+    ValueError: if there are no such weights, or they do not fit this run's
+      networks.
   """
   kind, _, place = source.partition(":")
   read = _imported if kind == "imported" else _of_another_run
@@ -55,10 +56,13 @@ def load_outside(
 def _of_another_run(
   run: Experiment, stage: Stage, name: str, round_dir: epath.Path
 ) -> Params:
-  """Weights of a finished round; of its student where a teacher is asked for.
+  """Loads weights of a finished round of another run.
+
+  For the name "teacher" it loads the round's teacher, or else its student.
 
   Raises:
-    ValueError: where they mean something else than this run's do.
+    ValueError: if the other run's weights have another schedule, output or
+      preconditioning.
   """
   product = name
   if name == "teacher" and checkpoint.has_final(round_dir):
@@ -81,7 +85,7 @@ def _of_another_run(
 def _imported(
   run: Experiment, stage: Stage, name: str, path: epath.Path
 ) -> Params:
-  """Imported weights, placed on the devices."""
+  """Loads imported weights and places them on the devices."""
   if name == "classifier":
     params = load_resnet(path, stage.classifier)
   else:
@@ -92,10 +96,10 @@ def _imported(
 
 
 def _check_imported(run: Experiment, field: str, model: Model) -> None:
-  """Refuses a model that does not fit this run.
+  """Refuses an imported model that does not fit this run.
 
-  It must be of the same images and classes as the data, mean what this run's
-  model means, and be made for no number of steps.
+  The model must have the image shape and the classes of the data, the schedule,
+  output and preconditioning of this run, and be a teacher.
   """
   for what, theirs, ours in (
     ("images of", model.image_shape, run.source.image_shape),
@@ -121,6 +125,6 @@ def _check_imported(run: Experiment, field: str, model: Model) -> None:
 
 
 def _field(stage: Stage, name: str) -> str:
-  """The config's field that says where a stage has outside weights from."""
+  """The config field that tells a stage where its outside weights are."""
   field = "source" if stage.source else f"frozen.{name}"
   return f"stages.{stage.name}.{field}"

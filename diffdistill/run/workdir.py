@@ -1,4 +1,4 @@
-"""The config that a workdir was made with, and what of it may change."""
+"""The config of a workdir, and which fields of it may change later."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,26 +9,26 @@ from diffdistill.fields import Fields
 from diffdistill.system import hosts
 from diffdistill.system.files import read_json, write_json
 
-# Where the devices, the data and the reports are does not change what is
-# trained; of all minutes, those of each stage are what counts.
+# These sections do not change what is trained. The total `minutes` may change
+# because each stage keeps its own share of it in minutes.
 FREE_SECTIONS = ("cadence", "evaluation", "mesh", "minutes")
 FREE_FIELDS = ("path", "data_dir", "num_threads")
-# What is read of a stored config before it is built.
+# The sections of a stored config that are read before it is built.
 REQUIRED = {"run": list, "stages": dict, "data": dict, "model": dict}
 
 
 def claim(workdir: epath.Path, config: Fields) -> None:
-  """Makes a workdir this config's own, or checks that it goes on with it.
+  """Writes the config of a new workdir, or checks that an old one continues it.
 
-  Stages that have not begun may change, be added or be left out.
+  Stages that have not begun may be changed, added or left out.
 
   Args:
-    workdir: of the run.
-    config: as an Experiment holds it; written as config.json.
+    workdir: the workdir of the run.
+    config: the config of an Experiment; it is written to config.json.
 
   Raises:
-    ValueError: where another config made it; names one field. Where this host
-      has another disk than the first.
+    ValueError: if the workdir was made with another config (the message names
+      one field), or if this host sees another disk than the first.
   """
   hosts.on_first(lambda: _claim(workdir, config))
   if not hosts.everywhere((workdir / "config.json").exists()):
@@ -58,7 +58,7 @@ def stored_config(workdir: epath.Path) -> Fields:
   """The config that a workdir was made with.
 
   Raises:
-    ValueError: where no run has begun there, or its config is damaged.
+    ValueError: if no run has begun there, or its config is damaged.
   """
   path = workdir / "config.json"
   if not path.exists():
@@ -83,7 +83,7 @@ def stored_config(workdir: epath.Path) -> Fields:
 
 
 def _binding(config: Fields, begun: list[str]) -> Iterator[tuple[str, Any]]:
-  """The fields, by path, that what is in a workdir depends on."""
+  """The fields that the contents of a workdir depend on, by path."""
   yield "run", config["run"][: len(begun)]
   for path, value in _flat(config):
     section, *rest = path.split(".")

@@ -1,4 +1,4 @@
-"""What differs between processes is found and named before they compile."""
+"""A difference between processes is found and named before they compile."""
 
 import ml_collections
 import pytest
@@ -10,7 +10,7 @@ from diffdistill.system import hosts
 
 @pytest.fixture
 def processes(monkeypatch):
-  """Has each command described by a process of its own; the last one agrees."""
+  """Gives each command a process of its own; the last one calls `agree`."""
 
   def meet(*commands):
     texts = []
@@ -32,11 +32,11 @@ def command(rate=1e-3, **flags):
   return {"command": "train", "--workdir": "runs/a", "config": config, **flags}
 
 
-def test_processes_of_one_command_agree(processes):
+def test_processes_with_the_same_command_agree(processes):
   processes(command(), command(), command())
 
 
-def test_another_learning_rate_is_named(processes):
+def test_a_different_learning_rate_is_named(processes):
   with pytest.raises(ValueError) as error:  # noqa: PT011
     processes(command(), command(), command(rate=2e-3))
   assert str(error.value) == (
@@ -46,12 +46,12 @@ def test_another_learning_rate_is_named(processes):
   )
 
 
-def test_a_flag_that_one_lacks_is_named(processes):
+def test_a_flag_that_one_process_lacks_is_named(processes):
   with pytest.raises(ValueError, match="--seed is 1 on process 0 and unset on"):
     processes(command(**{"--seed": 1}), command())
 
 
-def test_another_flag_of_the_compiler_is_named(monkeypatch):
+def test_a_different_compiler_flag_is_named(monkeypatch):
   texts = []
   monkeypatch.setattr(
     hosts, "gathered", lambda text: texts.append(text) or list(texts)
@@ -63,14 +63,14 @@ def test_another_flag_of_the_compiler_is_named(monkeypatch):
     agree(command())
 
 
-def test_other_code_is_named(processes, monkeypatch):
+def test_different_code_is_named(processes, monkeypatch):
   digests = iter("ab")
   monkeypatch.setattr(agreement, "code_digest", lambda: next(digests))
   with pytest.raises(ValueError, match=r"code .* is a on process 0 and b on"):
     processes(command(), command())
 
 
-def test_a_long_value_is_shown_by_its_beginning_and_a_digest():
+def test_a_long_value_is_cut_and_followed_by_a_digest():
   first, second = ({"x": "1" * 100 + end} for end in "ab")
   line = difference([first, second])
   assert len(line) < 350
@@ -78,6 +78,6 @@ def test_a_long_value_is_shown_by_its_beginning_and_a_digest():
   assert "x is 111" in line
 
 
-def test_the_code_has_one_digest():
+def test_the_digest_of_the_code_is_stable():
   assert code_digest() == code_digest()
   assert len(code_digest()) == 16

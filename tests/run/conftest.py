@@ -1,4 +1,4 @@
-"""What tests of a built config share."""
+"""Fixtures for tests of the config builder."""
 
 import jax
 import pytest
@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture
 def moved():
-  """Weights that are not zero at the last layer, where networks begin."""
+  """Weights whose last layer is not zero, unlike in a new network."""
 
   def make(built):
     params = built.denoiser.network.init(jax.random.key(2))
@@ -25,7 +25,7 @@ def moved():
 
 @pytest.fixture
 def judged(edited):
-  """A config of a judge, a teacher and students of the judge's features."""
+  """A config with a judge, a teacher, and students on the judge's features."""
   config = edited(
     "classifier",
     {"kind": "resnet", "channels": 4, "multipliers": (1,), "num_blocks": 1},

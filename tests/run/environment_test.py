@@ -1,4 +1,4 @@
-"""Settings of JAX from outside a config change nothing, or are said."""
+"""Settings of JAX from outside a config change nothing, or are reported."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ PRECISION = "jax_default_matmul_precision"
 
 @pytest.fixture
 def setting():
-  """Sets a setting of JAX; it has its value again after the test."""
+  """Changes a setting of JAX; the old value comes back after the test."""
   before = {}
 
   def change(name, value):
@@ -32,7 +32,7 @@ def setting():
 
 @pytest.fixture
 def record(tmp_path):
-  """Records a life of a run; the lines that it says."""
+  """Records a life of a run; returns the lines that it reports."""
 
   def life():
     said = []
@@ -52,7 +52,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_pinned_setting_has_its_value_and_the_other_is_said(
+def test_a_pinned_setting_gets_its_value_and_the_change_is_reported(
   setting, name, capsys
 ):
   setting(name, OTHERS[name])
@@ -66,8 +66,8 @@ def test_a_pinned_setting_has_its_value_and_the_other_is_said(
   assert capsys.readouterr().err == ""
 
 
-def test_jax_as_it_comes_has_every_pinned_value():
-  """So that nothing is said where nobody has set anything."""
+def test_the_defaults_of_jax_are_the_pinned_values():
+  """So nothing is reported if nobody changed a setting."""
   code = (
     "import jax; from diffdistill.run import environment as e; e.pin();"
     "print([n for n in e.PINNED if not hasattr(jax.config, n)])"
@@ -83,7 +83,7 @@ def test_jax_as_it_comes_has_every_pinned_value():
   assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
-def test_variables_change_no_number(small_config, monkeypatch):
+def test_environment_variables_change_no_number(small_config, monkeypatch):
   code = f"""
 import numpy as np, jax
 from diffdistill.run import from_config
@@ -109,7 +109,7 @@ print(jax.random.normal(key, (3,)), np.asarray(jax.numpy.ones(3)).dtype)
   )
 
 
-def test_another_precision_of_matrix_products_is_refused(
+def test_a_different_precision_of_matrix_products_is_refused(
   setting, record, tmp_path
 ):
   assert record() == []
@@ -127,18 +127,18 @@ def test_another_precision_of_matrix_products_is_refused(
     record()
 
 
-def test_another_compiler_flag_is_said_and_recorded(
+def test_a_different_compiler_flag_is_reported_and_recorded(
   record, tmp_path, monkeypatch
 ):
   monkeypatch.setenv("XLA_FLAGS", "--xla_b --xla_a")
   assert record() == []
-  # In another order, and with a place to write to, it is the same.
+  # The order of flags and a folder for dumps do not matter.
   monkeypatch.setenv("XLA_FLAGS", "--xla_a --xla_dump_to=/tmp/x --xla_b")
   assert record() == []
   monkeypatch.delenv("XLA_FLAGS")
   assert record() == [
     "XLA_FLAGS was --xla_a --xla_b in this run's last life and is unset now:"
-    " it goes on, not to the bit"
+    " results may differ in their last bits"
   ]
   assert record() == []
   lives = read_json(tmp_path / FILE)["lives"]

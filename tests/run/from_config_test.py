@@ -35,12 +35,12 @@ CLASSIFICATION = {
 
 
 @pytest.mark.parametrize("minutes", [0.0, math.nan, math.inf])
-def test_a_run_of_no_or_endless_minutes_is_refused(tiny_config, minutes):
+def test_a_run_of_zero_or_infinite_minutes_is_refused(tiny_config, minutes):
   with pytest.raises(ValueError, match=rf"^minutes is {minutes}; pass more"):
     from_config.build({**tiny_config, "minutes": minutes})
 
 
-def test_by_the_clock_every_stage_ends_by_it(tiny_config):
+def test_in_a_run_by_the_clock_every_stage_needs_minutes(tiny_config):
   config = {**copy.deepcopy(tiny_config), "minutes": 1.0}
   config["stages"]["teacher"]["minutes"] = 1.0
   with pytest.raises(
@@ -51,7 +51,7 @@ def test_by_the_clock_every_stage_ends_by_it(tiny_config):
   from_config.build(config)
 
 
-def test_fields_reach_what_they_name(tiny_config):
+def test_fields_reach_the_objects_that_they_configure(tiny_config):
   built = from_config.build(tiny_config)
   assert built.seed == 3
   assert built.flip
@@ -74,32 +74,32 @@ def test_fields_reach_what_they_name(tiny_config):
   assert built.classifier is None
 
 
-def test_batches_are_of_the_source(tiny_config):
+def test_batches_come_from_the_source(tiny_config):
   built = from_config.build(tiny_config)
   pipeline = built.batches(8, 5)
   assert (pipeline.batch_size, pipeline.seed, pipeline.flip) == (8, 5, True)
   assert pipeline.batch(0)["image"].shape == (8, 2, 2, 1)
 
 
-def test_a_mesh_may_be_of_other_devices_and_parameters_lie_as_told(edited):
+def test_a_mesh_may_have_other_devices_and_overrides_place_parameters(edited):
   config = edited("mesh", {"fsdp": 2, "overrides": (("kernel", -1),)})
   built = from_config.build(config, devices=jax.devices()[2:6])
   assert built.mesh.shape == {"data": 2, "fsdp": 2}
   assert set(built.mesh.devices.ravel()) == set(jax.devices()[2:6])
   assert built.layout.overrides == (("kernel", -1),)
-  # From JSON, and from a ConfigDict that the command line has changed.
+  # The config may come from JSON, or from a ConfigDict of the command line.
   for again in (built.config, ConfigDict(config)):
     assert from_config.build(again).layout.overrides == (("kernel", -1),)
 
 
-def test_an_override_may_be_for_a_stage_s_classifier(edited):
+def test_an_override_may_name_parameters_of_a_stage_s_classifier(edited):
   config = edited("classifier", CLASSIFIER)
   config["stages"]["judge"] = {
     **CLASSIFICATION,
     "classifier": {**CLASSIFIER, "num_blocks": 2},
   }
   config["run"] = ("judge",)
-  # Of two blocks, only the stage's own.
+  # Only the stage's own classifier has two blocks.
   config["mesh"] = {
     "data": 4,
     "fsdp": 2,
@@ -119,7 +119,7 @@ def test_kinds_are_chosen_by_name(edited):
   assert type(built.denoiser.process.schedule).__name__ == "EDM"
 
 
-def test_a_schedule_is_shifted_to_the_image(edited):
+def test_a_schedule_is_shifted_to_the_image_size(edited):
   built = from_config.build(
     edited("model.schedule", {"kind": "cosine", "shift_from": 32})
   )
@@ -128,12 +128,12 @@ def test_a_schedule_is_shifted_to_the_image(edited):
   assert (schedule.image_size, schedule.base_size) == (2, 32)
 
 
-def test_both_doubles_the_network_s_channels(edited):
+def test_the_output_both_doubles_the_network_s_channels(edited):
   built = from_config.build(edited("model.output", "both"))
   assert built.denoiser.network.module.out_channels == 2
 
 
-def test_a_stage_gets_the_classifier(edited):
+def test_a_stage_gets_the_run_s_classifier(edited):
   config = edited("classifier", CLASSIFIER)
   config["stages"]["judge"] = CLASSIFICATION
   config["run"] = ("judge",)
@@ -149,7 +149,7 @@ def test_a_stage_gets_the_classifier(edited):
 def test_a_null_label_comes_after_the_classes(edited):
   built = from_config.build(edited("model.label_dropout", 0.1))
   assert built.denoiser.null_label == 3
-  # The network has a class more, and the images do not.
+  # The network has one class more than the images.
   assert built.denoiser.network.num_classes == 4
   assert built.generator(built.stages[0].objective.sampler, 8).num_classes == 3
   teacher, halve = built.stages
@@ -157,13 +157,13 @@ def test_a_null_label_comes_after_the_classes(edited):
   assert halve.objective.guidance == built.guidance == Guidance()
 
 
-def test_guidance_is_the_run_s_or_a_stage_s_own(edited):
+def test_a_stage_has_its_own_guidance_or_the_run_s(edited):
   config = edited("model.label_dropout", 0.1)
   config["guidance"] = {"weight": 0.5, "interval": (0.2, 0.8)}
   built = from_config.build(config)
   assert built.guidance == Guidance(weight=0.5, interval=(0.2, 0.8))
   assert built.stages[1].objective.guidance is built.guidance
-  # A teacher is used with it; a student has it in its weights.
+  # A teacher is sampled with guidance; a student has guidance in its weights.
   teacher, student = (built.rounds[n][1] for n in ("teacher", "halve/004"))
   assert built.usual_guidance(teacher) is built.guidance
   assert built.usual_guidance(student) is None
@@ -177,7 +177,7 @@ def test_a_generator_guides_its_model(edited, moved):
   built = from_config.build(edited("model.label_dropout", 0.1))
   sampler, params = built.stages[0].objective.sampler, moved(built)
   generator = built.generator(sampler, 8, guidance=Guidance(weight=2.0))
-  # One DDIM step is the guided x0 at the first time.
+  # The result of one DDIM step is the guided x0 at the first time.
   images = to_host(next(generator.batches(params, 0, 8, 1)))
   told, untold = (
     built.denoiser(
@@ -191,7 +191,7 @@ def test_a_generator_guides_its_model(edited, moved):
   assert np.abs(images - np.clip(told, -1, 1)).max() > 0.01
 
 
-def test_a_stage_may_have_a_sampler_of_its_own(pairs_config):
+def test_a_stage_may_have_its_own_sampler(pairs_config):
   built = from_config.build(pairs_config)
   teacher, pairs, student = built.stages
   assert isinstance(teacher.objective.sampler, DDIM)
@@ -204,7 +204,7 @@ def test_a_stage_may_have_a_sampler_of_its_own(pairs_config):
   assert list(built.rounds) == ["teacher", "pairs", "student/001"]
 
 
-def test_a_recipe_s_stages_are_judged_while_they_train_where_asked():
+def test_a_recipe_s_stages_select_weights_if_the_config_says_so():
   config = digits.get_config("progressive")
   assert all(stage.select is None for stage in from_config.build(config).stages)
   config.stages.halve.select.every = 250
@@ -212,12 +212,13 @@ def test_a_recipe_s_stages_are_judged_while_they_train_where_asked():
   assert halve.select == Selection(by="distance", every=250)
 
 
-def test_a_frozen_classifier_is_the_one_it_was(judged):
+def test_a_frozen_classifier_has_the_architecture_of_its_stage(judged):
   judged["stages"]["judge"]["classifier"] = {**CLASSIFIER, "channels": 8}
   judge, _, halve = from_config.build(judged).stages
   assert judge.objective.classifier.module.channels == 8
   assert halve.objective.classifier is judge.objective.classifier
-  # From outside the run it is the config's, or the stage's own.
+  # A classifier from outside the run has the config's architecture, or the
+  # stage's.
   judged["stages"]["halve"]["frozen"]["classifier"] = "path:runs/a/judge"
   *_, halve = from_config.build(judged).stages
   assert halve.objective.classifier.module.channels == 4
@@ -236,7 +237,7 @@ def test_json_and_config_dicts_build_the_same(tiny_config):
       assert getattr(again, field) == getattr(built, field), field
 
 
-def test_building_changes_nothing_it_is_given(tiny_config):
+def test_building_does_not_change_the_given_config(tiny_config):
   before = copy.deepcopy(tiny_config)
   from_config.build(tiny_config)
   assert tiny_config == before
@@ -270,7 +271,7 @@ def test_building_changes_nothing_it_is_given(tiny_config):
     ("stages.halve.name", "x", "stages.halve.name is no field"),
     ("stages.halve.objective.sampler", {}, "objective.sampler is no field"),
     ("evaluation.num_image", 3, "did you mean num_images?"),
-    # Missing ones.
+    # Missing fields.
     ("model.network.width", None, "model.network.width is missing; pass"),
     ("stages.halve.num_updates", None, "stages.halve.num_updates is missing"),
     (
@@ -280,7 +281,7 @@ def test_building_changes_nothing_it_is_given(tiny_config):
     ),
     ("data.source.path", None, "data.source.path is missing"),
     ("data.source", None, "data.source.kind is None; pass one of digits"),
-    ("run", None, "run is (); pass a tuple of stages, of teacher, halve"),
+    ("run", None, "run is (); pass a tuple of some of teacher, halve"),
     # Types.
     ("seed", "abc", "seed is 'abc' of type str; pass int"),
     ("seed", True, "seed is True of type bool; pass int"),
@@ -399,18 +400,18 @@ def test_building_changes_nothing_it_is_given(tiny_config):
     ),
   ],
 )
-def test_refuses_in_one_line(edited, path, value, message):
+def test_a_wrong_field_is_refused_in_one_line(edited, path, value, message):
   with pytest.raises(ValueError) as error:  # noqa: PT011 (matched below)
     from_config.build(edited(path, value))
   assert message in str(error.value)
   assert "\n" not in str(error.value)
 
 
-def test_hidden_labels_must_be_there(edited):
+def test_label_dropout_without_labels_is_refused(edited):
   config = edited("data.conditional", False)
   config["model"]["label_dropout"] = 0.1
   with pytest.raises(
-    ValueError, match=r"label_dropout is 0\.1, but nothing has"
+    ValueError, match=r"label_dropout is 0\.1, but images have"
   ):
     from_config.build(config)
 
@@ -467,7 +468,9 @@ def test_hidden_labels_must_be_there(edited):
     ),
   ],
 )
-def test_refuses_pairs_in_one_line(pairs_config, path, value, message):
+def test_a_wrong_field_of_pairs_is_refused_in_one_line(
+  pairs_config, path, value, message
+):
   config = copy.deepcopy(pairs_config)
   stage, name = path.split(".")
   if value is None:
@@ -480,11 +483,11 @@ def test_refuses_pairs_in_one_line(pairs_config, path, value, message):
   assert "\n" not in str(error.value)
 
 
-def test_says_a_stage_s_path_once(edited):
+def test_a_refusal_names_the_path_of_a_stage_once(edited):
   with pytest.raises(ValueError, match=r"^stages\.halve\.batch_size is 0"):
     from_config.build(edited("stages.halve.batch_size", 0))
 
 
-def test_refuses_what_is_no_config():
+def test_a_value_that_is_no_config_is_refused():
   with pytest.raises(ValueError, match="the config is 3; return a ConfigDict"):
     from_config.build(3)

@@ -1,4 +1,4 @@
-"""No stage and no output takes what a workdir keeps for itself."""
+"""No stage and no output may have a name that a workdir reserves."""
 
 import json
 
@@ -19,7 +19,7 @@ from diffdistill.tools import train
 @pytest.mark.parametrize(
   "name", ["teacher", "halve_again", "pairs", "a", "004", "A-b_1", "x" * 64]
 )
-def test_a_name_of_letters_and_digits_is_a_stage(name):
+def test_a_stage_name_may_have_letters_and_digits(name):
   check_stage_name(name)
 
 
@@ -52,7 +52,7 @@ def test_a_name_of_letters_and_digits_is_a_stage(name):
     None,
   ],
 )
-def test_a_name_that_is_no_folder_of_its_own_is_refused_in_one_line(name):
+def test_a_name_that_cannot_be_a_stage_s_folder_is_refused_in_one_line(name):
   with pytest.raises(
     ValueError, match=r"^a stage is called .*; pass "
   ) as error:
@@ -61,7 +61,7 @@ def test_a_name_that_is_no_folder_of_its_own_is_refused_in_one_line(name):
   assert len(str(error.value)) < 250
 
 
-def test_a_config_with_such_a_stage_is_refused(tiny_config):
+def test_a_config_with_a_reserved_stage_name_is_refused(tiny_config):
   stages = {"samples": tiny_config["stages"]["teacher"]}
   config = {**tiny_config, "run": ("samples",), "stages": stages}
   with pytest.raises(
@@ -70,7 +70,7 @@ def test_a_config_with_such_a_stage_is_refused(tiny_config):
     from_config.build(config)
 
 
-def test_the_names_are_all_that_a_judged_run_makes(own_run, run_cli):
+def test_all_names_that_a_judged_run_makes_are_reserved(own_run, run_cli):
   assert run_cli("evaluate", f"--workdir={own_run}") == 0
   run = json.loads((own_run / "config.json").read_text())["run"]
   made = {path.name for path in own_run.iterdir()}
@@ -93,7 +93,7 @@ def test_an_output_in_place_of_a_runs_own_files_is_refused(tmp_path, place):
     check_out(out, [epath.Path(tmp_path) / "run"], ["teacher"])
 
 
-def test_a_link_to_a_workdir_hides_nothing(tmp_path):
+def test_an_output_below_a_link_to_a_workdir_is_refused(tmp_path):
   (tmp_path / "run").mkdir()
   (tmp_path / "link").symlink_to(tmp_path / "run")
   out = epath.Path(tmp_path) / "link" / "config.json"
@@ -101,7 +101,7 @@ def test_a_link_to_a_workdir_hides_nothing(tmp_path):
     check_out(out, [epath.Path(tmp_path) / "run"])
 
 
-def test_an_output_beside_a_runs_own_files_is_taken(tmp_path):
+def test_an_output_beside_a_runs_own_files_is_allowed(tmp_path):
   workdir = epath.Path(tmp_path)
   out = workdir / "grid.png"
   assert check_out(out, [workdir], ["teacher"]) == ""
@@ -123,12 +123,12 @@ def test_a_model_in_place_of_a_stage_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("letter", ["[", "*", "?", "\\"])
-def test_nothing_is_trained_where_no_checkpoint_can_be_saved(
+def test_a_workdir_in_which_no_checkpoint_can_be_saved_is_refused(
   letter, tmp_path, monkeypatch
 ):
   folder = tmp_path / f"runs {letter}2]"
   folder.mkdir()
-  # Of the folder that a person is in, too.
+  # A relative workdir below such a folder is refused too.
   monkeypatch.chdir(folder)
   for workdir in (folder, folder / "a", "a"):
     with pytest.raises(ValueError, match="checkpoints cannot be saved") as no:
@@ -139,12 +139,12 @@ def test_nothing_is_trained_where_no_checkpoint_can_be_saved(
 @pytest.mark.parametrize(
   "name", ["a b", "it's 'é'", "a]", "a,b", "100% #1 {&}"]
 )
-def test_a_workdir_may_be_called_almost_anything(name, tmp_path):
+def test_a_workdir_may_have_almost_any_name(name, tmp_path):
   check_workdir(epath.Path(tmp_path / name))
   check_workdir(epath.Path(f"gs://bucket/{name}"))
 
 
-def test_a_training_is_refused_before_it_begins(small_config, tmp_path):
+def test_a_bad_workdir_is_refused_before_training(small_config, tmp_path):
   workdir = epath.Path(tmp_path / "runs [2]")
   with pytest.raises(ValueError, match="pass a --workdir without it"):
     train.train(small_config, workdir)

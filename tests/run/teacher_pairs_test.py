@@ -15,7 +15,7 @@ from diffdistill.training.fingerprint import fingerprint
 
 @pytest.fixture
 def store_of(pairs_config, tmp_path, moved):
-  """(the store of a pairs stage, its teacher's weights, the experiment)."""
+  """(The store of a pairs stage, the teacher's weights, the experiment.)"""
 
   def make(**fields):
     config = copy.deepcopy(pairs_config)
@@ -44,11 +44,12 @@ def test_labels_of_pairs_are_as_frequent_as_in_the_data(
   store = pair_store(built, epath.Path(tmp_path), stage, round_, moved(built))
   *_, labels = store.draw(0, 20)
   assert np.bincount(labels).tolist() == [16, 0, 4]
-  # So that pairs of other labels are not gone on with.
+  # The store names the rule of labels, so that pairs with other labels are
+  # refused.
   assert "as frequent as in the data" in store.pairs.labels
 
 
-def test_pairs_are_the_teacher_s_images_of_their_noise(store_of):
+def test_a_pair_is_noise_and_the_teacher_s_image_of_it(store_of):
   store, teacher, built = store_of()
   noise, images, labels = store.draw(5, 6)
   np.testing.assert_array_equal(labels, np.arange(5, 11) % 3)
@@ -62,14 +63,14 @@ def test_pairs_are_the_teacher_s_images_of_their_noise(store_of):
     4,
   )
   np.testing.assert_allclose(images, again, atol=1e-5)
-  # Pair i is the same whatever comes with it, over several batches too.
+  # Pair i does not depend on the other pairs that are drawn with it.
   more = store.draw(0, 20)
   for one, other in zip((noise, images, labels), more, strict=True):
     np.testing.assert_allclose(one, other[5:11], atol=1e-6)
   np.testing.assert_array_equal(store.noise(5, 6), noise)
 
 
-def test_pairs_are_known_by_all_that_made_them(store_of, tmp_path):
+def test_the_settings_of_pairs_name_all_that_made_them(store_of, tmp_path):
   store, teacher, built = store_of()
   assert store.directory == epath.Path(tmp_path) / "pairs" / "pairs"
   pairs = store.pairs

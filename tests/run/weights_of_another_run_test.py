@@ -9,7 +9,7 @@ from diffdistill.run.weights_of_another_run import load_outside
 
 
 def outside(config, name, source):
-  """What a stage's frozen name is, from outside the run."""
+  """Loads frozen weights of a stage from outside the run."""
   built = from_config.build(config)
   stage = built.stages[-1]
   return load_outside(built, stage, name, source)
@@ -21,7 +21,7 @@ def test_weights_come_from_a_round_of_another_run(
   path = f"path:{finished_run}"
   for source, name in (
     ("teacher", "teacher"),
-    # A student may teach.
+    # A student may be the teacher of another run.
     ("halve/001", "teacher"),
     ("teacher", "second_moments"),
   ):
@@ -40,7 +40,7 @@ def test_weights_that_do_not_fit_are_refused(finished_run, edited, judged):
   other["stages"]["halve"]["frozen"]["classifier"] = f"{path}/classifier"
   for config, name, source, message in (
     (edited("model.network.width", 10), "teacher", "teacher", "10"),
-    # A class more, for the null label.
+    # The null label adds a class.
     (edited("model.label_dropout", 0.1), "teacher", "teacher", "(4, "),
     (edited("model.network.depth", 2), "teacher", "teacher", "is None there"),
     (other, "classifier", "classifier", "6"),
@@ -54,7 +54,7 @@ def test_weights_that_do_not_fit_are_refused(finished_run, edited, judged):
     assert "\n" not in text
 
 
-def test_places_outside_that_hold_nothing_are_refused(
+def test_a_source_without_weights_is_refused(
   finished_run, tmp_path, tiny_config, judged
 ):
   for source in (f"{tmp_path}/x", f"{finished_run}/halve"):

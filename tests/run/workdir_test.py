@@ -32,7 +32,7 @@ def test_a_workdir_belongs_to_its_config(edited, tiny_config, tmp_path):
   assert stored_config(workdir) == built.config
 
 
-def test_what_does_not_change_the_training_may_change(edited, tmp_path):
+def test_fields_that_do_not_change_the_training_may_change(edited, tmp_path):
   workdir = epath.Path(tmp_path)
   claim(workdir, from_config.build(edited("seed", 3)).config)
   for path, value in (
@@ -44,10 +44,10 @@ def test_what_does_not_change_the_training_may_change(edited, tmp_path):
     claim(workdir, from_config.build(edited(path, value)).config)
 
 
-def test_hosts_with_disks_of_their_own_are_refused(
+def test_hosts_with_separate_disks_are_refused(
   tiny_config, tmp_path, monkeypatch
 ):
-  # As another process finds it: the first has written, and nothing is here.
+  # On this host, the file that the first process wrote does not exist.
   monkeypatch.setattr(hosts, "on_first", lambda act: None)
   workdir = epath.Path(tmp_path) / "new"
   with pytest.raises(ValueError, match="is not the same folder on every host"):
@@ -104,7 +104,7 @@ def test_a_stage_that_has_not_begun_may_change(edited, tiny_config, tmp_path):
     )
 
 
-def test_moved_data_is_the_same_data(tiny_config, tmp_path):
+def test_a_run_continues_with_data_in_another_folder(tiny_config, tmp_path):
   workdir = epath.Path(tmp_path)
   config = from_config.build(tiny_config).config
   claim(workdir, config)
