@@ -1,4 +1,4 @@
-"""Every model of a run against the data and the teacher, step by step."""
+"""Compares every model of a run with the data and with the teacher."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,24 +29,25 @@ def compare(
   say: Callable[[str], None],
   kept: JudgedRows = NOTHING_KEPT,
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-  """One row per model and number of steps, and images from the same noise.
+  """Makes one row per model and number of steps, and images of the same noise.
 
-  Each row that is made is kept before the next begins, and one that is kept is
-  not made again.
+  Each new row is kept on disk before the next one begins. A kept row is not
+  made again.
 
   Args:
-    contestants: the teacher, whose images at the most steps all others are
-      compared with; then the students.
+    contestants: the teacher, then the students. All are compared with the
+      teacher's images at its most steps.
     judge: measures the images.
-    settings: how many images of which noise.
-    say: told each row as it is done.
-    kept: the rows that are done; by default none are.
+    settings: the number of images and the seed of their noise.
+    say: receives one line for each finished row.
+    kept: the rows that earlier evaluations kept; by default none.
 
   Returns:
     (rows, float32 images `n h w c` in [-1, 1] by row title, for a sheet)
 
   Raises:
-    ValueError: where the teacher is not judged at its most steps, nor can be.
+    ValueError: if the teacher's row at its most steps is missing and its
+      weights were left behind.
   """
   rows, images = [], {}
 
@@ -78,7 +79,7 @@ def compare(
 def _judged(
   turn: "_Turn", judge: Judge, settings: Settings, devices: str
 ) -> JudgedRow:
-  """The row that is due, measured on these devices."""
+  """Measures the row of a turn on these devices."""
   gap_images = min(settings.gap_images, settings.num_images)
   first = turn.first
   stream = Timed(
@@ -101,7 +102,7 @@ def _judged(
 
 
 def unjudged(contestants: Sequence[Contestant], kept: JudgedRows) -> list[str]:
-  """The names of the models of which `compare` would make a row."""
+  """The names of the models for which `compare` would make a new row."""
   result: list[str] = []
 
   def note(turn: _Turn) -> None:
@@ -115,13 +116,13 @@ def unjudged(contestants: Sequence[Contestant], kept: JudgedRows) -> list[str]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Turn:
-  """A row that is due.
+  """A row that `compare` needs, whether it is kept or not.
 
   Args:
     contestant, num_steps: the model and its number of steps.
-    weights: of the model.
-    made_with: all that the row depends on but its weights.
-    first: the row of the teacher at its most steps; None before it is there.
+    weights: the weights of the model.
+    made_with: the settings that the row depends on.
+    first: the row of the teacher at its most steps; None until it is made.
   """
 
   contestant: Contestant
@@ -136,7 +137,7 @@ def _turns(
   kept: JudgedRows,
   make: Callable[[_Turn], JudgedRow | None],
 ) -> Iterator[tuple[_Turn, JudgedRow | None, bool]]:
-  """Every row in order: as it is kept, or else as `make` makes it.
+  """Gives every row in order: the kept row, or else the row that `make` makes.
 
   Yields:
     (turn, its row or None, whether the row was made now)
@@ -152,7 +153,7 @@ def _turns(
         "model": contestant.name,
         "steps": num_steps,
         "sampled": contestant.sampled,
-        # The gap is to these images.
+        # The teacher gap compares with the images of this row.
         "target": f"{most} steps of {first.weights}" if first else "",
       }
       turn = _Turn(
@@ -171,10 +172,11 @@ def _turns(
 
 
 def _with_speed_up(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """The rows, over the first of them: the teacher at its most steps.
+  """Adds to each row its speed-up over the first row.
 
-  Only speeds of the same devices and of one batch size are compared. Where all
-  rows are of the same devices, they do not say of which. Speeds have the digits
+  The first row is the teacher at its most steps. Only speeds of the same
+  devices and the same batch size are compared. If all rows have the same
+  devices, the column of devices is left out. Speeds are rounded to the digits
   that their spread allows.
   """
   slowest = rows[0]

@@ -1,4 +1,4 @@
-"""The models of a run that are judged, and at what cost each was trained."""
+"""The models of a run that are judged, with the training cost of each."""
 
 import dataclasses
 import functools
@@ -24,14 +24,15 @@ class Contestant:
   """A model to judge.
 
   Args:
-    name: of the round that made the model.
+    name: the name of the round that made the model.
     num_steps: the numbers of steps to judge the model at.
     generator: makes the images.
-    load: gives the model's weights, when its turn comes.
+    load: loads the model's weights.
     here: whether `load` works. If not, only rows that are kept are reported.
     facts: more columns of the model's rows.
     shown: whether the model is in the pictures too.
-    sampled: names all that the images depend on besides weights and noise.
+    sampled: text that names all that the images depend on besides weights and
+      noise.
   """
 
   name: str
@@ -50,7 +51,7 @@ def finished_models(
   """The finished rounds that make images, in the order of the recipe.
 
   Raises:
-    ValueError: where there are none.
+    ValueError: if no round is finished.
   """
   result = {}
   for name, (stage, round_) in run.models.items():
@@ -68,15 +69,17 @@ def contestants(
   workdir: epath.Path,
   say: Callable[[str], None],
 ) -> list[Contestant]:
-  """The teacher, then the students made for one of the numbers of steps.
+  """The models to judge: the teacher, then the students.
+
+  A student is judged if its own number of steps is in the settings.
 
   Args:
     run: the recipe; its `evaluation` names the numbers of steps.
-    workdir: where the run was trained.
-    say: told which rounds are not finished.
+    workdir: the folder where the run was trained.
+    say: receives one line for each unfinished round.
 
   Raises:
-    ValueError: where the run has no finished teacher of its own.
+    ValueError: if the run has no finished teacher of its own.
   """
   settings = run.evaluation
 

@@ -1,4 +1,4 @@
-"""The evaluation of a run: every model judged, and what is written of it."""
+"""Evaluates all models of a run and writes the result."""
 
 import dataclasses
 import html
@@ -31,7 +31,7 @@ class Evaluation:
   Args:
     metric: the name of the Frechet distance, such as FD-classifier.
     summary: the judge and the settings, by name.
-    rows: one for each model and number of steps: column -> value.
+    rows: for each model and number of steps a dict: column -> value.
     images: float32 `n h w c` in [-1, 1] by the row's title, from one noise.
   """
 
@@ -42,7 +42,7 @@ class Evaluation:
 
   @property
   def warning(self) -> str | None:
-    """Why the distances measure nothing, where the judge is not trusted."""
+    """Why the distances mean nothing; None if the judge is trusted."""
     why = distrust(dict(self.summary))
     if why is None:
       return None
@@ -103,7 +103,7 @@ def evaluate(
 ) -> Evaluation:
   """Judges the teacher and every finished student of a run.
 
-  A row that is done is kept, so that the next call goes on from there.
+  Each finished row is kept, so the next call continues after it.
 
   Args:
     run: the recipe, whose `evaluation` says how.

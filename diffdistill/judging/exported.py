@@ -1,4 +1,4 @@
-"""A model that was exported, opened again without the run that made it."""
+"""Opens an exported model without the run that made it."""
 
 import dataclasses
 import hashlib
@@ -148,7 +148,7 @@ def _program(folder: epath.Path) -> Exported:
     key: Key,
     num_steps: Int[Array, ""],
   ) -> Image:
-    # Its stochastic samplers take a seed: one for each batch.
+    # The program of a stochastic sampler takes a seed; each batch has its own.
     return program.call(noise, label, jax.random.bits(key))
 
   data = (folder / stablehlo.PROGRAM).read_bytes()

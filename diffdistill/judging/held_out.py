@@ -1,4 +1,4 @@
-"""The images that measure how right a run's classifier is."""
+"""Measures a run's classifier on images that it was not trained on."""
 
 from collections.abc import Callable, Collection
 
@@ -18,17 +18,17 @@ FEW = 1000
 def check_judge(
   run: Experiment, to_do: Collection[str], say: Callable[[str], None]
 ) -> None:
-  """Checks, before anything is trained, that the run's classifier can judge.
+  """Checks before training that the run's classifier can judge.
 
   Args:
     run: the recipe.
     to_do: the names of the stages that are not finished.
-    say: told how many images the classifier does not train on, if any.
+    say: receives the number of images that the classifier does not train on.
 
   Raises:
-    ValueError: where the data has fewer than two classes; or where a stage
-      selects by distance, and a classifier that is always right could not be
-      trusted on so few images, or its test split cannot be read.
+    ValueError: if the data has fewer than two classes. Also, if a stage selects
+      by distance: if there are too few held-out images to trust any classifier,
+      or if the test split cannot be read.
   """
   stage = run.judging_stage
   if stage is None or not to_do:
@@ -69,23 +69,23 @@ def check_judge(
 
 
 def check_classes(run: Experiment, stage: Stage) -> None:
-  """Refuses a classifier of fewer than two classes, which learns nothing.
+  """Refuses to train a classifier on fewer than two classes.
 
   Raises:
-    ValueError: where that is so.
+    ValueError: if the data has fewer than two classes with images.
   """
   count = num_nonempty_classes(run.source)
   if count < 2:
     raise ValueError(
       f"stages.{stage.name} makes a classifier, but the data has {count} class"
-      " with images, so that it learns nothing and cannot judge; pass data of"
-      f" two classes or more, or leave {stage.name} out of config.run and judge"
-      " by evaluation.inception"
+      " with images, from which it learns nothing; pass data of two classes or"
+      f" more, or leave {stage.name} out of config.run and judge by"
+      " evaluation.inception"
     )
 
 
 def measure(run: Experiment, stage: Stage, features: FeatureFn) -> Trust:
-  """How right the classifier is on images that it was not trained on.
+  """Measures the accuracy of a classifier on images it was not trained on.
 
   Args:
     run: the recipe.
@@ -113,7 +113,7 @@ def measure(run: Experiment, stage: Stage, features: FeatureFn) -> Trust:
 
 
 def _said(run: Experiment, stage: Stage) -> str:
-  """How many images of each class the classifier does not train on."""
+  """A line that says how many images the classifier does not train on."""
   _, held_out = run.judged_on
   text = (
     f"{stage.name}: does not train on {len(held_out)} of the"

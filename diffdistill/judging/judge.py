@@ -1,4 +1,4 @@
-"""The judge of a run: a feature network, and the data as it sees it."""
+"""The judge of a run: a feature network, with the statistics of the data."""
 
 import dataclasses
 import functools
@@ -43,24 +43,24 @@ DETECTOR = "Inception-v3 of 2015-12-05"
 
 
 def nothing() -> None:
-  """What is called between batches where nobody may have to leave."""
+  """The default of `between`: does nothing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judge:
-  """A feature network that judges images, and the data as the network sees it.
+  """A feature network that judges images, with the statistics of the data.
 
   Args:
     metric: the name of the Frechet distance, such as FD-classifier.
-    kernel: the name of the kernel distance; empty where there is none.
+    kernel: the name of the kernel distance; empty for none.
     features: the feature network.
     reference: the statistics of the training data, by the same network.
-    said: what an evaluation says of the network and of the data, by name.
+    said: facts about the network and the data, by name, for an evaluation.
     identity: see `identity_of`.
-    trust: measures how right the network is, where it is a classifier of the
+    trust: measures the accuracy of the network if it is a classifier of the
       run; see evaluation/trust.py.
-    between: called before `features` looks at a batch, and between batches that
-      are generated but not looked at; may raise, to leave.
+    between: called before each batch of features and between batches that are
+      only timed; it may raise to stop the evaluation.
   """
 
   metric: str
@@ -73,33 +73,34 @@ class Judge:
   between: Callable[[], None] = nothing
 
   def check(self, num_images: int) -> None:
-    """Refuses a FID of too few images.
+    """Refuses to measure FID with too few images.
 
     Raises:
-      ValueError: where there are not more images than features.
+      ValueError: if there are not more images than features.
     """
     if self.metric == FID:
       require_enough_images(self.reference, num_images)
 
   def require_trust(self, stage: str) -> None:
-    """Refuses to select weights by a judge that is no better than chance.
+    """Refuses to select weights by a judge that is not better than chance.
 
     Args:
       stage: the name of the stage that selects by distance.
 
     Raises:
-      ValueError: with what the judge can do, and what helps.
+      ValueError: if the judge is not trusted; the message says why and what
+        helps.
     """
     trust = None if self.trust is None else self.trust()
     if trust is not None and not trust.trusted:
       raise ValueError(
-        f"stages.{stage}.select.by is 'distance', and its judge is"
+        f"stages.{stage}.select.by is 'distance', but its judge is"
         f" {trust.verdict}; train the classifier longer, in a new workdir, or"
         f" pass stages.{stage}.select.every=0, or evaluation.inception"
       )
 
   def facts(self) -> dict[str, Any]:
-    """What a reader of the evaluation must know of the judge."""
+    """The facts about the judge that an evaluation states."""
     facts: dict[str, Any] = {"metric": self.metric, **self.said}
     if self.trust is not None:
       facts |= self.trust().facts
@@ -119,17 +120,17 @@ def judge_of(
 ) -> Judge:
   """The judge of a run: Inception, or the run's own classifier.
 
-  Statistics of the run's own data are made once, and kept in the workdir.
+  Statistics of the run's own data are computed once and kept in the workdir.
 
   Args:
-    run: the recipe, whose `evaluation` may name Inception's weights.
-    workdir: where the run was trained.
+    run: the recipe; its `evaluation` may name Inception's weights.
+    workdir: the folder where the run was trained.
     between: called before each batch that the judge looks at; may raise.
-    say: told which kept files are damaged.
+    say: receives one line for each damaged file.
 
   Raises:
-    ValueError: where the run has no classifier, or has not trained it yet; or
-      where Inception's weights or a reference are not what they should be.
+    ValueError: if the run has no trained classifier, or if the file of
+      Inception's weights or of the reference does not fit.
   """
   settings = run.evaluation
   identity = identity_of(run, workdir)
@@ -162,10 +163,10 @@ def judge_of(
 
 
 def identity_of(run: Experiment, workdir: epath.Path) -> str:
-  """Names the judge of a run: metric, network, its weights, and the data.
+  """A text that names the judge of a run: metric, network, weights and data.
 
   Raises:
-    ValueError: where the run has no classifier, or has not trained it yet.
+    ValueError: if the run has no classifier, or has not trained it yet.
   """
   if run.evaluation.inception:
     if run.evaluation.reference:
@@ -180,11 +181,11 @@ def identity_of(run: Experiment, workdir: epath.Path) -> str:
 
 
 def check_inception(run: Experiment) -> None:
-  """Checks, before anything is trained, that FID can be measured later.
+  """Checks before training that FID can be measured.
 
   Raises:
-    ValueError: for weights that are not the FID network's, or fewer images
-      than it has features.
+    ValueError: if the weights are not those of the FID network, or if there are
+      fewer images than features.
   """
   load_inception(run.evaluation.inception)
   counts = {"evaluation.num_images": run.evaluation.num_images}
@@ -211,7 +212,7 @@ class _Network:
     classifier, params: see `classifier_features`.
     metric, kernel, said: see `Judge`.
     file: the name of the file that keeps the statistics of the run's data.
-    stage: the stage that made the network, where it is the run's own.
+    stage: the stage that trained the network; None for Inception.
   """
 
   detector: str
@@ -232,7 +233,7 @@ def _reference(
   features: FeatureFn,
   say: Callable[[str], None],
 ) -> tuple[Reference, str]:
-  """The data as the network sees it, and what the data is, in words."""
+  """The statistics of the data, and a text that names the data."""
   settings, shape = run.evaluation, run.source.image_shape
   if settings.reference:
     reference = load_reference(
@@ -282,7 +283,7 @@ def _inception(run: Experiment) -> _Network:
 
 
 def _own(run: Experiment, workdir: epath.Path) -> _Network:
-  """The run's own classifier, in float32 however it was trained."""
+  """The run's own classifier, computed in float32."""
   stage = _classifier_stage(run, workdir)
   classifier = stage.classifier
   if hasattr(classifier.module, "dtype"):
@@ -312,6 +313,6 @@ def _classifier_stage(run: Experiment, workdir: epath.Path) -> Stage:
 
 
 def _data(run: Experiment) -> str:
-  """A short name of the training images; none of them is read."""
+  """A short name of the training images, from their digests."""
   size, digests = len(run.source), run.source.digests()
   return f"{size} images {digest_of([run.source.image_shape, digests])}"

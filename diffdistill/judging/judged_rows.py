@@ -1,15 +1,15 @@
-"""Rows of a comparison that are done, one file each, to go on from.
+"""Keeps each finished row of an evaluation in a file, so that it can resume.
 
-A row is taken again only where it was made alike, of the same weights: what it
-was made with is in its file, `<folder>/<model>/<steps>_<hash of that>.npz`, so
-rows that were made otherwise, by another judge say, lie side by side; one of
-other weights, but made alike, replaces the one before. In a damaged file no
-byte is believed: its row is made again, and the file is named. It holds
+The file of a row is `<folder>/<model>/<steps>_<hash of its settings>.npz`. A
+row is used again only if its settings and its weights are the same. Rows with
+other settings, such as another judge, lie side by side. A row with the same
+settings but new weights replaces the old one. A damaged file is not used: its
+row is made again, and a warning names the file. The file holds
 
-  row        JSON: the columns, what they were made with, on which devices
+  row        JSON: the columns, the settings, a name of the weights, the devices
   shown      the first images as bytes, for the sheet
-  target     float32, of the teacher at its most steps: the images that
-             students are compared with; of other rows none
+  target     float32: the images of the teacher at its most steps, with which
+             students are compared; empty for all other rows
 """
 
 import dataclasses
@@ -30,23 +30,24 @@ from diffdistill.system import hosts
 from diffdistill.system.files import write_atomically
 from diffdistill.training.fingerprint import fingerprint
 
-# In a workdir.
+# The folder of rows in a workdir.
 FOLDER = "evaluated"
-# What is JSON of a row.
+# The fields of a row that are written as JSON.
 WORDS = ("made_with", "weights", "devices", "columns")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JudgedRow:
-  """What is known of a model at a number of steps.
+  """The measurements of one model at one number of steps.
 
   Args:
-    made_with: all that it depends on but the weights: name -> plain value.
-    weights: a fingerprint of them.
-    devices: that it was timed on.
-    columns: what was measured.
-    shown: its first images.
-    target: those that students are compared with, in [-1, 1]; of one row only.
+    made_with: the settings that the row depends on: name -> plain value.
+    weights: a fingerprint of the model's weights.
+    devices: the devices that the model was timed on.
+    columns: the measured values, by column name.
+    shown: the first images of the model.
+    target: images in [-1, 1] with which students are compared; only the
+      teacher's row at its most steps has them.
   """
 
   made_with: Mapping[str, Any]
@@ -62,11 +63,11 @@ class JudgedRows:
   """The finished rows of a run.
 
   Args:
-    folder: where they are; None keeps none.
-    made_with: what all of them depend on: images, seed, judge.
-    devices: that are here.
-    fingerprint: of weights.
-    say: told which files are damaged.
+    folder: the folder of the rows; None to keep none.
+    made_with: the settings that all rows share: images, seed, judge.
+    devices: the devices of this process.
+    fingerprint: computes the fingerprint of weights.
+    say: receives one line for each damaged file.
   """
 
   folder: epath.Path | None = None
@@ -78,12 +79,12 @@ class JudgedRows:
   def take(
     self, made_with: Mapping[str, Any], weights: "Weights"
   ) -> JudgedRow | None:
-    """The row as it was, where it would be the same and every process sees it.
+    """The kept row if it is still valid and every process sees it, or None.
 
     Args:
-      made_with: what it would be made with now; its model and steps too.
-      weights: that it would be made of. Where they are not here any more, those
-        that it was made of are taken on its word.
+      made_with: the settings of the row now, with its model and steps.
+      weights: the weights of the model. If they were left behind, the row is
+        taken without comparing them.
     """
     if self.folder is None:
       return None
@@ -96,7 +97,7 @@ class JudgedRows:
     return row
 
   def keep(self, row: JudgedRow) -> None:
-    """Writes a row, whole or not at all, in place of the one before."""
+    """Writes a row in place of the old one, whole or not at all."""
     if self.folder is None:
       return
     words = {name: getattr(row, name) for name in WORDS}
@@ -120,13 +121,13 @@ def judged_rows(
   identity: str,
   say: Callable[[str], None] = lambda line: None,
 ) -> JudgedRows:
-  """The rows of a run that are done.
+  """The finished rows of a run.
 
   Args:
     run: the recipe.
-    workdir: where the run was trained.
-    identity: of the judge, see `identity_of`.
-    say: told which files are damaged.
+    workdir: the folder where the run was trained.
+    identity: the identity of the judge, see `identity_of`.
+    say: receives one line for each damaged file.
   """
   settings = run.evaluation
   return JudgedRows(
@@ -145,11 +146,11 @@ def judged_rows(
 
 
 class Weights:
-  """A model's weights, loaded when they are first looked at.
+  """A model's weights, loaded when they are first used.
 
   Args:
-    load: gives them; None where they are not here any more.
-    name: gives their fingerprint.
+    load: loads the weights; None if they were left behind.
+    name: computes the fingerprint of the weights.
   """
 
   def __init__(
@@ -164,7 +165,7 @@ class Weights:
 
   @functools.cached_property
   def params(self) -> Params:
-    assert self._load is not None  # asked for only where they are here
+    assert self._load is not None  # callers check `here` first
     return self._load()
 
   @functools.cached_property
@@ -173,7 +174,7 @@ class Weights:
 
 
 def path_of(folder: epath.Path, made_with: Mapping[str, Any]) -> epath.Path:
-  """The file of a row: "halve/004 last" has a folder that no round has."""
+  """The file of a row; "halve/004 last" gets the folder "halve/004.last"."""
   text = json.dumps(made_with, sort_keys=True)
   digest = hashlib.sha256(text.encode()).hexdigest()[:12]
   name = f"{made_with['steps']}_{digest}.npz"
@@ -181,7 +182,7 @@ def path_of(folder: epath.Path, made_with: Mapping[str, Any]) -> epath.Path:
 
 
 def _read(path: epath.Path, say: Callable[[str], None]) -> JudgedRow | None:
-  """The row in a file; None where there is none, or none that can be read."""
+  """The row in a file; None if the file is missing or damaged."""
   if not path.exists():
     return None
   try:

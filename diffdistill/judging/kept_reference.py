@@ -1,8 +1,9 @@
-"""The statistics of a run's own data, kept for the next time.
+"""Keeps the statistics of a run's own data for later evaluations.
 
-The statistics are in an .npz (references.py). A JSON file beside the .npz says
-what the statistics were made of, and has a hash of the .npz. Statistics of
-other data or by another network, and damaged ones, are made again.
+The statistics are in an .npz (references.py). A JSON file beside the .npz names
+the network and the data of the statistics, and holds a hash of the .npz.
+Statistics are made again if they are of other data or another network, or if
+the file is damaged.
 """
 
 import hashlib
@@ -27,14 +28,15 @@ def kept_reference(
   features: FeatureFn,
   say: Callable[[str], None] = lambda line: None,
 ) -> Reference:
-  """The reference in a file where it was made of the same, else a new one.
+  """The reference in a file if it is of this network and data, else a new one.
 
   Args:
-    path: of the .npz; the JSON file has the same name but for its ending.
-    made_of: names the network, its weights and the data.
-    make: makes the reference; called by every process, or by none.
+    path: the path of the .npz; the JSON file has the same name but for its
+      ending.
+    made_of: text that names the network, its weights and the data.
+    make: makes the reference; either every process calls it, or none.
     detector, image_shape, features: see `load_reference`.
-    say: told which files are damaged.
+    say: receives one line for each damaged file.
   """
 
   says = path.with_suffix(".json")
@@ -52,8 +54,8 @@ def kept_reference(
     whole = words == _words(path, made_of)
     if not whole:
       say(
-        f"warning: {path} is damaged: it is not what {says} says; it is made"
-        " again"
+        f"warning: {path} is damaged: its hash is not the one in {says}; it is"
+        " made again"
       )
     return whole
 

@@ -1,4 +1,4 @@
-"""One row of a comparison: the images of a model, timed and measured."""
+"""Measures one row of a comparison: times a model and judges its images."""
 
 import functools
 import time
@@ -18,17 +18,17 @@ from diffdistill.judging.judge import Judge
 
 
 class Timed:
-  """The images of one row, batch by batch, while the clock runs.
+  """The images of one row, batch by batch, with the time of each batch.
 
-  Only whole batches are timed: not the first one, nor a last one that is cut.
-  Where fewer than three are timed, a few more are made, which are not yielded.
+  The first batch is not timed, and a last batch that is cut is not either. If
+  fewer than three batches are timed, more are made for the clock only.
 
   Args:
-    generator, params, num_steps: the model.
-    seed: of the noise.
-    num_images: how many.
+    generator, params, num_steps: the model and its number of steps.
+    seed: the seed of the noise.
+    num_images: the number of images.
     keep: how many of the first images to keep.
-    between: called after each batch that is only timed; may raise, to leave.
+    between: called after each batch that is only timed; it may raise to stop.
   """
 
   def __init__(
@@ -52,7 +52,7 @@ class Timed:
     self._keep = keep
     self._between = between
     self._batches = generator.batches(params, seed, num_images, num_steps)
-    # Compiled before the clock starts; the images are thrown away.
+    # This compiles the sampler before the clock starts.
     jax.block_until_ready(next(generator.batches(params, seed, 1, 1)))
 
   def __iter__(self) -> Iterator[np.ndarray]:
@@ -67,7 +67,7 @@ class Timed:
         self._between()
 
   def _timed(self, batches: Iterator[Any]) -> Iterator[np.ndarray]:
-    """The batches on the host; the seconds of each whole one are noted."""
+    """Gives the batches on the host, and times each whole batch."""
     start = time.monotonic()
     for batch in batches:
       images = to_host(batch)
@@ -80,13 +80,13 @@ class Timed:
 
   @property
   def columns(self) -> dict[str, Any]:
-    """The speed and how it was measured; once all images were seen."""
+    """The columns of the speed; available after all images were yielded."""
     size, count = self._generator.batch_size, len(self._seconds)
     return {**speeds(SPEED, size, self._seconds), TIMED: count, BATCH: size}
 
   @property
   def first(self) -> np.ndarray:
-    """The first images, at most as many as are kept."""
+    """The first images, at most `keep` of them."""
     return np.concatenate(self._first)[: self._keep]
 
 

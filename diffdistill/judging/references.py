@@ -1,21 +1,22 @@
-"""References in files: moments as others publish them, or images.
+"""Reads and writes reference statistics: published moments, or images.
 
 An .npz may hold
 
   mu, sigma          mean and covariance of features, as pytorch-fid writes them
-  images or arr_0    uint8 of shape (n, h, w, c), as the reference batches of
-                     Dhariwal & Nichol 2021; features are taken of them here
+  images or arr_0    uint8 of shape (n, h, w, c), as in the reference batches of
+                     Dhariwal & Nichol 2021; their features are computed here
 
-Where it holds both, moments are mu and sigma, and precision, recall and the
-kernel distance see the images. Moments that others made with TensorFlow's graph
-are of images that were resized and scaled otherwise (EDM's and ADM's are): a
-distance to them is no comparable FID, and the result says that their file does
-not state it. What is written here holds mu, sigma and
+If a file holds both, the Frechet distance uses mu and sigma, and precision,
+recall and the kernel distance use the images. Moments that were made with
+TensorFlow's graph, such as those of EDM and ADM, are of images that were
+resized and scaled in another way. A distance to them is no comparable FID, and
+the result says that the file does not state its resizer. A file that this
+module writes holds mu, sigma and
 
-  pooled             features of some of the images; of none where unknown
-  num_images         that mu and sigma are of; 0 where unknown
+  pooled             features of some of the images; empty if unknown
+  num_images         the number of images of mu and sigma; 0 if unknown
   detector           the network's name
-  image_shape        of the images that it saw
+  image_shape        the shape of the images that the network saw
 """
 
 import io
@@ -50,20 +51,21 @@ def load_reference(
   batch_size: int = 256,
   max_features: int = 10_000,
 ) -> Reference:
-  """The reference of an .npz file, see above.
+  """Loads the reference of an .npz file; the file's format is described above.
 
   Args:
-    path: of the file, local or in a bucket.
+    path: the path of the file, local or in a bucket.
     detector: the name of the feature network.
-    dim: how many features it gives.
-    image_shape: (h, w, c) of the images that are judged.
-    features: the network, for a file of images.
-    batch_size: images at a time.
-    max_features: images whose features are kept, see `Reference.pooled`.
+    dim: the number of features of the network.
+    image_shape: (h, w, c) of the judged images.
+    features: the feature network, for a file of images.
+    batch_size: the number of images in a batch.
+    max_features: the number of images whose features are kept, see
+      `Reference.pooled`.
 
   Raises:
-    ValueError: for a file that is missing, damaged or more than arrays, and
-      for statistics of another network or images of another size; one line.
+    ValueError: if the file is missing, damaged or holds more than arrays, or if
+      its statistics are of another network or another image size.
   """
   path = epath.Path(path)
   arrays = _read(path)
@@ -92,7 +94,7 @@ def load_reference(
     raise ValueError(
       f"pooled in {path} has features that are not finite; make the file again"
     )
-  # Of fewer there are no neighbours.
+  # Precision and recall need more images than they count neighbours.
   kept = pooled is not None and len(pooled) > LEAST_KEPT
   return Reference(
     moments=gaussian, pooled=pooled if kept else None, stated=stated
@@ -106,7 +108,7 @@ def save_reference(
   detector: str,
   image_shape: tuple[int, int, int],
 ) -> None:
-  """Writes a reference so that `load_reference`, and pytorch-fid, read it."""
+  """Writes a reference that `load_reference` and pytorch-fid can read."""
   moments, pooled = reference.moments, reference.pooled
   data = io.BytesIO()
   np.savez(
@@ -122,23 +124,23 @@ def save_reference(
 
 
 def require_enough_images(reference: Reference, num_images: int) -> None:
-  """Refuses a Frechet distance of fewer images than features.
+  """Refuses a Frechet distance with fewer images than features.
 
-  Their covariance lacks whole directions, so that the distance is of the
-  number of images more than of the model. A reference that does not say how
-  many images it is of passes.
+  With so few images the covariance is singular, and the distance depends on the
+  number of images more than on the model. A reference that does not state its
+  number of images is not refused.
 
   Args:
-    reference: of the data.
-    num_images: that are generated.
+    reference: the reference of the data.
+    num_images: the number of generated images.
 
   Raises:
-    ValueError: with the numbers.
+    ValueError: if there are too few images of either kind.
   """
   dim, count = len(reference.moments.mean), reference.moments.count
   if count is not None and count <= dim:
     raise ValueError(
-      f"the reference is of {count} images, but a covariance of {dim} features"
+      f"the reference has {count} images, but a covariance of {dim} features"
       f" needs more than {dim}; pass the statistics of more images, or judge by"
       " a classifier with fewer features"
     )
@@ -151,7 +153,7 @@ def require_enough_images(reference: Reference, num_images: int) -> None:
 
 
 def _read(path: epath.Path) -> Arrays:
-  """The arrays of the file that mean something here."""
+  """The arrays of the file that have a known name."""
   if not path.is_file():
     raise ValueError(
       f"there is no file {path}; pass an .npz of mu and sigma, or of images"
@@ -160,15 +162,15 @@ def _read(path: epath.Path) -> Arrays:
   try:
     with path.open("rb") as opened:
       archive = np.load(opened, allow_pickle=False)
-      # A lone .npy comes back as an array: it has no members.
+      # For an .npy file, NumPy returns an array, which has no members.
       names = () if isinstance(archive, np.ndarray) else archive.files
       wanted = (*STATISTICS, *IMAGES)
       return {name: archive[name] for name in wanted if name in names}
-  # An archive that is damaged, or more than arrays, fails in any way.
+  # NumPy raises many kinds of errors for damaged archives and for objects.
   except Exception as error:
     raise ValueError(
-      f"{path} is damaged or holds more than plain arrays, and nothing is"
-      " unpickled; write it with np.savez(path, mu=..., sigma=...)"
+      f"{path} is damaged or holds more than plain arrays; write it with"
+      " np.savez(path, mu=..., sigma=...)"
     ) from error
 
 
@@ -178,7 +180,7 @@ def _check_made_for(
   detector: str,
   image_shape: tuple[int, int, int],
 ) -> None:
-  """Refuses statistics that say that they are of other things."""
+  """Refuses statistics of another network or another image shape."""
   if "detector" in arrays and str(arrays["detector"]) != detector:
     raise ValueError(
       f"{path} has statistics of {arrays['detector']}, but images are judged by"
@@ -188,20 +190,22 @@ def _check_made_for(
     shape = tuple(arrays["image_shape"].ravel().tolist())
     if shape != image_shape:
       raise ValueError(
-        f"{path} has statistics of images of shape {shape}, but those judged"
-        f" are {image_shape}; pass statistics of the same size"
+        f"{path} has statistics of images of shape {shape}, but the judged"
+        f" images are {image_shape}; pass statistics of the same size"
       )
 
 
 def _gaussian(
   path: epath.Path, arrays: Arrays, detector: str, dim: int
 ) -> Gaussian | None:
-  """Its mu and sigma; None where it has none."""
+  """The mu and sigma of a file; None if it has neither."""
   missing = [name for name in ("mu", "sigma") if name not in arrays]
   if len(missing) == 2:
     return None
   if missing:
-    raise ValueError(f"{path} has no {missing[0]}; pass one with mu and sigma")
+    raise ValueError(
+      f"{path} has no {missing[0]}; pass a file with mu and sigma"
+    )
   mean, cov = arrays["mu"], arrays["sigma"]
   if mean.dtype.kind != "f" or mean.ndim != 1 or cov.dtype.kind != "f":
     raise ValueError(
@@ -216,8 +220,8 @@ def _gaussian(
   mean, cov = mean.astype(np.float64), cov.astype(np.float64)
   if not _is_covariance(cov, dim) or not np.isfinite(mean).all():
     raise ValueError(
-      f"mu and sigma in {path}, of shape {cov.shape}, are no mean and"
-      f" covariance of {dim} features: finite and symmetric; make them again"
+      f"mu and sigma in {path}, of shape {cov.shape}, are no finite mean and"
+      f" symmetric covariance of {dim} features; make them again"
     )
   count = arrays.get("num_images", np.zeros(0, int))
   known = count.size == 1 and count.dtype.kind in "iu"
@@ -229,7 +233,7 @@ def _gaussian(
 def _pooled(
   path: epath.Path, arrays: Arrays, detector: str, dim: int
 ) -> Float[np.ndarray, "n d"] | None:
-  """The kept features; None where the file has none."""
+  """The kept features of a file; None if it has none."""
   pooled = arrays.get("pooled")
   if pooled is not None and (
     pooled.dtype.kind != "f" or pooled.ndim != 2 or pooled.shape[1] != dim
@@ -244,7 +248,7 @@ def _pooled(
 def _is_covariance(cov: Float[np.ndarray, "..."], dim: int) -> bool:
   if cov.shape != (dim, dim) or not np.isfinite(cov).all():
     return False
-  # Float32 files are symmetric to their rounding.
+  # A float32 file is symmetric only up to rounding.
   slack = 1e-5 * np.abs(cov).max()
   return bool(
     np.abs(cov - cov.T).max() <= slack and np.diagonal(cov).min() >= 0
@@ -257,7 +261,7 @@ def _checked(
   images: np.ndarray,
   image_shape: tuple[int, int, int],
 ) -> UInt8[np.ndarray, "n h w c"]:
-  """The images, which are bytes of the right size."""
+  """The images, after a check that they are bytes of the right size."""
   if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
     raise ValueError(
       f"{name} in {path} is {images.dtype} of shape {images.shape}; store uint8"
@@ -265,7 +269,7 @@ def _checked(
     )
   if images.shape[1:] != image_shape:
     raise ValueError(
-      f"{name} in {path} has images of shape {images.shape[1:]}, but those"
-      f" judged are {image_shape}; pass a reference of the same size"
+      f"{name} in {path} has images of shape {images.shape[1:]}, but the"
+      f" judged images are {image_shape}; pass a reference of the same size"
     )
   return images

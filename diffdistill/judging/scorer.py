@@ -1,4 +1,4 @@
-"""The score by which a student's weights are selected while it is trained."""
+"""Scores a student during training, to select its best weights."""
 
 import functools
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from diffdistill.sampling.sampler import Sampler
 from diffdistill.training.stage import Round
 from diffdistill.training.training_stage import Training
 
-# Not a setting: a stochastic sampler's images depend on it, and on them which
-# weights are kept.
+# The batch size when students are scored. It is no setting, because the images
+# of a stochastic sampler, and so the selected weights, depend on it.
 SCORED_AT_A_TIME = 500
 
 
@@ -25,9 +25,9 @@ class Scorer:
 
   Args:
     run: the recipe.
-    workdir: where it is trained.
+    workdir: the folder where the run is trained.
     between: called before each batch that the judge looks at.
-    say: told which kept files are damaged.
+    say: receives one line for each damaged file.
   """
 
   def __init__(
@@ -50,10 +50,10 @@ class Scorer:
     self._generator = generator
 
   def begins(self, stage: Training) -> None:
-    """Refuses a stage that would select by a judge that is not trusted.
+    """Refuses a stage that selects weights by a judge that is not trusted.
 
     Raises:
-      ValueError: where that is so.
+      ValueError: if the judge is not trusted.
     """
     if stage.select and stage.select.by == "distance":
       self._judge().require_trust(stage.name)
@@ -67,7 +67,7 @@ class Scorer:
     judge.check(num_images)
     guidance = run.usual_guidance(round_)
     maker = self._generator(sampler, guidance, num_images)
-    # Not the noise that students are judged on in the end.
+    # The final evaluation uses other noise.
     seed = run.seed ^ round_.code
     images = maker.batches(params, seed, num_images, run.usual_steps(round_))
     return distance(images, judge.features, judge.reference)

@@ -1,8 +1,8 @@
-"""Arrays in a file in which every flipped bit is noticed.
+"""Writes and reads arrays in a file that detects every flipped bit.
 
 The file is an .npz whose archive comment is a digest of all bytes before it.
-NumPy reads it as any other, but looks at no more than the checksums of its
-members, not at their headers.
+NumPy can read it too, but checks only the checksums of the members and not
+their headers.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-# Of a SHA-256 in hexadecimal digits.
+# The number of hexadecimal digits of a SHA-256.
 LENGTH = 64
 
 
@@ -30,7 +30,7 @@ def unseal(data: bytes) -> dict[str, np.ndarray]:
   """The arrays of a sealed file.
 
   Raises:
-    ValueError: where a byte is not what was written.
+    ValueError: if a byte was changed.
   """
   body, digest = data[:-LENGTH], data[-LENGTH:]
   if hashlib.sha256(body).hexdigest().encode() != digest:

@@ -1,13 +1,12 @@
-"""The evaluations of a run, each in files of its own; one is for reports.
+"""Keeps every evaluation of a run in its own files, and copies one for reports.
 
   evaluated/evaluation_<images>_<hash>.json       settings, judge and rows
   evaluated/evaluation_<images>_<hash>.png        the curves
   evaluated/evaluation_<images>_<hash>_compared.png   images of the same noise
 
-The hash is of the settings, so that an evaluation replaces only one that was
-made alike. evaluation.json, evaluation.png and samples/compared.png are copies:
-of the evaluation with the most images; of those, of the one with the most rows;
-and of those, of the newest.
+The hash is of the settings, so an evaluation replaces only one with the same
+settings. evaluation.json, evaluation.png and samples/compared.png are copies of
+the largest evaluation: most images first, then most rows, then the newest.
 """
 
 import dataclasses
@@ -27,7 +26,7 @@ from diffdistill.system.files import (
 
 FILE = "evaluation.json"
 PREFIX = "evaluation_"
-# What two evaluations must share for the newer to replace the older.
+# A new evaluation replaces an old one if all these settings are equal.
 SETTINGS = (
   "metric",
   "detector",
@@ -37,7 +36,7 @@ SETTINGS = (
   "seed",
   "rounding",
 )
-# The pictures of an evaluation: the ending beside it, and the copy's place.
+# The endings of an evaluation's pictures, and the place of each one's copy.
 CURVES, SHEET = ".png", "_compared.png"
 COPIES = {CURVES: "evaluation.png", SHEET: "samples/compared.png"}
 
@@ -47,8 +46,8 @@ class Kept:
   """An evaluation on disk.
 
   Args:
-    path: of its JSON.
-    summary: what is in there.
+    path: the path of its JSON file.
+    summary: the content of this file.
   """
 
   path: epath.Path
@@ -56,7 +55,7 @@ class Kept:
 
   @property
   def size(self) -> tuple[int, int]:
-    """By which the largest is found: images, then rows."""
+    """(Number of images, number of rows), by which evaluations are compared."""
     count = self.summary.get("num_images")
     rows = len(self.summary["rows"])
     return (count if isinstance(count, int) else 0), rows
@@ -68,10 +67,10 @@ class Kept:
 
 
 def read_summary(path: epath.Path) -> dict[str, Any]:
-  """An evaluation as it was written.
+  """Reads an evaluation from its file.
 
   Raises:
-    ValueError: in one line with a remedy, if it is damaged.
+    ValueError: if the file is damaged; one line with a remedy.
   """
   try:
     summary = read_json(path)
@@ -88,7 +87,7 @@ def read_summary(path: epath.Path) -> dict[str, Any]:
 
 
 def is_summary(written: Any) -> bool:
-  """Whether it has a metric, and rows that have what every reader asks for."""
+  """Whether an evaluation has a metric, and rows with the required columns."""
   if not isinstance(written, dict):
     return False
   metric, rows = written.get("metric"), written.get("rows")
@@ -110,13 +109,13 @@ def keep_summary(
   pictures: Mapping[str, bytes],
   say: Callable[[str], None],
 ) -> None:
-  """Writes an evaluation, and copies the largest one to where reports look.
+  """Writes an evaluation, and copies the largest one to the files for reports.
 
   Args:
-    workdir: of the run.
+    workdir: the workdir of the run.
     summary: the evaluation, with its rows.
     pictures: PNG files by their ending, CURVES or SHEET.
-    say: told what was written where, and which files are damaged.
+    say: receives one line for each file that was written or is damaged.
   """
   folder = workdir / FOLDER
   new = Kept(path=folder / f"{_stem(summary)}.json", summary=summary)
@@ -140,7 +139,7 @@ def keep_summary(
 
 
 def _stem(summary: Mapping[str, Any]) -> str:
-  """The name of an evaluation's files."""
+  """The file name of an evaluation, without its ending."""
   settings = {name: summary.get(name) for name in SETTINGS}
   settings["steps"] = sorted({row["steps"] for row in summary["rows"]})
   return f"{PREFIX}{summary.get('num_images')}_{digest_of(settings)[:8]}"
@@ -151,8 +150,8 @@ def _others(
 ) -> list[Kept]:
   """The other evaluations on disk that can be read.
 
-  evaluation.json is one of them only if nothing else is as it: it may have been
-  brought here without the folder.
+  evaluation.json is in the list only if no file in the folder has the same
+  settings: somebody may have copied it here without the folder.
   """
   result: list[Kept] = []
   paths = matching(workdir / FOLDER, f"{PREFIX}*.json")
@@ -175,7 +174,7 @@ def _others(
 
 
 def _copy(workdir: epath.Path, kept: Kept) -> None:
-  """Copies an evaluation and its pictures; those it lacks are removed."""
+  """Copies an evaluation and its pictures; removes pictures that it lacks."""
   for ending, name in COPIES.items():
     picture = _picture(kept, ending)
     _write(workdir / name, picture.read_bytes() if picture.exists() else None)
@@ -187,10 +186,10 @@ def _text(kept: Kept) -> bytes:
 
 
 def _write(path: epath.Path, data: bytes | None) -> None:
-  """Lets a file be so, or not be there.
+  """Writes a file, or removes it if there is no data.
 
-  One that is so already is not touched: a finished workdir that cannot be
-  written can be evaluated again.
+  A file that already has this content is not touched. So a finished workdir can
+  be evaluated again even if it cannot be written.
   """
   if data is None:
     if path.exists():

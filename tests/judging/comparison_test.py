@@ -1,4 +1,4 @@
-"""Rows of a comparison: their facts, their speed, and who is pictured."""
+"""Rows of a comparison: facts, speeds, and which models are shown."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ SETTINGS = Settings(num_images=32, batch_size=8, gap_images=13)
 
 
 class Clock:
-  """time.monotonic(), moved by generators; and what they have made."""
+  """A fake of time.monotonic() that generators move; it lists their work."""
 
   def __init__(self):
     self.now = 1000.0
@@ -35,12 +35,12 @@ class Clock:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slow(Generator):
-  """A generator of which a step of a batch takes a second."""
+  """A generator whose batches take one second for each step."""
 
   clock: Clock
 
   def _batches(self, params, seed, num_images, num_steps, first):
-    if num_images > 1:  # what compiles is of one image
+    if num_images > 1:  # the call that compiles makes one image
       self.clock.made.append((float(params), num_steps))
     for batch in super()._batches(params, seed, num_images, num_steps, first):
       self.clock.now += num_steps
@@ -78,7 +78,7 @@ def clock(monkeypatch):
 def contestant(clock, mesh_of):
 
   def sample(params, noise, label, key, num_steps):
-    # The more steps, the larger; clipped to images.
+    # Images are larger with more steps, and stay in [-1, 1].
     return jnp.tanh(params * num_steps * noise)
 
   def make(name, num_steps, scale=0.5, **fields):
@@ -102,7 +102,7 @@ def contestant(clock, mesh_of):
 
 @pytest.fixture
 def compared(contestant):
-  """(rows, images) of a teacher and three versions of a student."""
+  """(Rows, images) of a teacher and three versions of a student."""
   random = np.random.default_rng(0)
   data = random.uniform(-1, 1, (40, 2, 2, 1)).astype(np.float32)
   said = []
@@ -110,7 +110,7 @@ def compared(contestant):
     [
       contestant("teacher", (1, 4), facts={"paper": "denoising"}),
       contestant("halve/002", (2,), facts={"paper": "x", "passes": 7}),
-      # Twice the scale at half the steps: the teacher's images to the bit.
+      # With twice the scale at half the steps, images equal the teacher's.
       contestant("moments/002", (2,), 1.0),
       contestant("moments/002 last", (2,), 2.0, shown=False),
     ],
@@ -122,7 +122,7 @@ def compared(contestant):
   return rows, images
 
 
-def test_a_row_for_each_model_and_number_of_steps(compared):
+def test_there_is_a_row_for_each_model_and_number_of_steps(compared):
   rows, _ = compared
   assert [(row["model"], row["steps"]) for row in rows] == [
     ("teacher", 4),
@@ -136,7 +136,7 @@ def test_a_row_for_each_model_and_number_of_steps(compared):
   assert min(gaps[1], gaps[2], gaps[4]) > 0.05
 
 
-def test_facts_are_columns(compared):
+def test_facts_of_a_model_are_columns_of_its_rows(compared):
   rows, _ = compared
   assert [row.get("paper") for row in rows[:3]] == [
     "denoising",
@@ -147,16 +147,19 @@ def test_facts_are_columns(compared):
   assert "passes" not in rows[0]
 
 
-def test_speed_is_measured_and_against_the_teacher_at_its_most_steps(compared):
+def test_speed_up_is_against_the_teacher_at_its_most_steps(compared):
   rows, _ = compared
-  # Four batches of 8 images, each of `steps` seconds; the first is left out.
+  # Four batches of 8 images take `steps` seconds each; the first does not
+  # count.
   assert [row["images_per_second"] for row in rows] == [2, 8, 4, 4, 4]
   assert [row["speed_up"] for row in rows] == [1, 4, 2, 2, 2]
   assert {row["timed_batches"] for row in rows} == {3}
   assert {row["timed_batch_size"] for row in rows} == {8}
 
 
-def test_what_is_not_shown_is_in_no_picture(compared, tmp_path, monkeypatch):
+def test_a_model_that_is_not_shown_is_in_no_picture(
+  compared, tmp_path, monkeypatch
+):
   rows, images = compared
   assert list(images) == [
     "teacher, 4 steps",
@@ -188,14 +191,14 @@ def test_what_is_not_shown_is_in_no_picture(compared, tmp_path, monkeypatch):
 
 
 class KilledError(Exception):
-  """In the place of a signal."""
+  """Stands for a signal that ends the process."""
 
 
 @pytest.fixture
 def judged(contestant, clock, tmp_path):
-  """Judges a teacher of 4 and 1 steps and a student of 2, whose rows are kept.
+  """Judges a teacher at 4 and 1 steps and a student at 2 steps; keeps the rows.
 
-  Returns (rows, images, what was made of (weights, steps), what was said).
+  Returns (rows, images, (weights, steps) of each new row, reported lines).
   """
   random = np.random.default_rng(0)
   data = random.uniform(-1, 1, (40, 2, 2, 1)).astype(np.float32)
@@ -239,7 +242,7 @@ def judged(contestant, clock, tmp_path):
 ALL = [(0.5, 4), (0.5, 1), (0.75, 2)]
 
 
-def test_killed_between_rows_it_goes_on_with_the_first_that_is_missing(
+def test_a_killed_evaluation_goes_on_with_the_first_missing_row(
   judged, tmp_path
 ):
   for rows_done in (1, 2):
@@ -253,18 +256,18 @@ def test_killed_between_rows_it_goes_on_with_the_first_that_is_missing(
       path.unlink()
     whole, pictures, made, _ = judged(settings={"seed": rows_done})
     assert made == ALL
-    # Here even the clock is the same.
+    # With the fake clock, even the speeds are the same.
     assert json.dumps(rows) == json.dumps(whole)
     assert images.keys() == pictures.keys()
     for name, shown in images.items():
       np.testing.assert_array_equal(shown, pictures[name])
 
 
-def test_it_leaves_between_batches_and_loses_that_row_alone(judged):
+def test_an_evaluation_can_stop_between_batches_and_loses_one_row(judged):
   batches = iter(range(100))
 
   def between():
-    if next(batches) == 5:  # in the second row: four batches are a row
+    if next(batches) == 5:  # in the second row, as a row has four batches
       raise KilledError
 
   with pytest.raises(KilledError):
@@ -276,7 +279,7 @@ def test_it_leaves_between_batches_and_loses_that_row_alone(judged):
 @pytest.mark.parametrize(
   ("change", "made"),
   [
-    # Of the teacher at its most steps is the gap of all.
+    # All gaps depend on the teacher at its most steps.
     ({"teacher": 0.25}, [(0.25, 4), (0.25, 1), (0.75, 2)]),
     ({"student": 0.25}, [(0.25, 2)]),
     ({"settings": {"seed": 1}}, ALL),
@@ -286,22 +289,22 @@ def test_it_leaves_between_batches_and_loses_that_row_alone(judged):
     ({"devices": "8 cpu"}, []),
   ],
 )
-def test_what_would_not_be_the_same_is_made_again(judged, change, made):
+def test_a_row_that_would_be_different_is_made_again(judged, change, made):
   judged()
   rows, _, really_made, _ = judged(**change)
   assert really_made == made
   assert len(rows) == (2 if change.get("steps") == (4,) else 3)
-  # The new rows are there now, and where weights are the same the old ones too.
+  # Now the new rows are kept, and old rows with the same weights too.
   assert judged(**change)[2] == []
   if not {"teacher", "student"} & change.keys():
     assert judged()[2] == []
 
 
-def test_a_damaged_row_is_made_again_and_named(judged, tmp_path):
+def test_a_damaged_row_is_named_and_made_again(judged, tmp_path):
   whole, *_ = judged()
   path = next((tmp_path / "halve" / "002").glob("2_*.npz"))
   data = path.read_bytes()
-  middle = data.index(b"F\0\0\0D\0\0\0-")  # of the name of a column
+  middle = data.index(b"F\0\0\0D\0\0\0-")  # the name of a column
   flipped = data[:middle] + b"E" + data[middle + 1 :]
   for damaged in (data[: len(data) // 2], b"", flipped):
     path.write_bytes(damaged)
@@ -321,7 +324,7 @@ def test_a_damaged_row_is_made_again_and_named(judged, tmp_path):
   ]
 
 
-def test_without_its_weights_a_model_is_what_it_was_judged_to_be(judged):
+def test_a_model_without_its_weights_keeps_its_judged_row(judged):
   with pytest.raises(
     ValueError, match="teacher has not been judged at 4 steps"
   ):
@@ -336,7 +339,7 @@ def test_without_its_weights_a_model_is_what_it_was_judged_to_be(judged):
   rows, images, made, _ = judged(teacher=None, student=None)
   assert (rows, made) == (whole, [])
   assert len(images) == 3
-  # Of other settings it has no word.
+  # There is no row with other settings.
   rows, *_ = judged(student=None, settings={"seed": 1})
   assert len(rows) == 2
 
@@ -360,6 +363,6 @@ def test_speeds_of_other_devices_are_not_compared(judged):
     ({"num_steps": (4, 0)}, r"num_steps is \(4, 0\)"),
   ],
 )
-def test_refuses_settings_out_of_range(fields, message):
+def test_settings_out_of_range_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     Settings(**fields)

@@ -1,4 +1,4 @@
-"""A model that was exported is the model of its run, without the run."""
+"""An exported model equals the model of its run and needs no run."""
 
 import jax
 import numpy as np
@@ -36,7 +36,9 @@ def images_of(contestant, num_steps=1, count=11):
 
 @pytest.mark.parametrize("kind", ["safetensors", "stablehlo"])
 @pytest.mark.parametrize("num_devices", [1, 8])
-def test_it_makes_the_images_of_the_run(workdir, exports, kind, num_devices):
+def test_an_exported_model_makes_the_images_of_the_run(
+  workdir, exports, kind, num_devices
+):
   run = from_config.reopen(workdir)
   stage, _ = run.rounds["halve/001"]
   generator = run.generator(stage.objective.sampler, BATCH)
@@ -47,7 +49,7 @@ def test_it_makes_the_images_of_the_run(workdir, exports, kind, num_devices):
   devices = jax.devices()[:num_devices]
   student = open_exported(exports[kind], BATCH, devices=devices)
   assert (student.name, student.num_steps) == (kind, (1,))
-  # Classes are as frequent as in the data, in the run and in the folder.
+  # Both the run and the folder have the class frequencies of the data.
   ours, theirs = (g.labels_of(0, 60) for g in (generator, student.generator))
   assert np.bincount(ours[:50]).tolist() == [17, 17, 16]
   np.testing.assert_array_equal(theirs, ours)
@@ -72,7 +74,9 @@ def test_a_teacher_is_judged_at_the_steps_that_are_asked_for(workdir, tmp_path):
   )
 
 
-def test_folders_of_nothing_and_damaged_ones_are_refused(exports, tmp_path):
+def test_a_folder_without_a_model_or_a_damaged_one_is_refused(
+  exports, tmp_path
+):
   folder = epath.Path(tmp_path)
   with pytest.raises(ValueError, match=f"has no {model_folder.DESCRIPTION}"):
     open_exported(folder, BATCH)

@@ -1,4 +1,4 @@
-"""A classifier that cannot judge is refused, and nothing is trained for it."""
+"""A classifier that cannot judge is refused before anything is trained."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ from diffdistill.training import checkpoint
 
 @pytest.fixture
 def of_labels(judged_config, tmp_path):
-  """The judged config on 60 images of these labels; with more splits if any."""
+  """Makes the judged config on images with the given labels of each split."""
 
   def make(*splits):
     fields = copy.deepcopy(judged_config)
@@ -32,16 +32,16 @@ def of_labels(judged_config, tmp_path):
 
 
 @pytest.mark.parametrize("label", [0, 4])
-def test_a_classifier_of_one_class_is_refused_before_anything(
+def test_a_classifier_of_one_class_is_refused_before_training(
   of_labels, tmp_path, label
 ):
   fields = of_labels(np.full(60, label))
-  with pytest.raises(ValueError, match="has 1 class with images, so that it"):
+  with pytest.raises(ValueError, match="has 1 class with images, from which"):
     train.train(fields, epath.Path(tmp_path) / "run")
   assert not (tmp_path / "run").exists()
 
 
-def test_too_few_images_to_trust_any_judge_are_refused_before_anything(
+def test_too_few_images_to_trust_any_judge_are_refused_before_training(
   of_labels, tmp_path
 ):
   fields = of_labels(np.arange(60) % 3)
@@ -57,14 +57,14 @@ def test_too_few_images_to_trust_any_judge_are_refused_before_anything(
   ]
 
 
-def test_a_class_of_one_image_is_trained_on_and_said(of_labels):
+def test_a_class_of_one_image_is_trained_on_and_reported(of_labels):
   fields = of_labels(np.r_[np.arange(300) % 3, 3])
   said = []
   check_judge(from_config.build(fields), {"classifier"}, said.append)
   assert said[0].endswith("; classes of one image, which it trains on: 1")
 
 
-def test_a_test_split_that_cannot_be_read_is_met_before_training(of_labels):
+def test_an_unreadable_test_split_is_refused_before_training(of_labels):
   fields = of_labels(np.arange(60) % 3, np.arange(30) % 3)
   check_judge(from_config.build(fields), {"halve"}, pytest.fail)
   path = epath.Path(fields["data"]["source"]["path"].format(split="test"))
@@ -73,7 +73,7 @@ def test_a_test_split_that_cannot_be_read_is_met_before_training(of_labels):
     check_judge(from_config.build(fields), {"halve"}, pytest.fail)
 
 
-def test_only_the_classifier_does_without_the_images_that_measure_it(
+def test_only_the_classifier_is_not_trained_on_its_held_out_images(
   judged_config,
 ):
   run = from_config.build(judged_config)
@@ -100,9 +100,9 @@ def test_with_a_test_split_the_classifier_sees_all_training_images(of_labels):
 
 @pytest.fixture(scope="module")
 def poor(judged_config, tmp_path_factory):
-  """(config, workdir) of a finished run whose classifier has learned nothing.
+  """(Config, workdir) of a finished run whose classifier has learned nothing.
 
-  Its students were selected by a better one.
+  A better classifier selected the students of the run.
   """
   workdir = epath.Path(tmp_path_factory.mktemp("runs")) / "poor"
   fields = {**judged_config, "run": ("classifier", "teacher", "halve")}
@@ -121,7 +121,7 @@ def test_no_student_is_selected_by_a_judge_that_is_not_trusted(poor, tmp_path):
   here = epath.Path(tmp_path) / "run"
   shutil.copytree(workdir, here, ignore=shutil.ignore_patterns("halve"))
   recorded = (here / "metrics.jsonl").read_text()
-  with pytest.raises(ValueError, match="and its judge is NOT TRUSTED") as met:
+  with pytest.raises(ValueError, match="but its judge is NOT TRUSTED") as met:
     train.train(fields, here)
   for words in (
     "stages.halve.select.by is 'distance'",
@@ -133,7 +133,7 @@ def test_no_student_is_selected_by_a_judge_that_is_not_trusted(poor, tmp_path):
   assert (here / "metrics.jsonl").read_text() == recorded
 
 
-def test_an_evaluation_says_loudly_that_its_judge_is_not_trusted(poor, capsys):
+def test_an_evaluation_warns_that_its_judge_is_not_trusted(poor, capsys):
   _, workdir = poor
   capsys.readouterr()
   evaluate.evaluate(workdir, None, (1,))

@@ -1,4 +1,4 @@
-"""Who of a tiny run is judged, by what, and at what cost it was trained."""
+"""The models of a tiny run are judged, and rows hold their training cost."""
 
 import copy
 import dataclasses
@@ -49,7 +49,7 @@ def run(workdir):
 
 @pytest.fixture(scope="module")
 def evaluated(workdir):
-  """(rows by model and steps, the rest of evaluation.json)."""
+  """(Rows by model and steps, the rest of evaluation.json.)"""
   evaluate.evaluate(workdir, None, None)
   written = json.loads((workdir / "evaluation.json").read_text())
   rows = {(row["model"], row["steps"]): row for row in written.pop("rows")}
@@ -60,7 +60,7 @@ def silent(_):
   pass
 
 
-def test_the_teacher_comes_first_and_students_at_their_steps(run, workdir):
+def test_the_teacher_is_judged_first_then_students_at_their_steps(run, workdir):
   judged = contestants(run, workdir, silent)
   assert [(c.name, c.num_steps, c.shown) for c in judged] == [
     ("teacher", (1, 2, 4), True),
@@ -77,7 +77,7 @@ def test_the_teacher_comes_first_and_students_at_their_steps(run, workdir):
 
 def test_passes_add_up_along_the_chain_of_students(evaluated):
   rows, _ = evaluated
-  # A student's gradient and two passes of its teacher; a pair's four steps.
+  # An update takes a gradient and two teacher passes; a pair takes four steps.
   halving = UPDATES * BATCH * (3 + 2)
   pairs = (32 + 16) * 4
   expected = {
@@ -92,7 +92,7 @@ def test_passes_add_up_along_the_chain_of_students(evaluated):
     assert rows[name]["training_passes"] == passes, name
 
 
-def test_seconds_add_up_too(evaluated, workdir):
+def test_seconds_add_up_along_the_chain_of_students(evaluated, workdir):
   rows, _ = evaluated
   spent = {
     name: seconds for name, (_, seconds) in costs(workdir, silent).items()
@@ -108,7 +108,7 @@ def test_seconds_add_up_too(evaluated, workdir):
   assert rows["teacher", 4]["training_seconds"] == 0
 
 
-def test_a_row_says_its_paper_and_how_much_faster_it_is(evaluated):
+def test_a_row_has_its_paper_and_its_speed_up(evaluated):
   rows, _ = evaluated
   papers = {model: row["paper"] for (model, _), row in rows.items()}
   assert papers == {
@@ -128,8 +128,8 @@ def test_a_row_says_its_paper_and_how_much_faster_it_is(evaluated):
     if row is not slowest:
       least, most = row["speed_up_least"], row["speed_up_most"]
       assert least <= row["speed_up"] <= most
-      # Timings of so small a network spread widely beside other work, and each
-      # number has only the digits that its spread allows.
+      # Timings of a small network vary much on a busy machine, and each number
+      # has only the digits that its spread allows.
       low, high = (
         row[f"images_per_second_{own}"] / slowest[f"images_per_second_{other}"]
         for own, other in (("least", "most"), ("most", "least"))
@@ -138,7 +138,7 @@ def test_a_row_says_its_paper_and_how_much_faster_it_is(evaluated):
       assert low <= 1.1 * most
 
 
-def test_what_a_reader_must_know_is_beside_the_rows(evaluated, run):
+def test_an_evaluation_states_the_facts_about_its_judge(evaluated, run):
   _, summary = evaluated
   assert summary["metric"] == "FD-classifier"
   assert summary["reference"] == "240 training images"
@@ -168,7 +168,7 @@ def test_students_are_selected_by_the_distance_they_are_judged_by(
     measured = distance(images, judge.features, judge.reference)
     scores[name] = score(stage, round_, product, 24)
     assert scores[name] == pytest.approx(measured)
-    # The same judge, but not the noise that it judges in the end.
+    # The judge is the same, but the noise is not that of the evaluation.
     assert measured != rows[name, 2]["FD-classifier"]
   recorded = [
     record["distance"]
@@ -183,7 +183,7 @@ def test_students_are_selected_by_the_distance_they_are_judged_by(
 
 
 def untimed(workdir):
-  """evaluation.json without what the clock says."""
+  """The content of evaluation.json without measured times."""
   written = read_summary(workdir / "evaluation.json")
   for row in written["rows"]:
     for name in [n for n in row if n.startswith(("images_per", "speed_up"))]:
@@ -193,7 +193,7 @@ def untimed(workdir):
 
 @pytest.fixture
 def copied(workdir, tmp_path):
-  """A copy of the run that nothing was judged of."""
+  """A copy of the run without evaluations."""
   copy = tmp_path / "copy"
   leave_out = shutil.ignore_patterns("evaluated", "evaluation.*")
   shutil.copytree(workdir, copy, ignore=leave_out)
@@ -201,7 +201,7 @@ def copied(workdir, tmp_path):
 
 
 def made_by(monkeypatch):
-  """Gets (model, steps) of each row that is judged from now on, not taken."""
+  """A list that gets the (model, steps) of each new row."""
   made = []
   keep = JudgedRows.keep
 
@@ -213,7 +213,7 @@ def made_by(monkeypatch):
   return made
 
 
-def test_an_evaluation_that_was_told_to_leave_goes_on(
+def test_an_evaluation_that_a_signal_stopped_can_go_on(
   evaluated, workdir, copied, monkeypatch
 ):
   judge_of(from_config.reopen(copied), copied)
@@ -221,8 +221,8 @@ def test_an_evaluation_that_was_told_to_leave_goes_on(
 
   class Told(Preemption):
     def agreed(self, mesh, *, lag=0):
-      # One image tells how many features there are; then each row has three
-      # batches, and a fourth that is only timed.
+      # One image gives the number of features. Then each row has three batches,
+      # and a fourth that is only timed.
       return next(batches) == 13
 
   made = made_by(monkeypatch)
@@ -238,9 +238,7 @@ def test_an_evaluation_that_was_told_to_leave_goes_on(
   assert untimed(copied) == untimed(workdir)
 
 
-def test_a_signal_is_heard_while_the_data_is_looked_at(
-  copied, monkeypatch, capsys
-):
+def test_a_signal_stops_the_pass_over_the_data(copied, monkeypatch, capsys):
   def once(source, batch_size):
     os.kill(os.getpid(), signal.SIGTERM)
     yield from pipeline_once(source, batch_size)
@@ -255,7 +253,7 @@ def test_a_signal_is_heard_while_the_data_is_looked_at(
   assert not (copied / "evaluated").exists()
 
 
-def test_the_data_is_looked_at_once(copied, monkeypatch):
+def test_the_data_is_read_only_once(copied, monkeypatch):
   looked = []
 
   def once(source, batch_size):
@@ -272,8 +270,8 @@ def test_the_data_is_looked_at_once(copied, monkeypatch):
   )
 
 
-def test_other_data_is_judged_by_anew(copied, tmp_path):
-  """Though most of its images are the same."""
+def test_other_data_gives_a_new_reference(copied, tmp_path):
+  """This holds even if most images are the same."""
   run = from_config.reopen(copied)
   path, source = tmp_path / "other.npz", run.source.source
   with np.load(source.path) as arrays:
@@ -288,7 +286,7 @@ def test_other_data_is_judged_by_anew(copied, tmp_path):
   assert names[0] == names[1] != names[2]
 
 
-def test_the_judge_is_in_float32_however_it_was_trained(config, copied):
+def test_the_judge_computes_in_float32_after_any_training(config, copied):
   half = copy.deepcopy(config)
   half["classifier"]["dtype"] = "bfloat16"
   images = np.random.default_rng(0).uniform(-1, 1, (8, 2, 2, 1))
@@ -301,7 +299,7 @@ def test_the_judge_is_in_float32_however_it_was_trained(config, copied):
   np.testing.assert_array_equal(*pooled)
 
 
-def test_a_round_that_was_trained_anew_is_judged_anew(
+def test_a_round_that_was_trained_again_is_judged_again(
   evaluated, run, workdir, copied, monkeypatch
 ):
   shutil.copytree(workdir / "evaluated", copied / "evaluated")
@@ -312,7 +310,7 @@ def test_a_round_that_was_trained_anew_is_judged_anew(
   params = run.product(workdir, name)
   last = run.product(workdir, name, last=True)
   shutil.rmtree(copied / name / "final")
-  # By one bit of one weight, in the middle of the round.
+  # One bit of one weight changes, in the middle of the round.
   leaves, tree = jax.tree.flatten(params)
   leaves[0] = jax.numpy.nextafter(leaves[0], jax.numpy.float32(9))
   moved = jax.tree.unflatten(tree, leaves)
@@ -322,7 +320,7 @@ def test_a_round_that_was_trained_anew_is_judged_anew(
   assert made == [(name, 1)]
 
 
-def test_a_round_whose_weights_were_left_behind(
+def test_a_round_without_its_weights_keeps_its_judged_rows(
   evaluated, workdir, copied, monkeypatch, capsys
 ):
   shutil.copytree(workdir / "evaluated", copied / "evaluated")
@@ -345,7 +343,7 @@ def test_a_round_whose_weights_were_left_behind(
   assert made == []
   evaluate.evaluate(workdir, None, None)
   assert untimed(copied) == untimed(workdir)
-  # What was not judged is left out, and said.
+  # A model that was not judged is left out and reported.
   shutil.rmtree(copied / "evaluated" / "halve" / "001")
   capsys.readouterr()
   evaluate.evaluate(copied, None, None)
@@ -358,13 +356,15 @@ def test_a_round_whose_weights_were_left_behind(
     "halve/001                       1 steps  is left out: its weights were"
     " left behind"
   ]
-  # Of the teacher all need the images.
+  # All rows need the teacher's images.
   with pytest.raises(ValueError, match="teacher has not been judged at 4 step"):
     evaluate.evaluate(copied, 25, None)
 
 
 @pytest.mark.parametrize("command", ["sample", "export"])
-def test_no_images_without_weights(copied, command, run_cli, capsys):
+def test_a_round_without_weights_makes_no_images(
+  copied, command, run_cli, capsys
+):
   name = "halve/001"
   shutil.rmtree(copied / name / "final")
   checkpoint.mark_final(copied / name, "the weights are elsewhere")
@@ -381,8 +381,8 @@ def test_no_images_without_weights(copied, command, run_cli, capsys):
   assert not out.exists()
 
 
-def test_what_is_not_finished_is_left_out(config, workdir, tmp_path):
-  """As a run that was stopped in the middle of a stage."""
+def test_an_unfinished_round_is_left_out(config, workdir, tmp_path):
+  """The run was stopped in the middle of a stage."""
   (tmp_path / "config.json").write_bytes((workdir / "config.json").read_bytes())
   part, said = epath.Path(tmp_path), []
   run = from_config.reopen(part)
@@ -410,7 +410,7 @@ def test_a_run_without_a_classifier_has_no_judge(config, workdir):
 
 @pytest.fixture
 def detector(monkeypatch, run, workdir):
-  """The run's classifier in the place of Inception: as deep, but small."""
+  """Puts the run's small classifier in the place of Inception."""
   monkeypatch.setattr(judging, "inception", lambda shape: run.classifier)
   monkeypatch.setattr(judging, "FEATURES", run.classifier.module.channels)
   params = run.product(workdir, "classifier")
@@ -418,7 +418,7 @@ def detector(monkeypatch, run, workdir):
 
 
 def judged_by(workdir, **settings):
-  """The evaluation that is made; it goes, as other tests want their own."""
+  """Makes an evaluation and removes its files, for the next tests."""
   evaluate.evaluate(workdir, None, (1,), inception="weights.pth", **settings)
   (workdir / "evaluation.json").unlink()
   for path in (workdir / "evaluated").glob("evaluation_*.json"):
@@ -429,9 +429,7 @@ def judged_by(workdir, **settings):
   raise AssertionError("no evaluation was kept")
 
 
-def test_inception_s_distances_have_their_names_and_say_what_they_are_of(
-  workdir, detector
-):
+def test_distances_on_inception_are_named_fid_and_kid(workdir, detector):
   result = judged_by(workdir)
   assert result["metric"] == "FID"
   assert judging.SHA256 in result["detector"]
@@ -440,7 +438,7 @@ def test_inception_s_distances_have_their_names_and_say_what_they_are_of(
   assert result["rounding"] == "to the nearest byte"
   assert all(isinstance(row["FID"], float) for row in result["rows"])
   assert all(isinstance(row["KID"], float) for row in result["rows"])
-  # The statistics that it made are a reference for the next time.
+  # The kept statistics can be the reference of another evaluation.
   kept = str(workdir / "evaluated" / "inception_reference.npz")
   again = judged_by(workdir, reference=kept)
   assert again["reference"] == kept
@@ -448,7 +446,7 @@ def test_inception_s_distances_have_their_names_and_say_what_they_are_of(
     assert row["FID"] == pytest.approx(other["FID"], rel=1e-6)
 
 
-def test_moments_alone_leave_the_other_columns_empty(
+def test_a_reference_of_moments_alone_leaves_other_columns_empty(
   workdir, detector, tmp_path
 ):
   dim = judging.FEATURES
@@ -464,7 +462,7 @@ def test_too_few_images_for_a_covariance_are_refused():
   with pytest.raises(ValueError, match="num_images is 24, but a covariance"):
     judge.check(24)
   judge.check(25)
-  with pytest.raises(ValueError, match="the reference is of 24 images"):
+  with pytest.raises(ValueError, match="the reference has 24 images"):
     judge_of_fid(24, num_images=24).check(50_000)
 
 
@@ -488,7 +486,7 @@ def test_a_run_without_a_classifier_may_select_by_fid(config):
   assert from_config.build(without).evaluation.inception == "weights.pth"
 
 
-def test_what_fid_could_not_be_of_is_refused_before_training(
+def test_settings_without_a_possible_fid_are_refused_before_training(
   config, detector, monkeypatch
 ):
   monkeypatch.setattr(judging, "FEATURES", 30)

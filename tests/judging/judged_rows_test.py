@@ -1,4 +1,4 @@
-"""What is kept of a row is what was put there, or nothing."""
+"""A kept row comes back exactly as it was, or not at all."""
 
 import dataclasses
 
@@ -42,7 +42,7 @@ def of(params):
   return Weights(None if params is None else lambda: params, str)
 
 
-def test_a_row_comes_back_to_the_bit(kept, row):
+def test_a_kept_row_comes_back_bit_for_bit(kept, row):
   kept.keep(row)
   for weights in (of(7), of(None)):
     taken = kept.take(MADE_WITH, weights)
@@ -57,7 +57,7 @@ def test_a_row_comes_back_to_the_bit(kept, row):
   assert kept.take({**MADE_WITH, "steps": 8}, of(7)) is None
 
 
-def test_rows_that_were_made_otherwise_are_both_kept(kept, row):
+def test_rows_with_different_settings_are_both_kept(kept, row):
   kept.keep(row)
   other = dataclasses.replace(row, made_with={**MADE_WITH, "seed": 2})
   kept.keep(other)
@@ -70,7 +70,7 @@ def test_rows_that_were_made_otherwise_are_both_kept(kept, row):
   assert len(list(kept.folder.glob("*/*/*.npz"))) == 2
 
 
-def test_another_process_that_cannot_read_it_makes_it_again(
+def test_a_row_that_one_process_cannot_read_is_made_again(
   kept, row, monkeypatch
 ):
   kept.keep(row)
@@ -78,7 +78,7 @@ def test_another_process_that_cannot_read_it_makes_it_again(
   assert kept.take(MADE_WITH, of(7)) is None
 
 
-def test_weights_are_loaded_when_they_are_looked_at_and_once(kept, row):
+def test_weights_are_loaded_once_when_they_are_first_used(kept, row):
   loaded = []
 
   def load():
@@ -101,7 +101,7 @@ def test_no_two_models_share_a_file(tmp_path):
   assert len(paths) == len(names)
 
 
-def test_what_keeps_nothing_has_nothing(row):
+def test_rows_without_a_folder_are_not_kept(row):
   nothing = JudgedRows()
   nothing.keep(row)
   assert nothing.take(MADE_WITH, of(7)) is None

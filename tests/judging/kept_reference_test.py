@@ -1,4 +1,4 @@
-"""A reference is made once of the same data by the same network."""
+"""A reference is made only once for the same data and network."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def features(images):
 
 @pytest.fixture
 def get(tmp_path):
-  """(the reference, whether it was made)."""
+  """(The reference, whether it was made now.)"""
   folder = epath.Path(tmp_path)
   data = np.random.default_rng(0).uniform(-1, 1, (40, *SHAPE))
   said = []
@@ -45,7 +45,7 @@ def get(tmp_path):
   return get
 
 
-def test_it_is_the_same_to_the_bit(get):
+def test_a_kept_reference_is_the_same_bit_for_bit(get):
   (first, made), (second, again) = get(), get()
   assert (made, again) == (True, False)
   for a, b in (
@@ -63,7 +63,7 @@ def test_it_is_the_same_to_the_bit(get):
   )
 
 
-def test_of_other_weights_or_data_it_is_made_again(get):
+def test_a_reference_of_other_weights_or_data_is_made_again(get):
   get()
   assert get(made_of="net 2 of data 1")[1]
   assert get.said == []  # No file is damaged.
@@ -71,7 +71,7 @@ def test_of_other_weights_or_data_it_is_made_again(get):
 
 
 @pytest.mark.parametrize("name", ["reference.npz", "reference.json"])
-def test_what_is_damaged_or_not_its_own_is_made_again(get, tmp_path, name):
+def test_a_damaged_or_foreign_reference_is_made_again(get, tmp_path, name):
   whole, _ = get()
   path = tmp_path / "evaluated" / name
   data = path.read_bytes()
@@ -89,11 +89,13 @@ def test_what_is_damaged_or_not_its_own_is_made_again(get, tmp_path, name):
   assert get()[1]
 
 
-def test_killed_between_its_files_it_is_made_again(get, tmp_path):
+def test_a_reference_is_made_again_after_a_kill_between_its_two_files(
+  get, tmp_path
+):
   get()
   says = tmp_path / "evaluated" / "reference.json"
   before = says.read_bytes()
-  # Of other images; the file that says so was not written any more.
+  # The .npz is of other images, and the kill came before its JSON file.
   get(made_of="net 1 of data 2", images=np.zeros((40, *SHAPE)))
   says.write_bytes(before)
   reference, made = get()

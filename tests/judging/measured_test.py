@@ -1,4 +1,4 @@
-"""Whole batches are timed, after the first, and three at least."""
+"""At least three whole batches are timed, and the first one is not."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from diffdistill.judging import measured
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slow(Generator):
-  """Its batches take the given seconds, one after the other."""
+  """A generator whose batches take the given seconds."""
 
   clock: Any
   seconds: Iterator[float]
@@ -22,7 +22,7 @@ class Slow(Generator):
   def _batches(self, params, seed, num_images, num_steps, first):
     assert (params, seed) == ("weights", 7)
     for done in range(0, num_images, self.batch_size):
-      if num_steps > 1:  # what compiles is of one step
+      if num_steps > 1:  # the call that compiles has one step
         self.clock.now += next(self.seconds)
       size = min(self.batch_size, num_images - done)
       self.sizes.append((num_steps, size))
@@ -38,7 +38,7 @@ class Clock:
 
 @pytest.fixture
 def timed(monkeypatch, mesh_of):
-  """(columns, sizes of the batches, how many were only timed)."""
+  """(Columns, sizes of the batches, the number of only timed batches.)"""
 
   def make(num_images, seconds):
     clock = Clock()
@@ -75,7 +75,7 @@ def timed(monkeypatch, mesh_of):
   [
     # The first, slow batch and the last, short one do not count.
     (34, [9, 1, 2, 4, 0.5], [8, 8, 8, 8, 2]),
-    # One more of whole size is made.
+    # One more whole batch is made.
     (24, [9, 1, 2, 4], [8, 8, 8, 8]),
     (12, [9, 0.5, 1, 2, 4], [8, 4, 8, 8, 8]),
     (5, [9, 1, 2, 4], [5, 8, 8, 8]),
@@ -91,5 +91,5 @@ def test_three_whole_batches_are_timed(timed, num_images, seconds, sizes):
     "timed_batches": 3,
     "timed_batch_size": 8,
   }
-  # The others pass the judge.
+  # All other batches go to the judge.
   assert between == sum(size == 8 for size in sizes[-(-num_images // 8) :])

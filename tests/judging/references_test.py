@@ -1,4 +1,4 @@
-"""References in files, their own and those of others."""
+"""References in files that this program or others wrote."""
 
 import pathlib
 
@@ -23,7 +23,7 @@ DIM = 4
 
 
 def features(images):
-  """Four numbers of six pixels."""
+  """Four features of six pixels."""
   mix = np.random.RandomState(0).standard_normal((6, DIM))
   pooled = (images.reshape(len(images), 6) @ mix).astype(np.float32)
   return Features(pooled, np.full((len(images), 2), 0.5, np.float32))
@@ -41,7 +41,7 @@ def pixels():
 
 @pytest.fixture
 def write(tmp_path):
-  """Writes arrays and gives their path."""
+  """A function that writes arrays and returns their path."""
 
   def write(**arrays):
     np.savez(tmp_path / "reference.npz", **arrays)
@@ -56,7 +56,7 @@ def covariance(dim=DIM):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_mean_and_covariance_are_all_that_others_write(write, dtype):
+def test_a_file_of_only_mean_and_covariance_is_read(write, dtype):
   cov, mean = covariance(), np.arange(4.0)
   path = write(mu=mean.astype(dtype), sigma=cov.astype(dtype), more=np.ones(1))
   reference = load(path)
@@ -69,7 +69,9 @@ def test_mean_and_covariance_are_all_that_others_write(write, dtype):
 
 
 @pytest.mark.parametrize("name", ["images", "arr_0"])
-def test_images_are_seen_by_the_network(write, pixels, name):
+def test_a_file_of_images_is_read_and_its_features_computed(
+  write, pixels, name
+):
   reference = load(write(**{name: pixels}), batch_size=7, max_features=15)
   expected = reference_statistics(
     [from_uint8(pixels)], features, max_features=15
@@ -79,16 +81,14 @@ def test_images_are_seen_by_the_network(write, pixels, name):
   np.testing.assert_array_equal(reference.pooled, expected.pooled)
 
 
-def test_moments_of_a_whole_data_set_are_preferred_to_those_of_a_part(
-  write, pixels
-):
+def test_given_moments_are_preferred_to_moments_of_the_images(write, pixels):
   path = write(arr_0=pixels, mu=np.arange(4.0), sigma=covariance())
   reference = load(path)
   np.testing.assert_array_equal(reference.moments.mean, np.arange(4.0))
   assert reference.pooled.shape == (20, DIM)
 
 
-def test_what_is_written_is_read(tmp_path, pixels):
+def test_a_written_reference_is_read_again(tmp_path, pixels):
   path = tmp_path / "new" / "ours.npz"
   reference = reference_statistics([from_uint8(pixels)], features)
   save_reference(path, reference, detector="lines", image_shape=SHAPE)
@@ -97,7 +97,7 @@ def test_what_is_written_is_read(tmp_path, pixels):
   np.testing.assert_array_equal(found.moments.mean, reference.moments.mean)
   np.testing.assert_array_equal(found.moments.cov, reference.moments.cov)
   np.testing.assert_array_equal(found.pooled, reference.pooled)
-  # And again, of moments alone.
+  # The same holds for a reference of moments alone.
   moments = Reference(
     moments=Gaussian(mean=np.zeros(4), cov=np.eye(4)), pooled=None
   )
@@ -114,7 +114,9 @@ def refused(path, message, **fields):
   assert str(path) in str(refusal.value)
 
 
-def test_statistics_of_other_things_are_refused(tmp_path, write, pixels):
+def test_statistics_of_another_network_or_image_size_are_refused(
+  tmp_path, write, pixels
+):
   refused(
     write(mu=np.zeros(2048), sigma=np.eye(2048)),
     "statistics of 2048 features, but lines has 4; pass statistics made with",
@@ -136,18 +138,21 @@ def test_statistics_of_other_things_are_refused(tmp_path, write, pixels):
     ({"mu": np.zeros(4, int), "sigma": np.eye(4)}, "mu in .* is int64 of"),
     (
       {"mu": np.zeros(4), "sigma": np.eye(3)},
-      r"of shape \(3, 3\), are no mean",
+      r"of shape \(3, 3\), are no finite mean",
     ),
-    ({"mu": np.zeros(4), "sigma": np.tri(4)}, "finite and symmetric"),
-    ({"mu": np.zeros(4), "sigma": -np.eye(4)}, "are no mean and covariance"),
-    ({"mu": np.full(4, np.nan), "sigma": np.eye(4)}, "finite and symmetric"),
-    ({"mu": np.zeros(4), "sigma": np.diag([1, 1, 1, np.inf])}, "are no mean"),
+    ({"mu": np.zeros(4), "sigma": np.tri(4)}, "are no finite mean"),
+    ({"mu": np.zeros(4), "sigma": -np.eye(4)}, "are no finite mean and"),
+    ({"mu": np.full(4, np.nan), "sigma": np.eye(4)}, "are no finite mean"),
+    (
+      {"mu": np.zeros(4), "sigma": np.diag([1, 1, 1, np.inf])},
+      "are no finite mean",
+    ),
     ({"images": np.zeros((5, *SHAPE), np.float32)}, "images in .* is float32"),
     ({"arr_0": np.zeros((5, 2, 3), np.uint8)}, "arr_0 .* store uint8 of shape"),
     ({"arr_0": np.zeros((0, *SHAPE), np.uint8)}, r"uint8 of shape \(0, 2, 3"),
     (
       {"images": np.zeros((5, 3, 2, 1), np.uint8)},
-      r"images of shape \(3, 2, 1\), but those judged are \(2, 3, 1\)",
+      r"images of shape \(3, 2, 1\), but the judged images are \(2, 3, 1\)",
     ),
     (
       {"mu": np.zeros(4), "sigma": np.eye(4), "pooled": np.zeros((5, 3))},
@@ -155,7 +160,7 @@ def test_statistics_of_other_things_are_refused(tmp_path, write, pixels):
     ),
   ],
 )
-def test_files_of_other_arrays_are_refused(write, arrays, message):
+def test_files_with_wrong_arrays_are_refused(write, arrays, message):
   refused(write(**arrays), message)
 
 
@@ -173,9 +178,9 @@ def test_nothing_is_unpickled(write, tmp_path):
   trace = tmp_path / "trace"
   mean = np.array([Hostile(trace)], dtype=object)
   path = write(mu=mean, sigma=np.eye(4))
-  refused(path, "damaged or holds more than plain arrays, and nothing is unp")
+  refused(path, "damaged or holds more than plain arrays; write it with")
   assert not trace.exists()
-  # The file does what it is feared for.
+  # This file does harm if it is unpickled.
   with np.load(path, allow_pickle=True) as archive:
     assert archive["mu"] is not None
   assert trace.exists()
@@ -203,7 +208,5 @@ def test_fewer_images_than_features_are_refused():
   require_enough_images(Reference(moments=published, pooled=None), 6)
   with pytest.raises(ValueError, match=r"num_images is 5, .* pass 6 or more"):
     require_enough_images(of(6), 5)
-  with pytest.raises(
-    ValueError, match=r"is of 5 images, .* needs more than 5;"
-  ):
+  with pytest.raises(ValueError, match=r"has 5 images, .* needs more than 5;"):
     require_enough_images(of(5), 6)

@@ -1,4 +1,4 @@
-"""A sealed file gives back its arrays, and no flipped bit is overlooked."""
+"""A sealed file gives back its arrays, and every flipped bit is detected."""
 
 import io
 
@@ -14,7 +14,7 @@ ARRAYS = {
 }
 
 
-def test_arrays_come_back_and_numpy_reads_them_too():
+def test_sealed_arrays_come_back_and_numpy_can_read_them():
   data = seal(ARRAYS)
   for found in (unseal(data), np.load(io.BytesIO(data))):
     assert set(found) == set(ARRAYS)
@@ -22,7 +22,7 @@ def test_arrays_come_back_and_numpy_reads_them_too():
       np.testing.assert_array_equal(found[name], array, strict=True)
 
 
-def test_every_flipped_bit_is_noticed():
+def test_every_flipped_bit_of_a_sealed_file_is_detected():
   data = seal(ARRAYS)
   for place in range(8 * len(data)):
     flipped = bytearray(data)
@@ -32,7 +32,7 @@ def test_every_flipped_bit_is_noticed():
 
 
 @pytest.mark.parametrize("change", [lambda d: d[:-1], lambda d: d + b"0"])
-def test_a_cut_or_longer_file_is_noticed(change):
+def test_a_cut_or_longer_sealed_file_is_detected(change):
   for data in (change(seal(ARRAYS)), b""):
     with pytest.raises(ValueError, match="it is damaged"):
       unseal(data)

@@ -1,4 +1,4 @@
-"""Evaluations stay beside each other, and the largest is for reports."""
+"""All evaluations of a run are kept, and the largest is copied for reports."""
 
 import json
 
@@ -26,7 +26,7 @@ def evaluation(num_images=2000, steps=(8, 1), seed=0, distance=0.5):
 
 @pytest.fixture
 def keep(tmp_path):
-  """Keeps an evaluation, and returns what was said."""
+  """Keeps an evaluation, and returns the reported lines."""
 
   def keep(summary, pictures=("curves", "sheet")):
     said = []
@@ -40,7 +40,7 @@ def keep(tmp_path):
 
 @pytest.fixture
 def current(tmp_path):
-  """What reports use."""
+  """The evaluation that reports use."""
   return lambda: read_summary(epath.Path(tmp_path) / FILE)
 
 
@@ -83,7 +83,7 @@ def test_a_larger_evaluation_replaces_a_smaller(keep, current, tmp_path):
   assert kept(tmp_path) == [small, large]
 
 
-def test_of_as_many_images_more_rows_are_larger_then_the_newest(
+def test_with_equal_images_more_rows_win_then_the_newest(
   keep, current, tmp_path
 ):
   whole = evaluation(steps=(8, 4, 1))
@@ -96,7 +96,7 @@ def test_of_as_many_images_more_rows_are_larger_then_the_newest(
   assert len(kept(tmp_path)) == 3
 
 
-def test_an_evaluation_replaces_one_that_was_made_alike(
+def test_an_evaluation_replaces_one_with_the_same_settings(
   keep, current, tmp_path
 ):
   keep(evaluation(distance=0.5))
@@ -104,16 +104,16 @@ def test_an_evaluation_replaces_one_that_was_made_alike(
   keep(again, ("curves",))
   assert current() == again
   assert kept(tmp_path) == [again]
-  # The picture that it lacks is not left of the one before.
+  # The old picture is removed, because the new evaluation has none.
   assert not (tmp_path / "samples" / "compared.png").exists()
-  # Also where it has fewer rows, as a student was removed.
+  # It is replaced even if it has fewer rows, because a student was removed.
   student = {"model": "halve/001", "steps": 1, "FD-x": 0.6}
   keep({**again, "rows": [*again["rows"], student]})
   keep(again)
   assert current() == again
 
 
-def test_an_evaluation_that_came_without_its_folder_stays(
+def test_an_evaluation_that_was_copied_without_its_folder_stays(
   keep, current, tmp_path
 ):
   large = evaluation(2000)
@@ -145,7 +145,7 @@ def test_a_damaged_evaluation_is_named_and_skipped(
     "{}",
     '{"metric": "FID", "rows"',
     "[" * 100_000,
-    json.dumps(evaluation()),  # Without its digest.
+    json.dumps(evaluation()),  # The digest is missing.
   ],
 )
 def test_a_damaged_evaluation_is_refused_in_one_line(tmp_path, text):
@@ -169,7 +169,7 @@ def test_a_damaged_evaluation_is_refused_in_one_line(tmp_path, text):
     {"rows": [{"model": "teacher", "steps": 1, "FD-x": [1.0]}]},
   ],
 )
-def test_an_evaluation_of_another_structure_is_refused_too(tmp_path, change):
+def test_an_evaluation_with_wrong_fields_is_refused(tmp_path, change):
   path = epath.Path(tmp_path) / FILE
   write_json(path, {**evaluation(), **change})
   with pytest.raises(
@@ -179,9 +179,7 @@ def test_an_evaluation_of_another_structure_is_refused_too(tmp_path, change):
   assert "\n" not in str(e.value)
 
 
-def test_an_evaluation_that_is_there_already_is_not_written_again(
-  keep, tmp_path
-):
+def test_an_unchanged_evaluation_is_not_written_again(keep, tmp_path):
   def changed():
     return {
       path: path.stat().st_mtime_ns
@@ -189,7 +187,7 @@ def test_an_evaluation_that_is_there_already_is_not_written_again(
       if path.is_file()
     }
 
-  # Nobody drew the curves: they are not there, and need not be removed.
+  # No curves were drawn, so there is no picture to remove.
   first = keep(evaluation(), ())
   before = changed()
   assert keep(evaluation(), ()) == first
@@ -200,5 +198,5 @@ def test_an_evaluation_that_is_there_already_is_not_written_again(
   assert all(after[path] != before[path] for path in after)
 
 
-def test_a_single_row_is_one(keep):
+def test_one_row_is_called_a_row(keep):
   assert "(2000 images, 1 row)" in keep(evaluation(steps=(1,)))[0]
