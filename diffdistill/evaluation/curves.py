@@ -1,4 +1,4 @@
-"""Curves over sampler steps: which points they have, and how they look."""
+"""Curves over sampler steps: their points, colours, dashes and markers."""
 
 import dataclasses
 import math
@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, TypeGuard
 from diffdistill.evaluation.speeds import LEAST, MOST
 
 Number = int | float
-# A larger distance is an accident of its computation.
+# A distance above this is not drawn, because its computation failed.
 LARGEST = 1e30
-# The colour of a teacher's curve is that of text.
+# A teacher's curve has this colour: the colour of text.
 INK = -1
 
 
@@ -25,11 +25,11 @@ class Point(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Curve:
-  """One name of a legend and the lines that it stands for.
+  """A name in the legend and its lines.
 
   Args:
     name: the text of the legend.
-    lines: each in the order of x.
+    lines: the lines; the points of each are in the order of x.
     colour: an index into the colours of drawing.py, or INK.
     dash: an index into its dashes.
     marker: an index into its markers; None draws a line without markers.
@@ -49,15 +49,15 @@ def families(
 ) -> dict[str, tuple[Point, ...]]:
   """The points of each family of models, the teacher's first.
 
-  The students halve/004, halve/002 and halve/001 are one family. A model whose
-  name ends in " last" has the last weights of a round that kept its best ones;
-  it is left out.
+  The students halve/004, halve/002 and halve/001 are one family. If a round
+  kept its best weights, a model with its last weights has a name that ends in "
+  last"; it is left out.
 
   Args:
-    rows: of an evaluation; the first one is the teacher's.
-    column: the value to draw. Its least and most are taken from the columns
-      whose names end so, where a row has them.
-    spreads: the least and the most of repeated evaluations, by model and
+    rows: the rows of an evaluation; the first one is the teacher's.
+    column: the column of the value to draw. If a row has the columns
+      `<column>_least` and `<column>_most`, they are the spread.
+    spreads: the least and the most value of repeated evaluations, by model and
       number of steps.
   """
   found: dict[str, list[Point]] = {}
@@ -71,7 +71,7 @@ def families(
       for name, end in zip((LEAST, MOST), ends, strict=True)
     )
     family = row["model"].split("/")[0]
-    # A repeat may be there without the evaluation that it repeats.
+    # The value may come from another evaluation than the repeats.
     least, most = min(least, value), max(most, value)
     point = Point(float(row["steps"]), float(value), float(least), float(most))
     found.setdefault(family, []).append(point)
@@ -83,7 +83,7 @@ def families(
 def curves(
   points: Mapping[str, tuple[Point, ...]], teacher: str
 ) -> list[Curve]:
-  """One curve a family; the teacher's is dashed, in the colour of text."""
+  """One curve per family; the teacher's is dashed, in the colour of text."""
   students = [name for name in points if name != teacher]
   return [
     Curve(
@@ -98,7 +98,7 @@ def curves(
 
 
 def is_last(row: Mapping[str, Any]) -> bool:
-  """Whether a row is of a round's last weights, where its best were kept."""
+  """Whether a row is of the last weights of a round that kept its best."""
   return row["model"].endswith(" last")
 
 

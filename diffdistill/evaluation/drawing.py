@@ -1,8 +1,8 @@
-"""Line charts by matplotlib: one look for PNG files, the page and notebooks.
+"""Line charts by matplotlib, for PNG files, the page and notebooks.
 
-Import this file inside a function: it takes a second, and a machine may be
-without matplotlib. No figure belongs to pyplot, so no display is needed and
-the user's backend stays as it is.
+Import this file inside a function: the import takes a second, and matplotlib
+may not be installed. Figures do not use pyplot, so they need no display and do
+not change the user's backend.
 """
 
 import contextlib
@@ -35,25 +35,25 @@ from diffdistill.evaluation.curves import (
 from diffdistill.evaluation.shown import Picture
 from diffdistill.evaluation.trust import distrust
 
-# Okabe and Ito's colours, which the colour-blind can tell apart. They are
-# darker here to be seen on white; yellow became an olive.
+# Okabe and Ito's colours, which colour-blind people can tell apart. They are
+# made darker for a white page; yellow became olive.
 COLOURS = (
   *("#0072b2", "#d55e00", "#008560", "#b0528c"),
   *("#b07c00", "#2a95d0", "#7a7000", "#7d4a2e"),
 )
 TEXT, MUTED, GRID = "#1c1e21", "#5c6066", "#dcdcd6"
-# In an SVG, each colour is a variable of the page, which has dark values too.
+# In an SVG, each colour is a CSS variable of the page, with a dark variant.
 VARIABLES = {
   **{colour: f"var(--c{i})" for i, colour in enumerate(COLOURS)},
   **{TEXT: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)"},
 }
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (8, 2, 2, 2)))
 MARKERS = "osDv^PX*"
-# Points of 1/72 inch. A chart is as wide as a phone, so that its text is as
-# large as the text of the page there.
+# Sizes in points of 1/72 inch. A chart is as wide as a phone, so that its text
+# is as large as the page's text on a phone.
 WIDTH, HEIGHT, PANEL, LINE = 380, 230, 125, 15
 LETTERS = 52
-# From this ratio of the largest to the smallest value, an axis is logarithmic.
+# An axis is logarithmic if its largest value is this many times the smallest.
 DECADES = 30
 STYLE = {
   **{"font.family": "DejaVu Sans", "font.size": 10.5, "text.color": MUTED},
@@ -72,11 +72,11 @@ def distances(
   evaluation: Mapping[str, Any],
   spreads: Mapping[tuple[str, int], tuple[Number, Number]] | None = None,
 ) -> Figure:
-  """The distances of an evaluation from the data, against sampler steps.
+  """A chart of the distances of an evaluation against sampler steps.
 
   Args:
-    evaluation: its metric, its rows and its facts, as evaluation.json has them.
-    spreads: the least and the most of repeated evaluations, by model and
+    evaluation: the content of evaluation.json.
+    spreads: the least and the most value of repeated evaluations, by model and
       number of steps.
   """
   metric, rows = evaluation["metric"], evaluation["rows"]
@@ -98,12 +98,12 @@ def over_steps(
   log: bool | None = True,
   level: tuple[Number, str] | None = None,
 ) -> Figure:
-  """Values against sampler steps, with error bars where a point has a spread.
+  """A chart of values against sampler steps, with error bars for spreads.
 
   Args:
     shown: the curves; values that the axis cannot show are left out.
-    title: the name of the value, with which direction is better.
-    log: whether the axis of values is logarithmic; None lets the values decide.
+    title: the name of the value, and which direction is better.
+    log: whether the axis of values is logarithmic; with None the values decide.
     level: a value to mark by a horizontal line, and the name of that line.
   """
   with matplotlib.rc_context(STYLE):
@@ -137,10 +137,10 @@ def over_updates(
   length: Number,
   rounds: Sequence[tuple[Number, Number, str]],
 ) -> Figure:
-  """Panels one above the other, all against the updates of one stage.
+  """A figure of charts, one above the other, against the updates of one stage.
 
   Args:
-    panels: the curves of each, by title.
+    panels: the curves of each chart, by its title.
     length: the number of updates.
     rounds: the first and last update of each round, and its name.
   """
@@ -168,7 +168,7 @@ def over_updates(
 
 
 def as_png(figure: Figure) -> bytes:
-  """A PNG file on white ground."""
+  """The bytes of a PNG file with a white background."""
   data = io.BytesIO()
   figure.set_dpi(150)
   with _quiet():
@@ -182,12 +182,13 @@ def picture(figure: Figure) -> Picture:
 
 
 def as_svg(figure: Figure, name: str) -> str:
-  """An SVG element for a page that has our colours as CSS variables.
+  """The figure as an SVG element, with colours as CSS variables of the page.
 
   Args:
-    figure: of this file, so that the names of its colours are known.
-    name: what it shows, for readers who cannot see it. Give each chart of a
-      page a name of its own: identifiers inside the element follow from it.
+    figure: a figure that this file made.
+    name: what the figure shows, for readers who cannot see it. Each chart of a
+      page needs its own name, because identifiers in the element are made from
+      it.
   """
   stream = io.StringIO()
   figure.patch.set_visible(False)
@@ -195,7 +196,7 @@ def as_svg(figure: Figure, name: str) -> str:
   with matplotlib.rc_context(settings), _quiet():
     FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
   text = stream.getvalue()
-  # A rule for every element would hold for the whole page.
+  # matplotlib's style rule would change all elements of the page.
   text = re.sub(
     r"<metadata>.*?</metadata>|<defs>\s*<style.*?</defs>", "", text, flags=re.S
   )
@@ -215,7 +216,7 @@ def as_svg(figure: Figure, name: str) -> str:
 def _figure(
   shown: Sequence[Curve], panels: int, height: int
 ) -> tuple[Figure, list[Axes]]:
-  """An empty figure with a legend below, where there are several curves."""
+  """An empty figure; with several curves it has a legend below."""
   names = [textwrap.fill(curve.name, LETTERS) for curve in shown]
   longest = max((len(name) for name in names), default=0)
   columns = max(1, min(len(names), LETTERS // (longest + 6)))
@@ -239,17 +240,17 @@ def _plot(
   """Draws the curves and sets the axis of values; returns the values.
 
   Args:
-    axes: empty ones.
+    axes: empty axes.
     shown: the curves to draw.
-    log: whether the axis is logarithmic; None lets the values decide.
-    room: how many decades have room for ticks between their ends.
+    log: whether the axis is logarithmic; with None the values decide.
+    room: with fewer decades than this, there are ticks between powers of ten.
   """
   points = [p for curve in shown for line in curve.lines for p in line]
   values = [p.y for p in points if is_measured(p.y)]
   positive = [value for value in values if value > 0]
   if log is None:
     log = 0 < min(values, default=0) * DECADES <= max(values, default=0)
-  # A logarithmic axis without a positive value shows nothing at all.
+  # A logarithmic axis can only show positive values.
   log = log and bool(positive)
   if log:
     values = positive
@@ -288,7 +289,7 @@ def _look(curve: Curve) -> dict[str, Any]:
 
 
 def _apart(steps: Sequence[Number]) -> list[Number]:
-  """The steps whose labels do not lie on each other on a logarithmic axis."""
+  """The steps whose labels do not overlap on a logarithmic axis."""
   kept: list[Number] = []
   for step in steps:
     size = math.log(max(steps) / min(steps)) * 0.022 * len(f"{step:g}")
@@ -299,7 +300,7 @@ def _apart(steps: Sequence[Number]) -> list[Number]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Lets a name have letters that the font lacks."""
+  """Silences the warning about letters that the font does not have."""
   with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "Glyph")
     yield

@@ -1,7 +1,7 @@
-"""What a metric looks at: features of images, and of the data set once.
+"""Features of generated images, and feature statistics of the data set.
 
-Feature networks run in float32 at the highest matmul precision: the default
-on accelerators (bfloat16 or TF32 products) shifts a Frechet distance.
+Feature networks run in float32 at the highest matmul precision. The default
+precision of accelerators (bfloat16 or TF32) would shift a Frechet distance.
 """
 
 import dataclasses
@@ -17,15 +17,16 @@ from jaxtyping import Float
 from diffdistill.arrays import Image, Params
 from diffdistill.evaluation.frechet import Gaussian, Moments
 from diffdistill.images import ImageStream, from_uint8, to_uint8
+from diffdistill.ranges import BATCH_SIZE, Range, check_number
 from diffdistill.system import hosts
 
 
 class Features(NamedTuple):
-  """What a feature network says of a batch, on the host, float32.
+  """The outputs of a feature network for a batch, float32 on the host.
 
   Attributes:
     pooled: features before the last layer, shape `b d`.
-    probabilities: of the classes, shape `b k`, rows sum to 1.
+    probabilities: the probabilities of the classes, shape `b k`, rows sum to 1.
   """
 
   pooled: np.ndarray
@@ -49,13 +50,13 @@ def classifier_features(
   """The feature function of a classifier, compiled once for one shape.
 
   Args:
-    classifier: its module must compute in float32.
-    params: its weights, in any sharding over `mesh` (weights on one device
-      are copied to the others at every batch).
-    mesh: images are split over all of its axes.
-    batch_size: images per call of the network, rounded up to a multiple of
-      the number of devices. Longer inputs are cut and shorter ones padded, so
-      give the size that batches usually have.
+    classifier: the network; its module must compute in float32.
+    params: the weights of the network, in any sharding over `mesh`. Weights on
+      one device are copied to the others at every batch.
+    mesh: the devices; images are split over all axes of the mesh.
+    batch_size: the number of images per call of the network, rounded up to a
+      multiple of the number of devices. Longer inputs are cut and shorter
+      inputs are padded, so pass the usual size of a batch.
   """
   batch_size = round_up(batch_size, mesh)
   by_row = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
@@ -69,7 +70,7 @@ def classifier_features(
         jax.nn.softmax(out.logits.astype(jnp.float32)),
       )
 
-  # Replicated outputs can be read by every process.
+  # Every process can read replicated outputs.
   compiled = jax.jit(apply, out_shardings=replicated)
 
   def features(images: np.ndarray) -> Features:
@@ -90,31 +91,28 @@ def classifier_features(
 
 
 def round_up(batch_size: int, mesh: Mesh) -> int:
-  """The smallest multiple of the mesh's devices that is >= batch_size."""
-  if batch_size < 1:
-    raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+  """The smallest multiple of the number of devices that is >= batch_size."""
+  check_number("batch_size", batch_size, BATCH_SIZE)
   return -(-batch_size // mesh.size) * mesh.size
 
 
 class RowSample:
-  """At most `size` rows of a stream, as if it had been shuffled first.
+  """A random sample of at most `size` rows of a stream.
 
-  Which rows are kept depends on their positions in the stream only, not on
-  chance nor on how the stream is cut into batches. `rows` comes in shuffled
-  order, so its first n are a sample of n: taking the first rows of a data set
-  sorted by class would see one class.
+  The sample depends only on positions in the stream: it is the same every time
+  and for every batch size. `rows` is in shuffled order, so its first n rows are
+  a sample too, even if the stream is sorted by class.
   """
 
   def __init__(self, size: int):
-    if size < 1:
-      raise ValueError(f"the number of rows kept must be >= 1, got {size}")
+    check_number("size", size, Range(1, 10**7))
     self.size = size
     self._rng = np.random.default_rng(0)
     self._ranks = np.zeros(0)
     self._rows: np.ndarray | None = None
 
   def update(self, rows: Float[np.ndarray, "b d"]) -> None:
-    """Offers the next rows of the stream."""
+    """Takes the next rows of the stream."""
     ranks = np.concatenate([self._ranks, self._rng.random(len(rows))])
     if self._rows is not None:
       rows = np.concatenate([self._rows, rows])
@@ -131,13 +129,13 @@ class RowSample:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reference:
-  """The data set as a metric sees it.
+  """The feature statistics of a data set.
 
   Attributes:
-    moments: of the pooled features of all images.
-    pooled: features of some images in shuffled order, for precision, recall
-      and the kernel distance; None where only the moments are known.
-    stated: whether whoever made it says which network saw the images.
+    moments: the moments of the pooled features of all images.
+    pooled: features of some images in shuffled order, for precision, recall and
+      the kernel distance; None if only the moments are known.
+    stated: whether the file says which network made the statistics.
   """
 
   moments: Moments | Gaussian
@@ -151,13 +149,14 @@ def reference_statistics(
   *,
   max_features: int = 10_000,
 ) -> Reference:
-  """The reference of a data set given as batches of images in [-1, 1].
+  """Computes the reference of a data set from batches of images in [-1, 1].
 
   Args:
-    batches: images of the training set (the convention of published FIDs),
-      prepared as for training but unflipped; rounded to bytes and back.
+    batches: images of the training set, as in published FIDs, prepared as for
+      training but not flipped. They are rounded to bytes and back.
     features: the feature network of the metric.
-    max_features: images whose features are kept, see `Reference.pooled`.
+    max_features: the number of images whose features are kept, see
+      `Reference.pooled`.
   """
   moments, kept = None, RowSample(max_features)
   for images in batches:

@@ -8,8 +8,8 @@
 
 (1) Heusel et al. 2017, Eq. 6; (2) Salimans et al. 2016, Sec. 4;
 (3) Kynkaanniemi et al. 2019, Eqs. 1 and 2. (1) is called FID only on the
-Inception features of that name; on a classifier trained here it is not
-comparable to any published FID and is named `FD-<classifier>` by the caller.
+features of the FID network, Inception. On a classifier trained here it is not
+comparable to any published FID, and the caller names it `FD-<classifier>`.
 """
 
 import dataclasses
@@ -17,20 +17,22 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-# Rows of a distance matrix held at once: 1024 x 10 000 float64 is 80 MB.
+# The number of rows of a distance matrix in memory: 1024 x 10 000 float64 is 80
+# MB.
 _CHUNK = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Moments:
-  """Mean and covariance of a stream of vectors, so far.
+  """Mean and covariance of the vectors of a stream that were seen so far.
 
-  Updated pairwise (Chan, Golub & LeVeque 1983, Eq. 2.1), which neither
-  cancels for a mean far from zero nor depends on how the stream is cut.
+  The update is pairwise (Chan, Golub & LeVeque 1983, Eq. 2.1). It does not lose
+  digits if the mean is far from zero, and does not depend on how the stream is
+  cut into batches.
 
   Attributes:
-    count: vectors seen.
-    mean: of shape `d`, float64.
+    count: the number of vectors.
+    mean: the mean vector, shape `d`, float64.
     scatter: sum over vectors of (x - mean)(x - mean)^T, `d d`, float64.
   """
 
@@ -44,7 +46,7 @@ class Moments:
     return cls(count=0, mean=np.zeros(dim), scatter=np.zeros((dim, dim)))
 
   def update(self, batch: Float[np.ndarray, "b d"]) -> "Moments":
-    """These moments with the rows of `batch` counted in; self is unchanged."""
+    """The moments after the rows of `batch` are added; self is unchanged."""
     if len(batch) == 0:
       return self
     rows = batch.astype(np.float64)
@@ -58,8 +60,8 @@ class Moments:
     """The moments of both streams together."""
     if self.mean.shape != other.mean.shape:
       raise ValueError(
-        f"features have {len(other.mean)} entries but {len(self.mean)} before;"
-        " use one feature network throughout"
+        f"features have {len(other.mean)} entries, but had {len(self.mean)}"
+        " before; use one feature network for all"
       )
     count = self.count + other.count
     if count == 0:
@@ -84,12 +86,12 @@ class Moments:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gaussian:
-  """A mean and a covariance that others estimated.
+  """A mean and a covariance from a file.
 
   Attributes:
-    mean: of shape `d`, float64.
-    cov: of shape `d d`, float64.
-    count: vectors that it was estimated from; None where nobody says.
+    mean: the mean vector, shape `d`, float64.
+    cov: the covariance, shape `d d`, float64.
+    count: the number of vectors of the estimate; None if unknown.
   """
 
   mean: Float[np.ndarray, " d"]
@@ -100,15 +102,15 @@ class Gaussian:
 def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
   """The squared Frechet distance (1) between two Gaussians; never negative.
 
-  With F F^T = C from the symmetric eigendecomposition, Tr (C_a C_b)^(1/2) is
-  the sum of the singular values of F_a^T F_b: the square roots of the
-  eigenvalues of C_a^(1/2) C_b C_a^(1/2), without squaring first. So a
-  covariance of low rank (fewer images than features) costs no accuracy and no
-  complex root appears.
+  The symmetric eigendecomposition gives F with F F^T = C. Then Tr (C_a
+  C_b)^(1/2) is the sum of the singular values of F_a^T F_b, which are the
+  square roots of the eigenvalues of C_a^(1/2) C_b C_a^(1/2). So a covariance of
+  low rank (fewer images than features) costs no accuracy, and no complex root
+  appears.
 
   Raises:
-    ValueError: different numbers of features, fewer than 2 vectors, or
-      features that are not finite.
+    ValueError: if the numbers of features differ, if there are fewer than 2
+      vectors, or if features are not finite.
   """
   if a.mean.shape != b.mean.shape:
     raise ValueError(
@@ -123,12 +125,12 @@ def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
   roots = np.linalg.svd(_factor(cov_a).T @ _factor(cov_b), compute_uv=False)
   gap = a.mean - b.mean
   distance = gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * roots.sum()
-  # Rounding can leave -1e-15 where the two sides are equal.
+  # If both sides are equal, rounding can give -1e-15.
   return max(float(distance), 0.0)
 
 
 def _factor(cov: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
-  """F with F F^T = cov; eigenvalues that rounding made negative are zero."""
+  """F with F F^T = cov; negative eigenvalues (from rounding) count as zero."""
   values, vectors = np.linalg.eigh(cov)
   return vectors * np.sqrt(np.maximum(values, 0))[None]
 
@@ -138,9 +140,10 @@ def inception_score(
 ) -> tuple[float, float]:
   """Mean and standard deviation of the inception score (2) over splits.
 
-  Between 1 (every image alike) and k (each image sure, every class as
-  frequent). Splits are consecutive rows, as even as possible; the score of a
-  small split is biased low, so state the number of images.
+  The score is between 1 (all images look alike) and k (the class of each image
+  is certain, and all classes are equally frequent). Splits are consecutive rows
+  of nearly equal size. The score of a small split is biased low, so always
+  state the number of images.
   """
   if not 1 <= splits <= len(probabilities):
     raise ValueError(
@@ -150,7 +153,7 @@ def inception_score(
   scores = []
   for part in np.array_split(probabilities.astype(np.float64), splits):
     marginal = part.mean(axis=0, keepdims=True)
-    # p log p is 0 at p = 0, where the ratio is replaced by 1.
+    # At p = 0 the ratio is replaced by 1, so that p log p is 0.
     ratio = np.where(part > 0, part / np.where(marginal > 0, marginal, 1), 1)
     scores.append(np.exp((part * np.log(ratio)).sum(axis=1).mean()))
   return float(np.mean(scores)), float(np.std(scores))
@@ -163,20 +166,21 @@ def precision_recall(
 ) -> tuple[float, float]:
   """Improved precision and recall (3), each in [0, 1].
 
-  Precision falls when generated images leave the data, recall when modes are
-  dropped. Both depend on n and m: compare only at equal counts.
+  Precision falls if generated images leave the data. Recall falls if modes of
+  the data are missing. Both depend on n and m, so compare them only at equal
+  counts.
 
   Args:
     real: features of real images.
     generated: features of generated images.
-    k: neighbours that set a ball's radius; 3 in the paper.
+    k: a ball reaches to the k-th nearest neighbour; 3 in the paper.
   """
   if min(len(real), len(generated)) <= k or k < 1:
     raise ValueError(
       f"precision and recall with k={k} need k >= 1 and more than k images on"
       f" each side, got {len(real)} real and {len(generated)} generated"
     )
-  # Centring keeps the expanded square below from cancelling.
+  # Centred vectors lose fewer digits in `_squared_distances`.
   centre = real.mean(axis=0, dtype=np.float64)[None]
   real = real.astype(np.float64) - centre
   generated = generated.astype(np.float64) - centre
@@ -191,7 +195,7 @@ def _squared_distances(
 ) -> Float[np.ndarray, "n m"]:
   sizes = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None, :]
   squares = sizes - 2 * (a @ b.T)
-  # Equal rows must be at distance 0, not at rounding's mercy.
+  # Equal rows must have distance 0 despite rounding.
   return np.where(squares < 1e-12 * sizes, 0, squares)
 
 

@@ -1,4 +1,4 @@
-"""Images from a model, made batch by batch on a mesh."""
+"""Generates images of a model, batch by batch on a mesh."""
 
 import dataclasses
 import functools
@@ -13,49 +13,60 @@ from jaxtyping import Array
 from diffdistill.arrays import Image, Key, Label, Params
 from diffdistill.data.label_order import abbreviated, labels_of
 from diffdistill.evaluation.features import round_up
+from diffdistill.ranges import (
+  SEED,
+  BatchSize,
+  Classes,
+  Range,
+  check_number,
+  check_ranges,
+)
 from diffdistill.system import hosts
 
 # (params, noise of unit variance, label, key, traced num_steps) -> images in
 # [-1, 1]. The samplers scale the noise to their prior.
 Sample = Callable[[Params, Image, Label | None, Key, Array], Image]
+COUNT = Range(1, 2**32 - 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generator:
-  """A model's image number i, for any i, batch size and mesh.
+  """Generates a model's image number i, for any i, batch size and mesh.
 
-  The noise of image i depends on (seed, i) only, so a deterministic sampler
-  draws the same image whatever the batch size or mesh, and teacher and student
-  with one seed start from the same noise. A stochastic sampler's own key is
-  per batch: its images change with `batch_size`, not with the mesh.
+  The noise of image i depends on (seed, i) only. So a deterministic sampler
+  draws the same image for every batch size and mesh, and teacher and student
+  with one seed start from the same noise. A stochastic sampler has a key for
+  each batch, so its images depend on `batch_size`, but not on the mesh.
 
-  Compiled once per generator: a new `num_steps`, seed or tree of weights (of
+  A generator is compiled once: a new `num_steps`, seed or tree of weights (of
   the same shapes) does not compile again.
 
   Args:
     sample: see `Sample`.
     image_shape: (h, w, c).
-    num_classes: that the model is told; 0 for unconditional.
-    label_counts: gives the number of the data's images of each class, when the
-      first label is needed: labels are as frequent, see `data.label_order`. By
-      default classes are equally frequent, and image i is of class
-      i % num_classes.
-    label: the class of every image instead; in [0, num_classes), and of a class
-      that has images.
-    half: whether the noise is drawn in float16, as pairs of it are stored.
-    mesh: each batch is split over all of its axes, which must be Auto.
-    batch_size: images per batch on all devices together, rounded up to a
-      multiple of the number of devices; the field holds the rounded value.
+    num_classes: the number of classes that the model is told; 0 for an
+      unconditional model.
+    label_counts: gives the number of images of each class in the data.
+      Generated labels have the same frequencies, see `data.label_order`. By
+      default classes are equally frequent, and image i is of class i %
+      num_classes.
+    label: one class for all images, in [0, num_classes); the data must have
+      images of it.
+    half: whether the noise is rounded to float16, as stored pairs hold it.
+    mesh: the devices; each batch is split over all axes of the mesh, which must
+      be Auto.
+    batch_size: the number of images in a batch, on all devices together; it is
+      rounded up to a multiple of the number of devices.
   """
 
   sample: Sample
   image_shape: tuple[int, int, int]
-  num_classes: int = 0
+  num_classes: Classes = 0
   label_counts: Callable[[], Sequence[int]] | None = None
   label: int | None = None
   half: bool = False
   mesh: Mesh
-  batch_size: int
+  batch_size: BatchSize
 
   def __post_init__(self):
     if any(kind != AxisType.Auto for kind in self.mesh.axis_types):
@@ -63,10 +74,7 @@ class Generator:
         f"mesh axes must be Auto, got {self.mesh.axis_types}; pass axis_types="
         "(AxisType.Auto,) * n to jax.make_mesh"
       )
-    if self.num_classes < 0:
-      raise ValueError(
-        f"num_classes must be >= 0 (0: unconditional), got {self.num_classes}"
-      )
+    check_ranges(self)
     if self.label is not None and not 0 <= self.label < self.num_classes:
       raise ValueError(
         f"label is {self.label}, but this model has {self.num_classes} classes;"
@@ -110,33 +118,32 @@ class Generator:
   ) -> Iterator[Image]:
     """num_images images from `first` on, in [-1, 1], batch by batch.
 
-    The last batch is cut.
+    The last batch may be smaller.
 
     Args:
       params: weights, in any sharding on the devices of `mesh`.
       seed: in [0, 2^32).
-      num_images: how many in all.
-      num_steps: the sampler's; traced.
+      num_images: the number of images.
+      num_steps: the number of steps of the sampler.
       first: the number of the first image.
     """
-    for name, value in (("num_images", num_images), ("num_steps", num_steps)):
-      if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    check_number("num_images", num_images, COUNT)
+    check_number("num_steps", num_steps, COUNT)
     return self._batches(params, seed, num_images, num_steps, first)
 
   def images_of(
     self, params: Params, noise: Image, label: Label | None, num_steps: int
   ) -> Image:
-    """The images in [-1, 1] of given noise: batch_size rows of unit variance.
+    """Makes images in [-1, 1] from batch_size rows of given unit noise.
 
-    A stochastic sampler's own key is that of seed 0.
+    A stochastic sampler uses the key of seed 0.
     """
     noise, label = hosts.place((noise, label), self._by_row)
     _, key = self._draw(*self._scalars(0, 0))
     return self._run(params, noise, label, key, *self._scalars(num_steps))
 
   def trace(self, params: Params) -> jax.stages.Traced:
-    """The program of one batch, of weights of these shapes and shardings."""
+    """Traces the program of one batch, for weights of these shapes."""
     scalar = jax.ShapeDtypeStruct((), jnp.uint32, sharding=self._everywhere)
     noise, key = jax.tree.map(
       lambda leaf, sharding: jax.ShapeDtypeStruct(
@@ -164,12 +171,9 @@ class Generator:
       yield images
 
   def _scalars(self, *values: int) -> tuple[Array, ...]:
-    """Whole numbers on the mesh, put there explicitly (transfer guards)."""
+    """Puts whole numbers on the mesh, explicitly because of transfer guards."""
     for value in values:
-      if not 0 <= value < 2**32:
-        raise ValueError(
-          f"seed and image numbers must be in [0, 2^32), got {value}"
-        )
+      check_number("a seed or image number", value, SEED)
     return tuple(
       hosts.place(np.asarray(value, np.uint32), self._everywhere)
       for value in values
@@ -177,13 +181,13 @@ class Generator:
 
   @functools.cached_property
   def _counts(self) -> tuple[int, ...]:
-    """The data's images of each class, or 1 of each."""
+    """The number of images of each class; by default 1."""
     if self.label_counts is None:
       return (1,) * self.num_classes
     counts = tuple(self.label_counts())
     if len(counts) != self.num_classes:
       raise ValueError(
-        f"label_counts are of {len(counts)} classes, but the model is told"
+        f"label_counts has {len(counts)} classes, but the model has"
         f" {self.num_classes}; pass one count for each class"
       )
     return counts
@@ -198,7 +202,7 @@ class Generator:
 
   @functools.cached_property
   def _draw(self):
-    """(seed, start) -> (noise, the sampler's key), compiled."""
+    """The compiled function (seed, start) -> (noise, the sampler's key)."""
 
     def draw(seed, start):
       key_noise, key_sample = jax.random.split(jax.random.key(seed))
@@ -208,8 +212,8 @@ class Generator:
           jax.random.fold_in(key_noise, i), self.image_shape, jnp.float32
         )
       )(index)
-      # Rounded where it leaves a compiled function: within one, a compiler may
-      # drop the round trip through float16.
+      # Round in the output of the compiled function. Inside a function, the
+      # compiler may drop the conversion to float16 and back.
       noise = noise.astype(jnp.float16 if self.half else jnp.float32)
       return noise, jax.random.fold_in(key_sample, start)
 

@@ -11,45 +11,47 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
 from diffdistill.images import AnyImages, to_uint8
+from diffdistill.ranges import Range, check_number
 from diffdistill.system.files import write_atomically
 
-# In pixels: the white gap between images, and the least side of an image,
-# below which it is enlarged.
+# In pixels: the white gap between images, and the side up to which a small
+# image is enlarged.
 _GAP = 2
 _VISIBLE = 48
+_COUNT = Range(1, 10**6)
 
 
 def sheet(
   images: AnyImages, columns: int | None = None, scale: int | None = None
 ) -> PillowImage.Image:
-  """Images in [-1, 1] side by side, row by row, on white.
+  """A picture of images in [-1, 1] in rows and columns on white.
 
   Args:
-    images: of shape `b h w c`, grey (c = 1) or RGB (c = 3).
-    columns: images per row; by default as square as possible.
-    scale: pixels per pixel (nearest); by default enough that the shorter side
-      of an image is at least 48.
+    images: the images of shape `b h w c`, grey (c = 1) or RGB (c = 3).
+    columns: the number of images in a row; by default the picture is nearly
+      square.
+    scale: how often each pixel is repeated in both directions; by default the
+      shorter side of an image becomes at least 48 pixels.
   """
   pixels = _enlarged(images, scale)
   if columns is None:
     columns = math.ceil(math.sqrt(len(pixels)))
-  if columns < 1:
-    raise ValueError(f"columns must be at least 1, got {columns}")
+  check_number("columns", columns, _COUNT)
   return _as_pillow(_tiled(pixels, min(columns, len(pixels))))
 
 
 def labelled_rows(rows: Mapping[str, Array | np.ndarray]) -> PillowImage.Image:
-  """One row of images per model, its name at the left.
+  """A picture with a row of images per model, and the model's name at its left.
 
   Args:
-    rows: name -> images of shape `b h w c`, all of one shape; images in a
-      column are meant to come from the same noise.
+    rows: name -> images, all of one shape `b h w c`. The images of a column
+      should come from the same noise.
   """
   shapes = {images.shape for images in rows.values()}
   if len(shapes) != 1:
     raise ValueError(
-      f"rows must hold images of one shape, got {sorted(shapes)}; generate as"
-      " many for each name"
+      f"rows must hold images of one shape, got {sorted(shapes)}; generate"
+      " equally many for each name"
     )
   names = list(rows)
   columns = shapes.pop()[0]
@@ -75,7 +77,7 @@ def labelled_rows(rows: Mapping[str, Array | np.ndarray]) -> PillowImage.Image:
 
 
 def save_png(image: PillowImage.Image, path: epath.PathLike) -> None:
-  """Writes a PNG, whole or not at all; `path` may be in a bucket."""
+  """Writes a PNG file, whole or not at all; `path` may be in a bucket."""
   write_atomically(path, as_png(image))
 
 
@@ -89,7 +91,7 @@ def as_png(image: PillowImage.Image) -> bytes:
 def _enlarged(
   images: AnyImages, scale: int | None
 ) -> UInt8[np.ndarray, "b h2 w2 c"]:
-  """Bytes, each pixel repeated `scale` times both ways."""
+  """The images as bytes, each pixel repeated `scale` times in both axes."""
   count, height, width, channels = images.shape
   if channels not in (1, 3) or min(count, height, width) < 1:
     raise ValueError(
@@ -98,15 +100,14 @@ def _enlarged(
     )
   if scale is None:
     scale = math.ceil(_VISIBLE / min(height, width))
-  if scale < 1:
-    raise ValueError(f"scale must be at least 1, got {scale}")
+  check_number("scale", scale, _COUNT)
   return to_uint8(images).repeat(scale, axis=1).repeat(scale, axis=2)
 
 
 def _tiled(
   pixels: UInt8[np.ndarray, "b h w c"], columns: int
 ) -> UInt8[np.ndarray, "H W c"]:
-  """The images in a grid with white gaps around each."""
+  """The images in a grid, with white gaps around each image."""
   count, height, width, channels = pixels.shape
   rows = math.ceil(count / columns)
   shape = (rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP)

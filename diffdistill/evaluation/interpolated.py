@@ -1,4 +1,4 @@
-"""Images along the way from one noise to another."""
+"""Generates images along arcs from one noise to another."""
 
 import dataclasses
 
@@ -17,15 +17,15 @@ def interpolated(
   points: int,
   num_steps: int,
 ) -> Image:
-  """Images along the arcs from noise 0 to noise 1, from 2 to 3, and so on.
+  """Generates images on arcs: from noise 0 to noise 1, from 2 to 3, and so on.
 
   Args:
-    generator: the model; of any batch size.
-    params: its weights.
-    seed: of the ends.
-    rows: how many ways; row r has one label all along.
-    points: images a row, 2 or more.
-    num_steps: of the sampler.
+    generator: the generator of the model, with any batch size.
+    params: the weights of the model.
+    seed: the seed of the noise at both ends.
+    rows: the number of arcs; all images of an arc have the same label.
+    points: the number of images along each arc, 2 or more.
+    num_steps: the number of steps of the sampler.
 
   Returns:
     rows * points images, row by row.
@@ -34,7 +34,7 @@ def interpolated(
   ends = dataclasses.replace(generator, batch_size=2 * rows)
   ways = dataclasses.replace(generator, batch_size=count)
   noise, labels = ends.noise(seed, 0), ends.labels(0)
-  # More than asked for where they are split over several devices.
+  # A batch size that was rounded up to the devices gives more noise than asked.
   last = len(noise) - 1
   arcs = [
     slerp(noise[min(2 * r, last - 1)], noise[min(2 * r + 1, last)], points)

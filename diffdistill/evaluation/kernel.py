@@ -4,10 +4,10 @@
   (2) MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j)
               - 2 mean_{i, j} k(x_i, y_j)
 
-Binkowski et al. 2018, Sec. 4, for whom it is KID on Inception's features; on
-others it is not comparable to any published KID. Its mean does not depend on
-the number of images, and it may be a little below zero for equal
-distributions. Float64 on the host.
+Source: Binkowski et al. 2018, Sec. 4. On Inception's features it is KID; on
+other features it is not comparable to any published KID. Its mean does not
+depend on the number of images. For equal distributions it may be a little below
+zero. It is computed in float64 on the host.
 """
 
 import numpy as np
@@ -24,16 +24,16 @@ def kernel_distance(
 ) -> tuple[float, float]:
   """Mean and standard deviation of (2) over random subsets of both sides.
 
-  Subsets are those that torch-fidelity draws, as are the defaults. The
-  deviation is of one subset's distance, not of their mean, and says nothing
-  where a subset is all that there is.
+  Subsets and defaults are the same as in torch-fidelity. The deviation is that
+  of a single subset, not of the mean. It means nothing if a subset holds all
+  images.
 
   Args:
     real: features of real images.
     generated: features of generated images.
-    subsets: how many, each drawn anew from both sides.
-    subset_size: rows of each, without repetition.
-    seed: of the drawing.
+    subsets: the number of subsets; each is drawn from both sides.
+    subset_size: the number of rows of each subset, without repetition.
+    seed: the seed for drawing the subsets.
   """
   fewest = min(len(real), len(generated))
   if subsets < 1 or not 2 <= subset_size <= fewest:
@@ -42,7 +42,7 @@ def kernel_distance(
       " subsets of 2 or more, and as many images on each side; got"
       f" {len(real)} real and {len(generated)} generated"
     )
-  # The legacy generator: its stream is the same in every numpy.
+  # This old generator gives the same stream in every version of NumPy.
   random = np.random.RandomState(seed)
   distances = []
   for _ in range(subsets):

@@ -1,4 +1,4 @@
-"""The metrics of generated images, from their features and the data's."""
+"""The metrics of generated images, from features of these and of the data."""
 
 import numpy as np
 from jaxtyping import Float
@@ -30,24 +30,25 @@ def image_metrics(
 ) -> dict[str, float]:
   """The metrics of generated images against a data set.
 
-  Images are rounded to bytes and back first, as the reference's were. Moments
-  are streamed in float64. Precision, recall and the kernel distance use equally
-  many real and generated images, as many as both sides kept.
+  Images are first rounded to bytes and back, like those of the reference.
+  Moments are streamed in float64. Precision, recall and the kernel distance use
+  equal numbers of real and generated images: as many as both sides kept.
 
   Args:
     images: generated images in [-1, 1], batch by batch.
     features: the feature network that made `reference`.
     reference: from `reference_statistics` or `load_reference`.
-    splits: of the inception score.
-    k: neighbours of precision and recall.
+    splits: the splits of the inception score.
+    k: the number of neighbours for precision and recall.
     kernel: whether to measure the kernel distance too.
-    subset_size: of the kernel distance, where so many images were kept.
+    subset_size: the subset size of the kernel distance; smaller if fewer images
+      were kept.
 
   Returns:
     `frechet_distance` (the caller names it after the feature network: FID for
     Inception, FD-<classifier> for a classifier trained here),
-    `inception_score`, `inception_score_std`, `num_images`; where the reference
-    has kept features, `precision` and `recall`, and with `kernel`,
+    `inception_score`, `inception_score_std` and `num_images`. If the reference
+    has kept features, also `precision` and `recall`; with `kernel` also
     `kernel_distance` and `kernel_distance_std` (KID on Inception).
   """
   moments = Moments.empty(len(reference.moments.mean))
@@ -94,7 +95,7 @@ def distance(
 ) -> float:
   """The Frechet distance alone.
 
-  NaN where an image is not finite: of a model that has diverged.
+  The distance is NaN if an image is not finite, because the model has diverged.
   """
   moments = Moments.empty(len(reference.moments.mean))
   for batch in map(to_host, images):
@@ -105,7 +106,7 @@ def distance(
 
 
 def distance_of_halves(pooled: Float[np.ndarray, "n d"]) -> float:
-  """The distance between two halves of shuffled features: what is noise."""
+  """The distance between two halves of shuffled features, which is noise."""
   half = len(pooled) // 2
   empty = Moments.empty(pooled.shape[1])
   return frechet_distance(

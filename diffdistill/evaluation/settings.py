@@ -1,4 +1,4 @@
-"""How the models of a run are judged: how many images, in how many steps."""
+"""The settings of an evaluation, such as the numbers of images and steps."""
 
 import dataclasses
 from typing import Annotated
@@ -15,20 +15,21 @@ from diffdistill.ranges import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """How a comparison is made.
+  """The settings of an evaluation.
 
   Args:
-    num_images: judged per row.
-    num_steps: of the teacher's sampler, one row each; a student is judged at
-      the steps it was made for where they are among these. The teacher's
-      images at the most steps are what students are compared with.
-    batch_size: images generated at a time.
-    seed: of the noise.
-    gap_images: pairs compared for the teacher gap, at most num_images.
-    inception: the file of the FID network's weights; a classifier of the run
-      judges where it is empty, and its distance is no FID.
-    reference: an .npz of the FID network's statistics of the data, or of
-      images; the run's own data where it is empty.
+    num_images: the number of images that are judged for each row.
+    num_steps: the numbers of steps at which the teacher is judged, one row
+      each. A student is judged at its own number of steps, if it is in this
+      list. Students are compared with the teacher's images at the most steps.
+    batch_size: the number of images in a batch.
+    seed: the seed of the noise.
+    gap_images: the number of image pairs for the teacher gap; at most
+      num_images.
+    inception: the file of the FID network's weights. If empty, a classifier of
+      the run judges, and its distance is no FID.
+    reference: an .npz file of images, or of statistics by the FID network. If
+      empty, the run's own data is the reference.
   """
 
   num_images: Images = 2000
@@ -42,8 +43,8 @@ class Settings:
   def __post_init__(self):
     if self.reference and not self.inception:
       raise ValueError(
-        f"reference is {self.reference!r}, which is for the FID network; pass"
-        " its weights as inception too"
+        f"reference is {self.reference!r}, which only the FID network uses;"
+        " pass the network's weights as inception too"
       )
     if not self.num_steps:
       raise ValueError("num_steps is (); pass one or more positive numbers")

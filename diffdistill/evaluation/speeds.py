@@ -1,9 +1,10 @@
-"""How fast something is: a median, its spread, and no digit beyond that.
+"""Speeds: a median and its spread, rounded to the digits that are certain.
 
-A single timing can be wrong by a factor of two. Here a speed is the median over
-several timings of one batch size, after a batch that is not counted. It has a
-least and a most beside it, in fields that end so, and is rounded to the first
-digit of half of their difference: 412.3 from 380.1 to 440.2 is 410.
+A single timing can be wrong by a factor of two. So a speed is the median of
+several timings of one batch size, after a first batch that is not counted.
+Fields whose names end in `_least` and `_most` hold the slowest and the fastest
+timing. All three are rounded to the first digit of half their difference: 412.3
+from 380.1 to 440.2 becomes 410.
 """
 
 import math
@@ -13,27 +14,27 @@ from typing import Any
 import numpy as np
 
 Number = int | float
-# A median of fewer timings says nothing about their spread.
+# The fewest timings that a median and a spread need.
 FEWEST = 3
-# More digits than these are noise of the clock, whatever the spread.
+# No speed is shown with more digits, because clocks are not so exact.
 MOST_DIGITS = 3
 LEAST, MOST = "_least", "_most"
 SPEED, SPEED_UP = "images_per_second", "speed_up"
-# How a speed was measured, for programs; no columns of a table.
+# Fields that say how a speed was measured; tables do not show them.
 TIMED, BATCH = "timed_batches", "timed_batch_size"
 
 
 def speeds(
   name: str, per_timing: Number, seconds: Sequence[Number]
 ) -> dict[str, float]:
-  """The median speed, the least and the most, by name.
+  """The median, the least and the most speed, by field name.
 
   Args:
-    name: of the speed.
-    per_timing: what is done in one timing, such as images.
-    seconds: that each timing took.
+    name: the name of the speed.
+    per_timing: the number of things done in one timing, such as images.
+    seconds: the seconds of each timing.
   """
-  # A coarse clock may see no time pass.
+  # A coarse clock may measure 0 seconds.
   each = np.maximum(np.array(seconds), 1e-9)
   return {
     name: float(per_timing / np.median(each)),
@@ -54,7 +55,7 @@ def ratio(
 
 
 def rounded(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields, in which every value with a spread has the digits it allows."""
+  """The fields, each rounded to the digits that its spread allows."""
   result = dict(fields)
   for name, (value, least, most) in _spreads(fields).items():
     unit = _exponent(value, least, most)
@@ -68,9 +69,9 @@ def rounded(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def readable(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields for a table: a value with a spread is a text of all three.
+  """The fields for a table; a value and its spread become one text.
 
-  How it was timed is left out.
+  The fields that say how a speed was measured are left out.
   """
   spreads = _spreads(fields)
   hidden = {TIMED, BATCH}
@@ -97,7 +98,7 @@ def shown(value: Number, least: Number, most: Number) -> str:
 def _spreads(
   fields: Mapping[str, Any],
 ) -> dict[str, tuple[Number, Number, Number]]:
-  """(value, least, most) by name, of the fields that have all three."""
+  """(value, least, most) by field name, for fields that have all three."""
   result: dict[str, tuple[Number, Number, Number]] = {}
   for name in fields:
     value, least, most = (
@@ -109,7 +110,7 @@ def _spreads(
 
 
 def _number(value: object) -> Number | None:
-  """A finite number as it is; None for anything else."""
+  """The value if it is a finite number, else None."""
   if isinstance(value, bool) or not isinstance(value, int | float):
     return None
   return value if math.isfinite(value) else None

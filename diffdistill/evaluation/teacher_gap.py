@@ -14,13 +14,13 @@ class TeacherGap:
   """The distance between paired images.
 
   Attributes:
-    rms: root mean square difference over pixels, channels and images, in
-      units of the image range [-1, 1]: 0 is a perfect student, 2/255 one grey
-      level.
+    rms: root mean square difference over pixels, channels and images, in units
+      of the image range [-1, 1]. A perfect student has 0; one grey level is
+      2/255.
     relative: rms divided by the root mean square deviation of the teacher's
-      images from their mean image. 1 is what drawing that mean image every
-      time would score; NaN if the teacher's images are all alike.
-    num_images: pairs compared.
+      images from their mean image. A student that always draws the mean image
+      has 1. NaN if all images of the teacher are equal.
+    num_images: the number of compared pairs.
   """
 
   rms: float
@@ -31,15 +31,15 @@ class TeacherGap:
 def teacher_gap(student: ImageStream, teacher: ImageStream) -> TeacherGap:
   """The gap between student and teacher, streamed in float64.
 
-  Meaningful for deterministic samplers given the same noise and labels (one
-  seed of `Generator`); images are compared as they are, not as bytes.
+  Use it for deterministic samplers with the same noise and labels (the same
+  seed of `Generator`). Images are compared as floats, not as bytes.
 
   Args:
     student: batches of images in [-1, 1].
     teacher: batches of the same shapes, from the same noise.
 
   Raises:
-    ValueError: the streams differ in length or shape, or are empty.
+    ValueError: if the streams differ in length or shape, or are empty.
   """
   count, squares, spread, mean = 0, 0.0, 0.0, None
   for ours, theirs in itertools.zip_longest(student, teacher):

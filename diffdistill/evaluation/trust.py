@@ -1,16 +1,16 @@
-"""Whether a classifier is good enough to judge images by its features.
+"""Decides whether a classifier is good enough to judge images by its features.
 
-A distance on the features of a network that has learned nothing can put the
-worst model first. So a classifier is trusted only if it is clearly better than
-chance on images that it was not trained on:
+If a network has learned nothing, a distance on its features can rank the worst
+model first. So a classifier is trusted only if it is clearly better than chance
+on images that it was not trained on:
 
   (1)  lower(right, n) > c + (1 - c) / 4
 
-lower is the lower end of the 99 % Wilson interval of an accuracy that is
-measured on n images (Wilson 1927), and c is chance: the share of the most
-frequent class, which is the accuracy of naming that class always. The bar is a
-quarter of the way from chance to perfect [ours]: far below any classifier that
-has converged, and above one that knows only which classes are frequent.
+`lower` is the lower end of the 99 % Wilson interval (Wilson 1927) of the
+accuracy on n images. c is chance: the share of the most frequent class, which
+is the accuracy of always naming that class. The bar is a quarter of the way
+from chance to perfect [ours]. Every converged classifier is far above it; one
+that knows only which classes are frequent is below it.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ import numpy as np
 from diffdistill.evaluation.features import FeatureFn
 from diffdistill.system import hosts
 
-# Of a normal distribution, 99 % lies within so many standard deviations.
+# 99 % of a normal distribution lies within this number of standard deviations.
 DEVIATIONS = 2.5758293035489004
-# The share of the way from chance to perfect.
+# How far the bar is on the way from chance (0) to perfect (1).
 SHARE = 0.25
-# The fields of an evaluation that are about its judge.
+# The fields of an evaluation that describe its judge.
 ACCURACY, HELD_OUT, CHANCE = (
   "classifier_accuracy",
   "classifier_held_out",
@@ -38,13 +38,13 @@ TRUSTED, VERDICT = "judge_trusted", "judge"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trust:
-  """How right a classifier is on images that it was not trained on.
+  """The accuracy of a classifier on images that it was not trained on.
 
   Args:
     right: the number of images that it classifies correctly.
     count: the number of images.
     most_frequent: the number of images of their most frequent class.
-    images: what they are, in words.
+    images: a text that names the images.
   """
 
   right: int
@@ -67,7 +67,7 @@ class Trust:
 
   @property
   def bar(self) -> float:
-    """What `lower` must be above."""
+    """The classifier is trusted if `lower` is above this value."""
     chance = 1.0 if self.chance is None else self.chance
     return chance + (1 - chance) * SHARE
 
@@ -95,7 +95,7 @@ class Trust:
 
   @property
   def facts(self) -> dict[str, Any]:
-    """What an evaluation says of its judge."""
+    """The facts about the judge that an evaluation states."""
     return {
       ACCURACY: self.accuracy,
       HELD_OUT: self.images,
@@ -125,12 +125,13 @@ def wilson_lower(right: int, count: int) -> float:
 def measure_trust(
   features: FeatureFn, batches: Iterable[dict[str, np.ndarray]], images: str
 ) -> Trust:
-  """The trust in a classifier, from labelled images.
+  """Measures the trust in a classifier on labelled images.
 
   Args:
-    features: of the classifier.
-    batches: "image" in [-1, 1] and "label"; none of them was trained on.
-    images: what they are, in words.
+    features: the features of the classifier.
+    batches: "image" in [-1, 1] and "label"; the classifier was not trained on
+      these images.
+    images: a text that names the images.
   """
   right, labels = 0, []
   for rows in batches:
@@ -141,7 +142,7 @@ def measure_trust(
     return Trust(right=0, count=0, most_frequent=0, images=images)
   joined = np.concatenate(labels)
   most = int(np.unique(joined, return_counts=True)[1].max())
-  # One process's word: a last digit may differ between machines.
+  # All use the first process's count: rounding may differ between machines.
   right = hosts.on_first(lambda: right)
   return Trust(
     right=right, count=len(joined), most_frequent=most, images=images

@@ -1,4 +1,4 @@
-"""Charts show what they can, on light and dark ground, the same each time."""
+"""Charts show all values that they can, in light and dark, reproducibly."""
 
 import io
 import math
@@ -38,7 +38,7 @@ def words(svg):
   return [text.text for text in ElementTree.fromstring(svg).iter("text")]
 
 
-def test_students_of_a_family_are_one_curve():
+def test_the_students_of_a_family_are_one_curve():
   assert families(ROWS, "FD") == {
     "teacher": (exact(64.0, 2.0),),
     "halve": (exact(1.0, 9.0), exact(4.0, 5.0)),
@@ -85,7 +85,7 @@ def test_any_values_can_be_drawn(values):
   assert shown == (not any(abs(value) < 1e30 for value in values))
 
 
-def test_an_svg_can_do_nothing_to_its_page():
+def test_an_svg_does_not_change_the_rest_of_its_page():
   names = ("teacher", "<script>alert(1)</script>", "_$\\frac$")
   lines = {name: (exact(1.0, 2.0), exact(8.0, 4.0)) for name in names}
   figure = over_steps(curves(lines, "teacher"), "FD", level=(1.0, "noise"))
@@ -98,12 +98,12 @@ def test_an_svg_can_do_nothing_to_its_page():
   tags = {node.tag for node in root.iter()}
   assert tags <= {"svg", "g", "path", "text", "use", "defs", "clipPath", "rect"}
   assert "http" not in svg
-  # A colour that the page does not know would be lost on dark ground.
+  # A fixed colour would be invisible on a dark page.
   assert "var(--ink)" in svg
   assert not any(colour in svg for colour in (*VARIABLES, "#000"))
 
 
-def test_an_evaluation_says_where_its_judge_is_not_trusted():
+def test_a_chart_says_that_its_judge_is_not_trusted():
   evaluation = {"metric": "FD", "rows": ROWS, "FD of two samples of 9": 0.5}
   found = words(as_svg(distances(evaluation), "a"))
   assert {"FD (lower is better)", "two samples of real images"} <= set(found)
@@ -113,7 +113,7 @@ def test_an_evaluation_says_where_its_judge_is_not_trusted():
   assert "two samples of real images" not in found
 
 
-def test_a_figure_gives_the_same_svg_each_time_and_names_of_its_own():
+def test_a_figure_gives_the_same_svg_each_time_with_unique_names():
   def draw(name):
     shown = curves(families(ROWS, "FD"), "teacher")
     return as_svg(over_steps(shown, "FD"), name)
@@ -138,7 +138,7 @@ def test_a_spread_is_an_error_bar():
   assert bars == [0, 1]
 
 
-def test_steps_whose_labels_would_touch_share_one():
+def test_labels_of_steps_do_not_overlap():
   steps = (1.0, 2.0, 1000.0, 1010.0, 1024.0)
   line = tuple(exact(step, 70.0) for step in steps)
   svg = as_svg(over_steps([Curve(name="a", lines=(line,), colour=0)], "FD"), "")
@@ -146,7 +146,7 @@ def test_steps_whose_labels_would_touch_share_one():
   assert [f"{x:g}" for x in steps if f"{x:g}" in found] == ["1", "2", "1000"]
 
 
-def test_a_long_line_is_short_to_write_and_keeps_its_spike():
+def test_a_long_line_makes_a_short_svg_and_keeps_its_spike():
   values = np.full(5000, 1.0)
   values[3217] = 9.0
   line = tuple(exact(float(i), float(y)) for i, y in enumerate(values))

@@ -21,7 +21,7 @@ class Classification(NamedTuple):
 
 
 class Linear:
-  """Features and logits linear in the pixels; counts its traces."""
+  """A network that is linear in the pixels, and counts its traces."""
 
   def __init__(self):
     self.traces = 0
@@ -65,11 +65,11 @@ def test_features_are_those_of_the_network_for_any_number_of_images(devices):
     np.testing.assert_allclose(
       out.probabilities, odds / odds.sum(axis=1, keepdims=True), rtol=1e-5
     )
-  # Short batches are padded, long ones cut: one shape, one compilation.
+  # Short batches are padded and long ones cut, so there is one compilation.
   assert network.traces == 1
 
 
-def test_the_matmul_is_at_highest_precision():
+def test_matrix_products_have_the_highest_precision():
   class Recorder(Linear):
     def apply(self, params, x):
       self.precision = jax.config.jax_default_matmul_precision
@@ -80,7 +80,7 @@ def test_the_matmul_is_at_highest_precision():
   assert network.precision == "highest"
 
 
-def test_features_run_where_implicit_transfers_are_forbidden():
+def test_features_need_no_implicit_transfers():
   mesh = make_mesh(8)
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   params = jax.device_put(weights(), everywhere)
@@ -89,13 +89,13 @@ def test_features_run_where_implicit_transfers_are_forbidden():
     assert features(random_images(3)).pooled.shape == (3, 3)
 
 
-def test_no_images_have_no_features():
+def test_features_of_zero_images_are_refused():
   features = classifier_features(Linear(), weights(), make_mesh(1))
   with pytest.raises(ValueError, match="0 images"):
     features(random_images(0))
 
 
-def test_reference_is_of_images_rounded_to_bytes():
+def test_the_reference_rounds_images_to_bytes():
   features = classifier_features(Linear(), weights(), make_mesh(1))
   images = random_images(10)
   reference = reference_statistics([images[:6], images[6:]], features)
@@ -111,7 +111,7 @@ def test_reference_is_of_images_rounded_to_bytes():
   assert np.abs(reference.moments.mean - unrounded.mean(axis=0)).max() > 1e-6
 
 
-def test_reference_of_nothing_is_refused():
+def test_a_reference_of_zero_images_is_refused():
   features = classifier_features(Linear(), weights(), make_mesh(1))
   with pytest.raises(ValueError, match="no batch"):
     reference_statistics([], features)
@@ -130,11 +130,11 @@ def test_rows_kept_do_not_depend_on_batches_and_are_spread():
   assert abs(whole.rows[:50].mean() - 500) < 5 * 289 / 7
 
 
-def test_all_rows_are_kept_where_there_is_room():
+def test_all_rows_are_kept_if_there_is_room():
   kept = RowSample(10)
   kept.update(np.arange(4.0)[:, None])
   np.testing.assert_array_equal(np.sort(kept.rows[:, 0]), np.arange(4))
   with pytest.raises(ValueError, match="no images"):
     _ = RowSample(1).rows
-  with pytest.raises(ValueError, match=">= 1, got 0"):
+  with pytest.raises(ValueError, match="size is 0; pass 1 or more"):
     RowSample(0)

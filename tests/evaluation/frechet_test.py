@@ -1,4 +1,4 @@
-"""Distances against closed forms computed another way."""
+"""Distances equal closed forms that are computed in another way."""
 
 import json
 import pathlib
@@ -70,27 +70,27 @@ def test_low_rank_gaussians_keep_full_accuracy():
 
 
 @pytest.mark.parametrize("name", MAKER["CASES"])
-def test_distance_is_pytorch_fid_s(name):
+def test_the_frechet_distance_equals_that_of_pytorch_fid(name):
   real, generated = MAKER["features"](name)
   empty = Moments.empty(MAKER["DIM"])
   a, b = empty.update(real), empty.update(generated)
-  # Theirs sees float32 features in float64 too: only the roots differ.
+  # pytorch-fid also computes in float64; only the matrix root differs.
   expected = pytest.approx(GOLDEN[name]["fid"], rel=1e-6)
   assert frechet_distance(a, b) == expected
-  # A mean and a covariance alone are all that it needs.
+  # The distance needs only a mean and a covariance.
   given = Gaussian(mean=a.mean, cov=a.cov)
   assert frechet_distance(given, b) == frechet_distance(a, b)
 
 
 @pytest.mark.parametrize("name", MAKER["CASES"])
-def test_precision_and_recall_are_torch_fidelity_s(name):
+def test_precision_and_recall_equal_those_of_torch_fidelity(name):
   real, generated = MAKER["features"](name)
   expected = GOLDEN[name]["precision"], GOLDEN[name]["recall"]
-  # Theirs are float32: shares of hundreds, known to 1e-7.
+  # torch-fidelity gives float32, which is exact to 1e-7.
   assert precision_recall(real, generated) == pytest.approx(expected, abs=1e-6)
 
 
-def test_inception_score_is_torch_fidelity_s():
+def test_the_inception_score_equals_that_of_torch_fidelity():
   odds = np.exp(MAKER["logits"]().astype(np.float64))
   score = inception_score(odds / odds.sum(axis=1, keepdims=True))
   expected = GOLDEN["inception_score"]
@@ -132,13 +132,13 @@ def test_moments_do_not_depend_on_how_a_stream_is_cut(cuts, meet, offset):
   for moments in (streamed, merged):
     assert moments.count == 30
     np.testing.assert_allclose(moments.mean, rows.mean(axis=0), rtol=1e-12)
-    # 1e-9: an offset of 1e4 leaves 12 of float64's 16 digits to the rows.
+    # The tolerance is 1e-9 because an offset of 1e4 leaves 12 of 16 digits.
     np.testing.assert_allclose(
       moments.cov, np.cov(rows, rowvar=False), rtol=1e-9, atol=1e-9
     )
 
 
-def test_moments_of_float32_are_kept_in_float64():
+def test_moments_of_float32_features_are_float64():
   rows = np.full((1000, 1), 0.1, np.float32) + np.float32(1e3)
   moments = Moments.empty(1).update(rows)
   assert moments.mean.dtype == np.float64
@@ -149,7 +149,7 @@ def test_inception_score_of_known_predictions():
   assert inception_score(np.full((20, 4), 0.25)) == (1.0, 0.0)
   sure = np.eye(4)[np.arange(40) % 4]
   assert inception_score(sure, splits=10) == pytest.approx((4, 0))
-  # Two halves, one class each: no diversity within a split.
+  # Each half has one class, so there is no diversity within a split.
   assert inception_score(np.sort(sure, axis=0), splits=1)[0] > 1
   halves = np.repeat(np.eye(2), 10, axis=0)
   assert inception_score(halves, splits=2) == pytest.approx((1, 0))
@@ -165,7 +165,7 @@ def test_inception_score_is_the_exponential_of_mutual_information():
   assert deviation == 0
 
 
-def test_inception_score_needs_an_image_a_split():
+def test_the_inception_score_needs_an_image_in_each_split():
   with pytest.raises(ValueError, match=r"10 splits .* got 9"):
     inception_score(np.full((9, 2), 0.5))
 
@@ -175,42 +175,44 @@ def clusters(rng, centres, each=40):
   return np.concatenate(rows)
 
 
-def test_identical_sets_are_precise_and_complete():
+def test_identical_sets_have_precision_and_recall_one():
   rows = np.random.default_rng(5).normal(size=(50, 3)) + 1e3
   assert precision_recall(rows, rows) == (1, 1)
-  # A point repeated has a ball of radius 0, which holds its copies.
+  # A repeated point has a ball of radius 0, which holds the copies.
   few = np.random.default_rng(9).normal(size=(20, 333))
   ours, theirs = few.repeat(7, axis=0), few.repeat(5, axis=0)
   assert precision_recall(ours, theirs) == (1, 1)
 
 
-def test_disjoint_sets_are_neither():
+def test_disjoint_sets_have_precision_and_recall_zero():
   rows = np.random.default_rng(6).normal(size=(50, 3))
   assert precision_recall(rows, rows + 100) == (0, 0)
 
 
-def test_a_dropped_mode_costs_recall_and_not_precision():
+def test_a_missing_mode_lowers_recall_and_not_precision():
   rng = np.random.default_rng(7)
   centres = np.array([[0.0, 0.0], [10.0, 0.0]])
   real = clusters(rng, centres)
   precision, recall = precision_recall(real, clusters(rng, centres[:1], 80))
   assert precision > 0.85
   assert 0.35 < recall <= 0.5
-  # And the other way round: an invented mode costs precision alone.
+  # An extra mode lowers only precision.
   swapped = precision_recall(clusters(rng, centres[:1], 80), real)
   assert swapped[0] <= 0.5
   assert swapped[1] > 0.85
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e7])
-def test_radii_and_chunks_against_brute_force(monkeypatch, offset):
+def test_radii_and_chunks_agree_with_brute_force(monkeypatch, offset):
   rng = np.random.default_rng(8)
   real = rng.normal(size=(23, 2)) + offset
   generated = rng.normal(size=(19, 2)) + 0.5 + offset
 
   def share(points, centres, k):
     gaps = np.linalg.norm(centres[:, None] - centres[None, :], axis=-1)
-    radii = np.sort(gaps, axis=1)[:, k]  # Column 0 is the point itself.
+    radii = np.sort(gaps, axis=1)[
+      :, k
+    ]  # Column 0 is the distance of the point to itself.
     gaps = np.linalg.norm(points[:, None] - centres[None, :], axis=-1)
     return (gaps <= radii[None, :]).any(axis=1).mean()
 

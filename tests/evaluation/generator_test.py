@@ -22,7 +22,7 @@ def make_mesh(*shape):
 
 
 def damped(params, x, label, key, num_steps):
-  """A loop over traced steps; labels shift the result."""
+  """A sampler with a loop over traced steps; labels shift the result."""
   del key
   x = jax.lax.fori_loop(0, num_steps, lambda _, x: params * x, x)
   if label is None:
@@ -64,7 +64,7 @@ def test_image_i_is_the_same_for_any_batch_size_and_mesh(shape, batch_size):
   np.testing.assert_allclose(images, expected, rtol=1e-6, atol=1e-7)
 
 
-def test_a_stochastic_sampler_is_the_same_on_any_mesh_but_new_each_batch():
+def test_a_stochastic_sampler_depends_on_the_batch_and_not_on_the_mesh():
   first = collect(make(noisy))
   np.testing.assert_allclose(
     collect(make(noisy, make_mesh(8))), first, rtol=1e-6, atol=1e-7
@@ -73,7 +73,7 @@ def test_a_stochastic_sampler_is_the_same_on_any_mesh_but_new_each_batch():
   assert len(np.unique(extra)) == extra.size
 
 
-def test_noise_is_unit_gaussian_by_seed_and_image():
+def test_noise_is_unit_gaussian_and_depends_on_seed_and_image():
   generator = make(batch_size=2048)
   noise = to_host(generator.noise(3, 0))
   assert abs(noise.mean()) < 5 / np.sqrt(noise.size)
@@ -85,7 +85,7 @@ def test_noise_is_unit_gaussian_by_seed_and_image():
   assert np.abs(to_host(generator.noise(4, 0)) - noise).min() > 0
 
 
-def test_batches_start_from_that_noise_and_those_labels():
+def test_batches_start_from_the_generator_s_noise_and_labels():
   generator = make(batch_size=4)
   images = collect(generator, num_images=6, num_steps=3, params=0.5)
   noise = np.concatenate([to_host(generator.noise(5, s)) for s in (0, 4)])
@@ -110,20 +110,20 @@ def test_labels_are_as_frequent_as_in_the_data():
 def test_no_image_is_drawn_of_a_class_that_the_data_lacks():
   with pytest.raises(ValueError, match="label is 1, but the data has no image"):
     make(label=1, label_counts=lambda: (9, 0, 1))
-  with pytest.raises(ValueError, match="of 2 classes, but the model is told 3"):
+  with pytest.raises(ValueError, match="has 2 classes, but the model has 3"):
     make(label_counts=lambda: (1, 1)).labels(0)
 
 
-def test_images_may_begin_anywhere():
+def test_images_may_begin_at_any_number():
   images = collect(make(), num_images=20)
-  # In the middle of a batch and of the classes, and over the end of one.
+  # The range begins inside a batch and crosses the end of a batch.
   np.testing.assert_array_equal(
     collect(make(), num_images=9, first=7), images[7:16]
   )
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_given_noise_and_labels_make_the_images_that_were_drawn(half):
+def test_given_noise_and_labels_make_the_same_images(half):
   generator = make(half=half)
   noise, labels = generator.noise(5, 8), generator.labels(8)
   assert noise.dtype == (jnp.float16 if half else jnp.float32)
@@ -132,7 +132,7 @@ def test_given_noise_and_labels_make_the_images_that_were_drawn(half):
     jnp.asarray(0.5), noise.astype(jnp.float32), labels, 2
   )
   np.testing.assert_array_equal(to_host(images), expected)
-  # The model sees float32 of what a float16 holds.
+  # The model sees float32 values that float16 can hold.
   assert expected.dtype == np.float32
   given = np.asarray(noise, np.float32) / 4
   label = np.asarray(labels, np.float32)[:, None, None, None]
@@ -152,7 +152,7 @@ def test_one_compilation_for_all_steps_seeds_and_weights():
   assert len(traces) == 1
 
 
-def test_batches_lie_over_all_axes_and_weights_stay_as_they_are():
+def test_batches_are_split_over_all_axes_and_weights_are_not_moved():
   mesh = make_mesh(4, 2)
   spec = jax.sharding.PartitionSpec("fsdp")
   params = jax.device_put(
@@ -171,7 +171,7 @@ def test_batches_lie_over_all_axes_and_weights_stay_as_they_are():
   np.testing.assert_allclose(to_host(images).ravel(), expected, rtol=1e-5)
 
 
-def test_generating_works_where_implicit_transfers_are_forbidden():
+def test_generating_needs_no_implicit_transfers():
   mesh = make_mesh(4, 2)
   params = jnp.asarray(0.5)
   params = jax.device_put(
@@ -197,15 +197,15 @@ def test_mistakes_are_refused_in_one_line():
   )
   with pytest.raises(ValueError, match="axes must be Auto"):
     make(mesh=explicit)
-  with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+  with pytest.raises(ValueError, match="batch_size is 0; pass 1 or more"):
     make(batch_size=0)
-  with pytest.raises(ValueError, match="num_classes must be >= 0"):
+  with pytest.raises(ValueError, match="num_classes is -1; pass 0 or more"):
     make(num_classes=-1)
-  with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):
+  with pytest.raises(ValueError, match="num_steps is 0; pass 1 or more"):
     make().batches(jnp.ones(()), 0, 1, 0)
-  with pytest.raises(ValueError, match="num_images must be at least 1, got 0"):
+  with pytest.raises(ValueError, match="num_images is 0; pass 1 or more"):
     make().batches(jnp.ones(()), 0, 0, 1)
-  with pytest.raises(ValueError, match="got -1"):
+  with pytest.raises(ValueError, match="number is -1; pass 0 or more"):
     make().noise(-1, 0)
 
 

@@ -1,4 +1,4 @@
-"""Sheets and tables as files and text."""
+"""Sheets of images as files, and tables as text."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from diffdistill.evaluation import grids
 
 
 def ramp(count, size=8, channels=1):
-  """Image i is of level 2 i / count - 1 throughout."""
+  """Images with one grey level each: image i has level 2 i / count - 1."""
   levels = (2 * np.arange(count) / count - 1).astype(np.float32)
   levels = levels[:, None, None, None]
   return np.broadcast_to(levels, (count, size, size, channels))
@@ -36,14 +36,14 @@ def test_tiny_images_are_enlarged_and_large_ones_are_not():
   assert grids.sheet(ramp(2, channels=3)).mode == "RGB"
 
 
-def test_enlarging_is_nearest():
+def test_enlarging_repeats_pixels():
   images = np.array([[-1.0, 1.0], [1.0, -1.0]]).reshape(1, 2, 2, 1)
   inside = np.asarray(grids.sheet(images, scale=3))[2:-2, 2:-2]
   expected = np.kron([[0, 255], [255, 0]], np.ones((3, 3)))
   np.testing.assert_array_equal(inside, expected)
 
 
-def test_rows_carry_their_names_at_the_left():
+def test_rows_have_their_names_at_the_left():
   rows = {"teacher": ramp(3), "a student of 4 steps": -ramp(3)}
   picture = np.asarray(grids.labelled_rows(rows))
   body = 3 * 50 + 2
@@ -66,16 +66,16 @@ def test_rows_of_different_shapes_are_refused():
     grids.labelled_rows({})
 
 
-def test_what_is_not_an_image_is_refused():
+def test_arrays_that_are_no_images_are_refused():
   with pytest.raises(ValueError, match=r"got \(2, 1, 1, 2\)"):
     grids.sheet(np.zeros((2, 1, 1, 2)))
-  with pytest.raises(ValueError, match="columns must be at least 1, got 0"):
+  with pytest.raises(ValueError, match="columns is 0; pass 1 or more"):
     grids.sheet(ramp(2), columns=0)
-  with pytest.raises(ValueError, match="scale must be at least 1, got 0"):
+  with pytest.raises(ValueError, match="scale is 0; pass 1 or more"):
     grids.sheet(ramp(2), scale=0)
 
 
-def test_a_png_is_whole_small_and_replaces_the_old_one(tmp_path):
+def test_a_png_is_small_and_replaces_the_old_one(tmp_path):
   path = tmp_path / "deep" / "sheet.png"
   noise = np.random.default_rng(0).uniform(-1, 1, (64, 32, 32, 3))
   grids.save_png(grids.sheet(ramp(4)), path)

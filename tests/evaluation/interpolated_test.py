@@ -1,4 +1,4 @@
-"""Images between two noises."""
+"""Images along an arc from one noise to another."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ ROWS, POINTS, SEED = 3, 5, 7
 
 
 def shifted(params, noise, label, key, num_steps):
-  """The noise itself, of which the label and the weights can be read off."""
+  """A sampler that returns its noise, shifted by the label and the weights."""
   del key, num_steps
   shift = 0.0 if label is None else label.astype(jnp.float32) * 100
   return params * noise + jnp.reshape(shift, (-1, 1, 1, 1))
@@ -21,7 +21,7 @@ def shifted(params, noise, label, key, num_steps):
 
 @pytest.mark.parametrize("num_devices", [1, 8])
 @pytest.mark.parametrize("num_classes", [0, 2])
-def test_ways_are_arcs_between_the_generator_s_own_noises(
+def test_arcs_lead_from_one_noise_of_the_generator_to_another(
   mesh_of, num_devices, num_classes
 ):
   generator = Generator(
@@ -38,13 +38,13 @@ def test_ways_are_arcs_between_the_generator_s_own_noises(
   assert images.shape == (ROWS * POINTS, 2, 3, 1)
   ways = images.reshape(ROWS, POINTS, -1)
   if num_classes:
-    # Noise is well below 50; a row has the label of its number, all along.
+    # Noise is well below 50, so each value shows its label.
     labels = np.rint(ways.mean(axis=-1) / 100)
     np.testing.assert_array_equal(labels, [[0] * 5, [1] * 5, [0] * 5])
     ways = ways - 100 * labels[..., None]
   ends = 2 * noise[: 2 * ROWS].reshape(ROWS, 2, -1)
   np.testing.assert_allclose(ways[:, [0, -1]], ends, atol=2e-5)
-  # Half of the way along the arc is the sum of its ends over 2 cos(theta / 2).
+  # The middle of the arc is the sum of its ends over 2 cos(theta / 2).
   a, b = ends[:, 0], ends[:, 1]
   norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
   theta = np.arccos((a * b).sum(axis=1) / norms)

@@ -1,4 +1,4 @@
-"""The kernel distance against sums, closed forms and torch-fidelity."""
+"""The kernel distance equals sums, closed forms and torch-fidelity."""
 
 import itertools
 import json
@@ -16,13 +16,13 @@ GOLDEN = json.loads(MAKER["GOLDEN"].read_text())
 
 
 @pytest.mark.parametrize("name", MAKER["CASES"])
-def test_distance_is_torch_fidelity_s(name):
+def test_the_kernel_distance_equals_that_of_torch_fidelity(name):
   distance = kernel_distance(
     *MAKER["features"](name),
     subsets=MAKER["SUBSETS"],
     subset_size=MAKER["SUBSET_SIZE"],
   )
-  # The same subsets; theirs are multiplied in float32.
+  # The subsets are the same, but torch-fidelity multiplies in float32.
   expected = GOLDEN[name]["kid"], GOLDEN[name]["kid_std"]
   assert distance == pytest.approx(expected, rel=1e-5)
 
@@ -40,15 +40,15 @@ def test_distance_of_few_points_is_the_sum_over_pairs():
   across = sum(kernel(a, b) for a in x for b in y)
   mean, deviation = kernel_distance(x, y, subset_size=5, subsets=3)
   assert mean == pytest.approx(within / 20 - 2 * across / 25, rel=1e-12)
-  # Every subset is the whole, in another order.
+  # Every subset holds all rows, in another order.
   assert deviation < 1e-12
 
 
 def expected_kernel(mean_a, cov_a, mean_b, cov_b):
   """E (x . y / d + 1)^3 of x ~ N(mean_a, cov_a), y ~ N(mean_b, cov_b).
 
-  E (x . y)^3 is the product of both third moments, m_i m_j m_k + C_ij m_k +
-  C_ik m_j + C_jk m_i: of two terms with C, three pairs share the index of m.
+  E (x . y)^3 is the product of both third moments, which are m_i m_j m_k + C_ij
+  m_k + C_ik m_j + C_jk m_i.
   """
   dim, dot = len(mean_a), mean_a @ mean_b
   second_a = cov_a + np.outer(mean_a, mean_a)
@@ -94,8 +94,8 @@ def test_equal_distributions_are_at_zero_on_average():
   ]
   error = np.std(distances) / np.sqrt(len(distances))
   assert abs(np.mean(distances)) < 4 * error
-  # With pairs of a row and itself, as a biased estimate has them, it would be
-  # E k(x, x) - 1 - 3 / 4 times 2 / 40: about 0.5.
+  # A biased estimate, with pairs of a row and itself, would be about 0.5: E
+  # k(x, x) - 1 - 3 / 4 times 2 / 40.
   assert error < 0.02
   assert min(distances) < 0
 

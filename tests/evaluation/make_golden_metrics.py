@@ -1,8 +1,8 @@
-"""What other libraries say of seeded features, to golden_metrics.json.
+"""Writes the results of other libraries for seeded features to a JSON file.
 
-Run once, where torch, pytorch-fid, torch-fidelity and scipy are:
-python tests/evaluation/make_golden_metrics.py. The test makes the same features
-with numpy alone.
+Run `python tests/evaluation/make_golden_metrics.py` once, with torch,
+pytorch-fid, torch-fidelity and scipy installed. It writes golden_metrics.json.
+The test makes the same features with numpy alone.
 """
 
 import json
@@ -14,14 +14,14 @@ import numpy as np
 GOLDEN = pathlib.Path(__file__).with_name("golden_metrics.json")
 TESTS = pathlib.Path(__file__).parents[1]
 DIM, CLASSES = 24, 10
-# Of the kernel distance: subsets of this size, this often.
+# The size and the number of subsets of the kernel distance.
 SUBSET_SIZE, SUBSETS = 100, 20
-# (name, real features, generated ones).
+# For each case, the numbers of (real, generated) features.
 CASES = {"near": (400, 350), "far": (300, 420)}
 
 
 def features(name):
-  """(real, generated) features: means of ReLUs, as a network's pool gives."""
+  """(Real, generated) features: means of ReLUs, like a network's pooling."""
   real, generated = CASES[name]
   random = np.random.RandomState(len(name))
   mix = random.standard_normal((DIM, DIM)) / np.sqrt(DIM)
@@ -49,7 +49,7 @@ def answer(name):
     (side.mean(axis=0), np.cov(side, rowvar=False))
     for side in (real.astype(np.float64), generated.astype(np.float64))
   ]
-  # The first is the generated one there, for subsets as for precision.
+  # torch-fidelity takes the generated features first.
   sides = torch.from_numpy(generated), torch.from_numpy(real)
   kid = kid_features_to_metric(
     *sides, kid_subsets=SUBSETS, kid_subset_size=SUBSET_SIZE, verbose=False
@@ -65,7 +65,7 @@ def answer(name):
 
 
 def main():
-  # pytorch-fid needs torchvision, which may need help.
+  # pytorch-fid needs torchvision, which this file may have to repair.
   maker = TESTS / "interop" / "make_golden_inception.py"
   runpy.run_path(str(maker))["pytorch_fid_inception"]()
   import torch

@@ -1,4 +1,4 @@
-"""The metrics of images against a data set, in closed form where there is."""
+"""The metrics of images against a data set equal closed forms."""
 
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ def first_pixels(mesh_of):
 
 
 def judged(mesh, shift, count=20_000):
-  """Metrics of N(shift, 0.1^2) pixels against N(0, 0.2^2), and the truth."""
+  """(Metrics of N(shift, 0.1^2) against N(0, 0.2^2), the true distance.)"""
   rng = np.random.default_rng(0)
   params = rng.normal(size=(4, 3)).astype(np.float32)
   real = 0.2 * rng.normal(size=(count, 2, 2, 1)).astype(np.float32)
@@ -47,7 +47,7 @@ def judged(mesh, shift, count=20_000):
   metrics = image_metrics(
     iter(np.split(fake, [count // 3])), features, reference
   )
-  # C_b = C_a / 4, which commute: Tr (C_a C_b)^(1/2) = Tr C_a / 2.
+  # C_b = C_a / 4 commutes with C_a, so Tr (C_a C_b)^(1/2) = Tr C_a / 2.
   variance = (0.2 - 0.1) ** 2 * np.trace(params.T @ params)
   gap = shift * params.sum(axis=0)
   return metrics, gap @ gap + variance
@@ -58,7 +58,7 @@ def test_metrics_of_gaussians_through_a_linear_network_is_the_closed_form(
 ):
   for shift in (0.0, 0.3):
     metrics, expected = judged(mesh_of(8), shift)
-    # 20 000 samples know a variance to 1 %.
+    # 20 000 samples give a variance to 1 %.
     assert metrics["frechet_distance"] == pytest.approx(expected, rel=0.03)
     assert metrics["num_images"] == 20_000
     assert 1 < metrics["inception_score"] <= 2
@@ -68,7 +68,7 @@ def test_metrics_of_gaussians_through_a_linear_network_is_the_closed_form(
   }  # fmt: skip
 
 
-def test_the_distance_alone_is_the_same(mesh_of):
+def test_distance_equals_the_distance_of_all_metrics(mesh_of):
   random = np.random.default_rng(0)
   real, fake = random.uniform(-1, 1, (2, 40, 2, 2, 1)).astype(np.float32)
   features = first_pixels(mesh_of)
@@ -79,14 +79,14 @@ def test_the_distance_alone_is_the_same(mesh_of):
   assert alone > 0.05
 
 
-def test_narrow_images_are_precise_and_incomplete(mesh_of):
+def test_narrow_images_have_high_precision_and_low_recall(mesh_of):
   metrics, _ = judged(mesh_of(8), 0.0, count=1000)
   assert metrics["precision"] > 0.95
   assert metrics["recall"] < metrics["precision"] - 0.25
   assert {type(value) for value in metrics.values()} == {float}
 
 
-def test_the_kernel_distance_is_of_the_features_that_were_kept(mesh_of):
+def test_the_kernel_distance_uses_the_kept_features(mesh_of):
   random = np.random.default_rng(0)
   real, fake = random.uniform(-1, 1, (2, 40, 2, 2, 1)).astype(np.float32)
   features = first_pixels(mesh_of)
@@ -94,7 +94,7 @@ def test_the_kernel_distance_is_of_the_features_that_were_kept(mesh_of):
   metrics = image_metrics(
     np.split(fake, [13]), features, reference, kernel=True
   )
-  # All that there are, so that their order does not matter.
+  # The subset holds all features, so the order does not matter.
   expected = kernel_distance(
     *(features(from_uint8(to_uint8(x))).pooled for x in (real, fake)),
     subset_size=40,
@@ -107,7 +107,7 @@ def test_the_kernel_distance_is_of_the_features_that_were_kept(mesh_of):
   assert smaller["kernel_distance_std"] > 1e-3
 
 
-def test_moments_alone_give_the_distance_alone(mesh_of):
+def test_a_reference_of_moments_alone_gives_only_the_distance(mesh_of):
   random = np.random.default_rng(0)
   real, fake = random.uniform(-1, 1, (2, 40, 2, 2, 1)).astype(np.float32)
   features = first_pixels(mesh_of)
@@ -129,7 +129,7 @@ def test_differences_below_a_byte_and_outside_the_range_are_not_judged(mesh_of):
     assert (distance < 1e-12) == same
 
 
-def test_judging_nothing_is_refused(mesh_of):
+def test_judging_zero_images_is_refused(mesh_of):
   features = first_pixels(mesh_of)
   reference = reference_statistics(
     [np.random.default_rng(0).uniform(-1, 1, (9, 2, 2, 1))], features

@@ -1,4 +1,4 @@
-"""Speeds have a spread, and no digit that the spread does not allow."""
+"""Speeds have a spread, and only the digits that the spread allows."""
 
 import pytest
 
@@ -21,7 +21,7 @@ from diffdistill.evaluation.speeds import (
     ((4.03, 3.9, 4.15), "4.0 (3.9 to 4.2)"),
     ((12_345.6, 11_000.0, 13_900.0), "12,000 (11,000 to 14,000)"),
     ((0.0123, 0.0119, 0.0128), "0.0123 (0.0119 to 0.0128)"),
-    # Three digits at most, and one at least.
+    # A value has at most three digits, and at least one.
     ((12_345.6, 12_345.5, 12_345.7), "12,300"),
     ((2.0, 2.0, 2.0), "2.00"),
     ((196.0, 100.0, 4000.0), "200 (100 to 4,000)"),
@@ -46,7 +46,7 @@ def test_a_ratio_has_the_widest_spread():
   assert made["speed_up_most"] == 20
 
 
-def test_numbers_are_rounded_and_what_has_no_spread_stays():
+def test_only_numbers_with_a_spread_are_rounded():
   fields = {"x": 412.3, "x_least": 380.1, "x_most": 440.2, "y": 412.3456}
   assert rounded(fields) == {"x": 410, "x_least": 380, "x_most": 440} | {
     "y": 412.3456

@@ -1,4 +1,4 @@
-"""Known gaps."""
+"""The teacher gap of images with a known gap."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +12,7 @@ def random_images(count=12):
   return (rng.normal(size=(count, 3, 2, 1)) + 5).astype(np.float32)
 
 
-def test_a_constant_offset_is_its_own_gap():
+def test_the_gap_of_a_constant_offset_is_the_offset():
   teacher = random_images()
   gap = teacher_gap([jnp.asarray(teacher + 0.25)], [jnp.asarray(teacher)])
   assert gap.rms == pytest.approx(0.25, rel=1e-6)
@@ -21,14 +21,14 @@ def test_a_constant_offset_is_its_own_gap():
   assert gap.num_images == 12
 
 
-def test_the_mean_image_every_time_is_at_relative_gap_one():
+def test_always_drawing_the_mean_image_gives_relative_gap_one():
   teacher = random_images()
   mean = np.broadcast_to(teacher.mean(axis=0)[None], teacher.shape)
   gap = teacher_gap([mean], [teacher])
   assert gap.relative == pytest.approx(1, rel=1e-6)
 
 
-def test_batches_do_not_matter_where_they_are_cut():
+def test_the_gap_does_not_depend_on_the_batch_size():
   teacher, student = random_images(), 2 * random_images()
   whole = teacher_gap([student], [teacher])
   cuts = [1, 5, 6]
@@ -46,7 +46,7 @@ def test_equal_images_have_no_gap():
   assert np.isnan(teacher_gap([images[:1]], [images[:1]]).relative)
 
 
-def test_streams_that_do_not_pair_are_refused():
+def test_streams_of_different_length_or_shape_are_refused():
   images = random_images()
   with pytest.raises(ValueError, match="teacher gave fewer batches"):
     teacher_gap([images, images], [images])

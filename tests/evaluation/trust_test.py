@@ -1,4 +1,4 @@
-"""Which classifiers are trusted to judge, by how many images."""
+"""Which classifiers are trusted to judge, for a number of images."""
 
 import math
 
@@ -32,7 +32,7 @@ def test_the_lower_end_solves_wilsons_equation(right, count):
   assert right / count - lower == pytest.approx(DEVIATIONS * deviation)
 
 
-def test_the_lower_end_of_all_right_and_of_all_wrong():
+def test_the_lower_end_is_known_for_all_right_and_all_wrong():
   assert wilson_lower(12, 12) == pytest.approx(12 / (12 + DEVIATIONS**2))
   assert wilson_lower(0, 12) == pytest.approx(0, abs=1e-12)
   assert wilson_lower(0, 0) == 0
@@ -43,13 +43,13 @@ def test_the_lower_end_of_all_right_and_of_all_wrong():
   [
     (0.987, 300, 0.1, True),
     (0.827, 10_000, 0.1, True),
-    # The accuracy with which a teacher of noise looked better than a good one.
+    # With this accuracy, a teacher of noise looked better than a good teacher.
     (0.21, 1000, 0.2, False),
     (0.21, 1_000_000, 0.2, False),
     # A classifier that always names the most frequent class.
     (0.9, 10_000, 0.9, False),
     (0.95, 10_000, 0.9, True),
-    # All are right, but they are too few.
+    # All answers are right, but there are too few.
     (1.0, 5, 0.4, False),
     (1.0, 12, 0.34, True),
   ],
@@ -66,7 +66,7 @@ def test_a_judge_must_be_clearly_better_than_chance(
   assert distrust(made.facts) == (None if trusted else made.verdict)
 
 
-def test_without_images_nothing_is_known_and_nothing_trusted():
+def test_a_classifier_without_test_images_is_not_trusted():
   made = measure_trust(lambda images: None, (), "no test split")
   assert not made.trusted
   assert made.facts["classifier_accuracy"] is None
@@ -76,13 +76,13 @@ def test_without_images_nothing_is_known_and_nothing_trusted():
   )
 
 
-def test_a_judge_that_is_no_classifier_is_not_doubted():
+def test_a_judge_that_is_no_classifier_is_trusted():
   assert distrust({"metric": "FID"}) is None
 
 
 def test_right_answers_and_the_most_frequent_class_are_counted():
   def features(images):
-    # It names the class that the first pixel says.
+    # The fake classifier names the class in the first pixel.
     named = images[:, 0, 0, 0].astype(int)
     return Features(images[:, 0, 0], np.eye(3, dtype=np.float32)[named])
 
