@@ -1,4 +1,4 @@
-"""What accelerator chips can do, as their makers publish it."""
+"""The speed and memory of accelerator chips, as published by their makers."""
 
 import dataclasses
 
@@ -9,17 +9,18 @@ NVIDIA = "NVIDIA's data sheet, dense, SXM"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-  """One chip, which is one device to JAX.
+  """A chip, which is one device in JAX.
 
   Args:
-    name: as a topology begins, such as "v5e".
-    kinds: what JAX calls the device, in lower case.
+    name: the chip's name at the start of a topology, such as "v5e".
+    kinds: the names that JAX has for the device, in lower case.
     flops: peak FLOP/s of bfloat16 products.
-    memory: bytes that a program can have of it.
-    memory_bandwidth: bytes/s.
-    network_bandwidth: bytes/s that leave the chip for others of its slice or
-      node, over all of its links: half of a bidirectional figure.
-    source: of the numbers.
+    memory: the bytes of memory that a program can use.
+    memory_bandwidth: bytes/s between the chip and its memory.
+    network_bandwidth: bytes/s that the chip can send over all of its links to
+      other chips of its slice or node; half of a published bidirectional
+      number.
+    source: the source of the numbers.
   """
 
   name: str
@@ -40,7 +41,7 @@ CHIPS = {
       flops=275e12,
       memory=32 * GIB,
       memory_bandwidth=1200e9,
-      # All-reduce of a pod 1.1 PB/s, 4096 chips.
+      # A pod of 4096 chips all-reduces 1.1 PB/s.
       network_bandwidth=268e9,
       source=GOOGLE + "v4",
     ),
@@ -48,7 +49,7 @@ CHIPS = {
       name="v5e",
       kinds=("tpu v5 lite", "tpu v5e"),
       flops=197e12,
-      # Of 16 GB the compiler grants 15.75 GiB.
+      # The compiler lets a program use 15.75 GiB of the 16 GB.
       memory=15.75 * GIB,
       memory_bandwidth=819e9,
       network_bandwidth=200e9,
@@ -67,7 +68,8 @@ CHIPS = {
       name="v6e",
       kinds=("tpu v6 lite", "tpu v6e"),
       flops=918e12,
-      # As published: what the compiler grants of it we have not seen.
+      # This is the published size; how much the compiler lets a program use is
+      # not known.
       memory=32 * GIB,
       memory_bandwidth=1638e9,
       network_bandwidth=400e9,
@@ -105,7 +107,7 @@ CHIPS = {
 
 
 def chip_of(device_kind: str) -> Chip | None:
-  """The chip of a device's kind; None for a CPU, or one not in the table."""
+  """The chip of a device kind; None for a CPU or an unknown chip."""
   for chip in CHIPS.values():
     if device_kind.lower() in chip.kinds:
       return chip

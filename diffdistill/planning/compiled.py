@@ -1,9 +1,9 @@
-"""What the compiler of a machine makes of a program: memory, traffic, messages.
+"""Compiles a program for a machine and reads its memory, traffic and messages.
 
-The TPU compiler takes a minute for a large network until it has laid out the
-memory, and ten more for the machine's instructions, which change nothing of
-what is asked here. So it runs in a process of its own (compiler.py), which is
-ended as soon as the layout is written down. What was found is kept on disk.
+For a large network, the TPU compiler needs a minute to lay out the memory and
+ten more for the machine's instructions, which a plan does not need. So it runs
+in its own process (compiler.py), which is stopped once the layout is written to
+disk. Results are kept in a cache on disk.
 """
 
 import contextlib
@@ -32,25 +32,25 @@ from diffdistill.system.files import read_json, write_json
 
 _POLL_SECONDS = 0.2
 _TOTAL = re.compile(r"Total bytes: (\d+)")
-# "... (16.18G) exceeds available HBM (15.75G) ...", in a compiler's refusal.
+# A compiler's refusal says "... (16.18G) exceeds available HBM (15.75G) ...".
 _SIZE = re.compile(r"([\d.]+)([KMGT])")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class CompilerError(Exception):
-  """The compiler failed, not for want of memory; the message says how."""
+  """The compiler failed for another reason than too little memory."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compiled:
-  """A program as one device runs it.
+  """A compiled program, as one device runs it.
 
   Args:
-    memory: bytes of arguments and temporaries; of a refused program, what its
-      compiler says that it would take, 0 where it does not say.
-    refused: whether the compiler found no room for it.
-    traffic, collectives: see hlo.py; nothing where it was refused.
-    seconds: that it took.
+    memory: bytes of arguments and temporaries. For a refused program, the bytes
+      that the compiler names in its refusal; 0 if it names none.
+    refused: whether the compiler found too little memory for the program.
+    traffic, collectives: see hlo.py; empty for a refused program.
+    seconds: the seconds of the compilation.
   """
 
   memory: float
@@ -68,21 +68,21 @@ def compile_program(
   cache: Path,
   say: Callable[[str], None],
 ) -> Compiled:
-  """A program, compiled for a topology; from the cache where it is there.
+  """Compiles a program for a topology, or takes the result from the cache.
 
   Args:
-    name: of the recipe's program.
+    name: the name of the recipe's program.
     traced: the program.
-    config: of the recipe, for the process that compiles.
-    topology: that its arguments lie on.
-    cache: a folder, made when needed.
-    say: is told of compilations, which take long.
+    config: the config of the recipe; the process that compiles builds it again.
+    topology: the devices of the program's arguments.
+    cache: the folder of the cache; it is made if needed.
+    say: receives a line before and after each compilation, which takes long.
 
   Raises:
-    CompilerError: where it fails for another reason than memory.
+    CompilerError: if the compiler fails for another reason than memory.
   """
   lowered = traced.lower()
-  # What is kept is what hlo.py read, so another hlo.py asks again.
+  # The cache holds what hlo.py read, so a changed hlo.py compiles again.
   key = hashlib.sha256(Path(hlo.__file__).read_bytes())
   for part in (topology.name, topology.compiler, jax.__version__):
     key.update(part.encode() + b"\n")
@@ -121,7 +121,7 @@ def compile_program(
 
 
 def _stored(path: Path, say: Callable[[str], None]) -> Compiled | None:
-  """What was kept of a program; None if nothing, or if that is damaged."""
+  """The cached result of a program; None if it is missing or damaged."""
   if not path.exists():
     return None
   try:
@@ -137,7 +137,7 @@ def _stored(path: Path, say: Callable[[str], None]) -> Compiled | None:
 def _elsewhere(
   name: str, config: Fields, topology: str
 ) -> tuple[str, float, bool]:
-  """(text, bytes of memory, whether refused) from a process that compiles."""
+  """(Text, bytes of memory, whether refused) from a process that compiles."""
   request = {"name": name, "config": config, "topology": topology}
   with tempfile.TemporaryDirectory() as folder:
     dump = Path(folder)
@@ -162,7 +162,7 @@ def _elsewhere(
 
 @contextlib.contextmanager
 def _compiler(dump: Path) -> Iterator[subprocess.Popen[Any]]:
-  """The process that compiles, for as long as it is waited for."""
+  """Starts the process that compiles, and stops it at the end."""
   with (dump / "errors.txt").open("w") as errors:
     process = subprocess.Popen(
       [sys.executable, "-m", "diffdistill.planning.compiler", str(dump)],
@@ -179,10 +179,10 @@ def _compiler(dump: Path) -> Iterator[subprocess.Popen[Any]]:
 
 
 def _laid_out(dump: Path) -> str | None:
-  """The program's text, once its memory is laid out and all is written."""
+  """The program's text; None until the compiler has written it completely."""
   for path in dump.glob("*.after_optimizations_after_buffer_assignment.txt"):
     text = path.read_text()
-    # The first to run comes last.
+    # The entry computation is the last one of the text.
     _, entry, last = text.rpartition("\nENTRY ")
     if entry and last.rstrip().endswith("\n}"):
       return text
@@ -190,7 +190,7 @@ def _laid_out(dump: Path) -> str | None:
 
 
 def _wanted(errors: str) -> float:
-  """The largest amount that a refusal names."""
+  """The largest number of bytes that a refusal names."""
   return max(
     (float(n) * _UNITS[unit] for n, unit in _SIZE.findall(errors)), default=0.0
   )

@@ -1,7 +1,7 @@
-"""The process that runs the TPU compiler, of `python -m`; see compiled.py.
+"""The program of the process that runs the TPU compiler; see compiled.py.
 
-It writes what it finds into the folder it is given, which holds request.json:
-the config, the topology, and the name of the program.
+Its argument is a folder with request.json: the config, the topology and the
+name of the program. The compiler writes its dumps into this folder.
 """
 
 import json
@@ -14,7 +14,7 @@ from diffdistill.run import from_config
 
 
 def main() -> None:
-  """Compiles one program of a recipe, dumping what it is made into."""
+  """Compiles one program of a recipe and dumps the compiled text."""
   dump = Path(sys.argv[1])
   request = json.loads((dump / "request.json").read_text())
   topology = topology_of(request["topology"])

@@ -1,8 +1,8 @@
-"""The floating-point operations of a function, counted in its jaxpr.
+"""Counts the floating-point operations of a function in its jaxpr.
 
-Products and convolutions alone: they are what a chip's peak speed is of. Loops
-count as often as they turn, where that is known when they are traced; a
-`while_loop`, such as a sampler's, counts once.
+Only products and convolutions count, because a chip's peak speed counts only
+these. A `scan` counts as often as it loops; a `while_loop`, such as a
+sampler's, counts once.
 """
 
 import math
@@ -11,13 +11,13 @@ from typing import Any
 
 
 def count_flops(jaxpr: Any) -> float:
-  """Of one run, over all devices.
+  """The floating-point operations of one run, over all devices.
 
-  Two a multiplication and addition. A padded border counts as if it were data,
-  the zeros of a transposed stride do not.
+  A multiplication with its addition counts as two. The padding of a convolution
+  counts like data; the zeros of a transposed stride do not count.
 
   Args:
-    jaxpr: of `jax.make_jaxpr`, or a traced function's.
+    jaxpr: the result of `jax.make_jaxpr`, or the jaxpr of a traced function.
   """
   return _of_jaxpr(jaxpr.jaxpr)
 
@@ -55,7 +55,7 @@ def _of_product(equation: Any) -> float:
 
 
 def _of_convolution(equation: Any) -> float:
-  # Output features are the kernel's first axis here, inputs its second.
+  # In rhs_spec, the kernel's output features come first, then its inputs.
   kernel = equation.params["dimension_numbers"].rhs_spec
   shape = equation.invars[1].aval.shape
   inner = math.prod(shape[axis] for axis in kernel[1:])

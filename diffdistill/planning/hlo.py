@@ -1,8 +1,8 @@
-"""What a compiled program does, read from its text: memory traffic, messages.
+"""Reads the memory traffic and messages of a program from its compiled text.
 
-XLA's own cost analysis counts the body of a loop once. Here it counts as often
-as the loop turns, where the compiler knows how often; a loop of unknown length,
-a sampler's, counts once.
+XLA's own cost analysis counts the body of a loop once. Here the body counts as
+often as the loop runs it. If the compiler does not know how often, as for a
+sampler's loop, the body counts once.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
-# How often a chip of a ring of n sends (n - 1) / n of the larger side.
+# How often a chip in a ring of n sends (n - 1) / n of the larger side's bytes.
 COLLECTIVES = {
   "all-gather": 1.0,
   "all-reduce": 2.0,
@@ -18,7 +18,7 @@ COLLECTIVES = {
   "all-to-all": 1.0,
   "collective-permute": 1.0,
 }
-# They move nothing by themselves.
+# These move no bytes themselves.
 _FREE = (
   "parameter",
   "constant",
@@ -32,7 +32,7 @@ _FREE = (
   "partition-id",
   "replica-id",
 )
-# They read no more of their operand than they make.
+# These read only what they return.
 _SLICES = ("slice", "dynamic-slice")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(
@@ -47,7 +47,8 @@ _CALLED = re.compile(
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
-# {{0,1},{2,3}}, or [groups,size]<=[devices], or mesh['a'=2,'b'=4] {'b'}.
+# Groups: {{0,1},{2,3}}, or [groups,size]<=[devices], or mesh['a'=2,'b'=4]
+# {'b'}.
 _GROUPS = re.compile(
   r"replica_groups=(?:\{\{([\d,]*)\}|\[\d+,(\d+)\]"
   r"|mesh\[([^\]]*)\] \{([^}]*)\})"
@@ -57,12 +58,12 @@ _AXIS = re.compile(r"'([^']+)'(?:=(\d+))?")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Collective:
-  """All messages of one kind in one run of a program, of one chip.
+  """All messages of one kind that one chip takes part in during one run.
 
   Args:
-    count: collectives.
-    bytes: of their larger sides.
-    sent: bytes that leave the chip, in rings.
+    count: the number of collectives.
+    bytes: the bytes of the larger side of each (operands or result), summed.
+    sent: the bytes that the chip sends, if messages go around a ring.
   """
 
   count: float
@@ -72,11 +73,11 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-  """What one chip does in one run of a program.
+  """The memory traffic and the messages of one chip in one run of a program.
 
   Args:
     traffic: bytes read from and written to the chip's memory.
-    collectives: by kind; only those there are.
+    collectives: the messages of each kind that occurs.
   """
 
   traffic: float
@@ -97,14 +98,15 @@ Computation = dict[str, _Instruction]
 
 
 def read_program(text: str, num_devices: int) -> Program:
-  """The program of an optimised HLO module's text, as one chip runs it.
+  """Reads the text of an optimised HLO module, as one chip runs it.
 
-  A TPU spreads a collective over the fusions that it runs beside; these steps
-  share a channel and count once.
+  On a TPU, a collective can be split over fusions that run beside it. These
+  parts share a channel and count once.
 
   Args:
-    text: of the module.
-    num_devices: that share a collective whose groups are not spelled out.
+    text: the text of the module.
+    num_devices: the size of a group, for collectives whose text names no
+      groups.
   """
   computations, entry = _parse(text)
   traffic = 0.0
@@ -121,7 +123,7 @@ def read_program(text: str, num_devices: int) -> Program:
         continue
       channel = _CHANNEL.search(instruction.attributes)
       if name.startswith("all-reduce-scatter"):
-        # Fused with the slice of it that a chip keeps; all say one channel.
+        # It is fused with a slice.
         kind = "reduce-scatter"
       elif fused and channel:
         if channel[1] in channels:
@@ -132,7 +134,7 @@ def read_program(text: str, num_devices: int) -> Program:
       made = _bytes(instruction.shape, anywhere=True)
       traffic += times * sum(map(_bytes, (*operands, instruction.shape)))
       if instruction.kind.endswith("-start"):
-        made -= given  # its result holds the operands too
+        made -= given  # the result of a start also holds the operands
         traffic -= times * sum(map(_bytes, operands))
       size = max(given, made)
       n = _group_size(instruction, num_devices)
@@ -150,7 +152,7 @@ def read_program(text: str, num_devices: int) -> Program:
 
 
 def _parse(text: str) -> tuple[dict[str, Computation], str]:
-  """Every computation by name, and the name of the first to run."""
+  """Every computation by name, and the name of the entry computation."""
   computations: dict[str, Computation] = {}
   entry, current = "", {}
   for line in text.splitlines():
@@ -173,7 +175,7 @@ def _parse(text: str) -> tuple[dict[str, Computation], str]:
 
 
 def _split_at_close(text: str) -> tuple[str, str]:
-  """What is before and after the bracket that closes the operands."""
+  """The text before and the text after the bracket that closes the operands."""
   depth = 1
   for i, character in enumerate(text):
     depth += {"(": 1, ")": -1}.get(character, 0)
@@ -185,7 +187,7 @@ def _split_at_close(text: str) -> tuple[str, str]:
 def _runs(
   computations: Mapping[str, Computation], name: str, times: float, fused: bool
 ) -> Iterator[tuple[str, float, bool]]:
-  """(computation, how often it runs, whether inside a fusion), from `name`."""
+  """(Computation, how often it runs, whether in a fusion), from `name` on."""
   yield name, times, fused
   for instruction in computations[name].values():
     inside = fused or not (
@@ -202,10 +204,11 @@ def _runs(
 
 
 def _trips(loop: _Instruction, computations: Mapping[str, Computation]) -> int:
-  """How often a loop turns; 1 where nobody knows.
+  """How often a loop runs its body; 1 if unknown.
 
-  A CPU's compiler says so. A TPU's does not, but the loops of `lax.scan` count
-  from 0 by 1 while the count is less than a constant.
+  The CPU's compiler writes the number of trips. The TPU's compiler does not.
+  There, a loop of `lax.scan` counts from 0 by 1 while it is less than a
+  constant.
   """
   known = _TRIPS.search(loop.attributes)
   if known:
@@ -232,7 +235,7 @@ def _traffic(
   given = [_bytes(computation[o].shape) for o in instruction.operands]
   made = _bytes(instruction.shape)
   if kind.endswith("-start"):
-    # The result begins with what is made; the operands come with it.
+    # The result holds the new array and also the operands.
     return sum(given) + max(made - sum(given), 0.0)
   if kind in _SLICES:
     return 2 * made
@@ -248,9 +251,7 @@ def _traffic(
 def _fusion_traffic(
   given: list[float], shape: str, inside: Computation
 ) -> float:
-  """As XLA counts it: of an operand that is only sliced, the slices; of a
-  result that updates a slice in place, the update. A collective's own are
-  counted with it."""
+  """The bytes of a fusion, as XLA counts them, without collectives."""
   passed = {
     part
     for i in inside.values()
@@ -283,14 +284,14 @@ def _fusion_traffic(
 
 
 def _parts(shape: str) -> list[str]:
-  """The arrays of a shape."""
+  """The arrays of a shape's text."""
   return [found[0] for found in _SHAPE.finditer(shape)] or [shape]
 
 
 def _bytes(shape: str, *, anywhere: bool = False) -> float:
-  """Of the arrays of a shape that lie in the chip's main memory, or anywhere.
+  """The bytes of a shape's arrays in the chip's main memory, or in any memory.
 
-  A layout that names another memory space, S(1), is one on the chip.
+  A layout with another memory space, such as S(1), is in on-chip memory.
   """
   total = 0.0
   for kind, dims, layout in _SHAPE.findall(shape):
@@ -300,7 +301,7 @@ def _bytes(shape: str, *, anywhere: bool = False) -> float:
 
 
 def _width(kind: str) -> float:
-  """Bytes of one number, by its type's name: bf16, f32, u8, pred, s4."""
+  """The bytes of one number of a type, such as bf16, f32, u8, pred or s4."""
   digits = re.search(r"\d+", kind)
   return int(digits[0]) / 8 if digits else float(kind == "pred")
 

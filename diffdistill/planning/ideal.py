@@ -1,8 +1,8 @@
-"""How far an update is from the network passes that its paper needs.
+"""Compares an update's time with the network passes that its paper needs.
 
-The bare passes (a forward pass, a gradient, a tangent, each compiled by itself
-and called on the update's own batch) are timed in turns with the compiled
-update, so that a machine whose speed drifts is compared with itself.
+The bare passes (a forward pass, a gradient, a tangent, each compiled alone and
+called on the update's own batch) are timed in turns with the compiled update.
+So a machine whose speed drifts does not change the ratio.
 """
 
 import time
@@ -36,12 +36,12 @@ from diffdistill.training.sharding import (
 from diffdistill.training.state import in_dtype
 from diffdistill.training.training_stage import Training
 
-# A student of this many steps, whose teacher is guided.
+# The update of a student with this number of steps is measured.
 NUM_STEPS = 4
 
 
 def random_frozen(run: Experiment, stage: Training) -> dict[str, Params]:
-  """Weights of the right shapes for what a stage is given, with no meaning."""
+  """Random weights for the frozen trees of a stage."""
   key = jax.random.key(run.seed)
   return {
     name: _drawn(run, stage.objective.frozen_init(name), key)
@@ -50,20 +50,20 @@ def random_frozen(run: Experiment, stage: Training) -> dict[str, Params]:
 
 
 def random_denoiser(run: Experiment) -> Params:
-  """Weights of the right shapes for the denoiser, with no meaning."""
+  """Random weights for the denoiser."""
   return _drawn(run, run.denoiser.network.init, jax.random.key(run.seed))
 
 
 def _drawn(run: Experiment, init: Callable[[Key], Params], key: Key) -> Params:
-  """Weights that lie from the first on as the run's do."""
+  """Random weights, sharded from the start like those of the run."""
   places = tree_shardings(jax.eval_shape(init, key), run.layout)
   return jax.jit(init, out_shardings=places)(key)
 
 
 def first_batch(run: Experiment, stage: Training) -> Batch:
-  """One batch of the kind that a stage consumes, stored as it is, on the mesh.
+  """One batch of the kind that a stage consumes, on the mesh.
 
-  Of pairs, the images are those of the data: no teacher has made any.
+  For a stage on pairs, images of the data stand in for a teacher's images.
   """
   rows = run.batches(stage.batch_size, run.seed).batch(0)
   if stage.objective.consumes == "pairs":
@@ -85,49 +85,28 @@ def share_of_ideal(
   turns: int,
   profile: Path | None = None,
 ) -> dict[str, Any]:
-  """An update's time over that of its bare passes: 1 is the ideal.
+  """Measures the ratio of an update's time to the time of its bare passes.
+
+  The ideal ratio is 1. A student has 4 steps if the stage needs a number.
 
   Args:
     run: the recipe.
-    stage: of it, with students of 4 steps where it asks for a number.
-    functions: compiled for the stage.
-    num_updates: of each turn; whole cycles of an alternating paper.
-    turns: how many are timed.
-    profile: a folder for the profiler's trace of one turn more.
+    stage: the stage of the recipe.
+    functions: the compiled functions of the stage.
+    num_updates: the number of updates of each timing: whole cycles of turns.
+    turns: the number of timings.
+    profile: a folder for the profiler's trace of one more timing.
   """
-  objective = stage.objective
-  key, now, rates = jax.device_put(
-    (jax.random.key(run.seed), *still(objective)), replicated(run.mesh)
-  )
-  frozen, batch = random_frozen(run, stage), first_batch(run, stage)
+  batch = first_batch(run, stage)
+  update, flops = _timed_update(run, stage, functions, batch)
+  needed = _needed(stage.objective)
   trained = jax.jit(as_trained)(batch)
-  state = functions.init(key, frozen)
-  frozen = {name: frozen[name] for name in objective.needs}
-  if "teacher" in frozen:
-    frozen["teacher"] = in_dtype(frozen["teacher"], stage.teacher_dtype)
-  cycle = objective.cycle
-  needed = _needed(objective)
   passes = {
     kind: call
-    for kind, call in _passes(run, objective, trained, key).items()
+    for kind, call in _passes(run, stage.objective, trained).items()
     if needed[kind]
   }
-
-  def update(times: int) -> float:
-    nonlocal state
-    start = time.monotonic()
-    for i in range(times):
-      call = functions.updates[turn_of(objective, i)]
-      state, _ = call(state, frozen, batch, key, now, rates)
-    jax.block_until_ready(state)
-    return (time.monotonic() - start) / times
-
-  jitted: Any = functions.updates
-  flops = sum(
-    count_flops(jitted[turn].trace(state, frozen, batch, key, now, rates).jaxpr)
-    for turn in cycle
-  ) / len(cycle)
-  update(len(cycle))  # compiles
+  update(len(stage.objective.cycle))  # compiles
   for call in passes.values():
     _timed(call, 1)
   updates, ideals = [], []
@@ -159,8 +138,39 @@ def share_of_ideal(
   }
 
 
+def _timed_update(
+  run: Experiment, stage: Training, functions: StageFunctions, batch: Batch
+) -> tuple[Callable[[int], float], float]:
+  """(Makes updates and gives the seconds of each, their mean FLOPs)."""
+  objective = stage.objective
+  key, now, rates = jax.device_put(
+    (jax.random.key(run.seed), *still(objective)), replicated(run.mesh)
+  )
+  frozen = random_frozen(run, stage)
+  state = functions.init(key, frozen)
+  frozen = {name: frozen[name] for name in objective.needs}
+  if "teacher" in frozen:
+    frozen["teacher"] = in_dtype(frozen["teacher"], stage.teacher_dtype)
+
+  def update(times: int) -> float:
+    nonlocal state
+    start = time.monotonic()
+    for i in range(times):
+      call = functions.updates[turn_of(objective, i)]
+      state, _ = call(state, frozen, batch, key, now, rates)
+    jax.block_until_ready(state)
+    return (time.monotonic() - start) / times
+
+  jitted: Any = functions.updates
+  flops = sum(
+    count_flops(jitted[turn].trace(state, frozen, batch, key, now, rates).jaxpr)
+    for turn in objective.cycle
+  )
+  return update, flops / len(objective.cycle)
+
+
 def share_of_peak(flops_per_second: float) -> float | None:
-  """Of what all devices can do in bfloat16; None where that is not known."""
+  """The share of all devices' peak speed in bfloat16; None if it is unknown."""
   chip = chip_of(jax.devices()[0].device_kind)
   if chip is None:
     return None
@@ -168,7 +178,7 @@ def share_of_peak(flops_per_second: float) -> float | None:
 
 
 def still(objective: Objective) -> tuple[Now, dict[str, Any]]:
-  """Where a round is in which nothing moves: all learning rates are 0."""
+  """The progress and rates for an update that changes no weights."""
   rate: Any = np.float32(0)
   steps: Any = np.int32(NUM_STEPS)
   guided: Any = np.float32(1)
@@ -177,7 +187,7 @@ def still(objective: Objective) -> tuple[Now, dict[str, Any]]:
 
 
 def _needed(objective: Objective) -> Mapping[str, float]:
-  """The passes of one update and example, by kind: a cycle's mean."""
+  """The mean passes of one update and example over a cycle, by kind."""
   costs = [
     vars(objective.passes(turn, NUM_STEPS, guided=True))
     for turn in objective.cycle
@@ -190,10 +200,10 @@ def _needed(objective: Objective) -> Mapping[str, float]:
 
 
 def _passes(
-  run: Experiment, objective: Any, batch: Batch, key: Key
+  run: Experiment, objective: Any, batch: Batch
 ) -> dict[str, Callable[[], Any]]:
   """The bare passes, by the names of `Passes`, on this batch."""
-  denoiser, x = run.denoiser, batch["image"]
+  denoiser, x, key = run.denoiser, batch["image"], jax.random.key(run.seed)
   t = jnp.full(x.shape[:1], 0.5)
   params, other = (
     _drawn(run, denoiser.network.init, key) for key in jax.random.split(key)
@@ -216,7 +226,8 @@ def _passes(
   calls = {
     "forward": (forward, params),
     "gradient": (jax.grad(scalar), params),
-    # Along other weights: products with the same ones could be merged.
+    # The tangent is along other weights, because the compiler could merge
+    # products with the same weights.
     "tangent": (
       lambda trees: jax.jvp(forward, (trees[0],), (trees[1],)),
       (params, other),
@@ -234,27 +245,32 @@ def _passes(
     "trunk": (lambda params: trunk(params, x), params),
     "trunk_gradient": (lambda params: jax.grad(trunk, 1)(params, x), params),
   }
-  classifier = classifier_of(objective)
-  if classifier is not None:
-    weights = _drawn(run, classifier.init, key)
-    trained = makes_classifier(objective)
-
-    def features(weights: Params, x: jax.Array) -> jax.Array:
-      return jnp.mean(jnp.square(classifier.apply(weights, x).features))
-
-    def classify(weights: Params) -> jax.Array:
-      return features(weights, x)
-
-    calls["classifier"] = (classify, weights)
-    # In the weights where they are trained, else in the image.
-    argument = 0 if trained else 1
-    calls["classifier_gradient"] = (
-      lambda w: jax.grad(features, argument)(w, x),
-      weights,
-    )
-  return {
+  passes = {
     kind: _compiled(function, argument)
     for kind, (function, argument) in calls.items()
+  }
+  return passes | _classifier_passes(run, objective, x, key)
+
+
+def _classifier_passes(
+  run: Experiment, objective: Any, x: jax.Array, key: Key
+) -> dict[str, Callable[[], Any]]:
+  """The bare passes of an objective's classifier; none without one."""
+  classifier = classifier_of(objective)
+  if classifier is None:
+    return {}
+  weights = _drawn(run, classifier.init, key)
+  # The gradient is in the weights if they are trained, else in the image.
+  argument = 0 if makes_classifier(objective) else 1
+
+  def features(weights: Params, x: jax.Array) -> jax.Array:
+    return jnp.mean(jnp.square(classifier.apply(weights, x).features))
+
+  return {
+    "classifier": _compiled(lambda w: features(w, x), weights),
+    "classifier_gradient": _compiled(
+      lambda w: jax.grad(features, argument)(w, x), weights
+    ),
   }
 
 
@@ -268,6 +284,6 @@ def _compiled(
 def _timed(call: Callable[[], Any], times: int) -> float:
   start, result = time.monotonic(), None
   for _ in range(times):
-    result = call()  # in place of the one before: gradients are large
+    result = call()  # frees the last result, since gradients are large
   jax.block_until_ready(result)
   return (time.monotonic() - start) / times

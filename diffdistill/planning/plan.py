@@ -1,4 +1,4 @@
-"""What a recipe costs on a machine that is not here, before it is rented."""
+"""Plans what a recipe costs on a machine, without having that machine."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,30 +15,31 @@ from diffdistill.planning.roofline import Roofline, roofline
 from diffdistill.planning.topology import Topology, topology_of
 from diffdistill.run import from_config
 
-# For the program's own instructions, which the plan does not have made: 0.24
-# GB for a U-Net of 36M on a v5e.
+# Memory kept free for the program's instructions, which a plan does not
+# compile: 0.24 GB for a U-Net of 36M parameters on a v5e.
 CODE_BYTES = 0.5 * GIB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-  """One program of a recipe, on one device of many.
+  """The cost of one program of a recipe, on one of the devices.
 
   Args:
     program, stage, images, runs, trained: see `Program`.
-    state_bytes: of weights, optimizer and average.
-    memory_bytes: of arguments and temporaries; where the compiler refuses, as
-      much as it says that they would take.
-    over_bytes: that there are too few; 0 where it fits, or where the device's
-      memory is not known.
-    flops: of one run, on one device.
-    traffic_bytes: with the device's memory.
-    collectives: by kind: how many, their bytes, and the bytes sent.
-    roofline: None where the chip is not known.
-    images_per_second: of all devices at the roofline.
-    chip_hours: of all its runs at the roofline, or of its part of a stage that
-      ends by the clock before.
-    compile_seconds: that it took, some day.
+    state_bytes: the bytes of weights, optimizer and averages.
+    memory_bytes: the bytes of arguments and temporaries; if the compiler
+      refuses, the bytes that its refusal names.
+    over_bytes: the bytes that are missing on the device; 0 if the program fits,
+      or if the device's memory is unknown.
+    flops: the floating-point operations of one run, on one device.
+    traffic_bytes: the bytes read from and written to the device's memory.
+    collectives: the number of messages, their bytes, and the bytes sent, by
+      kind.
+    roofline: the shortest possible time; None if the chip is unknown.
+    images_per_second: the images per second of all devices at the roofline.
+    chip_hours: the chip-hours of all runs of the program at the roofline; at
+      most its share of a stage that ends by the clock.
+    compile_seconds: the seconds of the compilation, when it was done.
   """
 
   program: str
@@ -64,17 +65,17 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-  """A recipe on a topology.
+  """The cost of a recipe on a topology.
 
   Args:
-    topology: its name.
-    num_devices: of it.
-    chip: what each device can do, and where that is published.
-    mesh: sizes by axis.
-    compiler: name and version.
-    rows: one a program.
-    remedies: for each stage that does not fit, what makes it fit; None where
-      nothing that was tried does.
+    topology: the name of the topology.
+    num_devices: the number of devices of the topology.
+    chip: the fields of the `Chip` of each device; None if unknown.
+    mesh: the size of each axis of the mesh.
+    compiler: the name and version of the compiler.
+    rows: one row for each program.
+    remedies: for each stage that does not fit, the change that makes it fit;
+      None if no tried change does.
   """
 
   topology: str
@@ -87,7 +88,7 @@ class Plan:
 
   @property
   def chip_hours(self) -> float | None:
-    """Of the recipe, at the roofline."""
+    """The chip-hours of the recipe at the roofline; None if unknown."""
     hours = [row.chip_hours for row in self.rows]
     return None if None in hours else sum(h for h in hours if h is not None)
 
@@ -98,14 +99,14 @@ def make_plan(
   """Compiles every update of a recipe, and its sampler, for a topology.
 
   Args:
-    config: of the recipe.
-    topology: see `topology_of`; before it, nothing may have asked for a device.
-    cache: a folder of what has been compiled before.
-    say: is told what is being waited for.
+    config: the config of the recipe.
+    topology: see `topology_of`; call this before anything asks JAX for devices.
+    cache: a folder with the results of earlier compilations.
+    say: receives a line for each compilation.
 
   Raises:
-    ValueError: for a topology or a config that cannot be.
-    CompilerError: where the compiler fails for another reason than memory.
+    ValueError: if the topology or the config is not valid.
+    CompilerError: if the compiler fails for another reason than memory.
   """
   devices = topology_of(topology)
   run = from_config.build(config, devices=devices.devices)
@@ -126,7 +127,7 @@ def make_plan(
 
 
 def table(plan: Plan) -> str:
-  """A plan in lines, one a program."""
+  """A text table of a plan, with one line for each program."""
   chip = plan.chip
   of = (
     f" of {chip['memory'] / GIB:.2f} GiB, {chip['flops'] / 1e12:.0f} TFLOP/s"
@@ -157,22 +158,23 @@ def table(plan: Plan) -> str:
     )
   if "*" in plan.topology:
     lines.append(
-      "messages between slices are counted at the speed within one: they take"
-      " longer"
+      "messages between slices take longer than shown: they are counted at the"
+      " speed within a slice"
     )
   if plan.chip_hours is not None:
     lines.append(
       f"chip-hours of the recipe, at the roofline: {plan.chip_hours:,.0f}"
     )
   lines.append(
-    "of one device, in GiB; a sampler's are of one step; memory without the"
-    f" program's code, for which {CODE_BYTES / GIB:g} GiB are kept free"
+    "numbers are for one device, in GiB; a sampler's are for one step; memory"
+    f" is without the program's code, for which {CODE_BYTES / GIB:g} GiB are"
+    " kept free"
   )
   return "\n".join(lines)
 
 
 def as_json(plan: Plan) -> Fields:
-  """A plan as plain values, with its sums."""
+  """A plan as plain values, with its totals."""
   return {
     **dataclasses.asdict(plan),
     "fits": all(row.fits for row in plan.rows),
@@ -181,7 +183,7 @@ def as_json(plan: Plan) -> Fields:
 
 
 def refusal(plan: Plan) -> str | None:
-  """What does not fit, by how much, and what makes it fit; None if all does."""
+  """A line that says what does not fit and what helps; None if all fits."""
   over = [row for row in plan.rows if not row.fits]
   if not over:
     return None
@@ -191,15 +193,15 @@ def refusal(plan: Plan) -> str | None:
     if plan.chip is not None:
       free, over_by = CODE_BYTES / GIB, row.over_bytes / GIB
       much += (
-        f" of the {plan.chip['memory'] / GIB:.2f} of a chip, {over_by:.2f} too"
-        f" many with {free:g} for its code"
+        f" and {free:g} GiB for its code, {over_by:.2f} GiB more than the"
+        f" {plan.chip['memory'] / GIB:.2f} GiB of a chip"
       )
     words.append(much)
   advice = []
   for stage, remedy in plan.remedies.items():
     if remedy is None:
       advice.append(
-        f"nothing that was tried makes {stage} fit: pass a larger topology"
+        f"no change that was tried makes {stage} fit; pass a larger topology"
       )
     else:
       advice.append(f"{stage} fits with {flags(remedy)}")
@@ -219,7 +221,7 @@ def _row(
   flops = count_flops(traced.jaxpr) / len(topology.devices)
   compiled = compile_program(program.name, traced, config, topology, cache, say)
   if compiled.refused:
-    # What a refusal names are temporaries alone.
+    # A refusal names only the bytes of temporaries.
     memory = compiled.memory + program.state_bytes
     compiled = dataclasses.replace(compiled, memory=memory)
   chip, speed, hours, limits = topology.chip, None, None, None
@@ -251,8 +253,8 @@ def _row(
 
 
 def _over(compiled: Compiled, chip: Chip | None) -> float:
-  """Bytes that a program takes more than there are."""
-  # A compiler that refuses has counted more than it says, if it says less.
+  """The bytes by which a program exceeds the memory of a chip."""
+  # A refused program never fits, even if the refusal names fewer bytes.
   least = 1.0 if compiled.refused else 0.0
   if chip is None:
     return least
@@ -266,14 +268,14 @@ def _remedy(
   cache: Path,
   say: Callable[[str], None],
 ) -> Remedy | None:
-  """The first of the changes with which every program of a stage fits."""
+  """The first remedy with which every program of a stage fits; None if none."""
   for remedy in remedies(config, stage, len(topology.devices)):
     changed = applied(config, remedy)
     try:
       run = from_config.build(changed, devices=topology.devices)
       changes = [p for p in programs(run) if p.stage == stage]
     except ValueError:
-      continue  # not for this recipe, or not across slices
+      continue  # the recipe or the topology does not allow this change
     say(f"{stage} does not fit; trying {flags(remedy)}")
     if all(_row(p, changed, topology, cache, say).fits for p in changes):
       return remedy

@@ -33,14 +33,16 @@ class Program:
   Args:
     name: "halve/student", the update of a stage's tree; "pairs/teacher" or
       "sampler", one step of a sampler.
-    stage: of the recipe; "" for the sampler of its last student.
-    images: that one run is of, over all devices.
-    runs: of the whole recipe, at the most; 0 where that is for the user to say.
-    seconds: after which its stage ends by the clock, its part of them; 0 where
-      it does not.
-    trace: traces it, with the places of its arguments.
-    trained: parameters that it changes.
-    state_bytes: of all trees that it keeps or reads, on one device.
+    stage: the stage of the recipe; "" for the sampler of its last student.
+    images: the number of images of one run, over all devices.
+    runs: the largest number of runs in the whole recipe; 0 for the sampler of
+      the last student, which users run as often as they like.
+    seconds: the program's share of the seconds after which its stage ends by
+      the clock; 0 if the stage does not end by the clock.
+    trace: traces the program, with the shardings of its arguments.
+    trained: the number of parameters that the program changes.
+    state_bytes: the bytes of all trees that the program keeps or reads, on one
+      device.
   """
 
   name: str
@@ -57,7 +59,7 @@ def programs(run: Experiment) -> Iterator[Program]:
   """Every update of a recipe in order, then the sampler of its last student.
 
   Raises:
-    ValueError: for a batch that the devices do not divide.
+    ValueError: if a batch size is no multiple of the number of devices.
   """
   check_batches(run.stages, run.mesh)
   for stage in run.stages:
@@ -146,7 +148,7 @@ def _sampling(
 
 
 def _frozen(run: Experiment, stage: Training) -> dict[str, Params]:
-  """The shapes of what a stage is given, by name."""
+  """The shapes of the frozen trees of a stage, by name."""
   return {
     name: jax.eval_shape(stage.objective.frozen_init(name), _key(run))
     for name in stage.frozen
@@ -160,7 +162,7 @@ def _denoiser_shapes(run: Experiment) -> Params:
 def batch_shapes(
   run: Experiment, stage: Training
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """A batch of a stage, as the pipelines of images and pairs hand it over."""
+  """The shapes of a stage's batch, as the data pipelines give it."""
   shape = (stage.batch_size, *run.source.image_shape)
 
   def rows(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
@@ -190,7 +192,7 @@ def _count(tree: Params) -> int:
 
 
 def _bytes_of_one(tree: Any) -> float:
-  """Of the parts of a tree's arrays that one device holds."""
+  """The bytes of the parts of a tree's arrays that one device holds."""
   return float(
     sum(
       leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))

@@ -1,4 +1,4 @@
-"""Changes of a config that make a program smaller, the mildest first."""
+"""Changes of a config that make a program smaller, from mild to strong."""
 
 import copy
 import itertools
@@ -7,22 +7,22 @@ from typing import Any
 
 from diffdistill.fields import Fields
 
-# Of a config, by path: {"mesh.fsdp": 8}.
+# New values for fields of a config, by path, such as {"mesh.fsdp": 8}.
 Remedy = dict[str, Any]
 
 _PARTS = (2, 4, 8, 16, 32)
 
 
 def remedies(config: Fields, stage: str, num_devices: int) -> Iterator[Remedy]:
-  """What to try, one change at a time and then several.
+  """Gives remedies to try: first single changes, then several at once.
 
-  More fsdp costs messages, rematerialisation a forward pass, accumulation
-  nothing but smaller products, and a teacher in bfloat16 some of its accuracy.
+  More fsdp costs messages, rematerialisation costs a forward pass, accumulation
+  costs only smaller products, and a teacher in bfloat16 loses some accuracy.
 
   Args:
-    config: of the recipe.
-    stage: that does not fit.
-    num_devices: of the topology.
+    config: the config of the recipe.
+    stage: the stage that does not fit.
+    num_devices: the number of devices of the topology.
   """
   fields = config["stages"][stage]
   fsdp = [
@@ -74,7 +74,7 @@ def applied(config: Fields, remedy: Remedy) -> Fields:
 
 
 def flags(remedy: Remedy) -> str:
-  """A remedy, as the command line takes it."""
+  """A remedy as flags of the command line."""
   return " ".join(f"--config.{path}={value}" for path, value in remedy.items())
 
 
@@ -89,5 +89,5 @@ def _fsdp(config: Fields, num_devices: int) -> int:
 
 
 def _sizes(num_devices: int) -> list[int]:
-  """Of fsdp: a machine's eight chips, then all of them."""
+  """The sizes of fsdp to try: a machine's eight chips, then all chips."""
   return sorted({n for n in (8, num_devices) if num_devices % n == 0})

@@ -1,4 +1,4 @@
-"""The least time that a program can take on a chip."""
+"""The shortest possible time of a program on a chip."""
 
 import dataclasses
 
@@ -8,12 +8,13 @@ from diffdistill.planning.compiled import Compiled
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Roofline:
-  """Seconds of one run, were each the only limit.
+  """The seconds of one run if each resource were the only limit.
 
   Args:
-    compute: products, over the chip's peak.
-    memory: traffic with the chip's memory, over its bandwidth.
-    network: messages, over what the chip's links carry within a slice.
+    compute: the operations of products, divided by the chip's peak speed.
+    memory: the traffic with the chip's memory, divided by its bandwidth.
+    network: the bytes of messages, divided by the bandwidth of the chip's links
+      within a slice.
   """
 
   compute: float
@@ -22,18 +23,18 @@ class Roofline:
 
   @property
   def seconds(self) -> float:
-    """The largest of them, as if they overlapped perfectly."""
+    """The largest of the three limits, as if all overlapped perfectly."""
     return max(self.compute, self.memory, self.network)
 
   @property
   def bound(self) -> str:
-    """Which of them it is."""
+    """The name of the largest limit."""
     times = dataclasses.asdict(self)
     return max(times, key=times.__getitem__)
 
 
 def roofline(flops: float, compiled: Compiled, chip: Chip) -> Roofline:
-  """The roofline of one run, of `flops` on one chip."""
+  """The roofline of one run, with `flops` operations on one chip."""
   sent = sum(c.sent for c in compiled.collectives.values())
   return Roofline(
     compute=flops / chip.flops,

@@ -1,4 +1,4 @@
-"""The devices of a machine that is not here, to compile for."""
+"""Devices of another machine, for which programs can be compiled."""
 
 import contextlib
 import dataclasses
@@ -13,10 +13,10 @@ from jax.experimental import topologies
 
 from diffdistill.planning.chips import CHIPS, Chip
 
-# v5e:8x8, v5p:4x4x4, cpu:8; v5e:16x16*2 is two slices.
+# Names such as v5e:8x8, v5p:4x4x4 and cpu:8; v5e:16x16*2 is two slices.
 _NAME = re.compile(r"(\w+):([\dx]+)(?:\*(\d{1,4}))?", re.ASCII)
-# Or the TPU compiler looks for the machine that it runs on, and complains; and
-# only one process may have it.
+# These variables stop the TPU compiler from searching for TPUs on this machine,
+# and allow several processes to load it.
 _ENVIRONMENT = {
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
   "TPU_SKIP_MDS_QUERY": "1",
@@ -27,13 +27,13 @@ _ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Topology:
-  """Devices that programs are compiled for.
+  """Devices for which programs are compiled.
 
   Args:
-    name: such as "v5e:8x8".
-    devices: not necessarily here.
-    chip: what each of them can do; None where that is not known.
-    compiler: its name and version.
+    name: the name of the topology, such as "v5e:8x8".
+    devices: the devices; they need not be on this machine.
+    chip: the speed and memory of each device; None if unknown.
+    compiler: the name and version of the compiler.
   """
 
   name: str
@@ -43,19 +43,20 @@ class Topology:
 
   @property
   def is_here(self) -> bool:
-    """Whether they are this machine's own."""
+    """Whether the devices are on this machine."""
     return self.devices[0].platform == "cpu"
 
 
 def topology_of(name: str) -> Topology:
-  """The topology called so; before it, nothing may have asked for a device.
+  """The topology of a name; call it before anything asks JAX for devices.
 
   Args:
-    name: "cpu:8" for so many devices of this machine's CPU, or one of the TPU
-      compiler's: "v5e:8x8", "v5p:4x4x4"; "v5e:16x16*2" for two slices.
+    name: "cpu:8" for 8 devices of this machine's CPU, or a topology of the TPU
+      compiler: "v5e:8x8", "v5p:4x4x4", or "v5e:16x16*2" for two slices.
 
   Raises:
-    ValueError: for a name that no compiler knows, or without the compiler.
+    ValueError: if no compiler knows the name, or if the TPU compiler is not
+      installed.
   """
   found = _NAME.fullmatch(name)
   if found is None:
@@ -64,7 +65,7 @@ def topology_of(name: str) -> Topology:
       " v5e:16x16*2 or cpu:8"
     )
   kind, shape, slices = found.groups()
-  # The compiler is asked by name: nothing is to look for accelerators here.
+  # The compiler needs no accelerator, so JAX must not search for one.
   jax.config.update("jax_platforms", "cpu")
   if kind == "cpu":
     return _cpu(name, int(shape) if re.fullmatch(r"\d{1,3}", shape) else 0)
@@ -81,7 +82,7 @@ def topology_of(name: str) -> Topology:
       platform="tpu", topology_name=f"{kind}:{shape}", **options
     )
   except Exception as error:
-    # The compiler's own exceptions are of no public class.
+    # The exceptions of the compiler have no public class.
     raise ValueError(
       f"topology is {name!r}, which the TPU compiler refuses"
       f" ({' '.join(str(error).split())[:200]}); pass one such as v5e:8x8"
@@ -95,14 +96,14 @@ def topology_of(name: str) -> Topology:
 
 
 def _cpu(name: str, count: int) -> Topology:
-  # RuntimeError: they have been counted already.
+  # JAX raises RuntimeError if it has already created its devices.
   with contextlib.suppress(RuntimeError, ValueError):
     jax.config.update("jax_num_cpu_devices", count)
   devices = jax.devices("cpu")
   if not 0 < count <= len(devices):
     raise ValueError(
       f"topology is {name!r}, but there are {len(devices)} CPU devices; pass"
-      f" cpu:1 to cpu:{len(devices)}, or ask in a process of its own"
+      f" cpu:1 to cpu:{len(devices)}, or plan in a new process"
     )
   return Topology(
     name=name,

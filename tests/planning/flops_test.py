@@ -1,4 +1,4 @@
-"""Operations counted, against arithmetic and against XLA's own count."""
+"""Counted operations equal those of arithmetic and of XLA's own count."""
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +16,18 @@ def flops(function, *arguments):
   return count_flops(jax.make_jaxpr(function)(*arguments))
 
 
-def test_a_product_is_two_for_each_of_its_numbers_and_the_inner_side():
+def test_a_product_costs_two_for_each_output_and_inner_index():
   assert flops(lambda x, w: x @ w, X, W) == 2 * 8 * 32 * 16
 
 
-def test_a_gradient_is_two_products_more():
+def test_a_gradient_costs_two_more_products():
   def gradient(x, w):
     return jax.grad(lambda x, w: jnp.sum(jnp.square(x @ w)), (0, 1))(x, w)
 
   assert flops(gradient, X, W) == 3 * 2 * 8 * 32 * 16
 
 
-def test_a_scan_counts_every_turn_and_a_branch_the_larger():
+def test_a_scan_counts_every_turn_and_a_cond_its_larger_branch():
   def scanned(x, w):
     return lax.scan(lambda x, _: (x @ w @ w.T, None), x, length=5)[0]
 
@@ -38,17 +38,17 @@ def test_a_scan_counts_every_turn_and_a_branch_the_larger():
   assert flops(either, X, W) == 2 * (2 * 8 * 32 * 16)
 
 
-def test_what_is_recomputed_counts_again():
+def test_a_recomputed_product_counts_again():
   def gradient(x, w):
     block = jax.checkpoint(lambda x: jnp.tanh(x @ w) @ w.T)
     return jax.grad(lambda x: jnp.sum(block(x)))(x)
 
-  # Two forward, the first of them again, and two back to x.
+  # Two products forward, one of them recomputed, and two backward to x.
   assert flops(gradient, X, W) == 5 * 2 * 8 * 32 * 16
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_the_parts_of_a_convolutions_gradient_cost_as_much_as_itself(stride):
+def test_each_part_of_a_convolution_s_gradient_costs_a_convolution(stride):
   x = jax.ShapeDtypeStruct((4, 8, 8, 6), jnp.float32)
   w = jax.ShapeDtypeStruct((3, 3, 6, 10), jnp.float32)
 
@@ -62,11 +62,11 @@ def test_the_parts_of_a_convolutions_gradient_cost_as_much_as_itself(stride):
 
   once = 2 * (4 * (8 // stride) ** 2 * 10) * (3 * 3 * 6)
   assert flops(convolve, x, w) == once
-  # The value itself is not needed: it is linear in both.
+  # The convolution is linear in both arguments, so its value is not computed.
   assert flops(gradient, x, w) == pytest.approx(3 * once, rel=0.02)
 
 
-def test_a_network_costs_what_xla_counts():
+def test_the_count_of_a_network_agrees_with_xla():
   network = UNet(
     channels=32,
     multipliers=(1, 2),
@@ -83,5 +83,5 @@ def test_a_network_costs_what_xla_counts():
     return network.apply(params, x, t, None, False)
 
   theirs = jax.jit(apply).lower(params, x, t).compile().cost_analysis()["flops"]
-  # They leave out padding and count what is no product.
+  # XLA leaves out padding and counts operations that are no products.
   assert flops(apply, params, x, t) == pytest.approx(theirs, rel=0.1)

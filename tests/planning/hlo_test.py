@@ -1,4 +1,4 @@
-"""Counts read from the text of compiled programs, against what was written."""
+"""Counts from the text of a compiled program equal those of its operations."""
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from diffdistill.planning.hlo import read_program
 
-# A loop of three turns around an all-gather; a slice of a large operand and an
-# update in place inside fusions; an operand on the chip; a loop that nobody
-# knows the length of.
+# The program has a loop of three turns around an all-gather, a slice and an
+# update in place inside fusions, an operand in on-chip memory, and a loop of
+# unknown length.
 TEXT = """HloModule jit_f, is_scheduled=true
 
 %sliced (p0: f32[64,256], p1: s32[]) -> f32[1,256] {
@@ -60,26 +60,26 @@ kind=kLoop, calls=%updated
 """
 
 
-def test_collectives_count_as_often_as_their_loop_turns():
+def test_a_collective_in_a_loop_counts_once_for_each_turn():
   found = read_program(TEXT, num_devices=16).collectives
   assert set(found) == {"all-gather", "all-reduce"}
   gathered = 3 * 64 * 256 * 2
   assert found["all-gather"].count == 3
   assert found["all-gather"].bytes == gathered
-  # Seven eighths of it come over the links, in groups of eight.
+  # In groups of eight, seven eighths of the bytes are sent over the links.
   assert found["all-gather"].sent == gathered * 7 / 8
   assert found["all-reduce"].sent == 2 * 256 * 4 * 3 / 4
 
 
-def test_traffic_is_of_slices_and_of_the_main_memory_alone():
+def test_traffic_counts_slices_and_only_the_main_memory():
   row, large, index = 256 * 4, 64 * 256 * 4, 4
   expected = (
-    large  # read for a copy that stays on the chip
-    + 2 * 2 * row  # two rows, read and written
-    + (row + index + row)  # a slice read, and written
-    + 3 * (8 + 64) * 256 * 2  # gathered
-    + 2 * row  # reduced
-    + (row + index + row)  # the update, and where it goes
+    large  # the read of a copy to on-chip memory
+    + 2 * 2 * row  # the read and write of two rows
+    + (row + index + row)  # the read and write of a slice
+    + 3 * (8 + 64) * 256 * 2  # the all-gather
+    + 2 * row  # the all-reduce
+    + (row + index + row)  # the update in place and its index
   )
   assert read_program(TEXT, num_devices=16).traffic == expected
 
@@ -91,7 +91,7 @@ def test_a_loop_of_unknown_length_counts_once():
 
 
 @pytest.mark.parametrize(("direction", "turns"), [("LT", 5), ("GT", 1)])
-def test_a_scan_turns_until_its_count_is_no_longer_less(direction, turns):
+def test_the_turns_of_a_scan_follow_from_its_condition(direction, turns):
   text = TEXT.replace("known_trip_count", "unknown").replace(
     "  ROOT %less = pred[] constant(true)",
     """  %count = s32[] get-tuple-element(%state.1), index=0
@@ -103,7 +103,7 @@ def test_a_scan_turns_until_its_count_is_no_longer_less(direction, turns):
   assert found["all-gather"].count == turns
 
 
-def test_the_steps_of_one_collective_count_once():
+def test_a_collective_that_is_split_over_fusions_counts_once():
   step = """%step.{n} (m: bf16[2,8], n: bf16[8,8]) -> (f32[4], bf16[8,8]) {{
   %m = bf16[2,8]{{1,0}} parameter(0)
   %n = bf16[8,8]{{1,0}} parameter(1)
@@ -133,7 +133,7 @@ ENTRY %main (x: bf16[2,8], y: bf16[8,8]) -> bf16[8,8] {
   assert found.traffic == (2 * 8 + 8 * 8) * 2 + 3 * 4 * 4
 
 
-def test_reduced_shares_count_each_though_they_say_one_channel():
+def test_each_reduce_scatter_counts_though_all_share_a_channel():
   text = """%sum (a: f32[], b: f32[]) -> f32[] {
   %a = f32[] parameter(0)
   %b = f32[] parameter(1)
@@ -162,7 +162,7 @@ ENTRY %main (x: f32[8]) -> f32[2] {
   assert found["reduce-scatter"].sent == 2 * 8 * 4 * 3 / 4
 
 
-def test_messages_of_a_real_program_are_what_was_asked_for(mesh_of):
+def test_messages_of_a_real_program_have_the_expected_bytes(mesh_of):
   mesh = mesh_of(8)
   rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
   whole = NamedSharding(mesh, PartitionSpec())
@@ -182,6 +182,6 @@ def test_messages_of_a_real_program_are_what_was_asked_for(mesh_of):
   assert found["all-reduce"].sent == pytest.approx(2 * 7 / 8 * 32 * 16 * 4)
 
 
-def test_what_is_no_program_is_refused():
+def test_a_text_that_is_no_program_is_refused():
   with pytest.raises(ValueError, match="no ENTRY"):
     read_program("nothing", num_devices=1)

@@ -1,4 +1,4 @@
-"""Plans on this machine's CPU devices, given chips of all sizes."""
+"""Plans for this machine's CPU devices, with chips of any memory."""
 
 import copy
 import dataclasses
@@ -23,7 +23,7 @@ NO_CPU = CHIPS["v5e"]
 
 @pytest.fixture
 def plan(monkeypatch, tmp_path):
-  """The plan of a config for cpu:8, as if each were a chip of such a memory."""
+  """Plans a config for cpu:8, as if each device were a chip of some memory."""
   said = []
 
   def make(config, memory=None):
@@ -50,7 +50,7 @@ def wide(edited):
   return config
 
 
-def test_every_update_has_a_row_and_the_sampler_another(plan, small_config):
+def test_every_update_has_a_row_and_so_has_the_sampler(plan, small_config):
   made = plan(small_config)
   assert [row.program for row in made.rows] == [
     "classifier/classifier",
@@ -60,15 +60,15 @@ def test_every_update_has_a_row_and_the_sampler_another(plan, small_config):
   ]
   assert made.mesh == {"data": 8, "fsdp": 1}
   assert all(row.flops > 0 and row.traffic_bytes > 0 for row in made.rows)
-  # Of a CPU nothing is promised.
+  # The speed of a CPU is unknown.
   assert made.chip is made.chip_hours is made.rows[0].roofline is None
   assert planning.refusal(made) is None
   teacher, student = made.rows[1:3]
-  # Weights, two moments and the average; the student has no average, but a
-  # teacher beside it. What else there is are counts.
+  # The state holds weights, two moments and the average. The student has no
+  # average, but its teacher. The rest of the state are counters.
   assert teacher.state_bytes == pytest.approx(16 * teacher.trained, rel=0.02)
   assert student.state_bytes == pytest.approx(16 * student.trained, rel=0.02)
-  # The gradient is reduced over all.
+  # The gradient is reduced over all devices.
   assert teacher.collectives["all-reduce"]["bytes"] >= 4 * teacher.trained
 
 
@@ -76,11 +76,11 @@ def test_runs_are_the_updates_of_all_rounds(tiny_config):
   run = from_config.build(tiny_config)
   found = {program.name: program.runs for program in programs(run)}
   assert found["teacher/teacher"] == run.stages[0].num_updates
-  # 8 -> 4 -> 2 -> 1
+  # The rounds are 8 -> 4 -> 2 -> 1 steps.
   assert found["halve/student"] == 3 * run.stages[1].num_updates
 
 
-def test_pairs_run_once_for_every_batch_and_step(pairs_config):
+def test_the_sampler_of_pairs_runs_once_for_each_batch_and_step(pairs_config):
   pairs = next(
     program
     for program in programs(from_config.build(pairs_config))
@@ -90,7 +90,7 @@ def test_pairs_run_once_for_every_batch_and_step(pairs_config):
   assert pairs.images == 8
 
 
-def test_turns_share_their_updates(edited):
+def test_the_turns_of_a_cycle_share_the_updates(edited):
   config = edited("stages.halve.objective", {"kind": "moment_matching"})
   stage = config["stages"]["halve"]
   for field in ("start_steps", "long_rounds"):
@@ -108,7 +108,7 @@ def test_a_second_plan_compiles_nothing(plan, small_config):
   assert not plan.said
 
 
-def test_hours_are_runs_at_the_roofline(plan, small_config):
+def test_chip_hours_are_runs_times_the_roofline(plan, small_config):
   made = plan(small_config, memory=GIB)
   for row in made.rows:
     seconds = row.roofline.seconds
@@ -121,12 +121,12 @@ def test_hours_are_runs_at_the_roofline(plan, small_config):
   json.dumps(planning.as_json(made))
 
 
-def test_hours_by_the_clock_are_no_more_than_it_has(plan, edited):
+def test_chip_hours_by_the_clock_are_at_most_its_minutes(plan, edited):
   config = edited("stages.teacher.num_updates", 10**9)
   config["stages"]["teacher"]["minutes"] = 0.6
   made = {row.program: row for row in plan(config, 16 * GIB).rows}
   assert made["teacher/teacher"].chip_hours == pytest.approx(0.01 * 8)
-  # So few updates are made before.
+  # Two updates are done before the clock ends the stage.
   config["stages"]["teacher"]["num_updates"] = 2
   config["stages"]["teacher"]["optimizer"]["warmup"] = 2
   row = {row.program: row for row in plan(config, 16 * GIB).rows}[
@@ -135,11 +135,11 @@ def test_hours_by_the_clock_are_no_more_than_it_has(plan, edited):
   assert row.chip_hours == pytest.approx(2 * row.roofline.seconds * 8 / 3600)
 
 
-def test_what_does_not_fit_fits_with_its_remedy(plan, wide):
+def test_a_stage_that_does_not_fit_fits_with_its_remedy(plan, wide):
   roomy = plan(wide, memory=GIB)
   (row, _) = roomy.rows
   assert planning.refusal(roomy) is None
-  # Too little for every device to hold all weights: each holds its share.
+  # Each device has memory only for a share of the weights.
   memory = row.memory_bytes - row.state_bytes / 4
   tight = plan(wide, memory=memory)
   over = tight.rows[0].over_bytes
@@ -151,7 +151,7 @@ def test_what_does_not_fit_fits_with_its_remedy(plan, wide):
   assert planning.refusal(mended) is None
 
 
-def test_a_refusal_needs_no_chip_to_be_one(plan, wide, monkeypatch):
+def test_a_program_can_be_refused_on_an_unknown_chip(plan, wide, monkeypatch):
   refused = Compiled(
     memory=GIB, refused=True, traffic=0.0, collectives={}, seconds=0.0
   )
@@ -161,7 +161,7 @@ def test_a_refusal_needs_no_chip_to_be_one(plan, wide, monkeypatch):
   assert "cpu:8 is too small" in planning.refusal(made)
 
 
-def test_what_nothing_mends_says_so(plan, edited):
+def test_a_stage_that_no_remedy_mends_is_reported(plan, edited):
   tight = plan({**edited("seed", 0), "run": ("teacher",)}, memory=1.0)
   assert tight.remedies["teacher"] is None
   assert "pass a larger topology" in planning.refusal(tight)
@@ -177,11 +177,11 @@ def test_the_milder_remedies_come_first(wide):
     {"stages.teacher.accumulate": 2},
   ]
   assert all(found.count(remedy) == 1 for remedy in found)
-  assert "teacher_dtype" not in str(found)  # it has none
+  assert "teacher_dtype" not in str(found)  # the stage has no teacher
 
 
 @pytest.mark.parametrize("name", ["imagenet64", "lsun", "cifar10", "digits"])
-def test_the_command_line_takes_every_remedy(name):
+def test_the_command_line_accepts_every_remedy(name):
   module = importlib.import_module(f"diffdistill.configs.{name}")
   for recipe in module.RECIPES:
     config = module.get_config(recipe).lock()
@@ -189,12 +189,12 @@ def test_the_command_line_takes_every_remedy(name):
     for stage in config.run:
       for remedy in remedies(fields, stage, 8):
         for path, value in remedy.items():
-          # Of a locked config, as flags set it.
+          # Flags set fields of a locked config in this way.
           with config.ignore_type():
             config.update_from_flattened_dict({path: value})
 
 
-def test_guided_pairs_cost_a_pass_more(pairs_config):
+def test_guided_pairs_cost_one_more_pass(pairs_config):
   def flops(weight):
     config = copy.deepcopy(pairs_config)
     config["data"]["conditional"] = True
@@ -224,14 +224,14 @@ def test_the_roofline_is_the_slowest_of_three():
   assert found.bound == "compute"
 
 
-def test_chips_are_known_by_what_jax_calls_them():
+def test_chips_are_found_by_jax_s_device_kind():
   assert chip_of("TPU v5 lite").name == "v5e"
   assert chip_of("NVIDIA H100 80GB HBM3").name == "h100"
   assert chip_of("cpu") is None
 
 
 @pytest.mark.parametrize("name", ["v5e", "64", "cpu:8x8", "cpu:0", "cpu:64"])
-def test_topologies_that_cannot_be_are_refused(name):
+def test_impossible_topologies_are_refused(name):
   with pytest.raises(ValueError, match="topology is"):
     topology_of(name)
 

@@ -1,4 +1,4 @@
-"""The batches that plans and benchmarks assume are those of the trainer."""
+"""The batches that plans and benchmarks assume equal those of the trainer."""
 
 import copy
 
@@ -19,7 +19,9 @@ def kinds(batch):
 
 @pytest.mark.parametrize("flip", [True, False])
 @pytest.mark.parametrize("image_size", [None, 2, 4])
-def test_of_images(tiny_config, flip, image_size):
+def test_batches_of_images_are_those_of_the_trainer(
+  tiny_config, flip, image_size
+):
   config = copy.deepcopy(tiny_config)
   config["data"]["flip"] = flip
   config["data"]["source"]["image_size"] = image_size
@@ -35,7 +37,9 @@ def test_of_images(tiny_config, flip, image_size):
 
 
 @pytest.mark.parametrize("conditional", [True, False])
-def test_of_pairs(pairs_config, conditional, tmp_path):
+def test_batches_of_pairs_are_those_of_the_trainer(
+  pairs_config, conditional, tmp_path
+):
   config = copy.deepcopy(pairs_config)
   config["data"]["conditional"] = conditional
   run = from_config.build(config)

@@ -1,4 +1,4 @@
-"""The stored plans of the published recipes, and the README's table of them."""
+"""The README's table agrees with the stored plans of published recipes."""
 
 import json
 import pathlib
@@ -8,7 +8,7 @@ import pytest
 from diffdistill.planning.chips import GIB
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-# (config file and recipe, topology): the pod of the paper, or the nearest.
+# (Config file, recipe, topology): the paper's pod, or the nearest one.
 PUBLISHED = [
   ("imagenet64", "progressive", "v5e:8x8"),
   ("imagenet64", "moment_matching", "v5e:16x16"),
@@ -33,12 +33,12 @@ def stored(name, recipe, topology):
 
 
 def table_row(name, recipe, topology):
-  """The README's row of a plan: its largest program, and its stages' costs."""
+  """The README's row of a plan: the largest program and the cost of stages."""
   plan = stored(name, recipe, topology)
   stages = [row for row in plan["rows"] if row["stage"]]
   largest = max(row["memory_bytes"] for row in plan["rows"]) / GIB
   *_, last = stages
-  # That of the last paper's student; an auxiliary costs as much.
+  # The speed is that of the last stage's student; an auxiliary costs the same.
   speed = last["images_per_second"]
   hours = {}
   for row in stages:
@@ -59,7 +59,7 @@ def test_a_published_recipe_fits_and_the_readme_says_so(name, recipe, topology):
   assert table_row(name, recipe, topology) in (ROOT / "README.md").read_text()
 
 
-def test_messages_do_not_grow_with_the_pod():
+def test_messages_do_not_grow_with_the_size_of_the_pod():
   small, large = (
     {
       row["program"]: sum(c["sent"] for c in row["collectives"].values())
@@ -68,5 +68,5 @@ def test_messages_do_not_grow_with_the_pod():
     for topology in ("v5e:8x8", "v5e:16x16")
   )
   for program, sent in small.items():
-    if not program.startswith("classifier"):  # 11M, of no matter
+    if not program.startswith("classifier"):  # too small to matter
       assert large[program] == pytest.approx(sent, rel=0.1)

@@ -1,4 +1,4 @@
-"""Plans by the TPU compiler, where it is installed (`make check-plan`)."""
+"""Plans by the TPU compiler, if it is installed (`make check-plan`)."""
 
 import importlib.util
 import json
@@ -30,7 +30,7 @@ def plan(tmp_path):
 
 
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2"])
-def test_a_small_recipe_costs_what_its_stored_plan_says(plan, topology):
+def test_the_plan_of_a_small_recipe_equals_its_stored_plan(plan, topology):
   name = f"digits_progressive_{topology.replace(':', '_')}.json"
   stored = json.loads((PLANS / name).read_text())
   found = plan(digits.get_config("progressive"), topology)
@@ -44,13 +44,13 @@ def test_a_small_recipe_costs_what_its_stored_plan_says(plan, topology):
     assert row["trained"] == other["trained"]
     assert row["state_bytes"] == other["state_bytes"]
     assert row["flops"] == other["flops"]
-    # Another version of the compiler may lay memory out otherwise.
+    # Another version of the compiler may use the memory differently.
     for field in ("memory_bytes", "traffic_bytes"):
       assert row[field] == pytest.approx(other[field], rel=0.25)
     assert row["collectives"].keys() == other["collectives"].keys()
 
 
-def test_a_recipe_too_large_is_refused_with_what_makes_it_fit(plan):
+def test_a_recipe_that_does_not_fit_is_refused_with_a_remedy(plan):
   config = digits.get_config("progressive")
   config.run = ("teacher",)
   config.stages.teacher.batch_size = 2**20
@@ -65,13 +65,13 @@ def test_a_recipe_too_large_is_refused_with_what_makes_it_fit(plan):
   assert planning.refusal(plan(applied(fields, remedy), "v5e:2x2")) is None
 
 
-def test_two_slices_have_the_devices_of_both():
+def test_a_topology_of_two_slices_has_the_devices_of_both():
   devices = topology_of("v5e:2x2*2").devices
   assert len(devices) == 8
   assert {device.slice_index for device in devices} == {0, 1}
 
 
 @pytest.mark.parametrize("name", ["v9:2x2", "v5e:3x3"])
-def test_what_the_compiler_does_not_know_is_refused(name):
+def test_a_topology_that_the_compiler_does_not_know_is_refused(name):
   with pytest.raises(ValueError, match="which the TPU compiler refuses"):
     topology_of(name)
