@@ -1,1 +1,1 @@
-"""One page of a run, or of several: report.html, read without a network."""
+"""Reports: one self-contained page, report.html, about one run or several."""

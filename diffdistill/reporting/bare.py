@@ -1,4 +1,4 @@
-"""The time of an update by itself, as `diffdistill benchmark` measured it."""
+"""Reads the time of an update alone, as `diffdistill benchmark` measured it."""
 
 import dataclasses
 import math
@@ -9,17 +9,17 @@ from etils import epath
 from diffdistill.evaluation.curves import Number
 from diffdistill.system.files import matching, read_json
 
-# Outputs of that command in a workdir, one for each kind of device.
+# The outputs of `diffdistill benchmark` in a workdir, one per kind of device.
 FILES = "benchmark*.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bare:
-  """An update of a stage by itself.
+  """The time of an update of a stage alone, without data and logging.
 
   Args:
     seconds: the time of one update.
-    devices: where it was timed, such as "8 TPU v5e".
+    devices: the devices that it was timed on, such as "8 TPU v5e".
   """
 
   seconds: Number
@@ -27,11 +27,11 @@ class Bare:
 
 
 def read_bare(workdir: epath.Path, notes: list[str]) -> dict[str, list[Bare]]:
-  """The update of each stage, once for each kind of device that timed it.
+  """The times of each stage's update, one for each kind of device.
 
   Args:
-    workdir: of the run.
-    notes: gets what cannot be read.
+    workdir: the workdir of the run.
+    notes: a list to which problems are added.
   """
   result: dict[str, list[Bare]] = {}
   for path in matching(workdir, FILES):

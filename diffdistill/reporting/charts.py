@@ -16,7 +16,7 @@ from diffdistill.reporting.judged import largest_evaluation
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
-# What is drawn of a stage: how the names of its records end, and the title.
+# The charts of a stage: the ending of the record names, and the title.
 DRAWN = (
   ("/loss", "loss"),
   ("/grad_norm", "gradient norm"),
@@ -95,7 +95,7 @@ def stage_curves(workdir: epath.Path, stage: str) -> Picture:
 
 
 def joint(runs: Sequence[Run]) -> list[Markup]:
-  """All runs in one chart for each metric that they were judged by."""
+  """A chart for each metric, with all runs that were judged by it."""
   judged = {run.name: run.judged for run in runs if run.judged is not None}
   if not can_draw():
     return []
@@ -166,7 +166,7 @@ def _svg(figure, name: str) -> Markup:
 def _of_runs(
   lines: Mapping[tuple[str, str], tuple[Point, ...]],
 ) -> list[Curve]:
-  """Colours tell the runs apart and dashes the families, or the other way."""
+  """Curves with a colour per run and a dash per family, or the reverse."""
   runs = list(dict.fromkeys(run for run, _ in lines))
   kinds = list(dict.fromkeys(family for _, family in lines))
   few = len(kinds) <= max(len(runs), 4)

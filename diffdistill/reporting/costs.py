@@ -1,4 +1,4 @@
-"""What each stage of a run has cost, recorded or counted."""
+"""The cost of each stage of a run, from its records and its programs."""
 
 import dataclasses
 import statistics
@@ -17,28 +17,33 @@ from diffdistill.training.report import APART
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
-  """The cost of a stage or of a run; a value is None where it is not known.
+  """The cost of a stage or of a run; unknown values are None.
 
   Args:
     seconds: wall-clock time of the records.
-    device_seconds: that time multiplied by the number of devices.
-    devices: where it ran, such as "8 TPU v5e".
+    device_seconds: `seconds` multiplied by the number of devices.
+    devices: the devices that it ran on, such as "8 TPU v5e".
     images: images taken from the data, or pairs made.
     passes: images forward through the denoiser; a gradient counts as three.
     flops: operations of the updates, counted from their programs.
-    trees_bytes: weights and optimizer, on one device that holds all of them.
+    trees_bytes: the bytes of weights and optimizer, if one device holds them
+      all.
     peak_device_bytes: the most memory that a device held.
     peak_host_bytes: the most memory that the process of a host held.
     images_per_second: the median speed of the records.
     images_per_second_middle: the first and third quartile of the speeds.
     updates: the number of updates done; None for pairs.
-    peak_flops: what the chips can do in busy_seconds, in bfloat16.
-    bare_seconds: the time of the updates by themselves, from a benchmark on
-      the same devices.
+    peak_flops: the most operations that the chips can do in `busy_seconds`, in
+      bfloat16.
+    bare_seconds: the time of the updates alone, from a benchmark on the same
+      devices.
     compile_seconds: the part of `seconds` that was spent compiling.
-    score_seconds: the part spent scoring weights, to keep the best.
-    again_seconds: the part spent making pairs again on another machine.
-    busy_seconds: training seconds, without these three parts; None for pairs.
+    score_seconds: the part of `seconds` spent scoring weights, to keep the
+      best.
+    again_seconds: the part of `seconds` spent making pairs again on another
+      machine.
+    busy_seconds: the training seconds, without compiling, scoring and making
+      pairs again; None for pairs.
   """
 
   seconds: Number | None = None
@@ -62,10 +67,10 @@ class Cost:
 
   @property
   def share_of_peak(self) -> Number | None:
-    """The share of its operations in what the chips can do in that time.
+    """The operations done, as a share of the peak of the chips in busy_seconds.
 
-    No record holds the time between rounds, in which results are saved and the
-    last sheets are drawn.
+    The time between rounds is in no record; there, results are saved and sheets
+    are drawn.
     """
     if self.flops is None or not self.peak_flops:
       return None
@@ -85,9 +90,9 @@ def costs(
   """The cost of each stage.
 
   Args:
-    run: the workdir.
-    say: is told what takes a while.
-    notes: gets what could not be counted.
+    run: the run, as read from its workdir.
+    say: receives a line for each slow step.
+    notes: a list to which problems are added.
   """
   counted = _counted(run.experiment, say, notes) if run.experiment else {}
   result = {
@@ -103,8 +108,8 @@ def costs(
   ]
   if elsewhere:
     notes.append(
-      "The benchmark was made on other devices than these stages were trained"
-      " on, so the time that they lost is not known:"
+      "The benchmark ran on other devices than these stages, so the time that"
+      " they lost is not known:"
       f" {', '.join(elsewhere)}."
     )
   return result
@@ -251,7 +256,7 @@ def _timed_on(bares: Sequence[Bare], devices: tuple[str, ...]) -> list[Bare]:
 
 
 def _busy(record: Mapping[str, Any]) -> Number:
-  """The training seconds of a record."""
+  """The training seconds of a record, without compiling and scoring."""
   return record["seconds"] - sum(record.get(name, 0) for name in APART)
 
 
@@ -260,7 +265,7 @@ def _whole(value: Number | None, unit: int = 1) -> int | None:
 
 
 def _sum(values: Iterable[Number | None]) -> Number | None:
-  """The sum of what is known; None if nothing is."""
+  """The sum of the known values; None if no value is known."""
   known = [v for v in values if v is not None]
   return sum(known) if known else None
 

@@ -1,4 +1,4 @@
-"""How a page writes numbers and names."""
+"""Formats numbers and names for a page."""
 
 import math
 import re
@@ -19,7 +19,7 @@ def number(value: Number) -> str:
 
 
 def cell(value: object) -> str:
-  """The value of a table's cell; a dash where nothing is known."""
+  """The text of a table's cell; a dash for an unknown value."""
   if value is None:
     return "-"
   if isinstance(value, int | float) and not isinstance(value, bool):
@@ -28,7 +28,7 @@ def cell(value: object) -> str:
 
 
 def breakable(name: str) -> Markup:
-  """A name that may break after its slashes, dots and underscores."""
+  """A name in which a line may break after a slash, dot or underscore."""
   parts = re.split(r"(?<=[/._])(?!$)", name)
   return Markup("<wbr />").join(escape(part) for part in parts)
 
@@ -47,7 +47,7 @@ def size(value: Number) -> str:
 
 
 def _of_unit(value: Number, units: Sequence[str], base: Number) -> str:
-  """A number in the largest unit that it has one of: 6.3 TFLOP."""
+  """A number in the largest unit that keeps it above 1, such as 6.3 TFLOP."""
   index = 0
   while abs(value) >= base and index < len(units) - 1:
     value, index = value / base, index + 1

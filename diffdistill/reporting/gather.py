@@ -1,4 +1,4 @@
-"""Reads a workdir for a report; a file in it may be damaged or missing."""
+"""Reads a workdir for a report, even if some files are damaged or missing."""
 
 import dataclasses
 import datetime
@@ -29,14 +29,14 @@ class RoundLog:
   """The state and the records of one round.
 
   Args:
-    name: of the round, such as "teacher" or "halve/004".
+    name: the name of the round, such as "teacher" or "halve/004".
     stage: the name of its stage.
     unit: what `done` counts: "updates" or "pairs".
-    planned: how many it will do, from clock.json where the clock ends the
-      round, else from the config; None where neither says.
-    most: how many the config has.
-    finished: whether its result is in the workdir.
-    makes_images: whether its result can be judged; None if not known.
+    planned: the planned number of updates or pairs: from clock.json if the
+      clock ends the round, else from the config; None if unknown.
+    most: the number of updates or pairs in the config.
+    finished: whether the round's result is in the workdir.
+    makes_images: whether the round's model makes images; None if unknown.
     records: the records of metrics.jsonl, in the order written.
   """
 
@@ -60,11 +60,11 @@ class RoundLog:
     return "under way" if self.records else "not begun"
 
   def lines(self, ending: str) -> dict[str, tuple[tuple[Number, Number], ...]]:
-    """(step, value) of each recorded name that ends so, by its beginning.
+    """The (step, value) points of each recorded name that has an ending.
 
     Args:
-      ending: for example "/loss", with which student/loss and auxiliary/loss
-        end.
+      ending: for example "/loss", which matches student/loss and
+        auxiliary/loss; the result has the keys student and auxiliary.
     """
     found: dict[str, list[tuple[Number, Number]]] = {}
     for record in self.records:
@@ -81,21 +81,21 @@ class RoundLog:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-  """A workdir, as far as it can be read.
+  """The content of a workdir, as far as it can be read.
 
   Args:
     name: the name on the page; no other run of the page has it.
     place: the path of the workdir.
     written: the time of the last record; None if there is none.
     config: the config that the run was made with.
-    experiment: the config built; None where it cannot be built here.
-    judged: the evaluation; None where there is none.
-    rounds: the rounds of the config, then those of metrics.jsonl alone.
+    experiment: the experiment of the config; None if it cannot be built here.
+    judged: the evaluation; None if the run was not judged.
+    rounds: the rounds of the config, then rounds that only metrics.jsonl has.
     compared: the sheet of all models from the same noise.
     sheets: the sheets of the rounds.
-    bare: the update of each stage by itself, once for each kind of device that
-      has a benchmark.
-    notes: what is missing or damaged.
+    bare: the time of each stage's update alone, one for each kind of device
+      that has a benchmark.
+    notes: the missing or damaged things.
   """
 
   name: str
@@ -123,7 +123,7 @@ def gather(workdir: epath.Path, name: str) -> Run:
   """Reads a workdir.
 
   Raises:
-    ValueError: where it holds no run, or its config is damaged.
+    ValueError: if it holds no run, or its config is damaged.
   """
   config = stored_config(workdir)
   notes: list[str] = []
@@ -148,7 +148,7 @@ def gather(workdir: epath.Path, name: str) -> Run:
 def flat(
   fields: Mapping[str, Any], path: str = ""
 ) -> Iterator[tuple[str, Any]]:
-  """(path, value) of each field of a config, in order."""
+  """The (path, value) of each field of a config, in order."""
   for name, value in sorted(fields.items()):
     if isinstance(value, dict) and value:
       yield from flat(value, f"{path}{name}.")
@@ -172,13 +172,14 @@ def _open(
   workdir: epath.Path, config: Fields, notes: list[str]
 ) -> Experiment | None:
   try:
-    # One device is enough: no number of a report depends on how many there are.
+    # One device is enough, because no number of a report depends on the
+    # devices.
     return from_config.rebuild(
       {**config, "mesh": {}}, jax.devices()[:1], read_facts(workdir)
     )
   except Exception as error:
-    # A config of another version, or one whose data is elsewhere, may raise
-    # anything; the rest of the page does not need the experiment.
+    # A config of another version, or missing data, may raise any error. The
+    # rest of the page does not need the experiment.
     reason = " ".join(str(error).split()) or type(error).__name__
     notes.append(
       "The config cannot be built here, so lengths and operations are not"
@@ -206,11 +207,11 @@ def _rounds(
   records: Sequence[Fields],
   notes: list[str],
 ) -> tuple[RoundLog, ...]:
-  """The rounds of the config, then those that only have records."""
+  """The rounds of the config, then rounds that only have records."""
   logs: dict[str, RoundLog] = {}
   for name, (stage, round_) in experiment.rounds.items() if experiment else ():
     most = stage.most(round_)
-    # Where the clock ends the round, the config has only an upper limit.
+    # If the clock ends the round, the config has only an upper limit.
     timed = round_.seconds > 0
     logs[name] = RoundLog(
       name=name,

@@ -1,4 +1,4 @@
-"""An evaluation, as a report reads it."""
+"""Reads an evaluation for a report."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -29,9 +29,9 @@ class Judged:
   """An evaluation of the models of one run.
 
   Args:
-    summary: what evaluation.json holds.
-    spreads: the least and the most distance of evaluations that differ in
-      their seed alone, by model and number of steps.
+    summary: the content of evaluation.json.
+    spreads: the least and the most distance over evaluations that differ only
+      in their seed, by model and number of steps.
   """
 
   summary: Fields
@@ -62,7 +62,7 @@ class Judged:
 
   @property
   def distrust(self) -> str | None:
-    """Why the judge is not trusted; None if it is."""
+    """The reason why the judge is not trusted; None if it is trusted."""
     return distrust(self.facts)
 
   def points(self, column: str) -> dict[str, tuple[Point, ...]]:
@@ -90,7 +90,7 @@ class Judged:
     return {row["steps"]: row for row in sorted(rows, key=lambda r: r["steps"])}
 
   def nearest_teacher(self) -> tuple[int, Number | None]:
-    """The teacher's least distance, and in how many steps; else None."""
+    """The teacher's (steps, distance) with the least distance, or (0, None)."""
     rows = self.of_teacher().items()
     near = min(rows, key=lambda item: item[1][self.metric], default=None)
     return (near[0], near[1][self.metric]) if near else (0, None)
@@ -115,11 +115,11 @@ def largest_evaluation(workdir: epath.Path) -> Judged:
 
 
 def read_judged(path: epath.Path, notes: list[str]) -> Judged | None:
-  """The evaluation of a file, with the spread of its repeats.
+  """Reads an evaluation from a file, with the spread of its repeats.
 
   Args:
-    path: of evaluation.json; the repeats are in the folder beside it.
-    notes: gets what cannot be read.
+    path: the path of evaluation.json; the repeats are in the folder beside it.
+    notes: a list to which problems are added.
   """
   if not path.exists():
     return None

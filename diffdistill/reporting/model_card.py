@@ -1,7 +1,8 @@
 """The model card of an exported model, which is its README.md.
 
-A card says what was done, not what was planned. It holds nothing private: no
-path and no name of a machine. It escapes text that came with an imported model.
+A card states what was done, not what was planned. It holds nothing private,
+such as a path or the name of a machine. Text that came with an imported model
+is escaped.
 """
 
 import inspect
@@ -23,7 +24,7 @@ from diffdistill.training.report import costs
 from diffdistill.training.stage import OUTSIDE, Round
 from diffdistill.training.training_stage import Training
 
-# The licence in the front matter where nobody has stated one.
+# The licence in the front matter if nobody has stated one.
 NO_LICENSE = "unknown"
 LEFT_OUT = "(a path, left out)"
 
@@ -68,14 +69,14 @@ def model_card(
 
   Args:
     run: the recipe.
-    workdir: where the model was trained, and perhaps judged.
+    workdir: the folder where the model was trained, and perhaps judged.
     round_: the round of the model.
     stage: the stage of the round.
     num_steps: the number of sampler steps.
     kind: the format, a key of USES.
 
   Raises:
-    ValueError: where the evaluation of the run is damaged.
+    ValueError: if the evaluation of the run is damaged.
   """
   use = USES[kind].format(num_steps=num_steps)
   header = yaml.safe_dump(
@@ -105,9 +106,9 @@ def model_card(
 
 
 def escaped(text: str) -> str:
-  """Text as one line of Markdown that shows these characters and no more.
+  """Text as one line of Markdown that shows exactly these characters.
 
-  A backslash may stand before any ASCII punctuation (CommonMark 0.31, 2.4).
+  In Markdown, a backslash escapes any ASCII punctuation (CommonMark 0.31, 2.4).
   """
   line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
   return re.sub(r"([\\`*_{}\[\]<>#|!&~$])", r"\\\1", line)
@@ -167,7 +168,7 @@ def _data(run: Experiment) -> str:
 
 
 def _settings(run: Experiment, workdir: epath.Path, round_: Round) -> str:
-  """The config's fields of each stage that led to this model, as they ran."""
+  """The config fields of each stage that led to this model, as they ran."""
   made = list(run.lineage(round_.name))
   model = {
     name: value
@@ -196,7 +197,8 @@ def _as_run(
     fields.pop("source", None)
     score = stage.select.by if stage.select else ""
     spent = {n: done(workdir, n, score) for n in rounds}
-    # The config has only a limit, and long rounds have twice as many.
+    # The config has only an upper limit, and long rounds do twice as many
+    # updates.
     fields["num_updates"] = {
       n: work.updates or "not recorded" for n, work in spent.items()
     }
@@ -265,7 +267,7 @@ def _measured(workdir: epath.Path, round_: Round) -> str:
 
 
 def without_folders(value: Any) -> Any:
-  """The last part of a path; its folders are those of somebody's machine."""
+  """The last part of a path, without the folders of somebody's machine."""
   if isinstance(value, str) and re.match(r"~|\S*[/\\]", value):
     return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
   return value
@@ -279,6 +281,6 @@ def _deviations(stage: Training) -> str:
   text = " ".join(text.split())
   found = re.findall(r"Unlike the paper,.*?\.(?= [A-Z(]|$)", text)
   return "\n".join(f"* {line}" for line in found) or (
-    "None in the paper's own file; those of a published recipe are listed in"
-    " its config."
+    "The paper's own file states none; a published recipe lists its deviations"
+    " in its config."
   )

@@ -20,9 +20,9 @@ def numbers(
   spent: Mapping[str, Mapping[str, Cost]],
   notes: Mapping[str, Sequence[str]],
 ) -> Fields:
-  """The numbers of one run, or those of several in a list under "runs".
+  """The numbers of one run; for several runs, a list of them under "runs".
 
-  A value that is not known or not finite is null.
+  Unknown values and values that are not finite are null.
   """
   each = [_run(run, spent[run.name], notes[run.name]) for run in runs]
   made = each[0] if len(each) == 1 else {"runs": each}
@@ -73,8 +73,10 @@ def _round(log: RoundLog) -> dict[str, Any]:
 
 
 def _evaluation(judged: Judged) -> dict[str, Any]:
-  """Adds to each row its distance over the teacher's best one, and its speed-up
-  over the ratio of steps.
+  """The evaluation, with two more columns in each row.
+
+  They are its distance divided by the teacher's least distance, and its
+  speed-up divided by the ratio of steps.
   """
   most = max(r["steps"] for r in judged.rows if r["model"] == judged.teacher)
   _, near = judged.nearest_teacher()
@@ -86,7 +88,7 @@ def _evaluation(judged: Judged) -> dict[str, Any]:
     }
     for row in judged.rows
   ]
-  # Speeds of other devices, or of a round's last weights, are not mixed in.
+  # Leave out speeds of other devices and of a round's last weights.
   by_steps: dict[int, list[dict[str, Any]]] = {}
   for row in rows:
     if not is_last(row) and row.get("devices") == rows[0].get("devices"):
@@ -136,7 +138,7 @@ def _over(value: Any, other: Any) -> float | None:
 
 
 def _plain(value: Any) -> Any:
-  """The value with null for each number that JSON cannot hold."""
+  """The value, with None for each number that JSON cannot hold."""
   if isinstance(value, dict):
     return {name: _plain(each) for name, each in value.items()}
   if isinstance(value, list | tuple):

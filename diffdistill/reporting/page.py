@@ -16,17 +16,17 @@ def write_report(
   out: epath.Path,
   say: Callable[[str], None],
 ) -> None:
-  """Writes a page of one workdir, or of several side by side; or its numbers.
+  """Writes a page about one run or several runs, or only their numbers.
 
   Args:
-    workdirs: of the runs, finished or not.
-    out: the file to write, .html for a page and .json for the numbers alone;
-      its folder is made.
-    say: is told what takes a while.
+    workdirs: the workdirs of the runs, finished or not.
+    out: the file to write: .html for a page, .json for only the numbers. Its
+      folder is made if needed.
+    say: receives a line for each slow step.
 
   Raises:
-    ValueError: where no workdir is given or one holds no run, for another
-      ending, and for a page where Jinja2 is not installed.
+    ValueError: if no workdir is given, a workdir holds no run, `out` has
+      another ending, or a page is asked for and Jinja2 is not installed.
   """
   if out.suffix not in (".html", ".json"):
     raise ValueError(
@@ -62,7 +62,7 @@ def _page(
   notes: Mapping[str, Sequence[str]],
 ) -> str:
   try:
-    # Here, since a machine that only trains may be without Jinja2.
+    # Imported here, because a machine that only trains may not have Jinja2.
     from diffdistill.reporting.rendered import page
   except ModuleNotFoundError as error:
     if error.name not in ("jinja2", "markupsafe"):

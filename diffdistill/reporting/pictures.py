@@ -10,7 +10,7 @@ from PIL import Image as PillowImage
 
 from diffdistill.system.files import matching
 
-# A sheet of more bytes becomes a JPEG of at most so many pixels in width.
+# A sheet with more bytes becomes a JPEG that is at most PIXELS wide.
 PNG_BYTES = 250_000
 PIXELS = 1600
 
@@ -20,9 +20,9 @@ class Picture:
   """A sheet of images inside a page.
 
   Args:
-    name: of the round, or "compared".
-    data: a data URI.
-    width, height: in pixels.
+    name: the name of the round, or "compared".
+    data: the picture as a data URI.
+    width, height: the size in pixels.
   """
 
   name: str
@@ -37,9 +37,9 @@ def read_pictures(
   """The sheet that compares all models, and the sheets of the rounds.
 
   Args:
-    workdir: of the run.
+    workdir: the workdir of the run.
     rounds: the names of the rounds, in the order of the result.
-    notes: gets what cannot be read.
+    notes: a list to which problems are added.
   """
   folder = workdir / "samples"
   names = {name.replace("/", "_"): name for name in rounds}
@@ -54,11 +54,11 @@ def read_pictures(
 
 
 def _picture(path: epath.Path, name: str, notes: list[str]) -> Picture | None:
-  """A sheet as a data URI; a large one smaller, and as JPEG."""
+  """A sheet as a data URI; a large sheet is made smaller and becomes a JPEG."""
   data, kind = path.read_bytes(), "png"
   try:
     with PillowImage.open(io.BytesIO(data), formats=("PNG",)) as image:
-      # Checks the checksums, which decoding does not.
+      # This checks the checksums, which decoding does not.
       image.verify()
     with PillowImage.open(io.BytesIO(data), formats=("PNG",)) as image:
       image.load()
@@ -72,7 +72,7 @@ def _picture(path: epath.Path, name: str, notes: list[str]) -> Picture | None:
         smaller.save(stream, "JPEG", quality=88)
         data, kind = stream.getvalue(), "jpeg"
   except (OSError, ValueError, SyntaxError):
-    # Pillow's message names its memory and not the file.
+    # The message of Pillow does not name the file.
     notes.append(f"samples/{path.name} is no PNG that can be read.")
     return None
   return Picture(

@@ -1,4 +1,4 @@
-"""The page's table of an evaluation: how near each model is to the data."""
+"""The page's table of an evaluation: the distance of each model to the data."""
 
 from diffdistill.evaluation.speeds import readable
 from diffdistill.reporting.formats import breakable, cell, strong
@@ -11,7 +11,7 @@ WORDS = ("paper", "devices")
 
 def comparison(judged: Judged) -> tuple[list[str], list[list[str]]]:
   """The header and the rows of an evaluation's table."""
-  # On a phone, the first columns are seen without scrolling.
+  # The first columns are visible on a phone without scrolling.
   first = ["model", "steps", judged.metric]
   texts = [readable(row) for row in judged.rows]
   found = list(dict.fromkeys(name for row in texts for name in row))

@@ -1,4 +1,4 @@
-"""The page of one run or of several, from its Jinja2 template."""
+"""Renders the page of one run or several runs from its Jinja2 template."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +11,7 @@ from diffdistill.reporting.formats import breakable, cell, flops, number, size
 from diffdistill.reporting.gather import Run, flat, written
 from diffdistill.training.report import duration
 
-# A browser loads and runs nothing, whatever a workdir holds.
+# The browser must load and run nothing, even if a workdir holds bad text.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -20,12 +20,12 @@ def page(
   spent: Mapping[str, Mapping[str, Cost]],
   notes: Mapping[str, Sequence[str]],
 ) -> str:
-  """The whole page as HTML that is well formed XML too.
+  """The whole page as HTML that is also well-formed XML.
 
   Args:
-    runs: in the order of the page.
+    runs: the runs, in the order of the page.
     spent: the cost of each stage, by the names of run and stage.
-    notes: what is missing or damaged, by the name of the run.
+    notes: the missing or damaged things of each run, by the name of the run.
   """
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader("diffdistill.reporting"),

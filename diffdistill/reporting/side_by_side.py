@@ -1,4 +1,4 @@
-"""The page's part on several runs at once."""
+"""The part of the page that compares several runs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ from diffdistill.reporting.judged import Judged
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-  """The config's fields, by path, that are not the same in all runs."""
+  """The paths of the config fields that are not the same in all runs."""
   configs = [dict(flat(run.config)) for run in runs]
   paths = sorted({path for config in configs for path in config})
   return [
@@ -24,7 +24,7 @@ def differing(runs: Sequence[Run]) -> list[str]:
 
 
 def warnings(runs: Sequence[Run]) -> list[str]:
-  """What keeps the distances of the runs from being compared."""
+  """The reasons why distances of the runs cannot be compared."""
   judged = _judged(runs)
   said = []
   absent = [run.name for run in runs if run.name not in judged]
@@ -39,13 +39,13 @@ def warnings(runs: Sequence[Run]) -> list[str]:
   other = _settings_that_differ(judged)
   if other:
     said.append(
-      f"They were not judged alike: {', '.join(other)} differ. Compare within a"
-      " run."
+      "The runs were judged in different ways, so compare only within a run."
+      f" These settings differ: {', '.join(other)}."
     )
   elif len(judged) > 1 and _metrics(judged)[0].startswith("FD-"):
     said.append(
-      "Each run was judged by its own classifier; distances compare only where"
-      " those are the same."
+      "Each run was judged by its own classifier; distances of different"
+      " classifiers cannot be compared."
     )
   return said
 
@@ -53,7 +53,7 @@ def warnings(runs: Sequence[Run]) -> list[str]:
 def distances(
   runs: Sequence[Run],
 ) -> tuple[str, list[str], list[list[str]]] | None:
-  """Caption, header and rows: models down, runs across, the best set off."""
+  """(Caption, header, rows) of a table: a row per model, a column per run."""
   judged = _judged(runs)
   if not judged:
     return None
@@ -83,7 +83,7 @@ def distances(
 def differences(runs: Sequence[Run]) -> list[list[str]]:
   """A row for each field that differs.
 
-  A section that some runs do not have at all is one row.
+  If some runs lack a whole section, the section is one row.
   """
   configs = [dict(flat(run.config)) for run in runs]
   rows: dict[str, list[str]] = {}
@@ -118,8 +118,7 @@ def _settings_that_differ(judged: Mapping[str, Judged]) -> list[str]:
       **{
         name.replace("_", " "): value
         for name, value in one.facts.items()
-        # The distance of the data from itself, and the decision on the judge,
-        # follow from the others.
+        # These facts follow from the other settings.
         if name not in ("devices", TRUSTED, VERDICT)
         and " of two samples of " not in name
       },

@@ -1,4 +1,4 @@
-"""The page's part on training: what each stage did, and what it took."""
+"""The part of the page about training: the state and cost of each stage."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -60,11 +60,11 @@ def about_stage(run: Run, stage: str, logs: Sequence[RoundLog]) -> str:
 
 
 def facts(cost: Cost, counts: str) -> list[tuple[str, str]]:
-  """What a stage or a run took, by name.
+  """The cost of a stage or a run, as (name, text) pairs.
 
   Args:
-    cost: of the stage or the run.
-    counts: the name of what `cost.images` counts.
+    cost: the cost of the stage or the run.
+    counts: the name of the things that `cost.images` counts.
   """
   hours = UNKNOWN
   if cost.device_seconds is not None:
@@ -130,7 +130,7 @@ def _known(
 
 
 def _done(log: RoundLog) -> str:
-  """How many updates or pairs are recorded, and of how many."""
+  """The recorded updates or pairs, and the planned number of them."""
   if log.planned is None or log.planned == log.done:
     return f"{log.done:,}"
   return f"{log.done:,} of {log.planned:,}"

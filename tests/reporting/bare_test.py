@@ -30,7 +30,7 @@ def read(tmp_path, written):
   return read_bare(epath.Path(tmp_path), notes), notes
 
 
-def test_the_seconds_of_each_stage(tmp_path):
+def test_the_seconds_of_each_stage_are_read(tmp_path):
   assert read(tmp_path, None) == ({}, [])
   assert read(tmp_path, WRITTEN) == (
     {
@@ -41,7 +41,7 @@ def test_the_seconds_of_each_stage(tmp_path):
   )
 
 
-def test_each_device_has_a_file(tmp_path):
+def test_each_kind_of_device_has_its_own_file(tmp_path):
   other = {"devices": "1 TPU v5e", "stages": WRITTEN["stages"][:1]}
   (tmp_path / "benchmark_tpu_v5e.json").write_text(json_of(other))
   found, notes = read(tmp_path, WRITTEN)

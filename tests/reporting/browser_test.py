@@ -1,4 +1,4 @@
-"""A real browser as wide as a phone shows the whole page, and loads nothing."""
+"""A browser as wide as a phone shows the whole page and loads nothing."""
 
 import html
 import json
@@ -14,7 +14,7 @@ BROWSER = next(
   filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None
 )
 PHONE, DESK = 390, 1280
-# A window cannot be as narrow as a phone, so the page is inside a frame.
+# A window cannot be as narrow as a phone, so the page is in a frame.
 FRAMES = """<!doctype html>
 {frames}
 <script>
@@ -47,7 +47,7 @@ addEventListener("load", () => {{
 
 @pytest.fixture
 def look(children, tmp_path):
-  """What a browser makes of pages, each of a (path, width)."""
+  """Measures pages in a browser; each page is a (path, width)."""
 
   def run(*pages):
     frames = "\n".join(
@@ -88,7 +88,7 @@ def test_a_phone_shows_the_page_without_a_network(write_run, tmp_path, look):
   for name, workdirs in (("a", [one]), ("b", [one, two])):
     out = epath.Path(tmp_path) / f"{name}.html"
     write_report(workdirs, out, lambda line: None)
-    # Unfolds what is folded, to check it too.
+    # Open the folded parts of the page, to check these too.
     out.write_text(out.read_text().replace("<details>", '<details open="">'))
     pages.append(out)
   seen = look(*((p, w) for p in pages for w in (PHONE, DESK)))

@@ -1,4 +1,4 @@
-"""Workdirs as training and evaluation leave them, written by hand."""
+"""Fixtures that write workdirs like those of training and evaluation."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ METRIC = "FD-classifier"
 
 
 def rows():
-  """A teacher at two numbers of steps, and students of 4, 2 and 1."""
+  """Rows of a teacher at two numbers of steps, and of three students."""
   distances = [
     ("teacher", 64, 0.0695758),
     ("teacher", 4, 0.3291674),
@@ -70,7 +70,7 @@ def record(name, step, **more):
 
 @pytest.fixture
 def write_run(tmp_path, tiny_config):
-  """Writes a workdir: all rounds finished, judged and shown, by default."""
+  """Writes a workdir; by default all rounds are finished and judged."""
 
   def write(name="run", *, rounds=None, judged=True, edit=None, more=None):
     workdir = epath.Path(tmp_path) / name
@@ -96,7 +96,7 @@ def write_run(tmp_path, tiny_config):
         picture.save(workdir / "samples" / f"{stem}.png")
     if judged:
       write_json(workdir / "evaluation.json", evaluation())
-      # Wider than a phone.
+      # This sheet is wider than a phone.
       wide = PillowImage.new("L", (900, 200), 200)
       wide.save(workdir / "samples" / "compared.png")
     return workdir
@@ -107,7 +107,7 @@ def write_run(tmp_path, tiny_config):
 
 @pytest.fixture
 def parse():
-  """The elements of a page; an ill-formed one fails."""
+  """Parses a page to elements; fails if the page is not well-formed."""
 
   def parsed(page):
     assert page.startswith("<!doctype html>\n")
@@ -128,5 +128,5 @@ def report(parse, tmp_path):
 
 @pytest.fixture
 def no_charts(monkeypatch):
-  """Leaves out the charts, which take most of a page's time."""
+  """Draws no charts, which take most of the time of a page."""
   monkeypatch.setattr(charts, "can_draw", lambda: False)

@@ -19,7 +19,7 @@ def spent(workdir):
   return result
 
 
-def test_records_add_up(write_run):
+def test_the_costs_of_records_add_up(write_run):
   machine = {
     "num_devices": 4,
     "device_kind": "TPU v5e",
@@ -27,7 +27,7 @@ def test_records_add_up(write_run):
     "peak_host_bytes": 5000,
   }
   cost = spent(write_run(more=machine))
-  # Three rounds, two records of 9 s each.
+  # There are three rounds with two records of 9 s each.
   assert cost["halve"].seconds == 54
   assert cost["halve"].device_seconds == 4 * 54
   assert cost["halve"].devices == ("4 TPU v5e",)
@@ -42,7 +42,7 @@ def test_records_add_up(write_run):
   assert whole.images == 4 * 8 * 18
 
 
-def test_operations_are_those_of_the_updates_that_were_done(
+def test_operations_are_counted_for_the_updates_that_were_done(
   write_run, tiny_config
 ):
   run = from_config.build(tiny_config, devices=jax.devices()[:1])
@@ -52,7 +52,7 @@ def test_operations_are_those_of_the_updates_that_were_done(
   cost = spent(write_run("whole"))
   assert cost["teacher"].flops == pytest.approx(18 * each["teacher"])
   assert cost["halve"].flops == pytest.approx(54 * each["halve"])
-  # A student's update has passes of the teacher besides its own.
+  # A student's update also has passes of the teacher.
   assert each["halve"] > each["teacher"] > 0
   part = spent(write_run("part", rounds={"teacher": 18, "halve/004": 6}))
   assert part["halve"].flops == pytest.approx(6 * each["halve"])
@@ -72,7 +72,7 @@ def test_only_the_pairs_that_are_made_are_counted(write_run, pairs_config):
   cost = spent(workdir)
   run = from_config.build(pairs_config, devices=jax.devices()[:1])
   (program,) = [p for p in programs(run) if p.stage == "pairs"]
-  # 24 of 48, each in four steps of a batch of eight.
+  # 24 of 48 pairs were made, in four steps and batches of eight.
   steps = 24 * 4 / 8
   flops = steps * count_flops(program.trace().jaxpr)
   assert cost["pairs"].flops == pytest.approx(flops)
@@ -94,9 +94,9 @@ def benchmarked(workdir, **seconds):
   return workdir
 
 
-def test_the_peak_is_that_of_all_chips_in_all_of_the_time(write_run):
+def test_peak_flops_count_all_chips_and_all_the_time(write_run):
   cost = spent(write_run(more=MACHINE))
-  # 197 TFLOP/s each; a stage's records say 18 s a round.
+  # Each chip has 197 TFLOP/s; each round took 18 s.
   for stage, seconds in (("teacher", 18), ("halve", 54)):
     peak = seconds * 4 * 197e12
     assert cost[stage].peak_flops == pytest.approx(peak)
@@ -139,7 +139,7 @@ def test_compiling_and_scoring_count_neither_as_lost_nor_for_the_peak():
 def test_busy_time_without_the_updates_is_lost(write_run):
   workdir = benchmarked(write_run(more=MACHINE), teacher=0.75, halve=0.9)
   cost = spent(workdir)
-  # 18 updates in 18 s; 54 in 54 s.
+  # 18 updates took 18 s, and 54 took 54 s.
   assert cost["teacher"].lost == pytest.approx(1 - 18 * 0.75 / 18)
   assert cost["halve"].lost == pytest.approx(1 - 54 * 0.9 / 54)
   assert (cost["teacher"].updates, cost["halve"].updates) == (18, 54)
@@ -164,7 +164,7 @@ def test_a_benchmark_on_other_devices_is_not_used(write_run):
       assert note.endswith("is not known: teacher.")
 
 
-def test_the_total_loss_of_time_leaves_out_pairs(write_run, pairs_config):
+def test_the_total_of_lost_time_leaves_out_pairs(write_run, pairs_config):
   def edit(config):
     config.clear()
     config.update(pairs_config)
@@ -194,13 +194,13 @@ def test_a_value_that_is_not_recorded_is_unknown(write_run):
   assert cost.devices == ()
 
 
-def test_a_total_is_unknown_where_a_stage_lacks_the_value():
+def test_a_total_is_unknown_if_a_stage_lacks_the_value():
   known = Cost(
     seconds=10.0, device_seconds=80.0, images=64, passes=192, flops=5.0
   )
   part = total({"a": known, "b": Cost(images=64)})
   assert part == Cost(images=128)
-  # A stage that has not begun has no cost to lack.
+  # A stage that has not begun has no cost, so the total is known.
   assert total({"a": known, "b": Cost(flops=0.0)}) == known
 
 

@@ -17,7 +17,7 @@ def states(run):
   return {log.name: (log.state, log.done, log.planned) for log in run.rounds}
 
 
-def test_a_finished_run(write_run):
+def test_a_finished_run_is_read(write_run):
   run = gather(write_run(), "run")
   assert run.notes == ()
   assert states(run) == {
@@ -37,7 +37,7 @@ def test_a_finished_run(write_run):
   }
 
 
-def test_an_unfinished_run(write_run):
+def test_an_unfinished_run_is_read(write_run):
   run = gather(
     write_run(rounds={"teacher": 18, "halve/004": 10}, judged=False), "run"
   )
@@ -78,7 +78,7 @@ def test_missing_and_damaged_files_are_noted(write_run):
   assert len(run.sheets) == 4
 
 
-def test_a_config_that_cannot_be_built_here(write_run):
+def test_a_run_whose_config_cannot_be_built_is_read(write_run):
   def edit(config):
     config["data"]["source"]["path"] = "nowhere.npz"
 
@@ -112,7 +112,7 @@ def test_the_clock_gives_the_length_of_a_round_that_it_ends(write_run):
   assert "clock.json does not say num_updates" in note
 
 
-def test_pairs_that_the_clock_ends(write_run, pairs_config):
+def test_the_clock_gives_the_number_of_pairs(write_run, pairs_config):
   def edit(config):
     config.clear()
     config.update(json.loads(json.dumps(pairs_config)))
@@ -121,11 +121,11 @@ def test_pairs_that_the_clock_ends(write_run, pairs_config):
   workdir = write_run(rounds={"teacher": 6}, judged=False, edit=edit)
   (workdir / "pairs").mkdir()
   write_json(workdir / "pairs" / "clock.json", {"num_shards": 3})
-  # Three shards of eight, and 16 held out.
+  # The stage makes three shards of eight pairs, and 16 held-out pairs.
   assert states(gather(workdir, "run"))["pairs"] == ("not begun", 0, 40)
 
 
-def test_a_round_that_is_no_longer_in_the_config(write_run):
+def test_a_round_that_is_no_longer_in_the_config_is_read(write_run):
   def edit(config):
     config["run"] = ["teacher"]
 

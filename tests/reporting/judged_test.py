@@ -37,9 +37,9 @@ JUDGED = Judged(
 )
 
 
-def test_the_best_student_of_each_number_of_steps():
+def test_the_best_student_of_each_number_of_steps_is_found():
   best = {steps: row["model"] for steps, row in JUDGED.best().items()}
-  # Another teacher and the last weights of a round are no candidates.
+  # Neither another teacher nor a round's last weights can be the best.
   assert best == {1: "halve/001", 4: "moments/004"}
   assert list(JUDGED.of_teacher()) == [4, 64]
   assert JUDGED.teacher == "teacher"
@@ -66,7 +66,7 @@ def test_evaluations_with_other_seeds_give_the_spread(tmp_path):
     "evaluated/evaluation_9_a.json": first,
     "evaluated/evaluation_9_b.json": written(("a/004", 4, 5.0), seed=1),
     "evaluated/evaluation_9_c.json": written(("a/004", 4, 4.0), seed=2),
-    # It was made in another way, so it is no repeat.
+    # This evaluation has other settings, so it is no repeat.
     "evaluated/evaluation_5_d.json": written(("a/004", 4, 9.0), num_images=5),
   }.items():
     (workdir / name).parent.mkdir(exist_ok=True)

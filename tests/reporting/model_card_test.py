@@ -1,4 +1,4 @@
-"""A card says what was done, and its text cannot harm a reader."""
+"""A model card states what was done, and its text cannot harm a reader."""
 
 import markdown_it
 import pytest
@@ -22,7 +22,7 @@ HOSTILE = (
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_escaped_text_shows_its_characters_and_no_more(text):
+def test_escaped_text_shows_exactly_its_characters(text):
   renderer = markdown_it.MarkdownIt("gfm-like", {"linkify": False})
   html = renderer.render(f"The teacher: {escaped(text)}.")
   shown = "".join(c if c.isprintable() else " " for c in text)
@@ -60,7 +60,7 @@ def test_a_licence_is_a_short_name(license_):
     Model(**fields(license=license_))
   for name in ("mit", "apache-2.0", "cc-by-nc-sa-4.0", "GPL-3.0+"):
     assert Model(**fields(license=name)).license == name
-    # It stays a text in YAML, too.
+    # YAML must read the name as text.
     assert yaml.safe_load(yaml.safe_dump({"license": name}))["license"] == name
 
 
@@ -73,7 +73,7 @@ def test_an_origin_is_one_line_that_can_be_printed(origin):
   assert Model(**fields(origin="EDM, é.pkl")).origin == "EDM, é.pkl"
 
 
-def test_settings_hold_no_path():
+def test_the_settings_of_a_card_hold_no_path():
   given = {
     "source": "imported:/home/maria/teachers/ddpm",
     "frozen": {"teacher": "path:~/runs/teacher", "classifier": "halve/008"},
@@ -107,11 +107,11 @@ def test_settings_hold_no_path():
     (7, 7),
   ],
 )
-def test_a_fact_keeps_the_last_part_of_a_path(value, shown):
+def test_a_fact_keeps_only_the_last_part_of_a_path(value, shown):
   assert without_folders(value) == shown
 
 
-def test_updates_done_are_those_of_the_records(tmp_path):
+def test_the_number_of_updates_comes_from_the_records(tmp_path):
   workdir = epath.Path(tmp_path)
   assert done(workdir, "halve/004") == Done()
   records = [

@@ -1,4 +1,4 @@
-"""The JSON has the numbers of evaluation and records, and their ratios."""
+"""The JSON report has the numbers of evaluations and records, with ratios."""
 
 import json
 
@@ -90,7 +90,7 @@ def test_speeds_of_other_devices_are_not_mixed(write_run, report):
   assert [(row["steps"], row["models"]) for row in sampling] == [(64, 1)]
 
 
-def test_costs_of_each_stage_and_in_total(write_run, report):
+def test_costs_are_given_for_each_stage_and_in_total(write_run, report):
   workdir = write_run(more={**MACHINE, "peak_device_bytes": 3000})
   stages = [
     {"stage": "teacher", "bare_seconds_per_update": 0.5},
@@ -126,7 +126,7 @@ def test_costs_of_each_stage_and_in_total(write_run, report):
     each = (teacher[name], halve[name], made["total"][name])
     assert each == tuple(v if v is None else pytest.approx(v) for v in values)
   for cost in (teacher, halve, made["total"]):
-    # 989 TFLOP/s each.
+    # Each chip has 989 TFLOP/s.
     peak = cost["device_seconds"] * 989e12
     assert cost["share_of_peak"] == pytest.approx(cost["flops"] / peak)
 

@@ -56,12 +56,12 @@ def test_the_headline_compares_students_with_the_teacher(write_run, report):
     " 0.06958, in 64 steps." in page
   )
   assert (
-    "0.1061 halve/004; its teacher has 0.3292 in as many. The teacher is as"
-    " near in 64." in page
+    "0.1061 halve/004; its teacher has 0.3292 in as many steps. The teacher is"
+    " as near in 64 steps." in page
   )
 
 
-def test_the_page_is_whole_and_loads_nothing(write_run, report):
+def test_the_page_is_self_contained(write_run, report):
   workdir = write_run(more={"num_devices": 2, "peak_device_bytes": 2**30})
   page = report(workdir)
   for node in page.iter():
@@ -85,7 +85,7 @@ def test_the_page_is_whole_and_loads_nothing(write_run, report):
     assert words in said, words
   fields = len(table(page, "The config")) - 1
   assert f"Config {fields} fields" in said
-  # 72 s by the clock, on two devices.
+  # The run took 72 s on two devices.
   assert "device-hours 0.04 time 1m12s on 2 devices" in said
   assert "not recorded" not in said
   title = next(page.iter("title"))
@@ -95,7 +95,7 @@ def test_the_page_is_whole_and_loads_nothing(write_run, report):
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_an_unfinished_run_says_so(write_run, report):
+def test_the_page_of_an_unfinished_run_says_so(write_run, report):
   workdir = write_run(rounds={"teacher": 18, "halve/004": 10}, judged=False)
   page = report(workdir)
   said = text(page)
@@ -111,14 +111,12 @@ def test_an_unfinished_run_says_so(write_run, report):
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_shares_of_peak_and_of_time_are_shown_where_they_are_known(
-  write_run, report
-):
+def test_shares_of_peak_and_of_time_are_shown_if_known(write_run, report):
   machine = {"num_devices": 2, "device_kind": "TPU v5e"}
   workdir = write_run(more=machine)
   cards = [text(card) for card in report(workdir).iter("article")]
   assert not [card for card in cards if "time not of updates" in card]
-  # 18 s for 18 updates.
+  # 18 updates took 18 s.
   stages = [{"stage": "teacher", "bare_seconds_per_update": 0.5}]
   benchmark = {"devices": "2 TPU v5e", "stages": stages}
   write_json(workdir / "benchmark.json", benchmark)
@@ -144,11 +142,11 @@ def test_a_given_teacher_costs_nothing(write_run, report):
   about = "denoising; not trained here, but path:elsewhere/teacher"
   assert teacher == f"teacher {about}"
   assert "time 54s" in halve
-  # The student's operations are counted, though the teacher's are not.
+  # The student's operations are counted, but not the given teacher's.
   assert "not counted" not in text(page)
 
 
-def test_a_run_that_has_not_begun(write_run, report):
+def test_the_page_of_a_run_that_has_not_begun_says_so(write_run, report):
   workdir = write_run(judged=False)
   (workdir / "metrics.jsonl").unlink()
   for name in ("teacher", "halve", "samples"):
@@ -169,7 +167,7 @@ def test_finished_models_that_are_not_judged_are_named(write_run, report):
   assert "Finished, but not judged here: halve/002." in text(report(workdir))
 
 
-def test_hostile_text_stays_text(write_run, report):
+def test_hostile_text_is_escaped(write_run, report):
   def edit(config):
     config["stages"]["halve"]["note"] = HOSTILE
 
@@ -184,7 +182,7 @@ def test_hostile_text_stays_text(write_run, report):
   assert not [n for n in page.iter() if n.get("onerror")]
 
 
-def test_several_runs_side_by_side(write_run, report):
+def test_several_runs_are_compared_side_by_side(write_run, report):
   def edit(config):
     config["seed"] = 4
     config["stages"]["extra"] = {"a": 1, "b": 2}
@@ -219,7 +217,7 @@ def test_several_runs_side_by_side(write_run, report):
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_the_best_of_runs_that_were_judged_alike_is_set_off(write_run, report):
+def test_the_best_of_runs_with_equal_settings_is_set_in_bold(write_run, report):
   first, second = write_run("one"), write_run("two")
   path = second / "evaluation.json"
   written = read_json(path)
@@ -239,7 +237,7 @@ def test_the_best_of_runs_that_were_judged_alike_is_set_off(write_run, report):
   write_json(path, {**written, "num_images": 500})
   page = report(first, second)
   assert best(page) == []
-  assert "They were not judged alike: num images differ." in text(page)
+  assert "These settings differ: num images." in text(page)
 
 
 @pytest.mark.usefixtures("no_charts")
@@ -250,7 +248,7 @@ def test_runs_of_the_same_name_are_shown_by_their_paths(write_run, report):
   assert "Nothing: the configs are the same." in text(page)
 
 
-def test_refusals_are_one_line(write_run, tmp_path):
+def test_wrong_arguments_are_refused_in_one_line(write_run, tmp_path):
   workdir, out = write_run(), epath.Path(tmp_path) / "report.html"
   for workdirs, where, words in (
     ([], out, r"no workdir is given; pass --workdir=A"),

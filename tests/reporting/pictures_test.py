@@ -1,4 +1,4 @@
-"""A page holds the sheets as they were drawn, or notes that one is damaged."""
+"""A page holds the sheets as they were drawn, or reports a damaged sheet."""
 
 import io
 import random
@@ -24,7 +24,7 @@ def sheet(tmp_path):
   return path
 
 
-def test_a_flipped_bit_of_a_sheet_is_noticed(sheet, tmp_path):
+def test_a_flipped_bit_of_a_sheet_is_reported(sheet, tmp_path):
   data = sheet.read_bytes()
   draw = random.Random(0)
   for _ in range(100):
@@ -38,7 +38,7 @@ def test_a_flipped_bit_of_a_sheet_is_noticed(sheet, tmp_path):
     assert notes == ["samples/teacher.png is no PNG that can be read."]
 
 
-def test_a_whole_sheet_is_carried_as_it_is(sheet, tmp_path):
+def test_an_undamaged_sheet_is_copied_unchanged(sheet, tmp_path):
   notes = []
   _, (picture,) = read_pictures(epath.Path(tmp_path), ["teacher"], notes)
   stored = PillowImage.open(io.BytesIO(sheet.read_bytes()))

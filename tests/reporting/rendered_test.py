@@ -1,4 +1,4 @@
-"""A page has its charts, and is written where packages are missing."""
+"""A page has charts, and can be written without some packages."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ def test_the_same_run_gives_the_same_page(write_run, tmp_path):
   assert pages[0] == pages[1]
 
 
-def test_charts_show_what_was_recorded(write_run, report):
+def test_charts_show_the_recorded_values(write_run, report):
   drawn = list(report(write_run()).iter("svg"))
   names = [chart.get("aria-label") for chart in drawn]
   assert len(names) == len(set(names)) == 5
@@ -37,7 +37,7 @@ def test_charts_show_what_was_recorded(write_run, report):
   ]
   said = [text(word) for word in drawn[0].iter("text")]
   assert {"teacher", "halve", "two samples of real images"} <= set(said)
-  # Weights that nobody chose, at 0.11, are in no curve.
+  # The round's last weights, at 0.11, are in no curve.
   assert "0.11 " not in names[0]
   assert {"004", "002", "001"} <= {text(w) for w in drawn[4].iter("text")}
 

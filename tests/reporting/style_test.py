@@ -1,4 +1,4 @@
-"""Text and lines have contrast with their ground, light or dark."""
+"""Text and lines have contrast with the background, in light and dark."""
 
 import itertools
 import pathlib
@@ -20,7 +20,7 @@ LIGHT, DARK = (
 
 
 def luminance(colour):
-  """Relative luminance (WCAG 2.2)."""
+  """The relative luminance of a colour (WCAG 2.2)."""
   parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
   linear = [
     p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts
@@ -50,6 +50,6 @@ def test_both_themes_name_the_colours_of_charts():
     assert LIGHT[variable.removeprefix("var(--").removesuffix(")")] == colour
 
 
-def test_nothing_is_loaded():
+def test_the_style_sheet_loads_nothing():
   assert "url(" not in STYLE
   assert "@import" not in STYLE
