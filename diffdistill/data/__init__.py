@@ -1,8 +1,8 @@
-"""Images by number, and batch(step) as a pure function of (seed, step).
+"""Data: images by number, and batch(step) as a pure function of (seed, step).
 
 A source returns any of its images by index; a `Pipeline` shuffles indices, not
-images. No file is read, and neither scikit-learn nor tensorflow-datasets is
-imported, before a source is asked for its data.
+images. A source reads no file, and imports neither scikit-learn nor
+tensorflow-datasets, before it is asked for its data.
 """
 
 from diffdistill.kinds import Kinds

@@ -6,17 +6,17 @@ import numpy as np
 
 from diffdistill.data.sources import Examples, Indices, Labels, Source
 
-# One image in so many of each class is set apart.
+# One in this number of images of each class is set apart.
 OF_EACH = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
-  """Some images of a source, as a source.
+  """A source with some of the images of another source.
 
   Args:
     source: the whole source.
-    indices: of the images in this part, in the order of this part.
+    indices: the indices of this part's images in the whole source, in order.
   """
 
   source: Source
@@ -68,16 +68,16 @@ class Part:
     return self.source.take(self.indices[indices])
 
   def held_out(self) -> Source | None:
-    """None: a part has no test split."""
+    """None, because a part has no test split."""
     return None
 
 
 def set_apart(source: Source) -> tuple[Part, Part]:
   """Two parts of a source: (images to train on, images to test on).
 
-  The second part has a tenth of the images of each class, evenly spaced, so
-  that the same data is always divided in the same way. It has one image of a
-  class with 2 to 9 images, and none of a class with one image.
+  The second part has a tenth of the images of each class, evenly spaced, so the
+  same data is always divided in the same way. From a class of 2 to 9 images it
+  has one image, and from a class of one image it has none.
   """
   labels = source.labels()
   apart = np.zeros(len(labels), bool)
@@ -95,5 +95,5 @@ def set_apart(source: Source) -> tuple[Part, Part]:
 
 
 def num_nonempty_classes(source: Source) -> int:
-  """How many classes have an image."""
+  """The number of classes with images."""
   return sum(count > 0 for count in source.label_counts)

@@ -12,8 +12,8 @@ from diffdistill.data.label_order import abbreviated
 from diffdistill.data.pictures import SEVERAL, SUFFIXES, UNREAD
 from diffdistill.system.files import in_bucket
 
-# Names, in lower case, that systems and file servers put beside a user's files.
-# Names that begin with a dot count as such too.
+# Names, in lower case, of files and folders that systems and file servers add
+# to a user's folders. Names that begin with a dot are treated in the same way.
 SYSTEM = (
   *("@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle"),
   *("#snapshot", "~snapshot", "__macosx", "__pycache__", "$recycle.bin"),
@@ -41,7 +41,7 @@ class Entry(NamedTuple):
 
   @property
   def is_image(self) -> bool:
-    """Whether it is a user's file in a format that is read."""
+    """Whether the entry is a user's file in a format that is read."""
     return self.kind == FILE and self.suffix in SUFFIXES and not self.is_system
 
 
@@ -61,7 +61,7 @@ def normal(name: str) -> str:
 
 
 def _entry_in_bucket(path: epath.Path) -> Entry:
-  # `is_dir` sends a request, so it is not asked for images.
+  # `is_dir` sends a request to the bucket, so images are not asked.
   is_file = path.suffix.lower() in SUFFIXES or not path.is_dir()
   return Entry(path.name, FILE if is_file else FOLDER)
 
@@ -73,13 +73,13 @@ def _kind(entry: os.DirEntry[str]) -> str:
     if entry.is_file():
       return FILE
   except OSError:
-    # A link to itself.
+    # A link that points to itself raises OSError.
     return DEAD
   return DEAD if entry.is_symlink() else "no file"
 
 
 def loose(inside: Sequence[Entry]) -> list[str]:
-  """Phrases that name what lies beside the class folders."""
+  """Phrases that name the files beside the class folders."""
   system = [entry.name for entry in inside if entry.is_system]
   files = [e for e in inside if not e.is_system and e.kind != FOLDER]
   images = [entry.name for entry in files if entry.is_image]
@@ -115,7 +115,7 @@ def phrase_of(names: Sequence[str], one: str, several: str) -> list[str]:
 def left_in_classes(
   root: epath.Path, folders: Sequence[str], inside: Sequence[Sequence[Entry]]
 ) -> list[str]:
-  """Phrases that name what lies in class folders and is not read."""
+  """Phrases that name the things in class folders that are not read."""
   system, nested, unread, others = [], [], [], []
   several: collections.Counter[str] = collections.Counter()
   for folder, found in zip(folders, inside, strict=True):

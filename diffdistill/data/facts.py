@@ -18,15 +18,15 @@ class Facts:
   """The facts of one split.
 
   Args:
-    num_images: how many images it has.
+    num_images: the number of images.
     image_shape: (h, w, c) of the images that are trained on.
-    image_dtype: the name of their type.
-    num_classes: how many classes the labels have.
+    image_dtype: the name of the type of images, such as "uint8".
+    num_classes: the number of classes.
     class_names: the name of each class; empty if classes have only numbers.
-    label_counts: images of each class; empty if they are not counted.
-    digests: of the data, by what they cover; see `Source.digests`.
-    left_out: phrases that name what is found there and not read.
-    held_out: the held-out split of the same data; None if there is none.
+    label_counts: the number of images of each class; empty if not counted.
+    digests: the digests of the data, by what they cover; see `Source.digests`.
+    left_out: phrases that name the things beside the images that are not read.
+    held_out: the facts of the held-out split; None if there is none.
   """
 
   num_images: int
@@ -46,10 +46,10 @@ class Facts:
     return tuple(self._name(label) for label, count in counts if not count)
 
   def summary(self, devices: str) -> str:
-    """One line: images, classes with their counts, and what is left out.
+    """One line with images, classes and their counts, and the things left out.
 
     Args:
-      devices: the devices that the command runs on, in words.
+      devices: a text that names the devices of the command.
     """
     height, width, channels = self.image_shape
     parts = [
@@ -108,7 +108,7 @@ class Facts:
   def _name(self, label: int) -> str:
     if not self.class_names:
       return str(label)
-    # A folder's name may hold what ends a line.
+    # The name of a folder may hold a line break.
     return "".join(
       c if c.isprintable() else repr(c)[1:-1] for c in self.class_names[label]
     )
@@ -119,12 +119,12 @@ def describe(
 ) -> Facts:
   """The facts of a source and of its held-out split.
 
-  Every process makes the call. The data is checked.
+  Every process of the run must make this call. The data is checked.
 
   Args:
-    source: of the training images.
+    source: the source of the training images.
     known: earlier facts of the same data. Their label counts are used again if
-      counting would read every image.
+      the digests are equal.
     counted: whether to count labels if that reads every image.
 
   Raises:
@@ -141,13 +141,13 @@ def describe(
   except FileNotFoundError as error:
     left_out = (*facts.left_out, f"a held-out split, for {error}")
     return dataclasses.replace(facts, left_out=left_out)
-  # Nobody needs the labels of a held-out split before its images are read.
+  # The labels of a held-out split are not needed here.
   there = _described(held_out, None, False)
   return dataclasses.replace(facts, held_out=there)
 
 
 def _described(source: Source, known: Facts | None, counted: bool) -> Facts:
-  # `check` has given every process what the first one sees.
+  # After `check`, every process has the first one's view of the data.
   digests = hosts.on_first(source.digests)
   counts: tuple[int, ...] = ()
   if known is not None and known.label_counts and known.digests == digests:
@@ -170,8 +170,8 @@ def difference(theirs: Facts, ours: Facts) -> str:
   """The first difference between two data sets; empty if they are the same.
 
   Args:
-    theirs: facts of the data that a run was made with.
-    ours: facts of the data that is here.
+    theirs: the facts of the data that a run was made with.
+    ours: the facts of the data on this machine.
   """
   names = [n for n in ours.class_names if n not in theirs.class_names]
   gone = [n for n in theirs.class_names if n not in ours.class_names]
@@ -208,7 +208,7 @@ def difference(theirs: Facts, ours: Facts) -> str:
 
 
 def as_json(facts: Facts) -> dict[str, Any]:
-  """Facts as plain values, for `files.write_json`."""
+  """The facts as plain values for JSON."""
   return dataclasses.asdict(facts)
 
 
@@ -218,7 +218,7 @@ def from_json(fields: Mapping[str, Any]) -> Facts:
   Raises:
     KeyError: if a field is missing.
     TypeError: if a value has another type.
-    ValueError: if facts cannot have such a value.
+    ValueError: if a value is not allowed.
   """
   held_out = fields["held_out"]
   height, width, channels = map(int, fields["image_shape"])

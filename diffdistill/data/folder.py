@@ -19,22 +19,23 @@ from diffdistill.system import hosts
 class Folder(Streamed):
   """Images in one folder per class; the sorted class names are labels 0, 1...
 
-  Classes are the folders in path/split if that exists, else in path itself.
-  Images are the files directly in them, in the formats of `data/pictures.py`.
-  They are turned as their EXIF data say. Folders of the system, such as @eaDir,
-  are no classes. Everything else that is not read is named.
+  Classes are the folders in path/split if it exists, else the folders in path.
+  Images are the files directly in a class folder, in the formats of
+  `data/pictures.py`. They are rotated according to their EXIF data. Folders of
+  the system, such as @eaDir, are no classes. `left_out` names everything that
+  is not read.
 
   Args:
-    path: the folder.
+    path: the folder of the data.
     channels: 3 for RGB, 1 for grey.
-    background: the colour behind transparent pixels, as CSS writes it: "white",
+    background: the colour behind transparent pixels, as in CSS: "white" or
       "#808080".
-    only: the classes to read, in the order of their labels; a class that is not
-      in the folder has no image. Empty: all classes, sorted.
+    only: the classes to read, in the order of their labels; a class may be
+      missing in the folder. Empty: all classes, sorted.
 
-  `check()` raises FileNotFoundError for a missing folder, and ValueError if
+  `check()` raises FileNotFoundError if the folder is missing, and ValueError if
   there is no class folder, a class has no image, or a file is empty or a dead
-  link. `take()` raises ValueError for an image that cannot be decoded.
+  link. `take()` raises ValueError if an image cannot be decoded.
   """
 
   path: str
@@ -86,21 +87,21 @@ class Folder(Streamed):
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """The folder of each label, in Unicode NFC."""
+    """The name of each class folder in Unicode NFC, in the order of labels."""
     return tuple(self._listing.names)
 
   @property
   def left_out(self) -> tuple[str, ...]:
-    """Phrases that name what is found in the folder and not read."""
+    """Phrases that name the things in the folder that are not read."""
     return tuple(self._listing.left_out)
 
   def digests(self) -> dict[str, str]:
-    """Digests of the names and sizes of files; in a bucket, of the names."""
+    """Digests of the names and sizes of files; for a bucket, only of names."""
     return dict(self._listing.digests)
 
   @functools.cached_property
   def _listing(self) -> Listing:
-    """The listing of the first process; every process asks at the same time."""
+    """The first process's listing; all processes must call this together."""
     fields = hosts.on_first(
       lambda: dataclasses.asdict(list_images(self.path, self.split, self.only))
     )
@@ -108,7 +109,7 @@ class Folder(Streamed):
 
   @functools.cached_property
   def _starts(self) -> list[int]:
-    """The number of the first image of each class, and of all images."""
+    """The index of the first image of each class, then the number of images."""
     return list(itertools.accumulate(map(len, self._listing.files), initial=0))
 
   def _decode(self, index: int) -> Decoded:
@@ -118,8 +119,8 @@ class Folder(Streamed):
     path = epath.Path(listing.folder) / listing.folders[label] / name
     try:
       image = decode(path.read_bytes(), self.channels, self.background)
-    # Pillow raises OSError, SyntaxError, ValueError, struct.error and more,
-    # depending on the format and the damage.
+    # The error of Pillow depends on the format and the damage: OSError,
+    # SyntaxError, ValueError, struct.error and more.
     except Exception as error:
       raise ValueError(
         f"{path} cannot be decoded ({one_line(error)}); replace or remove it"

@@ -4,10 +4,10 @@ With n_c images of class c among N, the first k labels hold class c
 
   x_c(k) times, with |x_c(k) - k n_c / N| < 1, for every k and every c.
 
-So any number of generated images has the proportions of the data, and nothing
-is random. Label j of class c may come at positions floor(j N / n_c) + 1 to
-ceil((j + 1) N / n_c), counted from 1. Among the classes that may come next, the
-one with the earliest last position is taken (Baruah et al. 1996: such a
+So any number of generated images has the class proportions of the data, and
+nothing is random. Label j of class c may come at positions floor(j N / n_c) + 1
+to ceil((j + 1) N / n_c), counted from 1. Among the classes that may come next,
+the one with the earliest last position is taken (Baruah et al. 1996: such a
 schedule exists, and this rule finds it). Classes of equal size take turns:
 image i has class i % C. After N labels the order repeats.
 """
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-# The name of the rule; stored beside labels that follow it.
+# The name of this rule, which is stored with labels.
 RULE = "as frequent as in the data, evenly spread"
 
 
@@ -30,9 +30,10 @@ def labels_of(
   """The labels of images first, ..., first + count - 1, int32.
 
   Args:
-    counts: images of each class; a class without images gets no label.
+    counts: the number of images of each class; a class without images gets no
+      label.
     first: the number of the first image.
-    count: how many labels.
+    count: the number of labels.
 
   Raises:
     ValueError: if no class has an image, or a count is negative.
@@ -45,14 +46,14 @@ def labels_of(
   divisor = math.gcd(*counts)
   reduced = tuple(n // divisor for n in counts)
   period = sum(reduced)
-  # Rounded up to a power of two, so that few lengths are computed.
+  # The length is rounded up to a power of two, so that the cache is hit often.
   needed = 1 << (max(first + count, 1) - 1).bit_length()
   order = _order(reduced, min(needed, period))
   return order[np.arange(first, first + count) % period]
 
 
 def abbreviated(items: Sequence[object], most: int = 12) -> str:
-  """Items in one line; for many items, the first ones and the number of all."""
+  """Items in one line; if there are many, the first ones and their number."""
   shown = ", ".join(map(str, items[:most]))
   if len(items) <= most:
     return shown
@@ -63,8 +64,8 @@ def abbreviated(items: Sequence[object], most: int = 12) -> str:
 def _order(counts: tuple[int, ...], size: int) -> Int[np.ndarray, " size"]:
   """The first `size` labels of a period."""
   total = sum(counts)
-  # waiting: (first position of its next label, class) for classes that must
-  # wait; ready: (last position of it, class) for classes that may come now.
+  # waiting: (first position of the next label, class) if the class must wait;
+  # ready: (last position of the next label, class) if the class may come.
   waiting = [(1, label) for label, n in enumerate(counts) if n]
   ready: list[tuple[int, int]] = []
   placed = [0] * len(counts)

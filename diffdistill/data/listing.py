@@ -22,7 +22,7 @@ from diffdistill.data.label_order import abbreviated
 from diffdistill.data.pictures import SUFFIXES
 from diffdistill.system.files import in_bucket
 
-# Names of folders that are splits; the first that is there is taken.
+# Names of split folders; the first one that exists is used.
 TRAINING = ("train", "training")
 HELD_OUT = ("test", "testing", "val", "valid", "validation")
 SPLITS = (*TRAINING, *HELD_OUT)
@@ -34,12 +34,13 @@ class Listing:
 
   Args:
     folder: the folder that holds the class folders.
-    names: of the classes, in the order of their labels; Unicode NFC.
-    folders: of the classes, as the disk spells them; empty for a class without
-      a folder.
-    files: of each class, in order.
-    left_out: phrases that name what is found there and not read, and why.
-    digests: of the data, by what they cover.
+    names: the names of the classes in Unicode NFC, in the order of their
+      labels.
+    folders: the folder of each class, as the disk spells it; empty for a class
+      without a folder.
+    files: the files of each class, in order.
+    left_out: phrases that name the things in the folder that are not read.
+    digests: the digests of the data, by what they cover.
     held_out: the folder of the held-out split; empty if there is none.
   """
 
@@ -55,19 +56,19 @@ class Listing:
 def list_images(path: str, split: str, only: Sequence[str]) -> Listing:
   """Lists a split; no image is opened.
 
-  Classes are the folders in path/split if that is a folder of class folders,
-  else in path itself. A folder with the name of a split is a class if it holds
+  Classes are the folders in path/split if it has class folders, else the
+  folders in path. A folder with the name of a split is a class if it holds
   images and lies beside other class folders.
 
   Args:
-    path: folder of the data.
-    split: its name; "train" may be called "training" on the disk.
+    path: the folder of the data.
+    split: the name of the split; "train" may be called "training" on the disk.
     only: the classes to read, in the order of their labels; empty for all,
       sorted.
 
   Raises:
-    FileNotFoundError: if there is no such folder.
-    ValueError: for a folder without class folders, a class without images, or a
+    FileNotFoundError: if the folder does not exist.
+    ValueError: if the folder has no class folder, or a class has no image or a
       broken file.
   """
   data = epath.Path(path)
@@ -113,7 +114,7 @@ def list_images(path: str, split: str, only: Sequence[str]) -> Listing:
 def _split_folders(
   data: epath.Path, top: Sequence[Entry]
 ) -> tuple[list[str], list[str]]:
-  """(names of class folders, names of folders that are splits) at the top.
+  """(Names of class folders, names of split folders) at the top of the data.
 
   A folder with the name of a split is a split if it has folders and no images,
   or if nothing else can be a class.
@@ -153,7 +154,7 @@ def _listed(
   if not by_name:
     raise ValueError(
       f"{root} has no class folder; put its images into one folder per class,"
-      " such as all/ where there are no classes"
+      " such as all/ if there are no classes"
     )
   names = [normal(name) for name in only] or sorted(by_name)
   strangers = [name for name in by_name if name not in names]
@@ -212,10 +213,10 @@ def _check_files(
   inside: Sequence[Sequence[Entry]],
   files: Sequence[Sequence[str]],
 ) -> list[list[int]] | None:
-  """The sizes of all images; None for a bucket, which is not asked.
+  """The sizes of all images; None for a bucket, which has no fast listing.
 
   Raises:
-    ValueError: for a dead link or an empty file.
+    ValueError: if there is a dead link or an empty file.
   """
   for folder, found in zip(folders, inside, strict=True):
     for entry in found:
@@ -231,7 +232,7 @@ def _check_files(
     place = os.path.join(os.fspath(root), folder)
     return [os.stat(os.path.join(place, name)).st_size for name in names]
 
-  # Threads, because each request to a file server takes long.
+  # Threads help because each request to a file server takes long.
   with futures.ThreadPoolExecutor() as threads:
     result = list(threads.map(sizes, folders, files))
   for folder, names, found in zip(folders, files, result, strict=True):

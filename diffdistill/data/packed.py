@@ -1,4 +1,4 @@
-"""A data set as one .npz a split: `Npz` reads it, `pack` writes it."""
+"""A data set as one .npz per split: `Npz` reads it, `pack` writes it."""
 
 import dataclasses
 import errno
@@ -20,7 +20,7 @@ from diffdistill.system.files import naming
 SPLIT = "{split}"
 # The most classes of a file with fewer than 10,000 images.
 MOST_CLASSES = 100_000
-# Examples read at a time: enough to keep every decoding thread busy.
+# The number of examples read at a time, enough for all decoding threads.
 CHUNK = 1024
 
 
@@ -29,15 +29,16 @@ class Npz(InMemory):
   """Images and labels from a NumPy archive, such as `diffdistill pack` makes.
 
   Args:
-    path: the file; "{split}" in it stands for the split.
-    image_key: name of the array of images, uint8 of shape `n h w c`.
-    label_key: name of the array of labels, integers from 0 of shape `n`.
-    classes, channels: of a file whose images have image_size already, so that a
-      run can be built on a machine without the data; `check()` compares. None:
-      read it from the data.
+    path: the path of the file; "{split}" in it is replaced by the split.
+    image_key: the name of the array of images, uint8 of shape `n h w c`.
+    label_key: the name of the array of labels, integers from 0 of shape `n`.
+    classes, channels: the numbers of classes and channels of a file whose
+      images already have image_size. With these a run can be built on a machine
+      without the data; `check()` compares them with the data. None: read them
+      from the data.
 
-  `check()` raises FileNotFoundError for a missing file, and ValueError if its
-  arrays are missing or not as above.
+  `check()` raises FileNotFoundError if the file is missing, and ValueError if
+  its arrays are missing or have another type or shape.
   """
 
   path: str
@@ -55,13 +56,13 @@ class Npz(InMemory):
       )
 
   def check(self) -> None:
-    """Reads everything; errors are those of the class."""
+    """Reads the whole file; the docstring of the class names the errors."""
     images, _ = self._arrays
     if self.channels is not None and images.shape[1:] != self.image_shape:
       raise ValueError(
         f"images in {self.path} are of shape {images.shape[1:]}, not"
-        f" {self.image_shape}; pass image_size and channels that they have, or"
-        " leave channels out and they are resized"
+        f" {self.image_shape}; pass their image_size and channels, or leave"
+        " channels out to resize them"
       )
     found = super().num_classes
     if self.classes is not None and found > self.classes:
@@ -102,7 +103,7 @@ class Npz(InMemory):
     try:
       with file.open("rb") as opened:
         archive = np.load(opened, allow_pickle=False)
-        # np.load returns the array itself for a file that is a lone .npy.
+        # np.load returns the array itself for an .npy file.
         names = () if isinstance(archive, np.ndarray) else archive.files
         found = {
           key: archive[key]
@@ -114,14 +115,14 @@ class Npz(InMemory):
         f"{file} takes more memory than there is; pass a smaller one, or"
         " kind='folder', which reads images as they are needed"
       ) from error
-    # A damaged archive, or one that holds other things, may raise anything.
+    # A damaged archive, or one with other content, may raise any error.
     except Exception as error:
       raise ValueError(
         f"{file} is not a readable .npz of plain arrays; write it with"
         f" np.savez(path, {self.image_key}=..., {self.label_key}=...)"
       ) from error
     for key in (self.image_key, self.label_key):
-      # NumPy returns bytes for a member that is no .npy.
+      # NumPy returns bytes if a member is no .npy.
       if not isinstance(found.get(key), np.ndarray):
         raise ValueError(
           f"{file} holds {', '.join(names) or 'no named array'} but no array"
@@ -147,7 +148,8 @@ class Npz(InMemory):
         f"{self.label_key} in {file} is {labels.dtype} of shape"
         f" {labels.shape}; store integers of shape {images.shape[:1]}"
       )
-    # A network has a row for each class, up to the largest label.
+    # The limit exists because a network has a row for each label up to the
+    # largest.
     limit = max(10 * len(labels), MOST_CLASSES)
     wrong = labels[(labels < 0) | (labels >= limit)]
     if wrong.size:
@@ -160,22 +162,22 @@ class Npz(InMemory):
 def pack(source: Source, out: str, say: Callable[[str], None]) -> list[str]:
   """Writes a source, and its held-out split if it has one, for `Npz`.
 
-  Each is an uncompressed .npz of "image" (uint8, `n h w c`) and "label" (int32,
-  `n`), in the order of the source, so that packing again gives the same bytes.
+  Each file is an uncompressed .npz of "image" (uint8, `n h w c`) and "label"
+  (int32, `n`), in the order of the source. Packing again gives the same bytes.
   A file is written under another name, then renamed, so that nobody reads half
   a file. Images that a source resizes are rounded to the nearest byte.
 
   Args:
-    source: of the images.
-    out: the file; "{split}" in it stands for train and test.
-    say: called with lines about the progress.
+    source: the source of the images.
+    out: the file to write; "{split}" in it is replaced by train and test.
+    say: receives lines about the progress.
 
   Returns:
     A line about each file.
 
   Raises:
-    ValueError: if `out` has another ending, or lacks "{split}" for two files;
-      if the disk is full; or for what the source refuses.
+    ValueError: if `out` has another ending, if it lacks "{split}" and there are
+      two splits, if the disk is full, or if the source refuses its data.
   """
   if not out.endswith(".npz"):
     raise ValueError(f"out is {out!r}; pass a name that ends in .npz")
@@ -214,7 +216,7 @@ def _write(
       beside.open("wb") as file,
       zipfile.ZipFile(file, "w") as archive,
     ):
-      # As np.savez does it, but without holding all images at once.
+      # The file is like that of np.savez, without all images in memory at once.
       with archive.open("image.npy", "w", force_zip64=True) as member:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(member, header)
@@ -251,7 +253,7 @@ def _write(
 def _chunks(
   source: Source, split: str, say: Callable[[str], None]
 ) -> Iterator[tuple[int, Examples]]:
-  """(first index, examples) of all images in order; says each tenth."""
+  """Gives (first index, examples) of all images; reports each tenth of them."""
   size = len(source)
   for first in range(0, size, CHUNK):
     last = min(first + CHUNK, size)
@@ -263,6 +265,6 @@ def _chunks(
 def _to_bytes(
   images: Float[np.ndarray, "n h w c"],
 ) -> tuple[UInt8[np.ndarray, "n h w c"], bool]:
-  """(images in [0, 255] as bytes, whether rounding changed any)."""
+  """(Images in [0, 255] as bytes, whether rounding changed any of them)."""
   whole = np.rint(images)
   return whole.astype(np.uint8), bool((whole != images).any())

@@ -12,17 +12,17 @@ from diffdistill.images import to_uint8
 
 Noise = Float[np.ndarray, "n h w c"]
 Half = Float16[np.ndarray, "n h w c"]
-# The arrays that are drawn for pairs first, ..., first + count - 1:
-#   unit noise in float32, rounded to float16 before the teacher saw it;
-#   the teacher's images, in [-1, 1] or to be clipped to it;
-#   the labels, None for pairs without labels.
+# The arrays of pairs first, ..., first + count - 1:
+#   unit noise in float32, which was rounded to float16 before sampling;
+#   the teacher's images, which are clipped to [-1, 1];
+#   the labels; None for pairs without labels.
 Drawn = tuple[Noise, Float[np.ndarray, "n h w c"], Int[np.ndarray, " n"] | None]
 Draw = Callable[[int, int], Drawn]
 DrawNoise = Callable[[int, int], Noise]
 
 
 def empty_arrays(pairs: PairSet, count: int) -> Arrays:
-  """The arrays of a shard of so many pairs, with any values."""
+  """Arrays of the right types and shapes for a shard of `count` pairs."""
   shape = (count, *pairs.image_shape)
   arrays: Arrays = {"image": np.empty(shape, np.uint8)}
   if pairs.store_noise:
@@ -37,20 +37,19 @@ def empty_arrays(pairs: PairSet, count: int) -> Arrays:
 def drawn_arrays(
   pairs: PairSet, numbers: range, draw: Draw, size: int
 ) -> Arrays:
-  """The arrays of the pairs of these numbers.
+  """Draws the arrays of the pairs with these numbers.
 
-  Unlike the paper, which truncates, images are rounded to bytes: truncation
-  darkens images by half a level.
+  Unlike the paper, which truncates, images are rounded to bytes, because
+  truncation darkens images by half a grey level.
 
   Args:
-    pairs: the set that they are of.
-    numbers: of the pairs.
-    draw: makes pairs by number.
-    size: how many are drawn at once; 0 for all.
+    pairs: the settings of the pairs.
+    numbers: the numbers of the pairs.
+    draw: makes pairs from their numbers.
+    size: the number of pairs drawn at once; 0 for all.
 
   Raises:
-    ValueError: for an image that is not finite, or noise that float16 does not
-      hold.
+    ValueError: if an image is not finite, or float16 cannot hold the noise.
   """
   arrays = empty_arrays(pairs, len(numbers))
   noise = np.empty(arrays["image"].shape, np.float16)
@@ -73,7 +72,7 @@ def drawn_arrays(
 def drawn_noise(
   pairs: PairSet, numbers: range, draw: DrawNoise, size: int
 ) -> Half:
-  """The noise of the pairs of these numbers; arguments as `drawn_arrays`."""
+  """Draws the noise of the pairs with these numbers; see `drawn_arrays`."""
   noise = np.empty((len(numbers), *pairs.image_shape), np.float16)
   for rows, first, count in _parts(numbers, size):
     noise[rows] = _half(draw(first, count))
@@ -81,12 +80,12 @@ def drawn_noise(
 
 
 def checksum(noise: Half) -> np.ndarray:
-  """A number that tells noise from other noise."""
+  """A checksum that detects other noise."""
   return np.array(zlib.crc32(noise.tobytes()), np.uint32)
 
 
 def _parts(numbers: range, size: int) -> Iterator[tuple[slice, int, int]]:
-  """(rows, first number, count) of each draw."""
+  """The (rows, first number, count) of each draw."""
   size = size or len(numbers)
   for first in numbers[::size]:
     count = min(size, numbers.stop - first)
@@ -99,7 +98,7 @@ def _half(noise: Noise) -> Half:
   half = noise.astype(np.float16)
   if not np.array_equal(half.astype(np.float32), noise):
     raise ValueError(
-      "the noise is not what float16 holds; round it to float16 before the"
+      "float16 cannot hold the noise; round the noise to float16 before the"
       " teacher sees it"
     )
   return half

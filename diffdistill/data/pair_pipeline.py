@@ -1,15 +1,15 @@
-"""batch(step) of a store of pairs, as a function of the step.
+"""Batches of stored pairs, as a function of the step.
 
-Where the disk holds P of S training shards, training has a pool of P shards
+If the disk holds P of the S training shards, training uses a pool of P shards
 that moves over all S:
 
   visit v    shard_size / batch_size updates on the pairs of one shard
   epoch e    P visits, to each shard of the pool once
-  pool of e  shards first(e) to first(e) + P - 1, where of E whole epochs
+  pool of e  shards first(e) to first(e) + P - 1, with E whole epochs and
              first(e) = floor(e (S - P) / (E - 1))
 
-So the batch of a step follows from (seed, step, num_updates), whatever is on
-the disk. With P = S every epoch visits all pairs once.
+So the batch of a step depends on (seed, step, num_updates) and not on the
+content of the disk. With P = S every epoch visits all pairs once.
 """
 
 import dataclasses
@@ -34,25 +34,25 @@ OF_EPOCH, OF_VISIT = 0, 1
 
 
 def _silent(line: str) -> None:
-  """Says nothing."""
+  """The default of `say`: prints nothing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PairPipeline:
-  """Endless batches of pairs, each process seeing its rows of the global batch.
+  """Endless batches of pairs; each process gets its rows of the global batch.
 
-  The global batch of a step depends on (pairs, capacity, batch_size, seed,
-  num_updates, step) and on nothing else. It has the interface of `Pipeline`.
-  Missing shards are made when they are needed; shards that have left the pool
-  are removed.
+  The global batch of a step depends only on (pairs, capacity, batch_size, seed,
+  num_updates, step). The class has the interface of `Pipeline`. Missing shards
+  are made when they are needed; shards that have left the pool are removed.
 
   Args:
-    store: where the pairs are.
-    batch_size: rows of the global batch; divides shard_size and held_out.
-    seed: of the order.
-    num_updates: how many batches training takes; the pool moves over all S
-      shards meanwhile.
-    rows: the rows of the global batch that this process sees; default: all.
+    store: the pairs on disk.
+    batch_size: the number of rows of the global batch; it divides shard_size
+      and held_out.
+    seed: the seed of the order of pairs.
+    num_updates: the number of batches of the training, in which the pool moves
+      over all S shards.
+    rows: the rows of the global batch that this process gets; by default all.
     say: called with a line for every shard that is made.
   """
 
@@ -87,18 +87,18 @@ class PairPipeline:
     return next(self.iterate(step))
 
   def iterate(self, start: int) -> Iterator[Arrays]:
-    """batch(start), batch(start + 1), ..., each shard read once a visit."""
+    """Gives batch(start), batch(start + 1), and so on; a visit reads once."""
     check_number("step", start, STEP)
     self.store.claim()
     return self._batches(start)
 
   def held_out(self) -> Iterator[Arrays]:
-    """Batches of the held-out pairs, every one once, in order."""
+    """Batches of the held-out pairs: each pair once, in order."""
     self.store.claim()
     return self._held_out()
 
   def pool(self, visit: int) -> range:
-    """The shards on disk at a visit."""
+    """The pool: the training shards on disk at a visit."""
     count = len(self.store.train_shards)
     size = self.store.capacity
     # If the last epoch is not whole, it keeps the pool of the epoch before.
@@ -108,7 +108,7 @@ class PairPipeline:
     return range(first, first + size)
 
   def shards(self, start: int, stop: int) -> list[int]:
-    """The shards that updates `start` to `stop - 1` visit, in that order."""
+    """The shards of updates `start` to `stop - 1`, in the order of visits."""
     if start >= stop:
       return []
     first, last = start // self._visit_length, (stop - 1) // self._visit_length
@@ -161,7 +161,7 @@ class PairPipeline:
         yield self._rows(pairs, np.arange(first, first + self.batch_size))
 
   def _rows(self, pairs: Arrays, order: np.ndarray) -> Arrays:
-    """This process's rows of the global batch that `order` begins with."""
+    """This process's rows of the global batch at the beginning of `order`."""
     rows = order[: self.batch_size]
     if self.rows is not None:
       rows = rows[list(self.rows)]

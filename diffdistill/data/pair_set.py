@@ -1,7 +1,7 @@
-"""A set of (noise, teacher's image) pairs: what they are, and in which shard.
+"""The settings of a set of pairs, and the shard of each pair.
 
 Pairs 0 to num_pairs - 1 are trained on and lie in shards 0 to S - 1. The
-held-out pairs come after them, in shards of their own.
+held-out pairs come after these, in separate shards.
 """
 
 import dataclasses
@@ -17,21 +17,24 @@ ShardSize = Annotated[int, Range(1, 10**7)]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PairSet:
-  """All that decides what pairs are; a directory holds pairs of one set.
+  """All settings that decide the pairs; a directory holds pairs of one set.
 
   Args:
-    teacher: a fingerprint of its weights.
-    sampler: a description of its sampler, which must not read its key.
-    num_steps: steps of that sampler.
-    seed: seed of the noise.
-    image_shape: (h, w, c).
-    num_classes: how many classes the labels have; 0 for pairs without labels.
-    labels: how labels were chosen; empty for pairs without labels.
-    num_pairs: pairs to train on, all different; a multiple of shard_size.
-    held_out: pairs that are never trained on.
-    shard_size: pairs per file; the last held-out file may have fewer.
-    store_noise: whether the noise is stored (two thirds of the bytes of a pair)
-      or drawn again when a shard is read.
+    teacher: a fingerprint of the teacher's weights.
+    sampler: a description of the teacher's sampler, which must be
+      deterministic.
+    num_steps: the number of steps of the sampler.
+    seed: the seed of the noise.
+    image_shape: the shape (h, w, c) of the images.
+    num_classes: the number of classes of the labels; 0 for pairs without
+      labels.
+    labels: the rule that chose the labels; empty for pairs without labels.
+    num_pairs: the number of pairs to train on; a multiple of shard_size.
+    held_out: the number of pairs that are never trained on.
+    shard_size: the number of pairs per file; the last held-out file may have
+      fewer.
+    store_noise: whether the noise is stored, which takes two thirds of the
+      bytes of a pair; else it is drawn again when a shard is read.
   """
 
   teacher: str
@@ -61,7 +64,7 @@ class PairSet:
 
   @property
   def held_out_shards(self) -> range:
-    """The shards of held-out pairs, which follow those to train on."""
+    """The shards of held-out pairs, which follow the training shards."""
     first = len(self.train_shards)
     return range(first, first + math.ceil(self.held_out / self.shard_size))
 
@@ -72,16 +75,16 @@ class PairSet:
     return range(first, last)
 
   def num_bytes(self, num_pairs: int) -> int:
-    """The size of so many pairs on disk, without about 1 kB for each shard."""
+    """The bytes of pairs on disk, without about 1 kB for each shard."""
     per_value = 3 if self.store_noise else 1
     label = 4 if self.num_classes else 0
     return num_pairs * (per_value * math.prod(self.image_shape) + label)
 
   def capacity(self, max_gigabytes: float) -> int:
-    """How many training shards fit on disk beside the held-out pairs.
+    """The number of training shards that fit on disk beside the held-out pairs.
 
     Args:
-      max_gigabytes: limit, in 10^9 bytes; 0 for no limit.
+      max_gigabytes: the limit, in 10^9 bytes; 0 for no limit.
 
     Raises:
       ValueError: if not even one shard fits.

@@ -1,12 +1,12 @@
-"""(noise, teacher's image) pairs on disk, made as they are needed.
+"""Pairs of noise and teacher's image on disk, made as they are needed.
 
-A teacher that samples without randomness is a function of its noise. Pairs of
-the two are made once and trained on many times (Luhman & Luhman 2021). Pair i
-depends on (seed, i) only. So a shard that is missing is made again, and a
-killed run makes at most one shard twice.
+With a deterministic sampler, the teacher's image is a function of the noise.
+Pairs of noise and image are made once and trained on many times (Luhman &
+Luhman 2021). Pair i depends on (seed, i) only. So a missing shard can be made
+again, and a killed run makes at most one shard twice.
 
-Where the pairs do not all fit on the disk, it holds a pool of P < S training
-shards at a time, which `pair_pipeline` moves over all S.
+If not all pairs fit on the disk, the disk holds a pool of P < S training shards
+at a time, which `pair_pipeline` moves over all S.
 """
 
 import dataclasses
@@ -52,16 +52,16 @@ class PairStore:
   drawn by all together, written and removed by the first, and read by each.
 
   Args:
-    directory: folder of the shards; it may hold nothing else.
-    pairs: the set that the pairs are of.
-    max_gigabytes: limit of disk space, in 10^9 bytes; 0 for no limit.
-    draw: makes pairs by number.
-    draw_size: how many pairs are drawn at once; 0 for a whole shard. The last
+    directory: the folder of the shards; it may hold nothing else.
+    pairs: the settings of the pairs.
+    max_gigabytes: the limit of disk space, in 10^9 bytes; 0 for no limit.
+    draw: makes pairs from their numbers.
+    draw_size: the number of pairs drawn at once; 0 for a whole shard. The last
       draw of a shard may be smaller.
-    noise: draws the noise of pairs (first, count) again, as `draw` returned
-      it; needed if the noise is not stored.
-    num_shards: only so many of the shards to train on are made, the first
-      ones; 0 for all.
+    noise: draws the noise of pairs (first, count) again, equal to that of
+      `draw`; needed if the noise is not stored.
+    num_shards: the number of training shards to make, from the first on; 0 for
+      all.
   """
 
   directory: epath.Path
@@ -82,12 +82,12 @@ class PairStore:
 
   @property
   def capacity(self) -> int:
-    """P: training shards on disk at once, besides the held-out ones."""
+    """P: the number of training shards on disk at once."""
     return min(self.pairs.capacity(self.max_gigabytes), len(self.train_shards))
 
   @property
   def train_shards(self) -> range:
-    """The shards to train on that are made: S of them."""
+    """The S training shards that are made."""
     return self.pairs.train_shards[: self.num_shards or None]
 
   @property
@@ -100,11 +100,11 @@ class PairStore:
 
   @property
   def num_pairs(self) -> int:
-    """How many pairs there are to train on."""
+    """The number of pairs to train on."""
     return len(self.train_shards) * self.pairs.shard_size
 
   def summary(self) -> str:
-    """How many pairs the disk will hold, and their size, in one line."""
+    """One line with the number of pairs on the disk and their size."""
     pairs, shards = self.pairs, len(self.train_shards)
     count = self.capacity * pairs.shard_size + pairs.held_out
     parts = [
@@ -119,16 +119,17 @@ class PairStore:
     return "; ".join(parts)
 
   def claim(self) -> None:
-    """Makes the directory one of these pairs, or checks that it is.
+    """Writes the manifest of the directory, or checks that it fits these pairs.
 
     Raises:
-      ValueError: if it holds other pairs, or a shard that is cut short.
+      ValueError: if the directory holds other pairs, or a shard that is cut
+        short.
     """
     hosts.on_first(self._claim)
 
   def _claim(self) -> None:
     manifest = self.directory / MANIFEST
-    # As read from JSON, where a tuple is a list.
+    # Convert to JSON types: there, a tuple is a list.
     mine = json.loads(json.dumps(dataclasses.asdict(self.pairs)))
     if manifest.exists():
       self._compare(_read_manifest(manifest), mine)
@@ -136,8 +137,8 @@ class PairStore:
         check_end(path)
     elif self._present():
       raise ValueError(
-        f"{self.directory} holds shards but no {MANIFEST}; remove it and they"
-        " are made again, or pass another directory"
+        f"{self.directory} holds shards but no {MANIFEST}; remove it, and the"
+        " pairs are made again, or pass another directory"
       )
     else:
       write_json(manifest, {"format": FORMAT, **mine})
@@ -156,7 +157,7 @@ class PairStore:
     """Makes the shards that are not on disk; returns how many pairs it made.
 
     Raises:
-      ValueError: where the disk is full, or an image is not finite.
+      ValueError: if the disk is full, or an image is not finite.
     """
     made = 0
     for shard in self.missing(shards):
@@ -189,8 +190,8 @@ class PairStore:
     """The arrays "noise" (float16), "image" (uint8), "label" (int32, if any).
 
     Raises:
-      ValueError: if the shard is damaged, or its noise, drawn again, differs
-        from the noise that the images were made of.
+      ValueError: if the shard is damaged, or if noise that is drawn again
+        differs from the noise of the images.
     """
     path, numbers = self._path(shard), self.pairs.numbers(shard)
     arrays = read_shard(path, empty_arrays(self.pairs, len(numbers)))
@@ -199,9 +200,9 @@ class PairStore:
       noise = drawn_noise(self.pairs, numbers, self.noise, self.draw_size)
       if checksum(noise) != arrays.pop("noise_checksum"):
         raise ValueError(
-          f"the noise of {path} comes out otherwise here than where it was"
-          f" made; remove {self.directory} and the pairs are made again, or"
-          " pass store_noise=True"
+          f"the noise of {path} is not the same here as where it was made;"
+          f" remove {self.directory}, and the pairs are made again, or pass"
+          " store_noise=True"
         )
       arrays["noise"] = noise
     return arrays

@@ -1,9 +1,10 @@
 """Decodes picture files to arrays of bytes, as a viewer shows them.
 
 Pillow's decoders of the formats below run no other program and read no other
-file. Left out on purpose: EPS, PS and PDF (Ghostscript runs them), PSD, XCF
-and SVG (layers or shapes to be rendered), WMF and EMF (Windows alone renders
-them), HEIC (no decoder in Pillow), camera raw files, and rare formats.
+file. These formats are left out on purpose: EPS, PS and PDF (they run
+Ghostscript), PSD, XCF and SVG (layers or shapes that must be rendered), WMF and
+EMF (only Windows renders them), HEIC (Pillow has no decoder), camera raw files,
+and rare formats.
 """
 
 import functools
@@ -49,10 +50,10 @@ def decode(
 ) -> UInt8[np.ndarray, "h w c"]:
   """A picture as a viewer shows it; the first one, if a file holds several.
 
-  It is turned as its EXIF data say. Transparent pixels are laid on the
-  background. CMYK and palettes become RGB, and grey is the luma of RGB (ITU-R
-  601). Colour profiles are not applied. A PNG of 16 bits a channel keeps the
-  upper 8 bits.
+  The picture is rotated according to its EXIF data. Transparent pixels are laid
+  on the background. CMYK and palettes become RGB, and grey is the luma of RGB
+  (ITU-R 601). Colour profiles are not applied. A PNG of 16 bits a channel keeps
+  the upper 8 bits.
 
   Args:
     data: the bytes of the file.
@@ -60,9 +61,9 @@ def decode(
     background: a colour, see `colour`.
 
   Raises:
-    Exception: of many classes, if the data is damaged, has another format or
-      very many pixels.
-    ValueError: for more than 8 bits a channel, if the value of white is not
+    Exception: if the data is damaged, has another format or too many pixels;
+      the class of the error depends on the format.
+    ValueError: if a channel has more than 8 bits and the value of white is not
       known.
   """
   with PillowImage.open(io.BytesIO(data), formats=_formats()) as opened:
@@ -81,10 +82,10 @@ def decode(
 
 
 def colour(name: str) -> tuple[int, int, int]:
-  """Red, green and blue of a CSS colour: "white", "#808080", "rgb(9, 9, 9)".
+  """(Red, green, blue) of a CSS colour, such as "white" or "#808080".
 
   Raises:
-    ValueError: for another text.
+    ValueError: if the text is no colour.
   """
   try:
     red, green, blue, *_ = ImageColor.getrgb(name)
@@ -98,7 +99,7 @@ def colour(name: str) -> tuple[int, int, int]:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-  """The formats that this Pillow was built with; its wheels have all."""
+  """The formats of this Pillow; a Pillow built from source may lack some."""
   PillowImage.init()
   return tuple(name for name in FORMATS if name in PillowImage.OPEN)
 
@@ -110,7 +111,8 @@ def _eight_bits(
   if not picture.mode.startswith(("I", "F")):
     return picture
   if file_format != "PNG" or picture.mode != "I;16":
-    # Pillow would clip to white, and the file does not say which value is that.
+    # Pillow would clip large values, and the file does not state the value of
+    # white.
     raise ValueError(
       f"it has more than 8 bits a channel, mode {picture.mode}; convert it to 8"
     )

@@ -1,8 +1,8 @@
-"""batch(step): the shuffled batches of a source as a function of the step.
+"""The shuffled batches of a source, as a function of the step.
 
-No position is stored: a run resumes by asking for the batch of its step. The
-indices of a batch are a slice of the permutation of its epoch. Images are taken
-in one call, as they are stored. Grain prepares batches ahead.
+No position is stored: a run resumes with the batch of its step. The indices of
+a batch are a slice of the permutation of its epoch. All images of a batch are
+taken in one call, as they are stored. Grain prepares batches ahead.
 """
 
 import dataclasses
@@ -30,26 +30,28 @@ OF_EPOCH, OF_FLIPS = 0, 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pipeline:
-  """Endless batches, each process seeing its rows of the global batch.
+  """Endless batches; each process gets its rows of the global batch.
 
-  The global batch of a step depends on (source, batch_size, seed, flip, step)
-  and on nothing else. It is the same bit for bit, however processes share its
-  rows. Every epoch visits each image once, in an order of its own. A batch may
-  hold the end of one epoch and the beginning of the next.
+  The global batch of a step depends only on (source, batch_size, seed, flip,
+  step). It is the same bit for bit, however processes share its rows. Every
+  epoch visits each image once, in its own order. A batch may hold the end of
+  one epoch and the beginning of the next.
 
   Args:
-    source: where the images come from; checked here.
-    batch_size: rows of the global batch; may be larger than the source.
-    seed: of the order and of the flips.
-    flip: mirror each image left to right with probability 1/2.
+    source: the source of the images; it is checked at construction.
+    batch_size: the number of rows of the global batch; it may be larger than
+      the source.
+    seed: the seed of the order and of the flips.
+    flip: whether each image is mirrored left to right with probability 1/2.
     labels: whether batches hold labels.
-    rows: the rows of the global batch that this process sees; default: all.
-    num_threads: threads that prepare batches in `iterate`; 0 for none.
-    prefetch: how many batches `iterate` keeps ready.
+    rows: the rows of the global batch that this process gets; by default all.
+    num_threads: the number of threads that prepare batches in `iterate`; 0 for
+      none.
+    prefetch: the number of batches that `iterate` keeps ready.
 
   Raises:
-    ValueError: for a field out of range, an empty source, or what the source's
-      `check()` refuses.
+    ValueError: if a field is out of range, the source is empty, or its
+      `check()` refuses the data.
   """
 
   source: Source
@@ -69,7 +71,7 @@ class Pipeline:
   def batch(self, step: int) -> Examples:
     """This process's rows of the global batch of `step`, as they are stored.
 
-    The device scales and mirrors them: see training/augment.py.
+    The device scales and mirrors the images; see training/augment.py.
 
     Returns:
       "image": uint8, or float32 where the source resizes, in [0, 255], shape
@@ -81,7 +83,8 @@ class Pipeline:
     rows = slice(None) if self.rows is None else list(self.rows)
     batch = self.source.take(self._indices(step)[rows])
     if self.flip:
-      # Drawn for the global batch, so that no process count can change it.
+      # Flips are drawn for the global batch, so they do not depend on the
+      # number of processes.
       random = np.random.default_rng([self.seed, OF_FLIPS, step])
       batch["flip"] = (random.random(self.batch_size) < 0.5)[rows]
     if not self.labels:
@@ -89,7 +92,7 @@ class Pipeline:
     return batch
 
   def iterate(self, start: int) -> Iterator[Examples]:
-    """batch(start), batch(start + 1), ..., prepared ahead by threads."""
+    """Gives batch(start), batch(start + 1), ..., prepared ahead by threads."""
     check_number("step", start, STEP)
     options = grain.ReadOptions(
       num_threads=self.num_threads, prefetch_buffer_size=self.prefetch
@@ -109,7 +112,7 @@ class Pipeline:
 
   @functools.cached_property
   def _order(self) -> Callable[[int], Indices]:
-    """The permutation of an epoch; the last two are kept in memory."""
+    """A function that gives the permutation of an epoch; it caches two."""
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> Indices:
@@ -120,15 +123,15 @@ class Pipeline:
 
 
 def once(source: Source, batch_size: int) -> Iterator[Examples]:
-  """Every example exactly once, in order, for reference statistics.
+  """Gives every example exactly once, in order, for reference statistics.
 
-  Examples are neither shuffled nor flipped, else as training sees them:
-  "image" is float32 in [-1, 1] of shape `b h w c`, "label" int32 of shape `b`.
-  The last batch may be short.
+  Examples are as in training, but not shuffled and not flipped: "image" is
+  float32 in [-1, 1] of shape `b h w c`, "label" is int32 of shape `b`. The last
+  batch may be short.
 
   Raises:
-    ValueError: for a batch_size below 1, an empty source, or what the source's
-      `check()` refuses; before the first batch.
+    ValueError: if batch_size is below 1, the source is empty, or its `check()`
+      refuses the data; before the first batch.
   """
   check_number("batch_size", batch_size, BATCH_SIZE)
   _check_source(source)
@@ -140,7 +143,7 @@ def once(source: Source, batch_size: int) -> Iterator[Examples]:
 
 
 def _scale(examples: Examples) -> Examples:
-  """Images of [0, 255] in [-1, 1], as new arrays."""
+  """Scales images from [0, 255] to [-1, 1], in new arrays."""
   image = examples["image"].astype(np.float32)
   image /= 127.5
   image -= 1
@@ -151,7 +154,7 @@ def check_rows(rows: tuple[int, ...] | None, batch_size: int) -> None:
   """Refuses rows that a global batch does not have.
 
   Raises:
-    ValueError: if there are such rows, or no rows at all.
+    ValueError: if a row is outside the global batch, or if there are no rows.
   """
   if rows is not None and not set() < set(rows) <= set(range(batch_size)):
     raise ValueError(

@@ -1,7 +1,7 @@
 """data.json: the facts of a run's data, recorded in its workdir.
 
-It is written when a run claims its workdir. A run goes on with the same data
-only. A workdir can be opened on a machine without the data.
+The record is written when a run claims its workdir. Then the run continues only
+with the same data, and the workdir can be opened on a machine without the data.
 """
 
 import dataclasses
@@ -27,13 +27,14 @@ FILE = "data.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recorded:
-  """A source whose facts are known; its data is read only when it is needed.
+  """A source with recorded facts; its data is read only when it is needed.
 
   Args:
-    facts: of the data.
-    source: of the images. Only `check`, `take`, `labels` and `held_out` read
-      it; the first call of any of these compares it with the facts.
-    compared: whether it has been compared already.
+    facts: the facts of the data.
+    source: the source of the images. Only `check`, `take`, `labels` and
+      `held_out` read it; the first call of any of these compares it with the
+      facts.
+    compared: whether the source was already compared with the facts.
   """
 
   facts: Facts
@@ -44,7 +45,7 @@ class Recorded:
     """Refuses data that differs from the facts.
 
     Raises:
-      ValueError: if it differs; names the difference.
+      ValueError: if the data differs; the message names the difference.
     """
     _ = self._opened
 
@@ -65,7 +66,7 @@ class Recorded:
 
   @property
   def label_counts(self) -> tuple[int, ...]:
-    """The recorded counts; if none are recorded, those of the data."""
+    """The recorded counts; if none are recorded, the counts of the data."""
     return self.facts.label_counts or self._opened.label_counts
 
   @property
@@ -77,7 +78,7 @@ class Recorded:
     return self.facts.left_out
 
   def digests(self) -> dict[str, str]:
-    """The recorded digests: the data may have moved since."""
+    """The recorded digests, because the data may have moved since."""
     return dict(self.facts.digests)
 
   def labels(self) -> Labels:
@@ -94,7 +95,7 @@ class Recorded:
 
   @functools.cached_property
   def _opened(self) -> Source:
-    """The source, checked; every process asks at the same time."""
+    """The source after it is checked; all processes must call this together."""
     self.source.check()
     if not self.compared:
       here = describe(self.source, known=self.facts, counted=False)
@@ -110,19 +111,19 @@ class Recorded:
 def admit(
   source: Source, workdir: epath.Path, *, begun: bool, counted: bool
 ) -> Recorded:
-  """The data of a run that begins or goes on in a workdir.
+  """Checks and describes the data of a run that begins or continues.
 
-  Every process makes the call.
+  Every process of the run must make this call.
 
   Args:
-    source: of the images.
-    workdir: of the run; it need not exist.
-    begun: whether a stage has begun there, so that the data must be the same.
+    source: the source of the images.
+    workdir: the workdir of the run; it need not exist.
+    begun: whether a stage of the run has begun; then the data must be the same.
     counted: see `describe`.
 
   Raises:
-    ValueError: if the run began with other data, with the difference; or if
-      the hosts have different data.
+    ValueError: if the run began with other data (the message names the
+      difference), or if the hosts have different data.
   """
   stored = read(workdir)
   facts = describe(source, known=stored, counted=counted)
@@ -139,7 +140,7 @@ def admit(
         f"{workdir} was made with other data: {found}; pass the data it was"
         " made with, or a new --workdir"
       )
-    # A bucket tells fewer digests than the disk on which the run began.
+    # Data in a bucket has fewer digests than the same data on a disk.
     facts = dataclasses.replace(
       facts, digests={**facts.digests, **stored.digests}
     )
@@ -147,7 +148,7 @@ def admit(
 
 
 def keep(workdir: epath.Path, facts: Facts) -> None:
-  """Writes the record if it is not there yet; the first process writes."""
+  """Writes the record if it is new or changed, on the first process."""
   if read(workdir) != facts:
     hosts.on_first(lambda: write_json(workdir / FILE, as_json(facts)))
 
@@ -156,7 +157,7 @@ def read(workdir: epath.Path) -> Facts | None:
   """The record of a workdir; None if there is none.
 
   Raises:
-    ValueError: if it is damaged.
+    ValueError: if the record is damaged.
   """
   path = workdir / FILE
   remedy = "restore it; or remove it, and train writes it again"

@@ -1,9 +1,9 @@
-"""Resizes any image to the square that is trained on.
+"""Resizes any image to the square that training uses.
 
-Students must see data that is prepared as it was for their teacher. Progressive
-Distillation and moment matching (Google) crop the centre square along the short
-side, then resize ImageNet to 64 by area and LSUN to 128 by antialiased
-bilinear, and do not round the result back to bytes.
+A student must see data that is prepared in the same way as for its teacher.
+Progressive Distillation and moment matching (Google) crop the centre square
+along the short side. Then they resize ImageNet to 64 by area and LSUN to 128 by
+antialiased bilinear, and do not round the result to bytes.
 """
 
 import functools
@@ -21,10 +21,10 @@ Fitted = Shaped[np.ndarray, "size_h size_w c"]
 
 
 def check_fit(method: str, crop: str) -> None:
-  """Refuses an unknown way of resizing or cropping.
+  """Refuses an unknown method of resizing or cropping.
 
   Raises:
-    ValueError: for an unknown method or crop.
+    ValueError: if the method or the crop is unknown.
   """
   if method not in METHODS:
     raise ValueError(f"resize is {method!r}; pass one of {', '.join(METHODS)}")
@@ -33,13 +33,13 @@ def check_fit(method: str, crop: str) -> None:
 
 
 def fit(image: Pixels, size: int | None, method: str, crop: str) -> Fitted:
-  """The image cropped and resized to (size, size, c), float32 in [0, 255].
+  """Crops and resizes an image to (size, size, c), float32 in [0, 255].
 
   Args:
-    image: shape `h w c`, in [0, 255].
-    size: side of the result; None leaves the image as it is.
+    image: the image, of shape `h w c`, in [0, 255].
+    size: the side of the result; None leaves the image unchanged.
     method: "area" or "bilinear".
-    crop: "center" keeps the centre square; "none" stretches instead.
+    crop: "center" keeps the centre square; "none" stretches the image.
   """
   if size is None:
     return image
@@ -50,7 +50,7 @@ def fit(image: Pixels, size: int | None, method: str, crop: str) -> Fitted:
 
 
 def center_crop(image: Pixels) -> Fitted:
-  """The centre square along the short side; the odd pixel goes to the end."""
+  """The centre square of an image; an odd pixel is cut at the end."""
   height, width, _ = image.shape
   side = min(height, width)
   top, left = (height - side) // 2, (width - side) // 2
@@ -58,10 +58,11 @@ def center_crop(image: Pixels) -> Fitted:
 
 
 def resize_area(image: Pixels, size: int) -> Float[np.ndarray, "size size c"]:
-  """Each pixel is the mean over the area it covers, fractions included.
+  """Resizes by area: each new pixel is the mean of the area that it covers.
 
-  Pillow's BOX takes whole source pixels only, so it agrees where the ratio is
-  an integer and is off by up to tens of levels at 375 -> 64.
+  Fractions of pixels count. Pillow's BOX takes whole source pixels only: it
+  gives the same result for integer ratios, but differs by tens of grey levels
+  for 375 -> 64.
   """
   height, width, channels = image.shape
   pixels = image.astype(np.float32)
@@ -72,7 +73,7 @@ def resize_area(image: Pixels, size: int) -> Float[np.ndarray, "size size c"]:
 def resize_bilinear(
   image: Pixels, size: int
 ) -> Float[np.ndarray, "size size c"]:
-  """Antialiased bilinear: the triangle filter widens as the image shrinks."""
+  """Resizes bilinearly, with a wider filter if the image shrinks."""
   pixels = image.astype(np.float32)
   channels = [
     np.asarray(
@@ -85,10 +86,10 @@ def resize_bilinear(
   return np.stack(channels, axis=-1)
 
 
-# Photographs come in hundreds of sizes, most of them rare: cache the common.
+# Photographs have hundreds of sizes; the cache keeps the common ones.
 @functools.lru_cache(maxsize=256)
 def _coverage(old: int, new: int) -> Float[np.ndarray, "new old"]:
-  """Row i: the share of each old pixel in new pixel i; rows sum to one."""
+  """A matrix whose row i holds the share of each old pixel in new pixel i."""
   edges = np.arange(new + 1) * (old / new)
   pixels = np.arange(old)
   right = np.minimum(edges[1:, None], pixels + 1)

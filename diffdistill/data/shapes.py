@@ -1,18 +1,19 @@
-"""Refuses shapes of images that a later step could not use."""
+"""Refuses image shapes that a later step could not use."""
 
 # Sheets, classifiers and exported pipelines take grey and RGB only.
 CHANNELS = (1, 3)
 
 
 def check_image_shape(shape: tuple[int, int, int], place: str) -> None:
-  """Refuses images that could be trained on, but neither shown nor judged.
+  """Refuses images that could be trained on, but not shown or judged.
 
   Args:
     shape: (h, w, c).
     place: the field of the config that names the source of the images.
 
   Raises:
-    ValueError: for such images; with a guess of what they are.
+    ValueError: if images cannot be shown or judged; the message guesses the
+      cause.
   """
   height, width, channels = shape
   if min(shape) < 1:

@@ -1,6 +1,6 @@
-"""Writes and reads shards: files of arrays that are whole, or refused.
+"""Writes and reads shards: files of arrays, of which damaged ones are refused.
 
-A shard is an uncompressed .npz. This is a zip archive: it has a checksum for
+A shard is an uncompressed .npz, which is a zip archive. It has a checksum for
 every array and ends with its table of contents. So a file that was cut short is
 recognised without reading its arrays.
 """
@@ -19,7 +19,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def write_shard(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes all arrays, or no file.
+  """Writes all arrays to a file, or no file.
 
   Raises:
     ValueError: if the disk is full.
@@ -27,7 +27,8 @@ def write_shard(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
   buffer = io.BytesIO()
   with zipfile.ZipFile(buffer, "w") as archive:
     for name, array in arrays.items():
-      # np.savez would take an array called "file" for its own argument.
+      # np.savez cannot write an array called "file", a name of its own
+      # argument.
       with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
         np.lib.format.write_array(member, array, allow_pickle=False)
   try:
@@ -38,15 +39,15 @@ def write_shard(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
       raise
     raise ValueError(
       f"the disk is full: {path} needs {readable(buffer.tell())}; free as much"
-      " and run the command again: what was written before is kept"
+      " and run the command again, which keeps the finished shards"
     ) from error
 
 
 def read_shard(path: epath.Path, like: Mapping[str, np.ndarray]) -> Arrays:
-  """All arrays of a shard; their checksums are checked.
+  """Reads all arrays of a shard and checks their checksums.
 
   Args:
-    path: of the file.
+    path: the path of the file.
     like: arrays with the names, types and shapes that the file must have.
 
   Raises:
@@ -56,8 +57,8 @@ def read_shard(path: epath.Path, like: Mapping[str, np.ndarray]) -> Arrays:
     try:
       with np.load(file, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
-    # zipfile raises RuntimeError for a flag or method that it cannot read, and
-    # the file OSError for a position before its beginning.
+    # zipfile raises RuntimeError for an unknown flag or method, and a file
+    # raises OSError for a negative position.
     except (
       EOFError,
       KeyError,

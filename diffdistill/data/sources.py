@@ -1,8 +1,8 @@
 """The protocol of a source of labelled images, and sources that fit in memory.
 
-Fields are checked at construction. Data is read on first use, so that a config
-can be built on a machine without its data. `check()` reads as much as it needs
-to know that the data is usable; `Pipeline` and `once` call it first.
+Fields are checked at construction. Data is read on first use, so a config can
+be built on a machine without its data. `check()` reads enough to know that the
+data is usable; `Pipeline` and `once` call it first.
 """
 
 import abc
@@ -18,8 +18,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int, Shaped
 
-# Before Python 3.12, typing's isinstance evaluates the properties of an
-# instance, and these properties read files.
+# Before Python 3.12, isinstance with typing's Protocol evaluates properties,
+# and the properties of a source read files.
 from typing_extensions import Protocol, runtime_checkable
 
 from diffdistill.data.resize import check_fit, fit
@@ -45,12 +45,12 @@ class Source(Protocol):
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
-    """(h, w, c)."""
+    """The shape (h, w, c) of each image."""
     ...
 
   @property
   def image_dtype(self) -> np.dtype:
-    """uint8 as stored; float32 where images are resized."""
+    """The type of images: uint8 as stored, or float32 if they are resized."""
     ...
 
   @property
@@ -68,14 +68,14 @@ class Source(Protocol):
 
   @property
   def left_out(self) -> tuple[str, ...]:
-    """Phrases that name what is found with the images and not read, and why."""
+    """Phrases that name the things beside the images that are not read."""
     ...
 
   def digests(self) -> dict[str, str]:
     """Digests of the data, by what each covers, such as "sizes of files".
 
-    The same data has the same digests wherever it is stored. The keys are used
-    in refusals.
+    The same data has the same digests in every place. The keys appear in
+    messages.
     """
     ...
 
@@ -94,11 +94,11 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InMemory(abc.ABC):
-  """A source that holds its images as they were stored, and resizes on `take`.
+  """A source that holds all its images in memory, and resizes in `take`.
 
   Args:
     split: "train" or "test".
-    image_size: side of the square images; None leaves images as they are.
+    image_size: the side of the square images; None leaves images unchanged.
     resize: "area" or "bilinear" (antialiased).
     crop: "center" (the centre square) or "none" (stretch).
   """
@@ -115,7 +115,7 @@ class InMemory(abc.ABC):
     check_fit(self.resize, self.crop)
 
   def check(self) -> None:
-    """Reads everything; the docstring of each class names its errors."""
+    """Reads the whole data; the docstring of each class names its errors."""
     _ = self._arrays
 
   def __len__(self) -> int:
@@ -151,16 +151,16 @@ class InMemory(abc.ABC):
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """Empty: arrays have only numbers for classes."""
+    """Empty, because the classes of arrays have only numbers."""
     return ()
 
   @property
   def left_out(self) -> tuple[str, ...]:
-    """Empty: arrays are read whole."""
+    """Empty, because arrays are read whole."""
     return ()
 
   def digests(self) -> dict[str, str]:
-    """One digest of every byte of the images and of every label."""
+    """One digest of all bytes of the images and labels."""
     images, labels = self._arrays
     digest = hashlib.sha256(f"{images.dtype} {images.shape}".encode())
     for first in range(0, len(images), DIGESTED_AT_A_TIME):
@@ -195,14 +195,14 @@ class InMemory(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Digits(InMemory):
-  """Scikit-learn's 1797 handwritten digits, 8x8 grey; nothing to download.
+  """The 1797 handwritten digits of scikit-learn, 8x8 grey, without a download.
 
   The set has no official split: every sixth image (300 in all) is for testing.
   """
 
   def _read(self) -> tuple[Images, Labels]:
     try:
-      # Imported here, so that only those who use digits wait for it.
+      # Imported here, because it is slow and only needed for digits.
       datasets = importlib.import_module("sklearn.datasets")
     except ImportError as error:
       raise ValueError(
@@ -219,13 +219,13 @@ class Digits(InMemory):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Idx(InMemory):
-  """The files of MNIST and its family, plain or gzipped.
+  """Files in the format of MNIST and Fashion-MNIST, plain or gzipped.
 
   Args:
     path: the folder of train-images-idx3-ubyte[.gz] and the three other files.
 
-  `check()` raises FileNotFoundError for a missing file, and ValueError for one
-  that is cut short or has another format.
+  `check()` raises FileNotFoundError if a file is missing, and ValueError if a
+  file is cut short or has another format.
   """
 
   path: str
@@ -242,7 +242,7 @@ class Idx(InMemory):
     return images[..., None], labels.astype(np.int32)
 
   def _array(self, name: str, rank: int) -> np.ndarray:
-    """Parses the bytes 0, 0, type, rank; big-endian sizes; then the data."""
+    """Parses a file: bytes 0, 0, type, rank; big-endian sizes; the data."""
     file = self._find(name)
     data = file.read_bytes()
     if file.suffix == ".gz":
@@ -253,7 +253,7 @@ class Idx(InMemory):
           f"{file} is not a complete gzip file; download it again"
         ) from error
     start = 4 + 4 * rank
-    # 8 is the code of unsigned bytes.
+    # In this format, 8 is the code of unsigned bytes.
     if len(data) < start or data[:4] != bytes((0, 0, 8, rank)):
       raise ValueError(
         f"{file} is not an IDX file of bytes in {rank} dimensions: it starts"

@@ -23,12 +23,13 @@ class Streamed(abc.ABC):
 
   Args:
     split: the name of the split.
-    image_size: side of the square images; None leaves images as they are.
+    image_size: the side of the square images; None leaves images unchanged.
     resize: "area" or "bilinear" (antialiased).
     crop: "center" (the centre square) or "none" (stretch).
-    num_threads: how many images are decoded at the same time.
-    classes: how many classes there are, so that a run can be built on a machine
-      without the data; `check()` compares. None: read it from the data.
+    num_threads: the number of images that are decoded at the same time.
+    classes: the number of classes. With it a run can be built on a machine
+      without the data; `check()` compares it with the data. None: read it from
+      the data.
   """
 
   split: str
@@ -48,8 +49,8 @@ class Streamed(abc.ABC):
     """The images and labels at `indices`, in that order.
 
     Raises:
-      ValueError: for an image that cannot be decoded, or a label outside
-        [0, num_classes).
+      ValueError: if an image cannot be decoded, or a label is outside [0,
+        num_classes).
     """
     decoded = list(self._threads.map(self._fitted, indices.tolist()))
     if not decoded:
@@ -73,7 +74,7 @@ class Streamed(abc.ABC):
 
   @property
   def image_dtype(self) -> np.dtype:
-    """The one type of all images, resized or not."""
+    """float32 if image_size is given, else uint8."""
     return np.dtype(np.uint8 if self.image_size is None else np.float32)
 
   @property
@@ -90,7 +91,7 @@ class Streamed(abc.ABC):
     found = self._count_classes()
     if self.classes not in (None, found):
       raise ValueError(
-        f"classes is {self.classes}, but the data has {found}; pass that"
+        f"classes is {self.classes}, but the data has {found}; pass {found}"
       )
 
   @abc.abstractmethod

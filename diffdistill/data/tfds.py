@@ -18,18 +18,20 @@ LABELS_AT_A_TIME = 4096
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tfds(Streamed):
-  """A TensorFlow Datasets data set in array_record format; no TensorFlow.
+  """A TensorFlow Datasets data set in array_record format, without TensorFlow.
 
-  Its examples need an "image"; without a "label" all have class 0. Nothing is
-  downloaded, because every process of a run would download it.
+  Each example needs an "image"; examples without a "label" have class 0.
+  Nothing is downloaded, because every process of a run would download it.
 
   Args:
-    name: its name in TensorFlow Datasets, such as "cifar10" or
+    name: the name of the data set in TensorFlow Datasets, such as "cifar10" or
       "imagenet2012:5.*.*".
-    split: any of its splits or slices, such as "validation" or "train[:300]".
-    data_dir: folder where it was prepared; None: the default of the library.
-    channels: of its images, so that a run can be built on a machine without the
-      data; see `classes`.
+    split: a split of the data set or a slice, such as "validation" or
+      "train[:300]".
+    data_dir: the folder where the data set was prepared; None for the default
+      of the library.
+    channels: the number of channels of the images. With it a run can be built
+      on a machine without the data; see `classes`.
 
   `check()` raises ValueError if the library is not installed, the data set was
   not prepared in this format, or images vary in shape and image_size is None.
@@ -45,7 +47,7 @@ class Tfds(Streamed):
     if self.channels not in (None, found):
       raise ValueError(
         f"channels is {self.channels}, but images of {self.name} have {found};"
-        " pass that"
+        f" pass {found}"
       )
     self._check_classes()
     _ = self.image_shape
@@ -74,13 +76,13 @@ class Tfds(Streamed):
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """The names in the data set."""
+    """The class names of the data set."""
     label = self._features.get("label")
     return tuple(getattr(label, "names", None) or ())
 
   @property
   def left_out(self) -> tuple[str, ...]:
-    """Empty: a data set is read whole."""
+    """Empty, because the whole data set is read."""
     return ()
 
   def digests(self) -> dict[str, str]:
@@ -94,7 +96,7 @@ class Tfds(Streamed):
     return {"name, version, split and number of examples": digest_of(told)}
 
   def labels(self) -> Labels:
-    """The label of every image, in order; the first time reads all examples."""
+    """The label of every image, in order; the first call reads all examples."""
     return self._labels
 
   @functools.cached_property
@@ -138,7 +140,8 @@ class Tfds(Streamed):
   @functools.cached_property
   def _source(self) -> Any:
     try:
-      # Imported here: the library takes seconds to import and is optional.
+      # Imported here, because the library is optional and takes seconds to
+      # import.
       tfds = importlib.import_module("tensorflow_datasets")
     except ImportError as error:
       raise ValueError(
@@ -149,8 +152,8 @@ class Tfds(Streamed):
       return tfds.data_source(
         self.name, split=self.split, data_dir=self.data_dir, download=False
       )
-    # It raises NotImplementedError for a data set prepared as TFRecord,
-    # AssertionError for one that was not prepared, ValueError for a split.
+    # The library raises NotImplementedError for a data set in TFRecord format,
+    # AssertionError for an unprepared one, and ValueError for an unknown split.
     except Exception as error:
       where = "" if self.data_dir is None else f", data_dir={self.data_dir!r}"
       raise ValueError(
@@ -168,6 +171,6 @@ class Tfds(Streamed):
     return int(self._example(index)["label"])
 
   def _example(self, index: int) -> Any:
-    # source[index] logs an error for each call in some versions.
+    # In some versions of the library, source[index] logs an error in each call.
     (example,) = self._source.__getitems__([index])
     return example

@@ -37,7 +37,7 @@ def test_a_tenth_of_each_class_is_set_apart(source_of):
   np.testing.assert_array_equal(again.indices, apart.indices)
 
 
-def test_of_a_small_class_one_is_set_apart_and_of_one_image_none(source_of):
+def test_small_classes_give_one_image_and_single_images_none(source_of):
   rest, apart = set_apart(source_of([0, 1, 1, 2, 2, 2, 5]))
   assert apart.labels().tolist() == [1, 2]
   assert set(rest.labels()) == {0, 1, 2, 5}
@@ -61,5 +61,5 @@ def test_a_part_takes_the_images_of_the_whole(source_of):
 @pytest.mark.parametrize(
   ("labels", "count"), [([0, 0], 1), ([3, 3, 3], 1), ([0, 3], 2)]
 )
-def test_empty_classes_do_not_count(source_of, labels, count):
+def test_classes_without_images_are_not_counted(source_of, labels, count):
   assert num_nonempty_classes(source_of(labels)) == count

@@ -1,4 +1,4 @@
-"""Pairs whose number can be read off them, and a count of those drawn."""
+"""Fixtures: pairs that show their number, and a count of the drawn pairs."""
 
 import numpy as np
 import pytest
@@ -11,14 +11,14 @@ SHAPE = (2, 2, 1)
 
 
 class Teacher:
-  """Image i has its number's two last digits in base 200; labels are i % 3."""
+  """A fake teacher whose image i holds the last digits of i in base 200."""
 
   def __init__(self, classes=3):
     self.drawn = []
     self.classes = classes
 
   def noise(self, first, count):
-    """Pair i's depends on i only, whatever the count."""
+    """The noise of pair i depends on i only."""
     rows = [
       np.random.default_rng(i).normal(size=SHAPE)
       for i in range(first, first + count)
@@ -42,7 +42,7 @@ def numbers(batch):
 
 @pytest.fixture
 def make_store(tmp_path):
-  """A store of 48 pairs in shards of 8, and 12 held out; its teacher."""
+  """Makes a store of 48 pairs in shards of 8 and 12 held out; its teacher."""
 
   def make(directory="pairs", **fields):
     teacher = Teacher(fields.get("num_classes", 3))
@@ -82,13 +82,13 @@ def numbers_of():
 
 @pytest.fixture
 def files_of():
-  """The names of a store's files, hidden ones too."""
+  """The names of a store's files, with hidden ones."""
   return lambda store: sorted(p.name for p in store.directory.iterdir())
 
 
 @pytest.fixture
 def refused():
-  """Sees a source refused in one line that has these words."""
+  """Asserts that a source is refused in one line with these words."""
 
   def see(source, *words: str, error: type[Exception] = ValueError) -> None:
     with pytest.raises(error) as refusal:

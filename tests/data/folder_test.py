@@ -17,7 +17,7 @@ def _save(path, size=(10, 8), colour=(10, 20, 30), mode="RGB"):
 
 @pytest.fixture
 def folder(tmp_path):
-  """Three classes, made in an order that is not theirs."""
+  """Three class folders, made in another order than that of their names."""
   _save(tmp_path / "zebra" / "a.PNG", colour=(255, 0, 0))
   _save(tmp_path / "ant" / "b.png", colour=(0, 255, 0))
   _save(tmp_path / "ant" / "a.webp", colour=(0, 0, 0))
@@ -52,19 +52,19 @@ def test_sorted_folders_are_the_labels(folder):
   assert taken["label"].tolist() == [2, 0, 1, 1]
   assert taken["image"].dtype == np.float32
   means = taken["image"].mean(axis=(1, 2))
-  # Lossy files: a level or two of 255.
+  # Lossy files differ by one or two of 255 levels.
   np.testing.assert_allclose(
     means, [[255, 0, 0], [255, 255, 255], [0, 255, 0], [0, 0, 0]], atol=2
   )
 
 
-def test_taking_nothing(folder):
+def test_taking_no_images_gives_empty_arrays(folder):
   taken = _source(folder).take(np.arange(0))
   assert taken["image"].shape == (0, 4, 4, 3)
   assert taken["label"].shape == (0,)
 
 
-def test_a_folder_per_split(tmp_path):
+def test_a_split_may_have_its_own_folder(tmp_path):
   _save(tmp_path / "train" / "x" / "a.png")
   _save(tmp_path / "train" / "y" / "a.png")
   _save(tmp_path / "test" / "x" / "a.png")
@@ -79,7 +79,7 @@ def test_a_folder_per_split(tmp_path):
 
 @pytest.mark.parametrize("resize", ["area", "bilinear"])
 def test_photographs_are_cropped_and_shrunk(tmp_path, resize):
-  # 16 wide, 8 high: white but for its middle square, which is grey.
+  # The picture is 16 wide and 8 high: white with a grey square in the middle.
   picture = np.full((8, 16, 3), 255, np.uint8)
   picture[:, 4:12] = 100
   (tmp_path / "x").mkdir()
@@ -90,7 +90,7 @@ def test_photographs_are_cropped_and_shrunk(tmp_path, resize):
   assert image["image"].max() > 200
 
 
-def test_grey(tmp_path):
+def test_images_can_be_read_as_grey(tmp_path):
   _save(tmp_path / "x" / "a.png", colour=(200, 200, 200))
   _save(tmp_path / "x" / "b.png", colour=50, mode="L")
   image = _source(tmp_path, channels=1).take(np.arange(2))["image"]
@@ -100,7 +100,7 @@ def test_grey(tmp_path):
   np.testing.assert_allclose(image[1], 50, rtol=1e-6)
 
 
-def test_missing_folder(tmp_path):
+def test_a_missing_folder_is_refused(tmp_path):
   _refused(
     _source(tmp_path / "no").check,
     str(tmp_path / "no"),
@@ -109,12 +109,12 @@ def test_missing_folder(tmp_path):
   )
 
 
-def test_no_class_folder(tmp_path):
+def test_a_folder_without_class_folders_is_refused(tmp_path):
   _save(tmp_path / "a.png")
   _refused(_source(tmp_path).check, str(tmp_path), "no class folder", "all/")
 
 
-def test_empty_class_folder(folder):
+def test_an_empty_class_folder_is_refused(folder):
   (folder / "cat").mkdir()
   _refused(_source(folder).check, str(folder / "cat"), "remove it")
 
@@ -134,7 +134,7 @@ def test_a_corrupt_image_is_named(tmp_path, name, kept):
   _refused(lambda: source.take(np.array([0])), str(path), "cannot be decoded")
 
 
-def test_an_empty_file_is_refused_before_anything_is_trained(folder):
+def test_an_empty_file_is_refused_before_training(folder):
   (folder / "ant" / "c.png").touch()
   _refused(_source(folder).check, str(folder / "ant" / "c.png"), "0 bytes")
 
@@ -151,7 +151,7 @@ def test_an_empty_file_is_refused_before_anything_is_trained(folder):
     ({"only": ("a", "a")}, "name each class once"),
   ],
 )
-def test_fields_are_refused_at_construction(tmp_path, fields, words):
+def test_wrong_fields_are_refused_at_construction(tmp_path, fields, words):
   _refused(lambda: _source(tmp_path, **fields), words)
 
 
@@ -169,7 +169,7 @@ def test_the_held_out_split_has_several_names(tmp_path, name):
   assert held_out.label_counts == (1, 1)
 
 
-def test_without_a_folder_of_its_own_nothing_is_held_out(tmp_path):
+def test_without_a_folder_there_is_no_held_out_split(tmp_path):
   _save(tmp_path / "a" / "0.png")
   assert _source(tmp_path).held_out() is None
 
@@ -201,7 +201,7 @@ def test_class_names_in_two_unicode_forms_are_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["train", "test", "val"])
-def test_a_class_may_be_called_as_a_split(tmp_path, name):
+def test_a_class_may_have_the_name_of_a_split(tmp_path, name):
   for place in ("bus", "car", name):
     _save(tmp_path / place / "0.png")
   source = _source(tmp_path)
@@ -237,7 +237,7 @@ def test_folders_of_the_system_are_no_classes(tmp_path, name):
   assert any("2 system files or" in phrase for phrase in source.left_out)
 
 
-def test_what_is_not_read_is_said(tmp_path):
+def test_files_that_are_not_read_are_named(tmp_path):
   for place in ("a.png", "cat/a.png", "cat/old.png/b.png", "cat/b.gif"):
     _save(tmp_path / place)
   for place in ("notes.txt", "cat/a.heic", "cat/a.json"):
@@ -259,20 +259,20 @@ def test_a_class_whose_images_lie_deeper_is_refused(tmp_path):
   _refused(_source(tmp_path).check, "its folder cat has; move the images up")
 
 
-def test_a_dead_link_is_refused_before_anything_is_trained(folder):
+def test_a_dead_link_is_refused_before_training(folder):
   link = folder / "ant" / "9.png"
   link.symlink_to("/nowhere/9.png")
   _refused(_source(folder).check, str(link), "does not exist")
 
 
-def test_only_chooses_and_orders_classes(folder):
+def test_the_field_only_chooses_and_orders_classes(folder):
   source = _source(folder, only=("zebra", "Bee"))
   assert source.class_names == ("zebra", "Bee")
   assert source.take(np.arange(2))["label"].tolist() == [0, 1]
   assert "1 class that is not read (ant)" in source.left_out
 
 
-def test_digests_follow_names_and_sizes_and_not_the_place(tmp_path):
+def test_digests_depend_on_names_and_sizes_and_not_on_the_place(tmp_path):
   for root in ("here", "there"):
     _save(tmp_path / root / "a" / "0.png")
   here, there = (_source(tmp_path / root) for root in ("here", "there"))

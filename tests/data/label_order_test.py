@@ -1,4 +1,4 @@
-"""Labels that follow the data's frequencies."""
+"""Generated labels have the class frequencies of the data."""
 
 import hypothesis
 import hypothesis.strategies as st
@@ -53,6 +53,6 @@ def test_a_label_depends_on_its_number_alone(counts, first, count):
 
 
 @pytest.mark.parametrize("counts", [(), (0, 0), (3, -1)])
-def test_counts_that_are_none_are_refused(counts):
+def test_wrong_class_counts_are_refused(counts):
   with pytest.raises(ValueError, match="class counts are"):
     labels_of(counts, 0, 1)

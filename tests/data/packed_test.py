@@ -1,4 +1,4 @@
-"""Packed files: what is read is what was written, and refusals."""
+"""Packed files are read as they were written, or refused."""
 
 import errno
 import zipfile
@@ -19,7 +19,7 @@ NAMES = ("cat", "dog", "emu")
 
 @pytest.fixture
 def npz(tmp_path):
-  """Writes arrays to an archive, returns its path."""
+  """A function that writes arrays to an archive and returns the path."""
 
   def write(**arrays) -> str:
     path = tmp_path / "set.npz"
@@ -73,7 +73,7 @@ def test_npz_reads_its_keys_and_split(npz, refused):
       ("holds -1", "from 0"),
     ),
     (
-      # Of which a network would have as many rows.
+      # A network would need a row for each label up to this one.
       {
         "image": IMAGES[..., None],
         "label": LABELS.astype(np.int64) + 2**31 - 4,
@@ -101,7 +101,7 @@ def test_npz_refuses_other_files(tmp_path, content, refused):
 @pytest.mark.parametrize(
   ("offset", "value"), [(8, 1), (10, 99)], ids=["encrypted", "of no method"]
 )
-def test_npz_refuses_what_cannot_be_unpacked(npz, offset, value, refused):
+def test_npz_refuses_a_damaged_archive(npz, offset, value, refused):
   path = npz(image=IMAGES[..., None], label=LABELS)
   with open(path, "r+b") as file:
     file.seek(file.read().index(b"PK\1\2") + offset)
@@ -137,19 +137,19 @@ def test_npz_refuses_a_folder_and_an_empty_set(tmp_path, npz, refused):
   refused(Npz(path=path, split="train"), path, "holds no images")
 
 
-def test_npz_refuses_a_lone_array(tmp_path, refused):
+def test_npz_refuses_an_npy_file(tmp_path, refused):
   path = tmp_path / "set.npy"
   np.save(path, IMAGES)
   refused(Npz(path=str(path), split="train"), str(path), "no named array")
 
 
-def test_held_out_takes_a_path_of_both_splits(tmp_path):
+def test_a_held_out_split_needs_a_path_for_both_splits(tmp_path):
   assert Npz(path=str(tmp_path / "all.npz"), split="train").held_out() is None
   pair = Npz(path=str(tmp_path / "{split}.npz"), split="train")
   assert pair.held_out().split == "test"
 
 
-def test_what_is_declared_is_known_without_the_file(tmp_path, refused):
+def test_declared_facts_are_known_without_the_file(tmp_path, refused):
   source = Npz(
     path=str(tmp_path / "no.npz"),
     split="train",
@@ -163,7 +163,7 @@ def test_what_is_declared_is_known_without_the_file(tmp_path, refused):
   refused(source, "does not exist", error=FileNotFoundError)
 
 
-def test_what_is_declared_is_compared_with_the_file(npz, refused):
+def test_declared_facts_are_compared_with_the_file(npz, refused):
   path = npz(image=IMAGES[:, :, :4, None], label=LABELS)
   # A split may lack the last classes.
   source = Npz(path=path, split="train", image_size=4, channels=1, classes=5)
@@ -190,14 +190,14 @@ def test_what_is_declared_is_compared_with_the_file(npz, refused):
     ({"split": "val"}, "split is 'val'"),
   ],
 )
-def test_fields_are_refused_at_construction(fields, words):
+def test_wrong_fields_are_refused_at_construction(fields, words):
   with pytest.raises(ValueError, match=words):
     Npz(**{"path": "x.npz", "split": "train", **fields})
 
 
 @pytest.fixture
 def folder(tmp_path):
-  """PNG files of 6x6 in three classes: 5 a class to train, 2 to test."""
+  """PNG files of 6x6 in three classes: 5 training and 2 test images of each."""
   random = np.random.default_rng(0)
   for split, count in (("train", 5), ("test", 2)):
     for name in NAMES:
@@ -210,12 +210,12 @@ def folder(tmp_path):
 
 
 def _packed(source, out) -> tuple[list[str], list[str]]:
-  """(lines about the files, lines of progress)."""
+  """(Lines about the files, lines of progress.)"""
   said = []
   return pack(source, str(out), said.append), said
 
 
-def test_what_is_packed_is_the_folder_in_its_order(folder, tmp_path):
+def test_a_packed_folder_keeps_its_images_and_order(folder, tmp_path):
   source = Folder(path=folder, split="train", image_size=6)
   out = tmp_path / "new" / "set_{split}.npz"
   lines, said = _packed(source, out)
@@ -226,7 +226,7 @@ def test_what_is_packed_is_the_folder_in_its_order(folder, tmp_path):
     f" {(tmp_path / 'new' / 'set_test.npz').stat().st_size / 1e3:.1f} kB",
   ]
   assert said == ["train: 15 of 15 images", "test: 6 of 6 images"]
-  # And nothing else.
+  # There is no other file.
   assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [
     "set_test.npz",
     "set_train.npz",
@@ -262,7 +262,7 @@ def test_a_run_sees_the_same_images_packed_or_not(folder, tmp_path):
 def test_packing_again_gives_the_same_bytes(folder, tmp_path, monkeypatch):
   source = Folder(path=folder, split="train", image_size=6)
   files = []
-  # In chunks of any size.
+  # The bytes do not depend on the size of chunks.
   for chunk in (1024, 4):
     monkeypatch.setattr("diffdistill.data.packed.CHUNK", chunk)
     _packed(source, tmp_path / "{split}.npz")
@@ -271,7 +271,7 @@ def test_packing_again_gives_the_same_bytes(folder, tmp_path, monkeypatch):
   assert len(files[0]) == 2
 
 
-def test_progress_is_said_at_most_ten_times(tmp_path, monkeypatch):
+def test_progress_is_reported_at_most_ten_times(tmp_path, monkeypatch):
   monkeypatch.setattr("diffdistill.data.packed.CHUNK", 16)
   _, said = _packed(Digits(split="train"), tmp_path / "{split}.npz")
   train = [line for line in said if line.startswith("train")]
@@ -279,7 +279,7 @@ def test_progress_is_said_at_most_ten_times(tmp_path, monkeypatch):
   assert train[-1] == "train: 1,497 of 1,497 images"
 
 
-def test_resized_images_are_rounded_and_it_is_said(folder, tmp_path):
+def test_resized_images_are_rounded_and_this_is_reported(folder, tmp_path):
   source = Folder(path=folder, split="train", image_size=4)
   lines, _ = _packed(source, tmp_path / "{split}.npz")
   assert all(line.endswith(", resized and rounded to bytes") for line in lines)
@@ -290,7 +290,7 @@ def test_resized_images_are_rounded_and_it_is_said(folder, tmp_path):
   np.testing.assert_array_equal(taken["image"], np.rint(resized))
 
 
-def test_one_split_takes_one_file(npz, tmp_path):
+def test_a_single_split_is_packed_to_one_file(npz, tmp_path):
   path = npz(image=IMAGES[..., None], label=LABELS)
   source = Npz(path=path, split="train")
   (line,), _ = _packed(source, tmp_path / "one.npz")
@@ -301,7 +301,7 @@ def test_one_split_takes_one_file(npz, tmp_path):
   ).read_bytes()
 
 
-def test_refusals_of_pack_leave_nothing_behind(folder, tmp_path):
+def test_a_refused_pack_leaves_no_files(folder, tmp_path):
   source = Folder(path=folder, split="train", image_size=6)
   before = sorted(tmp_path.rglob("*"))
   for out, words in (
@@ -330,7 +330,7 @@ def test_a_broken_image_leaves_the_old_file(folder, tmp_path):
   ]
 
 
-def test_a_full_disk_is_said_in_one_line(folder, tmp_path, monkeypatch):
+def test_a_full_disk_is_refused_in_one_line(folder, tmp_path, monkeypatch):
   def full(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 

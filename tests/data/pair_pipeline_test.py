@@ -1,4 +1,4 @@
-"""batch(step) of pairs is a function of (seed, step), whatever is on disk."""
+"""Batches of pairs depend on (seed, step) and not on the disk."""
 
 import dataclasses
 import itertools
@@ -8,7 +8,8 @@ import pytest
 
 from diffdistill.data.pair_pipeline import PairPipeline
 
-# Of the store's 48 pairs in 6 shards of 8 pairs of 16 bytes; 12 held out.
+# Gigabytes for two of the store's 6 shards (8 pairs of 16 bytes each) and the
+# 12 held-out pairs.
 POOL_OF_TWO = (2 * 8 + 12) * 16 / 1e9
 
 
@@ -58,7 +59,7 @@ def test_every_epoch_visits_each_pair_once_in_its_own_order(make, numbers_of):
   epochs = np.concatenate(seen).reshape(3, 48)
   for epoch in epochs:
     assert sorted(epoch) == list(range(48))
-  # Neither the order of shards nor that within them is kept.
+  # Each epoch has another order of shards, and of pairs within a shard.
   shards = epochs[:, ::8] // 8
   assert len({tuple(row) for row in shards}) == 3
   first = epochs[epochs // 8 == 0].reshape(3, 8)
@@ -71,7 +72,7 @@ def test_a_batch_is_the_same_from_any_start(make, limit):
   batches = list(itertools.islice(run.iterate(0), 44))
   assert run.store.capacity == (2 if limit else 6)
   for start in (1, 7, 8, 21, 36, 43):
-    # In a directory of its own, and where another run was further on.
+    # The batch is the same in a new directory, and where another run was ahead.
     other, _ = make(f"from {start}", max_gigabytes=limit)
     for pipeline in (other, run):
       for step, batch in enumerate(
@@ -83,7 +84,7 @@ def test_a_batch_is_the_same_from_any_start(make, limit):
   assert not np.array_equal(different.batch(0)["noise"], batches[0]["noise"])
 
 
-def test_a_pool_rolls_over_all_pairs_within_its_disk(
+def test_a_pool_moves_over_all_pairs_within_its_disk_space(
   make, numbers_of, files_of
 ):
   pipeline, teacher = make(max_gigabytes=POOL_OF_TWO)
@@ -99,13 +100,13 @@ def test_a_pool_rolls_over_all_pairs_within_its_disk(
     pool = {f"{shard:05d}.npz" for shard in pipeline.pool(step // 2)}
     assert on_disk <= pool | {"00006.npz", "00007.npz", "manifest.json"}
     size = sum(p.stat().length for p in pipeline.store.directory.glob("*.npz"))
-    # Two shards and the held-out pairs, each file with its kilobyte.
+    # The disk holds two shards and the held-out pairs; each file has 1 kB more.
     assert size < POOL_OF_TWO * 1e9 + 4 * 1000
   assert seen == set(range(48))
-  # Each shard is made once; what leaves does not come back.
+  # Each shard is made once, because a removed shard does not come back.
   assert sorted(first // 8 for first, _ in teacher.drawn) == list(range(6))
   assert len(said) == 8
-  # The held-out pairs stay.
+  # The held-out shards stay on disk.
   assert {"00006.npz", "00007.npz"} <= on_disk
 
 
@@ -127,7 +128,7 @@ def test_pools_follow_their_formula(make, num_updates, capacity):
   if epochs > 1:
     assert firsts[-1] == 6 - capacity
     assert firsts == [e * (6 - capacity) // (epochs - 1) for e in range(epochs)]
-  # After the end, and in an epoch that is cut, the last pool stays.
+  # The last pool stays after the end and in an epoch that is cut.
   assert pipeline.pool(10_000) == pools[-1]
   seen = {pipeline.shard(visit) for visit in range(visits)}
   if visits // capacity * capacity >= 6:
@@ -149,16 +150,14 @@ def test_shards_are_made_when_they_are_needed(make):
 
 
 @pytest.mark.parametrize("limit", [0.0, POOL_OF_TWO])
-def test_the_shards_of_some_updates_are_those_that_they_visit(
-  make, limit, numbers_of
-):
+def test_shards_lists_the_shards_that_updates_visit(make, limit, numbers_of):
   pipeline, _ = make(max_gigabytes=limit)
   batches = list(itertools.islice(pipeline.iterate(0), 44))
   of_step = [numbers_of(batch)[0] // 8 for batch in batches]
   for start, stop in ((0, 1), (0, 40), (1, 2), (7, 9), (21, 44), (5, 5)):
     seen = list(dict.fromkeys(of_step[start:stop]))
     assert pipeline.shards(start, stop) == seen
-  # However many there are to come.
+  # This is fast for any number of updates.
   assert sorted(pipeline.shards(3, 10**9)) == list(range(6))
 
 
@@ -201,12 +200,12 @@ def test_other_pairs_are_refused_before_any_batch(make):
     ({"seed": 2**32}, "seed is 4294967296; pass 0 or more, at most"),
   ],
 )
-def test_fields_are_refused_at_construction(make, fields, words):
+def test_wrong_fields_are_refused_at_construction(make, fields, words):
   with pytest.raises(ValueError, match=words) as refusal:
     make(**fields)
   assert "\n" not in str(refusal.value)
 
 
-def test_no_step_before_the_first(make):
+def test_a_negative_step_is_refused(make):
   with pytest.raises(ValueError, match="step is -1; pass 0 or more"):
     make()[0].batch(-1)

@@ -40,14 +40,14 @@ def test_a_shard_holds_the_pairs_of_its_numbers(make_store):
     np.testing.assert_array_equal(arrays["label"], label, strict=True)
 
 
-def test_no_labels_where_there_are_no_classes(make_store):
+def test_pairs_without_classes_have_no_labels(make_store):
   store, _ = make_store(num_classes=0)
   store.make([0], silent)
   assert sorted(store.read(0)) == ["image", "noise"]
 
 
-def test_images_become_bytes_as_they_do_for_metrics(make_store):
-  """Every half level, its neighbours, and what is outside of [-1, 1]."""
+def test_images_are_rounded_to_bytes_as_for_metrics(make_store):
+  """The images hold half levels, neighbours, and values outside [-1, 1]."""
   half = np.arange(-3, 513, dtype=np.float32) / 255 - 1
   values = np.concatenate(
     [half, np.nextafter(half, -9), np.nextafter(half, 9)], dtype=np.float32
@@ -66,7 +66,7 @@ def test_images_become_bytes_as_they_do_for_metrics(make_store):
 
 
 @pytest.mark.parametrize("draw_size", [1, 3, 8])
-def test_pairs_are_the_same_however_many_are_drawn_at_once(
+def test_pairs_do_not_depend_on_how_many_are_drawn_at_once(
   make_store, draw_size
 ):
   whole, teacher = make_store()
@@ -93,7 +93,8 @@ def test_noise_drawn_again_is_the_stored_noise_bit_for_bit(
     sum(p.stat().length for p in store.directory.glob("*.npz"))
     for store in (stored, again)
   ]
-  # 60 pairs of four values, two bytes each; headers differ by a little.
+  # The noise of 60 pairs has four values of two bytes each; headers differ a
+  # bit.
   assert sizes[0] - sizes[1] == pytest.approx(480, abs=8 * 80)
 
 
@@ -103,12 +104,12 @@ def test_other_noise_is_refused(make_store):
   other = dataclasses.replace(
     store, noise=lambda first, n: -teacher.noise(0, n)
   )
-  with pytest.raises(ValueError, match="comes out otherwise here") as refusal:
+  with pytest.raises(ValueError, match="is not the same here as") as refusal:
     other.read(0)
   assert "store_noise=True" in str(refusal.value)
 
 
-def test_only_what_is_missing_is_made(make_store):
+def test_only_missing_shards_are_made(make_store):
   store, teacher = make_store()
   said = []
   assert store.make([0, 1, 4], said.append) == 24
@@ -140,14 +141,15 @@ def test_a_killed_run_makes_one_shard_again(make_store, monkeypatch, files_of):
   for name in files_of(whole):
     one, other = (s.directory / name for s in (whole, store))
     assert one.read_bytes() == other.read_bytes()
-  # Whoever removes a damaged shard, as told, loses that one.
+  # A user who removes a damaged shard loses only this shard.
   (store.directory / "00005.npz").unlink()
   assert store.fill(silent) == 8
   assert store.fill(silent) == 0
 
 
 def test_fill_makes_the_first_pool_and_the_held_out_pairs(make_store, files_of):
-  # One byte less than four shards of 8 pairs and 12 held out, 16 bytes each.
+  # The limit is one byte less than four shards of 8 pairs and 12 held-out
+  # pairs, with 16 bytes per pair.
   store, _ = make_store(max_gigabytes=(4 * 8 * 16 + 12 * 16 - 1) / 1e9)
   assert store.capacity == 3
   assert store.fill(silent) == 3 * 8 + 12
@@ -155,7 +157,7 @@ def test_fill_makes_the_first_pool_and_the_held_out_pairs(make_store, files_of):
   assert files_of(store) == [*names, "manifest.json"]
 
 
-def test_keep_leaves_the_held_out_pairs(make_store, files_of):
+def test_keep_does_not_remove_the_held_out_pairs(make_store, files_of):
   store, _ = make_store()
   store.fill(silent)
   store.keep(range(2, 4))
@@ -188,7 +190,7 @@ def test_keep_leaves_the_held_out_pairs(make_store, files_of):
     ),
   ],
 )
-def test_what_cifar_takes(
+def test_the_size_of_pairs_of_cifar_is_known(
   make_store, max_gigabytes, store_noise, capacity, line
 ):
   store, _ = make_store(
@@ -266,7 +268,7 @@ def test_a_shard_cut_short_or_damaged_is_refused(make_store):
   for act in (store.claim, lambda: store.fill(silent), lambda: store.read(2)):
     with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
       act()
-  # In the images, where only a checksum can tell.
+  # The flipped byte is in the images, where only a checksum can detect it.
   image = store.read(3)["image"].tobytes()
   path = store.directory / "00003.npz"
   whole = path.read_bytes()
@@ -277,7 +279,9 @@ def test_a_shard_cut_short_or_damaged_is_refused(make_store):
     store.read(3)
 
 
-def test_a_full_disk_keeps_what_was_made(make_store, monkeypatch, files_of):
+def test_a_full_disk_keeps_the_finished_shards(
+  make_store, monkeypatch, files_of
+):
   store, teacher = make_store()
 
   def full(path, data):
@@ -299,7 +303,7 @@ def test_a_full_disk_keeps_what_was_made(make_store, monkeypatch, files_of):
 def test_other_processes_draw_but_neither_write_nor_remove(
   make_store, monkeypatch
 ):
-  """They see what the first one finds, and call on it in the same order."""
+  """All processes use the first one's view of the disk, in the same order."""
   store, teacher = make_store()
   found = [None, [], None, None]
   monkeypatch.setattr(hosts, "on_first", lambda act: found.pop(0))
@@ -315,7 +319,7 @@ def test_other_processes_draw_but_neither_write_nor_remove(
   assert sorted(store._present()) == [0, 1]
 
 
-def test_draws_that_are_no_pairs_are_refused(make_store):
+def test_bad_noise_and_images_are_refused(make_store):
   store, teacher = make_store()
 
   def unrounded(first, count):
@@ -328,7 +332,7 @@ def test_draws_that_are_no_pairs_are_refused(make_store):
     return noise, image, label
 
   for draw, words in (
-    (unrounded, "not what float16 holds; round it to float16 before"),
+    (unrounded, "float16 cannot hold the noise; round the noise to"),
     (
       diverged,
       "teacher abc drew: 2 of 8 images hold NaN or infinity: the model has",
@@ -351,18 +355,18 @@ def test_draws_that_are_no_pairs_are_refused(make_store):
     ({"shard_size": 7}, "num_pairs is 48, which shard_size 7 does not divide"),
     ({"draw_size": -1}, "draw_size is -1; pass 0 or more"),
     ({"max_gigabytes": -1.0}, r"max_gigabytes is -1\.0; pass 0 or more"),
-    # 20 pairs of 16 bytes.
+    # 20 pairs of 16 bytes are 320 bytes.
     ({"max_gigabytes": 319e-9}, "one shard and the held-out pairs take 320 b"),
     ({"store_noise": False, "noise": None}, "draws the noise again; pass noi"),
   ],
 )
-def test_fields_are_refused_at_construction(make_store, fields, words):
+def test_wrong_fields_are_refused_at_construction(make_store, fields, words):
   with pytest.raises(ValueError, match=words) as refusal:
     make_store(**fields)
   assert "\n" not in str(refusal.value)
 
 
-def test_no_limit_and_no_held_out(make_store, files_of):
+def test_a_store_may_have_no_limit_and_no_held_out_pairs(make_store, files_of):
   store, _ = make_store(held_out=0, noise=None)
   assert isinstance(store, PairStore)
   assert store.fill(silent) == 48

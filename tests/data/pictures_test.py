@@ -1,4 +1,4 @@
-"""Pictures as a viewer shows them, whatever their format and mode."""
+"""Pictures of every format and mode are read as a viewer shows them."""
 
 import io
 
@@ -29,7 +29,7 @@ def test_every_format_is_read(form):
   data = _encoded(_of_mode("RGB"), form)
   image = decode(data, 3, "white")
   assert (image.shape, image.dtype) == ((6, 8, 3), np.uint8)
-  # Lossy formats are off by a level or two.
+  # Lossy formats differ by one or two levels.
   np.testing.assert_allclose(image[0, 0].astype(int), GREEN, atol=2)
 
 
@@ -85,7 +85,7 @@ def test_a_transparent_colour_of_a_palette_shows_the_background():
     assert image.tolist() == [[[255, 255, 255], [0, 0, 255]]]
 
 
-def test_of_an_animation_the_first_picture_is_read():
+def test_the_first_picture_of_an_animation_is_read():
   first, second = (PillowImage.new("RGB", (4, 4), c) for c in (GREEN, "red"))
   for form in ("GIF", "WEBP", "PNG", "TIFF"):
     options = {"lossless": True} if form == "WEBP" else {}
@@ -95,7 +95,7 @@ def test_of_an_animation_the_first_picture_is_read():
     assert decode(data, 3, "white")[0, 0].tolist() == list(GREEN)
 
 
-def test_deep_grey_of_png_keeps_its_upper_bits_and_is_refused_elsewhere():
+def test_16_bit_grey_is_read_from_png_and_refused_in_other_formats():
   deep = PillowImage.fromarray(np.full((2, 2), 0xABCD, np.uint16))
   assert (decode(_encoded(deep), 1, "white") == 0xAB).all()
   for picture in (deep, deep.convert("I"), deep.convert("F")):

@@ -1,4 +1,4 @@
-"""batch(step) is a function of (seed, step), on any number of processes."""
+"""Batches depend on (seed, step) and not on the number of processes."""
 
 import dataclasses
 import itertools
@@ -16,7 +16,7 @@ SIZE = 10
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Numbered:
-  """Image i is i on its left and 255 - i on its right; its label is i."""
+  """A source whose image i is i at the left and 255 - i at the right."""
 
   size: int = SIZE
   image_shape = (2, 2, 1)
@@ -77,7 +77,7 @@ def _labels(pipeline: Pipeline, steps: range) -> list[int]:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_images_and_labels_are_the_sources_as_stored(dtype):
+def test_images_and_labels_are_as_the_source_stores_them(dtype):
   batch = _pipeline(source=Numbered(dtype=dtype)).batch(0)
   image, label = batch["image"], batch["label"]
   assert (image.shape, image.dtype) == ((4, 2, 2, 1), dtype)
@@ -101,7 +101,7 @@ def test_a_batch_depends_on_seed_and_step_only():
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_rows_of_processes_make_the_same_global_batch(count):
-  # Not consecutive, as on a pod.
+  # The rows of a process are not consecutive, as on a pod.
   shares = [tuple(range(i, 8, count)) for i in range(count)]
   pipelines = [_pipeline(batch_size=8, flip=True, rows=rows) for rows in shares]
   whole = _pipeline(batch_size=8, flip=True)
@@ -113,8 +113,8 @@ def test_rows_of_processes_make_the_same_global_batch(count):
       _equal(part, {name: batch[name][list(rows)] for name in batch})
 
 
-def test_each_epoch_visits_everything_once_in_its_own_order():
-  # 4 does not divide 10: batches straddle epochs.
+def test_each_epoch_visits_every_image_once_in_its_own_order():
+  # 4 does not divide 10, so some batches hold two epochs.
   labels = _labels(_pipeline(), range(10))
   epochs = [tuple(labels[i : i + SIZE]) for i in range(0, 40, SIZE)]
   for epoch in epochs:
@@ -129,7 +129,7 @@ def test_a_batch_may_exceed_the_source(size):
   assert np.bincount(labels).tolist() == [24 // size] * size
 
 
-def test_about_half_are_to_be_flipped():
+def test_about_half_of_the_images_are_flipped():
   pipeline = _pipeline(source=Numbered(size=100), batch_size=500, flip=True)
   flip = pipeline.batch(0)["flip"]
   assert (flip.shape, flip.dtype) == ((500,), np.bool_)
@@ -137,12 +137,12 @@ def test_about_half_are_to_be_flipped():
   assert abs(flip.mean() - 0.5) < 4 * 0.5 / 500**0.5
   again = pipeline.batch(1)["flip"]
   other = dataclasses.replace(pipeline, seed=4).batch(0)["flip"]
-  # Of independent coins, half agree.
+  # Half of independent coins agree.
   for drawn in (again, other):
     assert abs((flip == drawn).mean() - 0.5) < 4 * 0.5 / 500**0.5
 
 
-def test_flips_leave_order_and_images_alone():
+def test_flips_do_not_change_order_or_images():
   for step in range(5):
     flipped = _pipeline(flip=True).batch(step)
     assert flipped.pop("flip").any() or step
@@ -155,7 +155,7 @@ def test_labels_may_be_left_out():
   _equal(batch, {name: whole[name] for name in ("image", "flip")})
 
 
-def test_a_batch_is_the_reader_s_own():
+def test_a_batch_may_be_changed_by_its_reader():
   source = Npz(path="unused", split="train")
   images = np.arange(40, dtype=np.uint8).reshape(10, 2, 2, 1)
   vars(source)["_arrays"] = (images, np.arange(10, dtype=np.int32))
@@ -166,14 +166,14 @@ def test_a_batch_is_the_reader_s_own():
 
 @pytest.mark.parametrize("start", [0, 3, 10**9])
 @pytest.mark.parametrize("num_threads", [0, 2])
-def test_iterate_is_batch_from_any_start(start, num_threads):
+def test_iterate_gives_the_batches_from_any_start(start, num_threads):
   pipeline = _pipeline(flip=True, num_threads=num_threads)
   batches = itertools.islice(pipeline.iterate(start), 6)
   for step, batch in enumerate(batches, start):
     _equal(batch, pipeline.batch(step))
 
 
-def test_iterate_reads_nothing_of_the_steps_before(monkeypatch):
+def test_iterate_does_not_read_the_steps_before(monkeypatch):
   taken = []
 
   def take(self, indices, take=Numbered.take):
@@ -182,11 +182,11 @@ def test_iterate_reads_nothing_of_the_steps_before(monkeypatch):
 
   monkeypatch.setattr(Numbered, "take", take)
   next(_pipeline().iterate(10**12))
-  # Some are read ahead.
+  # Some batches are read ahead.
   assert 0 < len(taken) < 1000
 
 
-def test_once_is_everything_in_order():
+def test_once_gives_every_image_in_order():
   batches = list(once(Numbered(), 4))
   assert [len(batch["label"]) for batch in batches] == [4, 4, 2]
   labels = np.concatenate([batch["label"] for batch in batches])
@@ -208,13 +208,13 @@ def test_once_is_everything_in_order():
     ({"source": Numbered(size=0)}, "Numbered.* is empty"),
   ],
 )
-def test_fields_are_refused_at_construction(fields, words):
+def test_wrong_fields_are_refused_at_construction(fields, words):
   with pytest.raises(ValueError, match=words) as refusal:
     _pipeline(**fields)
   assert "\n" not in str(refusal.value)
 
 
-def test_other_refusals(tmp_path):
+def test_wrong_steps_and_unusable_sources_are_refused(tmp_path):
   with pytest.raises(ValueError, match="step is -1; pass 0"):
     _pipeline().batch(-1)
   with pytest.raises(ValueError, match="step is -1; pass 0"):
@@ -230,7 +230,7 @@ def test_other_refusals(tmp_path):
     once(missing, 4)
 
 
-def test_a_corrupt_image_stays_one_line(tmp_path):
+def test_a_corrupt_image_is_refused_in_one_line(tmp_path):
   (tmp_path / "x").mkdir()
   PillowImage.new("RGB", (8, 8)).save(tmp_path / "x" / "a.png")
   (tmp_path / "x" / "b.png").write_bytes(b"broken")

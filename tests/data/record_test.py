@@ -1,4 +1,4 @@
-"""The record of a run's data: what it says, and what it refuses."""
+"""The record of a run's data is kept, and other data is refused."""
 
 import shutil
 
@@ -29,7 +29,7 @@ def _npz(path, labels, level=0):
 
 @pytest.fixture
 def begun(tmp_path):
-  """(a workdir that a run on cats and dogs has begun, their folder)."""
+  """(The workdir of a run on cats and dogs, the folder of its images.)"""
   workdir = epath.Path(tmp_path / "run")
   data = tmp_path / "data"
   source = _fill(data, cat=3, dog=2)
@@ -115,7 +115,7 @@ def test_before_a_stage_has_begun_data_may_change(begun):
   assert admitted.label_counts == (3, 6)
 
 
-def test_facts_are_known_where_the_data_is_not(begun):
+def test_facts_are_known_without_the_data(begun):
   workdir, data = begun
   source = Folder(path=str(data), split="train", image_size=4)
   shutil.rmtree(data)
@@ -189,7 +189,7 @@ def test_the_summary_compares_the_classes_of_both_splits(
   assert said in describe(source).summary("1 cpu")
 
 
-def test_the_summary_is_one_line_whatever_classes_are_called(tmp_path):
+def test_the_summary_is_one_line_for_any_class_names(tmp_path):
   source = _fill(tmp_path, **{"new\nline": 1, "é '\x1b": 1})
   line = describe(source).summary("1 cpu")
   assert line.isprintable()

@@ -1,4 +1,4 @@
-"""Geometry and filters of `fit`, against means taken by hand."""
+"""Geometry and filters of `fit` equal means that are computed by hand."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_area_at_an_integer_ratio_is_the_mean_of_blocks():
 
 
 def test_area_counts_fractions_of_pixels():
-  # Three pixels onto two: each covers one pixel and half of the middle one.
+  # Three pixels become two: each covers one pixel and half of the middle one.
   row = np.array([30, 60, 120], np.uint8)
   image = np.tile(row, (3, 1))[..., None]
   resized = resize_area(image, 2)
@@ -39,7 +39,7 @@ def test_area_enlarges_by_repeating_at_an_integer_ratio():
   )
 
 
-def test_area_stretches_each_axis_on_its_own():
+def test_area_stretches_each_axis_separately():
   image = np.zeros((2, 6, 1), np.uint8)
   image[:, 3:] = 200
   np.testing.assert_allclose(
@@ -50,8 +50,8 @@ def test_area_stretches_each_axis_on_its_own():
 def test_bilinear_is_antialiased():
   checkerboard = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
   resized = resize_bilinear(checkerboard[..., None], 16)
-  # Without antialiasing it would be black or white. Half a level away from
-  # grey is what the triangle's few taps at the border leave.
+  # Without antialiasing the result would be black or white. The tolerance of
+  # half a level is for the few taps of the filter at the border.
   np.testing.assert_allclose(resized[2:-2, 2:-2], 127.5, atol=0.5)
   assert np.ptp(resized) < 26
 
@@ -80,7 +80,7 @@ def test_center_crop_keeps_the_middle_square(shape, rows, columns):
 
 
 def test_fit_crops_or_stretches():
-  # The outer thirds are white: cropped away, or squeezed in.
+  # The outer thirds are white: they are cut off, or squeezed in.
   image = np.full((4, 12, 1), 255, np.uint8)
   image[:, 4:8] = 0
   assert fit(image, 2, "area", "center").max() == 0
@@ -95,7 +95,7 @@ def test_fit_gives_floats_within_range(method):
   assert fitted.shape == (64, 64, 3)
   assert fitted.dtype == np.float32
   assert fitted.max() <= 255
-  # Rows of weights sum to one but for float32 rounding over 2 x 6 taps.
+  # Weights sum to one up to float32 rounding over 2 x 6 taps.
   np.testing.assert_allclose(fitted, 255, rtol=1e-5)
 
 
@@ -111,7 +111,7 @@ def test_fit_without_a_size_changes_nothing():
     (("area", "random"), "crop is 'random'; pass one of center, none"),
   ],
 )
-def test_refusals_name_the_value(fields, value):
+def test_wrong_settings_are_refused_with_their_value(fields, value):
   with pytest.raises(ValueError, match=value) as refusal:
     check_fit(*fields)
   assert "\n" not in str(refusal.value)

@@ -6,7 +6,7 @@ from diffdistill.data.shapes import check_image_shape
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (32, 32, 3), (48, 64, 3)])
-def test_grey_and_rgb_are_used(shape):
+def test_grey_and_rgb_are_accepted(shape):
   check_image_shape(shape, "data.source")
 
 

@@ -11,7 +11,7 @@ from diffdistill.system import files
 
 ARRAYS = {
   "image": np.arange(12, dtype=np.uint8).reshape(3, 2, 2, 1),
-  # A name that is an option of np.savez.
+  # This name is an argument of np.savez.
   "file": np.linspace(-1, 1, 6).astype(np.float16),
   "checksum": np.array(7, np.uint32),
 }
@@ -28,12 +28,12 @@ def equal(one, other):
     np.testing.assert_array_equal(one[name], other[name], strict=True)
 
 
-def test_what_is_written_is_read(path):
+def test_a_written_shard_is_read_again(path):
   shards.write_shard(path, ARRAYS)
   equal(shards.read_shard(path, ARRAYS), ARRAYS)
   shards.check_end(path)
   assert [p.name for p in path.parent.iterdir()] == [path.name]
-  # The same bytes whenever it is written, and an archive of numpy's.
+  # Each write gives the same bytes, and NumPy can read the archive.
   first = path.read_bytes()
   shards.write_shard(path, ARRAYS)
   assert path.read_bytes() == first
@@ -52,7 +52,7 @@ def test_a_file_cut_anywhere_is_refused(path):
       shards.read_shard(path, ARRAYS)
 
 
-def test_any_flipped_byte_is_refused_or_of_no_consequence(path):
+def test_any_flipped_byte_is_refused_or_has_no_effect(path):
   shards.write_shard(path, ARRAYS)
   whole, refused, others = path.read_bytes(), 0, 0
   line = f"{path} is cut short or damaged; remove it and it is made again"
@@ -66,8 +66,8 @@ def test_any_flipped_byte_is_refused_or_of_no_consequence(path):
       refused += line == str(error)
       others += line != str(error)
   assert not others
-  # All of the arrays and their headers; the rest are an archive's dates,
-  # versions and attributes.
+  # Every byte of the arrays and their headers is refused; the rest are dates,
+  # versions and attributes of the archive.
   assert refused > 0.7 * len(whole)
 
 
@@ -86,13 +86,13 @@ def test_other_arrays_are_refused(path, other):
     shards.read_shard(path, ARRAYS)
 
 
-def test_a_missing_file_is_just_missing(path):
+def test_a_missing_shard_raises_file_not_found(path):
   with pytest.raises(FileNotFoundError):
     shards.read_shard(path, ARRAYS)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
-def test_a_full_disk_leaves_what_was_there(path, monkeypatch, code):
+def test_a_full_disk_keeps_the_old_file(path, monkeypatch, code):
   earlier = path.with_name("00000.npz")
   shards.write_shard(earlier, ARRAYS)
   size = len(earlier.read_bytes())
@@ -110,12 +110,12 @@ def test_a_full_disk_leaves_what_was_there(path, monkeypatch, code):
   if kind is ValueError:
     assert str(refusal.value) == (
       f"the disk is full: {path} needs {size} bytes; free as much and run the"
-      " command again: what was written before is kept"
+      " command again: which keeps the finished"
     )
 
 
-def test_a_partial_file_is_where_the_writer_leaves_it(path, monkeypatch):
-  """A write killed before its end leaves what `remove_partial` removes."""
+def test_a_partial_file_of_a_killed_write_is_removed(path, monkeypatch):
+  """A killed write leaves a partial file, which `remove_partial` removes."""
 
   def killed(self, target):
     raise KeyboardInterrupt
@@ -137,5 +137,5 @@ def test_a_partial_file_is_where_the_writer_leaves_it(path, monkeypatch):
     (9_900_000_000, "9.9 GB"),
   ],
 )
-def test_bytes_as_people_say_them(num_bytes, said):
+def test_numbers_of_bytes_are_readable(num_bytes, said):
   assert shards.readable(num_bytes) == said

@@ -1,4 +1,4 @@
-"""Sources in memory: what they hold, and how they refuse."""
+"""Sources in memory hold their images and labels, or refuse wrong files."""
 
 import gzip
 
@@ -18,7 +18,7 @@ def _idx(array: np.ndarray) -> bytes:
 
 @pytest.fixture
 def mnist(tmp_path):
-  """A folder of MNIST's kind: plain training files, gzipped test files."""
+  """A folder like MNIST's: plain training files and gzipped test files."""
   (tmp_path / "train-images-idx3-ubyte").write_bytes(_idx(IMAGES))
   (tmp_path / "train-labels-idx1-ubyte").write_bytes(_idx(LABELS))
   for name, array in (("images-idx3", IMAGES[:3]), ("labels-idx1", LABELS[:3])):
@@ -27,27 +27,27 @@ def mnist(tmp_path):
   return tmp_path
 
 
-def test_digits_split_all_of_the_set():
+def test_digits_are_split_completely():
   train, test = Digits(split="train"), Digits(split="test")
   assert (len(train), len(test)) == (1497, 300)
   assert train.image_shape == test.image_shape == (8, 8, 1)
   assert train.num_classes == test.num_classes == 10
-  # The set's first image is the test's first, its second the training's.
+  # The first image of the set is a test image, the second a training image.
   first = train.take(np.array([0]))
   assert first["label"].tolist() == [1]
   assert test.take(np.array([0]))["label"].tolist() == [0]
-  # Levels 0 to 16 become bytes, the ends exactly.
+  # Levels 0 to 16 become bytes 0 to 255.
   everything = train.take(np.arange(len(train)))["image"]
   assert everything.dtype == np.uint8
   assert set(np.unique(everything)) == {round(v * 255 / 16) for v in range(17)}
 
 
-def test_label_counts_are_those_of_the_split(mnist):
+def test_label_counts_are_of_the_split(mnist):
   assert Idx(path=str(mnist), split="train").label_counts == (2, 2, 3)
   assert Idx(path=str(mnist), split="test").label_counts == (1, 1, 1)
 
 
-def test_digits_resize():
+def test_digits_can_be_resized():
   source = Digits(split="test", image_size=4)
   image = source.take(np.array([5, 3]))["image"]
   assert source.image_shape == image.shape[1:] == (4, 4, 1)
@@ -72,7 +72,7 @@ def test_idx_reads_plain_and_gzipped(mnist):
     )
 
 
-def test_idx_missing(tmp_path, refused):
+def test_a_missing_idx_file_is_refused(tmp_path, refused):
   source = Idx(path=str(tmp_path / "no"), split="test")
   refused(
     source,
@@ -83,26 +83,26 @@ def test_idx_missing(tmp_path, refused):
 
 
 @pytest.mark.parametrize("kept", [0, 3, 10, 20, -1])
-def test_idx_truncated(mnist, kept, refused):
+def test_a_truncated_idx_file_is_refused(mnist, kept, refused):
   file = mnist / "train-images-idx3-ubyte"
   file.write_bytes(file.read_bytes()[:kept])
   refused(Idx(path=str(mnist), split="train"), str(file), "download it again")
 
 
-def test_idx_too_long(mnist, refused):
+def test_an_idx_file_that_is_too_long_is_refused(mnist, refused):
   file = mnist / "train-labels-idx1-ubyte"
   file.write_bytes(file.read_bytes() + b"\0")
   refused(Idx(path=str(mnist), split="train"), str(file), "holds 8 bytes", "7")
 
 
 @pytest.mark.parametrize("kept", [0, 5, 40, -1])
-def test_idx_truncated_gzip(mnist, kept, refused):
+def test_a_truncated_gzip_file_is_refused(mnist, kept, refused):
   file = mnist / "t10k-images-idx3-ubyte.gz"
   file.write_bytes(file.read_bytes()[:kept])
   refused(Idx(path=str(mnist), split="test"), str(file), "download it again")
 
 
-def test_idx_of_another_kind(mnist, refused):
+def test_an_idx_file_of_another_type_is_refused(mnist, refused):
   file = mnist / "train-images-idx3-ubyte"
   file.write_bytes(_idx(LABELS))
   refused(
@@ -110,7 +110,7 @@ def test_idx_of_another_kind(mnist, refused):
   )
 
 
-def test_idx_with_labels_missing(mnist, refused):
+def test_idx_files_with_too_few_labels_are_refused(mnist, refused):
   (mnist / "train-labels-idx1-ubyte").write_bytes(_idx(LABELS[:6]))
   refused(Idx(path=str(mnist), split="train"), str(mnist), "7 train", "6")
 
@@ -123,7 +123,7 @@ def test_idx_with_labels_missing(mnist, refused):
     ({"split": "train", "resize": "cubic"}, "resize is 'cubic'"),
   ],
 )
-def test_fields_are_refused_at_construction(fields, words):
+def test_wrong_fields_are_refused_at_construction(fields, words):
   with pytest.raises(ValueError, match=words):
     Digits(**fields)
 
@@ -135,7 +135,7 @@ def test_held_out_is_the_test_split():
 
 
 @pytest.mark.parametrize("crop", ["center", "none"])
-def test_images_of_the_size_asked_for_are_the_bytes_that_they_are(crop):
+def test_images_that_have_the_size_already_stay_bytes(crop):
   stored = Digits(split="train").take(np.array([3, 0]))
   source = Digits(split="train", image_size=8, crop=crop)
   assert source.image_dtype == np.uint8

@@ -1,4 +1,4 @@
-"""Tfds against a stand-in of the library, which is an extra."""
+"""Tests of Tfds with a fake library, because the library is optional."""
 
 import sys
 import types
@@ -16,7 +16,7 @@ class _Feature(types.SimpleNamespace):
 
 
 class _DataSource:
-  """What tfds.data_source returns, as far as it is used."""
+  """A fake of the object that tfds.data_source returns."""
 
   def __init__(self, labels=(0, 1, 2, 1, 0), shape=(6, 6, 3)):
     features = {"image": _Feature(shape=shape)}
@@ -41,7 +41,7 @@ class _DataSource:
 
 @pytest.fixture
 def library(monkeypatch):
-  """Puts a library in place whose data_source does as told."""
+  """Installs a fake library whose data_source returns or raises the result."""
 
   def install(result):
     calls = []
@@ -69,7 +69,7 @@ def _refused(act, *words: str) -> None:
     assert word in message
 
 
-def test_examples_are_taken(library):
+def test_examples_are_taken_by_index(library):
   calls = library(_DataSource())
   source = Tfds(name="cifar10", split="train[:5]", data_dir="elsewhere")
   source.check()
@@ -105,13 +105,13 @@ def test_images_are_resized(library):
   np.testing.assert_allclose(image[0], blocks, rtol=1e-5)
 
 
-def test_images_of_many_shapes_need_a_size(library):
+def test_images_of_several_shapes_need_a_size(library):
   library(_DataSource(shape=(None, None, 3)))
   source = Tfds(name="imagenet2012", split="train")
   _refused(source.check, "imagenet2012", "pass image_size")
 
 
-def test_without_labels_all_are_of_one_class(library):
+def test_images_without_labels_have_one_class(library):
   library(_DataSource(labels=None))
   source = Tfds(name="lsun/bedroom", split="train")
   assert source.num_classes == 1
@@ -119,7 +119,7 @@ def test_without_labels_all_are_of_one_class(library):
 
 
 @pytest.mark.parametrize("label", [-1, 3])
-def test_labels_out_of_range(library, label):
+def test_labels_out_of_range_are_refused(library, label):
   library(_DataSource(labels=(0, 1, label, 1, 0)))
   source = Tfds(name="cifar10", split="train")
   source.take(np.array([0, 1]))
@@ -128,7 +128,7 @@ def test_labels_out_of_range(library, label):
   )
 
 
-def test_no_image(library):
+def test_a_data_set_without_images_is_refused(library):
   data = _DataSource()
   del data.dataset_info.features["image"]
   library(data)
@@ -143,7 +143,7 @@ def test_no_image(library):
     AssertionError("Dataset cifar10:\ncould not find data in x"),
   ],
 )
-def test_not_prepared(library, error):
+def test_a_data_set_that_is_not_prepared_is_refused(library, error):
   library(error)
   source = Tfds(name="cifar10", split="train", data_dir="there")
   _refused(
@@ -154,7 +154,7 @@ def test_not_prepared(library, error):
   )
 
 
-def test_not_installed(monkeypatch):
+def test_a_missing_library_is_refused_with_its_install_command(monkeypatch):
   monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
   source = Tfds(name="cifar10", split="train")
   _refused(source.check, "cifar10", "pip install diffdistill[tfds]")
