@@ -1,24 +1,26 @@
-"""Zip archives, such as .npz, that do not grow without bound when unpacked."""
+"""Refuses zip archives, such as .npz, that would unpack to very many bytes."""
 
 import zipfile
 
 from etils import epath
 
-# Photographs pack to about their own size, drawings to a twentieth; an archive
-# of zeros to a thousandth, and it may name one part of the file many times.
+# An archive may unpack to SHARE times its size, plus FREE bytes. Compression
+# makes drawings about 20 times smaller and zeros 1000 times smaller, and an
+# archive may name the same part of its file many times.
 SHARE, FREE = 200, 1 << 28
 
 
 def check_unpacked_size(path: epath.Path) -> None:
   """Refuses an archive whose content is far larger than its file.
 
-  What is no zip, or a damaged one, is left to whoever reads it.
+  A file that is no zip archive, or is damaged, is not refused here: its reader
+  refuses it.
 
   Args:
-    path: of the file, local or in a bucket.
+    path: the path of the file, local or in a bucket.
 
   Raises:
-    ValueError: for such an archive.
+    ValueError: if the archive would unpack to too many bytes.
   """
   try:
     with path.open("rb") as opened, zipfile.ZipFile(opened) as archive:
@@ -29,6 +31,6 @@ def check_unpacked_size(path: epath.Path) -> None:
   if unpacked > SHARE * size + FREE:
     raise ValueError(
       f"{path} of {size:,} bytes says that it unpacks to {unpacked:,}, more"
-      f" than {SHARE} times as much; write it again with np.savez, which packs"
-      " nothing"
+      f" than {SHARE} times as much; write it again with np.savez, without"
+      " compression"
     )

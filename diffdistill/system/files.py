@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and JSON that proves itself."""
+"""Writes files whole or not at all, and JSON files with a digest."""
 
 import contextlib
 import fnmatch
@@ -18,16 +18,16 @@ DIGEST = "digest"
 
 
 def in_bucket(path: epath.PathLike) -> bool:
-  """Whether it is in an object store, where folders cannot be renamed."""
+  """Whether a path is in an object store, where folders cannot be renamed."""
   return "://" in epath.Path(path).as_posix()
 
 
 @contextlib.contextmanager
 def naming(path: epath.PathLike, writer: str = "") -> Iterator[None]:
-  """Lets an OSError name the file that is being written.
+  """Makes an OSError name the file that is being written.
 
-  A write on a full disk names no file, and what is written first has a name
-  that no user has given.
+  The error of a write to a full disk names no file, and an unfinished file has
+  a name that the user does not know.
   """
   try:
     yield
@@ -39,21 +39,22 @@ def naming(path: epath.PathLike, writer: str = "") -> Iterator[None]:
 
 
 def _beside(path: epath.PathLike, writer: str = "") -> epath.Path:
-  """Where a file is written before it takes the place of another."""
+  """The path of a file while it is written, before it is renamed."""
   path = epath.Path(path)
   return path.with_name(f".{path.name}.{writer}{'.' * bool(writer)}partial")
 
 
 @contextlib.contextmanager
 def whole_folder(folder: epath.Path) -> Iterator[epath.Path]:
-  """Where to write a folder that comes into being whole or not at all.
+  """Gives a path at which to write a folder that appears whole or not at all.
 
-  It is written beside its place, which it takes at the end of the `with`. What
-  a killed process has left beside it is removed first. A bucket cannot rename
-  folders: there it is written in its place, and removed if it fails.
+  The folder is written beside its own path and renamed at the end of the
+  `with`. Unfinished folders of killed processes are removed first. A bucket
+  cannot rename folders: there the folder is written at its own path, and
+  removed if writing fails.
 
   Args:
-    folder: is not there, or is empty.
+    folder: the path of the folder, which does not exist or is empty.
   """
   beside = folder if in_bucket(folder) else _beside(folder)
   remove = functools.partial(beside.rmtree, missing_ok=True)
@@ -63,10 +64,10 @@ def whole_folder(folder: epath.Path) -> Iterator[epath.Path]:
     with signals.unfinished(remove):
       yield beside
       if beside != folder:
-        # An empty folder may be there, which epath's rename refuses.
+        # The rename of epath refuses a target that is an empty folder.
         os.rename(beside, folder)
   except BaseException as error:
-    # A disk that lets nothing be written lets nothing be removed.
+    # A disk on which writing fails may also fail to remove files.
     with contextlib.suppress(OSError):
       remove()
     if isinstance(error, OSError) and isinstance(error.filename, str):
@@ -75,9 +76,10 @@ def whole_folder(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def matching(folder: epath.PathLike, pattern: str) -> list[epath.Path]:
-  """What a folder holds of a pattern, sorted; nothing if it is not there.
+  """The paths in a folder that match a pattern, sorted; none without a folder.
 
-  Unlike `glob`, for which brackets in the folder's own name are a pattern too.
+  Unlike `glob`, it does not take brackets in the name of the folder for a
+  pattern.
   """
   folder = epath.Path(folder)
   if not folder.is_dir():
@@ -93,20 +95,23 @@ def matching(folder: epath.PathLike, pattern: str) -> list[epath.Path]:
 def write_atomically(
   path: epath.PathLike, data: str | bytes, writer: str = ""
 ) -> None:
-  """Writes beside the target, then renames: no reader meets half a file.
+  """Writes a file beside its target, then renames it, so no reader sees half.
 
   Args:
-    path: of the file, local or in a bucket; its folder is made.
+    path: the path of the file, local or in a bucket; its folder is made if
+      needed.
     data: text, or bytes.
-    writer: a name of the one who writes, where two may write the same file at
-      once and must not take each other's unfinished one.
+    writer: a name of the writer, if two may write the same file at once; each
+      uses its own unfinished file.
 
   Raises:
-    OSError: with the path, if it cannot be written; what was there is left.
+    OSError: if the file cannot be written; the error has the path, and an old
+      file is left as it is.
   """
   path = epath.Path(path)
   if isinstance(data, str):
-    # A name that is no text to its system holds what UTF-8 cannot.
+    # A file name that is no valid text holds characters that UTF-8 cannot
+    # encode.
     data = data.encode(errors="backslashreplace")
   beside = _beside(path, writer)
   remove = functools.partial(beside.unlink, missing_ok=True)
@@ -117,7 +122,7 @@ def write_atomically(
         beside.write_bytes(data)
         beside.replace(path)
     except OSError:
-      # A disk that lets nothing be written lets nothing be removed.
+      # A disk on which writing fails may also fail to remove files.
       with contextlib.suppress(OSError):
         remove()
       raise
@@ -129,10 +134,11 @@ def write_json(
   """Writes a JSON object atomically, with a digest of its fields.
 
   Args:
-    path: of the file, local or in a bucket; its folder is made.
-    fields: plain values. NaN and infinities become null: JSON has no such
-      numbers.
-    writer: as of `write_atomically`.
+    path: the path of the file, local or in a bucket; its folder is made if
+      needed.
+    fields: plain values. NaN and infinities become null, because JSON has no
+      such numbers.
+    writer: see `write_atomically`.
 
   Raises:
     ValueError: if a field is called "digest".
@@ -143,18 +149,18 @@ def write_json(
 
 
 def json_of(fields: dict[str, Any]) -> str:
-  """The text of what `read_json` reads: an object that ends with its digest."""
+  """The JSON text of fields and their digest, which `read_json` checks."""
   fields = finite(fields)
   return json.dumps({**fields, DIGEST: digest_of(fields)}, indent=2)
 
 
 def read_json(path: epath.PathLike) -> dict[str, Any]:
-  """The fields that `write_json` wrote.
+  """Reads the fields that `write_json` wrote, and checks their digest.
 
   Raises:
-    ValueError: in one line without a remedy, if the file is not JSON, not an
-      object, or differs from what was written.
-    OSError: if it cannot be read.
+    ValueError: if the file is not JSON, not an object, or does not match its
+      digest; one line without a remedy.
+    OSError: if the file cannot be read.
   """
   try:
     fields = json.loads(epath.Path(path).read_bytes())
@@ -169,13 +175,13 @@ def read_json(path: epath.PathLike) -> dict[str, Any]:
 
 
 def digest_of(fields: Any) -> str:
-  """16 hexadecimal digits of plain values, whatever the order of keys."""
+  """A digest of plain values: 16 hexadecimal digits, for any order of keys."""
   text = json.dumps(fields, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def finite(value: Any) -> Any:
-  """Plain values in which NaN and infinities are None, as JSON needs them."""
+  """Plain values with None in place of NaN and infinities, for JSON."""
   if isinstance(value, dict):
     return {name: finite(item) for name, item in value.items()}
   if isinstance(value, list | tuple):

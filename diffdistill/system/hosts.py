@@ -1,8 +1,8 @@
-"""The processes of one run, one or several a machine.
+"""The processes of one run, which may be on several machines.
 
-All of them run the same program and make the same calls in the same order. What
-touches the disk is done by the first, and the others take its word, so that
-none waits for one that has met an error.
+All processes run the same program and make the same calls in the same order.
+Only the first process touches the disk. It sends the result or the error to the
+others, so no process waits for one that has failed.
 """
 
 import atexit
@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-# The key-value store of JAX's coordination service has no public name; Orbax
-# takes this one too.
+# JAX's key-value store has no public name; Orbax also uses this one.
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
@@ -27,21 +26,21 @@ from diffdistill.system.relay import relayed
 
 T = TypeVar("T")
 
-# For another process to come to the same words; it may be on a slower machine.
+# How long to wait for another process's last words; it may be slower.
 SECONDS_TO_AGREE = 20
 WORDS = "diffdistill/last_words"
 TEXTS = "diffdistill/texts"
-# Their machines may be slow to import and to read a config.
+# How long to wait for all texts; a machine may be slow to import and read.
 SECONDS_TO_GATHER = 300
 LINK = "diffdistill/link"
 SECONDS_TO_LINK = 60
-# That a process is lost may be heard after its connections have failed.
+# The news of a lost process may come after connections to it have failed.
 SECONDS_TO_HEAR = 2
 THREADS = 64
-# JAX's own: a process that has said nothing for so long is lost, and JAX aborts
-# those that still wait for it. links.py notices most of them before.
+# JAX takes a process for lost if it is silent this long, and aborts the
+# processes that wait for it. Usually links.py notices the loss earlier.
 HEARTBEAT_SECONDS = 100
-# Messages are padded to multiples of this: each length is compiled once.
+# Messages are padded to multiples of this size: each length is compiled once.
 BLOCK = 1024
 
 
@@ -50,22 +49,23 @@ def join(
   num_processes: int | None = None,
   process_id: int | None = None,
 ) -> None:
-  """Joins the other processes; before anything touches a device.
+  """Joins the other processes; call it before anything touches a device.
 
   Args:
-    coordinator: HOST:PORT of the first process; as the cluster says by default.
-    num_processes: how many there are.
-    process_id: which of them this is.
+    coordinator: HOST:PORT of the first process; by default the cluster tells
+      it.
+    num_processes: the number of processes.
+    process_id: the index of this process.
 
   Raises:
-    ValueError: where there is no cluster to ask.
+    ValueError: if no cluster tells the missing arguments.
   """
-  # JAX's own service takes SIGTERM from every process, to answer only those
-  # that ask it; training/preemption.py says why it is not asked.
+  # JAX's service would catch SIGTERM; training/preemption.py does it better.
   jax.config.update("jax_enable_preemption_service", False)
-  # Of the CPU client, one a core by default. Each local device of each program
-  # under way holds one while it waits for another process; with none left, the
-  # processes wait for each other for ever.
+  # The number of threads of the CPU client, by default one per core. In each
+  # running program, each local device holds a thread while it waits for another
+  # process. Without a free thread, the processes would wait for each other for
+  # ever.
   os.environ.setdefault("NPROC", str(max(THREADS, os.cpu_count() or 1)))
   with relayed(distributed) as relays:
     jax.distributed.initialize(
@@ -87,7 +87,7 @@ _links: Links | None = None
 
 
 def _link() -> None:
-  """Connects the processes, so that each learns when one is lost."""
+  """Connects the processes, so that each one learns if another is lost."""
   global _links
   state: Any = distributed.global_state
   links = Links(state.process_id)
@@ -103,32 +103,32 @@ def _link() -> None:
     except OSError as error:
       sys.stderr.write(
         f"diffdistill: process {state.process_id} cannot connect to port {port}"
-        f" of {host} ({error}), and goes on without: a lost process is noticed"
+        f" of {host} ({error}) and goes on, but a lost process is noticed only"
         f" after {HEARTBEAT_SECONDS} s; open the ports between the hosts\n"
       )
       return
   _links = links
   signals.at_end(links.told)
-  # JAX waits for the others where it leaves, which comes after this.
+  # At exit, JAX waits for the other processes; `leave` is called before that.
   atexit.register(links.leave)
 
 
 def leave() -> None:
-  """Says goodbye to the other processes, as any orderly exit does."""
+  """Says goodbye to the other processes before a normal exit."""
   if _links is not None:
     _links.leave()
 
 
 def lost_process() -> int | None:
-  """A process that is lost; waits a moment to hear of it."""
+  """The index of a lost process, or None; waits a moment for the news."""
   return None if _links is None else _links.lost(SECONDS_TO_HEAR)
 
 
 def check_devices(expected: int) -> None:
-  """Refuses to go on with a part of a pod.
+  """Refuses to go on if some devices of a pod are missing.
 
   Raises:
-    ValueError: where there are more or fewer devices.
+    ValueError: if there are more or fewer devices than expected.
   """
   if jax.device_count() != expected:
     raise ValueError(
@@ -139,31 +139,33 @@ def check_devices(expected: int) -> None:
 
 
 def is_first() -> bool:
-  """Whether this process is the one that writes and speaks."""
+  """Whether this is the first process, which alone writes files and prints."""
   return jax.process_index() == 0
 
 
 def meet() -> None:
-  """Waits until every process is here."""
+  """Waits until every process has made this call."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("meet")
 
 
 def everywhere(true: bool) -> bool:
-  """Whether it is so on every process."""
+  """Whether a condition is true on every process."""
   if jax.process_count() == 1:
     return true
   return bool(multihost_utils.process_allgather(np.int32(true)).all())
 
 
 def on_first(act: Callable[[], T]) -> T:
-  """Does it on the first process alone; all have its result, or its error.
+  """Calls a function on the first process only; all get its result or error.
 
-  An error that a person can mend is a ValueError or an OSError everywhere; of
-  another one the first process has the traceback, and the others its words.
+  An error that a person can mend is a ValueError or an OSError on every
+  process. For other errors the first process has the traceback, and the others
+  get the message.
 
   Args:
-    act: of values that JSON holds; it must not call on other processes.
+    act: the function; its result must be JSON values, and it must not
+      communicate with other processes.
   """
   if jax.process_count() == 1:
     return act()
@@ -184,10 +186,10 @@ def on_first(act: Callable[[], T]) -> T:
 
 
 def gathered(text: str) -> list[str]:
-  """The texts of all processes, in their order; nothing is compiled for it.
+  """The texts of all processes, in order, without compiling anything.
 
-  The first process reads them all, and the others what it has read, so that
-  many processes ask the service in turn and not all at once.
+  The first process reads all texts and shares them as one. So many processes do
+  not send many requests each.
   """
   client: Any = distributed.global_state.client
   count = jax.process_count() if client is not None else 1
@@ -208,10 +210,10 @@ def gathered(text: str) -> list[str]:
 
 
 def place(tree: Any, sharding: jax.sharding.Sharding) -> Any:
-  """Arrays that every process holds, on the devices of all of them.
+  """Places arrays that every process holds on the devices of all processes.
 
-  `jax.device_put` does so too, but first compares what each process holds,
-  which is a collective a call.
+  `jax.device_put` would first compare the arrays of all processes, which takes
+  a collective in each call.
   """
   if jax.process_count() == 1:
     return jax.device_put(tree, sharding)
@@ -230,7 +232,7 @@ def place(tree: Any, sharding: jax.sharding.Sharding) -> Any:
 
 
 def unanimous(words: str) -> bool:
-  """Whether every process ends with these words; waits for them a while."""
+  """Whether every process ends with the same words; waits a while for all."""
   client = distributed.global_state.client
   if client is None:
     return True
@@ -248,7 +250,7 @@ def unanimous(words: str) -> bool:
 
 
 def _described(error: Exception) -> dict[str, Any]:
-  """An error as JSON; what is no refusal here is none on the others."""
+  """An error as JSON values, for `_rebuilt`."""
   if not is_refusal(error):
     return {"kind": "fault", "text": f"{type(error).__name__}: {error}"}
   if not isinstance(error, OSError):
@@ -275,7 +277,7 @@ def _rebuilt(
 
 
 def _from_first(message: bytes) -> bytes:
-  """The first process's message; what the others pass is not looked at."""
+  """The first process's message; messages of other processes are ignored."""
   size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
   padded = np.zeros(-(-size // BLOCK) * BLOCK, np.uint8)
   if is_first():

@@ -1,16 +1,16 @@
-"""Connections by which several processes learn that one of them is lost.
+"""Connections through which each process learns that another one is lost.
 
-Each process holds a connection to the first one, and the first one to each. The
-system closes the connections of a process that dies; where a whole machine is
-lost, probes miss it within seconds. A process that ends in an orderly way says
-goodbye first. JAX notices a lost process too, but only after a longer time, and
-then it aborts the others with a stack of C++.
+Each process has a connection to the first process. If a process dies, the
+system closes its connections; if a whole machine is lost, TCP probes notice it
+within seconds. A process that ends normally says goodbye first. JAX notices a
+lost process too, but later, and then it aborts the others with a C++ stack
+trace.
 
 The messages are lines of text:
 
   hello TOKEN INDEX   from another process to the first, once
-  bye                 the sender is about to end in an orderly way
-  told                a signal told the sender to leave, and it ends
+  bye                 the sender is about to end normally
+  told                a signal told the sender to leave, and it ends now
   lost INDEX          from the first: another process is lost
   lost INDEX told     from the first: a signal told another process to leave
 """
@@ -23,25 +23,25 @@ import threading
 
 from diffdistill.system import signals
 
-# How long a machine may be silent: idle, then so many probes at this distance.
+# A silent machine is probed after SECONDS_IDLE, then PROBES times.
 SECONDS_IDLE, SECONDS_BETWEEN_PROBES, PROBES = 5, 5, 3
 SECONDS_TO_CONNECT = 20
-# A stranger's first line is no longer than this.
+# The first line of an unknown sender may have at most this many bytes.
 LONGEST = 200
-GO_ON = "start all of them again: they go on from what they have saved"
+GO_ON = "start all processes again: they go on from what they have saved"
 
 
 class Links:
-  """This process's connections.
+  """The connections of this process to the other processes.
 
   Args:
-    index: of this process.
+    index: the index of this process.
   """
 
   def __init__(self, index: int):
     self._index = index
     self._selector = selectors.DefaultSelector()
-    # By the index of the process at the other end.
+    # The connections, by the index of the process at the other end.
     self._peers: dict[int, socket.socket] = {}
     self._buffers: dict[socket.socket, bytes] = {}
     self._said_bye: set[int] = set()
@@ -52,7 +52,7 @@ class Links:
     self._known = threading.Event()
 
   def listen(self) -> tuple[int, str]:
-    """Waits for the others, as the first process; (the port, the token)."""
+    """Accepts the other processes on the first process; gives (port, token)."""
     both = socket.has_dualstack_ipv6()
     server = socket.create_server(
       ("", 0),
@@ -68,7 +68,7 @@ class Links:
     """Connects to the first process.
 
     Raises:
-      OSError: where it cannot be reached.
+      OSError: if the first process cannot be reached.
     """
     peer = socket.create_connection((host, port), SECONDS_TO_CONNECT)
     peer.sendall(f"hello {token} {self._index}\n".encode())
@@ -77,16 +77,16 @@ class Links:
     self._start()
 
   def leave(self) -> None:
-    """Says goodbye: this process is about to end in an orderly way."""
+    """Says goodbye, because this process is about to end normally."""
     self._left = True
     self._say("bye")
 
   def told(self) -> None:
-    """Says that a signal ends this process."""
+    """Tells the other processes that a signal ends this process."""
     self._say("told")
 
   def lost(self, seconds: float) -> int | None:
-    """The process that is lost; waits so long to hear of one."""
+    """The index of a lost process; waits up to `seconds` to learn of one."""
     self._known.wait(seconds)
     return self._lost
 
@@ -95,7 +95,7 @@ class Links:
 
   def _say(self, line: str) -> None:
     for peer in tuple(self._peers.values()):
-      # One that cannot be told is lost, which is noticed where it is read.
+      # If sending fails, the process is lost, and `_read` notices it.
       with contextlib.suppress(OSError):
         peer.send(f"{line}\n".encode())
 

@@ -1,14 +1,15 @@
-"""The lock of a workdir: one training at a time, on whatever host it runs.
+"""The lock of a workdir: only one training at a time, on any host.
 
 `lock.json` names the host and the process that hold the workdir. The holder
-writes it anew every RENEW_SECONDS. Another training that finds it watches it:
-if it changes, the holder is alive, and the new training is refused; if it stays
-the same for STALE_SECONDS, the new one takes it over. Clocks of hosts differ,
-so nothing depends on the time that a file bears. A holder that is dead on this
-very host is known at once.
+writes the file again every RENEW_SECONDS. A new training that finds the file
+watches it. If the file changes, the holder is alive, and the new training is
+refused. If the file stays the same for STALE_SECONDS, the new training takes it
+over. Clocks of hosts differ, so file times are not compared with clocks. If the
+holder ran on this host and has ended, this is known at once.
 
-A holder whose lock was taken over, as after it was suspended, ends at once: two
-never both train. What only reads a workdir asks for no lock.
+If a holder's lock was taken over, for example while it was suspended, the
+holder ends at once, so that two trainings never run. Commands that only read a
+workdir need no lock.
 """
 
 import contextlib
@@ -32,24 +33,24 @@ from diffdistill.system.files import in_bucket, read_json, write_json
 NAME = "lock.json"
 RENEW_SECONDS = 10.0
 STALE_SECONDS = 60.0
-# Between two looks at another's lock, and between two words to other processes
-# of this run, which wait for the first.
+# Seconds between two looks at a lock, and between two messages of the first
+# process to the processes that wait for it.
 POLL_SECONDS, WORD_SECONDS = 1.0, 5.0
-# Where no look and write can be one, two may write; the last one counts.
+# In a bucket, two may write at once; after these seconds the last one holds.
 SETTLE_SECONDS = 2.0
 
 Say = Callable[[str], None]
-# The bytes of a lock, and when a disk says that they were written.
+# The bytes of a lock file, and the time at which it was written.
 Signature = tuple[bytes, int]
 
 
 class Lock:
-  """What one process knows of the lock of a workdir.
+  """One process's view of the lock of a workdir.
 
   Args:
-    workdir: the folder.
-    say: is told of a wait, and where the lock cannot be renewed.
-    end: ends the process, with a line; only tests pass another.
+    workdir: the workdir to lock.
+    say: receives a line if the process waits or the lock cannot be renewed.
+    end: prints a line and ends the process; only tests pass another function.
   """
 
   def __init__(
@@ -65,14 +66,14 @@ class Lock:
     self._thread: threading.Thread | None = None
 
   def attempt(self, seconds: float, take: bool = True) -> bool:
-    """Waits for the lock for some seconds; whether this process may go on.
+    """Waits for the lock for some seconds; returns whether it is free or taken.
 
     Args:
-      seconds: to wait in this call; what was seen is remembered for the next.
-      take: whether to hold it from then on, or only to see that nobody does.
+      seconds: the longest wait in this call; the next call continues the wait.
+      take: whether to take the lock; if not, only waits until it is free.
 
     Raises:
-      ValueError: where another process holds it and is alive.
+      ValueError: if another process holds the lock and is alive.
     """
     until = time.monotonic() + seconds
     while True:
@@ -85,19 +86,19 @@ class Lock:
       time.sleep(min(left, POLL_SECONDS * (5 if in_bucket(self._path) else 1)))
 
   def look(self) -> Signature | None:
-    """The lock as it is now; None where there is none."""
+    """The lock file as it is now; None if there is no file."""
     if not self._path.exists():
       return None
     local = not in_bucket(self._path)
     try:
-      # A full disk may leave nothing else to renew (see _renew).
+      # On a full disk only the time can be renewed, see _renew.
       written = os.stat(self._path).st_mtime_ns if local else 0
       return self._path.read_bytes(), written
     except FileNotFoundError:
       return None
 
   def release(self) -> None:
-    """Gives the lock back, if this process has written it and holds it."""
+    """Removes the lock file if this process holds the lock."""
     self._stop.set()
     if self._thread is not None:
       self._thread.join(RENEW_SECONDS)
@@ -111,7 +112,7 @@ class Lock:
       self._say(f"{self._path} could not be removed ({error})")
 
   def _is_free(self, seen: Signature | None) -> bool:
-    """Whether nobody holds it any more."""
+    """Whether nobody holds the lock any more."""
     if seen is None or _is_dead(holder := self._holder()):
       return True
     now = time.monotonic()
@@ -129,7 +130,7 @@ class Lock:
     return now - self._since >= STALE_SECONDS
 
   def _take(self, seen: Signature | None) -> bool:
-    """Writes this process's lock in place of what was seen; whether it held."""
+    """Writes the lock if nobody changed the file; gives whether it is held."""
     self._workdir.mkdir(parents=True, exist_ok=True)
     with _alone(self._workdir) as alone:
       if self.look() != seen:
@@ -150,7 +151,7 @@ class Lock:
       try:
         taken_by = self._renew()
       except Exception as error:
-        # A bucket that does not answer, a disk that is away: it may come back.
+        # A bucket or a disk that does not answer may come back later.
         if time.monotonic() - renewed > STALE_SECONDS and not said:
           said = True
           self._say(
@@ -161,14 +162,14 @@ class Lock:
         continue
       if taken_by:
         self._end(
-          f"{self._workdir} was taken over by {taken_by}, as this process had"
-          " not renewed its lock in time; it ends, so that no two train there"
+          f"{self._workdir} was taken over by {taken_by}, because this process"
+          " did not renew its lock in time; it ends, so that only one trains"
         )
         return
       renewed, said = time.monotonic(), False
 
   def _renew(self) -> str:
-    """Writes it anew; returns who has taken it over, if somebody has."""
+    """Writes the lock again; returns the name of a new holder, or ""."""
     if not in_bucket(self._workdir) and not self._workdir.exists():
       raise FileNotFoundError(errno.ENOENT, "is gone", str(self._workdir))
     with _alone(self._workdir):
@@ -182,7 +183,7 @@ class Lock:
       except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
           raise
-        # That takes no space.
+        # A new file time needs no space on the disk.
         os.utime(self._path)
     return ""
 
@@ -192,7 +193,7 @@ class Lock:
     write_json(self._path, fields, self._fields["nonce"])
 
   def _holder(self) -> dict[str, Any]:
-    """What the lock says; nothing where there is none, or it is damaged."""
+    """The fields of the lock file; empty if it is missing or damaged."""
     try:
       return read_json(self._path)
     except (ValueError, FileNotFoundError):
@@ -201,10 +202,10 @@ class Lock:
 
 @contextlib.contextmanager
 def held(workdir: epath.Path, say: Say) -> Iterator[None]:
-  """Holds a workdir; every process of a run calls it, and the first does it.
+  """Holds a workdir's lock; every process calls it, and the first one locks.
 
   Raises:
-    ValueError: where another process holds it and is alive.
+    ValueError: if another process holds the lock and is alive.
   """
   lock = Lock(workdir, say)
   with signals.unfinished(lock.release):
@@ -219,10 +220,10 @@ def held(workdir: epath.Path, say: Say) -> Iterator[None]:
 
 @contextlib.contextmanager
 def idle(workdir: epath.Path, say: Say) -> Iterator[None]:
-  """Sees to it that nobody trains in a workdir meanwhile; holds nothing.
+  """Checks that nobody trains in a workdir inside the `with`; takes no lock.
 
   Raises:
-    ValueError: where somebody does, or has begun to by the end.
+    ValueError: if a training runs there at the start or at the end.
   """
   lock = Lock(workdir, say)
   while not hosts.on_first(lambda: lock.attempt(WORD_SECONDS, take=False)):
@@ -233,8 +234,8 @@ def idle(workdir: epath.Path, say: Say) -> Iterator[None]:
   def compare() -> None:
     if lock.look() != before:
       raise ValueError(
-        f"a training has begun in {workdir} meanwhile; wait until it ends, and"
-        " run the command again"
+        f"a training began in {workdir} while this command ran; wait until it"
+        " ends, and run the command again"
       )
 
   hosts.on_first(compare)
@@ -242,9 +243,9 @@ def idle(workdir: epath.Path, say: Say) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alone(folder: epath.Path) -> Iterator[bool]:
-  """Whether no other process looks and writes meanwhile.
+  """Keeps other processes from looking and writing; gives whether that works.
 
-  False in a bucket, and on a disk of another host that has no such locks.
+  It does not work in a bucket, nor on a network disk without file locks.
   """
   descriptor = None
   if not in_bucket(folder):
@@ -263,7 +264,7 @@ def _alone(folder: epath.Path) -> Iterator[bool]:
 
 
 def _identity() -> dict[str, Any]:
-  """This process, as no other one of any host is called."""
+  """Fields that identify this process among all processes of all hosts."""
   return {
     "host": socket.gethostname(),
     "boot": _boot(),
@@ -273,7 +274,7 @@ def _identity() -> dict[str, Any]:
 
 
 def _boot() -> str:
-  """Within what a process's number means one process: "" where unknown."""
+  """The boot and namespace in which process numbers are unique, or ""."""
   try:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -282,18 +283,18 @@ def _boot() -> str:
 
 
 def _started(process: int) -> str:
-  """When a process of this host started; "" where it has ended."""
+  """The start time of a process of this host; "" if it has ended."""
   try:
     text = Path(f"/proc/{process}/stat").read_text()
   except OSError:
     return ""
-  # After the name, which may hold anything: see proc(5).
+  # The fields follow the name in brackets: see proc(5).
   state, *fields = text.rpartition(")")[2].split()
   return "" if state in "ZX" else fields[18]
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
-  """Whether a holder is known to have ended, as one of this host can be."""
+  """Whether a holder was on this host and has certainly ended."""
   here = _identity()
   if not here["boot"] or any(
     holder.get(name) != here[name] for name in ("host", "boot")
@@ -307,12 +308,12 @@ def _is_dead(holder: dict[str, Any]) -> bool:
 
 def _named(holder: dict[str, Any]) -> str:
   if "process" not in holder:
-    return "a process that its damaged lock does not name"
+    return "an unknown process (its lock is damaged)"
   return f"process {holder['process']} on {holder['host']}"
 
 
 def _end(line: str) -> None:
-  """Ends the process as it is: it must not write to that workdir any more."""
+  """Ends the process at once, because it must not write to the workdir."""
   sys.stderr.write(f"diffdistill: {line}\n")
   sys.stderr.flush()
   os._exit(1)

@@ -1,4 +1,4 @@
-"""Places as people write them: a folder, a file, ~/here, file:// or gs://."""
+"""Paths as people write them: a folder, a file, ~/folder, file:// or gs://."""
 
 import importlib.util
 import os
@@ -8,34 +8,34 @@ from typing import Any
 
 from etils import epath
 
-# The sections of a config whose text fields can hold places.
+# The sections of a config whose text fields can hold paths.
 SECTIONS = ("data", "evaluation", "stages")
-# What comes before a place in a field that says where weights are from.
+# The prefixes of a path in a field that says where weights come from.
 _PREFIXES = ("path:", "imported:")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def place(name: str, text: str) -> epath.Path:
-  """The place that a flag or a field names.
+  """The path that a flag or a field names.
 
   Args:
-    name: of the flag or field, for refusals: "--out".
-    text: its value.
+    name: the name of the flag or field, for refusals: "--out".
+    text: the value of the flag or field.
 
   Raises:
-    ValueError: if it is of a store that cannot be reached, of an unknown
-      user's home folder, or no UTF-8.
+    ValueError: if the path is in a store that cannot be reached, in the home
+      folder of an unknown user, or no UTF-8.
   """
   return epath.Path(_place(name, text))
 
 
 def places(name: str, values: Sequence[str]) -> list[epath.Path]:
-  """The places of a flag that takes several: A,B, or the flag again.
+  """The paths of a flag that takes several: A,B, or the flag several times.
 
-  A value that exists as it is given is one place, whatever commas it holds.
+  If a value with commas is an existing path, it is one path.
 
   Raises:
-    ValueError: as of `place`, and if a place is empty.
+    ValueError: in the same cases as `place`, and if a path is empty.
   """
   result = []
   for value in values:
@@ -46,7 +46,7 @@ def places(name: str, values: Sequence[str]) -> list[epath.Path]:
     for part in value.split(","):
       if not part:
         raise ValueError(
-          f"{name} is {value!r}, in which a place is empty; pass A, or A,B for"
+          f"{name} is {value!r}, in which a path is empty; pass A, or A,B for"
           " two"
         )
       result.append(place(name, part))
@@ -54,10 +54,10 @@ def places(name: str, values: Sequence[str]) -> list[epath.Path]:
 
 
 def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
-  """A config whose places are as programs know them: ~ is a home folder.
+  """A config in which every ~ is replaced by a home folder.
 
   Raises:
-    ValueError: as of `place`, with the path of the field.
+    ValueError: in the same cases as `place`; the message names the field.
   """
   return {
     name: _resolved(name, value) if name in SECTIONS else value

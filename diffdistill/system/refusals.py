@@ -7,13 +7,13 @@ from types import TracebackType
 LONGEST_LINE = 1000
 # What a person can do about an error of the system, by its number.
 REMEDIES = {
-  errno.ENOSPC: "make room there, and the same command goes on",
-  errno.EDQUOT: "make room there, and the same command goes on",
+  errno.ENOSPC: "free some space there, and run the same command again",
+  errno.EDQUOT: "free some space there, and run the same command again",
   errno.EROFS: "pass a place that can be written",
   errno.EACCES: "pass a place that you may read and write",
   errno.EPERM: "pass a place that you may read and write",
-  errno.EFBIG: "pass a disk that takes larger files",
-  errno.ELOOP: "pass a place whose links lead somewhere",
+  errno.EFBIG: "pass a place on a disk that allows larger files",
+  errno.ELOOP: "pass a place without a loop of links",
   errno.EMFILE: "allow more open files with `ulimit -n`",
   errno.ENAMETOOLONG: "pass a shorter name",
   errno.EIO: "check the disk or its mount, and run the same command again",

@@ -1,10 +1,10 @@
-"""Stands between this process and JAX's coordination service.
+"""Relays the connection between this process and JAX's coordination service.
 
-The service is part of the first process. Where that is lost, JAX's client sees
-its connection close and aborts this process at once, with a stack of C++. So
-the client connects to a relay, a thread of this process, which forwards all
-that is said and does not close the connection: links.py has noticed the loss,
-and ends this process in one line.
+The service runs in the first process. If the first process is lost, JAX's
+client sees that its connection closes, and aborts this process at once with a
+C++ stack trace. So the client connects to a relay, a thread of this process,
+which forwards all bytes and keeps the connection open. Then links.py notices
+the loss and ends this process with one line.
 """
 
 import contextlib
@@ -19,22 +19,23 @@ CHUNK = 1 << 16
 
 
 class Relay:
-  """Forwards connections to a place.
+  """Forwards connections to a host and port.
 
   Args:
-    host, port: the place.
+    host, port: the address to which connections are forwarded.
   """
 
   def __init__(self, host: str, port: int):
     self._place = host, port
-    # Until the processes are linked, JAX is told of a connection that closes.
+    # If False, a closed connection is closed for JAX too. It becomes True when
+    # links.py has connected the processes.
     self.holds = False
     self._server = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=self._accept, name="relay", daemon=True).start()
 
   @property
   def port(self) -> int:
-    """Where to connect, on this host."""
+    """The port on this host to connect to."""
     return self._server.getsockname()[1]
 
   def _accept(self) -> None:
@@ -43,7 +44,7 @@ class Relay:
       try:
         far = socket.create_connection(self._place, SECONDS_TO_CONNECT)
       except OSError:
-        # The first process is not up yet; JAX's client tries again.
+        # The first process has not started yet; JAX's client tries again.
         near.close()
         continue
       threading.Thread(
@@ -76,11 +77,10 @@ class Relay:
 
 @contextlib.contextmanager
 def relayed(distributed: Any) -> Iterator[list[Relay]]:
-  """Lets JAX's clients that are made meanwhile connect through relays.
+  """Makes JAX's new clients connect through relays, inside the `with`.
 
   Args:
-    distributed: JAX's module, which makes them by this one name, whichever way
-      it finds the cluster.
+    distributed: JAX's module that makes the clients.
   """
   library = distributed._jax
   make = library.get_distributed_runtime_client

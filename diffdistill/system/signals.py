@@ -1,16 +1,16 @@
-"""Signals: from its first moment on, a command ends in one line, in seconds.
+"""Signals: ends a command with one line and within seconds, at any time.
 
 SIGTERM and SIGHUP tell a command to leave (status 75), SIGINT (ctrl-C)
-interrupts it (130). The process then ends at once. Where a loop can save
-between two updates, it has some seconds to reach the next boundary
+interrupts it (status 130). Then the process ends at once. A loop that can save
+between two updates has some seconds to reach the next boundary between updates
 (training/preemption.py).
 
-A thread does all this. Python runs a signal's handler in the main thread, which
-cannot run it while it waits inside a library for a compiler, a device or a
-disk. An exception that a handler raises is no help either: where a library of
-C++ calls Python, as at many an import, it is lost or crashes the process.
+A thread does this work. Python runs the handler of a signal in the main thread,
+which cannot run it while it waits for a compiler, a device or a disk. Handlers
+must not raise exceptions either: if a C++ library calls Python, as in many
+imports, the exception is lost or crashes the process.
 
-This file imports neither jax nor anything else that takes long.
+This file imports nothing slow, such as jax.
 """
 
 import contextlib
@@ -25,27 +25,28 @@ from types import FrameType
 from typing import NoReturn
 
 STATUSES = {signal.SIGTERM: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
-# These stay ignored where whoever started the command ignores them: nohup does
-# so with SIGHUP, and a shell with SIGINT for what it starts in the background.
+# These signals stay ignored if the caller of the command ignores them: nohup
+# ignores SIGHUP, and a shell ignores SIGINT for background commands.
 MAY_BE_IGNORED = (signal.SIGHUP, signal.SIGINT)
-# A loop has so long to reach the next boundary, and longer, up to the second
-# number, where its boundaries are far apart. `docker stop` kills after 10 s,
-# and a spot machine is gone after 30.
+# The seconds that a loop has to reach its next boundary: at least the first
+# number, and up to the second if boundaries are far apart. `docker stop` kills
+# after 10 s, and a spot machine is gone after 30 s.
 SECONDS_TO_BOUNDARY = (9.0, 20.0)
-# A command that is done has so long to exit. Of several processes, which wait
-# for each other then, each has as long as the second number says.
+# The seconds that a finished command has to exit: the first number for one
+# process, the second for several, which wait for each other.
 SECONDS_TO_EXIT = (5.0, 60.0)
-# Unfinished files have to be removed by then; a disk may not answer.
+# The seconds for removing unfinished files; a disk may not answer.
 SECONDS_TO_CLEAN = 3.0
-# One ctrl-C may come twice: from the terminal, and from a program between.
+# Two interrupts within this time are one ctrl-C, which both the terminal and a
+# wrapper program may send.
 ONE_INTERRUPT = 0.5
 
 
 class Listener:
-  """Hears signals, and ends the process.
+  """Listens for signals and ends the process.
 
   Args:
-    remedy: what a person can do after the command has ended, in words.
+    remedy: a text that says what a person can do after the command has ended.
   """
 
   def __init__(self, remedy: str):
@@ -69,7 +70,7 @@ class Listener:
     self._terminals = [number for number in (1, 2) if os.isatty(number)]
 
   def start(self) -> None:
-    """Listens from now on; called by the main thread."""
+    """Starts to listen; only the main thread may call this."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     threading.Thread(
@@ -80,7 +81,7 @@ class Listener:
       signal.signal(number, self.note)
 
   def note(self, number: int, frame: FrameType | None = None) -> None:
-    """The first signal decides how the process ends, and by when."""
+    """Notes a signal; the first one decides how and when the process ends."""
     if self.first is None:
       self.first = number
       self._deadline = time.monotonic() + self._patience
@@ -88,7 +89,7 @@ class Listener:
       self._hang_up()
 
   def boundary(self) -> None:
-    """A loop is at a boundary, where it could have left."""
+    """Notes that a loop is at a boundary, where it could leave."""
     now = time.monotonic()
     least, most = SECONDS_TO_BOUNDARY
     if self._boundary:
@@ -96,12 +97,12 @@ class Listener:
     self._boundary, self._patience = now, least
 
   def leave(self) -> None:
-    """The loop saves and leaves; it is left to finish."""
+    """Notes that the loop saves and leaves; the process waits for this."""
     self._writing += 1
 
   @contextlib.contextmanager
   def writing(self) -> Iterator[None]:
-    """What is being written is left to finish, by the main thread."""
+    """Lets the main thread finish a write inside the `with`."""
     self._writing += 1
     try:
       yield
@@ -109,12 +110,12 @@ class Listener:
       self._writing -= 1
 
   def at_end(self, act: Callable[[], object]) -> None:
-    """Does this if a signal ends the process."""
+    """Calls a function if a signal ends the process."""
     self._unfinished.append(act)
 
   @contextlib.contextmanager
   def unfinished(self, clean: Callable[[], object]) -> Iterator[None]:
-    """What is being made is cleaned up if the process ends meanwhile."""
+    """Calls a clean-up function if the process ends inside the `with`."""
     self.at_end(clean)
     try:
       yield
@@ -122,7 +123,7 @@ class Listener:
       self._unfinished.remove(clean)
 
   def over(self, status: int) -> None:
-    """The command is done; signals change its status no more."""
+    """Notes that the command is done; later signals keep its status."""
     several = 1 if self.process else 0
     self._status, self._writing = status, 0
     self._patience = SECONDS_TO_EXIT[several]
@@ -130,8 +131,8 @@ class Listener:
       self._deadline = time.monotonic() + self._patience
 
   def end(self, message: str, status: int) -> NoReturn:
-    """Ends the process; what a signal or the command says of it comes first."""
-    # Only one thread speaks; another waits here for the end of both.
+    """Ends the process; an earlier signal or status wins over the arguments."""
+    # Only one thread prints; another one waits here until the process ends.
     self._ends.acquire()
     if self._status is not None:
       os._exit(self._status)
@@ -164,15 +165,15 @@ class Listener:
         self.end("told to leave", 75)
 
   def _again(self) -> bool:
-    """Whether this interrupt is a second one."""
+    """Notes an interrupt; returns whether it is a second one."""
     self._interrupts.append(time.monotonic())
     return self._interrupts[-1] - self._interrupts[0] > ONE_INTERRUPT
 
   def _hang_up(self) -> None:
-    """What is printed on a terminal that is gone goes nowhere.
+    """Drops all later output to a terminal that is gone.
 
-    Otherwise the next line of progress would be an error, and the last one of a
-    run that has not saved yet.
+    Otherwise the next progress line would raise an error and end a run that has
+    not saved yet.
     """
     for number in self._terminals:
       if not os.isatty(number):
@@ -185,13 +186,13 @@ _listener: Listener | None = None
 
 
 def _write_line(line: str) -> None:
-  # Not by sys.stderr, whose lock the main thread may hold.
+  # The main thread may hold the lock of sys.stderr, so it is not used here.
   with contextlib.suppress(OSError):
     os.write(2, line.encode())
 
 
 def listener() -> Listener | None:
-  """What listens in this process; None in a notebook and in tests."""
+  """The listener of this process; None in a notebook and in tests."""
   return _listener
 
 
@@ -199,8 +200,8 @@ def run(command: Callable[[], int], remedy: str) -> int:
   """Runs a command; returns its exit status, unless a signal ends the process.
 
   Args:
-    command: imports what takes long itself.
-    remedy: what a person can do after it has ended, in words.
+    command: the command; slow imports must be inside it.
+    remedy: a text that says what a person can do after the command has ended.
   """
   global _listener
   _listener = Listener(remedy)
@@ -211,7 +212,7 @@ def run(command: Callable[[], int], remedy: str) -> int:
 
 
 def end(message: str, status: int) -> NoReturn:
-  """Ends this process at once, from any thread, in one line."""
+  """Ends this process at once with one line, from any thread."""
   if _listener is not None:
     _listener.end(message, status)
   _write_line(f"diffdistill: {message}\n")
@@ -219,29 +220,29 @@ def end(message: str, status: int) -> NoReturn:
 
 
 def at_end(act: Callable[[], object]) -> None:
-  """Does this if a signal ends this process."""
+  """Calls a function if a signal ends this process."""
   if _listener is not None:
     _listener.at_end(act)
 
 
 def name_process(index: int, count: int) -> None:
-  """Says in this process's last line which of several it is."""
+  """Puts the index of this process into its last line."""
   if _listener is not None:
     _listener.process = f"process {index} of {count}: "
 
 
 def writing() -> contextlib.AbstractContextManager[None]:
-  """What is being written meanwhile is left to finish."""
+  """Lets a write inside the `with` finish before a signal ends the process."""
   return _listener.writing() if _listener else contextlib.nullcontext()
 
 
 def unfinished(
   clean: Callable[[], object],
 ) -> contextlib.AbstractContextManager[None]:
-  """What is being made meanwhile is cleaned up if a signal ends the process.
+  """Calls a clean-up function if a signal ends the process inside the `with`.
 
   Args:
-    clean: removes it; called by another thread.
+    clean: removes the unfinished thing; another thread calls it.
   """
   if _listener is None:
     return contextlib.nullcontext()

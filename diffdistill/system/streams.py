@@ -1,6 +1,6 @@
-"""The program's text: in UTF-8, on streams whose reader may leave.
+"""Standard streams that accept any text and survive a reader that leaves.
 
-This file imports nothing that takes long: the program may begin anew in it.
+This file imports nothing slow, because the program may restart in it.
 """
 
 import io
@@ -10,37 +10,39 @@ from typing import Any
 
 
 def outlive_readers() -> None:
-  """Lets the standard streams take any text, and outlive their readers."""
+  """Makes the standard streams accept any text and survive their readers."""
   sys.stdout, sys.stderr = _stream(sys.stdout), _stream(sys.stderr)
 
 
 def flushed(status: int) -> int:
-  """The exit status, once the output is written: 1 if it cannot be."""
+  """Flushes the output; returns the exit status, or 1 if flushing fails."""
   try:
     sys.stdout.flush()
   except OSError as error:
     _to_nowhere(sys.stdout.fileno())
     if not status:
-      sys.stderr.write(f"diffdistill: the output is cut: {error.strerror}\n")
+      sys.stderr.write(
+        f"diffdistill: the output is incomplete: {error.strerror}\n"
+      )
     return status or 1
   return status
 
 
 def speak_utf8() -> None:
-  """Begins anew in UTF-8 where Python uses the encoding of another locale.
+  """Restarts Python in UTF-8 if it uses the encoding of another locale.
 
-  Libraries take the names of files in UTF-8 whatever the locale says.
+  Libraries use UTF-8 for the names of files, in every locale.
   """
   if sys.getfilesystemencoding().lower().replace("-", "") == "utf8":
     return
   os.environ["PYTHONUTF8"] = "1"
-  # The option is for a Python that is told to ignore its variables.
+  # The option works even if Python is told to ignore environment variables.
   arguments = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
   os.execv(sys.executable, arguments)
 
 
 class _Pipe(io.FileIO):
-  """A stream whose reader may leave, as `head` does: the rest goes nowhere."""
+  """A stream that drops later output if its reader leaves, as `head` does."""
 
   def write(self, data, /):
     try:
@@ -51,14 +53,14 @@ class _Pipe(io.FileIO):
 
 
 def _to_nowhere(number: int) -> None:
-  """Lets an open file take and forget whatever is written."""
+  """Redirects an open file to the null device, which drops all output."""
   nowhere = os.open(os.devnull, os.O_WRONLY)
   os.dup2(nowhere, number)
   os.close(nowhere)
 
 
 def _stream(stream: Any) -> Any:
-  """A standard stream that takes any text, and outlives its reader."""
+  """A standard stream that accepts any text and survives its reader."""
   if stream is None:
     return open(os.devnull, "w", encoding="utf-8")
   stream.flush()

@@ -1,4 +1,4 @@
-"""A small archive that unpacks to far more is refused before it is read."""
+"""A small archive that unpacks to very many bytes is refused before reading."""
 
 import zipfile
 
@@ -16,14 +16,16 @@ def path(tmp_path):
   return epath.Path(tmp_path / "a.npz")
 
 
-def test_an_archive_of_nearly_nothing_is_refused(path, monkeypatch):
+def test_a_small_archive_that_unpacks_to_many_bytes_is_refused(
+  path, monkeypatch
+):
   monkeypatch.setattr(archives, "FREE", 1 << 16)
   with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
     archive.writestr("mu.npy", bytes(1 << 24))
   with pytest.raises(ValueError, match="unpacks to 16,777,216") as refusal:
     check_unpacked_size(path)
   assert "\n" not in str(refusal.value)
-  # And by those who read one.
+  # The readers of archives refuse it too.
   with pytest.raises(ValueError, match="unpacks to 16,777,216"):
     references._read(path)
 
@@ -38,7 +40,7 @@ def test_usual_archives_are_not_refused(path, monkeypatch):
   check_unpacked_size(path)
 
 
-def test_what_is_no_archive_is_left_to_its_reader(path):
+def test_a_file_that_is_no_archive_is_left_to_its_reader(path):
   for data in (b"", b"PK\x03\x04", b"text", bytes(99)):
     path.write_bytes(data)
     check_unpacked_size(path)

@@ -18,7 +18,7 @@ from diffdistill.system.files import (
 
 
 @pytest.mark.parametrize("data", ["text with an é\n", b"\x00\xff bytes", ""])
-def test_writes_all_and_leaves_nothing_beside(tmp_path, data):
+def test_a_write_is_complete_and_leaves_no_other_file(tmp_path, data):
   path = tmp_path / "a" / "b" / "file.json"
   write_atomically(path, data)
   read = path.read_bytes() if isinstance(data, bytes) else path.read_text()
@@ -26,14 +26,14 @@ def test_writes_all_and_leaves_nothing_beside(tmp_path, data):
   assert list(path.parent.iterdir()) == [path]
 
 
-def test_replaces_what_was_there(tmp_path):
+def test_a_write_replaces_the_old_file(tmp_path):
   path = epath.Path(tmp_path) / "file.json"
   write_atomically(path, "a longer text than the next\n")
   write_atomically(str(path), "short\n")
   assert path.read_text() == "short\n"
 
 
-def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
   path = tmp_path / "file.json"
   write_atomically(path, "old\n")
 
@@ -46,7 +46,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
   with pytest.raises(OSError, match="no space"):
     write_atomically(path, "new\n")
   assert path.read_text() == "old\n"
-  # What is left of it does no harm: the next write takes its place.
+  # The next write replaces the unfinished file.
   monkeypatch.undo()
   write_atomically(path, "new\n")
   assert path.read_text() == "new\n"
@@ -54,11 +54,11 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_a_folder_is_there_when_it_is_whole(tmp_path, there):
+def test_a_folder_appears_only_when_it_is_whole(tmp_path, there):
   folder = epath.Path(tmp_path) / "model"
   if there:
     folder.mkdir()
-  # What a killed process has left.
+  # A killed process has left this unfinished folder.
   write_atomically(folder.with_name(".model.partial") / "old", "half")
   with whole_folder(folder) as new:
     write_atomically(new / "a" / "weights", "all")
@@ -68,7 +68,7 @@ def test_a_folder_is_there_when_it_is_whole(tmp_path, there):
   ]
 
 
-def test_a_folder_that_fails_leaves_nothing_and_is_named(tmp_path):
+def test_a_failed_folder_leaves_nothing_and_is_named(tmp_path):
   folder = epath.Path(tmp_path) / "model"
 
   def fill(place):
@@ -87,7 +87,7 @@ def test_a_folder_that_fails_leaves_nothing_and_is_named(tmp_path):
 FIELDS = {"name": "Käfer", "steps": [1, 2], "loss": 0.1, "of": {"a": None}}
 
 
-def test_json_comes_back_as_it_was_written(tmp_path):
+def test_written_json_is_read_again(tmp_path):
   path = tmp_path / "deep" / "file.json"
   write_json(path, FIELDS)
   assert read_json(path) == FIELDS
@@ -100,7 +100,7 @@ def test_json_has_null_for_numbers_that_are_not_finite(tmp_path):
   assert read_json(path) == {"loss": [None, None], "of": {"a": None}}
 
 
-def test_every_flipped_bit_of_json_is_found_or_changes_nothing(tmp_path):
+def test_every_flipped_bit_of_json_is_detected_or_has_no_effect(tmp_path):
   path = tmp_path / "file.json"
   write_json(path, FIELDS)
   written, found = path.read_bytes(), 0
@@ -119,7 +119,7 @@ def test_every_flipped_bit_of_json_is_found_or_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000, '{"a": 1}'])
-def test_what_is_not_our_json_is_refused_in_one_line(tmp_path, text):
+def test_json_of_another_form_is_refused_in_one_line(tmp_path, text):
   path = tmp_path / "file.json"
   path.write_text(text)
   with pytest.raises(ValueError, match=r"file\.json is damaged: "):
@@ -131,7 +131,7 @@ def test_the_field_that_holds_the_digest_is_reserved(tmp_path):
     write_json(tmp_path / "file.json", {"digest": 1})
 
 
-def test_what_does_not_fit_on_a_disk_leaves_nothing_and_names_it(small_disk):
+def test_a_write_to_a_full_disk_leaves_nothing_and_is_named(small_disk):
   kept, path = small_disk / "kept.png", small_disk / "new" / "large.png"
   write_atomically(kept, b"old")
   for target in (path, kept):
@@ -152,7 +152,7 @@ def test_a_disk_that_cannot_be_written_is_named(read_only_disk):
   assert error.value.filename == str(path)
 
 
-def test_brackets_in_the_name_of_a_folder_are_no_pattern(tmp_path):
+def test_brackets_in_the_name_of_a_folder_are_no_glob_pattern(tmp_path):
   folder = tmp_path / "lr[1]*"
   assert matching(folder, "*.png") == []
   folder.mkdir()
@@ -161,7 +161,7 @@ def test_brackets_in_the_name_of_a_folder_are_no_pattern(tmp_path):
   assert [path.name for path in matching(folder, "*.png")] == ["a.png", "b.png"]
 
 
-def test_two_writers_of_a_file_do_not_take_each_other_s_unfinished_one(
+def test_two_writers_of_a_file_use_separate_unfinished_files(
   tmp_path, monkeypatch
 ):
   path, real = epath.Path(tmp_path / "lock.json"), os.replace

@@ -1,4 +1,4 @@
-"""Processes that do the same, share a word, and own what their devices hold."""
+"""Two processes share results, errors and texts, and place their own rows."""
 
 import json
 import os
@@ -19,7 +19,7 @@ SCRIPT = pathlib.Path(__file__).parents[1] / "two_processes.py"
 
 @pytest.fixture(scope="module")
 def found():
-  """What each of two processes found."""
+  """The results of two processes, one dict for each."""
   with socket.socket() as sock:
     sock.bind(("localhost", 0))
     port = sock.getsockname()[1]
@@ -40,7 +40,7 @@ def found():
   return [json.loads(each.stdout.splitlines()[-1]) for each in done]
 
 
-def test_all_have_the_first_one_s_result_or_its_error(found):
+def test_all_get_the_first_process_s_result_or_error(found):
   for each in found:
     assert each["on_first"] == {"from": 0, "long": "x" * 3000}
     assert each["floats"] == [True, "nan", True]
@@ -50,7 +50,7 @@ def test_all_have_the_first_one_s_result_or_its_error(found):
     ]
 
 
-def test_a_fault_of_the_first_one_is_no_refusal_on_the_others(found):
+def test_a_fault_of_the_first_process_is_no_refusal_on_the_others(found):
   reset = "ConnectionResetError: [Errno 104] Connection reset by peer"
   unsaid = "TypeError: Object of type object is not JSON serializable"
   assert found[0]["faults"] == [reset, unsaid]
@@ -59,12 +59,12 @@ def test_a_fault_of_the_first_one_is_no_refusal_on_the_others(found):
   ]
 
 
-def test_everywhere_is_on_both(found):
+def test_everywhere_needs_both_processes(found):
   for each in found:
     assert each["everywhere"] == [False, False, True]
 
 
-def test_a_part_of_a_pod_is_refused(found):
+def test_missing_devices_of_a_pod_are_refused(found):
   for each in found:
     assert each["check_devices"] == (
       "ValueError: expected 32 devices but 8 are here, of 2 processes; start"
@@ -72,8 +72,8 @@ def test_a_part_of_a_pod_is_refused(found):
     )
 
 
-def test_each_row_is_fed_by_the_process_that_holds_it(found):
-  # Two rows a device, whose order is 0, 4, 1, 5, 6, 7, 2, 3.
+def test_each_process_places_the_rows_of_its_devices(found):
+  # Each device has two rows; the order of devices is 0, 4, 1, 5, 6, 7, 2, 3.
   assert found[0]["rows"] == [0, 1, 4, 5, 12, 13, 14, 15]
   assert found[1]["rows"] == [2, 3, 6, 7, 8, 9, 10, 11]
   for each in found:
@@ -81,27 +81,27 @@ def test_each_row_is_fed_by_the_process_that_holds_it(found):
     assert each["place"] == np.arange(32).reshape(16, 2).tolist()
 
 
-def test_keys_are_placed_too(found):
+def test_random_keys_are_placed(found):
   keys = jax.random.split(jax.random.key(5), 2)
   for each in found:
     assert each["key"] == jax.random.key_data(keys).tolist()
 
 
-def test_all_leave_at_one_boundary_whoever_is_told(found):
+def test_all_processes_leave_at_the_same_boundary(found):
   for each in found:
-    # Two boundaries after the first is told, or there, or not before the end.
+    # Two boundaries after the first signal, or there, or not before the end.
     assert each["leaves"] == [5, 5, 3, None, None]
 
 
-def test_they_find_that_they_say_the_same(found):
+def test_processes_find_out_whether_all_say_the_same(found):
   assert [each["unanimous"] for each in found] == [[True, True], [True, False]]
 
 
-def test_all_have_the_texts_of_all(found):
+def test_every_process_gets_the_texts_of_all(found):
   assert [each["gathered"] for each in found] == [["of 0", "of 1"]] * 2
 
 
-def test_one_process_asks_nobody():
+def test_a_single_process_does_not_communicate():
   assert hosts.on_first(lambda: 3) == 3
   assert hosts.everywhere(True)
   assert not hosts.everywhere(False)

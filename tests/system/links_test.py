@@ -1,7 +1,7 @@
-"""Processes that are connected end in one line when one of them is lost.
+"""Connected processes end with one line when one of them is lost.
 
-The processes here do not import jax, so that each takes a fraction of a second;
-training/multihost_test.py has those that train.
+The processes of these tests do not import jax, so each test takes a fraction of
+a second. training/multihost_test.py tests processes that train.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ sys.exit(signals.run(command, "do it again"))
 
 @pytest.fixture
 def three(children):
-  """(three connected processes, the port and the token of the first)."""
+  """(Three connected processes, the port and the token of the first one.)"""
   started = []
 
   def start(*arguments):
@@ -65,7 +65,7 @@ def three(children):
 
 
 def ends(process, words=None):
-  """(status, what it said), after it was given these words to go on with."""
+  """(Status, output) of a process, after it was given these words."""
   if words:
     process.stdin.write(words)
     process.stdin.flush()
@@ -73,11 +73,11 @@ def ends(process, words=None):
   return status, process.stderr.read()
 
 
-REMEDY = "start all of them again: they go on from what they have saved\n"
+REMEDY = "start all processes again: they go on from what they have saved\n"
 
 
 @pytest.mark.parametrize("index", range(3))
-def test_the_others_end_when_one_is_killed(three, index):
+def test_the_other_processes_end_when_one_is_killed(three, index):
   processes, _ = three
   gone = processes.pop(index)
   gone.send_signal(signal.SIGKILL)
@@ -87,7 +87,7 @@ def test_the_others_end_when_one_is_killed(three, index):
 
 
 @pytest.mark.parametrize("index", [0, 2])
-def test_the_others_leave_when_one_is_told_to_leave(three, index):
+def test_the_other_processes_leave_when_one_is_told_to_leave(three, index):
   processes, _ = three
   gone = processes.pop(index)
   gone.send_signal(signal.SIGTERM)
@@ -101,20 +101,20 @@ def test_the_others_leave_when_one_is_told_to_leave(three, index):
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
-def test_one_that_says_goodbye_is_not_lost(three, order):
+def test_a_process_that_says_goodbye_is_not_lost(three, order):
   processes, _ = three
   for index in order:
     assert ends(processes[index], "go on\n") == (3, "")
 
 
-def test_a_stranger_that_connects_and_leaves_is_nobody(three):
+def test_an_unknown_client_that_connects_and_leaves_is_ignored(three):
   processes, (port, token) = three
   for words in (b"", b"hello 1\n", f"hello {token[1:]} 1\n".encode()):
     with socket.create_connection(("localhost", port)) as stranger:
       stranger.sendall(words)
   with socket.create_connection(("localhost", port)) as stranger:
     stranger.sendall(b"x" * 1000)
-    # It is not listened to. What it said and nobody read makes this an error.
+    # Its bytes are not read, so this may raise an error.
     with contextlib.suppress(ConnectionResetError):
       assert stranger.recv(1) == b""
   for process in processes:

@@ -1,4 +1,4 @@
-"""One training at a time in a workdir; a killed one's lock is taken over."""
+"""A workdir allows one training at a time; a dead one's lock is taken over."""
 
 import errno
 import json
@@ -37,23 +37,23 @@ def _seconds_are_short(monkeypatch):
 
 @pytest.fixture
 def _busy(monkeypatch):
-  """Nobody takes over in time where a holder is slow to renew its lock."""
+  """Makes STALE_SECONDS long, for holders that are slow on a busy machine."""
   monkeypatch.setattr(lock, "STALE_SECONDS", 600)
 
 
 def write_lock(workdir, **fields):
-  """The lock of another host, which nobody renews."""
+  """Writes the lock of another host, which nobody renews."""
   holder = {"host": "other", "boot": "b", "process": 123, "started": "5"}
   workdir.mkdir(parents=True, exist_ok=True)
   write_json(workdir / "lock.json", {**holder, "nonce": "n", **fields})
 
 
 def here(process):
-  """How a process of this host is named in a lock."""
+  """The fields of a lock that identify a process of this host."""
   return {**lock._identity(), "process": process.pid, "started": "5"}
 
 
-def test_a_free_workdir_is_held_and_released_without_a_word(workdir):
+def test_a_free_workdir_is_held_and_released_silently(workdir):
   said = []
   with lock.held(workdir, said.append):
     holder = read_json(workdir / "lock.json")
@@ -64,7 +64,7 @@ def test_a_free_workdir_is_held_and_released_without_a_word(workdir):
 
 
 @pytest.mark.usefixtures("_busy")
-def test_a_lock_that_is_renewed_refuses_another_training(workdir):
+def test_another_training_is_refused_while_a_lock_is_renewed(workdir):
   said = []
   with (
     lock.held(workdir, said.append),
@@ -82,7 +82,7 @@ def test_a_lock_that_is_renewed_refuses_another_training(workdir):
 
 
 @pytest.mark.usefixtures("_busy")
-def test_a_refused_training_leaves_the_lock_to_its_holder(workdir):
+def test_a_refused_training_does_not_change_the_lock(workdir):
   with lock.held(workdir, print):
     with pytest.raises(ValueError, match="in use"), lock.held(workdir, print):
       pass
@@ -98,7 +98,7 @@ def test_a_lock_that_nobody_renews_is_taken_over(workdir):
   assert len(said) == 1
 
 
-def test_a_dead_process_of_this_host_is_not_waited_for(workdir):
+def test_the_lock_of_a_dead_process_is_taken_over_at_once(workdir):
   process = subprocess.Popen(
     [sys.executable, "-c", "import time; time.sleep(60)"]
   )
@@ -108,7 +108,7 @@ def test_a_dead_process_of_this_host_is_not_waited_for(workdir):
   seen = lock.Lock(workdir, print)
   assert not seen.attempt(0.0)
   process.send_signal(signal.SIGKILL)
-  # Nobody has asked for its status yet: it is a zombie.
+  # The process is a zombie, because nobody has read its status.
   while lock._started(process.pid):
     time.sleep(0.01)
   said = []
@@ -119,27 +119,27 @@ def test_a_dead_process_of_this_host_is_not_waited_for(workdir):
 
 
 @pytest.mark.parametrize("field", ["host", "boot"])
-def test_a_process_of_the_same_number_elsewhere_is_waited_for(workdir, field):
+def test_the_lock_of_a_process_on_another_host_is_waited_for(workdir, field):
   process = subprocess.Popen([sys.executable, "-c", ""])
   process.wait()
   write_lock(workdir, **{**here(process), field: "another"})
   assert not lock.Lock(workdir, print).attempt(0.0)
 
 
-def test_a_number_that_another_process_has_now_is_not_waited_for(workdir):
+def test_the_lock_of_a_reused_process_number_is_taken_over_at_once(workdir):
   write_lock(
     workdir, **{**lock._identity(), "process": os.getpid(), "started": "1"}
   )
   assert lock.Lock(workdir, print).attempt(0.0)
 
 
-def test_a_damaged_lock_is_waited_for_and_taken_over(workdir):
+def test_a_damaged_lock_is_taken_over_after_a_wait(workdir):
   workdir.mkdir(parents=True)
   (workdir / "lock.json").write_text("{")
   said = []
   with lock.held(workdir, said.append):
     pass
-  assert "held by a process that its damaged lock does not name" in said[0]
+  assert "held by an unknown process (its lock is damaged)" in said[0]
 
 
 def test_a_holder_whose_lock_was_taken_over_ends(workdir):
@@ -150,19 +150,21 @@ def test_a_holder_whose_lock_was_taken_over_ends(workdir):
   mine._thread.join()
   (line,) = ended
   assert line.startswith(
-    f"{workdir} was taken over by process 123 on other, as"
+    f"{workdir} was taken over by process 123 on other, bec"
   )
   mine.release()
-  # It is the other's, and stays.
+  # The lock of the new holder stays.
   assert read_json(workdir / "lock.json")["nonce"] == "n"
 
 
 @pytest.mark.parametrize("local", [True, False])
-def test_of_two_that_take_over_at_once_one_goes_on(workdir, monkeypatch, local):
+def test_only_one_of_several_trainings_takes_a_lock_over(
+  workdir, monkeypatch, local
+):
   if not local:
-    # As in a bucket: no look and write are one.
+    # As in a bucket, the lock file cannot be looked at and written in one step.
     monkeypatch.setattr(lock.fcntl, "flock", _refuse)
-    # Longer than any of them takes from its look to its write.
+    # This is longer than the time between a look and a write.
     monkeypatch.setattr(lock, "SETTLE_SECONDS", 1.5)
   write_lock(workdir)
   locks = [lock.Lock(workdir, print, print) for _ in range(4)]
@@ -191,7 +193,7 @@ def _refuse(*_):
   raise OSError(errno.EOPNOTSUPP, "no locks here")
 
 
-def test_a_storage_that_fails_for_a_while_loses_no_lock(workdir, monkeypatch):
+def test_a_lock_survives_a_disk_that_fails_for_a_while(workdir, monkeypatch):
   said, ended = [], []
   mine = lock.Lock(workdir, said.append, ended.append)
   assert mine.attempt(0.0)
@@ -227,9 +229,7 @@ def test_a_full_disk_still_shows_that_the_holder_is_alive(workdir, monkeypatch):
 
 
 @pytest.mark.usefixtures("_busy")
-def test_a_folder_is_not_carried_while_a_training_is_at_work(
-  finished_run, tmp_path
-):
+def test_a_workdir_is_not_carried_during_a_training(finished_run, tmp_path):
   workdir = epath.Path(finished_run)
   with (
     lock.held(workdir, print),
@@ -239,15 +239,15 @@ def test_a_folder_is_not_carried_while_a_training_is_at_work(
   assert not (tmp_path / "small").exists()
 
 
-def test_a_training_that_begins_meanwhile_is_noticed(workdir):
+def test_a_training_that_begins_during_a_command_is_noticed(workdir):
   with (
-    pytest.raises(ValueError, match="a training has begun in"),
+    pytest.raises(ValueError, match="a training began in"),
     lock.idle(workdir, print),
   ):
     write_lock(workdir)
 
 
-def test_a_finished_workdir_is_read_beside_a_training(
+def test_a_workdir_can_be_read_during_a_training(
   finished_run, run_cli, tmp_path
 ):
   out = tmp_path / "sheet.png"

@@ -1,4 +1,4 @@
-"""A place is what a person means by it, or refused in one line."""
+"""A path means what a person expects, or is refused in one line."""
 
 import importlib.util
 import os
@@ -19,7 +19,7 @@ def home(tmp_path, monkeypatch):
 def test_a_tilde_is_a_home_folder(home):
   assert str(place("--out", "~/x.png")) == f"{home}/x.png"
   assert str(place("--out", "~")) == home
-  # What a shell would not read as a home either.
+  # A shell does not take this for a home folder either.
   assert str(place("--out", "./~/x.png")) == "~/x.png"
   assert str(place("--out", "a~/b")) == "a~/b"
 
@@ -27,16 +27,16 @@ def test_a_tilde_is_a_home_folder(home):
 @pytest.mark.parametrize(
   "text", ["runs/a", "/runs/a,b", "lr=1e-3", "a [1] 100%25 é#?", "a:b", " "]
 )
-def test_other_names_are_taken_as_they_are(text):
+def test_other_paths_are_not_changed(text):
   assert str(place("--workdir", text)) == text
 
 
 @pytest.mark.parametrize("host", ["", "localhost"])
-def test_a_file_url_is_its_folder(host):
+def test_a_file_url_means_its_folder(host):
   assert str(place("--workdir", f"file://{host}/a/b")) == "/a/b"
 
 
-def test_gs_is_taken_where_its_package_is(monkeypatch):
+def test_gs_is_accepted_if_its_package_is_installed(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
   assert str(place("--workdir", "gs://bucket/a")) == "gs://bucket/a"
 
@@ -52,7 +52,7 @@ def test_gs_is_taken_where_its_package_is(monkeypatch):
     ("~nobody-here/x", "but no home folder of nobody-here is known; pass the"),
   ],
 )
-def test_what_cannot_be_reached_is_refused_with_its_flag(text, line):
+def test_a_path_that_cannot_be_reached_is_refused_with_its_flag(text, line):
   with pytest.raises(ValueError, match="; pass ") as refusal:
     place("--workdir", text)
   assert str(refusal.value).startswith(f"--workdir is {text}, {line}")
@@ -66,19 +66,19 @@ def test_a_name_that_is_no_utf8_is_refused():
     place("--out", text)
 
 
-def test_a_place_with_a_comma_that_is_there_is_one_place():
+def test_an_existing_path_with_a_comma_is_one_path():
   pathlib.Path("a,b").mkdir()
   as_text = [str(p) for p in places("--workdir", ["a,b", "c,d", "e"])]
   assert as_text == ["a,b", "c", "d", "e"]
 
 
 @pytest.mark.parametrize("value", ["a,", ",a", "a,,b", ""])
-def test_an_empty_place_is_refused(value):
-  with pytest.raises(ValueError, match="in which a place is empty; pass A, or"):
+def test_an_empty_path_is_refused(value):
+  with pytest.raises(ValueError, match="in which a path is empty; pass A, or"):
     places("--workdir", [value])
 
 
-def test_the_places_of_a_config_are_resolved(home):
+def test_the_paths_of_a_config_are_resolved(home):
   config = {
     "seed": 3,
     "run": ("teacher",),
@@ -108,7 +108,7 @@ def test_the_places_of_a_config_are_resolved(home):
   }
 
 
-def test_a_field_that_cannot_be_reached_is_named():
+def test_a_field_with_an_unreachable_path_is_named():
   with pytest.raises(ValueError, match=r"^data\.source\.path is s3://b/d, but"):
     resolved({"data": {"source": {"path": "s3://b/d"}}})
   with pytest.raises(ValueError, match=r"^stages\.a\.source is s3://b/d, but"):

@@ -13,11 +13,11 @@ from diffdistill.system.refusals import line_of
   [
     (
       errno.ENOSPC,
-      "No space left on device; make room there, and the same com",
+      "No space left on device; free some space there, and run th",
     ),
     (
       errno.EDQUOT,
-      "Disk quota exceeded; make room there, and the same command",
+      "Disk quota exceeded; free some space there, and run the same",
     ),
     (errno.EROFS, "Read-only file system; pass a place that can be written"),
     (errno.EACCES, "Permission denied; pass a place that you may read and wri"),
@@ -27,12 +27,12 @@ from diffdistill.system.refusals import line_of
     (errno.ENOENT, "No such file or directory; pass a place that can be read"),
   ],
 )
-def test_an_error_of_the_system_names_the_place_and_the_remedy(number, remedy):
+def test_an_error_of_the_system_names_the_path_and_the_remedy(number, remedy):
   line = line_of(OSError(number, os.strerror(number), "/some/where"))
   assert line.startswith(f"/some/where: {remedy}")
 
 
-def test_other_errors_are_their_own_words_in_one_line():
+def test_other_errors_keep_their_message_in_one_line():
   assert line_of(ValueError("a is 3;\n  pass 4")) == "a is 3; pass 4"
   assert line_of(OSError("a bucket that is away")) == "a bucket that is away"
   assert line_of(ValueError()) == "ValueError"

@@ -1,4 +1,4 @@
-"""The relay forwards both ways, and hides that the other end is lost."""
+"""The relay forwards in both directions, and hides that the far end is lost."""
 
 import socket
 
@@ -11,7 +11,7 @@ SECONDS = 60
 
 @pytest.fixture
 def ends():
-  """(the relay, the near end of a connection through it, the far end)."""
+  """(The relay, the near end and the far end of a connection through it.)"""
   with socket.create_server(("127.0.0.1", 0)) as server:
     relay = Relay(*server.getsockname())
     with socket.create_connection(("127.0.0.1", relay.port), SECONDS) as near:
@@ -21,7 +21,7 @@ def ends():
         yield relay, near, far
 
 
-def test_it_forwards_both_ways(ends):
+def test_the_relay_forwards_in_both_directions(ends):
   _, near, far = ends
   for source, target in ((near, far), (far, near)):
     source.sendall(b"a" * 300_000)
@@ -29,13 +29,13 @@ def test_it_forwards_both_ways(ends):
       assert file.read(300_000) == b"a" * 300_000
 
 
-def test_before_the_processes_are_linked_it_closes_what_is_closed(ends):
+def test_without_hold_the_relay_closes_the_near_end(ends):
   _, near, far = ends
   far.close()
   assert near.recv(1) == b""
 
 
-def test_then_it_keeps_the_near_end_open(ends):
+def test_with_hold_the_relay_keeps_the_near_end_open(ends):
   relay, near, far = ends
   relay.holds = True
   far.close()
@@ -45,14 +45,14 @@ def test_then_it_keeps_the_near_end_open(ends):
   near.sendall(b"still there")
 
 
-def test_a_near_end_that_closes_is_closed_there(ends):
+def test_the_relay_closes_the_far_end_when_the_near_end_closes(ends):
   relay, near, far = ends
   relay.holds = True
   near.close()
   assert far.recv(1) == b""
 
 
-def test_a_place_that_is_not_up_yet_is_tried_again_by_the_client():
+def test_the_relay_closes_if_the_service_has_not_started():
   with socket.create_server(("127.0.0.1", 0)) as server:
     place = server.getsockname()
   relay = Relay(*place)

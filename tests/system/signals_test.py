@@ -1,8 +1,8 @@
-"""Each signal ends a command in one line, wherever its main thread is.
+"""Each signal ends a command with one line, whatever its main thread does.
 
-The processes here import neither jax nor a command, so that each takes a
-fraction of a second; the commands' own ways are in training/preemption_test.py
-and training/multihost_test.py.
+The processes of these tests import neither jax nor a command, so each test
+takes a fraction of a second. training/preemption_test.py and
+training/multihost_test.py test commands.
 """
 
 import os
@@ -42,7 +42,7 @@ sys.exit(signals.run(command, "do it again"))
 
 @pytest.fixture
 def start(children):
-  """Starts a process whose `command` is given as code, and waits for it."""
+  """Starts a process that runs the given code, and waits until it is ready."""
 
   def make(code, **options):
     process = children.start(
@@ -58,7 +58,7 @@ def start(children):
 
 
 def ended(process, *numbers):
-  """(status, what it said) of a process after these signals."""
+  """(Status, output) of a process after these signals."""
   for number in numbers:
     process.send_signal(number)
   _, said = process.communicate(timeout=SECONDS)
@@ -78,12 +78,12 @@ def command():
 
 
 @pytest.mark.parametrize("number", LINES)
-def test_a_signal_ends_python_code_in_one_line(start, number):
+def test_a_signal_ends_python_code_with_one_line(start, number):
   assert ended(start(SLEEP), number) == LINES[number]
 
 
 @pytest.mark.parametrize("number", LINES)
-def test_a_signal_ends_a_main_thread_that_waits_in_c(start, number):
+def test_a_signal_ends_a_process_whose_main_thread_waits_in_c(start, number):
   code = """
   def command():
     stuck()
@@ -92,8 +92,8 @@ def test_a_signal_ends_a_main_thread_that_waits_in_c(start, number):
 
 
 @pytest.mark.parametrize("slow", [0, 1000])
-def test_what_is_unfinished_is_cleaned_up(start, slow):
-  """Unless it takes long: a disk may not answer."""
+def test_unfinished_work_is_cleaned_up(start, slow):
+  """A clean-up that takes long is given up, since a disk may not answer."""
   code = f"""
   signals.SECONDS_TO_CLEAN = 0.1 if {slow} else 1000
   def clean():
@@ -116,7 +116,9 @@ def test_what_is_unfinished_is_cleaned_up(start, slow):
 @pytest.mark.parametrize(
   "catch", ["except BaseException: time.sleep(1000)", "finally: sys.exit(3)"]
 )
-def test_a_library_that_catches_everything_changes_nothing(start, catch):
+def test_a_library_that_catches_all_exceptions_does_not_stop_a_signal(
+  start, catch
+):
   code = f"""
   def command():
     try:
@@ -127,7 +129,7 @@ def test_a_library_that_catches_everything_changes_nothing(start, catch):
   assert ended(start(code), TERM) == LINES[TERM]
 
 
-def test_nohup_and_a_background_job_are_left_alone(children):
+def test_signals_that_nohup_or_a_shell_ignores_stay_ignored(children):
   code = """
   def command():
     ready()
@@ -169,7 +171,7 @@ def test_a_loop_that_reaches_no_boundary_is_ended(start, number):
 
 
 @pytest.mark.parametrize("held", ["listener.leave()", "pass"])
-def test_a_loop_that_saves_is_left_to_finish(start, held):
+def test_a_loop_that_saves_can_finish(start, held):
   code = f"""{LOOP}
   with signals.writing():
     ready()
@@ -187,14 +189,14 @@ def test_a_loop_that_saves_is_left_to_finish(start, held):
   assert (process.returncode, done, said) == (75, "saved\n", "")
 
 
-def test_a_second_interrupt_ends_what_saves_too(start):
+def test_a_second_interrupt_ends_a_loop_that_saves(start):
   code = f"""{LOOP}
   listener.leave()
   signals.ONE_INTERRUPT = 0
   stuck()
 """
   process = start(code)
-  # Two that come before the first is heard are one.
+  # Two interrupts that come before the first one is handled count as one.
   while process.poll() is None:
     process.send_signal(INT)
     time.sleep(0.05)
@@ -212,7 +214,7 @@ def test_a_signal_after_the_end_does_not_change_the_status(start):
   assert ended(start(code), TERM) == (3, "")
 
 
-def test_a_closed_terminal_is_no_error_of_what_still_prints(start):
+def test_printing_to_a_closed_terminal_is_no_error(start):
   code = f"""{LOOP}
   ready()
   while listener.first is None:
@@ -228,7 +230,7 @@ def test_a_closed_terminal_is_no_error_of_what_still_prints(start):
   assert process.wait(SECONDS) == 75
 
 
-def test_nothing_that_takes_long_is_imported_before_it_listens():
+def test_no_slow_library_is_imported_before_signals_are_heard():
   code = """
 import sys, diffdistill.__main__
 print(sorted({"jax", "numpy", "absl", "etils"} & set(sys.modules)))
@@ -239,8 +241,8 @@ print(sorted({"jax", "numpy", "absl", "etils"} & set(sys.modules)))
   assert done.stdout == "[]\n"
 
 
-def test_a_config_file_that_never_ends_is_ended(children, tmp_path):
-  """A config file is Python, read before the command begins."""
+def test_a_signal_ends_a_config_file_that_runs_forever(children, tmp_path):
+  """A config file is Python code, which runs before the command begins."""
   path = tmp_path / "endless.py"
   path.write_text(
     "import sys, time\n\n\n"

@@ -9,7 +9,7 @@ import pytest
 from diffdistill.system import streams
 
 
-def test_a_reader_that_leaves_ends_nothing():
+def test_a_reader_that_leaves_does_not_end_the_program():
   reader, writer = os.pipe()
   with os.fdopen(writer, "w") as pipe:
     stream = streams._stream(pipe)
@@ -20,7 +20,7 @@ def test_a_reader_that_leaves_ends_nothing():
     stream.close()
 
 
-def test_a_stream_takes_any_text(tmp_path):
+def test_a_stream_accepts_any_text(tmp_path):
   path = tmp_path / "out.txt"
   with path.open("w", encoding="ascii") as file:
     stream = streams._stream(file)
@@ -29,12 +29,12 @@ def test_a_stream_takes_any_text(tmp_path):
   assert path.read_bytes() == "Käfer \\udce4".encode()
 
 
-def test_a_stream_that_is_closed_takes_what_is_written():
+def test_a_closed_stream_drops_its_output():
   with streams._stream(None) as stream:
     stream.write("nobody reads this")
 
 
-def test_another_locale_begins_anew_in_utf8(monkeypatch):
+def test_python_restarts_in_utf8_under_another_locale(monkeypatch):
   begun = []
   monkeypatch.setattr(os, "execv", lambda *arguments: begun.append(arguments))
   monkeypatch.setenv("PYTHONUTF8", "0")
@@ -49,7 +49,7 @@ def test_another_locale_begins_anew_in_utf8(monkeypatch):
 
 
 @pytest.mark.slow
-def test_list_in_a_pipe_that_is_closed_after_a_line():
+def test_list_ends_quietly_if_its_pipe_is_closed():
   command = f"{sys.executable} -m diffdistill list"
   done = subprocess.run(
     ["bash", "-c", f"{command} | head -1; exit ${{PIPESTATUS[0]}}"],
@@ -61,9 +61,7 @@ def test_list_in_a_pipe_that_is_closed_after_a_line():
 
 
 @pytest.mark.slow
-def test_names_with_umlauts_without_a_locale_that_has_them(
-  finished_run, tmp_path
-):
+def test_file_names_with_umlauts_work_in_the_c_locale(finished_run, tmp_path):
   place = tmp_path / "läufe"
   place.symlink_to(finished_run)
   without = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
