@@ -1,7 +1,7 @@
-"""Processes that tests start, and how tests wait for what they do.
+"""Starts processes for tests, and lets tests wait for events.
 
-A test waits for an event and never for a time: on a busy machine everything
-takes several times as long. `PATIENCE` only ends a test that would hang.
+A test waits for an event and never for a fixed time, because everything takes
+several times as long on a busy machine. `PATIENCE` only ends a test that hangs.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-# Seconds. Nothing that is waited for takes a minute on a quiet machine.
+# In seconds. On an idle machine, every wait takes less than a minute.
 PATIENCE = 900
 PROC = pathlib.Path("/proc")
 
@@ -26,13 +26,14 @@ def wait_until(
   """Waits until `true()`.
 
   Args:
-    true: asked again and again; it must be cheap.
-    processes: of which none may end before (Popen, or multiprocessing's).
-    said: what the process of that number has said, for the failure's message.
+    true: the condition, which is checked again and again; it must be cheap.
+    processes: processes that must not end before (Popen or multiprocessing).
+    said: gives the output of a process by its index, for the failure message.
   """
   end = time.monotonic() + PATIENCE
   while True:
-    # Asked before `true`: a process may do what is waited for, and end.
+    # Look at the processes before `true`, because a process may fulfil it and
+    # end.
     ended = [i for i, p in enumerate(processes) if _status(p) is not None]
     if true():
       return
@@ -51,10 +52,10 @@ def _status(process):
 
 
 def hear_all_signals() -> None:
-  """Lets children hear the signals that this process was told to ignore.
+  """Lets child processes receive the signals that this process ignores.
 
-  A shell lets what it starts in the background ignore SIGINT, and nohup SIGHUP;
-  children inherit that.
+  A shell makes background commands ignore SIGINT, and nohup makes a command
+  ignore SIGHUP; child processes inherit this.
   """
   for number, usual in (
     (signal.SIGINT, signal.default_int_handler),
@@ -65,11 +66,10 @@ def hear_all_signals() -> None:
 
 
 class Children:
-  """The processes of one test, and all that they start.
+  """The processes of one test, and all processes that these start.
 
-  As a context manager it kills what is still alive at the end, whether or not
-  the test has failed: a process that has left its group or lost its parent is
-  found by a variable of its environment.
+  As a context manager it kills all living processes at the end. A process that
+  has left its group or lost its parent is found by an environment variable.
   """
 
   def __init__(self):
@@ -83,7 +83,7 @@ class Children:
     self.kill()
 
   def start(self, *command, env=None, **options) -> subprocess.Popen:
-    """As subprocess.Popen, in a session of its own."""
+    """Like subprocess.Popen, in a new session."""
     environment = {**(os.environ if env is None else env)}
     environment[self._name] = self._value
     process = subprocess.Popen(
@@ -112,7 +112,7 @@ class Children:
     )
 
   def run(self, *command, text=None, check=False, **options):
-    """As subprocess.run, of text; both outputs are captured."""
+    """Like subprocess.run with text; both outputs are captured."""
     defaults = {
       "stdin": subprocess.DEVNULL if text is None else subprocess.PIPE,
       "stdout": subprocess.PIPE,
@@ -124,24 +124,24 @@ class Children:
     return done
 
   def alive(self) -> list[int]:
-    """The ids of all processes that live, whoever has started them."""
+    """The ids of all living processes of the test."""
     mark = f"{self._name}={self._value}".encode()
     found = [p.pid for p in self._started if p.poll() is None]
     for path in PROC.glob("[0-9]*/environ"):
-      # It may end just now, be another user's, or be a zombie, which has none.
+      # The process may just have ended, be another user's, or be a zombie.
       with contextlib.suppress(OSError):
         if mark in path.read_bytes().split(b"\0"):
           found.append(int(path.parent.name))
     return sorted(set(found))
 
   def kill(self) -> None:
-    """Kills all that live, at once, as a machine that is lost does."""
+    """Kills all living processes at once, like the loss of a machine."""
 
     def gone():
       for process in self._started:
         with contextlib.suppress(ProcessLookupError):
           os.killpg(process.pid, signal.SIGKILL)
-      # What is killed may have started another just before.
+      # A killed process may have started another one just before.
       for pid in (pids := self.alive()):
         with contextlib.suppress(ProcessLookupError):
           os.kill(pid, signal.SIGKILL)

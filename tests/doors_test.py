@@ -1,4 +1,4 @@
-"""Which room may import which, and which library only one room may name."""
+"""Checks which room may import which, and which rooms may use a library."""
 
 import ast
 import functools
@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "diffdistill"
 
-# A room, or a file of the package itself, and the rooms it may import from.
+# For each room, or file at the top, the rooms that it may import from.
 DOORS = {
   "__init__": (),
   "configs": (),
@@ -172,11 +172,11 @@ def imports_of(node, inside=False):
     yield from imports_of(child, inside)
 
 
-def test_every_room_has_its_door():
+def test_every_room_has_a_rule():
   assert {room_of(path) for path in FILES} == set(DOORS)
 
 
-def test_every_door_leads_back():
+def test_no_rooms_import_each_other_in_a_circle():
   before = set()
   for room, doors in DOORS.items():
     assert {door.split(".")[0] for door in doors} <= before, room
@@ -189,7 +189,7 @@ def test_imports_go_through_doors(path):
   for name, _ in imports(path):
     if name == "diffdistill" or name.startswith("diffdistill."):
       target = name.removeprefix("diffdistill.")
-      # What the package itself holds.
+      # This name is in the package itself.
       target = "__init__" if target == "__version__" else target
       allowed = (room, *DOORS[room], *LAZY.get(room, ()))
       assert any(f"{target}.".startswith(f"{a}.") for a in allowed), (
@@ -231,12 +231,12 @@ def test_a_library_stays_in_its_room(library, places):
     if f"{name}.".startswith(f"{library}.")
   ]
   assert all(home.startswith(places) for home in homes), homes
-  # A rule for a library that nobody uses any more should go.
+  # A rule for a library that is not used any more should be removed.
   assert bool(homes) == bool(places)
 
 
 @pytest.mark.parametrize("library", ["clu", "tensorflow_datasets", "sklearn"])
-def test_what_is_slow_or_optional_is_imported_when_needed(library):
+def test_slow_or_optional_libraries_are_imported_inside_functions(library):
   for path in FILES:
     for name, inside in imports(path):
       assert inside or name.split(".")[0] != library, name_of(path)
@@ -263,7 +263,7 @@ def texts_of(path):
   [
     ("FLAGS", ("cli/",)),
     ("ConfigDict", ("configs/",)),
-    # By name, inside a function.
+    # This one is imported by name, inside a function.
     ("tensorflow_datasets", ("data/tfds.py",)),
     ("pmap", ()),
     ("value_and_grad", ()),
@@ -275,7 +275,7 @@ def test_a_word_stays_in_its_room(text, places):
   assert all(home.startswith(places) for home in homes), homes
 
 
-def test_the_commands_do_not_wait_for_tensorflow(children):
+def test_the_commands_do_not_import_tensorflow(children):
   code = """
 import importlib, pathlib, sys
 import diffdistill.cli.reading
@@ -288,7 +288,7 @@ print(sorted(slow & set(sys.modules)))
   assert done.stdout.strip() == "[]"
 
 
-def test_help_list_and_wrong_flags_do_not_wait_for_jax(children):
+def test_help_list_and_wrong_flags_do_not_import_jax(children):
   code = """
 import sys
 from diffdistill.cli.main import main
@@ -324,7 +324,7 @@ print(sorted({"jax", "grain", "flax", "numpy"} & set(sys.modules)))
 
 
 @pytest.mark.slow
-def test_a_recipe_runs_where_few_packages_are(children, tmp_path):
+def test_a_recipe_runs_with_few_packages(children, tmp_path):
   script = pathlib.Path(__file__).parent / "few_packages.py"
   done = children.run(
     *(sys.executable, script, tmp_path),

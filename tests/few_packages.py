@@ -1,13 +1,14 @@
-"""A recipe of CIFAR-10, shrunken, where few packages can be imported.
+"""Runs a small recipe of CIFAR-10 while only few packages can be imported.
 
-Run by doors_test.py with a folder to work in; launch/one_gpu.sh has the list.
+doors_test.py runs this file with a folder to work in. launch/one_gpu.sh has the
+list of packages.
 """
 
 import importlib.machinery
 import pathlib
 import sys
 
-# What jax, flax, optax, orbax-checkpoint and pillow bring, numpy among it.
+# The packages that jax, flax, optax, orbax-checkpoint and pillow install.
 HELD = """
 PIL absl aiofiles etils flax fsspec google humanize importlib_resources jax
 jaxlib markdown_it mdurl ml_dtypes msgpack numpy opt_einsum optax orbax
@@ -23,11 +24,11 @@ MAY_BE_IMPORTED = {*sys.stdlib_module_names, *PACKAGES, "diffdistill"}
 
 
 class FewPackages(importlib.machinery.PathFinder):
-  """Finds nothing else, as if it were not installed."""
+  """Finds only these packages, as if no other were installed."""
 
   @classmethod
   def find_spec(cls, fullname, path=None, target=None):
-    # Python's own has more than its list does: _sysconfigdata_...
+    # The list of Python's own modules lacks some, such as _sysconfigdata_...
     if fullname[0] == "_" or fullname.partition(".")[0] in MAY_BE_IMPORTED:
       return super().find_spec(fullname, path, target)
     return None
@@ -48,7 +49,7 @@ def main(folder):
 
   assert command_line.main
 
-  # As in conftest.py: what is compiled is small, and used once.
+  # As in conftest.py, compiled programs are small and used once.
   jax.config.update("jax_compilation_cache_dir", ".cache/jax")
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 

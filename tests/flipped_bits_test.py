@@ -1,7 +1,7 @@
-"""One flipped bit in any file of a run is never taken for the truth in silence.
+"""A flipped bit in any file of a run is never used silently.
 
-Whoever reads the file refuses it in one line that names it, or says that it is
-skipped or made again, or has exactly what it would have had without the flip.
+The reader of the file refuses it in one line that names it, or reports that the
+file is skipped or made again, or gets the same result as without the flip.
 """
 
 import base64
@@ -45,12 +45,12 @@ INTERRUPTED = "halve/001"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-  """What a reader came to.
+  """The outcome of a reader.
 
   Args:
-    result: what was read, to be compared.
-    said: all that was logged or printed.
-    refusal: its line, or "".
+    result: the content that was read, to be compared.
+    said: all logged or printed text.
+    refusal: the line of a refusal, or "".
   """
 
   result: object = None
@@ -59,7 +59,7 @@ class Outcome:
 
 
 def outcome_of(read) -> Outcome:
-  """What a reader comes to; what is no refusal is raised."""
+  """Runs a reader and gives its outcome; raises errors that are no refusal."""
   said = io.StringIO()
   handler = logging.StreamHandler(said)
   logging.getLogger("absl").addHandler(handler)
@@ -82,7 +82,7 @@ def digest(tree):
 
 
 def plain(value):
-  """JSON without what the clock says."""
+  """JSON values without fields that depend on the clock."""
   if isinstance(value, dict):
     return {
       k: plain(v) for k, v in value.items() if not any(t in k for t in TIMES)
@@ -97,7 +97,7 @@ def config(workdir, _):
 
 
 def final(workdir, path):
-  """Whether the round is done for a training, and its weights."""
+  """Whether a training takes the round for finished, and its weights."""
   run = from_config.reopen(workdir)
   name = "/".join(path.parts[: path.parts.index("final")])
   done = checkpoint.is_done(workdir / name, run.layout)
@@ -118,7 +118,7 @@ def pixels(picture):
 
 
 def page(workdir, _):
-  """What a report says; the config is read by `config`."""
+  """The content of a report without the config, which `config` reads."""
   run = gather(workdir, "run")
   pictures = [pixels(p) for p in (run.compared, *run.sheets) if p]
   parts = (run.judged, pictures, run.rounds, run.notes)
@@ -151,7 +151,7 @@ def finished(judged_config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def interrupted(judged_config, tmp_path_factory):
-  """(a run that was told to leave its last halving, the state's shapes)."""
+  """(A run that was stopped in its last halving round, the state's shapes.)"""
   workdir = epath.Path(tmp_path_factory.mktemp("interrupted")) / "run"
   shapes = []
 
@@ -160,7 +160,7 @@ def interrupted(judged_config, tmp_path_factory):
     return restore(self, abstract)
 
   def told(*_, **__):
-    # With a best and, each update being saved, with two checkpoints.
+    # By then the round has best weights and two checkpoints.
     return (workdir / INTERRUPTED / "checkpoints" / "2").exists()
 
   cadence = {**judged_config.get("cadence", {}), "checkpoint": 1}
@@ -193,7 +193,7 @@ def checkpoints(interrupted):
 
 
 def flipped(source, path, draw, target):
-  """A copy of a run in which one bit of a file is not as it was."""
+  """A copy of a run in which one bit of a file is flipped."""
   file = pathlib.Path(copied(source, target) / path)
   data = bytearray(file.read_bytes())
   place = draw.randrange(8 * len(data))
@@ -205,7 +205,7 @@ def flipped(source, path, draw, target):
 
 
 def is_noticed(outcome, path):
-  """Whether what was said names the file, or a folder that it lies in."""
+  """Whether the output names the file or a folder that contains it."""
   places = [str(path), *map(str, path.parents)][:-1]
   lines = [*outcome.said.splitlines(), outcome.refusal]
   return any(
@@ -215,7 +215,7 @@ def is_noticed(outcome, path):
 
 
 def check(source, patterns, read, count, tmp_path, draw):
-  """Flips `count` bits in the files of these patterns, one after the other."""
+  """Flips a bit in the files of these patterns, `count` times."""
   paths = sorted(
     path.relative_to(source)
     for pattern in patterns
@@ -229,7 +229,7 @@ def check(source, patterns, read, count, tmp_path, draw):
   assert not expected.refusal
   silent = []
   for number in range(count):
-    # Each file in turn: a large one is not more likely.
+    # Files take turns, so that a large file is not more likely.
     path = (
       paths[number % len(paths)] if len(paths) < count else draw.choice(paths)
     )
@@ -263,14 +263,18 @@ def copied(source, target):
   ],
   ids=lambda value: getattr(value, "__name__", None) or "",
 )
-def test_a_flip_in_a_finished_run(finished, patterns, read, count, tmp_path):
+def test_a_flipped_bit_in_a_finished_run_is_never_used_silently(
+  finished, patterns, read, count, tmp_path
+):
   check(finished, patterns, read, count, tmp_path, random.Random(count))
 
 
-# Where one array cannot be read, Orbax forgets that it reads others.
+# If one array cannot be read, Orbax leaves the reads of others unfinished.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
-def test_a_flip_in_an_interrupted_run(interrupted, checkpoints, tmp_path):
+def test_a_flipped_bit_in_an_interrupted_run_is_never_used_silently(
+  interrupted, checkpoints, tmp_path
+):
   source, _ = interrupted
   patterns = [f"{INTERRUPTED}/{k}/**/*" for k in ("checkpoints", "best")]
   check(source, patterns, checkpoints, 35, tmp_path, random.Random(8))

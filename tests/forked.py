@@ -1,6 +1,6 @@
-"""Processes of the command line, forked from one that has imported everything.
+"""Starts commands as forks of a process that has imported everything.
 
-Each is as new as one that Python has just started, and waits for no import.
+A forked command behaves like a new process, but needs no time for imports.
 """
 
 import multiprocessing
@@ -14,7 +14,7 @@ SCRIPT = pathlib.Path(__file__).parent / "one_process.py"
 
 
 class Forked:
-  """Starts processes; as a context manager it kills those that are left."""
+  """Starts commands; as a context manager it kills the ones that still run."""
 
   def __init__(self):
     self._context = multiprocessing.get_context("forkserver")
@@ -43,11 +43,11 @@ class Forked:
 
     Args:
       log: a file to which both outputs are appended.
-      devices: how many CPU devices it has.
-      arguments: of the command line.
-      kill: None, or (words, number, delay): it kills itself, by SIGKILL, at its
-        so manyth act on the disk, `delay` seconds later. Acts are counted from
-        the first whose path contains the words.
+      devices: the number of CPU devices of the command.
+      arguments: the arguments of the command line.
+      kill: None, or (words, number, delay): the process kills itself by SIGKILL
+        `delay` seconds after its act on the disk with this number. Acts are
+        counted from the first one whose path contains the words.
     """
     given = {
       "arguments": list(map(str, arguments)),

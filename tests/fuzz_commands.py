@@ -1,9 +1,9 @@
-"""Some of the changed fields and flags, as real commands; not a part of CI.
+"""Runs some of the changed fields and flags as real commands; not part of CI.
 
   python tests/fuzz_commands.py [NUMBER] [SEED]
 
-Each command must be refused in one line, or begin to train: then it is told to
-leave (SIGTERM) and must do so with status 75. It takes about 15 s a command.
+Each command must be refused in one line, or begin to train. A training gets
+SIGTERM and must end with status 75. Each command takes about 15 s.
 """
 
 import pathlib
@@ -18,12 +18,12 @@ sys.path.insert(0, str(ROOT))
 
 from tests.fuzz_mutations import Mutation, mutations, source_of  # noqa: E402
 
-# Until an accepted command is told to leave, and until it has left.
+# Seconds until an accepted command gets SIGTERM, and until it must have ended.
 RUNS, LEAVES = 40, 120
 
 
 def command(mutation: Mutation, folder: pathlib.Path) -> list[str]:
-  """The command line, whose config file and workdir are in the folder."""
+  """The command line of a mutation; its files are in the folder."""
   file, _, recipe = mutation.recipe.partition(":")
   config = f"--config={ROOT}/configs/{file}.py:{recipe}"
   if mutation.fields is not None:
@@ -39,11 +39,11 @@ def command(mutation: Mutation, folder: pathlib.Path) -> list[str]:
 
 
 def fault(mutation: Mutation) -> str:
-  """What is wrong with how the command ended; empty where nothing is."""
+  """The fault in how the command ended; empty if it ended correctly."""
   with tempfile.TemporaryDirectory() as folder:
     line = command(mutation, pathlib.Path(folder))
     if any("\0" in word or len(word) > 100_000 for word in line):
-      return ""  # no system starts such a command
+      return ""  # no system can start such a command
     child = subprocess.Popen(
       [sys.executable, "-m", "diffdistill", *line],
       cwd=ROOT,

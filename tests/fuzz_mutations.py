@@ -1,7 +1,7 @@
-"""Changed fields and flags of recipes, the same ones for the same seed.
+"""Changes fields and flags of recipes; the same seed gives the same changes.
 
-`fuzz_test.py` takes them from the parser to the built experiment in one
-process, `fuzz_commands.py` some of them as real commands.
+`fuzz_test.py` takes each change from the parser to the built experiment in one
+process. `fuzz_commands.py` runs some as real commands.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any
 
 from diffdistill.fields import plain
 
-# Together they have every paper, both kinds of stages, and all of a clock.
+# Together these recipes have every paper, both kinds of stages, and a clock.
 RECIPES = (
   "digits:progressive",
   "digits:all",
@@ -57,7 +57,7 @@ NAMES = (
   "a/b",
   "train",
 )
-# The flags of each command that are no places, and what they may be.
+# The flags of each command that are no paths, with possible values.
 FLAGS = {
   "train": ("expect_devices", "coordinator", "num_processes", "process_id"),
   "sample": (
@@ -74,14 +74,14 @@ PLACES = ("a:1", "a:99999", ":1", "cpu:0", "cpu:8", f"cpu:{10**19}", "v5e:²")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mutation:
-  """One change of a command that is right without it.
+  """One change of a correct command.
 
   Args:
-    command: such as train.
-    recipe: of `RECIPES`, on whose config or run the command works.
-    path: of the config's field, or the name of the flag.
-    flags: the changed command line, less config and workdir.
-    fields: the changed config, where a config file is changed; else None.
+    command: the name of the command, such as train.
+    recipe: the recipe of `RECIPES`, on whose config or run the command works.
+    path: the path of the config's field, or the name of the flag.
+    flags: the changed command line, without config and workdir.
+    fields: the changed config if the config file is changed; else None.
   """
 
   command: str
@@ -104,7 +104,7 @@ def fields_of(recipe: str) -> dict[str, Any]:
 
 
 def mutations(number: int, seed: int) -> Iterator[Mutation]:
-  """So many, by turns of every kind and every recipe."""
+  """Gives mutations; all kinds and all recipes take turns."""
   draw = random.Random(seed)
   configs = {recipe: fields_of(recipe) for recipe in RECIPES}
   for index in range(number):
@@ -117,7 +117,7 @@ def mutations(number: int, seed: int) -> Iterator[Mutation]:
 
 
 def _set_by_flag(draw: random.Random, recipe: str, fields: Any) -> Mutation:
-  """--config.a.b=TEXT, of one field in ten with a slip of the pen."""
+  """A flag --config.a.b=TEXT; one in ten has a misspelt path."""
   path = draw.choice(list(_leaves(fields)))
   if draw.random() < 0.1:
     path = path[:-2] + path[-1] + path[-2]
@@ -126,14 +126,14 @@ def _set_by_flag(draw: random.Random, recipe: str, fields: Any) -> Mutation:
 
 
 def _set_in_file(draw: random.Random, recipe: str, fields: Any) -> Mutation:
-  """A file in which a field has another value, of any type."""
+  """A config file in which a field has another value, of any type."""
   path = draw.choice(list(_leaves(fields)))
   value = draw.choice(VALUES)
   return _of_file(recipe, path, replaced(fields, path, value))
 
 
 def _edit(draw: random.Random, recipe: str, fields: Any) -> Mutation:
-  """A file that lacks a key, has another name for it, or two exchanged."""
+  """A config file with a key removed or renamed, or with two keys swapped."""
   paths = list(_leaves(fields))
   sections = sorted({p.rpartition(".")[0] for p in paths} - {""})
   path = draw.choice(paths + sections)
@@ -183,14 +183,14 @@ def _leaves(fields: Any, path: str = "") -> Iterator[str]:
 
 
 def at(fields: Any, path: str) -> Any:
-  """What is at a path."""
+  """The value at a path."""
   for name in path.split("."):
     fields = fields[name]
   return fields
 
 
 def replaced(fields: Any, path: str, value: Any) -> Any:
-  """The fields with another value at a path; all of it at an empty one."""
+  """The fields with another value at a path; an empty path replaces all."""
   if not path:
     return value
   name, _, rest = path.partition(".")
@@ -198,7 +198,7 @@ def replaced(fields: Any, path: str, value: Any) -> Any:
 
 
 def source_of(fields: Any) -> str:
-  """A config file of these fields."""
+  """The text of a config file with these fields."""
   return (
     "from math import inf, nan\n\nfrom ml_collections import ConfigDict\n\n\n"
     f"def get_config():\n  return ConfigDict({fields!r})\n"

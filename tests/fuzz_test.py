@@ -1,7 +1,7 @@
-"""1,000 changed fields and flags, from the parser to the built experiment.
+"""Takes 1,000 changed fields and flags from the parser to the experiment.
 
-Each is refused in one line, or makes another experiment. Nothing is compiled;
-`fuzz_commands.py` runs some of them as real commands.
+Each change is refused in one line, or makes another experiment. Nothing is
+compiled; `fuzz_commands.py` runs some changes as real commands.
 """
 
 import ast
@@ -24,10 +24,10 @@ from tests.fuzz_mutations import RECIPES, at, fields_of, mutations, source_of
 from tests.ranges_test import CLASSES
 
 NUMBER, SEED = 1000, 0
-# Longest that one may take on a machine that is busy with other things.
+# The longest time of one change, in seconds on a busy machine.
 PATIENCE = 60
 PACKAGE = pathlib.Path(sampling.__file__).parents[1]
-# What a refusal says to do.
+# The words with which a refusal names its remedy.
 REMEDY = re.compile(
   r"pass|remove|did you mean|see diffdistill|add it|name another|"
   r"leave|give|number|import|use |write|expected|run `|the earlier ones are"
@@ -36,7 +36,7 @@ REMEDY = re.compile(
 
 @pytest.fixture(scope="module")
 def cheaply():
-  """Traces a network once, however many experiments have it."""
+  """Traces each network only once for all experiments."""
   with pytest.MonkeyPatch.context() as patch:
     met, trace = {}, model_section.trace
 
@@ -57,11 +57,11 @@ def cheaply():
 
 @pytest.fixture(scope="module")
 def seen():
-  """What the commands were asked to do, in place of which they do it."""
+  """Replaces the acts of commands by a record of their arguments."""
   calls = []
   runs = functools.cache(lambda recipe: from_config.build(fields_of(recipe)))
-  draw = sampling.sample  # refuses the name of a file before all else
-  recipe_of = str  # a workdir is named after the recipe of its run
+  draw = sampling.sample  # it refuses the name of a file first
+  recipe_of = str  # a workdir has the name of its run's recipe
 
   def train(config, workdir):
     calls.append((plain(config), shown(from_config.build(config))))
@@ -100,20 +100,20 @@ def seen():
 
 
 def shown(experiment):
-  """All that an experiment consists of, less the fields it was made from."""
+  """All parts of an experiment, without the config it was made from."""
   return repr(dataclasses.replace(experiment, config={}))
 
 
 @pytest.fixture(scope="module")
 def base(seen, cheaply):
-  """The experiment of a recipe as it is."""
+  """The experiment of an unchanged recipe."""
   return functools.cache(
     lambda recipe: shown(from_config.build(fields_of(recipe)))
   )
 
 
 def arguments(mutation, path):
-  """The command line of a mutation; its config file goes to the path."""
+  """The command line of a mutation; its config file is written to the path."""
   file, _, recipe = mutation.recipe.partition(":")
   config = f"--config=configs/{file}.py:{recipe}"
   if mutation.fields is not None:
@@ -129,23 +129,23 @@ def arguments(mutation, path):
 
 
 def has_no_effect(mutation, call, base):
-  """Whether an accepted change of a config changed nothing that is built."""
+  """Whether an accepted change of a config did not change the experiment."""
   if mutation.command != "train" or mutation.path in ("expect_devices",):
     return False
-  if not isinstance(call[-1], str):  # of hosts.join
+  if not isinstance(call[-1], str):  # the call of hosts.join
     return False
   fields, built = call
   unchanged = fields_of(mutation.recipe)
   if fields == unchanged or built != base(mutation.recipe):
     return False
-  # Said otherwise: all devices, or a key that was left out as it is by default.
+  # These changes mean the same: all devices, or a default that was left out.
   return not (
     mutation.path.startswith("mesh.") or _only_lacks(fields, unchanged)
   )
 
 
 def _only_lacks(fields, unchanged):
-  """Whether the fields are the same but for keys that are not there."""
+  """Whether the fields are the same except for missing keys."""
   return all(
     name in unchanged
     and (
@@ -189,7 +189,7 @@ def test_every_changed_field_is_refused_in_one_line_or_has_an_effect(
     ):
       faults.append(f"{mutation} is {status}: {printed[:300]!r}")
   assert not faults, "\n".join([f"{len(faults)} faults", *faults])
-  # Neither all refused nor all taken: the test would have tested nothing.
+  # If all or none were refused, the test would test nothing.
   assert NUMBER / 20 < accepted < NUMBER / 2
 
 
@@ -199,13 +199,13 @@ def test_the_recipes_have_every_paper():
     for fields in map(fields_of, RECIPES)
     for name in fields["run"]
   }
-  # Fine tuning is the objective of the teacher, from other weights on.
+  # Fine tuning is the teacher's objective with other first weights.
   assert kinds == {*OBJECTIVES, "pairs"} - {"fine_tuning"}
 
 
 @functools.cache
 def names_read():
-  """The attributes that the package reads outside of construction."""
+  """The attributes that the package reads outside of `__post_init__`."""
   found = set()
 
   class Reader(ast.NodeVisitor):

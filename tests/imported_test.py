@@ -1,4 +1,4 @@
-"""A run whose teacher was made elsewhere."""
+"""A run distils a teacher that was imported."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from diffdistill.tools import train
 
 @pytest.fixture(scope="module")
 def model():
-  """Of other widths, schedule and output than the tiny recipe's."""
+  """A model with other widths, schedule and output than the tiny recipe's."""
   bare = Model(
     network={"kind": "mlp", "width": 4, "depth": 2},
     schedule={"kind": "linear_beta", "num_steps": 1000},
@@ -44,10 +44,12 @@ def config(edited, folder):
   return config
 
 
-def test_students_are_made_of_it(config, folder, model, tmp_path):
+def test_students_have_the_model_of_the_imported_teacher(
+  config, folder, model, tmp_path
+):
   workdir = epath.Path(tmp_path / "run")
   train.train(config, workdir)
-  (folder / "model.json").unlink()  # all that matters is in the workdir
+  (folder / "model.json").unlink()  # the workdir has all that is needed
   run = from_config.reopen(workdir)
   assert run.denoiser.output == "eps"
   assert run.config["model"]["schedule"]["kind"] == "linear_beta"
@@ -60,11 +62,13 @@ def test_students_are_made_of_it(config, folder, model, tmp_path):
     for line in (workdir / "metrics.jsonl").read_text().splitlines()
   ]
   assert {r["round"] for r in records} == {"halve/001"}
-  # The same command finds all done.
+  # The same command has nothing left to do.
   train.train(config, workdir)
 
 
-def test_how_it_is_computed_stays_the_recipe_s(edited, model, tmp_path):
+def test_the_recipe_decides_how_an_imported_network_is_computed(
+  edited, model, tmp_path
+):
   folder = epath.Path(tmp_path / "unet")
   network = {
     "kind": "unet",
@@ -127,7 +131,7 @@ def test_two_teachers_of_two_meanings_are_refused(
     train.train(config, epath.Path(tmp_path / "run"))
 
 
-def test_sources_that_cannot_be_are_refused(edited, tmp_path):
+def test_impossible_sources_are_refused(edited, tmp_path):
   for source, stage, match in (
     ("somewhere", "teacher", "pass imported:PATH or path:DIR"),
     ("path:x", "halve", "to a stage of a teacher or a classifier"),

@@ -1,8 +1,8 @@
-"""Commands killed again and again make the same results, to the bit.
+"""Commands that are killed again and again make the same results, bit for bit.
 
-The long test kills a training twenty times and the other commands ten times;
-the slow one is its short form. A command kills itself by SIGKILL at one of its
-own acts on the disk (forked.py), so that a seed says where.
+The long tests kill a training twenty times and the other commands ten times;
+the slow test is shorter. A command kills itself by SIGKILL at one of its own
+acts on the disk (forked.py); a seed decides at which.
 """
 
 import hashlib
@@ -22,18 +22,18 @@ from tests.forked import Forked
 
 CONFIG = "--config=tests/shrunken_digits.py"
 SHORT = ("classifier", "teacher", "pairs", "denoising_student")
-# The rounds to kill at, in their order; each stage of a run has one.
+# The rounds in which a run is killed, in order; one for each stage.
 ROUNDS = (
   *("classifier", "teacher", "halve/002", "halve/001", "expert"),
   *("features/001", "moments/002", "parameter_moments/002"),
   *("pairs/pairs", "denoising_student/001"),
 )
 MUST_HIT = ("features/001", "moments/002", "pairs/pairs", ROUNDS[-1])
-# How many acts on the disk each command has at least, again after a kill too:
-# an evaluation keeps the rows that it had.
+# The least number of acts on the disk of each command, also when it is run
+# again after a kill, when an evaluation has fewer rows left.
 ACTS = {"evaluate": 30, "export": 9, "pack": 6, "carry": 100, "report": 3}
-# Words in the names of fields that depend on the clock; digests of files that
-# have the time in them.
+# Words in the names of fields that depend on the clock, also through digests of
+# files that hold times.
 TIMES = (
   "seconds",
   "per_second",
@@ -52,13 +52,13 @@ def fork():
 
 
 class Lives:
-  """Runs commands to their end, through the kills that are asked for."""
+  """Runs commands to their end, with kills on the way."""
 
   def __init__(self, fork, folder):
     self._fork, self._log, self.kills = fork, folder / "log", 0
 
   def live(self, *arguments, kill=None) -> bool:
-    """Whether the command has ended by itself, with status 0."""
+    """Runs a command; returns whether it ended by itself with status 0."""
     process = self._fork(self._log, 1, *arguments, kill=kill)
     process.join()
     if kill and process.exitcode == -signal.SIGKILL:
@@ -69,7 +69,7 @@ class Lives:
 
 
 def moments(seed, count, rounds):
-  """(round, act, delay) of each kill, in the order of the rounds."""
+  """The (round, act, delay) of each kill, in the order of the rounds."""
   draw = random.Random(seed)
   must = [name for name in MUST_HIT if name in rounds]
   drawn = must + draw.choices(rounds, k=count - len(must))
@@ -80,18 +80,17 @@ def moments(seed, count, rounds):
 
 
 def train(lives, workdir, kills, *flags):
-  """Trains through kills; the lives that were not killed are its ends."""
+  """Trains with kills on the way, until the run is finished."""
   command = ("train", CONFIG, f"--workdir={workdir}", *flags)
   for kill in kills:
-    # Where all is finished before the act, the run has been killed as often as
-    # it could be.
+    # If the run ends before the act, no more kills are possible.
     if lives.live(*command, kill=kill):
       break
   lives.live(*command)
 
 
 def plain(value):
-  """JSON without what the clock says."""
+  """JSON values without fields that depend on the clock."""
   if isinstance(value, dict):
     return {
       k: plain(v) for k, v in value.items() if not any(t in k for t in TIMES)
@@ -100,10 +99,11 @@ def plain(value):
 
 
 def digest(path):
-  """Of a file's content, less what depends on the clock."""
+  """A digest of a file's content, without parts that depend on the clock."""
   if path.suffix == ".npz":
     with np.load(path) as arrays:
-      # A judged row has its speed; evaluation.json has all of its columns.
+      # The file of a judged row holds speeds; its columns are in
+      # evaluation.json.
       names = sorted(set(arrays) - {"row"})
       parts = [(k, arrays[k].tobytes()) for k in names]
       data = repr(parts).encode()
@@ -112,7 +112,7 @@ def digest(path):
     fields.pop("digest", None)
     data = json.dumps(plain(fields), sort_keys=True).encode()
   elif path.suffix == ".md":
-    # The columns of a card's table that the clock fills are its last ones.
+    # The last columns of a card's table depend on the clock.
     lines = path.read_text().splitlines()
     data = "\n".join(line[:80].rstrip() for line in lines).encode()
   else:
@@ -121,7 +121,7 @@ def digest(path):
 
 
 def trained(workdir):
-  """What a training has made: weights, pairs, and which records."""
+  """The result of a training: weights, pairs, and the steps of its records."""
   run = from_config.reopen(epath.Path(workdir))
   made = {}
   for name, (stage, _) in run.rounds.items():
@@ -138,14 +138,14 @@ def trained(workdir):
   made["records"] = [
     (r["round"], r["step"], r.get("distance"), r.get("held_out_loss"))
     for r in map(json.loads, lines)
-    # How often a run was started is in it too, as records of its kills.
+    # The records of pairs depend on how often the run was started.
     if r["round"] != "pairs"
   ]
   return made
 
 
 def half_written(folder):
-  """Files and folders that only a write in progress may have left."""
+  """Files and folders of unfinished writes."""
   words = ("partial", "tmp", ".new")
   return [
     str(path.relative_to(folder))
@@ -155,7 +155,7 @@ def half_written(folder):
 
 
 def judge_and_share(lives, workdir, out, kills):
-  """Every other command, each killed as often as `kills` says."""
+  """Runs every other command, each with `kills` kills."""
   out.mkdir()
   commands = (
     ("evaluate", f"--workdir={workdir}"),
@@ -176,14 +176,14 @@ def judge_and_share(lives, workdir, out, kills):
 
 
 def shared(workdir, out):
-  """What those commands have made, by the names of its files."""
+  """Digests of the outputs of these commands, by file name."""
   return {
     str(path.relative_to(folder)): digest(path)
     for folder, pattern in ((workdir, "evaluat*"), (out, "*"))
     for top in sorted(folder.glob(pattern))
     for path in [top, *top.rglob("*")]
-    # A curve's file has its date. Orbax notes the time in a folder of weights,
-    # whose arrays have digests in the file beside it.
+    # A picture of curves holds its date, and Orbax notes the time in a folder
+    # of weights; digests of the weights are in the file beside it.
     if path.is_file() and path.suffix != ".png" and "final" not in path.parts
   }
 
@@ -195,7 +195,7 @@ def check_same(ours, theirs):
 
 
 @pytest.mark.slow
-def test_a_training_killed_in_pairs_and_their_student(fork, tmp_path):
+def test_a_training_that_is_killed_gives_the_same_weights(fork, tmp_path):
   part = f"--config.run={SHORT}"
   lives = Lives(fork, tmp_path)
   train(lives, tmp_path / "peace", (), part)
@@ -208,14 +208,16 @@ def test_a_training_killed_in_pairs_and_their_student(fork, tmp_path):
 
 @pytest.fixture(scope="module")
 def peace(fork, tmp_path_factory):
-  """The workdir of a whole run that nothing disturbed."""
+  """The workdir of a run that was not killed."""
   folder = tmp_path_factory.mktemp("peace")
   train(Lives(fork, folder), folder / "run", ())
   return folder / "run"
 
 
 @pytest.mark.long
-def test_twenty_kills_of_a_training_that_has_every_paper(fork, peace, tmp_path):
+def test_twenty_kills_of_a_training_do_not_change_its_results(
+  fork, peace, tmp_path
+):
   lives = Lives(fork, tmp_path)
   train(lives, tmp_path / "run", moments(5, 20, ROUNDS))
   assert lives.kills == 20
@@ -224,12 +226,14 @@ def test_twenty_kills_of_a_training_that_has_every_paper(fork, peace, tmp_path):
 
 
 @pytest.mark.long
-def test_ten_kills_of_what_follows_a_training(fork, peace, tmp_path):
+def test_ten_kills_of_other_commands_do_not_change_their_results(
+  fork, peace, tmp_path
+):
   draw = random.Random(6)
   found = []
   for name, times in (("peace", 0), ("killed", 2)):
     lives = Lives(fork, tmp_path)
-    # Of the same run, so that what the clock says is the same too.
+    # All commands read the same run, so that its recorded times are equal too.
     workdir, out = tmp_path / name / "run", tmp_path / name / "out"
     shutil.copytree(peace, workdir)
     judge_and_share(

@@ -1,13 +1,13 @@
-"""Trains for long, and fails where memory, files or threads grow.
+"""Trains for a long time, and fails if memory, files or threads grow.
 
   python -m tests.long_run [--updates=20000] [--out=results/long_run]
 
-A tiny teacher of the digits is trained by the command line, in a process of its
-own, with a record each 20 updates and a checkpoint each 100. Its resident
-memory, open files and threads, and the files of its workdir, are read from
-/proc and from the disk each `updates / 200` updates. OUT.json holds the
-samples, OUT.png shows them. Over the second half of the run each must grow by
-less than `MOST` in 10,000 updates.
+The command line trains a tiny teacher of the digits in a separate process, with
+a record every 20 updates and a checkpoint every 100 updates. Every `updates /
+200` updates, the process's memory, open files and threads are read from /proc,
+and the files of its workdir are counted. OUT.json holds the samples, OUT.png
+shows them. In the second half of the run each quantity must grow by less than
+`MOST` in 10,000 updates.
 """
 
 import argparse
@@ -23,10 +23,10 @@ import numpy as np
 from tests.children import Children, wait_until
 
 ROOT = pathlib.Path(__file__).parent.parent
-# By which a line through the second half may rise in 10,000 updates. A kilobyte
-# an update is 10 MB; a file or a thread that each checkpoint leaves is 100. In
-# 100 checkpoints TensorStore 0.1.86 itself keeps 3 to 6 MB; without them the
-# memory is the same to the byte.
+# The largest growth in 10,000 updates of a line through the second half. A
+# kilobyte per update would be 10 MB; one file or thread per checkpoint would be
+# 100. TensorStore 0.1.86 itself keeps 3 to 6 MB in 100 checkpoints; without
+# checkpoints the memory does not grow.
 MOST = {"memory_mb": 8.0, "open_files": 20, "threads": 20, "disk_files": 20}
 CONFIG = """
 from diffdistill.configs import digits
@@ -43,7 +43,7 @@ def get_config():
 
 
 def sample(process: subprocess.Popen, workdir: pathlib.Path, update: int):
-  """What the process holds now, as a row of OUT.json."""
+  """The resources of the process now, as a row of OUT.json."""
   proc = pathlib.Path("/proc") / str(process.pid)
   lines = (proc / "status").read_text().splitlines()
   status = dict(line.split(":", 1) for line in lines)
@@ -52,13 +52,13 @@ def sample(process: subprocess.Popen, workdir: pathlib.Path, update: int):
     "memory_mb": int(status["VmRSS"].split()[0]) / 1024,
     "open_files": len(list((proc / "fd").iterdir())),
     "threads": int(status["Threads"]),
-    # Of one that is being written or removed just now there may be less.
+    # A folder may be removed during the count.
     "disk_files": sum(len(names) for _, _, names in os.walk(workdir)),
   }
 
 
 def last_update(workdir: pathlib.Path) -> int:
-  """Of the newest whole record."""
+  """The update of the newest complete record."""
   path = workdir / "metrics.jsonl"
   if not path.exists():
     return 0
@@ -70,7 +70,7 @@ def last_update(workdir: pathlib.Path) -> int:
 
 
 def train(updates: int) -> list[dict[str, float]]:
-  """The samples of a run of so many updates."""
+  """Trains for a number of updates and returns the samples."""
   rows = []
   with tempfile.TemporaryDirectory() as folder, Children() as children:
     config = pathlib.Path(folder) / "config.py"
@@ -90,7 +90,7 @@ def train(updates: int) -> list[dict[str, float]]:
 
 
 def growth(rows: list[dict[str, float]]) -> dict[str, float]:
-  """By how much each rises in 10,000 updates, over the second half."""
+  """The growth of each quantity in 10,000 updates, in the second half."""
   half = rows[len(rows) // 2 :]
   updates = [row["update"] / 10_000 for row in half]
   return {
@@ -100,13 +100,13 @@ def growth(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def grown(rows: list[dict[str, float]]) -> list[str]:
-  """What rises by more than it may."""
+  """Lines that name each quantity that grows too much."""
   slopes = growth(rows)
   return [name for name in MOST if slopes[name] >= MOST[name]]
 
 
 def draw(rows: list[dict[str, float]], path: str) -> None:
-  """One panel for each quantity, against the number of updates."""
+  """Draws a chart of each quantity against the number of updates."""
   from matplotlib.figure import Figure
 
   figure = Figure(figsize=(7, 5), layout="constrained")

@@ -1,4 +1,4 @@
-"""A run of 20,000 updates stays as large as it is; long_run.py says how."""
+"""A run of 20,000 updates does not grow; see long_run.py."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests import long_run
 
 
 def rows(**per_update):
-  """200 samples of a run of 20,000 updates that grows so much an update."""
+  """200 samples of a run of 20,000 updates with the given growth per update."""
   first = {"memory_mb": 500.0, "open_files": 20, "threads": 30, "disk_files": 9}
   return [
     {"update": n} | {k: v + n * per_update.get(k, 0) for k, v in first.items()}
@@ -14,14 +14,14 @@ def rows(**per_update):
   ]
 
 
-def test_what_grows_is_named():
+def test_a_growing_quantity_is_named():
   assert long_run.grown(rows()) == []
-  # A kilobyte an update; a thread for each checkpoint.
+  # The run grows by a kilobyte per update and a thread per checkpoint.
   leak = rows(memory_mb=1 / 1024, threads=1 / 100)
   assert long_run.grown(leak) == ["memory_mb", "threads"]
 
 
-def test_what_has_grown_at_first_is_not():
+def test_a_quantity_that_grows_only_at_first_is_not_named():
   warm = rows()
   for row in warm:
     row["memory_mb"] += min(row["update"], 5000) / 100
@@ -29,5 +29,5 @@ def test_what_has_grown_at_first_is_not():
 
 
 @pytest.mark.long
-def test_twenty_thousand_updates_leave_nothing_behind():
+def test_twenty_thousand_updates_do_not_grow():
   assert long_run.grown(long_run.train(20_000)) == []

@@ -1,4 +1,4 @@
-"""Runs whose data has moved, changed, or has a shape that nothing can use."""
+"""Runs whose data has moved or changed, or has an unusable shape."""
 
 import shutil
 
@@ -28,7 +28,7 @@ def _npz(path, images, labels):
   return f"--config.data.source.path={path}"
 
 
-def test_what_needs_no_images_works_without_them(
+def test_commands_that_need_no_images_work_without_the_data(
   without_data, run_cli, tmp_path, capsys
 ):
   workdir = f"--workdir={without_data}"
@@ -42,7 +42,7 @@ def test_what_needs_no_images_works_without_them(
   assert "cannot be built here" not in page.read_text()
 
 
-def test_what_needs_images_names_the_ones_that_are_missing(
+def test_commands_that_need_images_name_the_missing_data(
   without_data, refuse, tmp_path
 ):
   message = refuse(1, "evaluate", f"--workdir={without_data}")
@@ -75,7 +75,7 @@ def test_a_run_does_not_go_on_with_other_data(
   ("shape", "guess"),
   [((50, 3, 8, 8), "are channels first?"), ((50, 8, 8, 4), "transparency?")],
 )
-def test_shapes_that_could_not_be_shown_are_refused_before_training(
+def test_images_that_cannot_be_shown_are_refused_before_training(
   train, refuse, tmp_path, shape, guess
 ):
   images, labels = np.zeros(shape, np.uint8), np.arange(50) % 3
@@ -96,7 +96,7 @@ def test_no_image_is_drawn_of_a_class_without_images(small_config, tmp_path):
     run.generator(sampler, 8, label=0)
 
 
-def test_a_record_is_carried_along(finished_run, run_cli, tmp_path):
+def test_carry_copies_the_record_of_the_data(finished_run, run_cli, tmp_path):
   out = tmp_path / "small"
   command = ("carry", f"--workdir={finished_run}", f"--out={out}")
   assert run_cli(*command) == 0

@@ -1,8 +1,8 @@
-"""One process of the command line; the script of forked.py.
+"""The script of forked.py: runs one command.
 
-It is run with a global `given`: the `arguments` of the command line, how many
-`devices`, the `log` for its output, the `cache` of compiled programs, and the
-moment at which to `kill` itself, or None.
+The script is run with a global `given`: the `arguments` of the command, the
+number of `devices`, the `log` for its output, the `cache` of compiled programs,
+and the moment at which to `kill` itself, or None.
 """
 
 import os
@@ -20,7 +20,7 @@ ACTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}
 
 
 def kill_at(words, number, delay):
-  """Ends this process as a lost machine does, at an act on the disk."""
+  """Kills this process at an act on the disk, like the loss of a machine."""
   left, lock = None, threading.RLock()
 
   def die():
@@ -54,14 +54,14 @@ os.dup2(log, 2)
 jax.config.update("jax_num_cpu_devices", given["devices"])
 jax.config.update("jax_compilation_cache_dir", given["cache"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-# Some that lose another wait for JAX to say so; tests do not wait for long.
+# Some processes wait until JAX notices a lost process; this shortens the wait.
 hosts.HEARTBEAT_SECONDS = 20
 sys.argv = ["diffdistill", *given["arguments"]]
 if given["kill"]:
   kill_at(*given["kill"])
 status = __main__.main()
 hosts.leave()
-# As JAX does at the end of a process of its own; a forked one forgets it.
+# JAX does this at the end of a normal process, but not of a forked one.
 jax.distributed.shutdown()
 sys.stdout.flush()
 sys.stderr.flush()

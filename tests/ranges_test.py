@@ -1,5 +1,4 @@
-"""Every number that a config can set declares its range; what is outside is
-refused in one line."""
+"""Every number of a config declares its range, and others are refused."""
 
 import dataclasses
 import math
@@ -45,7 +44,7 @@ CLASSES = (
 )
 
 BUILDER = Builder(kinds={})
-# Given by code, never by a config.
+# These numbers are given by code, never by a config.
 GIVEN = {("LinenClassifier", "image_shape")}
 
 
@@ -85,7 +84,7 @@ OUTSIDE = [
   ("share", 1.0, "share is 1.0; pass a value in [0, 1)"),
   ("share", -0.1, "share is -0.1; pass a value in [0, 1)"),
   ("share", math.nan, "share is nan; pass a value in [0, 1)"),
-  # Float32 has no number between this and 1.
+  # Float32 rounds this number to 1.
   ("share", 1 - 1e-12, "it is 1 in float32, the computer's number; pass a val"),
   ("scale", 0.0, "scale is 0.0; pass more than 0"),
   ("scale", 1e-300, "scale is 1e-300; it is 0 in float32"),
@@ -119,7 +118,7 @@ def test_a_number_out_of_range_is_refused_in_one_line(field, value, message):
     ("end", math.inf),
   ],
 )
-def test_a_number_in_range_is_taken(field, value):
+def test_a_number_in_range_is_accepted(field, value):
   made = BUILDER.make("part", Example, {field: value})
   assert getattr(made, field) == value
   check_ranges(made)
@@ -131,7 +130,7 @@ def test_a_whole_number_for_a_float_becomes_one():
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\x00b", "a" * 5000])
-def test_text_that_is_no_name_or_path_is_refused_in_one_line(text):
+def test_text_that_cannot_be_a_name_or_path_is_refused_in_one_line(text):
   with pytest.raises(ValueError, match=r"^p\.path is 'a") as error:
     BUILDER.make("p", SOURCES["npz"], {"path": text, "split": "train"})
   assert "\n" not in str(error.value)

@@ -1,8 +1,8 @@
-"""What two processes do together; hosts_test.py's script.
+"""The script of hosts_test.py: one of two processes that work together.
 
   python two_processes.py PORT PROCESS
 
-Each has four devices, and prints what it found as JSON.
+Each process has four devices and prints its results as JSON.
 """
 
 import json
@@ -20,7 +20,7 @@ from diffdistill.training.sharding import process_rows, shard_batch
 
 
 def refusal(act, *arguments):
-  """What it raises, in words."""
+  """The error that a function raises, as text."""
   try:
     act(*arguments)
   except Exception as error:
@@ -37,7 +37,7 @@ def reset():
 
 
 def values(array):
-  """A global array, as this process can have it."""
+  """The values of a global array, on this process."""
   gather = jax.jit(
     lambda x: x,
     out_shardings=NamedSharding(array.sharding.mesh, PartitionSpec()),
@@ -46,7 +46,7 @@ def values(array):
 
 
 def leaves_at(mesh, told, lag):
-  """The boundary at which it leaves that is told at `told`; None for never."""
+  """The boundary at which a process leaves if it is told at `told`."""
   with Preemption() as preemption:
     for boundary in range(12):
       if boundary == told:
@@ -59,7 +59,7 @@ def main(port, process):
   jax.config.update("jax_num_cpu_devices", 4)
   hosts.join(f"localhost:{port}", 2, process)
   first = process == 0
-  # As on a torus, where a host's devices are not side by side.
+  # As on a torus, the devices of a host are not side by side.
   devices = np.array(jax.devices())[[0, 4, 1, 5, 6, 7, 2, 3]].reshape(4, 2)
   mesh = Mesh(devices, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
   rows = process_rows(16, mesh)
@@ -77,7 +77,7 @@ def main(port, process):
       refusal(hosts.on_first, no_space),
       refusal(hosts.on_first, lambda: hosts.check_devices(32)),
     ],
-    # The last has no form as JSON.
+    # JSON cannot hold the result of the last one.
     "faults": [refusal(hosts.on_first, act) for act in (reset, object)],
     "everywhere": [
       hosts.everywhere(first),
@@ -89,7 +89,7 @@ def main(port, process):
     "shard_batch": values(shard_batch({"x": batch[list(rows)]}, mesh)["x"]),
     "place": values(hosts.place(batch, by_row)),
     "key": values(jax.random.key_data(jax.random.split(key, 2))),
-    # Told alone, told at different moments, told too late, and not told.
+    # Cases: one is told, both at different moments, too late, and none.
     "leaves": [
       leaves_at(mesh, None if first else 3, lag=2),
       leaves_at(mesh, 3 if first else 4, lag=2),

@@ -39,7 +39,7 @@ class UsageError(ValueError):
 
 
 def is_refusal(error: Exception) -> bool:
-  """Whether a person can mend it: the system said no, or our own code did.
+  """Whether a person can mend an error: the system or our code refused.
 
   An error that a library raises inside our code is a fault of ours and keeps
   its traceback, and so does an error that Python raises, such as a TypeError.

@@ -133,7 +133,7 @@ def test_a_config_flag_that_cannot_be_used_is_status_2(
   [
     ("--config.seed=-1", "seed is -1; pass 0 or more"),
     ("--config.run=teach", "run names the stage 'teach'; pass some of"),
-    ("--config.run=()", "run is (); pass a tuple of stages"),
+    ("--config.run=()", "run is (); pass a tuple of some of"),
     ("--config.stages.halve.start_steps=24", "start_steps=24 to end_steps=1"),
     ("--config.data.source.path=/no/such.npz", "/no/such.npz does not exist"),
     ("--config.data.source.kind=cifar", "data.source.kind is 'cifar'; pass"),

@@ -1,4 +1,4 @@
-"""The notebooks as they are kept, and as a kernel runs them."""
+"""Tests of the notebooks, as files and run by a kernel."""
 
 import ast
 import base64
@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 FOLDER = ROOT / "launch" / "colab"
 NAMES = ("distil", "evaluate")
 MOST_BYTES, MOST_LINES, WIDTH = 300_000, 25, 80
-# A value of the form, as Colab writes it.
+# A form field of Colab, with its value and type.
 FIELD = re.compile(r"^(\w+) = (.*?)  # @param (\{.*\})$", re.MULTILINE)
 TINY = {
   "CLASSIFIER_UPDATES": 10,
@@ -34,12 +34,12 @@ TINY = {
 
 
 class Kernel(AsyncKernelManager):
-  """A kernel of this Python, which none need have been installed for."""
+  """A kernel of this Python, without an installed kernel specification."""
 
   @property
   def kernel_spec(self):
     command = [sys.executable, "-m", "ipykernel_launcher"]
-    # It warns of every connection that is not encrypted.
+    # Otherwise the kernel warns that connections are not encrypted.
     quiet = "--IPKernelApp.log_level=ERROR"
     return KernelSpec(argv=[*command, "-f", "{connection_file}", quiet])
 
@@ -49,12 +49,12 @@ def read(name):
 
 
 def code(notebook):
-  """The code cells by name."""
+  """The code cells of a notebook, by name."""
   return {c.id: c for c in notebook.cells if c.cell_type == "code"}
 
 
 def set_fields(cell, **values):
-  """Writes other values into a form, each of which must be there."""
+  """Writes values into the form of a cell; each field must exist."""
   for name, value in values.items():
     found = [match for match in FIELD.finditer(cell.source) if match[1] == name]
     assert len(found) == 1, name
@@ -63,7 +63,7 @@ def set_fields(cell, **values):
 
 
 def execute(name, folder, **values):
-  """The code cells of a notebook, run with other values in its form."""
+  """Runs the code cells of a notebook with other form values."""
   notebook = read(name)
   for cell in code(notebook).values():
     cell.outputs = []
@@ -82,7 +82,7 @@ def execute(name, folder, **values):
       "IPYTHONDIR": str(folder / ".ipython"),
       "JAX_PLATFORMS": "cpu",
       "PYTHONPATH": str(ROOT),
-      # Of a machine of one device, which compiles fast.
+      # One device, with fast compilation.
       "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
   )
@@ -123,7 +123,7 @@ def shown(cell):
 
 
 def complaints(cells):
-  """What a kernel said on its error stream."""
+  """The lines that a kernel wrote to its error stream."""
   return [
     (name, o)
     for name, cell in cells.items()
@@ -133,7 +133,7 @@ def complaints(cells):
 
 
 @pytest.mark.slow
-def test_both_run_the_second_on_what_the_first_has_made(tmp_path):
+def test_the_second_notebook_runs_on_the_run_of_the_first(tmp_path):
   check_distilled(execute("distil", tmp_path, **TINY, NUM_IMAGES=20), tmp_path)
   few = {"NUM_IMAGES": 20, "BATCH_SIZE": 20}
   check_judged(execute("evaluate", tmp_path, **few, NUM_STEPS=(1, 2)), tmp_path)
@@ -141,7 +141,7 @@ def test_both_run_the_second_on_what_the_first_has_made(tmp_path):
 
 
 def check_distilled(distilled, folder):
-  """From data to a one-step student."""
+  """The first notebook trains from data to a one-step student."""
   assert complaints(distilled) == []
   assert "1497 images of 8x8x1" in printed(distilled["teacher"])
   counts = {name: len(pictures(cell)) for name, cell in distilled.items()}
@@ -170,7 +170,7 @@ def check_distilled(distilled, folder):
 
 
 def check_judged(evaluated, folder):
-  """A run and an exported student."""
+  """The second notebook judges a run and an exported student."""
   assert complaints(evaluated) == []
   shows = [name for name, cell in evaluated.items() if pictures(cell)]
   assert shows == ["sheets", "curve", "between"]
@@ -182,7 +182,7 @@ def check_judged(evaluated, folder):
     ("halve/001", "1"),
     ("colab_student", "1"),
   ]
-  # The file is the student: of other bits only where XLA compiled otherwise.
+  # The exported file equals the student, except for rounding by XLA.
   own, exported = (float(row["FD-classifier"]) for row in rows[-2:])
   assert exported == pytest.approx(own, rel=1e-2)
   facts = shown(evaluated["table"])
@@ -201,7 +201,7 @@ def check_judged(evaluated, folder):
 
 
 def check_alone(cells):
-  """A student without its run is shown, and not judged."""
+  """A student without its run is shown but not judged."""
   assert complaints(cells) == []
   shows = [name for name, cell in cells.items() if pictures(cell)]
   assert shows == ["sheets", "between"]
@@ -212,7 +212,7 @@ def check_alone(cells):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_first_cell_installs_on_colab_alone(name, monkeypatch):
+def test_the_first_cell_installs_packages_only_on_colab(name, monkeypatch):
   cells = code(read(name))
   first = next(iter(cells))
   assert first == "install"
@@ -236,13 +236,13 @@ def test_the_first_cell_installs_on_colab_alone(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_kept_small_whole_and_clean(name):
+def test_a_stored_notebook_is_small_complete_and_without_errors(name):
   path = FOLDER / f"{name}.ipynb"
   notebook = read(name)
   nbformat.validate(notebook)
   assert path.stat().st_size < MOST_BYTES
   text = path.read_text()
-  # Of machines, of persons, and of what went wrong.
+  # A notebook must not name machines, persons or errors.
   found = re.findall(
     r"/(?:home|root|tmp|work|Users|content/[a-z_]+\.)|Warning|Traceback", text
   )
@@ -273,7 +273,7 @@ def test_it_imports_no_room_of_the_package(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_cells_can_be_read(name):
+def test_the_cells_of_a_notebook_can_be_parsed(name):
   for cell in read(name).cells:
     lines = cell.source.splitlines()
     assert len([line for line in lines if line]) <= MOST_LINES, cell.id
@@ -284,7 +284,7 @@ def test_its_cells_can_be_read(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_value_of_the_form_says_what_it_is(name):
+def test_every_form_field_has_a_description(name):
   source = code(read(name))["settings"].source
   fields = FIELD.findall(source)
   lines = [s for s in source.splitlines()[1:] if not s.startswith("#")]
@@ -300,7 +300,7 @@ def test_every_value_of_the_form_says_what_it_is(name):
   assert all(re.match(r"# .+", comment) for comment in before), before
 
 
-def test_other_values_are_written_into_a_form():
+def test_values_can_be_written_into_a_form():
   cell = types.SimpleNamespace(
     source='# A.\nA = "x # y"  # @param {type: "string"}\nAB = 1  # @param {}'
   )
@@ -310,7 +310,7 @@ def test_other_values_are_written_into_a_form():
     set_fields(cell, B=2)
 
 
-def test_the_second_opens_by_default_what_the_first_makes():
+def test_the_second_notebook_opens_the_run_of_the_first_by_default():
   values = {
     name: dict(
       (field, ast.literal_eval(value))

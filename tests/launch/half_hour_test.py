@@ -1,7 +1,8 @@
-"""The half hour of CIFAR-10, shrunken to a minute, in pieces that are killed.
+"""The half-hour run of CIFAR-10, shortened to a minute and interrupted.
 
-One piece is killed by SIGKILL, one is told to leave, others reach the limit of
-their minutes, and between two of them the run moves to a folder of little.
+The run is made in pieces. One piece is killed by SIGKILL, one is told to leave,
+and others reach their time limit. Between two pieces the run moves to a smaller
+copy of its folder.
 """
 
 import json
@@ -26,9 +27,9 @@ CONFIG = "--config=tests/launch/shrunken.py"
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-  """One device, noisy images of three colours, and a cache of compilations.
+  """Environment variables, with noisy images of three colours.
 
-  A classifier learns the colours in ten updates, so that it may judge.
+  A classifier learns the colours in ten updates, so it is trusted to judge.
   """
   folder = tmp_path_factory.mktemp("data")
   random = np.random.default_rng(0)
@@ -52,7 +53,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def children():
-  """Of all tests of this file: the processes of pieces and of commands."""
+  """The processes of all tests of this file."""
   with Children() as started:
     yield started
 
@@ -68,7 +69,7 @@ def command(environment, children):
 
 @pytest.fixture(scope="module")
 def piece(environment, children, tmp_path_factory):
-  """Starts a piece of a workdir's run."""
+  """Starts one piece of the run in a workdir."""
   results = tmp_path_factory.mktemp("results")
 
   def start(workdir, minutes):
@@ -87,21 +88,21 @@ def piece(environment, children, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pieces(piece, command, children, tmp_path_factory):
-  """(the last workdir, statuses of its pieces)."""
+  """(The last workdir, the exit statuses of the pieces.)"""
   folder = tmp_path_factory.mktemp("runs")
   workdir, statuses = folder / "run", []
-  # Killed while the teacher trains, past the settling of its length.
+  # Killed while the teacher trains, after its length is settled.
   process = piece(workdir, 0)
   wait_until((workdir / "teacher" / "clock.json").exists, process)
-  # Every process of it at once, as on a machine that is lost.
+  # All its processes die at once, as on a lost machine.
   children.kill()
   statuses.append(process.wait())
-  # Told to leave in the middle of the halvings.
+  # Told to leave in the middle of the halving rounds.
   process = piece(workdir, 0)
   wait_until((workdir / "halve" / "008" / "clock.json").exists, process)
   process.send_signal(signal.SIGTERM)
   statuses.append(process.wait())
-  # On another machine, which has what is carried and no more.
+  # Continues on another machine, which has only the carried files.
   command("carry", f"--workdir={workdir}", f"--out={folder / 'small'}")
   shutil.rmtree(workdir)
   workdir = folder / "small"
@@ -113,7 +114,7 @@ def pieces(piece, command, children, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_pieces_come_to_an_end(pieces, piece):
+def test_the_pieces_finish_the_run(pieces, piece):
   _, statuses = pieces
   assert statuses[:2] == [-signal.SIGKILL, 75]
   assert statuses[-1] == 0
@@ -121,7 +122,7 @@ def test_pieces_come_to_an_end(pieces, piece):
   results = json.loads((piece.results / "shrunken_cpu.json").read_text())
   for ending in (".html", "_curve.png", "_compared.png"):
     assert (piece.results / f"shrunken_cpu{ending}").stat().st_size > 1000
-  # A minute of training, of which each stage had its part.
+  # Training took a minute, and each stage had its share.
   stages = results["stages"]
   assert list(stages) == [
     *("classifier", "teacher", "halve", "expert", "features", "moments"),
@@ -142,13 +143,13 @@ def test_pieces_come_to_an_end(pieces, piece):
 
 
 @pytest.mark.slow
-def test_the_numbers_of_updates_say_all(pieces, command, tmp_path):
-  """A run in one piece that is given them makes the same weights."""
+def test_a_run_in_one_piece_gives_the_same_weights(pieces, command, tmp_path):
+  """The run gets the recorded numbers of updates in place of minutes."""
   workdir, _ = pieces
   for path in workdir.rglob("clock.json"):
     (tmp_path / path.relative_to(workdir)).parent.mkdir(parents=True)
     shutil.copy(path, tmp_path / path.relative_to(workdir))
-  # As far as what was killed, told to leave and carried goes.
+  # These stages were killed, told to leave and carried.
   part = "--config.run=('classifier', 'teacher', 'halve')"
   command("train", CONFIG, part, f"--workdir={tmp_path}")
   run = from_config.reopen(epath.Path(tmp_path))

@@ -1,4 +1,4 @@
-"""host.sh, and the files for schedulers whose jobs run it."""
+"""Tests of host.sh and of the scheduler files whose jobs run it."""
 
 import os
 import pathlib
@@ -15,7 +15,7 @@ HOST_SH = ROOT / "launch" / "host.sh"
 
 @pytest.fixture
 def host_sh(children, tmp_path):
-  """Runs a command of host.sh on a host whose home is the test's folder."""
+  """Runs a command of host.sh, with the test's folder as home."""
 
   def run(*words, **options):
     environment = {**os.environ, "HOME": str(tmp_path)}
@@ -39,7 +39,7 @@ def host_sh(children, tmp_path):
     ("no-such-command", 70),
   ],
 )
-def test_exit_statuses_say_what_to_do(host_sh, script, status):
+def test_exit_statuses_decide_what_a_scheduler_does(host_sh, script, status):
   done = host_sh("run", "bash", "-c", f"echo said; {script}")
   assert done.returncode == status
   assert done.stdout == "said\n"
@@ -49,7 +49,7 @@ def test_exit_statuses_say_what_to_do(host_sh, script, status):
 def test_a_termination_reaches_the_command_and_its_status_comes_back(
   children, tmp_path, whole_group
 ):
-  """Kubernetes signals the first process, and Slurm every one."""
+  """Kubernetes signals only the first process, Slurm signals all processes."""
   script = (
     "trap 'sleep 0.3; echo saved >&2; exit 75' TERM; echo up;"
     " while :; do sleep 0.05; done"
@@ -75,7 +75,7 @@ def skypilot():
   return yaml.safe_load((ROOT / "launch" / "skypilot.yaml").read_text())
 
 
-def test_skypilot_restarts_what_was_preempted_and_no_refusal():
+def test_skypilot_restarts_a_preempted_job_but_not_a_refused_one():
   task = skypilot()
   recovery = task["resources"]["job_recovery"]
   assert recovery == {
@@ -90,9 +90,9 @@ def test_skypilot_restarts_what_was_preempted_and_no_refusal():
 
 @pytest.fixture
 def cluster(tmp_path):
-  """A folder of programs that stand in for those of a host and of Slurm.
+  """A folder with fakes of the programs of a host and of Slurm.
 
-  `diffdistill train` ends as the next line of the file `plan` says.
+  The fake `diffdistill train` ends with the status in the next line of `plan`.
   """
   programs = {
     "diffdistill": """
@@ -132,7 +132,7 @@ echo "$*" >> $SIM/uv.log
 
 @pytest.fixture
 def run(cluster, children):
-  """Runs a script where the trainings end as planned."""
+  """Runs a script in which the trainings end as planned."""
 
   def start(*command, plan=(), **environment):
     (cluster / "plan").write_text("".join(f"{status}\n" for status in plan))
@@ -164,7 +164,9 @@ def lines(path):
     (["crash"] * 9, 1, 5),
   ],
 )
-def test_skypilot_runs(cluster, run, plan, status, trainings):
+def test_a_skypilot_job_trains_and_restarts(
+  cluster, run, plan, status, trainings
+):
   task = skypilot()
   envs = {
     **task["envs"],
@@ -194,17 +196,17 @@ JOB = {
 }
 
 
-def test_slurm_tells_the_tasks_and_not_srun_to_leave():
-  """An srun that gets SIGTERM kills its tasks before they can save."""
+def test_slurm_signals_the_tasks_and_not_srun():
+  """If srun gets SIGTERM, it kills its tasks before they can save."""
   text = (ROOT / "launch" / "slurm.sbatch").read_text()
   options = re.findall(r"^#SBATCH (\S+)$", text, re.MULTILINE)
   assert {"--requeue", "--signal=TERM@120"} < set(options)
   assert "kill -" not in text
-  # Slurm reads options up to the first command.
+  # Slurm reads options only before the first command.
   assert text.rindex("#SBATCH") < text.index("\nset ")
 
 
-def test_slurm_runs(cluster, run):
+def test_a_slurm_job_trains(cluster, run):
   done = run(*SLURM, plan=[0], **JOB)
   assert done.returncode == 0, done.stderr
   assert lines(cluster / "trainings") == [
@@ -226,7 +228,7 @@ def test_slurm_runs(cluster, run):
     (1, {}, False, 1),
   ],
 )
-def test_slurm_requeues_what_a_restart_can_mend(
+def test_slurm_requeues_a_job_that_a_restart_can_mend(
   cluster, run, ended, more, requeued, status
 ):
   done = run(*SLURM, plan=[ended], **{**JOB, **more})
@@ -234,7 +236,7 @@ def test_slurm_requeues_what_a_restart_can_mend(
   assert ("scontrol requeue 7" in lines(cluster / "calls")) == requeued
 
 
-def test_slurm_needs_a_config(cluster, run):
+def test_a_slurm_job_without_a_config_is_refused(cluster, run):
   done = run("bash", "launch/slurm.sbatch", "--workdir=/shared/run", **JOB)
   assert done.returncode == 2
   assert done.stderr == (
@@ -250,7 +252,7 @@ POD = (
 PACKAGE = "git+https://github.com/OWNER/diffdistill@v0.1.0"
 
 
-def test_a_queued_resource_trains_as_it_starts(cluster, run):
+def test_a_queued_resource_trains_when_it_starts(cluster, run):
   command = ("bash", "launch/queued_resource.sh", "moments", PACKAGE, *POD)
   done = run(*command, TFDS_DATA_DIR="gs://bucket/my tfds")
   assert done.returncode == 0, done.stderr
@@ -259,7 +261,7 @@ def test_a_queued_resource_trains_as_it_starts(cluster, run):
     "gcloud compute tpus queued-resources create moments --project=mine"
     " --accelerator-type=v5litepod-8 --node-id=moments --metadata-from-file="
   )
-  # The script of a host, in a folder of the test in place of /root.
+  # The script of a host, with the test's folder in place of /root.
   script = (cluster / "script").read_text().replace("/root", str(cluster))
   (cluster / "script").write_text(script)
   done = run("bash", cluster / "script", plan=[70, 75, 0])
@@ -275,7 +277,7 @@ def test_a_queued_resource_trains_as_it_starts(cluster, run):
   assert "export TFDS_DATA_DIR=gs://bucket/my\\ tfds\n" in script
 
 
-def test_a_dry_run_of_a_queued_resource_asks_for_nothing(cluster, run):
+def test_a_dry_run_of_a_queued_resource_sends_no_request(cluster, run):
   command = ("bash", "launch/queued_resource.sh", "moments", PACKAGE, *POD)
   done = run(*command, DRY_RUN="1")
   assert done.stdout.startswith("gcloud compute tpus queued-resources create")

@@ -1,4 +1,4 @@
-"""jobset.py prints a manifest in which every flag stays what it is."""
+"""jobset.py prints a manifest that keeps the value of every flag."""
 
 import json
 import pathlib
@@ -26,7 +26,7 @@ SECRET = "hf_p4ssW0rd$(HOME)"
 
 @pytest.fixture
 def jobset(monkeypatch, capsys):
-  """Runs jobset.py; (status, what it prints, what it says)."""
+  """Runs jobset.py; returns (status, standard output, standard error)."""
   monkeypatch.syspath_prepend(str(ROOT / "launch"))
   import jobset
 
@@ -62,7 +62,7 @@ def script(found):
 
 
 def expanded(text, variables):
-  """The text that Kubernetes makes of a command: its package expansion."""
+  """The text of a command after Kubernetes has expanded its variables."""
 
   def replace(match):
     return "$" if match[0] == "$$" else variables.get(match[1], match[0])
@@ -70,7 +70,7 @@ def expanded(text, variables):
   return re.sub(r"\$\$|\$\(([^)]*)\)", replace, text)
 
 
-def test_slices_of_tpus(objects):
+def test_a_manifest_for_tpu_slices_is_right(objects):
   found = objects(*TPUS, PACKAGE)
   assert set(found) == {"ConfigMap", "Role", "RoleBinding", "JobSet"}
   files = {
@@ -94,7 +94,7 @@ def test_slices_of_tpus(objects):
   subprocess.run(["bash", "-n", "-c", script(found)], check=True)
 
 
-def test_nodes_with_gpus(objects):
+def test_a_manifest_for_gpu_nodes_is_right(objects):
   found = objects(*GPUS, PACKAGE)
   assert found["JobSet"]["metadata"]["annotations"] == {}
   [container] = pod(found)["containers"]
@@ -103,7 +103,7 @@ def test_nodes_with_gpus(objects):
   assert "--expect_devices=32 --multihost" in script(found)
 
 
-def test_one_host_trains_alone_in_an_image_that_has_it_all(objects):
+def test_one_host_trains_alone_in_a_prepared_image(objects):
   one = ("--tpu=tpu-v6e-slice", "--topology=2x4", "--chips_per_host=8")
   found = objects(*one, "--image=mine", "--config.seed=1")
   [container] = pod(found)["containers"]
@@ -115,7 +115,7 @@ def test_one_host_trains_alone_in_an_image_that_has_it_all(objects):
   )
 
 
-def test_a_refusal_is_not_restarted(objects):
+def test_a_refused_training_is_not_restarted(objects):
   spec = objects(*TPUS)["JobSet"]["spec"]
   assert spec["failurePolicy"]["maxRestarts"] == 100
   assert spec["failurePolicy"]["rules"] == [
@@ -135,7 +135,7 @@ def test_a_refusal_is_not_restarted(objects):
 @pytest.mark.parametrize(
   "value", ["$(HOSTNAME)", "$$(HOSTNAME)", "$$", "a$b", "$", "it's", 'a"b\\']
 )
-def test_a_value_stays_one_word(objects, value):
+def test_a_flag_s_value_stays_one_word(objects, value):
   found = objects(*TPUS, f"--config.x={value}", f"--env=A={value}")
   words = expanded(script(found), {"HOSTNAME": "pod-0"})
   echo = words.replace("exec bash /launch/host.sh run", "printf '%s\\n'")
@@ -147,15 +147,15 @@ def test_a_value_stays_one_word(objects, value):
   assert expanded(variable["value"], {"HOSTNAME": "pod-0"}) == value
 
 
-def test_values_in_a_manifest_are_texts(objects):
-  """YAML reads no, 1e3 and the like as something else."""
+def test_values_in_a_manifest_are_strings(objects):
+  """YAML would read words such as no and 1e3 as other types."""
   found = objects(*TPUS, "--service_account=no", "--namespace=1e3")
   assert pod(found)["serviceAccountName"] == "no"
   assert found["JobSet"]["metadata"]["namespace"] == "1e3"
   assert found["RoleBinding"]["subjects"][0]["namespace"] == "1e3"
 
 
-def test_the_manifest_has_the_variables(objects):
+def test_the_manifest_has_the_environment_variables(objects):
   found = objects(*GPUS, f"--env=HF_TOKEN={SECRET}")
   driver, token = pod(found)["containers"][0]["env"]
   assert driver["name"] == "LD_LIBRARY_PATH"
@@ -186,7 +186,7 @@ def test_the_manifest_has_the_variables(objects):
     "--gpu=nvidia-l4",
   ],
 )
-def test_what_would_break_out_or_mean_nothing_is_refused(jobset, flag):
+def test_flags_that_would_break_the_manifest_are_refused(jobset, flag):
   status, printed, said = jobset(*TPUS, flag)
   assert (status, printed) == (1, "")
   [line] = said.splitlines()
@@ -198,7 +198,7 @@ def test_what_would_break_out_or_mean_nothing_is_refused(jobset, flag):
   "pair", [SECRET, f"1A={SECRET}", f"A B={SECRET}", f"A=\n{SECRET}"]
 )
 @pytest.mark.parametrize("flag", ["--env", "--evn"])
-def test_a_refused_variable_is_not_shown(jobset, flag, pair):
+def test_a_refused_variable_is_not_printed(jobset, flag, pair):
   status, printed, said = jobset(*TPUS, f"{flag}={pair}")
   assert (status, printed) == (1, "")
   assert SECRET[:8] not in said

@@ -1,4 +1,4 @@
-"""one_gpu.sh: installs what a machine lacks, and runs `diffdistill run`."""
+"""one_gpu.sh installs missing packages and runs `diffdistill run`."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = ROOT / "launch" / "one_gpu.sh"
 FEW_PACKAGES = runpy.run_path(str(ROOT / "tests" / "few_packages.py"))
-# The script runs the commands, pip, or a few lines of its own.
+# The script runs the commands, pip, or a few lines of Python.
 PYTHON = f"""#!/usr/bin/env bash
 case "$1 ${{2:-}}" in
   "-m diffdistill") echo "$PYTHONPATH $*" > "$SIM/ran" ;;
@@ -29,7 +29,7 @@ esac
 
 @pytest.fixture
 def machine(tmp_path):
-  """A folder with the packages of a machine, and a Python."""
+  """A folder with a fake Python and the packages of a machine."""
   (tmp_path / "modules").mkdir()
   for name in FEW_PACKAGES["PACKAGES"]:
     (tmp_path / "modules" / f"{name}.py").touch()
@@ -64,7 +64,9 @@ def start(machine, children):
     (["--config=digits:all"], "--config=digits:all"),
   ],
 )
-def test_runs_the_command_with_its_flags(start, machine, config, expected):
+def test_the_script_runs_the_command_with_its_flags(
+  start, machine, config, expected
+):
   assert start("--workdir=runs/a", *config, "--minutes=3") == (0, "")
   assert (machine / "ran").read_text() == (
     f"/other -m diffdistill run {expected} --workdir=runs/a --minutes=3\n"
@@ -89,7 +91,7 @@ def test_a_machine_without_packages_is_refused(start, machine):
   assert not (machine / "ran").exists()
 
 
-def test_wheels_are_installed_once(start, machine):
+def test_wheels_are_installed_only_once(start, machine):
   wheels = machine / "wheels"
   flag = f"--wheels={wheels}"
   wheels.mkdir()
@@ -117,7 +119,7 @@ def test_wheels_are_installed_once(start, machine):
   assert len((machine / "pip.log").read_text().splitlines()) == 2
 
 
-def test_its_head_says_which_wheels_the_test_of_doors_allows():
+def test_the_script_lists_the_packages_that_doors_test_allows():
   text = SCRIPT.read_text()
   (named,) = re.findall(r"--dest=FOLDER \\\n((?:#[ \w\\]+\n)+)#\n", text)
   named = set(re.findall(r"\w+", named))

@@ -1,4 +1,4 @@
-"""The half hour of CIFAR-10, shrunken: a config that a CPU can run."""
+"""A small config in place of the half-hour config of CIFAR-10, for a CPU."""
 
 import os
 

@@ -132,7 +132,7 @@ def test_the_card_says_what_a_reader_must_know(workdir, out):
   assert done == {"halve/002": 2}
   assert str(workdir.parent) not in card
   assert platform.node() not in card
-  assert "None in the paper's own file" in card
+  assert "The paper's own file states none" in card
 
 
 def test_a_card_names_an_imported_teacher_and_its_licence(

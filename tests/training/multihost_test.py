@@ -168,7 +168,7 @@ def test_killed_twice_and_gone_on_with_elsewhere(
   two.send(signal.SIGKILL, to=1)
   assert two.statuses() == [70, -9], two.said()
   assert two.said()[-1] == (
-    "diffdistill: process 0 of 2: process 1 is lost; start all of them again:"
+    "diffdistill: process 0 of 2: process 1 is lost; start all processes again:"
     " they go on from what they have saved"
   )
 
@@ -337,7 +337,7 @@ def test_the_others_of_a_lost_first_process_end_in_one_line(
   two.send(signal.SIGKILL)
   assert two.statuses() == [-signal.SIGKILL, 70], two.said(1)
   assert two.said(1) == [
-    "diffdistill: process 1 of 2: process 0 is lost; start all of them again:"
+    "diffdistill: process 1 of 2: process 0 is lost; start all processes again:"
     " they go on from what they have saved"
   ]
 
