@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What a scheduler runs on one host.
+# The script that a scheduler runs on one host.
 #
 #   host.sh install REQUIREMENT...  into ~/diffdistill/venv, at the versions of
 #                                   requirements.txt beside or above this file
 #   host.sh run COMMAND...          with the exit statuses below
 #
-# Exit statuses of run: 0 finished; 1 and 2 refused: a person must act;
-# 75 preempted, all saved; 70 anything else: run it again.
+# Exit statuses of run: 0 finished; 1 and 2 refused, a person must act;
+# 75 preempted, all is saved; 70 another failure, run it again.
 set -uo pipefail
 
 SELF=$(realpath "${BASH_SOURCE[0]}")
@@ -17,7 +17,7 @@ PATH=$ROOT/venv/bin:$HOME/.local/bin:$PATH
 install() {
   set -e
   mkdir -p "$ROOT"
-  # Two starts on one host install one after the other.
+  # The lock lets two starts on one host install one after the other.
   exec 9> "$ROOT/lock"
   flock 9
   local pin versions=$HERE/requirements.txt
@@ -26,7 +26,7 @@ install() {
   if [ "$pin" = "$(cat "$ROOT/installed" 2>/dev/null)" ]; then
     return
   fi
-  # The Python of a TPU VM is older than ours: uv brings its own.
+  # The Python of a TPU VM is too old, so uv installs a newer one.
   if ! command -v uv > /dev/null; then
     curl -LsSf https://astral.sh/uv/install.sh | sh
   fi
@@ -40,12 +40,12 @@ install() {
 run() {
   local said sayer status child= ended=
   said=$(mktemp)
-  # Slurm signals every process of a task: tee is born deaf to it, as a trap of
-  # its own would come too late.
+  # Slurm signals every process of a task. tee must ignore the signal from its
+  # start, because a trap inside it would come too late.
   trap '' TERM INT
   exec 3> >(exec tee "$said" >&2)
   sayer=$!
-  # SIGTERM is the notice of a preemption: the command saves and ends.
+  # SIGTERM announces a preemption: the command saves and ends.
   trap 'ended=1; kill -TERM "$child" 2> /dev/null' TERM INT
   "$@" 2>&3 3>&- &
   child=$!
@@ -54,21 +54,21 @@ run() {
   ended=
   wait "$child"
   status=$?
-  # A signal ends `wait` before the command ends.
+  # A signal can end `wait` before the command ends.
   while [ -n "$ended" ]; do
     ended=
     wait "$child"
     status=$?
   done
-  # A process that the command left behind may hold the pipe open.
+  # A process that the command left running may keep the pipe open.
   for _ in {1..50}; do
     kill -0 "$sayer" 2> /dev/null || break
     sleep 0.1
   done
   case $status in
     0 | 70 | 75) ;;
-    # Python also exits with 1 when it dies of an error, or of its peers' death;
-    # a refusal says why in a line of this form.
+    # Python also exits with 1 after an error, or if another process died. Only
+    # a refusal prints a line of this form.
     1 | 2)
       if grep -q '^diffdistill: ' "$said"; then
         echo "host.sh: refused" >&2

@@ -14,9 +14,9 @@ watch, and to delete it at the end:
     jobset.sigs.k8s.io/jobset-name=moments,batch.kubernetes.io/job-completion-index=0
   kubectl delete jobset,configmap,role,rolebinding moments
 
-The names of TPUs, their topologies and the chips of a host are those of "Plan
-TPUs in GKE" (cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus). Only
-Python's own library is needed.
+"Plan TPUs in GKE" (cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus)
+lists the names of TPUs, their topologies and the chips per host. This file
+needs only Python's standard library.
 """
 
 import argparse
@@ -31,8 +31,8 @@ from typing import Any, NoReturn
 
 _HERE = pathlib.Path(__file__).parent
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
-# flag: (pattern, what to pass). The patterns of names are those that Kubernetes
-# takes ("Object Names and IDs", kubernetes.io/docs/concepts).
+# For each flag, (a pattern, the remedy of a refusal). The patterns of names are
+# those of Kubernetes ("Object Names and IDs", kubernetes.io/docs/concepts).
 _FORMS = {
   "name": (
     r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?",
@@ -40,10 +40,10 @@ _FORMS = {
     " hyphen last",
   ),
   "namespace": (_LABEL, "lower-case letters, digits and hyphens"),
-  "service_account": (rf"{_LABEL}(\.{_LABEL})*", "the name of one"),
-  "tpu": (_LABEL, "GKE's name of one, such as tpu-v6e-slice"),
-  "gpu": (_LABEL, "GKE's name of one, such as nvidia-h100-80gb"),
-  "topology": (r"[1-9]\d{0,3}(x[1-9]\d{0,3}){1,2}", "such as 16x16"),
+  "service_account": (rf"{_LABEL}(\.{_LABEL})*", "the name of an account"),
+  "tpu": (_LABEL, "GKE's name of a TPU, such as tpu-v6e-slice"),
+  "gpu": (_LABEL, "GKE's name of a GPU, such as nvidia-h100-80gb"),
+  "topology": (r"[1-9]\d{0,3}(x[1-9]\d{0,3}){1,2}", "a shape such as 16x16"),
   "image": (r"\w[\w./:@-]*", "REGISTRY/NAME:TAG"),
   "extras": (r"[a-z0-9_-]*(,[a-z0-9_-]+)*", "names with commas between them"),
   "package": (
@@ -53,14 +53,13 @@ _FORMS = {
   ),
   "workdir": (
     r"gs://[^/\s]+/\S*[^/\s]",
-    "a folder of a bucket, which all hosts reach and which outlives them:"
-    " gs://bucket/runs/name",
+    "a folder in a bucket, which all hosts can reach: gs://bucket/runs/name",
   ),
 }
 
 
 class Parser(argparse.ArgumentParser):
-  """Flags, with refusals of one line."""
+  """A parser of flags that refuses with one line."""
 
   def error(self, message: str) -> NoReturn:
     self.exit(2, f"jobset.py: {message}; see --help\n")
@@ -73,37 +72,39 @@ def _parser() -> Parser:
     allow_abbrev=False,
   )
   add = parser.add_argument
-  add("--name", required=True, help="of the JobSet")
-  add("--config", required=True, help="imagenet64:progressive")
-  add("--workdir", required=True, help="a bucket: gs://bucket/runs/name")
+  add("--name", required=True, help="name of the JobSet")
+  add("--config", required=True, help="recipe, as in imagenet64:progressive")
+  add("--workdir", required=True, help="folder, as in gs://bucket/runs/name")
   add("--tpu", help="GKE's name of a TPU, such as tpu-v5-lite-podslice")
-  add("--topology", help="of each slice of TPUs, such as 16x16")
-  add("--slices", type=int, default=1, help="of TPUs, that train together")
-  add("--gpu", help="instead: GKE's name of one, such as nvidia-h100-80gb")
-  add("--hosts", type=int, default=1, help="nodes with GPUs")
-  add("--chips_per_host", type=int, required=True, help="TPUs or GPUs")
-  add("--spot", action="store_true", help="cheaper; can be taken away")
-  add("--namespace", default="default")
-  add("--service_account", default="default", help="that may use the bucket")
-  add("--image", default="python:3.12", help="with bash, curl and git")
-  add("--package", help="git+https://...@REF; else the image has diffdistill")
-  add("--extras", default="tfds,gcs", help="of diffdistill, to install")
+  add("--topology", help="shape of each TPU slice, such as 16x16")
+  add("--slices", type=int, default=1, help="number of TPU slices")
+  add("--gpu", help="GKE's name of a GPU, such as nvidia-h100-80gb")
+  add("--hosts", type=int, default=1, help="number of nodes with GPUs")
+  add("--chips_per_host", type=int, required=True, help="TPUs or GPUs per host")
+  add(
+    "--spot", action="store_true", help="use spot machines, which are cheaper"
+  )
+  add("--namespace", default="default", help="namespace of the JobSet")
+  add("--service_account", default="default", help="account for the bucket")
+  add("--image", default="python:3.12", help="image with bash, curl and git")
+  add("--package", help="git+https://...@REF; default: the image's diffdistill")
+  add("--extras", default="tfds,gcs", help="extras of diffdistill to install")
   add(
     "--env",
     action="append",
     default=[],
     metavar="NAME=VALUE",
-    help="such as TFDS_DATA_DIR=gs://bucket/tfds; the manifest has the value",
+    help="variable of the containers, such as TFDS_DATA_DIR=gs://bucket/tfds",
   )
-  add("--max_restarts", type=int, default=100, help="after a refusal: none")
+  add("--max_restarts", type=int, default=100, help="limit of restarts")
   return parser
 
 
 def _complaint(flags: argparse.Namespace, overrides: list[str]) -> str:
-  """What is wrong with the first wrong flag; "" where all are right."""
+  """A line about the first wrong flag; "" if all are right."""
   for override in overrides:
     if not re.fullmatch(r"--config\.[\w.]+=.*", override):
-      # Without its value, which a misspelt --env may have.
+      # The value is not shown, because it may be secret if --env is misspelt.
       name = override.partition("=")[0]
       return f"{name!r} is no flag; overrides are --config.x=y on one line"
   for flag, value in vars(flags).items():
@@ -137,7 +138,7 @@ def _chips(flags: argparse.Namespace) -> int:
 
 
 def _script(flags: argparse.Namespace, overrides: list[str]) -> str:
-  """What the container of each host runs."""
+  """The shell script that the container of each host runs."""
   chips = flags.slices * _chips(flags)
   several = ["--multihost"] if chips > flags.chips_per_host else []
   run = shlex.join(
@@ -160,22 +161,22 @@ def _script(flags: argparse.Namespace, overrides: list[str]) -> str:
       *(jax, f"diffdistill{extras} @ {flags.package}"),
     ]
   )
-  # A package index that is away for a while is no refusal.
+  # If the install fails, try again later: the package index may be down.
   return f"{install} || exit 70; {run}"
 
 
 def _literal(text: str) -> str:
-  """A text that Kubernetes does not expand.
+  """A text that Kubernetes leaves as it is.
 
-  It puts the variable NAME for $(NAME) and one dollar for two, in commands and
-  in variables ("Define a Command and Arguments for a Container",
+  In commands and variables, Kubernetes replaces $(NAME) by the value of NAME,
+  and $$ by $ ("Define a Command and Arguments for a Container",
   kubernetes.io/docs/tasks/inject-data-application).
   """
   return text.replace("$", "$$")
 
 
 def manifest(flags: argparse.Namespace, overrides: list[str]) -> str:
-  """The template, filled in."""
+  """The manifest: the template with the values of the flags."""
   resource = "google.com/tpu" if flags.tpu else "nvidia.com/gpu"
   spot = {"cloud.google.com/gke-spot": "true"} if flags.spot else {}
   if flags.tpu:
@@ -183,14 +184,14 @@ def manifest(flags: argparse.Namespace, overrides: list[str]) -> str:
       "cloud.google.com/gke-tpu-accelerator": flags.tpu,
       "cloud.google.com/gke-tpu-topology": flags.topology,
     }
-    # A slice is a node pool, and has one job.
+    # Each slice is a node pool, and runs one job.
     pool = "cloud.google.com/gke-nodepool"
     annotations = {"alpha.jobset.sigs.k8s.io/exclusive-topology": pool}
     env = []
   else:
     selector = {"cloud.google.com/gke-accelerator": flags.gpu}
     annotations = {}
-    # GKE puts the driver there.
+    # GKE installs the driver of GPUs in this folder.
     env = ["LD_LIBRARY_PATH=/usr/local/nvidia/lib64"]
   files = (_HERE / "host.sh", _HERE.parent / "requirements.txt")
   pairs = (pair.partition("=") for pair in (*env, *flags.env))

@@ -5,13 +5,13 @@
 #   bash launch/one_gpu.sh --workdir=runs/half_hour [--minutes=9.5]
 #     [--wheels=FOLDER] [--config=cifar10:half_hour] [--FLAG=VALUE ...]
 #
-# trains, evaluates, benchmarks and reports, and ends with status 75 when the
-# minutes are over: the same command goes on. `diffdistill run --help` explains
-# its flags. Paths are relative to the repository's root. PYTHON names the Python
-# to run.
+# trains, evaluates, benchmarks and reports. It ends with status 75 when the
+# minutes are over; then the same command continues. `diffdistill run --help`
+# explains the flags. Paths are relative to the repository's root. The variable
+# PYTHON names the Python to run.
 #
-# A machine without a network that has jax, flax, optax, orbax-checkpoint, numpy
-# and pillow takes these wheels, fetched elsewhere for its Python and system:
+# A machine without a network needs jax, flax, optax, orbax-checkpoint, numpy
+# and pillow, and these wheels, which another machine downloads for it:
 #
 #   pip download --no-deps --only-binary=:all: --python-version=3.12 \
 #     --platform=manylinux_2_28_x86_64 --platform=manylinux_2_17_x86_64 \
@@ -19,8 +19,9 @@
 #     ml_collections grain array_record cloudpickle portpicker jaxtyping \
 #     jinja2 markupsafe
 #
-# Charts take matplotlib too: `diffdistill evaluate` and `diffdistill report` draw
-# them on another machine. What is compiled is kept in JAX_COMPILATION_CACHE_DIR.
+# Charts also need matplotlib: `diffdistill evaluate` and `diffdistill report`
+# can draw them on another machine. JAX_COMPILATION_CACHE_DIR keeps compiled
+# programs.
 set -euo pipefail
 cd "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/.."
 PYTHON=${PYTHON:-python3}
@@ -54,7 +55,7 @@ if [ -n "${wheels:-}" ]; then
     "$PYTHON" -m pip install --quiet --no-index --no-deps \
       --target="$packages.$$" "$wheels"/*.whl ||
       refuse "the wheels in $wheels cannot be installed, as pip says"
-    # Another process may have installed the same meanwhile.
+    # Another process may have installed the same wheels in the meantime.
     mv -T "$packages.$$" "$packages" || [ -e "$packages" ]
   fi
   export PYTHONPATH=$packages${PYTHONPATH:+:$PYTHONPATH}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Asks Google Cloud for a TPU pod, by queued resources, that trains as it starts.
+# Asks Google Cloud for a TPU pod that trains when it starts (queued resources).
 #
 #   bash launch/queued_resource.sh moments \
 #     git+https://github.com/OWNER/diffdistill@v0.1.0 \
@@ -8,17 +8,18 @@
 #     --config=imagenet64:moment_matching \
 #     --workdir=gs://bucket/runs/moments --expect_devices=256 --multihost
 #
-# The words are a name, what to install, flags of `gcloud compute tpus
-# queued-resources create`, and flags of `diffdistill train`. Every host installs
-# and trains when it starts, and again after a death; with TFDS_DATA_DIR where
-# that is set here. DRY_RUN=1 prints the command and the hosts' script.
+# The arguments are a name, the package to install, flags of `gcloud compute
+# tpus queued-resources create`, and flags of `diffdistill train`. Every host
+# installs and trains when it starts, and again after a failure; it gets
+# TFDS_DATA_DIR if this is set here. DRY_RUN=1 prints the command and the hosts'
+# script.
 #
-# Google no longer develops the Cloud TPU API that this uses, and new chips are
-# not served by it: GKE is the better way (jobset.py). Nothing here waits, rents
-# again or gives back: `gcloud compute tpus queued-resources describe NAME` shows
-# the state, `... ssh NAME --command="journalctl -fu google-startup-scripts"` the
+# Google no longer develops this Cloud TPU API, which does not offer new chips:
+# GKE is the better way (jobset.py). This script does not wait, rent again or
+# delete: `gcloud compute tpus queued-resources describe NAME` shows the state,
+# `... ssh NAME --command="journalctl -fu google-startup-scripts"` shows the
 # log, and `... delete NAME --force` gives the pod back. After a preemption,
-# delete it and run this command again: the training goes on.
+# delete the resource and run this command again; the training continues.
 #
 # Sources: "Manage queued resources" (docs.cloud.google.com/tpu/docs).
 set -euo pipefail
@@ -47,7 +48,7 @@ shift
 [[ " $* " == *" --workdir=gs://"* ]] ||
   refuse "--workdir is no bucket; pass gs://bucket/runs/name, which outlives\
  the pod"
-# One slice, unless the flags say how many.
+# One slice, unless the flags set another number.
 [[ " ${flags[*]-} " == *" --node-"* ]] || flags+=(--node-id="$name")
 
 requirement="diffdistill[tfds,gcs] @ $package"

@@ -1,4 +1,4 @@
-"""Eight CPU devices, strict ranks, cheap and cached compilation."""
+"""Settings and fixtures of all tests: eight CPU devices, fast compilation."""
 
 import contextlib
 import copy
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import warnings
 
-# Tests compile far more than they run: the least optimised code is fastest.
+# Tests compile more than they run, so the least optimised code is fastest.
 os.environ["XLA_FLAGS"] = " ".join(
   [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
 ).strip()
@@ -30,7 +30,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", ".cache/jax")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
-# A slow example is no failure: the machine may be busy.
+# A slow example is no failure, because the machine may be busy.
 hypothesis.settings.register_profile(
   "busy",
   deadline=None,
@@ -39,7 +39,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("busy")
 
 
-# What a run says while all is well: of its stages, rounds and shards.
+# The lines that a run prints about its stages, rounds and shards.
 PROGRESS = (
   r"\w+: .* (parameters in the|pairs and) .*"
   r"|[\w/]+ +\d+/\d+ .* images/s .*"
@@ -61,7 +61,7 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture
 def children():
-  """Starts processes that end with the test, even where it fails."""
+  """Starts processes that end with the test, even if the test fails."""
   with Children() as started:
     yield started
 
@@ -96,7 +96,7 @@ def read_only_disk(tmp_path):
 
 @pytest.fixture(scope="session")
 def mesh_of():
-  """make_mesh, of the first data * fsdp devices."""
+  """A function that makes a mesh of the first data * fsdp devices."""
 
   def make(data, fsdp=1):
     devices = np.array(jax.devices()[: data * fsdp]).reshape(data, fsdp)
@@ -107,7 +107,7 @@ def mesh_of():
 
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory):
-  """A teacher and students of 4, 2 and 1 steps: 18 updates each."""
+  """A config with a teacher and students of 4, 2, 1 steps, 18 updates each."""
   random = np.random.default_rng(0)
   path = tmp_path_factory.mktemp("data") / "tiny.npz"
   np.savez(
@@ -155,7 +155,7 @@ def tiny_config(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def pairs_config(tiny_config):
-  """A teacher of 6 updates, its pairs, and a student of 18 that they make."""
+  """A config with a teacher, its pairs, and a student that trains on pairs."""
   stages = tiny_config["stages"]
   return {
     **tiny_config,
@@ -184,7 +184,7 @@ def pairs_config(tiny_config):
 
 @pytest.fixture
 def edited(tiny_config):
-  """The tiny config with a field set, or removed where the value is None."""
+  """A function that sets a field of the tiny config; None removes it."""
 
   def edit(path, value=None):
     config = copy.deepcopy(tiny_config)
@@ -203,7 +203,7 @@ def edited(tiny_config):
 
 @pytest.fixture(scope="session")
 def small_config(tiny_config):
-  """A classifier, a teacher and one student: 2 updates each."""
+  """A config with a classifier, a teacher and a student, 2 updates each."""
   stages = {
     name: {**stage, "num_updates": 2}
     for name, stage in tiny_config["stages"].items()
@@ -235,9 +235,9 @@ def small_config(tiny_config):
 
 @pytest.fixture(scope="session")
 def config_file(small_config, tmp_path_factory):
-  """A config file of the small config.
+  """The path of a config file with the small config.
 
-  Its recipes are the mistakes that a config file can make.
+  The recipes of the file are mistakes that a config file can make.
   """
   path = tmp_path_factory.mktemp("configs") / "tiny.py"
   path.write_text(f"""
@@ -260,7 +260,7 @@ def get_config(recipe="plain"):
 
 @pytest.fixture(scope="session")
 def write_config(tmp_path_factory):
-  """The path of a config file with these fields."""
+  """A function that writes a config file with the given fields."""
 
   def write(fields):
     path = tmp_path_factory.mktemp("configs") / "written.py"
@@ -275,12 +275,12 @@ def write_config(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def run_cli():
-  """Runs a command as if it were the first of its process; its status."""
+  """A function that runs a command and returns its exit status."""
   from diffdistill.cli.main import main
 
   def run(*arguments):
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-      # ml_collections loads a config file by a method that Python deprecates.
+      # ml_collections loads config files with a deprecated function of Python.
       warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
       patch.setattr(sys, "argv", ["diffdistill", *map(str, arguments)])
       try:
@@ -293,7 +293,7 @@ def run_cli():
 
 @pytest.fixture
 def refuse(run_cli, capsys):
-  """Runs a command that must be refused in one line, which it returns."""
+  """A function that runs a command and asserts that one line refuses it."""
 
   def run(status, *arguments):
     assert run_cli(*arguments) == status
@@ -309,7 +309,7 @@ def refuse(run_cli, capsys):
 
 @pytest.fixture(scope="session")
 def finished_run(config_file, run_cli, tmp_path_factory):
-  """The workdir of a run of the config file."""
+  """The workdir of a finished run of the config file."""
   workdir = tmp_path_factory.mktemp("runs") / "tiny"
   assert (
     run_cli("train", f"--config={config_file}", f"--workdir={workdir}") == 0
@@ -319,13 +319,13 @@ def finished_run(config_file, run_cli, tmp_path_factory):
 
 @pytest.fixture
 def own_run(finished_run, tmp_path):
-  """A copy of the finished run, for a test that writes into its workdir."""
+  """A copy of the finished run, for a test that writes into the workdir."""
   return shutil.copytree(finished_run, tmp_path / "own" / "tiny")
 
 
 @pytest.fixture
 def train(config_file, tmp_path):
-  """The arguments of a training; its workdir must not come into being."""
+  """The arguments of a training that must not create its workdir."""
   workdir = tmp_path / "runs" / "new"
   yield ("train", f"--config={config_file}", f"--workdir={workdir}")
   assert not workdir.exists()
@@ -333,7 +333,7 @@ def train(config_file, tmp_path):
 
 @pytest.fixture(scope="session")
 def learnable(tmp_path_factory):
-  """The path of 240 images of three shapes, which a classifier can tell."""
+  """The path of 240 images of three shapes, which a classifier can learn."""
   random = np.random.default_rng(0)
   label = np.arange(240) % 3
   shapes = np.array([[[1, 0], [0, 0]], [[1, 1], [0, 0]], [[1, 0], [0, 1]]])
@@ -345,17 +345,17 @@ def learnable(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def good_judge(small_config):
-  """The fields of a classifier's stage that learns those shapes."""
+  """The fields of a stage whose classifier learns the three shapes."""
   stage = small_config["stages"]["classifier"]
   return {**stage, "optimizer": {"learning_rate": 2e-2}, "num_updates": 60}
 
 
 @pytest.fixture(scope="session")
 def judged_config(small_config, pairs_config, learnable, good_judge):
-  """A classifier, a teacher, halved once and again, and a pairs' student.
+  """A config with a classifier, a teacher, two halvings and a student on pairs.
 
-  The classifier is good; the others have two updates each, and all but the
-  teacher are selected and judged.
+  The classifier is good; the other models have two updates each. All students
+  are selected and judged.
   """
   stages = copy.deepcopy({**pairs_config["stages"], **small_config["stages"]})
   stages["classifier"] = good_judge

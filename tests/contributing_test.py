@@ -1,4 +1,4 @@
-"""CONTRIBUTING's papers, added as it says, trained, and put to the suite."""
+"""Adds the papers of CONTRIBUTING as its text says, trains and tests them."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ from diffdistill.run import from_config
 from diffdistill.sampling.ddim import DDIM
 from tests.objectives.given import OneTime, batch_of, loss_of
 
-# ml_collections loads a config file by a method that Python 3.11 deprecates.
+# ml_collections loads config files with a deprecated function of Python.
 pytestmark = pytest.mark.filterwarnings(
   "ignore:the load_module:DeprecationWarning"
 )
@@ -38,12 +38,12 @@ SUITE = "tests/objectives/suite_test.py"
 
 
 def file_of(name):
-  """Where a paper's own file is said to be."""
+  """The path of a paper's own file, as CONTRIBUTING names it."""
   return f"diffdistill/objectives/{name}.py"
 
 
 def examples():
-  """The fenced blocks of each paper, by the file that the first line names."""
+  """The fenced blocks of each paper, by the file name in their first line."""
   found = {}
   for section in PAGE.read_text().split("\n## "):
     blocks = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", section, re.S))
@@ -58,7 +58,7 @@ every_example = pytest.mark.parametrize("name", EXAMPLES)
 
 
 def load(path):
-  """A test file as a module of its own: what is added to it stays here."""
+  """Loads a test file as a new module, which can be changed safely."""
   spec = importlib.util.spec_from_file_location(
     f"contributing_{pathlib.Path(path).stem}", PAGE.parent / path
   )
@@ -74,7 +74,7 @@ suite_test = load(SUITE)
 
 
 def one_line(name, text, names):
-  """The entry of a table, which must be one line."""
+  """Adds an entry, which must be one line, to a table."""
   (line,) = text.strip().splitlines()
   ((key, value),) = eval(f"{{{line}}}", dict(names)).items()
   assert key == name
@@ -83,7 +83,7 @@ def one_line(name, text, names):
 
 @pytest.fixture(scope="module", autouse=True)
 def added(tmp_path_factory):
-  """Adds the papers, as far as it can be told from outside; their folder."""
+  """Adds the papers and returns the folder of their files."""
   root = tmp_path_factory.mktemp("contribution")
   (root / file_of(GUIDANCE)).parent.mkdir(parents=True)
   with pytest.MonkeyPatch.context() as patch:
@@ -110,12 +110,12 @@ def test_the_page_names_the_files_of_each_paper():
 
 
 @every_example
-def test_the_file_goes_through_the_doors(name, added, monkeypatch):
+def test_the_file_of_a_paper_obeys_the_import_rules(name, added, monkeypatch):
   monkeypatch.setattr(doors_test, "PACKAGE", added / "diffdistill")
   doors_test.test_imports_go_through_doors(added / file_of(name))
 
 
-# They want every turn to feel the teacher, but a critic's knows of none.
+# These checks need a teacher in every turn, but a critic's turn has none.
 OF_TEACHERS = (
   "test_one_executable_serves_every_round",
   "test_a_teacher_in_bfloat16_is_the_rounded_one",
@@ -130,14 +130,14 @@ CHECKS = [
   for paper in EXAMPLES
   for name, check in vars(suite_test).items()
   if name.startswith("test_")
-  # What is not about one paper is checked once.
+  # Checks that are not about one paper run once.
   and (paper == GUIDANCE or "name" in inspect.signature(check).parameters)
   and (paper == GUIDANCE or name not in OF_TEACHERS)
 ]
 
 
 @pytest.mark.parametrize(("paper", "check"), CHECKS)
-def test_it_passes_the_suite(paper, check, request):
+def test_a_paper_passes_the_suite(paper, check, request):
   arguments = {
     name: paper if name == "name" else request.getfixturevalue(name)
     for name in inspect.signature(check).parameters
@@ -160,8 +160,8 @@ def test_one_executable_serves_each_turn_of_a_critic(mesh_of):
   assert {on.updates[turn]._cache_size() for turn in (critic, student)} == {1}
 
 
-def test_its_loss_is_the_square_of_the_guidance(mesh_of):
-  """Before the first update, when student and teacher are the same."""
+def test_the_loss_of_the_paper_is_the_square_of_the_guidance(mesh_of):
+  """This holds before the first update, when student and teacher are equal."""
   on = suite_test.bench(GUIDANCE, mesh_of(1))
 
   def loss(scale):
@@ -173,7 +173,7 @@ def test_its_loss_is_the_square_of_the_guidance(mesh_of):
   assert loss(2.0) == pytest.approx(4 * loss(1.0), rel=1e-5)
 
 
-def test_it_refuses_a_teacher_that_is_not_guided():
+def test_the_paper_refuses_a_teacher_without_guidance():
   objective = suite_test.build(GUIDANCE)
   guidance = dataclasses.replace(objective.guidance, weight=0.0)
   with pytest.raises(ValueError, match="guidance weight is 0, and the student"):
@@ -182,7 +182,7 @@ def test_it_refuses_a_teacher_that_is_not_guided():
 
 @dataclasses.dataclass(frozen=True)
 class Constant(OneTime):
-  """A network that says its one weight, whatever it is asked."""
+  """A network that returns its only weight for every input."""
 
   def init(self, key):
     return jnp.zeros(())
@@ -191,8 +191,8 @@ class Constant(OneTime):
     return 0 * x + params
 
 
-def test_the_losses_of_a_critic_and_its_student_are_those_by_hand():
-  """Student c, critic a, teacher b: no gradient but through the student."""
+def test_the_losses_of_a_critic_and_its_student_equal_those_by_hand():
+  """Student c, critic a, teacher b: only the student gets a gradient."""
   a, b, c = 0.4, -0.3, 1.5
   given = suite_test.build(CRITIC)
   goal = dataclasses.replace(
@@ -214,7 +214,7 @@ def test_the_losses_of_a_critic_and_its_student_are_those_by_hand():
   np.testing.assert_allclose(
     value_and_slope(("critic",), a), [(c - a) ** 2, 2 * (a - c)], rtol=1e-5
   )
-  # Downhill is from the critic, who knows the student, to the teacher.
+  # The loss falls in the direction from the critic to the teacher.
   slope = (a - b) / abs(c - b)
   np.testing.assert_allclose(
     value_and_slope(("student",), c), [c * slope, slope], rtol=1e-5
@@ -232,7 +232,7 @@ def test_a_student_of_a_critic_is_used_in_one_step():
 
 
 def guided_stage(config):
-  """The stage of the page's recipe, of 6 updates."""
+  """The stage of CONTRIBUTING's recipe, with 6 updates."""
   names = dict(vars(recipes))
   exec(EXAMPLES[GUIDANCE][RECIPE], names)
   names[GUIDANCE](
@@ -246,7 +246,7 @@ def guided_stage(config):
 
 
 def critic_stage(config):
-  """A stage of one cycle: five updates of the critic, one of the student."""
+  """A stage of one cycle: five updates of the critic and one of the student."""
   config.run = (*config.run, "matched")
   config.stages.matched = {
     "objective": {"kind": CRITIC},
@@ -262,9 +262,9 @@ def critic_stage(config):
 @pytest.mark.parametrize(
   ("name", "add", "product", "passes", "words"),
   [
-    # Of each image two passes of the teacher, and a gradient of three.
+    # Each image costs two passes of the teacher and a gradient of three.
     (GUIDANCE, guided_stage, "guided/004", 6 * 5, "Distillation of a guided"),
-    # Five times student and critic; then the teacher twice, too.
+    # A cycle has five turns of student and critic, then two teacher passes.
     (
       CRITIC,
       critic_stage,
@@ -274,7 +274,7 @@ def critic_stage(config):
     ),
   ],
 )
-def test_it_trains(
+def test_a_paper_of_contributing_trains(
   name, add, product, passes, words, tiny_config, run_cli, tmp_path, capsys
 ):
   config = ConfigDict({**tiny_config, "run": ("teacher",)})

@@ -41,8 +41,7 @@ def image_metrics(
     splits: the splits of the inception score.
     k: the number of neighbours for precision and recall.
     kernel: whether to measure the kernel distance too.
-    subset_size: the subset size of the kernel distance; smaller if fewer images
-      were kept.
+    subset_size: the largest subset of the kernel distance.
 
   Returns:
     `frechet_distance` (the caller names it after the feature network: FID for

@@ -174,7 +174,7 @@ def test_declared_facts_are_compared_with_the_file(npz, refused):
   )
   for fields, words in (
     ({"classes": 2}, ("classes is 2", "go to 2", "pass 3 or more")),
-    ({"image_size": 8}, ("shape (4, 4, 1), not (8, 8, 1)", "resized")),
+    ({"image_size": 8}, ("shape (4, 4, 1), not (8, 8, 1)", "resize them")),
     ({"channels": 3}, ("shape (4, 4, 1), not (4, 4, 3)", "channels")),
   ):
     given = {"image_size": 4, "channels": 1, "classes": 3, **fields}

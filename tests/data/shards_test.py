@@ -110,7 +110,7 @@ def test_a_full_disk_keeps_the_old_file(path, monkeypatch, code):
   if kind is ValueError:
     assert str(refusal.value) == (
       f"the disk is full: {path} needs {size} bytes; free as much and run the"
-      " command again: which keeps the finished"
+      " command again, which keeps the finished shards"
     )
 
 
