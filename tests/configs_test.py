@@ -1,8 +1,8 @@
-"""Every recipe builds as it is, and trains when shrunken.
+"""Every recipe builds as it is, and trains in a small form.
 
-Data is random and of the right kind; shapes are traced, not computed, but for
-the newcomer's teacher, which really takes a step. Published settings are
-repeated here, so that a slip of the pen is not a new paper.
+Data is random and of the right kind. Shapes are traced, not computed; only the
+newcomer's teacher really takes a step. Published settings are repeated here, so
+that a typing error in a recipe is noticed.
 """
 
 import copy
@@ -44,7 +44,7 @@ RECIPES = [
   for name, module in MODULES.items()
   for recipe in module.RECIPES
 ]
-# Of the data sources whose images are as they are, the size and the channels.
+# The size and the channels of data sources that do not resize.
 NATIVE = {"digits": (8, 1), "idx": (28, 1)}
 NUM_CLASSES = {"imagenet2012": 1000}
 BATCH = 8
@@ -52,7 +52,7 @@ BATCH = 8
 
 @pytest.fixture(scope="module")
 def with_random_data(tmp_path_factory):
-  """Replaces a config's source by ten images of this size."""
+  """Replaces the source of a config by ten images of a size."""
 
   def replace(config, size):
     source = config.data.source
@@ -87,7 +87,7 @@ def built_as_it_is(with_random_data):
 
 @pytest.fixture(scope="module")
 def seen():
-  """The updates that are traced: recipes of one data set share stages."""
+  """The updates that are traced already, because recipes share stages."""
   return set()
 
 
@@ -98,9 +98,9 @@ def native_size(config):
 
 
 def shrunken(config):
-  """(a config of one level or two stages, with few of all else, image size).
+  """(A small config of the same recipe, the size of its images).
 
-  How levels and attention fit the images is tested on the config as it is.
+  Another test checks on the full config that levels and attention fit.
   """
   config = copy.deepcopy(config)
   network = config.model.network
@@ -133,7 +133,7 @@ def build_on_one_device(config, mesh_of):
 
 
 def start_and_update(stage, mesh):
-  """(key -> state, (shapes, turn) -> update) of a stage, uncompiled."""
+  """(Function from key to state, function from (shapes, turn) to update)."""
 
   def init(key, frozen):
     return create_state(stage.objective, stage.all_optimizers, key, frozen)
@@ -148,7 +148,7 @@ def start_and_update(stage, mesh):
 
 
 def scalars(objective, round_):
-  """(now, rates) of the first update of a round."""
+  """The (now, rates) of the first update of a round."""
   now = Now(
     num_steps=np.int32(round_.num_steps),
     guided=np.float32(round_.guided),
@@ -180,10 +180,10 @@ def traced_pairs(built, stage, teacher):
 
 
 def traced_updates(built, seen):
-  """(trained name, state before, state after, metrics) of every tree.
+  """The (trained name, state before, state after, metrics) of every tree.
 
-  Of the first round of each stage: the others have the same shapes. What is
-  among `seen` is left out, and what is not is added.
+  Only the first round of each stage is traced, since the others have the same
+  shapes. Updates in `seen` are left out; new ones are added to it.
   """
   key, products = jax.random.key(0), {}
   for stage in built.stages:
@@ -215,9 +215,9 @@ def traced_updates(built, seen):
 @pytest.mark.parametrize(("name", "recipe"), RECIPES)
 def test_a_recipe_builds_as_it_is(name, recipe, built_as_it_is):
   built = built_as_it_is(name, recipe)
-  # The papers' batches divide over the chips that people have.
+  # The batches of the papers can be divided by 8 chips.
   assert all(stage.batch_size % 8 == 0 for stage in built.stages)
-  # A student whose steps are not judged would be left out of the table.
+  # The evaluation must have the steps of every student, or its table lacks one.
   steps = {round_.num_steps for _, round_ in built.rounds.values()}
   assert min(steps - {0}) in built.evaluation.num_steps
   said = re.search(r"of ([\d.]+)M", MODULES[name].RECIPES[recipe])
@@ -247,7 +247,7 @@ def test_a_teacher_of_moments_can_be_guided(with_random_data, mesh_of):
   with_random_data(config, size)
   built = build_on_one_device(config, mesh_of)
   assert all(r.guided for r in rounds_of(built, "moments"))
-  # An update of either tree: the teacher runs with the labels and without.
+  # In the update of each tree, the teacher runs with and without labels.
   objective = stages_of(built)["moments"].objective
   assert objective.passes(("student",), 8, guided=True).forward == 3
   trees = [tree for tree, *_ in traced_updates(built, set())]
@@ -257,7 +257,7 @@ def test_a_teacher_of_moments_can_be_guided(with_random_data, mesh_of):
 @pytest.mark.slow
 def test_the_newcomer_s_teacher_takes_a_step(with_random_data, mesh_of):
   config, size = shrunken(MODULES["digits"].get_config())
-  # The others' steps are taken by the tests of the commands.
+  # Tests of the commands take steps of the other stages.
   config.run = ("teacher",)
   with_random_data(config, size)
   built = build_on_one_device(config, mesh_of)
@@ -268,7 +268,7 @@ def test_the_newcomer_s_teacher_takes_a_step(with_random_data, mesh_of):
     (jax.random.key(0), *scalars(stage.objective, round_)),
     replicated(built.mesh),
   )
-  # Random weights: to compile `init` would take as long as all the rest.
+  # Random weights are fast; to compile `init` would take long.
   random = np.random.default_rng(0)
   shapes = jax.eval_shape(init, key, {})
   state = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
@@ -300,14 +300,14 @@ def test_a_warm_up_of_small_data_keeps_its_share_of_a_shortened_stage(name):
       length, warmup = stage.num_updates, stage.optimizer.warmup
       stage.num_updates = length // 10
       assert stage.optimizer.warmup == length // 10 * warmup // length
-  # What is set is what it is.
+  # A warm-up that is set by hand is not changed.
   config.stages.teacher.optimizer.warmup = 7
   config.stages.teacher.num_updates = 50
   assert config.stages.teacher.optimizer.warmup == 7
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_recipe_that_is_not_there_is_refused(name):
+def test_an_unknown_recipe_is_refused(name):
   with pytest.raises(ValueError, match="recipe is 'nope'; pass one of ") as e:
     MODULES[name].get_config("nope")
   for recipe in MODULES[name].RECIPES:
@@ -318,7 +318,7 @@ def test_a_recipe_that_is_not_there_is_refused(name):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_config_says_how_to_run_it_and_what_it_deviates_in(name):
+def test_a_config_states_its_command_and_its_deviations(name):
   text = MODULES[name].__doc__
   assert f" {name}:" in text or f"--config={name}:" in text
   for recipe in re.findall(rf"\b{name}:(\w+)", text):
@@ -337,7 +337,7 @@ def stages_of(built):
 @pytest.mark.parametrize(
   ("name", "recipe", "teacher", "student", "batch_size", "start", "updates"),
   [
-    # The last: of all rounds, by section 5.2 of Salimans & Ho 2022.
+    # The last number is the updates of all rounds (Salimans & Ho 2022, 5.2).
     ("cifar10", "progressive", 2e-4, 5e-5, 128, 8192, 750_000),
     ("imagenet64", "progressive", 3e-4, 1e-4, 2048, 1024, 600_000),
     ("lsun", "bedroom", 3e-4, 1e-4, 2048, 1024, 600_000),
@@ -429,7 +429,7 @@ def test_classifier_features_are_as_published(built_as_it_is):
       ("features/001", 20_000, "features/002"),
     )
   ]
-  # No student is judged by the classifier that taught it.
+  # The classifier that judges is not the one that taught a student.
   assert next(iter(built.rounds)) == "classifier"
 
 
@@ -490,7 +490,7 @@ def test_the_denoising_student_is_as_published(name, recipe, built_as_it_is):
   times = [pairs.sampler.time(int(i), pairs.num_steps) for i in steps]
   indices = 1000 * np.asarray(times) - 1
   np.testing.assert_allclose(indices, wanted["indices"][::-1], atol=1e-3)
-  # The teacher that students are compared with is the one they learn from.
+  # Students are compared with the same teacher that they learn from.
   assert pairs.sampler == stages["teacher"].objective.sampler
   assert max(built.evaluation.num_steps) == pairs.num_steps
   has(student, **wanted["student"])
@@ -504,11 +504,11 @@ def test_the_denoising_student_is_as_published(name, recipe, built_as_it_is):
     clip=0.0,
     **wanted["optimizer"],
   )
-  # The end of each epoch, or 80 shards.
+  # Selection takes place at the end of each epoch, or after 80 shards.
   has(student.select, by="held_out_loss")
   shards = min(wanted["shards"], 80)
   assert student.select.every * student.batch_size == shards * pairs.shard_size
-  # Every batch is whole, of pairs that are made or read.
+  # Batches divide the numbers of pairs, so every batch is whole.
   for count in (pairs.shard_size, pairs.held_out):
     assert count % student.batch_size == count % pairs.batch_size == 0
   has(built.denoiser, output="eps")
@@ -526,7 +526,7 @@ def test_the_denoising_student_is_as_published(name, recipe, built_as_it_is):
   ("name", "recipe"),
   [("celeba", "denoising_student"), ("lsun", "bedroom256")],
 )
-def test_what_pairs_take_on_disk_is_as_said(name, recipe, built_as_it_is):
+def test_the_disk_space_of_pairs_is_as_stated(name, recipe, built_as_it_is):
   built = built_as_it_is(name, recipe)
   stage = stages_of(built)["pairs"]
   gigabytes = {}
@@ -547,12 +547,12 @@ def test_what_pairs_take_on_disk_is_as_said(name, recipe, built_as_it_is):
     said = rf"\b{gigabytes[store_noise]:.0f}\b"
     assert re.search(said, MODULES[name].__doc__)
   if name == "lsun":
-    # The authors' README has 600 GB.
+    # The README of the authors states 600 GB.
     assert gigabytes[True] == pytest.approx(600, rel=0.01)
     has(stage, store_noise=False, max_gigabytes=100.0)
 
 
-# Heek et al. 2024, appendix A.1.
+# The sizes of the U-ViTs in Heek et al. 2024, appendix A.1.
 UVITS = {
   "imagenet64": {
     "channels": (256, 512, 1024),
@@ -590,7 +590,7 @@ def test_moment_matching_is_as_published(
   assert [r.name for r in rounds_of(built, stage_name)] == [
     f"{stage_name}/{n:03d}" for n in num_steps
   ]
-  # None is the student of another.
+  # No round is the student of another round.
   for round_ in rounds_of(built, stage_name):
     assert set(round_.frozen.values()) == {"teacher"}
   if name != "cifar10":
@@ -598,7 +598,7 @@ def test_moment_matching_is_as_published(
     # Some labels are hidden from the teacher, so that it can be guided.
     assert built.denoiser.null_label is not None
     assert built.denoiser.output == "v"
-    # One that is differentiated forwards too.
+    # The teacher of moments is differentiated in forward mode too.
     has(
       built.denoiser.network.module,
       **UVITS[name],

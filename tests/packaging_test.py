@@ -1,4 +1,4 @@
-"""What is installed: the package with its templates and its recipes."""
+"""The installed package has its templates and its recipes."""
 
 import os
 import pathlib

@@ -6,7 +6,7 @@ import numpy as np
 
 from diffdistill.data.sources import Examples, Indices, Labels, Source
 
-# One in this number of images of each class is set apart.
+# In each class, one image in this number of images is set apart.
 OF_EACH = 10
 
 

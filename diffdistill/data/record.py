@@ -119,7 +119,7 @@ def admit(
     source: the source of the images.
     workdir: the workdir of the run; it need not exist.
     begun: whether a stage of the run has begun; then the data must be the same.
-    counted: see `describe`.
+    counted: whether to count labels if that reads every image.
 
   Raises:
     ValueError: if the run began with other data (the message names the

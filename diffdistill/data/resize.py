@@ -15,7 +15,7 @@ from PIL import Image as PillowImage
 METHODS = ("area", "bilinear")
 CROPS = ("center", "none")
 
-# uint8 or float32, in [0, 255].
+# Pixel values: uint8 or float32, in [0, 255].
 Pixels = Shaped[np.ndarray, "h w c"]
 Fitted = Shaped[np.ndarray, "size_h size_w c"]
 

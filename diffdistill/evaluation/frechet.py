@@ -26,9 +26,9 @@ _CHUNK = 1024
 class Moments:
   """Mean and covariance of the vectors of a stream that were seen so far.
 
-  The update is pairwise (Chan, Golub & LeVeque 1983, Eq. 2.1). It does not lose
-  digits if the mean is far from zero, and does not depend on how the stream is
-  cut into batches.
+  The update is pairwise (Chan, Golub & LeVeque 1983, Eq. 2.1). This update does
+  not lose digits if the mean is far from zero, and does not depend on how the
+  stream is cut into batches.
 
   Attributes:
     count: the number of vectors.

@@ -42,7 +42,7 @@ class Generator:
   the same shapes) does not compile again.
 
   Args:
-    sample: see `Sample`.
+    sample: makes images from weights, noise and labels; see `Sample`.
     image_shape: (h, w, c).
     num_classes: the number of classes that the model is told; 0 for an
       unconditional model.

@@ -5,9 +5,9 @@
               - 2 mean_{i, j} k(x_i, y_j)
 
 Source: Binkowski et al. 2018, Sec. 4. On Inception's features it is KID; on
-other features it is not comparable to any published KID. Its mean does not
-depend on the number of images. For equal distributions it may be a little below
-zero. It is computed in float64 on the host.
+other features it is not comparable to any published KID. The mean of the
+distance does not depend on the number of images. For equal distributions the
+distance may be a little below zero. All is computed in float64 on the host.
 """
 
 import numpy as np
@@ -25,8 +25,8 @@ def kernel_distance(
   """Mean and standard deviation of (2) over random subsets of both sides.
 
   Subsets and defaults are the same as in torch-fidelity. The deviation is that
-  of a single subset, not of the mean. It means nothing if a subset holds all
-  images.
+  of a single subset, not of the mean. The deviation means nothing if a subset
+  holds all images.
 
   Args:
     real: features of real images.

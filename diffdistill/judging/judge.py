@@ -56,7 +56,7 @@ class Judge:
     features: the feature network.
     reference: the statistics of the training data, by the same network.
     said: facts about the network and the data, by name, for an evaluation.
-    identity: see `identity_of`.
+    identity: a text that names the judge; see `identity_of`.
     trust: measures the accuracy of the network if it is a classifier of the
       run; see evaluation/trust.py.
     between: called before each batch of features and between batches that are
@@ -125,7 +125,7 @@ def judge_of(
   Args:
     run: the recipe; its `evaluation` may name Inception's weights.
     workdir: the folder where the run was trained.
-    between: called before each batch that the judge looks at; may raise.
+    between: called before each batch of features; it may raise to stop.
     say: receives one line for each damaged file.
 
   Raises:
@@ -209,8 +209,8 @@ class _Network:
 
   Args:
     detector: the name of the network.
-    classifier, params: see `classifier_features`.
-    metric, kernel, said: see `Judge`.
+    classifier, params: the network and its weights; see `classifier_features`.
+    metric, kernel, said: fields of the same names in `Judge`.
     file: the name of the file that keeps the statistics of the run's data.
     stage: the stage that trained the network; None for Inception.
   """

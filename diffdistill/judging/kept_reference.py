@@ -35,7 +35,8 @@ def kept_reference(
       ending.
     made_of: text that names the network, its weights and the data.
     make: makes the reference; either every process calls it, or none.
-    detector, image_shape, features: see `load_reference`.
+    detector, image_shape, features: the feature network and the shape of
+      images; see `load_reference`.
     say: receives one line for each damaged file.
   """
 

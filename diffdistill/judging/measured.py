@@ -27,7 +27,7 @@ class Timed:
     generator, params, num_steps: the model and its number of steps.
     seed: the seed of the noise.
     num_images: the number of images.
-    keep: how many of the first images to keep.
+    keep: the number of images to keep, from the first on.
     between: called after each batch that is only timed; it may raise to stop.
   """
 

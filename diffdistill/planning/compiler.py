@@ -1,7 +1,8 @@
 """The program of the process that runs the TPU compiler; see compiled.py.
 
-Its argument is a folder with request.json: the config, the topology and the
-name of the program. The compiler writes its dumps into this folder.
+The argument of the program is a folder with request.json: the config, the
+topology and the name of the program. The compiler writes its dumps into this
+folder.
 """
 
 import json

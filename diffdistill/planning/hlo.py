@@ -123,7 +123,7 @@ def read_program(text: str, num_devices: int) -> Program:
         continue
       channel = _CHANNEL.search(instruction.attributes)
       if name.startswith("all-reduce-scatter"):
-        # It is fused with a slice.
+        # This one is fused with a slice.
         kind = "reduce-scatter"
       elif fused and channel:
         if channel[1] in channels:
@@ -134,7 +134,7 @@ def read_program(text: str, num_devices: int) -> Program:
       made = _bytes(instruction.shape, anywhere=True)
       traffic += times * sum(map(_bytes, (*operands, instruction.shape)))
       if instruction.kind.endswith("-start"):
-        made -= given  # the result of a start also holds the operands
+        made -= given  # the result of an async start also holds the operands
         traffic -= times * sum(map(_bytes, operands))
       size = max(given, made)
       n = _group_size(instruction, num_devices)

@@ -25,7 +25,7 @@ class Row:
   """The cost of one program of a recipe, on one of the devices.
 
   Args:
-    program, stage, images, runs, trained: see `Program`.
+    program, stage, images, runs, trained: fields of the `Program`.
     state_bytes: the bytes of weights, optimizer and averages.
     memory_bytes: the bytes of arguments and temporaries; if the compiler
       refuses, the bytes that its refusal names.
@@ -100,7 +100,8 @@ def make_plan(
 
   Args:
     config: the config of the recipe.
-    topology: see `topology_of`; call this before anything asks JAX for devices.
+    topology: the name of the topology; call this before anything asks JAX for
+      devices.
     cache: a folder with the results of earlier compilations.
     say: receives a line for each compilation.
 

@@ -28,7 +28,7 @@ from diffdistill.training.training_stage import Training
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-  """One program and how often the recipe runs it.
+  """A program of a recipe, and how often the recipe runs it.
 
   Args:
     name: "halve/student", the update of a stage's tree; "pairs/teacher" or

@@ -31,7 +31,7 @@ class RoundLog:
   Args:
     name: the name of the round, such as "teacher" or "halve/004".
     stage: the name of its stage.
-    unit: what `done` counts: "updates" or "pairs".
+    unit: the unit of `done`: "updates" or "pairs".
     planned: the planned number of updates or pairs: from clock.json if the
       clock ends the round, else from the config; None if unknown.
     most: the number of updates or pairs in the config.
@@ -112,7 +112,7 @@ class Run:
 
   @property
   def stages(self) -> dict[str, tuple[RoundLog, ...]]:
-    """The rounds by stage."""
+    """The rounds of each stage, by the name of the stage."""
     result: dict[str, tuple[RoundLog, ...]] = {}
     for log in self.rounds:
       result[log.stage] = (*result.get(log.stage, ()), log)

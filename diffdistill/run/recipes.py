@@ -35,7 +35,7 @@ def located(recipe: str) -> str:
     ValueError: if a name without a folder is neither a file nor a recipe.
   """
   if recipe.startswith("~"):
-    # It takes as long as all that `list` needs.
+    # This takes as long as all that `list` needs.
     from diffdistill.system.places import place
 
     recipe = str(place("--config", recipe))

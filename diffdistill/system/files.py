@@ -138,7 +138,8 @@ def write_json(
       needed.
     fields: plain values. NaN and infinities become null, because JSON has no
       such numbers.
-    writer: see `write_atomically`.
+    writer: a name of the writer, if two may write at once; see
+      `write_atomically`.
 
   Raises:
     ValueError: if a field is called "digest".

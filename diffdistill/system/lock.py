@@ -245,7 +245,7 @@ def idle(workdir: epath.Path, say: Say) -> Iterator[None]:
 def _alone(folder: epath.Path) -> Iterator[bool]:
   """Keeps other processes from looking and writing; gives whether that works.
 
-  It does not work in a bucket, nor on a network disk without file locks.
+  A bucket and a network disk without file locks do not allow this.
   """
   descriptor = None
   if not in_bucket(folder):

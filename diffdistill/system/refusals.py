@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 
 LONGEST_LINE = 1000
-# What a person can do about an error of the system, by its number.
+# The remedies for errors of the operating system, by their number.
 REMEDIES = {
   errno.ENOSPC: "free some space there, and run the same command again",
   errno.EDQUOT: "free some space there, and run the same command again",

@@ -27,8 +27,8 @@ class Relay:
 
   def __init__(self, host: str, port: int):
     self._place = host, port
-    # If False, a closed connection is closed for JAX too. It becomes True when
-    # links.py has connected the processes.
+    # If False, a lost connection is closed for JAX too. `hosts.join` sets this
+    # to True when links.py has connected the processes.
     self.holds = False
     self._server = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=self._accept, name="relay", daemon=True).start()

@@ -226,7 +226,7 @@ def test_a_packed_folder_keeps_its_images_and_order(folder, tmp_path):
     f" {(tmp_path / 'new' / 'set_test.npz').stat().st_size / 1e3:.1f} kB",
   ]
   assert said == ["train: 15 of 15 images", "test: 6 of 6 images"]
-  # There is no other file.
+  # There is no other file in the folder.
   assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [
     "set_test.npz",
     "set_train.npz",

@@ -1,8 +1,8 @@
 """The half-hour run of CIFAR-10, shortened to a minute and interrupted.
 
-The run is made in pieces. One piece is killed by SIGKILL, one is told to leave,
-and others reach their time limit. Between two pieces the run moves to a smaller
-copy of its folder.
+The run is made in pieces. A piece is killed by SIGKILL, another one gets
+SIGTERM, and the others reach their time limit. Between two pieces the run moves
+to a smaller copy of its folder.
 """
 
 import json
