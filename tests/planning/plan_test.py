@@ -145,7 +145,7 @@ def test_a_stage_that_does_not_fit_fits_with_its_remedy(plan, wide):
   over = tight.rows[0].over_bytes
   assert over == pytest.approx(row.memory_bytes - memory)
   remedy = tight.remedies["teacher"]
-  assert f"{over / GIB:.2f} too many" in planning.refusal(tight)
+  assert f"{over / GIB:.2f} GiB more than" in planning.refusal(tight)
   assert flags(remedy) in planning.refusal(tight)
   mended = plan(applied(wide, remedy), memory=memory)
   assert planning.refusal(mended) is None
