@@ -157,7 +157,7 @@ def parsed(path):
 
 @functools.cache
 def imports(path):
-  """What a file imports: (name, whether inside a function) of each import."""
+  """The (name, whether it is inside a function) of each import of a file."""
   return tuple(imports_of(parsed(path)))
 
 
@@ -311,7 +311,7 @@ for line in (
   assert ends == ["0 []"] * 4 + ["2 []"] * 2
 
 
-def test_the_package_does_not_wait_for_jax(children):
+def test_the_package_does_not_import_jax(children):
   code = """
 import sys
 import diffdistill

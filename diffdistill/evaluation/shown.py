@@ -14,11 +14,11 @@ Row = TypeVar("Row")
 
 
 class Table(tuple[Row, ...]):
-  """Rows that show themselves as a table, numbers to the right.
+  """Rows that show themselves as a table, with numbers at the right.
 
-  A row maps a column's name to its value, or is a dataclass whose fields are
+  A row maps the names of columns to values, or is a dataclass whose fields are
   the columns. Floats are shown with 4 digits, None and missing values as "-",
-  and a value that has a least and a most with both.
+  and a value with a spread as value (least to most).
   """
 
   __slots__ = ()
@@ -43,7 +43,7 @@ class Table(tuple[Row, ...]):
     return f"<table>\n{''.join(lines)}</table>\n"
 
   def _cells(self) -> tuple[list[list[str]], list[bool]]:
-    """(the header and the texts of each row, whether a column is of numbers)"""
+    """(The header and the texts of rows, whether each column has numbers.)"""
     rows = [
       row if isinstance(row, Mapping) else dataclasses.asdict(row)  # pyrefly: ignore
       for row in self
@@ -64,14 +64,14 @@ class Picture:
 
   Args:
     png: the bytes of the file.
-    width: how wide a notebook shows it, in pixels; None for its own width.
+    width: the width in a notebook, in pixels; None for the width of the file.
   """
 
   png: bytes
   width: int | None = None
 
   def save(self, path: epath.PathLike) -> None:
-    """Writes the file, whole or not at all; `path` may be in a bucket."""
+    """Writes the PNG file, whole or not at all; `path` may be in a bucket."""
     write_atomically(path, self.png)
 
   def __repr__(self) -> str:
@@ -90,7 +90,7 @@ def _cell(value: object) -> str:
 
 
 def _html_row(kind: str, cells: Sequence[str], right: Sequence[bool]) -> str:
-  """A row of an HTML table, with some of its cells set to the right."""
+  """A row of an HTML table, with some of the cells aligned to the right."""
   whole = (
     f'<{kind} style="text-align: {"right" if end else "left"}">'
     f"{html.escape(cell)}</{kind}>"

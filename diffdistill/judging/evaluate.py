@@ -26,7 +26,7 @@ from diffdistill.run.experiment import Experiment
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluation:
-  """The distances of a run's models from the data; shows itself as a table.
+  """The result of an evaluation, which shows itself as a table of distances.
 
   Args:
     metric: the name of the Frechet distance, such as FD-classifier.
@@ -50,21 +50,21 @@ class Evaluation:
 
   @property
   def written(self) -> dict[str, Any]:
-    """The evaluation as evaluation.json holds it."""
+    """The content of evaluation.json."""
     return {**self.summary, "metric": self.metric, "rows": list(self.rows)}
 
   def sheet(self) -> Picture:
-    """A row of images for each row of the table; a column has one noise."""
+    """A picture with a row of images for each row; a column has one noise."""
     return Picture(grids.as_png(grids.labelled_rows(self.images)))
 
   def curve(self) -> Picture:
-    """The distances against sampler steps.
+    """A chart of the distances against sampler steps.
 
-    Students of one family are one curve, each at its own steps. The last
-    weights of a round that kept its best ones are left out.
+    The students of one stage form one curve, each at its own number of steps.
+    If a round kept its best weights, its last weights are left out.
 
     Raises:
-      ImportError: without matplotlib.
+      ImportError: if matplotlib is not installed.
     """
     from diffdistill.evaluation.drawing import distances, picture
 
@@ -106,16 +106,16 @@ def evaluate(
   Each finished row is kept, so the next call continues after it.
 
   Args:
-    run: the recipe, whose `evaluation` says how.
-    workdir: where the run was trained.
-    say: told each row as it is done, and which files are damaged.
-    between: called between batches; may raise, to leave.
-    beside: other models, which are judged like students of the run.
+    run: the recipe; its `evaluation` holds the settings.
+    workdir: the folder where the run was trained.
+    say: receives one line for each finished row and each damaged file.
+    between: called between batches; it may raise to stop the evaluation.
+    beside: other models, which are judged like students of this run.
 
   Raises:
-    ValueError: where the run has no classifier or no teacher to judge by,
-      where a file or the number of images is not what FID needs, or where
-      another model makes images of another shape or has a name of the run's.
+    ValueError: if the run has no classifier or no teacher to judge by, if a
+      file or the number of images does not fit FID, or if another model has
+      another image shape or the name of a model of the run.
   """
   settings = run.evaluation
   models = contestants(run, workdir, say)

@@ -22,16 +22,16 @@ from diffdistill.training.sharding import make_mesh, replicated
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exported:
-  """A model as its folder holds it.
+  """An exported model, as its folder holds it.
 
   Args:
-    name: of the folder.
-    sample: makes images.
-    params: the weights, on the host; empty where the program holds them.
-    image_shape: (h, w, c).
-    label_counts: the number of the data's images of each class.
-    num_steps: that the model was made for; 0 for a teacher.
-    sampled: see `Contestant`.
+    name: the name of the folder.
+    sample: makes images from weights, noise and labels.
+    params: the weights, on the host; empty if the program holds them.
+    image_shape: the shape (h, w, c) of the images.
+    label_counts: the number of images of each class in the data.
+    num_steps: the number of steps that a student was made for; 0 for a teacher.
+    sampled: text that names the sampler; see `Contestant`.
   """
 
   name: str
@@ -43,10 +43,10 @@ class Exported:
   sampled: str
 
   def steps(self, num_steps: tuple[int, ...]) -> tuple[int, ...]:
-    """The numbers of steps to sample in, where some are asked for.
+    """The numbers of steps to sample in: a student's own, or the given ones.
 
     Raises:
-      ValueError: for a teacher and none.
+      ValueError: if the model is a teacher and no number is given.
     """
     if self.num_steps:
       return (self.num_steps,)
@@ -60,7 +60,7 @@ class Exported:
   def generator(
     self, mesh: Mesh, batch_size: int, label: int | None = None
   ) -> Generator:
-    """Makes the model's images; all of one class, if a label is given."""
+    """A generator of the model's images; with a label all are of one class."""
     return Generator(
       sample=self.sample,
       image_shape=self.image_shape,
@@ -73,16 +73,16 @@ class Exported:
 
 
 def is_exported(folder: epath.Path) -> bool:
-  """Whether a folder looks like one that `read_exported` reads."""
+  """Whether a folder seems to hold an exported model."""
   names = (stablehlo.DESCRIPTION, model_folder.DESCRIPTION)
   return any((folder / name).exists() for name in names)
 
 
 def read_exported(folder: epath.Path) -> Exported:
-  """A model of `diffdistill export`, as safetensors or StableHLO.
+  """Reads a model of `diffdistill export`, as safetensors or StableHLO.
 
   Raises:
-    ValueError: where the folder holds none, or a damaged one.
+    ValueError: if the folder holds no exported model, or a damaged one.
   """
   is_program = (folder / stablehlo.DESCRIPTION).exists()
   return _program(folder) if is_program else _weights(folder)
@@ -94,16 +94,17 @@ def open_exported(
   num_steps: tuple[int, ...] = (),
   devices: Sequence[Any] | None = None,
 ) -> Contestant:
-  """A model of `diffdistill export`, ready to be judged.
+  """Opens a model of `diffdistill export`, to judge it.
 
   Args:
-    folder: see `read_exported`.
-    batch_size: images made at a time.
-    num_steps: to judge a teacher at; a student has a number of its own.
-    devices: that it runs on; by default those that are here.
+    folder: the folder of the exported model.
+    batch_size: the number of images in a batch.
+    num_steps: the numbers of steps for a teacher; a student has its own number.
+    devices: the devices that the model runs on; by default all devices.
 
   Raises:
-    ValueError: as of `read_exported`; for a teacher and no number of steps.
+    ValueError: if the folder holds no exported model or a damaged one, or if it
+      holds a teacher and `num_steps` is empty.
   """
   model = read_exported(folder)
   mesh = make_mesh(devices=devices)
@@ -128,7 +129,7 @@ def _weights(folder: epath.Path) -> Exported:
     sample=sample_of(denoiser, sampler),
     params=model.params,
     image_shape=model.image_shape,
-    # Classes are equally frequent where the data set is unknown.
+    # If the data set is unknown, all classes are equally frequent.
     label_counts=tuple(model.label_counts or (1,) * model.num_classes),
     num_steps=model.num_steps,
     sampled=str(sampler),

@@ -63,11 +63,11 @@ def quality(run: Run) -> list[Markup]:
 
 
 def distance_curve(workdir: epath.Path) -> Picture:
-  """The distances of a run's largest evaluation against sampler steps.
+  """A chart of the distances of a run's largest evaluation against steps.
 
   Raises:
-    ValueError: where there is no evaluation, or a damaged one.
-    ImportError: without matplotlib.
+    ValueError: if there is no evaluation, or a damaged one.
+    ImportError: if matplotlib is not installed.
   """
   from diffdistill.evaluation.drawing import distances, picture
 
@@ -76,11 +76,11 @@ def distance_curve(workdir: epath.Path) -> Picture:
 
 
 def stage_curves(workdir: epath.Path, stage: str) -> Picture:
-  """The records of a stage against updates, as a notebook shows them.
+  """A chart of a stage's records against updates, for a notebook.
 
   Raises:
-    ValueError: for a stage without records of updates.
-    ImportError: without matplotlib.
+    ValueError: if the stage has no records of updates.
+    ImportError: if matplotlib is not installed.
   """
   from diffdistill.evaluation.drawing import picture
 
@@ -117,7 +117,7 @@ def joint(runs: Sequence[Run]) -> list[Markup]:
 
 
 def stage(run: Run, logs: Sequence[RoundLog]) -> Markup | None:
-  """The records of a stage against updates, as an SVG element."""
+  """A chart of a stage's records against updates, as an SVG element."""
   found = _stage_figure(logs) if can_draw() else None
   if found is None:
     return None
@@ -129,10 +129,10 @@ def stage(run: Run, logs: Sequence[RoundLog]) -> Markup | None:
 def _stage_figure(
   logs: Sequence[RoundLog],
 ) -> "tuple[Figure, list[str]] | None":
-  """The records of a stage against updates, its rounds one after another.
+  """A chart of a stage's records against updates, round after round.
 
   Returns:
-    (the figure, the titles of its panels); None where nothing is recorded.
+    (The figure, the titles of its charts); None if nothing is recorded.
   """
   length = sum(log.done for log in logs)
   if not length or logs[0].unit == "pairs":

@@ -116,9 +116,9 @@ def costs(
 
 
 def rows(run: Run) -> list[dict[str, Any]]:
-  """What each round took, as far as it is recorded, and all of them in a row.
+  """Table rows with the recorded cost of each round, and of all rounds.
 
-  Operations and the time of the bare update are known of stages alone.
+  Operations and the time of bare updates are only known for whole stages.
   """
   parts = {log.name: _cost([log], (), ()) for log in run.rounds if log.records}
   return [

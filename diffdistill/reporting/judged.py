@@ -100,10 +100,10 @@ class Judged:
 
 
 def largest_evaluation(workdir: epath.Path) -> Judged:
-  """The evaluation of a run with the most images, which reports show.
+  """The evaluation of a run with the most images, which reports also show.
 
   Raises:
-    ValueError: where there is none, or a damaged one.
+    ValueError: if there is no evaluation, or a damaged one.
   """
   notes: list[str] = []
   judged = read_judged(workdir / FILE, notes)

@@ -92,7 +92,7 @@ def build(
       is not read again.
 
   Raises:
-    ValueError: for an unknown or missing field, a wrong type or a value out of
+    ValueError: if a field is unknown or missing, has a wrong type or is out of
       range; one line, with the field's path.
   """
   fields = plain(config)

@@ -67,7 +67,7 @@ def denoiser_of_section(
     null_label: whether one more class stands for "no class", for guidance.
 
   Raises:
-    ValueError: for fields of the network or the schedule that do not fit.
+    ValueError: if fields of the network or the schedule do not fit.
   """
   known = num_classes + null_label
   module = BUILDER.choose(
@@ -113,7 +113,7 @@ def classifier_of_section(
     source: the source of the images to classify.
 
   Raises:
-    ValueError: for fields that do not fit each other or the images.
+    ValueError: if fields do not fit each other or the images.
   """
   around, fields = split(LinenClassifier, fields)
   module = BUILDER.choose(

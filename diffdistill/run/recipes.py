@@ -1,4 +1,4 @@
-"""Recipes by name: digits:progressive is a recipe of configs/digits.py."""
+"""Finds recipes by name, such as digits:progressive of configs/digits.py."""
 
 import difflib
 import importlib
@@ -14,7 +14,7 @@ FOLDER = Path(configs.__file__).parent
 
 
 def descriptions() -> dict[str, str]:
-  """One line about each installed recipe, by its name."""
+  """One line about each installed recipe, by the name of the recipe."""
   found = {}
   for path in sorted(FOLDER.glob("*.py")):
     module = importlib.import_module(f"{configs.__name__}.{path.stem}")
@@ -24,18 +24,18 @@ def descriptions() -> dict[str, str]:
 
 
 def located(recipe: str) -> str:
-  """The file of a recipe, and its name there: FOLDER/digits.py:progressive.
+  """The file and the name of a recipe, as in FOLDER/digits.py:progressive.
 
   Args:
-    recipe: FILE.py:NAME; or the name of an installed recipe, such as
-      digits:progressive or configs/digits.py:progressive, where there is no
-      such file. Without :NAME it is the file's own default.
+    recipe: FILE.py:NAME; or, if there is no such file, the name of an installed
+      recipe, such as digits:progressive or configs/digits.py:progressive.
+      Without :NAME the file's default recipe is used.
 
   Raises:
     ValueError: if a name without a folder is neither a file nor a recipe.
   """
   if recipe.startswith("~"):
-    # This takes as long as all that `list` needs.
+    # This import is slow.
     from diffdistill.system.places import place
 
     recipe = str(place("--config", recipe))
@@ -59,10 +59,10 @@ def located(recipe: str) -> str:
 
 
 def load(recipe: str) -> Any:
-  """The config of a recipe, or of a file, as `located` finds it.
+  """Loads the config of a recipe, or of a file.
 
   Raises:
-    ValueError: as of `located`, or of the file itself.
+    ValueError: if the recipe is not found, or the file raises it.
   """
   file, _, name = located(recipe).partition(":")
   spec = importlib.util.spec_from_file_location(Path(file).stem, file)

@@ -55,7 +55,7 @@ def stage_of_section(
     earlier: the stages before it.
 
   Raises:
-    ValueError: for a field that does not fit.
+    ValueError: if a field does not fit.
   """
   path = f"stages.{name}"
   own, fields = split(OwnSections, {"kind": "training", **fields})

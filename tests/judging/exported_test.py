@@ -21,7 +21,7 @@ def workdir(finished_run):
 
 @pytest.fixture(scope="module")
 def exports(workdir, tmp_path_factory):
-  """Folders of the student in both formats."""
+  """Folders with the exported student, one for each format."""
   folder = epath.Path(tmp_path_factory.mktemp("exports"))
   folders = {kind: folder / kind for kind in ("safetensors", "stablehlo")}
   for kind, folder in folders.items():
@@ -56,7 +56,7 @@ def test_an_exported_model_makes_the_images_of_the_run(
   np.testing.assert_allclose(images_of(student), expected, atol=1e-5)
 
 
-def test_a_teacher_is_judged_at_the_steps_that_are_asked_for(workdir, tmp_path):
+def test_an_exported_teacher_is_judged_at_the_given_steps(workdir, tmp_path):
   folder = epath.Path(tmp_path) / "teacher"
   export.export(workdir, "teacher", None, "safetensors", folder)
   with pytest.raises(ValueError, match="is a teacher, which was made for no"):
@@ -64,7 +64,7 @@ def test_a_teacher_is_judged_at_the_steps_that_are_asked_for(workdir, tmp_path):
   teacher = open_exported(folder, BATCH, (1, 2))
   assert teacher.num_steps == (1, 2)
   assert np.abs(images_of(teacher, 1) - images_of(teacher, 2)).max() > 1e-3
-  # A program has the steps that it was exported with.
+  # A StableHLO program keeps the number of steps of its export.
   folder = epath.Path(tmp_path) / "program"
   export.export(workdir, "teacher", 2, "stablehlo", folder)
   program = open_exported(folder, BATCH, (1,))

@@ -102,7 +102,7 @@ def pictures(cell):
 
 
 def tables(cell):
-  """The rows of each table that is shown, by column."""
+  """The rows of each table in a cell's output, by column."""
   found = []
   for output in cell.outputs:
     if "text/html" in output.get("data", {}):
@@ -114,7 +114,7 @@ def tables(cell):
 
 
 def shown(cell):
-  """The same as plain text."""
+  """The displayed output of a cell as plain text."""
   return "\n".join(
     output.data["text/plain"]
     for output in cell.outputs
@@ -191,7 +191,7 @@ def check_judged(evaluated, folder):
   (costs,) = tables(evaluated["cost"])
   rounds = ["classifier", "teacher", "halve/002", "halve/001", "all"]
   assert [row["round"] for row in costs] == rounds
-  # 10 updates of 64 images, a gradient being three passes.
+  # There were 10 updates of 64 images; a gradient counts as three passes.
   assert costs[1]["passes"] == str(3 * 64 * 10)
   assert printed(evaluated["between"]) == "colab_student\n"
   written = json.loads(
@@ -261,7 +261,7 @@ def test_a_stored_notebook_is_small_complete_and_without_errors(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_imports_no_room_of_the_package(name):
+def test_a_notebook_imports_no_inner_room_of_the_package(name):
   imported = [
     name.name if isinstance(node, ast.Import) else node.module
     for cell in code(read(name)).values()
