@@ -124,9 +124,9 @@ def contestants(
 
 
 def _versions(folder: epath.Path, stage: Training) -> list[tuple[bool, bool]]:
-  """(whether it has the last weights, whether they are here) of each version.
+  """(Whether a version has the last weights, whether these are here).
 
-  A round that selects its best weights may have kept its last weights too.
+  A round that selects its best weights may also have kept its last weights.
   """
   product = stage.product
   last = f"last_{product}"
