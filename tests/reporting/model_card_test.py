@@ -125,7 +125,7 @@ def test_the_number_of_updates_comes_from_the_records(tmp_path):
     append_record(workdir, record)
   with (workdir / "metrics.jsonl").open("a") as file:
     file.write('{"round": "ha')
-  # It ended at update 56, whatever was planned; the first of the best is kept.
+  # The round ended at update 56, before its plan; the first best update counts.
   assert done(workdir, "halve/004") == Done(updates=56)
   best = Done(updates=56, chosen=42)
   assert done(workdir, "halve/004", "distance") == best
