@@ -16,7 +16,10 @@ setup(
   python_requires=">=3.11",
   # diffdistill/configs is a link to configs/, which becomes files in a wheel.
   packages=find_packages(include=["diffdistill", "diffdistill.*"]),
-  package_data={"diffdistill.reporting": ["templates/*"]},
+  package_data={
+    "diffdistill": ["py.typed"],
+    "diffdistill.reporting": ["templates/*"],
+  },
   install_requires=[
     "absl-py>=2.1",
     "etils[epath]>=1.9",

@@ -101,7 +101,8 @@ def train(config: Any, workdir: Path) -> "Run":
 class Run:
   """A run, or an exported model, that `diffdistill.open` has opened.
 
-  Each sampler is compiled once for a number of images, and used again.
+  Each sampler is compiled once for a number of images. Open the folder again
+  after it was trained with another recipe.
 
   Args:
     folder: the workdir, or the folder of the exported model.

@@ -1,6 +1,7 @@
 """The public API: what a program or a notebook gets from a run."""
 
 import io
+import json
 import pathlib
 import re
 import shutil
@@ -136,6 +137,13 @@ def test_an_evaluation_is_that_of_the_command_and_goes_on(judged, capsys):
     "halve/001",
   ]
   assert evaluation.warning in printed.out
+  for column in ("halve/001", "paper", "training_passes", "speed_up"):
+    assert column in printed.out
+  # The largest evaluation is the one that reports show.
+  written = json.loads((run.folder / "evaluation.json").read_text())
+  assert written["rows"] == evaluation.rows
+  assert (run.folder / "evaluation.png").read_bytes() == evaluation.curve().png
+  assert (run.folder / "samples" / "compared.png").exists()
   assert size(evaluation.sheet())[1] == 6 * (48 + 2) + 2
 
 

@@ -134,6 +134,8 @@ def evaluate(
     "rounding": "to the nearest byte",
     "devices": run.devices,
   }
+  if beside:
+    summary["exported"] = ", ".join(model.name for model in beside)
   return Evaluation(
     metric=judge.metric, summary=summary, rows=rows, images=images
   )

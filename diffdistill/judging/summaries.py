@@ -35,6 +35,7 @@ SETTINGS = (
   "num_images",
   "seed",
   "rounding",
+  "exported",
 )
 # The endings of an evaluation's pictures, and the place of each one's copy.
 CURVES, SHEET = ".png", "_compared.png"

@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from diffdistill.data.facts import Facts, describe
 from diffdistill.data.record import Recorded
+from diffdistill.evaluation.settings import Settings
 from diffdistill.judging import evaluate as evaluating
 from diffdistill.judging.exported import open_exported
 from diffdistill.run import environment, from_config
@@ -16,6 +17,9 @@ from diffdistill.run.experiment import Experiment
 from diffdistill.system import hosts, places
 from diffdistill.tools.speaking import answer, say
 from diffdistill.training.preemption import PreemptedError, Preemption
+
+# Names the file of the FID network's weights.
+VARIABLE = "DIFFDISTILL_INCEPTION"
 
 
 def evaluate(
@@ -78,11 +82,7 @@ def judge(
   """
   run = from_config.reopen(workdir)
   environment.check(workdir)
-  if inception is None and not run.evaluation.inception:
-    variable = "DIFFDISTILL_INCEPTION"
-    inception = os.environ.get(variable)
-    inception = inception and places.place(variable, inception)
-  given: dict[str, Any] = {
+  given = {
     "num_images": num_images,
     "num_steps": num_steps,
     "seed": seed,
@@ -90,8 +90,7 @@ def judge(
     "inception": inception and str(inception),
     "reference": reference and str(reference),
   }
-  given = {name: value for name, value in given.items() if value is not None}
-  settings = dataclasses.replace(run.evaluation, **given)
+  settings = _settings(run.evaluation, given)
   run = dataclasses.replace(run, evaluation=settings)
   say(_facts(run).summary(run.devices))
   size = min(settings.batch_size, settings.num_images)
@@ -108,6 +107,15 @@ def judge(
     evaluation = evaluating.evaluate(run, workdir, say, between, beside)
   hosts.on_first(lambda: evaluating.write_evaluation(workdir, evaluation, say))
   return evaluation
+
+
+def _settings(usual: Settings, given: Mapping[str, Any]) -> Settings:
+  """The config's settings, with those that are given in their place."""
+  known = {name: value for name, value in given.items() if value is not None}
+  inception = os.environ.get(VARIABLE)
+  if inception and not (usual.inception or "inception" in known):
+    known["inception"] = str(places.place(VARIABLE, inception))
+  return dataclasses.replace(usual, **known)
 
 
 def _facts(run: Experiment) -> Facts:

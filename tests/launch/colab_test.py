@@ -143,7 +143,7 @@ def test_the_second_notebook_runs_on_the_run_of_the_first(tmp_path):
 def check_distilled(distilled, folder):
   """The first notebook trains from data to a one-step student."""
   assert complaints(distilled) == []
-  assert "1497 images of 8x8x1" in printed(distilled["teacher"])
+  assert "1,497 images of 8x8x1" in printed(distilled["teacher"])
   counts = {name: len(pictures(cell)) for name, cell in distilled.items()}
   assert counts == {
     "install": 0,

@@ -103,19 +103,6 @@ def test_samples_on_the_way_from_one_noise_to_another(
     assert opened.size[0] > opened.size[1]
 
 
-def test_evaluation_judges_every_model(own_run, capsys, run_cli):
-  assert run_cli("evaluate", f"--workdir={own_run}") == 0
-  table = capsys.readouterr().out
-  written = json.loads((own_run / "evaluation.json").read_text())
-  rows = [(row["model"], row["steps"]) for row in written["rows"]]
-  assert rows == [("teacher", 2), ("teacher", 1), ("halve/001", 1)]
-  assert written["metric"] == "FD-classifier"
-  for column in ("halve/001", "paper", "training_passes", "speed_up"):
-    assert column in table
-  assert (own_run / "evaluation.png").stat().st_size > 1000
-  assert (own_run / "samples" / "compared.png").exists()
-
-
 def npz(path, **arrays):
   np.savez(path, **arrays)
   return f"--config.data.source.path={path}"
