@@ -114,6 +114,7 @@ DOORS = {
     "training",
   ),
   "tools": (
+    "__init__",
     "arrays",
     "data",
     "diffusion",
@@ -264,7 +265,7 @@ def texts_of(path):
     ("FLAGS", ("cli/",)),
     ("ConfigDict", ("configs/",)),
     # This one is imported by name, inside a function.
-    ("tensorflow_datasets", ("data/tfds.py",)),
+    ("tensorflow_datasets", ("data/tfds.py", "tools/doctor.py")),
     ("pmap", ()),
     ("value_and_grad", ()),
     ("print", ("cli/", "tools/", "training/report.py")),

@@ -298,6 +298,21 @@ COMMANDS = {
     ),
     example="--config=digits:progressive --stage=teacher",
   ),
+  "doctor": Command(
+    about="Say what this machine has and what it lacks. It looks for devices,"
+    " memory, disk space, versions and optional packages.",
+    function="diffdistill.tools.doctor:doctor",
+    flags=(
+      Flag(
+        "workdir",
+        "place",
+        "The folder of a run, which must be writable. It need not exist yet.",
+        unset="the current folder",
+      ),
+    ),
+    example="--workdir=runs/digits",
+    computes=False,
+  ),
   "list": Command(
     about="List what a recipe can be made of, and all recipes. It names the"
     " objectives, networks, samplers, data sources and configs.",
