@@ -9,6 +9,7 @@ import pytest
 
 from diffdistill.data import SOURCES
 from diffdistill.diffusion.guidance import Guidance
+from diffdistill.diffusion.timesteps import DRAWS
 from diffdistill.evaluation.settings import Settings
 from diffdistill.fields.builder import Builder
 from diffdistill.networks import CLASSIFIERS, NETWORKS
@@ -27,6 +28,7 @@ CLASSES = (
   *CLASSIFIERS.values(),
   *OBJECTIVES.values(),
   *SAMPLERS.values(),
+  *DRAWS.values(),
   *sections.SCHEDULES.values(),
   *sections.PRECONDITIONS.values(),
   *sections.STAGES.values(),

@@ -202,19 +202,20 @@ class LinenNetwork:
 
 
 def add_second_time(network: Network, params: Params, key: Key) -> Params:
-  """Weights of one time as weights of a network of two.
+  """The weights of a network of one time as weights of a network of two.
 
   The branch of t - s is drawn as `init` draws it: its last layer is zero, so
   the output is unchanged for every s. (If all its layers were zero, the branch
-  could not learn.) Weights that have the branch, and those of networks of one
-  time, are returned as they are.
+  could not learn.) Weights that have the branch are returned as they are, and
+  so are weights for a network of one time.
 
   Args:
-    network: which takes the weights.
-    params: of this network, or of the same with two_times=False.
+    network: takes the weights.
+    params: the weights of this network, or of the same network with
+      two_times=False.
     key: draws the first layer of the branch.
   """
-  if not network.two_times or "gap" in params["embed"]:
+  if not network.two_times or "gap" in params.get("embed", {"gap": None}):
     return params
   gap = jax.jit(lambda key: network.init(key)["embed"]["gap"])(key)
   return {**params, "embed": {**params["embed"], "gap": gap}}

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from diffdistill.arrays import Batch, Key
 from diffdistill.denoiser import Denoiser
-from diffdistill.diffusion.timesteps import draw_continuous, draw_discrete
+from diffdistill.diffusion.timesteps import TimeDraw, Uniform, draw_discrete
 from diffdistill.diffusion.weighting import weight
 from diffdistill.objectives.objective import (
   Loss,
@@ -39,6 +39,7 @@ class Denoising(Objective):
   Args:
     denoiser: the architecture of the teacher.
     weighting: a name of `diffusion.weighting`.
+    draw: the distribution of continuous times.
     discrete_steps: draws t = i / discrete_steps; 0 draws continuous times.
     label_dropout: the share of labels that are hidden, so that the teacher can
       be guided; 0 for a denoiser without a null label.
@@ -48,6 +49,7 @@ class Denoising(Objective):
   denoiser: Denoiser
   sampler: Sampler
   weighting: str = "truncated_snr"
+  draw: TimeDraw = dataclasses.field(default_factory=Uniform)
   discrete_steps: Annotated[int, Range(0, 10**6)] = 0
   label_dropout: Share = 0.0
 
@@ -56,6 +58,12 @@ class Denoising(Objective):
   def __post_init__(self):
     weight(self.weighting, jnp.zeros(1))
     check_ranges(self)
+    if self.discrete_steps and self.draw != Uniform():
+      raise ValueError(
+        f"discrete_steps is {self.discrete_steps}, but the draw"
+        f" {type(self.draw).__name__} is of continuous times; pass"
+        " discrete_steps=0 or draw.kind=uniform"
+      )
     if (self.label_dropout > 0) != (self.denoiser.null_label is not None):
       raise ValueError(
         f"label_dropout is {self.label_dropout}, but the denoiser's null label"
@@ -83,11 +91,11 @@ class Denoising(Objective):
       hidden = jax.random.bernoulli(key_label, self.label_dropout, label.shape)
       label = jnp.where(hidden, self.denoiser.null_label, label)
       condition = condition._replace(label=label)
+    process = self.denoiser.process
     if self.discrete_steps:
       t = draw_discrete(key_t, x0.shape[0], self.discrete_steps)
     else:
-      t = draw_continuous(key_t, x0.shape[0])
-    process = self.denoiser.process
+      t = self.draw(key_t, x0.shape[0], process.schedule)
     x_t = process.diffuse(x0, jax.random.normal(key_eps, x0.shape), t)
     prediction = self.denoiser(
       trees["teacher"],

@@ -9,8 +9,8 @@ from diffdistill.run.sections import raw_section, stages_of_run
 from diffdistill.run.workdir import stored_config
 from diffdistill.training import checkpoint
 
-# Fields that come from the recipe for every teacher: how to compute a network.
-RECIPE_S_OWN = ("dropout", "dtype", "remat")
+# The recipe decides these fields of the network, not the imported model.
+RECIPE_S_OWN = ("dropout", "dtype", "remat", "two_times")
 
 
 def with_imported(fields: Fields, workdir: epath.Path | None) -> Fields:

@@ -25,6 +25,7 @@ from diffdistill.diffusion.schedule import (
   RectifiedFlow,
   Schedule,
 )
+from diffdistill.diffusion.timesteps import DRAWS, TimeDraw
 from diffdistill.evaluation.settings import Settings
 from diffdistill.fields import Fields, join
 from diffdistill.fields.builder import Builder
@@ -54,6 +55,7 @@ BUILDER = Builder(
     Schedule: SCHEDULES,
     Precondition: PRECONDITIONS,
     Sampler: SAMPLERS,
+    TimeDraw: DRAWS,
     Objective: OBJECTIVES,
   }
 )

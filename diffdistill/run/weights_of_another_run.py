@@ -10,12 +10,13 @@ from diffdistill.fields import plain
 from diffdistill.interop import model_folder
 from diffdistill.interop.model import Model, misfits
 from diffdistill.interop.torch_resnet import load_resnet
+from diffdistill.networks.network import add_second_time
 from diffdistill.run.experiment import Experiment
 from diffdistill.run.workdir import stored_config
 from diffdistill.system import hosts
 from diffdistill.training import checkpoint
 from diffdistill.training.sharding import tree_shardings
-from diffdistill.training.stage import Stage
+from diffdistill.training.stage import SECOND_MOMENTS, Stage
 
 # Fields of the model section that say what a denoiser's weights mean.
 MEANING = ("schedule", "output", "precondition")
@@ -43,6 +44,8 @@ def load_outside(
   network: Any = run.denoiser.network
   if name == "classifier":
     network = stage.classifier
+  elif name != SECOND_MOMENTS:
+    params = _with_second_time(run, params)
   wanted = jax.eval_shape(network.init, jax.random.key(0))
   for where, ours, theirs in misfits(wanted, params):
     raise ValueError(
@@ -51,6 +54,22 @@ def load_outside(
       " made with"
     )
   return params
+
+
+def _with_second_time(run: Experiment, params: Params) -> Params:
+  """The weights, with the branch of t - s where this run's network has one.
+
+  A network of two times may begin from weights of one time. Every start of a
+  run draws the same branch.
+  """
+  key = jax.random.key(run.seed)
+  filled = add_second_time(run.denoiser.network, params, key)
+  if filled is params:
+    return params
+  # The other weights are on their devices already.
+  places = tree_shardings(filled, run.layout)["embed"]["gap"]
+  gap = jax.tree.map(hosts.place, filled["embed"]["gap"], places)
+  return {**filled, "embed": {**filled["embed"], "gap": gap}}
 
 
 def _of_another_run(

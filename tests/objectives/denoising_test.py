@@ -7,6 +7,7 @@ from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.precondition import Identity
 from diffdistill.diffusion.process import GaussianProcess
 from diffdistill.diffusion.schedule import EDM, Cosine, LinearBeta
+from diffdistill.diffusion.timesteps import LogitNormal
 from diffdistill.networks.analytic import GaussianMixture
 from diffdistill.networks.mlp import MLP
 from diffdistill.networks.network import LinenNetwork
@@ -231,3 +232,17 @@ def test_labels_are_hidden_by_a_null_label(share, null_label):
     match=f"label_dropout is {share}, but .* null label is {null_label}; pass",
   ):
     objective(Listener([]), null_label=null_label, label_dropout=share)
+
+
+def test_times_are_drawn_as_the_draw_says():
+  heard = []
+  goal = objective(Listener(heard), draw=LogitNormal(mean=2.0, std=0.01))
+  loss_of(goal, jnp.ones(()), jnp.zeros((8, 1, 1, 2)), jax.random.key(0))
+  times = heard[0]["t"]
+  assert len(set(times.tolist())) > 1
+  np.testing.assert_allclose(times, jax.nn.sigmoid(2.0), atol=0.01)
+
+
+def test_a_draw_of_continuous_times_is_refused_for_discrete_steps():
+  with pytest.raises(ValueError, match="the draw LogitNormal is of continuous"):
+    exact(draw=LogitNormal(), discrete_steps=4)

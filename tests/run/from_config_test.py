@@ -12,6 +12,7 @@ from diffdistill.arrays import Condition
 from diffdistill.configs import digits
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.schedule import Shifted
+from diffdistill.diffusion.timesteps import Lognormal
 from diffdistill.images import to_host
 from diffdistill.objectives.classification import Classification
 from diffdistill.run import from_config
@@ -113,8 +114,11 @@ def test_kinds_are_chosen_by_name(edited):
   config["run"] = ("teacher",)
   config["model"]["schedule"] = {"kind": "edm"}
   config["model"]["precondition"] = {"kind": "edm"}
+  draw = {"kind": "lognormal", "mean": -1.0}
+  config["stages"]["teacher"]["objective"]["draw"] = draw
   built = from_config.build(config)
   assert isinstance(built.stages[0].objective.sampler, Heun)
+  assert built.stages[0].objective.draw == Lognormal(mean=-1.0)
   assert type(built.denoiser.precondition).__name__ == "EDMPrecondition"
   assert type(built.denoiser.process.schedule).__name__ == "EDM"
 

@@ -2,6 +2,7 @@ import copy
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from diffdistill.run import from_config
@@ -31,6 +32,22 @@ def test_weights_come_from_a_round_of_another_run(
     )
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, wanted)
   assert outside(judged, "classifier", f"{path}/classifier")
+
+
+def test_weights_of_one_time_begin_a_network_of_two(
+  finished_run, tiny_config, edited
+):
+  source = f"path:{finished_run}/teacher"
+  two_times = edited("model.network.two_times", True)
+  params, again = (outside(two_times, "teacher", source) for _ in range(2))
+  jax.tree.map(np.testing.assert_array_equal, params, again)
+  gap = params["embed"].pop("gap")
+  assert jnp.any(gap["dense1"]["kernel"] != 0)
+  assert not jnp.any(gap["dense2"]["kernel"])
+  one = outside(tiny_config, "teacher", source)
+  jax.tree.map(np.testing.assert_array_equal, params, one)
+  with pytest.raises(ValueError, match=r"'gap'.* None there"):
+    outside(two_times, "second_moments", source)
 
 
 def test_weights_that_do_not_fit_are_refused(finished_run, edited, judged):
