@@ -191,7 +191,7 @@ def test_same_loss_on_any_number_of_devices():
   )
 
 
-def test_what_it_costs_and_needs():
+def test_its_passes_and_frozen_trees():
   goal = objective()
   assert goal.passes(("student",), 1, False).units == 3
   assert tuple(goal.trees) == turn_of(goal, 7) == ("student",)

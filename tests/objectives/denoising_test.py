@@ -127,7 +127,7 @@ def test_dropout_is_on_and_differs_between_updates():
   assert not np.array_equal(one, other)
 
 
-def test_as_many_labels_are_hidden_as_it_says():
+def test_the_share_of_hidden_labels_is_label_dropout():
   heard, n = [], 4096
   goal = objective(
     Listener(heard), conditional=True, null_label=3, label_dropout=0.2

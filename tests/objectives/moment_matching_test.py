@@ -219,7 +219,7 @@ def test_halves_of_a_parameter_space_update():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_it_trains_and_when(kind):
+def test_its_trees_and_turns(kind):
   goal = objective(kind, GaussianMixture(schedule=Cosine()))
   assert isinstance(goal, Objective)
   assert goal.rounds == "each"

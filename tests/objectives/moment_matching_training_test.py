@@ -280,7 +280,7 @@ def test_students_have_the_spread_of_the_data(kind, fields):
 
 
 @pytest.mark.parametrize(("kind", "fields"), VARIANTS)
-def test_with_the_other_sign_they_do_not(kind, fields):
+def test_with_the_other_sign_students_diverge(kind, fields):
   mean, std, first, last = (v[4] for v in trained(kind, **fields))
   assert abs(std / STD - 1) > 0.5
   assert abs(mean - MEAN) > 1
@@ -308,7 +308,7 @@ def test_students_are_the_ones_of_the_formula(kind, weighting):
 
 
 @pytest.mark.slow
-def test_one_step_needs_the_grid():
+def test_one_step_students_need_times_on_the_grid():
   """An auxiliary that does not see t lets t = 1 hide among the other t."""
 
   @jax.jit

@@ -238,7 +238,7 @@ def test_every_objective_has_its_line():
 
 
 @every_paper
-def test_it_says_what_it_is(name):
+def test_an_objective_names_its_product_and_kind(name):
   objective = build(name)
   product, _, average = objective.product.partition("/")
   assert not average or average in objective.trees[product].averages
@@ -433,7 +433,7 @@ def flops(function, *arguments):
 
 
 @every_paper
-def test_it_costs_the_passes_that_it_says(name, monkeypatch):
+def test_xla_counts_the_passes_of_an_objective(name, monkeypatch):
   """Above all that no gradient is taken that the paper does not need."""
   objective = build(name, width=256, depth=5, channels=32)
   key, t = jax.random.key(0), jnp.full(8, 0.5)

@@ -35,7 +35,7 @@ def test_sizes_between_bytes_are_not_rounded():
   np.testing.assert_array_equal(made[0, 0, :, 0], [-0.5, 0.5])
 
 
-def test_the_rows_that_say_so_are_mirrored_left_to_right():
+def test_rows_with_flip_are_mirrored_left_to_right():
   flip = np.array([False, True, True, False])
   label = jnp.arange(4)
   straight = as_trained({"image": jnp.array(BYTES)})["image"]
@@ -50,7 +50,7 @@ def test_the_rows_that_say_so_are_mirrored_left_to_right():
   assert not np.array_equal(made["image"], straight)
 
 
-def test_noise_is_what_was_stored():
+def test_stored_noise_becomes_float32():
   noise = np.random.default_rng(1).normal(size=BYTES.shape).astype(np.float16)
   made = as_trained({"image": jnp.array(BYTES), "noise": jnp.array(noise)})
   assert made["noise"].dtype == jnp.float32

@@ -112,7 +112,7 @@ def test_a_crash_between_calls_changes_no_bit(run, tmp_path):
   assert run.compiled("teacher").several._cache_size() == 1
 
 
-def test_what_would_come_within_a_call_is_refused(run, tmp_path):
+def test_a_cadence_in_the_middle_of_a_call_is_refused(run, tmp_path):
   stages = of_stage(run, "teacher", updates_per_call=4)
   with pytest.raises(ValueError, match=r"cadence.checkpoint is 6.* 4 updates"):
     run.train(tmp_path, stages=stages, log=4, checkpoint=6)
@@ -132,7 +132,7 @@ def test_a_call_has_whole_cycles(edited):
 
 
 @pytest.mark.slow
-def test_a_light_teacher_makes_nearly_the_same_student(run, tmp_path):
+def test_a_bfloat16_teacher_makes_nearly_the_same_student(run, tmp_path):
   stages = of_stage(run, "halve", teacher_dtype="bfloat16")
   run.train(tmp_path / "whole")
   run.train(tmp_path / "light", stages=stages)
@@ -151,7 +151,7 @@ def test_a_light_teacher_makes_nearly_the_same_student(run, tmp_path):
     assert not np.array_equal(a, b)
 
 
-def test_a_student_begins_as_the_teacher_is_not_as_it_is_read(run, tmp_path):
+def test_a_student_starts_from_the_float32_teacher(run, tmp_path):
   seen = []
 
   def observe(stage, round_, params, step):
@@ -183,9 +183,7 @@ def test_only_floats_change_their_dtype():
 
 # Its second moments are among the frozen trees, or they are not.
 @pytest.mark.parametrize("preconditioner", ["adam", "identity"])
-def test_a_teacher_is_not_light_where_it_is_differentiated(
-  edited, preconditioner
-):
+def test_a_differentiated_teacher_stays_in_float32(edited, preconditioner):
   config = edited("stages.halve.teacher_dtype", "bfloat16")
   stage = config["stages"]["halve"]
   for field in ("start_steps", "long_rounds"):

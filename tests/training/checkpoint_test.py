@@ -79,7 +79,7 @@ def assert_same(a, b):
   jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_all_of_the_state_comes_back(state_on, mesh_of, round_dir):
+def test_a_checkpoint_restores_the_whole_state(state_on, mesh_of, round_dir):
   state, abstract = state_on(mesh_of(2, 4))
   save(round_dir, {5: state})
   restored = restore(round_dir, abstract)
@@ -90,9 +90,7 @@ def test_all_of_the_state_comes_back(state_on, mesh_of, round_dir):
     assert (old.sharding, old.dtype) == (new.sharding, new.dtype)
 
 
-def test_what_was_saved_is_not_what_the_buffers_became(
-  state_on, mesh_of, round_dir
-):
+def test_a_save_is_not_changed_by_later_updates(state_on, mesh_of, round_dir):
   state, abstract = state_on(mesh_of(1))
   expected = jax.device_get(state)
   checkpoints = Checkpoints(round_dir)
@@ -128,7 +126,9 @@ def test_the_newest_are_kept_and_the_newest_is_used(
   assert_same(restored, states[20])
 
 
-def test_no_checkpoint_is_no_state(state_on, mesh_of, round_dir):
+def test_a_round_without_checkpoints_restores_nothing(
+  state_on, mesh_of, round_dir
+):
   assert restore(round_dir, state_on(mesh_of(1))[1]) is None
 
 
@@ -210,7 +210,7 @@ def test_a_broken_newest_checkpoint_is_overwritten(
   assert_same(restore(round_dir, abstract), states[10])
 
 
-def test_all_broken_is_refused_in_one_line(
+def test_a_round_whose_checkpoints_are_all_damaged_is_refused(
   state_on, mesh_of, round_dir, tmp_path, warnings
 ):
   save(round_dir, {step: state_on(mesh_of(1), step)[0] for step in (5, 10)})
@@ -225,7 +225,7 @@ def test_all_broken_is_refused_in_one_line(
   assert len(warnings()) == 2
 
 
-def test_what_a_killed_save_left_is_ignored(
+def test_an_unfinished_save_of_a_killed_process_is_ignored(
   state_on, mesh_of, round_dir, tmp_path
 ):
   state, abstract = state_on(mesh_of(1))
@@ -293,7 +293,7 @@ def test_a_round_of_pairs_is_done_without_weights(round_dir):
 
 
 @pytest.mark.parametrize("bucket", [False, True])
-def test_a_result_without_its_record_counts_for_nothing(
+def test_a_final_folder_without_its_record_is_ignored(
   state_on, mesh_of, round_dir, tmp_path, monkeypatch, bucket
 ):
   monkeypatch.setattr(stored, "in_bucket", lambda path: bucket)
@@ -317,14 +317,16 @@ def test_a_result_without_its_record_counts_for_nothing(
   assert checkpoint.is_done(round_dir, layout)
 
 
-def test_an_empty_final_folder_is_no_result(state_on, mesh_of, round_dir):
+def test_a_round_with_an_empty_final_folder_is_not_done(
+  state_on, mesh_of, round_dir
+):
   save(round_dir, {5: state_on(mesh_of(1))[0]})
   (round_dir / "final").mkdir()
   assert not checkpoint.is_done(round_dir, Layout(mesh=mesh_of(1)))
   assert steps_in(round_dir / "checkpoints") == [5]
 
 
-def test_in_a_bucket_a_checkpoint_without_its_mark_is_none(
+def test_in_a_bucket_a_checkpoint_without_its_mark_is_ignored(
   state_on, mesh_of, round_dir, tmp_path, monkeypatch
 ):
   # There Orbax writes under the last name, and its mark at the end.
@@ -341,7 +343,9 @@ def test_an_unfinished_round_has_no_final_result(state_on, mesh_of, round_dir):
     checkpoint.load_final(round_dir, "student", Layout(mesh=mesh_of(1)))
 
 
-def test_relative_folders_are_as_good(state_on, mesh_of, tmp_path, monkeypatch):
+def test_checkpoints_may_lie_in_a_relative_folder(
+  state_on, mesh_of, tmp_path, monkeypatch
+):
   monkeypatch.chdir(tmp_path)
   state, abstract = state_on(mesh_of(1))
   relative = epath.Path("runs/a/teacher")
@@ -354,7 +358,9 @@ def test_relative_folders_are_as_good(state_on, mesh_of, tmp_path, monkeypatch):
   assert_same(load_best(relative, best, Layout(mesh=mesh_of(1))), product)
 
 
-def test_deleting_leaves_the_final_result(state_on, mesh_of, round_dir):
+def test_discarding_checkpoints_keeps_the_final_result(
+  state_on, mesh_of, round_dir
+):
   state, _ = state_on(mesh_of(1))
   checkpoints = Checkpoints(round_dir)
   checkpoints.save(state, 5)
@@ -388,12 +394,14 @@ def test_the_best_takes_the_place_of_the_one_before(
 
 
 @pytest.mark.parametrize("score", [-0.25, 0.0, float("inf"), 1e-300])
-def test_a_score_of_any_size_is_read_back(state_on, mesh_of, round_dir, score):
+def test_the_score_in_a_name_is_read_back_exactly(
+  state_on, mesh_of, round_dir, score
+):
   save_best(round_dir, state_on(mesh_of(1))[0].params, 5, score)
   assert best_of(round_dir).score == score
 
 
-def test_nan_is_no_best(state_on, mesh_of, round_dir):
+def test_weights_with_a_score_of_nan_are_not_kept(state_on, mesh_of, round_dir):
   params = state_on(mesh_of(1))[0].params
   assert save_best(round_dir, params, 5, float("nan")) is None
   assert best_of(round_dir) is None
@@ -467,7 +475,7 @@ def test_a_checkpoint_with_one_other_bit_is_skipped_and_its_array_is_named(
   ]  # fmt: skip
 
 
-def test_no_older_checkpoint_is_removed_for_one_that_reads_otherwise(
+def test_a_wrongly_written_checkpoint_leaves_the_older_ones(
   state_on, mesh_of, round_dir, write_wrongly
 ):
   states = {step: state_on(mesh_of(1), step)[0] for step in (5, 10, 15)}
@@ -479,7 +487,7 @@ def test_no_older_checkpoint_is_removed_for_one_that_reads_otherwise(
   assert_same(restore(round_dir, state_on(mesh_of(1))[1]), states[5])
 
 
-def test_a_final_result_that_reads_otherwise_is_none(
+def test_a_final_result_that_was_written_wrong_is_refused(
   state_on, mesh_of, round_dir, write_wrongly
 ):
   state, _ = state_on(mesh_of(1))
@@ -510,7 +518,7 @@ def test_a_final_result_that_changed_leaves_its_checkpoints(
     checkpoint.load_final(round_dir, "student", layout)
 
 
-def test_a_done_round_that_lost_a_file_is_refused(
+def test_a_finished_round_with_a_missing_file_is_refused(
   state_on, mesh_of, round_dir, tmp_path
 ):
   checkpoint.save_final(round_dir, state_on(mesh_of(1))[0].params)
@@ -541,7 +549,7 @@ def test_a_damaged_best_is_refused(state_on, mesh_of, round_dir, tmp_path):
 
 
 @pytest.mark.parametrize("bit", range(0, 32, 5))
-def test_a_bit_of_any_file_is_noticed_or_changes_nothing(
+def test_a_flipped_bit_in_any_file_is_found_or_harmless(
   state_on, mesh_of, round_dir, tmp_path, bit
 ):
   state, _ = state_on(mesh_of(1))

@@ -55,7 +55,9 @@ def test_a_round_of_updates_has_its_updates(tmp_path):
 
 @pytest.mark.parametrize("seconds", [10.0, 60.0, 3600.0])
 @pytest.mark.parametrize("per_update", [0.01, 0.3])
-def test_as_many_updates_as_fit(tmp_path, seconds, per_update):
+def test_a_round_has_as_many_updates_as_fit_into_its_seconds(
+  tmp_path, seconds, per_update
+):
   clock, rates, waits, took = run(tmp_path, seconds, lambda i: per_update)
   assert clock.length == len(rates)
   # The update that compiled is not on the clock.
@@ -65,7 +67,7 @@ def test_as_many_updates_as_fit(tmp_path, seconds, per_update):
   assert len(waits) <= 4 + math.log2(clock.length)
 
 
-def test_an_update_as_long_as_the_round_is_made_a_few_times(tmp_path):
+def test_a_round_has_a_few_updates_even_if_one_is_as_long_as_it(tmp_path):
   clock, _, _, _ = run(tmp_path, 5.0, lambda i: 10.0)
   # One that compiled and one that was timed are the quarter that is held.
   assert clock.length == 8
@@ -78,7 +80,7 @@ def test_an_update_as_long_as_the_round_is_made_a_few_times(tmp_path):
   most=st.integers(1, 5000),
   multiple=st.sampled_from([1, 2, 10]),
 )
-def test_the_schedule_is_a_function_of_the_number_of_updates(
+def test_the_learning_rate_depends_on_the_length_of_the_round_alone(
   tmp_path_factory, seconds, times, most, multiple
 ):
   """However speed changes: held to a quarter, then down to nothing."""
@@ -136,7 +138,7 @@ def test_a_long_warm_up_is_cut_off_and_annealed(tmp_path):
   np.testing.assert_allclose(rates[25:], 0.025 * (1 - np.arange(75) / 75))
 
 
-def test_what_comes_between_updates_can_be_taken_out(tmp_path):
+def test_skipped_seconds_do_not_shorten_a_round(tmp_path):
   """Two scores of the time of a hundred updates each, and slow first ones."""
   time = Time()
   clock = Clock(epath.Path(tmp_path), 10.0, 10**6, 1, time)
@@ -153,7 +155,7 @@ def test_what_comes_between_updates_can_be_taken_out(tmp_path):
   assert clock.length == pytest.approx(10 / 0.011, rel=0.02)
 
 
-def test_what_is_left_of_the_round(tmp_path):
+def test_the_time_left_of_a_round(tmp_path):
   clock, _, _, _ = run(tmp_path, 10.0, lambda i: 0.01, crash=300)
   assert clock.left(300) == pytest.approx(7.0, rel=0.01)
   assert clock.left(2000) == 0

@@ -221,7 +221,7 @@ def test_second_moments_come_from_the_teacher_s_round(teacher, stage):
   assert rounds["m/002"].frozen == frozen
 
 
-def test_what_is_not_trained_has_no_second_moments(teacher, stage):
+def test_a_stage_that_trains_nothing_has_no_second_moments(teacher, stage):
   given = dataclasses.replace(teacher, source="imported:x")
   frozen = {"teacher": "teacher", "second_moments": "teacher"}
   late = stage("m", "each", frozen=frozen, num_steps=(2,))

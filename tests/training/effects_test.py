@@ -133,7 +133,7 @@ STUDENT = {"by": "held_out_loss", "every": 4}
     ("stages.judge.objective.noise", float("nan"), "noise is nan; pass 0 or"),
   ],
 )
-def test_what_has_no_effect_is_refused_in_one_line(
+def test_fields_without_an_effect_are_refused_in_one_line(
   config, path, value, message
 ):
   with pytest.raises(ValueError) as error:  # noqa: PT011 (matched below)
@@ -153,11 +153,11 @@ def test_what_has_no_effect_is_refused_in_one_line(
     ("stages.judge.objective.crop", 1),
   ],
 )
-def test_what_has_an_effect_is_taken(config, path, value):
+def test_fields_with_an_effect_are_accepted(config, path, value):
   from_config.build(changed(config, path, value))
 
 
-def test_only_a_finished_teacher_may_be_tuned_without_learning(config):
+def test_only_fine_tuning_may_have_a_learning_rate_of_0(config):
   """Fine tuning at a rate of 0 estimates the second moments of a teacher."""
   config = changed(config, "stages.teacher.num_updates", 6)
   config["stages"]["moments"] = {
@@ -188,7 +188,7 @@ def test_a_batch_that_no_machine_holds_is_refused(config):
     check_memory(stages, (2**15, 2**15, 3))
 
 
-def test_a_cadence_longer_than_every_round_is_said(config):
+def test_a_cadence_longer_than_every_round_is_reported(config):
   stages = from_config.build(config).stages
   assert list(notes(stages, Cadence(log=40, checkpoint=40, observe=0))) == []
   log, checkpoint, observe = notes(

@@ -15,7 +15,7 @@ def one(ema, params, decay, step):
   # (1 + step) / (10 + step) until that reaches 0.9, at step 80.
   [(0, 0.1), (8, 0.5), (79, 80 / 89), (80, 0.9), (10_000, 0.9)],
 )
-def test_the_decay_ramps_up(step, decay):
+def test_the_decay_of_the_average_rises(step, decay):
   average = one(2.0, jnp.float32(5.0), 0.9, jnp.int32(step))
   np.testing.assert_allclose(average, decay * 2 + (1 - decay) * 5, rtol=1e-6)
 

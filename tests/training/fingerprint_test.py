@@ -27,7 +27,9 @@ def changed(params, change):
 
 
 @pytest.mark.parametrize(("data", "fsdp"), [(1, 1), (2, 1), (8, 1), (2, 4)])
-def test_it_is_the_same_on_every_mesh(params, mesh_of, monkeypatch, data, fsdp):
+def test_a_fingerprint_is_the_same_on_every_mesh(
+  params, mesh_of, monkeypatch, data, fsdp
+):
   monkeypatch.setattr("diffdistill.training.sharding.MIN_SIZE_TO_SPLIT", 1)
   on_mesh = jax.device_put(
     params, tree_shardings(params, Layout(mesh=mesh_of(data, fsdp)))
@@ -36,7 +38,7 @@ def test_it_is_the_same_on_every_mesh(params, mesh_of, monkeypatch, data, fsdp):
 
 
 @pytest.mark.parametrize("bit", [0, 1, 22, 23, 30, 31])
-def test_one_bit_is_enough(params, bit):
+def test_a_fingerprint_changes_with_every_bit(params, bit):
   def flip(kernel):
     kernel.view(np.uint32)[5, 3] ^= np.uint32(1 << bit)
 
@@ -44,13 +46,13 @@ def test_one_bit_is_enough(params, bit):
 
 
 @pytest.mark.parametrize("there", [1, 2, 8, 15])
-def test_weights_that_swap_their_places_are_others(params, there):
+def test_a_fingerprint_changes_if_weights_are_swapped(params, there):
   def swap(kernel):
     kernel[[0, there]] = kernel[[there, 0]]
 
   assert changed(params, swap) != fingerprint(params)
 
 
-def test_weights_of_another_name_are_others(params):
+def test_a_fingerprint_changes_with_the_names_of_weights(params):
   other = {"dense_1": params["dense"]}
   assert fingerprint(other) != fingerprint(params)

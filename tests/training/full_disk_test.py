@@ -110,7 +110,7 @@ def test_a_full_disk_ends_a_run_that_goes_on_once_there_is_room(
 
 
 @pytest.mark.parametrize("room", [0, 200_000])
-def test_a_full_disk_takes_no_result_and_no_best(
+def test_a_full_disk_refuses_results_and_best_weights(
   disk, round_dir, room, mesh_of
 ):
   save(Checkpoints(round_dir), 1)
@@ -150,7 +150,7 @@ def test_a_workdir_that_vanished_is_not_made_again(tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_where_a_folder_should_be_is_refused(tmp_path):
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
   round_dir = epath.Path(tmp_path) / "run" / "teacher"
   pathlib.Path(tmp_path / "run").write_text("")
   with pytest.raises(ValueError, match="a file is where a folder should be"):

@@ -155,7 +155,7 @@ def peace(fork, config_of, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_killed_twice_and_gone_on_with_elsewhere(
+def test_a_run_killed_twice_goes_on_on_another_mesh(
   job, config_of, peace, tmp_path, mesh_of
 ):
   """Two processes of four devices, one of eight, two of two."""
@@ -221,7 +221,7 @@ def long_run(tiny_config, pairs_config):
 
 
 @pytest.mark.slow
-def test_told_to_leave_twenty_times(
+def test_a_run_that_leaves_twenty_times_makes_the_same_weights(
   job, long_run, write_config, tmp_path, mesh_of
 ):
   """Finished, and bit for bit what a run in peace makes.
@@ -270,7 +270,9 @@ def test_told_to_leave_twenty_times(
 
 
 @pytest.mark.slow
-def test_one_of_two_is_told_to_leave(job, config_of, peace, tmp_path, mesh_of):
+def test_all_processes_leave_if_one_is_told_to(
+  job, config_of, peace, tmp_path, mesh_of
+):
   workdir = tmp_path / "run"
   command = ("train", f"--config={config_of()}", f"--workdir={workdir}")
   two = job(2, 1, *command)
@@ -292,9 +294,7 @@ def test_one_of_two_is_told_to_leave(job, config_of, peace, tmp_path, mesh_of):
 
 
 @pytest.mark.slow
-def test_a_command_of_its_own_process_is_told_to_leave(
-  children, config_of, tmp_path
-):
+def test_a_command_saves_and_leaves_on_a_signal(children, config_of, tmp_path):
   workdir = tmp_path / "run"
   process = children.start(
     *(sys.executable, "-m", "diffdistill", "train"),
@@ -436,7 +436,7 @@ def test_two_processes_make_and_judge_what_one_does(
 
 
 @pytest.mark.slow
-def test_a_refusal_is_said_once_and_ends_all(
+def test_a_refusal_is_printed_once_and_ends_all_processes(
   job, config_of, judged_run, write_config, peace, tmp_path
 ):
   config, other = f"--config={config_of()}", tmp_path / "other"

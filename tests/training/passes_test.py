@@ -44,7 +44,7 @@ def test_the_trees_of_an_alternating_paper_take_turns(least_squares, guided):
     expected += auxiliary if updates % 2 else student
 
 
-def test_a_paper_may_train_all_its_trees_in_each_update(least_squares):
+def test_all_trees_may_learn_in_each_update(least_squares):
   class Together(least_squares):
     @property
     def cycle(self):

@@ -58,7 +58,7 @@ def saved(workdir, name):
   return sorted(steps_in(epath.Path(workdir) / name / "checkpoints"))
 
 
-def test_it_saves_where_it_leaves_and_goes_on_from_there(run, tmp_path, capsys):
+def test_a_run_that_leaves_saves_and_goes_on_from_there(run, tmp_path, capsys):
   assert leave(run, tmp_path, 7) == (
     "asked to leave teacher after update 7; the same command goes on from there"
   )
@@ -71,7 +71,7 @@ def test_it_saves_where_it_leaves_and_goes_on_from_there(run, tmp_path, capsys):
   assert saved(tmp_path, "teacher") == [5, 7, 10]
 
 
-def test_nothing_new_is_not_saved_again(run, tmp_path):
+def test_a_state_that_is_saved_is_not_saved_again(run, tmp_path):
   assert "after update 0;" in leave(run, tmp_path, 0)
   assert saved(tmp_path, "teacher") == []
   leave(run, tmp_path, 6)
@@ -82,7 +82,7 @@ def test_nothing_new_is_not_saved_again(run, tmp_path):
   assert before == after
 
 
-def test_a_run_that_is_told_again_and_again_makes_the_same(
+def test_a_run_that_leaves_many_times_makes_the_same_weights(
   run, finished, tmp_path, records_of
 ):
   # In the middle, at a checkpoint, at once, at the end of a round, across one.

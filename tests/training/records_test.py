@@ -43,7 +43,7 @@ def test_records_come_back_as_they_were_written(workdir, file):
   assert [list(line)[-1] for line in lines] == ["crc", "crc"]
 
 
-def test_every_flipped_bit_is_found_or_changes_nothing(workdir, file):
+def test_every_flipped_bit_is_found_or_harmless(workdir, file):
   written = file.read_bytes()
   found = 0
   for place in range(8 * len(written)):
@@ -105,7 +105,7 @@ def test_many_damaged_lines_are_one_warning(workdir, file):
   )
 
 
-def test_nothing_recorded_is_no_damage(tmp_path):
+def test_a_workdir_without_records_is_not_damaged(tmp_path):
   read = read_records(epath.Path(tmp_path))
   assert (read.good, read.warning) == ((), "")
   (tmp_path / "metrics.jsonl").write_bytes(b"")

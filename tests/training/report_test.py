@@ -61,7 +61,7 @@ def records(workdir):
   ]
 
 
-def test_a_record_says_on_what_machine_it_was_made(workdir):
+def test_a_record_names_the_devices_and_the_peak_memory(workdir):
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
   Report(workdir, Work(100)).write("teacher", 10, {})
   record = json.loads((workdir / "metrics.jsonl").read_text())
@@ -132,7 +132,7 @@ def test_speed_leaves_out_the_compilation(clock):
   assert meter.read() == ({"a/loss": 1.0}, 20.0, 2.0)
 
 
-def test_records_are_lines_of_json(workdir):
+def test_each_record_is_a_line_of_json(workdir):
   log = Report(workdir, Work(100))
   log.write("halve/004", 10, {"student/loss": 0.5, "images": 80})
   log.write("halve/004", 20, {"student/loss": 0.25, "images": 160})
@@ -194,7 +194,7 @@ def test_costs_are_the_passes_so_far_and_the_seconds_together(workdir):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_no_finite_number_is_null(workdir, value):
+def test_numbers_that_are_not_finite_are_recorded_as_null(workdir, value):
   Report(workdir, Work(100)).write("teacher", 10, {"distance": value})
   assert records(workdir) == [
     {"round": "teacher", "step": 10, "distance": None}
@@ -260,7 +260,7 @@ def test_a_terminal_has_one_line_for_a_round(
   assert text.endswith("%\n")
 
 
-def test_no_speed_is_no_forecast(workdir, capsys):
+def test_without_a_speed_the_time_left_is_unknown(workdir, capsys):
   Report(workdir, Work(1000)).progress("teacher", 1, 50, 0.0, Work(600))
   assert capsys.readouterr().err.split()[-4:] == ["?", "left", "40", "%"]
 

@@ -86,7 +86,7 @@ def test_patience_counts_scores_since_the_best(selector, scores):
   assert not seen.exhausted(best - 5)
 
 
-def test_without_any_score_there_is_nothing_to_wait_for(selector):
+def test_patience_never_ends_a_round_without_a_score(selector):
   seen = selector(patience=1)
   consider(seen, NAN, NAN, NAN)
   assert not seen.exhausted(100)
@@ -312,7 +312,7 @@ def test_patience_ends_a_round(run, select, tmp_path, records_of, capsys):
   run.assert_same(killed, whole)
 
 
-def test_where_no_score_is_a_number_the_last_is_the_product(
+def test_the_last_weights_are_the_product_if_every_score_is_nan(
   run, finished, select, tmp_path, records_of
 ):
   scores = Scripted(*[NAN] * 5)

@@ -266,7 +266,7 @@ def test_rows_of_a_batch_are_spread_over_all_devices():
     assert len({int(part[0].item()) for part in held}) == 8
 
 
-def test_state_is_born_split(least_squares):
+def test_the_first_state_is_split_when_it_is_made(least_squares):
   class Net(least_squares):
     @property
     def trees(self):

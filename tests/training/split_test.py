@@ -81,7 +81,7 @@ def whole(array):
 
 
 @pytest.mark.slow
-def test_nothing_is_whole_while_a_run_trains_selects_and_shows(run, tmp_path):
+def test_no_device_holds_a_whole_tree_while_a_run_trains(run, tmp_path):
   # Kept, so that no new array has the identity of one that was there.
   there = {id(a): a for a in jax.live_arrays()}
   looked, held = [], {}
@@ -133,7 +133,7 @@ def test_nothing_is_whole_while_a_run_trains_selects_and_shows(run, tmp_path):
   assert [held[name, jnp.bfloat16] for name in names] == [0, 0, network, 0]
 
 
-def test_random_weights_are_born_split(run):
+def test_random_weights_are_split_when_they_are_drawn(run):
   for stage in run.stages[2:]:
     frozen = random_frozen(run, stage)
     assert set(frozen) == set(stage.objective.needs)
@@ -179,7 +179,7 @@ def program(request, small_config):
   return request.param, built, update, traced.lower().compile()
 
 
-def test_no_argument_of_an_update_is_whole(program):
+def test_every_argument_of_an_update_is_split(program):
   _, _, update, compiled = program
   # Weights, two moments and an average.
   everything = 4 * 4 * update.trained

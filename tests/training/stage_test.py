@@ -197,7 +197,7 @@ def test_refuses_a_selection_out_of_range(fields, message):
     ({"frozen": {"classifier": "x"}}, r"names \['classifier'\]; pairs need"),
   ],
 )
-def test_refuses_pairs_that_cannot_be(fields, message):
+def test_impossible_fields_of_a_stage_of_pairs_are_refused(fields, message):
   usual = {"num_steps": 4, "num_pairs": 32, "shard_size": 8, "batch_size": 8}
   with pytest.raises(ValueError, match=message):
     Pairs(

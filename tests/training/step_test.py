@@ -127,7 +127,7 @@ def test_keys_differ_by_step_and_by_name(least_squares, mesh_of, arguments):
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_an_evaluation_says_what_an_update_would_and_changes_nothing(
+def test_an_evaluation_returns_the_metrics_of_an_update_and_changes_nothing(
   least_squares, mesh_of, devices, arguments
 ):
   mesh, goal = mesh_of(devices), least_squares()

@@ -96,7 +96,9 @@ def test_killed_anywhere_it_makes_the_same_weights(
       assert str(made[name]) == str(wanted[name])
 
 
-def test_the_number_of_updates_says_all(finished, run, tmp_path):
+def test_a_recorded_length_makes_the_same_weights_at_any_speed(
+  finished, run, tmp_path
+):
   """Given the lengths, a machine at any speed makes the same weights."""
   for name in ROUNDS:
     (tmp_path / name).mkdir(parents=True)
@@ -106,7 +108,7 @@ def test_the_number_of_updates_says_all(finished, run, tmp_path):
   run.assert_same_weights(tmp_path, finished)
 
 
-def test_a_number_of_updates_may_come_first(run, tmp_path):
+def test_num_updates_limits_a_round_that_the_clock_ends(run, tmp_path):
   (teacher, _) = run.built.stages
   short = dataclasses.replace(teacher, num_updates=18)
   run.train(tmp_path / "both", clock=Clock(), stages=(short,))
@@ -239,7 +241,9 @@ def test_pairs_that_were_left_behind_are_not_on_their_student_s_clock(
     ),
   ],
 )
-def test_refuses_what_cannot_be(pairs_config, stage, fields, message):
+def test_impossible_fields_of_a_timed_stage_are_refused(
+  pairs_config, stage, fields, message
+):
   config = copy.deepcopy(pairs_config)
   config["stages"][stage] |= fields
   with pytest.raises(ValueError, match=message):

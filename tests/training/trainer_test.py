@@ -199,7 +199,7 @@ def test_a_run_goes_on_on_another_mesh(finished, run, tmp_path, mesh_of):
   )
 
 
-def test_a_run_that_diverges_stops_and_says_so(run, tmp_path):
+def test_a_run_that_diverges_stops_with_a_message(run, tmp_path):
   # Each update multiplies the weights by -999.
   optimizer = Optimizer(learning_rate=10.0, weight_decay=100.0, ema_decay=0.9)
   (teacher, _) = run.built.stages

@@ -92,7 +92,7 @@ def test_a_hung_main_thread_ends_the_process_with_its_stack(children):
   assert line.startswith("diffdistill: no update finished in 0.5 s;")
 
 
-def test_an_update_that_is_not_finished_is_no_sign_of_life(ended, clock):
+def test_an_unfinished_update_does_not_restart_the_watchdog(ended, clock):
   slow = Result()
   with Watchdog(SECONDS) as dog:
     dog.alive()
@@ -103,7 +103,7 @@ def test_an_update_that_is_not_finished_is_no_sign_of_life(ended, clock):
     assert ended
 
 
-def test_updates_that_finish_one_by_one_are(ended, clock):
+def test_each_finished_update_restarts_the_watchdog(ended, clock):
   results = [Result() for _ in range(4)]
   with Watchdog(SECONDS) as dog:
     dog.alive()
@@ -119,7 +119,7 @@ def test_updates_that_finish_one_by_one_are(ended, clock):
     assert ended
 
 
-def test_what_may_compile_has_more_time(ended, clock):
+def test_an_update_that_may_compile_has_more_time(ended, clock):
   with Watchdog(SECONDS) as dog:
     dog.patience()
     clock.let(0.9 * PATIENCE * SECONDS)
@@ -140,7 +140,9 @@ def test_a_watchdog_that_is_off_or_done_ends_nothing(ended):
   assert not ended
 
 
-def test_patience_is_not_undone_by_what_was_finished_before(ended, clock):
+def test_updates_finished_before_do_not_shorten_the_watchdog_s_patience(
+  ended, clock
+):
   begins = []
 
   class Main(Watchdog):
@@ -165,7 +167,7 @@ def test_patience_is_not_undone_by_what_was_finished_before(ended, clock):
     assert not ended
 
 
-def test_each_function_has_its_time_to_compile(
+def test_the_watchdog_allows_each_function_time_to_compile(
   tiny_config, run_of, tmp_path, monkeypatch
 ):
   seen = []
