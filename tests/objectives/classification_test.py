@@ -48,7 +48,7 @@ def test_cross_entropy_and_accuracy(smoothing):
   total, count = metrics["classifier/loss"]
   assert float(total) == pytest.approx(expected.sum(), rel=1e-5)
   assert float(count) == 4
-  # Of 1, -1, 0.5 and 2 the third is taken for class 0.
+  # The logits 1, -1, 0.5 and 2: the third image is taken for class 0.
   correct, count = metrics["classifier/accuracy"]
   assert float(correct / count) == 0.75
 
@@ -63,7 +63,7 @@ def test_noise_is_added_to_the_image():
 
 
 def heard_by(goal, image, key=0):
-  """What the classifier is given for these images."""
+  """The images that reach the classifier for these images."""
   batch = batch_of(image, jnp.zeros(len(image), jnp.int32))
   loss_of(goal, {"classifier": jnp.ones(3)}, batch, jax.random.key(key))
   return np.asarray(goal.classifier.heard[-1]["x"])

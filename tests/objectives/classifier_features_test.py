@@ -337,7 +337,7 @@ def test_only_the_student_is_trained():
 
 
 class Pixels(nn.Module):
-  """Its features are what it is fed, as fed."""
+  """A classifier whose features are its input."""
 
   @nn.compact
   def __call__(self, x, train):
@@ -372,7 +372,7 @@ def test_classifier_input_is_what_its_name_says():
   normalised = expected((0.75 - mean) / std, (0.25 - mean) / std)
   assert normalised > 1e-2
   assert float(loss("as_trained")) == pytest.approx(normalised, rel=1e-4)
-  # All channels alike: nothing to tell the two apart.
+  # All channels are equal, so the two inputs cannot be told apart.
   assert float(loss("reference_mismatch")) == pytest.approx(0, abs=1e-6)
 
 

@@ -52,7 +52,7 @@ def objective(schedule="cosine", form="x0", norm="l2", network=None, **fields):
 
 
 def noise(n=64, seed=0):
-  """As pairs hold it: rounded to float16."""
+  """Noise rounded to float16, as pairs hold it."""
   values = np.random.default_rng(seed).normal(size=(n, 1, 2, 3))
   return jnp.asarray(values.astype(np.float16).astype(np.float32))
 
@@ -92,7 +92,7 @@ def test_the_loss_is_of_what_the_sampler_makes(schedule, form, norm):
     total, count = metrics[f"student/{name}"]
     assert float(count) == 64
     assert float(total) == pytest.approx(64 * value, rel=1e-5)
-  # By the formula: on a unit start, x0 is the output and eps its complement.
+  # By the formula, at unit noise x0 is the output and eps its complement.
   if schedule in ("cosine", "flow", "linear"):
     output = 0.7 * batch["noise"] + 0.2
     by_hand = output if form == "x0" else batch["noise"] - output

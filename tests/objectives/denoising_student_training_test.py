@@ -83,7 +83,7 @@ def batches(tmp_path_factory):
   params = teacher.network.init(jax.random.key(0))
 
   def noise(first, count):
-    """Of pairs first, ...: each from its own key."""
+    """Draws pairs first, first + 1, ..., each from its own key."""
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(3), i))(
       first + jnp.arange(count)
     )
@@ -170,5 +170,5 @@ def test_one_step_does_what_the_teacher_does_in_fifty(batches, norm, form):
   student = distil(teacher, train)
   # 3.5, 3.9 and 3.7 % as measured.
   assert distance(np.asarray(sample(student, noise)), truth) < 0.05
-  # What it learnt: one step of the teacher is the mean, or next to nothing.
+  # One step of the teacher itself makes the mean, or almost no image.
   assert distance(np.asarray(sample(teacher, noise)), truth) > 0.8

@@ -30,7 +30,7 @@ def test_it_is_denoising_from_a_copy_of_the_teacher():
   assert tuple(tuning.trees) == tuning.starts == ("teacher",)
   assert tuning.needs == {}
   key = jax.random.key(0)
-  # Not what init would draw from its key.
+  # The weights differ from those that init draws.
   teacher = training.init(jax.random.key(1), {})["teacher"]
   params = tuning.init(key, {"teacher": teacher})
   assert set(params) == {"teacher"}

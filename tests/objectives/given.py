@@ -1,4 +1,4 @@
-"""What tests of objectives share: what a loss is given, and toy networks."""
+"""Shared by tests of objectives: the arguments of a loss, and toy networks."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ SCHEDULES = {
   "flow": RectifiedFlow(),
   "shifted": Shifted(base=Cosine(), image_size=128),
 }
-# Of two components, in two dimensions.
+# A mixture of two components in two dimensions.
 MIXTURE = {
   "means": jnp.array([[0.5, 0.3], [-0.6, 0.1]]).reshape(2, 1, 1, 2),
   "std": jnp.array([0.3, 0.2]),

@@ -42,7 +42,7 @@ def test_surrogate_is_the_finite_difference_of_half_m_lambda_m():
     module = MLP(width=4, depth=1, out_channels=2)
     network = LinenNetwork(module=module, image_shape=(1, 1, 2))
     random = np.random.default_rng(0)
-    # Not the network's own start: its last layer would be zero.
+    # Random weights, because a new network's last layer is zero.
     shapes = jax.eval_shape(network.init, jax.random.key(0))
     params, second = (
       jax.tree.map(lambda leaf, d=d: jnp.asarray(d(size=leaf.shape)), shapes)

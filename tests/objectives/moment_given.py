@@ -1,4 +1,4 @@
-"""What tests of moment matching share: toy networks, and their losses."""
+"""Shared by tests of moment matching: toy networks, and their losses."""
 
 import dataclasses
 
@@ -141,7 +141,7 @@ def mean_of(metric):
 
 
 def calls_of(kind, name, seed=0, label=None, model=None, **fields):
-  """What the network is asked in one loss of six rows, in order."""
+  """The calls of the network in one loss of six rows, in order."""
   heard = []
   goal = objective(kind, Listener(heard), model=model, **fields)
   trees = (jnp.full(3, 0.5),) * 3

@@ -201,7 +201,7 @@ def step_coefficients(t, s):
 
 
 def variance(t):
-  """Of x_t, and the covariance of x0 with it."""
+  """The variance of x_t, and the covariance of x0 with it."""
   t = jnp.asarray(t, jnp.float32)
   alpha, sigma = (
     np.asarray(f(t), np.float64) for f in (SCHEDULE.alpha, SCHEDULE.sigma)
@@ -237,7 +237,7 @@ def matched_gain(t, k, weighting):
 
 
 def sampled_std(k, gain):
-  """Of k ancestral steps with x0 = gain(t) x_t, less means."""
+  """The spread after k ancestral steps with x0 = gain(t) x_t, for mean 0."""
   var = np.asarray(SCHEDULE.sigma(jnp.ones(())), np.float64) ** 2
   for i in range(k, 1, -1):
     t, s = np.array([i / k]), np.array([(i - 1) / k])

@@ -117,7 +117,7 @@ def test_the_last_step_is_the_second_prediction(num_steps, inverted):
   """Exact inversion of the finite end is less; the sampler returns x0."""
   times = [t[:1] for t in grid(num_steps)]
   _, w2 = weights([cosine(t) for t in times])
-  # As many digits as the number has.
+  # The tolerance is half of the last digit of the expected number.
   assert w2[0] == pytest.approx(inverted, abs=6e-4 if num_steps > 9 else 2e-5)
   times = [jnp.asarray(t, jnp.float32) for t in times]
   for schedule in SCHEDULES.values():
@@ -142,7 +142,7 @@ def test_weight_lies_between_the_predictions(name):
 
 @every_schedule
 def test_one_ddim_step_to_the_target_lands_on_two(name):
-  """Of the exact denoiser of a mixture, at every step of the grid."""
+  """It holds for the exact denoiser of a mixture, at every step of the grid."""
   schedule = SCHEDULES[name]
   process = GaussianProcess(schedule=schedule)
   denoise = Denoiser(

@@ -1,4 +1,4 @@
-"""All rounds of a progressive run, on a toy, in one compiled update."""
+"""All rounds of a progressive run of a toy, with one compiled update."""
 
 import dataclasses
 
@@ -98,5 +98,5 @@ def test_one_step_does_what_the_teacher_does_in_sixteen():
     # 3 % as measured after the last round.
     assert distance(np.asarray(sample(teacher, num_steps)), truth) < 0.05
   assert len(traces) == 1
-  # What the student learnt: one step of the first teacher is the mean.
+  # One step of the first teacher itself makes the mean.
   assert distance(np.asarray(sample(first, 1)), truth) > 0.5

@@ -81,7 +81,7 @@ def test_networks_of_eps_and_score_are_refused(schedule):
       objective(output, schedule)
   for output in ("x0", "v", "velocity", "both"):
     objective(output, schedule)
-  # Where t = 1 still has some of the image, eps says enough of it.
+  # If x_1 still has some of the image, eps determines x0 well enough.
   objective("eps", Cosine(logsnr_min=-4.0))
 
 

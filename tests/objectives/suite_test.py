@@ -202,7 +202,7 @@ def bench(name, mesh, accumulate=1):
     return create_state(objective, optimizers, key, frozen)
 
   with pytest.MonkeyPatch.context() as patch:
-    # So that even these networks are split over fsdp.
+    # Split even these small networks over fsdp.
     patch.setattr("diffdistill.training.sharding.MIN_SIZE_TO_SPLIT", 1)
     shapes = jax.eval_shape(init, jax.random.key(0), frozen)
     abstract = with_shardings(shapes, Layout(mesh=mesh))
@@ -242,7 +242,7 @@ def test_an_objective_names_its_product_and_kind(name):
   objective = build(name)
   product, _, average = objective.product.partition("/")
   assert not average or average in objective.trees[product].averages
-  # What the evaluator, the trainer and the curriculum ask of a product.
+  # The evaluator, the trainer and the curriculum rely on these properties.
   assert product in ("teacher", "student", "classifier")
   assert (objective.sampler is None) == (product == "classifier")
   assert objective.consumes in ("images", "pairs")
@@ -321,7 +321,7 @@ def test_one_executable_serves_every_round(name, mesh_of):
       return float(metrics[f"{turn[0]}/loss"][0]), trained
 
     loss, params = outcome()
-    # What is traced is not only accepted but used.
+    # The update uses the traced rate and number of steps.
     _, still = outcome(learning_rate=0.0)
     begun = on.start().params
     assert equal(still, on_host({tree: begun[tree] for tree in turn}))
@@ -358,7 +358,7 @@ def same_on_every_mesh(name, mesh_of, accumulate=1):
   def run(data, fsdp):
     on = bench(name, mesh_of(data, fsdp), accumulate)
     state, metrics = on.run(on.start(), 0, steps)
-    # All that can be split is: of the state, and of what is frozen.
+    # Every array that can be split is split, in the state and frozen trees.
     for leaf in jax.tree.leaves((state, on.frozen)):
       assert is_split(leaf) == (
         fsdp > 1 and any(n % fsdp == 0 for n in leaf.shape)
@@ -427,7 +427,7 @@ def test_an_interruption_changes_no_bit(name, mesh_of, tmp_path):
 
 
 def flops(function, *arguments):
-  """What XLA counts, before it compiles anything."""
+  """The operations that XLA counts before it compiles."""
   costs: Any = jax.jit(function).lower(*arguments).cost_analysis()
   return costs["flops"]
 

@@ -18,7 +18,7 @@ def test_every_byte_is_the_closed_form_to_rounding(dtype):
   made = jax.jit(as_trained)({"image": jnp.array(BYTES, dtype)})
   assert made["image"].dtype == jnp.float32
   expected = BYTES.astype(np.float64) / 127.5 - 1
-  # Of a quotient below 2 and of the difference.
+  # The quotient, below 2, and the difference are each rounded once.
   np.testing.assert_allclose(made["image"], expected, rtol=0, atol=2**-23)
 
 

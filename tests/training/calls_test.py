@@ -146,7 +146,7 @@ def test_a_bfloat16_teacher_makes_nearly_the_same_student(run, tmp_path):
     jax.tree.leaves(whole[name]), jax.tree.leaves(light[name]), strict=True
   ):
     assert b.dtype == np.float32
-    # Of bfloat16's 8 bits, after so many updates of Adam.
+    # bfloat16 has 8 bits, and Adam has made several updates.
     np.testing.assert_allclose(a, b, atol=0.1)
     assert not np.array_equal(a, b)
 
@@ -181,7 +181,7 @@ def test_only_floats_change_their_dtype():
   assert cast["count"].dtype == jnp.int32
 
 
-# Its second moments are among the frozen trees, or they are not.
+# The frozen trees include the second moments, or do not.
 @pytest.mark.parametrize("preconditioner", ["adam", "identity"])
 def test_a_differentiated_teacher_stays_in_float32(edited, preconditioner):
   config = edited("stages.halve.teacher_dtype", "bfloat16")

@@ -95,7 +95,7 @@ def test_a_save_is_not_changed_by_later_updates(state_on, mesh_of, round_dir):
   expected = jax.device_get(state)
   checkpoints = Checkpoints(round_dir)
   checkpoints.save(state, 5)
-  # As the next update does: it is handed the buffers, and writes into them.
+  # The next update does this too: it writes into the donated buffers.
   overwrite = jax.jit(
     lambda s: jax.tree.map(jnp.zeros_like, s), donate_argnums=0
   )
@@ -387,7 +387,7 @@ def test_the_best_takes_the_place_of_the_one_before(
   save_best(round_dir, first, 5, 0.3)
   save_best(round_dir, second, 10, 0.1)
   best = best_of(round_dir)
-  # Of 0.1 every bit: the score is compared with those that come.
+  # Every bit of 0.1 is kept, because later scores are compared with it.
   assert (best.step, best.score) == (10, 0.1)
   assert len(best_files(round_dir)) == 1
   assert_same(load_best(round_dir, best, Layout(mesh=mesh_of(1))), second)

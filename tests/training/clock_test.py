@@ -63,7 +63,7 @@ def test_a_round_has_as_many_updates_as_fit_into_its_seconds(
   # The update that compiled is not on the clock.
   assert took == pytest.approx(seconds, abs=2 * per_update)
   assert read_json(tmp_path / "clock.json") == {"num_updates": clock.length}
-  # To wait for the devices costs time: it is done some tens of times at most.
+  # The clock waits for the devices only a few tens of times.
   assert len(waits) <= 4 + math.log2(clock.length)
 
 
@@ -83,7 +83,7 @@ def test_a_round_has_a_few_updates_even_if_one_is_as_long_as_it(tmp_path):
 def test_the_learning_rate_depends_on_the_length_of_the_round_alone(
   tmp_path_factory, seconds, times, most, multiple
 ):
-  """However speed changes: held to a quarter, then down to nothing."""
+  """At any speed the rate is constant for a quarter, and then falls to 0."""
   most *= multiple
   clock, rates, _, _ = run(
     tmp_path_factory.mktemp("round"),

@@ -110,7 +110,7 @@ def at_update():
 
 
 class CrashError(Exception):
-  """What kills a run in these tests."""
+  """The error that stops a run in these tests."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a stage may be made from, and where the curriculum finds it."""
+"""The curriculum finds the inputs of each stage, and refuses wrong ones."""
 
 import dataclasses
 

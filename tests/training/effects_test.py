@@ -107,7 +107,7 @@ STUDENT = {"by": "held_out_loss", "every": 4}
       "select.by is 'held_out_loss', but stages.halve.select.every is 0",
     ),
     ("stages.halve.select", {"by": "distance", "every": False}, "type bool"),
-    # What no machine holds.
+    # No machine has so much memory.
     ("stages.halve.batch_size", 10**19, "batch_size is 10000000000000000000;"),
     (
       "stages.judge.objective.crop",

@@ -68,7 +68,7 @@ def fill(disk, room=0):
 
 
 def unfinished(disk):
-  """What is neither whole nor meant to be there."""
+  """Incomplete files and files that should not be there."""
   return [p for p in disk.rglob("*") if "tmp" in p.name or "partial" in p.name]
 
 
@@ -78,7 +78,7 @@ def restored(round_dir):
 
 
 def save(checkpoints, *steps):
-  """As a training does; the last save fails at the latest when it closes."""
+  """Saves as a training does; the last save fails when it closes, or before."""
   with checkpoints:
     for step in steps:
       checkpoints.save(state(step), step)
@@ -97,7 +97,7 @@ def test_a_full_disk_ends_a_run_that_goes_on_once_there_is_room(
   ) as refused:
     save(checkpoints, 2)
   assert "\n" not in str(refused.value)
-  # What a library has to say of it is left out.
+  # The message leaves out the words of the library.
   assert "Traceback" not in capfd.readouterr().err
   assert unfinished(disk) == []
   assert steps_in(round_dir / "checkpoints") == [1]

@@ -38,7 +38,7 @@ def test_kills_leave_no_trace(tiny_config, children, tmp_path, mesh_of):
     assert done.returncode == 0, done.stderr
   kills = [int(line) for line in done.stdout.split()]
   assert len(kills) == 10
-  # They were spread over the run, and came while it trained.
+  # The kills are spread over the run, and come while it trains.
   assert kills[0] < 36
   assert kills[-1] > 54
   for name in ROUNDS:

@@ -55,7 +55,7 @@ class Job:
       self.processes.append(fork(log, devices, *arguments, *extra))
 
   def statuses(self):
-    """What they end with."""
+    """The exit statuses of the processes."""
     for process in self.processes:
       process.join(PATIENCE)
       assert process.exitcode is not None, self.said(0)
@@ -65,7 +65,7 @@ class Job:
     os.kill(self.processes[to].pid, number)
 
   def said(self, process=0):
-    """What a process said, but for Gloo's greetings, cut up by each other."""
+    """The lines that a process printed, without those of Gloo."""
     lines = self.logs[process].read_text().splitlines()
     return [x for x in lines if "[Gloo]" not in x and "peer ranks" not in x]
 
@@ -283,7 +283,7 @@ def test_all_processes_leave_if_one_is_told_to(
     r"diffdistill: asked to leave halve/002 after update (\d+);", two.said()[-1]
   )
   step = int(left[1])
-  # What all have to say is said once.
+  # A message of all processes is printed once.
   assert two.said(1) == []
   kept = workdir / "halve" / "002" / "checkpoints"
   assert step == max(int(path.stem) for path in kept.iterdir())

@@ -105,7 +105,7 @@ class Setting:
 
   def __call__(self, state, image):
     place = replicated(self.mesh)
-    # What the device makes the image of: bytes could not be of any size.
+    # The device makes the image of floats: bytes could not have every size.
     batch = shard_batch({"image": (image + 1) * 127.5}, self.mesh)
     frozen, key, now, rates = jax.device_put(
       (self.frozen, jax.random.key(1), *self.scalars), place
@@ -152,7 +152,7 @@ def test_clips_the_mean_gradient_of_all_devices(
   per_device = np.mean([clipped(gradient(row[None])) for row in rows], axis=0)
   assert np.abs(moved(per_device) - expected).max() > 1e-3
   state, metrics = setting(setting.state, rows)
-  # Of a step of 0.1 at most, Adam's correction is off by 1e-5.
+  # A step is at most 0.1, and Adam's correction is off by 1e-5.
   np.testing.assert_allclose(
     state.params["student"]["w"], expected, rtol=1e-6, atol=1e-6
   )

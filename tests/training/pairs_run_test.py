@@ -81,7 +81,7 @@ def test_the_student_learns_its_teacher_s_pairs(finished, run, records_of):
 def test_the_selected_student_has_the_best_held_out_loss(
   finished, run, records_of, at_update
 ):
-  """Which is the mean over the held-out pairs, by another's hand."""
+  """The score is the mean over the held-out pairs, computed apart."""
   _, pairs, student = run.built.stages
   store = pair_store(
     run.built,
@@ -162,7 +162,7 @@ def test_a_rolling_pool_ends_the_same_after_a_crash(rolling, tmp_path, capsys):
 
 
 def test_a_student_of_fewer_pairs_is_another(rolling, run, finished, tmp_path):
-  """So that the tests above could have failed."""
+  """This test shows that the tests above can fail."""
   rolling.train(tmp_path)
   name = "student/001 last_student"
   ours, theirs = rolling.products(tmp_path)[name], run.products(finished)[name]

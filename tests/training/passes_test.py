@@ -36,7 +36,7 @@ def test_a_gradient_is_three_forward_passes_and_a_tangent_too():
 @pytest.mark.parametrize("guided", [False, True])
 def test_the_trees_of_an_alternating_paper_take_turns(least_squares, guided):
   passes = round_passes(least_squares(), round_of(guided))
-  # By the paper's own turns: the student comes first.
+  # In the turns of the paper the student comes first.
   student, auxiliary = 0.5 + 3 * 2 + 3, 2 + guided + 3
   expected = 0
   for updates in range(7):

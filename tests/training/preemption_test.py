@@ -1,4 +1,4 @@
-"""Whether and where a run leaves, in one process; others in multihost_test.py.
+"""A run of one process leaves when told to; multihost_test.py has several.
 
 Here a run is told to leave at chosen boundaries; by real signals, at random
 moments, there.
@@ -46,7 +46,7 @@ def finished(run, tmp_path_factory):
 
 
 def leave(run, workdir, boundary, **arguments):
-  """What a life says that is told to leave at a boundary."""
+  """The message of a run that is told to leave at a boundary."""
   with pytest.raises(PreemptedError) as error:
     run.train(workdir, preemption=Told(boundary), **arguments)
   assert error.value.status == 75
@@ -67,7 +67,7 @@ def test_a_run_that_leaves_saves_and_goes_on_from_there(run, tmp_path, capsys):
   capsys.readouterr()
   leave(run, tmp_path, 3)
   assert "teacher: goes on from update 7\n" in capsys.readouterr().err
-  # Nothing older goes before the newest was read back, at the next start.
+  # Older checkpoints stay until the next start has read the newest.
   assert saved(tmp_path, "teacher") == [5, 7, 10]
 
 
@@ -90,7 +90,7 @@ def test_a_run_that_leaves_many_times_makes_the_same_weights(
     leave(run, tmp_path, boundary)
   run.train(tmp_path)
   run.assert_same_weights(tmp_path, finished)
-  # All of its time is accounted for.
+  # The records account for all of the time.
   lives = [r for r in records_of(tmp_path) if "student/loss" not in r]
   assert all(r["seconds"] >= 0 for r in lives)
 

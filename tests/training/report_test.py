@@ -167,7 +167,7 @@ def test_a_line_that_was_cut_off_is_dropped_and_named(workdir, cut, capsys):
   path.write_text(path.read_text()[:-cut])
   log.start_round("teacher", 20)
   log.write("teacher", 30, {"teacher/loss": 0.125})
-  # All but the line's end: the record is whole, and the next has its own line.
+  # Only the newline is missing: the record is whole.
   expected = [10, 20, 30] if cut == 1 else [10, 30]
   assert [record["step"] for record in records(workdir)] == expected
   said = f"{path}: line 2 is damaged and skipped\n" if cut > 1 else ""
@@ -203,7 +203,7 @@ def test_numbers_that_are_not_finite_are_recorded_as_null(workdir, value):
 
 def test_a_bucket_holds_the_same_records(workdir, monkeypatch):
   monkeypatch.setattr(training_records, "in_bucket", lambda path: True)
-  # As object stores do.
+  # Object stores do this.
   opened = type(workdir).open
 
   def no_append(self, mode="r", **kwargs):
@@ -229,7 +229,7 @@ def test_the_progress_line(workdir, clock, capsys):
   line = capsys.readouterr().err
   assert " ".join(line.split()) == ("halve/004 20/50 12 images/s 48s left 40 %")
   assert line.endswith("\n")
-  # Not on a terminal: at most one line in half a minute, and the last one.
+  # Without a terminal there is one line in 30 seconds at most, and the last.
   clock.now += 29
   log.progress("halve/004", 30, 50, 12.5, Work(500))
   assert capsys.readouterr().err == ""

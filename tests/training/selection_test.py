@@ -278,7 +278,7 @@ def test_a_crash_around_the_writing_of_a_best_changes_nothing(
     with monkeypatch.context() as patch:
       patch.setattr(place, name, broken)
       if name == "discard":
-        # Not of the rounds before.
+        # The rounds before have no score.
         def discard(round_dir):
           if str(round_dir).endswith("halve/001"):
             raise crash_error

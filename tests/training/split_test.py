@@ -173,7 +173,7 @@ def program(request, small_config):
   built = from_config.build(config)
   update, _ = programs(built)
   with pytest.MonkeyPatch.context() as patch:
-    # As for an accelerator: a loop over the parts.
+    # Loop over the parts, as on an accelerator.
     patch.setattr("diffdistill.training.step.unrolled", lambda mesh: False)
     traced = update.trace()
   return request.param, built, update, traced.lower().compile()
@@ -204,7 +204,7 @@ def test_weights_alone_are_gathered_and_gradients_alone_summed(program):
 
 def test_a_sum_of_gradients_is_as_split_as_the_weights(program):
   parts, built, _, compiled = program
-  # What loops carry: one over the parts, others to draw noise.
+  # The values that loops carry: a loop over the parts, and loops of noise.
   carried = collections.Counter(
     tuple(map(int, shape.split(",")))
     for loop in re.findall(r"= \((.*)\) while\(", compiled.as_text())

@@ -138,7 +138,7 @@ def test_refuses_steps_that_do_not_halve(halving, start, end):
       {"accumulate": 3},
       "accumulate=3 times groups of 1 does not divide",
     ),
-    # What a kind has no use for, or cannot do without.
+    # Fields that a kind does not use, or that it needs.
     ({"start_steps": 8}, "start_steps is 8, but its objective has no use for"),
     ({"num_steps": (8,)}, "num_steps is (8,), but its objective has no use"),
     ({"pairs": "pairs"}, "pairs is 'pairs', but its objective has no use for"),

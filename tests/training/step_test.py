@@ -174,7 +174,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(
       whole_metrics[name], part_metrics[name], strict=True
     ):
       np.testing.assert_allclose(total, part, rtol=1e-5, err_msg=name)
-  # Of the batch, and of no part of it.
+  # The norm of the whole batch's gradient, not of a part's.
   assert float(part_metrics["student/loss"][1]) == 16
   assert float(part_metrics["student/draw"][1]) == 4
 
@@ -272,7 +272,7 @@ def on_one_device(progressive, mesh_of, arguments):
 def test_the_mesh_changes_no_result(
   progressive, on_one_device, mesh_of, monkeypatch, data, fsdp, arguments
 ):
-  # So that even this network is split over fsdp.
+  # Split even this small network over fsdp.
   monkeypatch.setattr("diffdistill.training.sharding.MIN_SIZE_TO_SPLIT", 1)
   expected, params = on_one_device
   actual, new_params = first_update(progressive, mesh_of(data, fsdp), arguments)

@@ -215,7 +215,7 @@ def test_pairs_that_were_left_behind_are_not_on_their_student_s_clock(
   assert {"00004", "00005"} < made
   record = read_json(tmp_path / "student" / "001" / "clock.json")
   assert record == {"num_updates": 48}
-  # They are recorded with the pairs, and what compiled is said apart.
+  # The seconds are recorded with the pairs; compiling has its own field.
   first, *again = lines("pairs")
   assert first["passes"] == 4 * (32 + 16)
   assert [record["step"] for record in again] == [0, 0, 0]

@@ -193,7 +193,7 @@ def test_a_run_goes_on_on_another_mesh(finished, run, tmp_path, mesh_of):
     )
     for folder in (finished[0], tmp_path)
   )
-  # To rounding: sums over 8 devices add in another order.
+  # Equal up to rounding: sums over 8 devices add in another order.
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), expected, actual
   )

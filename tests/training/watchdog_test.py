@@ -10,12 +10,12 @@ from diffdistill.training import watchdog
 from diffdistill.training.watchdog import PATIENCE, Watchdog
 from tests.children import wait_until
 
-# By the clock that tests move. The watcher looks four times as often, by a real
-# one.
+# Seconds of the clock that the tests move. The watcher looks four times in this
+# time, by a real clock.
 SECONDS = 0.04
 
-# The main thread waits for a device, as in a collective of which one process is
-# gone, and there is no signal to wake it.
+# The main thread waits for a device, as in a collective with a lost process; no
+# signal wakes it.
 HUNG = """
 import sys, time
 import jax
@@ -63,7 +63,7 @@ class Clock:
   def let(self, seconds):
     """Lets time pass, and then the watcher look at least twice."""
     self.now += seconds
-    # It asks for the time once a look and once for each of up to four results.
+    # Each look asks for the time once, and once for each of four results.
     enough = self.looks + 10
     wait_until(lambda: self.looks > enough)
 
@@ -107,7 +107,7 @@ def test_each_finished_update_restarts_the_watchdog(ended, clock):
   results = [Result() for _ in range(4)]
   with Watchdog(SECONDS) as dog:
     dog.alive()
-    # All at once on their way, as a loop that reads nothing has them.
+    # All are dispatched together, as by a loop that reads no result.
     for result in results:
       dog.dispatched(result)
     for result in results:
@@ -146,14 +146,14 @@ def test_updates_finished_before_do_not_shorten_the_watchdog_s_patience(
   begins = []
 
   class Main(Watchdog):
-    """Its main thread begins something just as the watcher sees an end."""
+    """The main thread begins something just as the watcher sees an end."""
 
     def alive(self):
       if not begins:
         begun = threading.Thread(target=self.patience)
         begun.start()
         begins.append(begun)
-        # Which waits until the watcher has finished its look.
+        # That thread waits until the watcher has finished its look.
         begins[0].join(0.1)
       super().alive()
 
