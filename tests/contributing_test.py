@@ -23,6 +23,7 @@ from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.run import from_config
 from diffdistill.sampling.ddim import DDIM
+from tests.objectives import bench
 from tests.objectives.given import OneTime, batch_of, loss_of
 
 # ml_collections loads config files with a deprecated function of Python.
@@ -34,7 +35,7 @@ PAGE = pathlib.Path(__file__).parent.parent / "CONTRIBUTING.md"
 GUIDANCE, CRITIC = "guidance_distillation", "distribution_matching"
 TABLE = "diffdistill/objectives/__init__.py"
 RECIPE = f"configs/recipes/{GUIDANCE}.py"
-SUITE = "tests/objectives/suite_test.py"
+BENCH = "tests/objectives/bench.py"
 
 
 def file_of(name):
@@ -70,7 +71,7 @@ def load(path):
 
 
 doors_test = load("tests/doors_test.py")
-suite_test = load(SUITE)
+suite_test = load("tests/objectives/suite_test.py")
 
 
 def one_line(name, text, names):
@@ -94,8 +95,8 @@ def added(tmp_path_factory):
       patch.setattr(objectives, "__path__", folders)
       place = one_line(name, blocks[TABLE], {})
       patch.setitem(objectives.OBJECTIVES.places, name, place)
-      fields = one_line(name, blocks[SUITE], vars(suite_test))
-      suite_test.PAPERS[name] = fields
+      fields = one_line(name, blocks[BENCH], vars(bench))
+      patch.setitem(bench.PAPERS, name, fields)
     yield root
   for name in EXAMPLES:
     del sys.modules[f"diffdistill.objectives.{name}"]
@@ -106,7 +107,7 @@ def test_the_page_names_the_files_of_each_paper():
   assert set(EXAMPLES) == {GUIDANCE, CRITIC}
   for name, blocks in EXAMPLES.items():
     recipe = {RECIPE} if name == GUIDANCE else set()
-    assert set(blocks) == {file_of(name), TABLE, SUITE} | recipe
+    assert set(blocks) == {file_of(name), TABLE, BENCH} | recipe
 
 
 @every_example
@@ -146,7 +147,7 @@ def test_a_paper_passes_the_suite(paper, check, request):
 
 
 def test_one_executable_serves_each_turn_of_a_critic(mesh_of):
-  on = suite_test.bench(CRITIC, mesh_of(1))
+  on = bench.bench(CRITIC, mesh_of(1))
 
   def loss(turn, **fields):
     _, metrics = on.update(on.start(), turn, **fields)
@@ -162,7 +163,7 @@ def test_one_executable_serves_each_turn_of_a_critic(mesh_of):
 
 def test_the_loss_of_the_paper_is_the_square_of_the_guidance(mesh_of):
   """This holds before the first update, when student and teacher are equal."""
-  on = suite_test.bench(GUIDANCE, mesh_of(1))
+  on = bench.bench(GUIDANCE, mesh_of(1))
 
   def loss(scale):
     _, metrics = on.update(on.start(), ("student",), guided=scale)
@@ -174,7 +175,7 @@ def test_the_loss_of_the_paper_is_the_square_of_the_guidance(mesh_of):
 
 
 def test_the_paper_refuses_a_teacher_without_guidance():
-  objective = suite_test.build(GUIDANCE)
+  objective = bench.build(GUIDANCE)
   guidance = dataclasses.replace(objective.guidance, weight=0.0)
   with pytest.raises(ValueError, match="guidance weight is 0, and the student"):
     dataclasses.replace(objective, guidance=guidance)
@@ -194,7 +195,7 @@ class Constant(OneTime):
 def test_the_losses_of_a_critic_and_its_student_equal_those_by_hand():
   """Student c, critic a, teacher b: only the student gets a gradient."""
   a, b, c = 0.4, -0.3, 1.5
-  given = suite_test.build(CRITIC)
+  given = bench.build(CRITIC)
   goal = dataclasses.replace(
     given,
     denoiser=Denoiser(network=Constant(), process=given.denoiser.process),
@@ -222,7 +223,7 @@ def test_the_losses_of_a_critic_and_its_student_equal_those_by_hand():
 
 
 def test_a_student_of_a_critic_is_used_in_one_step():
-  objective = suite_test.build(CRITIC)
+  objective = bench.build(CRITIC)
   for sampler in (
     DDIM(process=objective.denoiser.process),
     dataclasses.replace(objective.sampler, form="difference"),

@@ -1,10 +1,10 @@
-"""What every objective must do, whatever its paper.
+"""The rules that every objective must keep, whatever its paper.
 
-A paper's line in PAPERS says what is special about it here: the class of its
-sampler where that is not DDIM, and fields that are not as they are by default.
+A paper has one line in PAPERS of bench.py. The line has the class of its
+sampler, if that is not DDIM, and fields that differ from their defaults.
 Everything else comes from the objective itself. Networks and images are as
-small as they can be: nothing here is learnt, and what a paper's mathematics
-must do is tested beside it.
+small as possible: nothing is learned here, and the mathematics of each paper
+has its own tests.
 """
 
 import contextlib
@@ -19,218 +19,27 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill.denoiser import Denoiser
-from diffdistill.diffusion.guidance import Guidance
-from diffdistill.diffusion.process import GaussianProcess
-from diffdistill.diffusion.schedule import Cosine
-from diffdistill.networks.classifier import LinenClassifier, ResNet
-from diffdistill.networks.mlp import MLP
-from diffdistill.networks.network import LinenNetwork
 from diffdistill.objectives import OBJECTIVES
-from diffdistill.objectives.objective import product_tree, turn_of
-from diffdistill.sampling.ancestral import Ancestral
-from diffdistill.sampling.ddim import DDIM
-from diffdistill.sampling.one_step import OneStep
+from diffdistill.objectives.objective import product_tree
 from diffdistill.training.augment import as_trained
-from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.running import Checkpoints
-from diffdistill.training.sharding import (
-  Layout,
-  replicated,
-  shard_batch,
-  tree_shardings,
-)
 from diffdistill.training.state import (
-  create_state,
   in_dtype,
-  with_shardings,
 )
-from diffdistill.training.step import make_update
+from tests.objectives.bench import (
+  BATCH,
+  PAPERS,
+  bench,
+  build,
+  equal,
+  every_paper,
+  frozen_of,
+  needed,
+  on_host,
+  rows,
+)
 from tests.objectives.given import now_of
 from tests.objectives.proving import PROVING
-
-PAPERS: dict[str, dict[str, Any]] = {
-  "denoising": {},
-  "fine_tuning": {},
-  "classification": {"noise": 0.1, "label_smoothing": 0.1},
-  "denoising_student": {"sampler": OneStep},
-  "progressive": {},
-  "classifier_features": {},
-  "moment_matching": {"sampler": Ancestral},
-  "parameter_moment_matching": {"sampler": Ancestral},
-  # No papers: what the interface must be able to say, see proving.py.
-  **{name: {} for name in PROVING},
-}
-every_paper = pytest.mark.parametrize("name", PAPERS)
-
-IMAGE = (4, 4, 1)
-CLASSES = 3
-BATCH = 16  # of which every device has a row, of each half too
-# With eps = 1 an update is nearly in proportion to its gradient. As Adam is
-# meant, it is the gradient's sign where that is small, and so is its rounding.
-OPTIMIZER = Optimizer(learning_rate=0.1, eps=1.0, ema_decay=0.9)
-
-
-def build(name, width=8, depth=1, channels=8):
-  """The objective of that name, given what from_config.py would give it."""
-  process = GaussianProcess(schedule=Cosine())
-  # A class more: the null label.
-  mlp = MLP(
-    width=width,
-    depth=depth,
-    out_channels=1,
-    num_classes=CLASSES + 1,
-    two_times=name == "average_noise",
-  )
-  resnet = ResNet(
-    channels=channels, multipliers=(1,), num_blocks=1, num_classes=CLASSES
-  )
-  fields = {"sampler": DDIM, **PAPERS[name]}
-  given = {
-    "denoiser": Denoiser(
-      network=LinenNetwork(
-        module=mlp, image_shape=IMAGE, num_classes=CLASSES + 1
-      ),
-      process=process,
-      output="v",
-      conditional=True,
-      null_label=CLASSES,
-    ),
-    "sampler": fields.pop("sampler")(process=process),
-    "classifier": LinenClassifier(module=resnet, image_shape=IMAGE),
-    "guidance": Guidance(weight=0.7),
-    "label_dropout": 0.25,
-  }
-  kind: Any = {**OBJECTIVES, **PROVING}[name]
-  wanted = {field.name for field in dataclasses.fields(kind)}
-  return kind(**{k: v for k, v in given.items() if k in wanted}, **fields)
-
-
-@functools.cache
-def weights(network):
-  """A network's weights, far from the zeros that some layers start with."""
-
-  @jax.jit
-  def draw(key):
-    leaves, structure = jax.tree.flatten(network.init(key))
-    keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(
-      structure,
-      [
-        leaf + 0.3 * jax.random.normal(key, leaf.shape)
-        for leaf, key in zip(leaves, keys, strict=True)
-      ],
-    )
-
-  return draw(jax.random.key(2))
-
-
-def frozen_of(objective):
-  """Weights of the right shapes for what the objective is given."""
-  frozen = {}
-  kinds = {**dict.fromkeys(objective.starts, "denoiser"), **objective.needs}
-  for name, kind in kinds.items():
-    if kind == "classifier":
-      frozen[name] = weights(objective.classifier)
-    else:
-      frozen[name] = weights(objective.denoiser.network)
-    if kind == "moments":
-      frozen[name] = jax.tree.map(lambda p: 0.1 + p**2, frozen[name])
-  return frozen
-
-
-def needed(objective, frozen):
-  """The frozen trees of every update: without those that only begin one."""
-  return {name: frozen[name] for name in objective.needs}
-
-
-def rows(objective, step, size=BATCH):
-  """The batch of an update, as this process's data would have it."""
-  random = np.random.default_rng(step)
-  batch = {
-    "image": random.integers(0, 256, (size, *IMAGE), np.uint8),
-    "label": random.integers(0, CLASSES, size, np.int32),
-  }
-  if objective.consumes == "pairs":
-    batch["noise"] = random.normal(size=(size, *IMAGE)).astype(np.float16)
-  return batch
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Bench:
-  """An objective on a mesh, compiled as the trainer compiles it."""
-
-  objective: Any
-  mesh: Any
-  frozen: Any
-  init: Any
-  updates: Any
-  abstract: Any
-
-  def start(self):
-    return self.init(self._everywhere(jax.random.key(0)), self.frozen)
-
-  def update(self, state, turn, step=0, learning_rate=0.1, **fields):
-    """(state, metrics) after one update of the trees of a turn."""
-    batch = shard_batch(rows(self.objective, step), self.mesh)
-    rates = dict.fromkeys(self.objective.trees, np.float32(learning_rate))
-    traced = self._everywhere((jax.random.key(1), now_of(**fields), rates))
-    frozen = needed(self.objective, self.frozen)
-    return self.updates[turn](state, frozen, batch, *traced)
-
-  def run(self, state, first, last):
-    """(state, metrics of all) after the updates of steps first to last - 1."""
-    heard = {}
-    for step in range(first, last):
-      turn = turn_of(self.objective, step)
-      state, metrics = self.update(state, turn, step)
-      heard |= {f"{step} {metric}": v for metric, v in metrics.items()}
-    return state, heard
-
-  def _everywhere(self, tree):
-    return jax.device_put(tree, replicated(self.mesh))
-
-
-@functools.cache
-def bench(name, mesh, accumulate=1):
-  """The objective on a mesh: compiled once for all tests."""
-  objective = build(name)
-  optimizers = dict.fromkeys(objective.trees, OPTIMIZER)
-  frozen = frozen_of(objective)
-
-  def init(key, frozen):
-    return create_state(objective, optimizers, key, frozen)
-
-  with pytest.MonkeyPatch.context() as patch:
-    # Split even these small networks over fsdp.
-    patch.setattr("diffdistill.training.sharding.MIN_SIZE_TO_SPLIT", 1)
-    shapes = jax.eval_shape(init, jax.random.key(0), frozen)
-    abstract = with_shardings(shapes, Layout(mesh=mesh))
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return Bench(
-      objective=objective,
-      mesh=mesh,
-      frozen=jax.device_put(frozen, tree_shardings(frozen, Layout(mesh=mesh))),
-      init=jax.jit(init, out_shardings=shardings),
-      updates={
-        turn: make_update(
-          objective, turn, optimizers, shardings, mesh, accumulate
-        )
-        for turn in set(objective.cycle)
-      },
-      abstract=abstract,
-    )
-
-
-def on_host(tree):
-  """A copy that outlives a donation."""
-  return jax.tree.map(np.array, tree)
-
-
-def equal(a, b):
-  """Whether two trees are the same, bit for bit."""
-  same = jax.tree.map(np.array_equal, a, b)
-  return all(jax.tree.leaves(same))
 
 
 def test_every_objective_has_its_line():
