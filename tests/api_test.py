@@ -211,7 +211,7 @@ def test_the_readme_shows_what_works(
 def test_a_recipe_is_found_by_its_name():
   config = diffdistill.recipe("digits:progressive")
   assert config.run[-1] == "halve"
-  with refused("no file and no recipe; did you mean digits:progressive?"):
+  with refused("^recipe is 'digits:progresive', no file and no recipe; did"):
     diffdistill.recipe("digits:progresive")
 
 

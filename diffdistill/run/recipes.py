@@ -23,13 +23,14 @@ def descriptions() -> dict[str, str]:
   return found
 
 
-def located(recipe: str) -> str:
+def located(recipe: str, source: str = "--config") -> str:
   """The file and the name of a recipe, as in FOLDER/digits.py:progressive.
 
   Args:
     recipe: FILE.py:NAME; or, if there is no such file, the name of an installed
       recipe, such as digits:progressive or configs/digits.py:progressive.
       Without :NAME the file's default recipe is used.
+    source: the flag or the argument that holds it, for refusals.
 
   Raises:
     ValueError: if a name without a folder is neither a file nor a recipe.
@@ -38,7 +39,7 @@ def located(recipe: str) -> str:
     # This import is slow.
     from diffdistill.system.places import place
 
-    recipe = str(place("--config", recipe))
+    recipe = str(place(source, recipe))
   file, colon, name = recipe.partition(":")
   path = re.fullmatch(r"configs/(\w+\.py)", file)
   if os.path.isfile(file) or not (path or re.fullmatch(r"\w+", file)):
@@ -55,7 +56,7 @@ def located(recipe: str) -> str:
     if close
     else "`diffdistill list` names the recipes"
   )
-  raise ValueError(f"--config is {recipe!r}, no file and no recipe; {remedy}")
+  raise ValueError(f"{source} is {recipe!r}, no file and no recipe; {remedy}")
 
 
 def load(recipe: str) -> Any:
@@ -64,10 +65,10 @@ def load(recipe: str) -> Any:
   Raises:
     ValueError: if the recipe is not found, or the file raises it.
   """
-  file, _, name = located(recipe).partition(":")
+  file, _, name = located(recipe, "recipe").partition(":")
   spec = importlib.util.spec_from_file_location(Path(file).stem, file)
   if spec is None or spec.loader is None or not os.path.isfile(file):
-    raise ValueError(f"--config is {recipe!r}, no file; pass FILE.py:RECIPE")
+    raise ValueError(f"recipe is {recipe!r}, no file; pass FILE.py:RECIPE")
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module.get_config(*([name] if name else []))
