@@ -38,11 +38,11 @@ class Denoiser:
   Args:
     network: the architecture.
     process: gives x_t its meaning.
-    output: what the network predicts: x0, eps, v, velocity, score or both.
+    output: the network's output: x0, eps, v, velocity, score or both.
     precondition: scales the network's input and output.
     conditional: whether the network is told the condition of a batch.
-    null_label: the class that stands for no label, which a teacher trained with
-      label dropout knows; None where there is none and nothing can be guided.
+    null_label: the class that stands for no label. A teacher knows it that was
+      trained with label dropout. None: the model cannot be guided.
   """
 
   network: Network
@@ -72,8 +72,8 @@ class Denoiser:
   ) -> Prediction:
     """The clean image and the noise in x_t, never clipped, in float32.
 
-    A key turns dropout on; s is the time aimed at, for networks of two times,
-    and None means t.
+    A key turns dropout on. Only networks of two times take s, the time aimed
+    at; None means s = t.
     """
     scaling, inputs, aim = self._told(x_t, t, condition, s)
     raw = self.network.apply(params, *inputs, s=aim, key=key)
@@ -92,8 +92,8 @@ class Denoiser:
   ) -> tuple[Prediction, Mapping[str, Array]]:
     """The prediction, and features of the same pass by name, in float32.
 
-    Where the prediction is not used, what follows the last feature costs
-    nothing: the compiler removes it.
+    Where the prediction is not used, the compiler removes the layers after the
+    last feature.
 
     Args:
       params, x_t, t, condition, s, key: as in a call.
@@ -115,7 +115,7 @@ class Denoiser:
 
   @property
   def features(self) -> tuple[str, ...]:
-    """What `look` can give, by name."""
+    """The names of the features that `look` can give."""
     network = self.network
     return network.features if isinstance(network, LinenNetwork) else ()
 
@@ -129,7 +129,7 @@ class Denoiser:
   def _told(
     self, x_t: Image, t: Time, condition: Condition, s: Time | None
   ) -> tuple[Scaling, tuple[Image, Time, Condition], Time | None]:
-    """The scaling, and x, t, condition and s as the network is told them."""
+    """The scaling; the network's x, t and condition; and its s."""
     schedule = self.process.schedule
     scaling = self.precondition.scaling(schedule, t)
     aim = None if s is None else self.precondition.aim(schedule, t, s)
@@ -164,10 +164,10 @@ class Denoiser:
     A network of one time is not told s: samplers pass it to every model.
 
     Args:
-      params: its weights.
-      condition: of each image.
-      guidance: how it is guided; None or a weight of 0 costs nothing.
-      scale: of the guidance's weight; may be traced.
+      params: the weights of the network.
+      condition: the condition of each image.
+      guidance: how the model is guided; None or a weight of 0 costs nothing.
+      scale: a factor of the guidance's weight; may be traced.
       key: turns dropout on; every call draws the same.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a noise schedule is: alpha and sigma of x_t = alpha x0 + sigma eps.
+"""The interface of noise schedules: alpha, sigma of x_t = alpha x0 + sigma eps.
 
   (1)  logsnr(t) = log(alpha^2 / sigma^2), strictly decreasing in t
   (2)  angle(t)  = arctan(sigma / alpha), strictly increasing in t
@@ -9,9 +9,9 @@
 
 Every schedule has finite ends: alpha(1) > 0 and sigma(0) > 0, so that no
 conversion between predictions divides by zero. Time is in [0, 1], t = 0 is
-data. All is computed elementwise, in the dtype of t (float32 in practice).
-Derivatives are those of the inside at both ends too, where jax.jvp of a value
-that is held constant would silently be 0.
+data. All is computed elementwise, in the dtype of t (float32 in practice). At
+both ends derivatives are one-sided, from the inside of [0, 1]: jax.jvp of a
+clipped value would silently be 0 there.
 """
 
 import abc

@@ -3,10 +3,10 @@
   (1)  x0_guided = x0_cond + w (x0_cond - x0_uncond)
 
 w = 0 is the conditional model as it is. eps, v and every other output are
-linear in x0 at a given x_t, so (1) holds for each of them alike. Outside an
-interval of times w is 0 (Kynkaanniemi et al. 2024, Eq. 4, there in noise
-levels): guidance at the noisiest times costs diversity, at the cleanest it does
-nothing.
+linear in x0 at a given x_t, so (1) holds for each of them. Outside an interval
+of times w is 0 (Kynkaanniemi et al. 2024, Eq. 4, where the interval is of noise
+levels): guidance at the noisiest times costs diversity, and at the cleanest
+times it does nothing.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from diffdistill.ranges import Range, check_ranges
 class Guidance:
   """How strongly, and when, a model is guided.
 
-  Unlike the convention where 1 is unguided, a weight of 0 is.
+  A weight of 0 means no guidance, unlike the convention where 1 does.
 
   Args:
     weight: w of equation (1); 0 for none.

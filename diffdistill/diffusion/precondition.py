@@ -2,8 +2,8 @@
 
   out = c_skip x_t + c_out F(c_in x_t, c_noise)
 
-Identity leaves everything alone and only says in which unit the network reads
-the noise level. EDM is Karras et al. 2022, Table 1; its out is x0.
+Identity scales nothing and only says in which unit the network reads the noise
+level. EDM is Karras et al. 2022, Table 1; its out is x0.
 """
 
 import abc
@@ -40,9 +40,9 @@ class Precondition(abc.ABC):
   def aim(
     self, schedule: Schedule, t: Float[Array, " b"], s: Float[Array, " b"]
   ) -> Float[Array, " b"]:
-    """What a network of two times reads as s, where c_noise is its t.
+    """The number that a network of two times reads as s; c_noise is its t.
 
-    Equal to c_noise for s = t, finite and with a finite slope down to s = 0.
+    It equals c_noise for s = t, and it and its slope are finite down to s = 0.
     """
 
 
@@ -51,11 +51,11 @@ class Identity(Precondition):
   """The network sees x_t and its output is taken as it is.
 
   Args:
-    noise: what the network reads as the noise level. "angle": 2/pi angle(t),
+    noise: the number that the network reads. "angle": 2/pi angle(t),
       which is arctan(exp(-logsnr/2)) / (pi/2), the embedding of Salimans & Ho
       2022's code; "time": t itself; "index": t - 1/num_steps for a schedule
       of discrete steps, which times 1000 is DDPM's index (from 0).
-    num_steps: of the discrete schedule, for "index".
+    num_steps: the steps of the discrete schedule, for "index".
   """
 
   noise: str = "angle"

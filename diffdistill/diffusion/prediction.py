@@ -1,4 +1,4 @@
-"""What a network predicts, and the one linear map that makes it (x0, eps).
+"""The outputs of networks, and the one linear map that makes them (x0, eps).
 
 Every output p is linear in the two ends of the line through x_t:
 
@@ -86,7 +86,7 @@ def to_prediction(
     x0 = sigma**2 * x0_out + alpha * (x_t - sigma * eps_out)
     return from_x0(x0 / (alpha**2 + sigma**2), x_t, alpha, sigma)
   if output == "x0":
-    # Not through the 2x2 system: a constant output must be a constant x0.
+    # The 2x2 system would round: a constant output must be a constant x0.
     return from_x0(out, x_t, alpha, sigma)
   a, b = _row(output, alpha, sigma)
   determinant = alpha * b - sigma * a

@@ -43,7 +43,7 @@ class Cosine(Schedule):
 
   @property
   def _end(self) -> float:
-    """What is left between angle(1) and pi/2."""
+    """The angle between angle(1) and pi/2."""
     return math.atan(math.exp(0.5 * self.logsnr_min))
 
   @property

@@ -33,7 +33,7 @@ KARRAS_T_MIN = 1e-6  # changes no sigma, but is not 0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TimeDraw(abc.ABC):
-  """The distribution of training's times."""
+  """A distribution of the times at which a network is trained."""
 
   def __post_init__(self):
     check_ranges(self)
@@ -114,9 +114,9 @@ def draw_pair(
   """(t, s) with s <= t: the larger and the smaller of two draws.
 
   Args:
-    key: of both draws.
-    batch_size: how many pairs.
-    schedule: gives times their meaning.
+    key: the key of both draws.
+    batch_size: the number of pairs.
+    schedule: says the noise at each time.
     draw: the first draw.
     other: the second draw; the same as the first if None.
     equal: the probability that a pair has s = t, t being the first draw.
@@ -130,7 +130,7 @@ def draw_pair(
 
 
 def _normal_quantile(u: Time, mean: float, std: float) -> Time:
-  """Of a normal distribution; finite at u = 0 and u = 1 too."""
+  """The quantile of a normal distribution, finite at u = 0 and u = 1 too."""
   tiny = jnp.finfo(u.dtype).tiny
   u = jnp.clip(u, tiny, 1 - jnp.finfo(u.dtype).epsneg)
   return mean + std * jax.scipy.special.ndtri(u)
@@ -214,10 +214,11 @@ def index_time(
   may repeat: a step between equal times changes nothing.
 
   Args:
-    grid: of `INDEX_GRIDS`.
-    count: indices of the schedule; index j is at t = (j + 1) / count.
-    first: the noisiest index that is visited.
-    i, num_steps: may be traced.
+    grid: one of `INDEX_GRIDS`.
+    count: the number of indices; index j is at t = (j + 1) / count.
+    first: the noisiest index that the grid visits.
+    i: the number of steps still to go; may be traced.
+    num_steps: the number of steps of the grid; may be traced.
   """
   last = jnp.maximum(jnp.asarray(num_steps, jnp.int32) - 1, 1)
   k = jnp.where(num_steps > 1, jnp.asarray(i, jnp.int32) - 1, last)

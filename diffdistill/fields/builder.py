@@ -40,11 +40,11 @@ class Builder:
     """An object of the hint's type.
 
     Args:
-      path: of the value, for messages; empty for the whole config.
+      path: the path of the value, for messages; empty for the whole config.
       hint: its type.
       value: plain.
-      given: what the code gives to each field of such a name, here and in all
-        sections of this one, so that no config may have it.
+      given: values by field name. The code gives them to the fields of these
+        names, here and in all sections below; no config may have these fields.
 
     Raises:
       ValueError: for an unknown or missing field, a wrong type or a value out

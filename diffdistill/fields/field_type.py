@@ -16,8 +16,8 @@ def check_type(path: str, value: Any, hint: Any) -> None:
   """Refuses a value that is not of the hint's type.
 
   Args:
-    path: of the field, for the message.
-    value: of the field.
+    path: the path of the field, for the message.
+    value: the value of the field.
     hint: int, float, bool, str, or tuples, mappings and unions of these.
 
   Raises:

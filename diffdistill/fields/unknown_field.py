@@ -11,8 +11,8 @@ def refuse_unknown(path: str, fields: Fields, known: Collection[str]) -> None:
   """Refuses a section with a field that is not known.
 
   Args:
-    path: of the section.
-    fields: of the section.
+    path: the path of the section.
+    fields: the fields of the section.
     known: the names of all fields that it may have.
 
   Raises:

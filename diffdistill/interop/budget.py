@@ -1,9 +1,9 @@
 """How much work and memory a foreign pickle may ask for.
 
-A pickle can name one value again and again, so that a small file asks for a
-copy of something large many times, or builds containers whose every shared part
-counts anew for whoever walks through them. What is allowed grows with the size
-of the file and never faster.
+A pickle can name one value again and again. So a small file can ask for many
+copies of something large, or build containers that share their parts, each of
+which is met again and again by a program that walks through them. The allowed
+work is at most proportional to the size of the file.
 """
 
 import dataclasses
@@ -14,23 +14,23 @@ from diffdistill.interop.pickled_names import Object, RefusalError
 
 # A pickle of weights takes some 50 instructions a tensor.
 MAX_OPERATIONS = 5_000_000
-# Copies of what a call is given: (SHARE * size of the file + FREE) bytes.
+# Calls may copy (SHARE * size of the file + FREE) bytes of their arguments.
 SHARE, FREE = 8, 1 << 24
 ITEM = 64  # bytes, for an item of a list, a set or a dict
 # Levels of containers within containers; a network of NVIDIA's has some 20.
 MAX_DEPTH = 200
 # Parts of a result when each shared part counts wherever it occurs.
 MAX_PARTS = 10_000_000
-MAX_BITS = 256  # of a whole number; torch's own magic number has 80
+MAX_BITS = 256  # bits of a whole number; torch's magic number has 80
 CONTAINERS = (list, tuple, set, dict)
 
 
 @dataclasses.dataclass
 class Budget:
-  """What is left to one file, and to the files within it.
+  """The work that one file, and the files within it, may still ask for.
 
   Args:
-    size: of the file, in bytes.
+    size: the size of the file, in bytes.
   """
 
   size: int
@@ -85,9 +85,9 @@ def check_number(value: Any) -> None:
 def check_parts(content: Any) -> None:
   """Refuses containers that are endless, too deep, or too large unfolded.
 
-  Whoever prints or walks through a container meets each shared part wherever it
-  occurs, so that a small file of lists within lists can take for ever. The work
-  here is one look at each part.
+  A program that prints a container meets each shared part wherever it occurs,
+  so that a small file of lists within lists can take for ever. This function
+  looks at each part once.
 
   Raises:
     RefusalError: for such a container.

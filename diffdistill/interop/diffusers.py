@@ -1,10 +1,10 @@
 """Folders of diffusers pipelines, read and written.
 
-A folder holds `unet/` or `transformer/` (config.json and weights), `scheduler/`
-and, of a whole pipeline, model_index.json. Its scheduler's index i is our time
-t = (i + 1) / n of n steps.
+A folder holds `unet/` or `transformer/` (config.json and weights) and
+`scheduler/`; the folder of a whole pipeline also holds model_index.json. Index
+i of a scheduler of n steps is our time t = (i + 1) / n.
 
-A student of k steps becomes one of two:
+A student of k steps is written in one of two ways:
 
   native   its network reads DDPM's index and k divides n: the schedule stays,
            its steps are indices n j / k - 1 ("trailing" spacing)
@@ -34,7 +34,7 @@ from diffdistill.interop.tensors import Tensors, as_safetensors, read_tensors
 from diffdistill.system.files import write_atomically
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-# Of variance-preserving processes in DDPM's indices.
+# Schedulers of variance-preserving processes in DDPM's indices.
 SCHEDULERS = (
   "DDIMScheduler",
   "DDPMScheduler",
@@ -106,8 +106,8 @@ def write(model: Model, folder: epath.Path, grid: Grid | None) -> None:
 
   Args:
     model: a teacher that reads DDPM's index, or a student.
-    folder: where to.
-    grid: of a student's sampler; None for a teacher.
+    folder: the folder to write into.
+    grid: the steps of a student's sampler; None for a teacher.
 
   Raises:
     ValueError: for a model that diffusers cannot represent.
@@ -155,7 +155,7 @@ def write(model: Model, folder: epath.Path, grid: Grid | None) -> None:
 
 
 def _is_native(model: Model, grid: Grid | None) -> bool:
-  """Whether the model's own schedule and indices say all."""
+  """Whether diffusers can use the model's own schedule and indices."""
   reads_index = (
     model.schedule["kind"] in ("linear_beta", "cosine_beta")
     and not model.schedule.get("shift_from")
@@ -230,7 +230,7 @@ def _weights(part: epath.Path) -> Tensors:
 
 
 def _license(folder: epath.Path) -> str:
-  """What the model card's header says, where there is one."""
+  """The licence in the header of the model card; empty where there is none."""
   path = folder / "README.md"
   if not path.exists():
     return ""

@@ -1,8 +1,8 @@
 """diffusers' DiTTransformer2DModel as our DiT, and back.
 
-Each of its blocks has an embedding of the noise level and of the class, which
-in the published weights are one embedding copied: ours has one. Half of what
-they output may be a variance that nothing here reads: it is left out.
+Each of its blocks has an embedding of the noise level and of the class. In the
+published weights all these embeddings are copies of one; our DiT has one. Half
+of the outputs may be a variance, which nothing here reads: it is left out.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from diffdistill.interop.tensors import Tensors
 from diffdistill.networks.dit import SINUSOID, DiT
 from diffdistill.networks.layers import EPSILON, EXPANSION
 
-# Ours and theirs, of a block and of the embedding.
+# The layers of a block: our names, and their names.
 BLOCK = {
   "film": "norm1.linear",
   "out": "attn1.to_out.0",
@@ -75,12 +75,12 @@ def read(
   The network's noise input is the timestep divided by 1000.
 
   Args:
-    config: of its config.json.
-    tensors: of its state dict, whole.
+    config: the fields of its config.json.
+    tensors: all tensors of its state dict.
 
   Raises:
-    ValueError: for a field that our network has not, or tensors that are not
-      those of the config; one line that names it.
+    ValueError: for a field that our network does not have, or tensors that are
+      not those of the config; one line that names the field or tensor.
   """
   sizes = Sizes.of(checked(config))
   left = Remaining(
@@ -120,10 +120,10 @@ def read(
 
 
 def write(model: Model) -> tuple[dict[str, Any], Tensors]:
-  """(config, tensors) of a DiTTransformer2DModel that is the model's network.
+  """(config, tensors) of a DiTTransformer2DModel with the model's network.
 
   Raises:
-    ValueError: for a model that it cannot be, naming the field.
+    ValueError: for a model that it cannot represent, naming the field.
   """
   module = _representable(model)
   side, _, channels = model.image_shape
@@ -152,7 +152,7 @@ def write(model: Model) -> tuple[dict[str, Any], Tensors]:
   for i in range(module.depth):
     name = f"transformer_blocks.{i}"
     block = jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
-    # A class is a row, and the layer's bias is of all.
+    # A class is a row of the kernel, plus the bias of the layer.
     table = embed["label"]["kernel"] + embed["label"]["bias"][None]
     tensors[f"{name}.{TABLE}"] = table
     for j in (1, 2):
@@ -236,7 +236,7 @@ def _embedding(take: Take, name: str, sizes: Sizes) -> Params:
     "dense1": _dense(take, f"{name}.{EMBED}1", SINUSOID, width),
     "dense2": _dense(take, f"{name}.{EMBED}2", width, width),
     "label": {
-      # The row after the classes is that of none.
+      # The row after those of the classes stands for no class.
       "kernel": take(f"{name}.{TABLE}", (sizes.classes + 1, width)),
       "bias": np.zeros(width),
     },
@@ -272,6 +272,6 @@ def _block(take: Take, name: str, sizes: Sizes) -> Params:
 def _mean_of(
   leaf: Float[np.ndarray, "..."], outputs: int, channels: int
 ) -> Float[np.ndarray, "..."]:
-  """Of what makes each pixel's outputs, what makes the first: no variance."""
+  """The weights that make the images' channels, without those of a variance."""
   pixels = leaf.reshape(*leaf.shape[:-1], -1, outputs)[..., :channels]
   return pixels.reshape(*leaf.shape[:-1], -1)

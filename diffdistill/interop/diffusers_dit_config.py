@@ -4,7 +4,7 @@ from typing import Any
 
 from diffdistill.networks.layers import EPSILON
 
-# What a config that lacks a field means by it.
+# The values of the fields that a config leaves out.
 DEFAULTS: dict[str, Any] = {
   "num_attention_heads": 16,
   "attention_head_dim": 72,
@@ -12,13 +12,13 @@ DEFAULTS: dict[str, Any] = {
   "out_channels": None,
   "num_layers": 28,
   "dropout": 0.0,
-  "norm_num_groups": 32,  # of no layer
+  "norm_num_groups": 32,  # no layer uses it
   "attention_bias": True,
   "sample_size": 32,
   "patch_size": 2,
   "activation_fn": "gelu-approximate",
   "num_embeds_ada_norm": 1000,
-  "upcast_attention": False,  # ours are float32
+  "upcast_attention": False,  # our softmax is always float32
   "norm_type": "ada_norm_zero",
   "norm_elementwise_affine": False,
   "norm_eps": 1e-5,
@@ -39,17 +39,18 @@ ALLOWED = {
   "activation_fn": ("gelu-approximate",),
   "norm_type": ("ada_norm_zero",),
   "norm_elementwise_affine": (False,),
-  # Of half the norms, beside a variance of about one. All of the released code
-  # have EPSILON, as ours have, but diffusers publishes the weights with 1e-5.
+  # Half of the norms have it; the variance is about one, so 1e-5 and EPSILON
+  # give almost the same. All norms of the released code have EPSILON, as ours
+  # have, but diffusers publishes the weights with 1e-5.
   "norm_eps": (1e-5, EPSILON),
 }
 
 
 def checked(config: dict[str, Any]) -> dict[str, Any]:
-  """A config.json with all fields, none of a value that our DiT has not.
+  """A config.json with all fields, whose values our DiT can represent.
 
   Raises:
-    ValueError: for one that it has not; one line that names the field.
+    ValueError: for another value; one line that names the field.
   """
   for name, value in config.items():
     # Older configs have fields of other transformers, which are off.

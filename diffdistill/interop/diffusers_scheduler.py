@@ -25,8 +25,8 @@ from jaxtyping import Float
 from diffdistill.interop.model import Model
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
-INDICES = 1000  # that a network's sinusoid counts noise levels in
-# Of the oldest diffusers whose schedulers read all that is written here.
+INDICES = 1000  # noise levels that a network's sinusoid counts
+# The oldest diffusers whose schedulers read all fields that are written here.
 VERSION = "0.26.0"
 CLIPPED = "DPMSolverMultistepScheduler"
 CLIPPED_FIELDS = {
@@ -36,8 +36,8 @@ CLIPPED_FIELDS = {
   "thresholding": True,
   "sample_max_value": 1.0,
 }
-# The largest below 1 of float32, in which diffusers has betas. A beta of 1
-# makes the ratio of noise to image infinite; theirs ends at this one too.
+# The largest float32 below 1. A beta of 1 makes the ratio of noise to image
+# infinite; the betas of diffusers, in float32, end at this number too.
 MAX_BETA = 1 - 2**-24
 
 
@@ -48,7 +48,7 @@ class Grid:
   Attributes:
     times: t of each step, in (0, 1].
     alphas: alpha(t).
-    noise: what the network reads as the noise level.
+    noise: the number that the network reads as the noise level.
   """
 
   times: Float[np.ndarray, " k"]
@@ -81,8 +81,8 @@ def scheduler_of(
 
   Args:
     model: a teacher, or a student with its sampler.
-    grid: of a student's sampler; None for a teacher.
-    native: whether the model's own schedule and indices say all.
+    grid: the steps of a student's sampler; None for a teacher.
+    native: whether diffusers can use the model's own schedule and indices.
 
   Raises:
     ValueError: for a sampler that diffusers has no scheduler for.
@@ -119,7 +119,7 @@ def scheduler_of(
 
 
 def _betas(model: Model) -> dict[str, Any]:
-  """Of a schedule of 1000 steps."""
+  """The betas of a schedule of 1000 steps."""
   if model.schedule["kind"] == "cosine_beta":
     return {
       "num_train_timesteps": INDICES,
@@ -141,7 +141,7 @@ def _betas(model: Model) -> dict[str, Any]:
 
 
 def _table(grid: Grid | None) -> dict[str, Any]:
-  """Of the student's steps alone."""
+  """The betas of the student's steps, and no others."""
   assert grid is not None  # a teacher is native
   squares = grid.alphas.astype(np.float64) ** 2
   ratios = squares / np.concatenate([[1.0], squares[:-1]])

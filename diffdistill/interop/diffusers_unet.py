@@ -1,6 +1,6 @@
 """diffusers' UNet2DModel as our U-Net, and back: config and tensors.
 
-Which file they are in, and what a scheduler says beside them, is for others.
+`diffusers.py` reads and writes the files, and the scheduler beside them.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from diffdistill.networks.embeddings import sinusoid
 from diffdistill.networks.layers import num_groups, require
 from diffdistill.networks.unet import STYLES, UNet
 
-# Their names of the parts of a block; what is not here has the same name.
+# Their names of the parts of a block; all other parts have our names.
 PARTS = {
   "dense1": "linear_1",
   "dense2": "linear_2",
@@ -43,7 +43,7 @@ PARTS = {
   "qkv": ("to_q", "to_k", "to_v"),
   "out": "to_out.0",
 }
-# Of an attention's layers before diffusers 0.15.
+# The names of attention's layers before diffusers 0.15, and today's.
 OLD_PARTS = {
   "query": "to_q",
   "key": "to_k",
@@ -57,8 +57,8 @@ def read(
 ) -> tuple[Fields, Params, tuple[int, int, int], int]:
   """The fields of a U-Net, its weights, (h, w, c) and the number of classes.
 
-  An output of twice the image's channels is kept whole: whether that is "both"
-  or a learned variance is known to the scheduler's config.
+  An output of twice the image's channels is kept whole. The scheduler's config
+  says whether its second half is a learned variance.
 
   Raises:
     ValueError: for a field that we cannot represent, and for tensors that do
@@ -87,10 +87,10 @@ def write(
   """The config and the tensors of a UNet2DModel; the inverse of `read`.
 
   Args:
-    model: of a U-Net.
-    noise_levels: what its network reads as the noise level at each of the
-      timesteps 0, 1, ... of a scheduler, whose rows become a learned embedding;
-      None for the index of Ho et al. 2020, times 1/1000.
+    model: a model whose network is a U-Net.
+    noise_levels: the noise level that the network reads at each timestep 0, 1,
+      ... of a scheduler; their sinusoids become a learned embedding. None for
+      the index of Ho et al. 2020, times 1/1000.
 
   Raises:
     ValueError: for a field that UNet2DModel does not have.
@@ -188,7 +188,7 @@ def _config(model: Model, module: UNet) -> Config:
 
 
 def _groups(model: Model, module: UNet) -> int:
-  """The groups of every norm, of which UNet2DModel has one number."""
+  """The number of groups, which must be the same for all norms."""
   counts = {
     num_groups(module.groups, len(layer["scale"]), module.group_size)
     for layer in layers(model.params).values()
@@ -205,7 +205,7 @@ def _groups(model: Model, module: UNet) -> int:
 def _head_dim(
   module: UNet, widths: list[int], attentive: list[bool]
 ) -> int | None:
-  """The channels of a head, None for all of them."""
+  """The channels of a head; None for one head of all channels."""
   if module.head_dim is not None or module.num_heads == 1:
     return module.head_dim
   attended = {w for w, a in zip(widths, attentive, strict=True) if a}
@@ -233,7 +233,7 @@ def _namer(levels: int) -> Callable[[str], str | tuple[str, str, str]]:
     if way not in ("down", "up"):
       return {"norm_out": "conv_norm_out"}.get(block, block)
     level = int(place[0])
-    # Theirs are counted in the order in which they are passed.
+    # They count levels in the order in which the map passes them.
     order = level if way == "down" else levels - 1 - level
     prefix = f"{way}_blocks.{order}"
     if place[1] == "resample":

@@ -1,4 +1,4 @@
-"""What a config.json of diffusers' UNet2DModel means as fields of our U-Net.
+"""The fields of our U-Net for a config.json of diffusers' UNet2DModel.
 
 A field that we cannot represent is refused by its name.
 """
@@ -12,7 +12,7 @@ from diffdistill.networks.unet import STYLES
 
 Config = dict[str, Any]
 
-# What a field means that config.json leaves out: the defaults of UNet2DModel.
+# The values of fields that config.json leaves out: UNet2DModel's defaults.
 DEFAULTS: Config = {
   "sample_size": None,
   "in_channels": 3,
@@ -43,7 +43,7 @@ DEFAULTS: Config = {
   "num_class_embeds": None,
   "num_train_timesteps": None,
 }
-# The values that we can represent, of fields that have few.
+# The values that we can represent, for fields with few values.
 CHOICES = {
   "center_input_sample": (False,),
   "time_embedding_type": ("positional",),
@@ -60,7 +60,7 @@ CHOICES = {
 STYLE = {"default": "ddpm", "scale_shift": "film"}
 RESAMPLING = {"conv": "conv", "resnet": "block", None: "conv"}
 PADDING = {0: "same", 1: "both"}
-# How a level without attention is called, by how it changes the resolution.
+# Their names of levels without attention, by how the resolution changes.
 PLAIN = {
   "down": {"conv": "DownBlock2D", "block": "ResnetDownsampleBlock2D"},
   "up": {"conv": "UpBlock2D", "block": "ResnetUpsampleBlock2D"},
@@ -71,7 +71,7 @@ ATTENTIVE = {"down": "AttnDownBlock2D", "up": "AttnUpBlock2D"}
 def read_config(config: Config) -> tuple[Fields, tuple[int, int, int], int]:
   """The fields of a U-Net, (h, w, c) and the number of classes.
 
-  Dropout is a matter of training and left at 0.
+  Dropout is left at 0: the recipe says it, not the model.
 
   Raises:
     ValueError: for a field that we cannot represent.
@@ -153,7 +153,7 @@ def _sizes(config: Config) -> tuple[tuple[int, ...], int, int]:
 
 
 def _levels(config: Config) -> tuple[list[int], str | None]:
-  """The levels with attention, and how all change the resolution."""
+  """The levels with attention, and how every level changes the resolution."""
   attentive, ways = {}, {}
   for way in ("down", "up"):
     field = f"{way}_block_types"
@@ -167,13 +167,13 @@ def _levels(config: Config) -> tuple[list[int], str | None]:
       len(types) == count and set(types) <= set(known),
       f"{count} of {', '.join(known)}",
     )
-    # The last block down and the first one up are of the coarsest level.
+    # The last block down and the first block up belong to the coarsest level.
     types = types if way == "down" else types[::-1]
     attentive[way] = [
       i for i, name in enumerate(types) if name == ATTENTIVE[way]
     ]
     own = RESAMPLING[config[f"{way}sample_type"]]
-    # The coarsest level goes no further down, the finest no further up.
+    # The coarsest level has no way down, and the finest no way up.
     moving = types[:-1] if way == "down" else types[1:]
     ways[way] = {plain.get(name, own) for name in moving}
   _require(

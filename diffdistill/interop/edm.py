@@ -1,18 +1,18 @@
 """NVIDIA's pickles of Karras et al. 2022 (EDM): DDPM++, NCSN++ and ADM.
 
-Such a pickle holds the network as an object, with the source of its classes,
-which nobody reads or runs: `pickles` keeps their names, settings and tensors,
-and what the names mean is the published definition:
+Such a pickle holds the network as an object, with the source code of its
+classes, which is never read or run. `pickles` keeps the names, settings and
+tensors of the classes. Their meaning is that of the published definition:
 
   precondition  EDMPrecond    c_skip, c_out, c_in, c_noise of Table 1
   model         SongUNet      our "song_unet", DDPM++ or NCSN++
                 DhariwalUNet  our "unet" of style "film", ADM
 
-Noise levels are those of the paper's sampler, 0.002 to 80, within the model's.
-Dropout, which is how a teacher was trained, is left at none; so are the layers
-of augmentation labels, which are zero when images are made. A class that is
-unknown is a vector of zeros there, as a label outside the classes is here; it
-is a null label where the model was trained with label dropout.
+Noise levels are those of the paper's sampler, 0.002 to 80, as far as the model
+has them. Dropout is left at 0, since it matters to training only. The layers of
+augmentation labels are left out: the labels are zero when images are made. For
+EDM a zero vector means no class, as a label outside the classes does for us; if
+the model was trained with label dropout, that is its null label.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from diffdistill.interop.remaining import Remaining
 from diffdistill.interop.tensors import Tensors
 
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0  # Karras et al. 2022, Table 1
-# Settings that a model was made with, and their values where it names none.
+# The settings of a model, with their defaults.
 SETTINGS = {
   "label_dim": 0,
   "augment_dim": 0,
@@ -56,7 +56,7 @@ ADM = SETTINGS | {
   "num_blocks": 3,
   "attn_resolutions": [32, 16, 8],
 }
-# Our layers of a block, and of all else, by their names there.
+# EDM's names of our layers: those of a block, then all others.
 LAYERS = {
   "norm1/norm": "norm0",
   "conv1": "conv0",
@@ -141,7 +141,7 @@ def _model(content: Any, origin: str) -> Model:
 
 
 def _settings(given: dict[str, Any], defaults: Fields) -> Fields:
-  # These follow from the precondition's.
+  # These follow from fields of the precondition.
   shapes = ("img_resolution", "in_channels", "out_channels")
   for name in given:
     if name not in defaults and name not in shapes:
@@ -159,7 +159,7 @@ def _common(settings: Fields, size: int) -> Fields:
     "channels": channels,
     "multipliers": tuple(multipliers),
     "num_blocks": settings["num_blocks"],
-    # Those that do not occur say nothing there.
+    # EDM ignores heights that do not occur.
     "attention": tuple(h for h in heights if h in settings["attn_resolutions"]),
     "embed_dim": channels * settings["channel_mult_emb"],
   }
@@ -191,9 +191,9 @@ def _adm(settings: Fields, size: int) -> Fields:
 
 
 def _tensors(module: Object) -> Tensors:
-  """The tensors of a module and those in it, as named in its state dict."""
+  """The tensors of a module and its submodules, by their state dict's names."""
   tensors: Tensors = {}
-  # A list, and each module once: a hostile pickle may hold one within itself.
+  # No recursion, and each module once: a hostile pickle may hold a cycle.
   left, seen = [("", module)], set()
   while left:
     prefix, module = left.pop()
@@ -241,9 +241,9 @@ def _params(model: Model, tensors: Tensors) -> Any:
     name = f"{_name(layer, size, model.network)}.{PARTS[part]}"
     value = take(name)
     if layer == ["embed", "label"] and part == "kernel":
-      # There a class enters as its one-hot times sqrt(classes), in SongUNet.
+      # EDM's SongUNet multiplies the one-hot vector by sqrt(classes).
       scale = math.sqrt(model.num_classes) if song else 1.0
-      # Zeros for the null label, which is the zero vector there.
+      # The null label is a zero vector.
       null = np.zeros((len(value), int(model.null_label)), np.float32)
       value = np.concatenate([scale * value, null], axis=1)
     try:
@@ -263,7 +263,7 @@ def _params(model: Model, tensors: Tensors) -> Any:
 def _laid_out(
   layer: str, part: str, value: np.ndarray, shape: tuple[int, ...]
 ) -> np.ndarray:
-  """Torch's layout to ours; the outputs of qkv are (heads, size, 3) there."""
+  """A tensor in our layout; EDM's outputs of qkv are (heads, size, 3)."""
   if layer == "qkv":
     *inputs, _, heads, size = shape
     value = value.reshape(heads, size, 3, *inputs)
@@ -271,7 +271,7 @@ def _laid_out(
   elif part == "kernel" and len(shape) == 4:
     value = value.transpose(2, 3, 1, 0)
   elif part == "kernel":
-    # Dense, or a convolution of one pixel.
+    # A dense layer, or a convolution of one pixel.
     value = value.reshape(shape[::-1]).transpose()
   if value.shape != shape:
     raise ValueError("another shape")

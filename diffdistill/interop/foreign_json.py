@@ -5,19 +5,19 @@ from typing import Any
 
 from etils import epath
 
-MAX_SIZE = 1 << 24  # bytes; a config has some thousands
+MAX_SIZE = 1 << 24  # bytes; configs have a few thousand
 
 
 def read_foreign_json(path: epath.Path, remedy: str) -> dict[str, Any]:
   """The fields of a JSON object.
 
   Args:
-    path: of the file.
-    remedy: what to do where it is no such thing.
+    path: the path of the file.
+    remedy: what the reader of a refusal can do.
 
   Raises:
-    ValueError: in one line, for a file that is large, that is no JSON, whose
-      values are too deep, or that is no object.
+    ValueError: in one line, for a file that is too large, is no JSON, has
+      values that are too deep, or is no object.
   """
   size = path.stat().length
   if size > MAX_SIZE:

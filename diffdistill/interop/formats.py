@@ -1,4 +1,4 @@
-"""Which importer reads a file or a folder."""
+"""Chooses the importer for a file or a folder."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ from diffdistill.interop.model import Model
 
 
 def read_model(path: epath.Path, settings: epath.Path | None) -> Model:
-  """The model of a place, by what is there.
+  """The model in a file or a folder.
 
   Args:
     path: a folder of ours or of diffusers; an EDM pickle (.pkl); OpenAI's ADM
       (.pt); or a Flax checkpoint of Salimans & Ho 2022 (any other file).
-    settings: a JSON file of the last two's own settings, which their weights do
-      not say.
+    settings: a JSON file with the settings of an ADM or a Flax checkpoint,
+      whose files hold weights only.
 
   Raises:
     ValueError: for anything else, or settings that are missing or not needed.
@@ -40,7 +40,7 @@ def read_model(path: epath.Path, settings: epath.Path | None) -> Model:
     return _read(path, settings)
   except ValueError:
     raise
-  # A field of a type that nobody thought of.
+  # Foreign fields can be wrong in ways that no importer checks.
   except Exception as error:
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     raise ValueError(

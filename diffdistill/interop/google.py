@@ -1,9 +1,9 @@
 """Google's progressive-distillation checkpoints of Salimans & Ho 2022.
 
-The file is a Flax msgpack of their training state, of which the averaged
-weights, ema_params, are read. Nothing in it is a program. What the weights
-mean is in the config that trained them, config/*.py of the released code:
-model.args, with image_size, mean_type and the schedule's ends beside it.
+The file is a Flax msgpack of their training state; the averaged weights,
+ema_params, are read. Nothing in it is a program. The meaning of the weights is
+in the config that trained them, config/*.py of the released code: model.args,
+and image_size, mean_type and the schedule's ends beside it.
 """
 
 from typing import cast
@@ -21,7 +21,7 @@ from diffdistill.interop.unet_layers import Layer, build, without_defaults
 from diffdistill.networks.layers import require
 from diffdistill.networks.unet import UNet
 
-# Their fields; None where a config has to say it.
+# Their fields and defaults; None where a config must give a value.
 DEFAULTS: Fields = {
   "image_size": None,
   "mean_type": "x",
@@ -39,11 +39,11 @@ DEFAULTS: Fields = {
   "resblock_resample": False,
 }
 OUTPUTS = {"x": "x0", "eps": "eps", "v": "v", "both": "both"}
-# Beyond these the network reads a clipped logSNR.
+# The network clips the logSNR that it reads to +-LIMIT.
 LIMIT = 20.0
 GROUPS = 32
 
-# Their names of the parts of a block; what is not here has the same name.
+# Their names of the parts of a block; all other parts have our names.
 PARTS = {
   "embed/dense1": "dense0",
   "embed/dense2": "dense1",
@@ -58,7 +58,7 @@ PARTS = {
   "norm/norm": "norm",
   "qkv": "",
   "out": "proj_out",
-  # A convolution that changes the resolution is a layer, not a block.
+  # A convolution that changes the resolution is one layer, not a block.
   "conv": "",
 }
 
@@ -66,10 +66,10 @@ PARTS = {
 def read(path: epath.PathLike, settings: Fields) -> Model:
   """The model of a checkpoint, such as cifar_original.
 
-  Dropout is a matter of training and left at 0.
+  Dropout is left at 0, since it matters to training only.
 
   Args:
-    path: of the checkpoint.
+    path: the path of the checkpoint.
     settings: the fields of the config's model.args, and image_size,
       mean_type, logsnr_min and logsnr_max.
 
@@ -107,7 +107,7 @@ def read(path: epath.PathLike, settings: Fields) -> Model:
 
 
 def _network(settings: Fields) -> tuple[Fields, str]:
-  """The fields of our network, and what it predicts."""
+  """The fields of our network, and the name of its output."""
   for name in settings:
     require(
       name in DEFAULTS,
@@ -170,14 +170,14 @@ def _restore(path: epath.Path) -> Tensors:
     raise ValueError(f"there is no file {path}; pass a checkpoint")
   try:
     state = serialization.msgpack_restore(path.read_bytes())
-  # What is not msgpack, and msgpack that is not of arrays.
+  # The file is no msgpack, or a msgpack without arrays.
   except (ValueError, TypeError, KeyError) as error:
     raise ValueError(
       f"{path} is damaged or no Flax checkpoint; fetch it again"
     ) from error
   params = state.get("ema_params") if isinstance(state, dict) else None
   flat = flatten_dict(params, sep="/") if isinstance(params, dict) else {}
-  # Flax's type has empty branches too; the next line sees to the rest.
+  # Flax's type allows empty branches too; the next line refuses them.
   tensors = cast(Tensors, flat)
   if np.ndim(tensors.get("conv_in/kernel", 0)) != 4:
     raise ValueError(
@@ -190,7 +190,7 @@ def _restore(path: epath.Path) -> Tensors:
 def _params(
   module: UNet, image_shape: tuple[int, int, int], tensors: Tensors
 ) -> Params:
-  """Their tensors in our tree, each reshaped where Flax was older."""
+  """Their tensors in our tree; those of older versions of Flax are reshaped."""
   left = Remaining(
     tensors={name: np.asarray(value) for name, value in tensors.items()},
     holder="the checkpoint",
@@ -204,7 +204,7 @@ def _params(
   def layer(path: str, shapes: Layer) -> Layer:
     theirs = _their_name(path)
     if path.endswith("/qkv"):
-      # Three layers of theirs; ours has them on the axis before the heads.
+      # They have three layers; we stack them on the axis before the heads.
       return {
         kind: np.stack(
           [
@@ -226,7 +226,10 @@ def _params(
 
 
 def _their_name(path: str) -> str:
-  """down_0_block_1/norm1/norm -> down_0.block_1/norm1; of qkv, the block."""
+  """Their name of a layer: down_0_block_1/norm1/norm -> down_0.block_1/norm1.
+
+  For qkv it is the name of the block.
+  """
   if path in PARTS:
     return PARTS[path]
   block, _, part = path.partition("/")

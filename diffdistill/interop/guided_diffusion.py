@@ -1,7 +1,7 @@
 """OpenAI's ADM from the file of a guided-diffusion state dict.
 
-The file holds weights alone: what they mean are the flags that its README
-gives to the sampling script, of which `DEFAULTS` are those of the code.
+The file holds weights alone. Their meaning is in the flags that the README
+gives to the sampling script; `DEFAULTS` are the defaults of these flags.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ DEFAULTS: Fields = {
   "predict_xstart": False,
   "rescale_timesteps": False,
 }
-# Flags of training, of sampling and of how to compute: they say nothing here.
+# Flags that do not change the meaning of the weights.
 IGNORED = (
   "batch_size",
   "clip_denoised",
@@ -48,7 +48,7 @@ IGNORED = (
   "use_fp16",
   "use_kl",
 )
-# The multipliers of an image size, where channel_mult is empty.
+# The multipliers for each image size, used if channel_mult is empty.
 MULTIPLIERS = {
   512: "0.5,1,1,2,2,4,4",
   256: "1,1,2,2,4,4",
@@ -56,7 +56,7 @@ MULTIPLIERS = {
   64: "1,2,3,4",
 }
 GROUPS, EPSILON = 32, 1e-5
-# Betas are given for so many steps, and the network reads indices of them.
+# The number of steps that betas and the network's indices refer to.
 STEPS = 1000
 
 PARTS = {
@@ -82,12 +82,12 @@ PARTS = {
 def read(path: epath.PathLike, settings: Fields) -> Model:
   """The model of a state dict, such as 64x64_diffusion.pt.
 
-  Dropout is a matter of training and left at 0. What the network says of the
-  variance (learn_sigma) is left out: nothing here reads it.
+  Dropout is left at 0, since it matters to training only. The outputs that are
+  a variance (learn_sigma) are left out: nothing here reads them.
 
   Args:
-    path: of the weights, see `read_tensors`.
-    settings: guided-diffusion's flags, those that are not its defaults.
+    path: the file of weights, see `read_tensors`.
+    settings: the flags of guided-diffusion that differ from its defaults.
 
   Raises:
     ValueError: for a flag that is unknown or cannot be represented, and for
@@ -134,7 +134,7 @@ def read(path: epath.PathLike, settings: Fields) -> Model:
 
 
 def _flags(settings: Fields) -> Fields:
-  """Every flag that says what the weights mean, of the right type."""
+  """The value of every flag that the weights depend on, of the right type."""
   for name in settings:
     require(
       name in DEFAULTS or name in IGNORED,
@@ -183,7 +183,7 @@ def _network(flags: Fields) -> Fields:
       "channels": channels,
       "multipliers": tuple(width // channels for width in widths),
       "num_blocks": flags["num_res_blocks"],
-      # The others occur at no level, as in their code.
+      # Their code too ignores heights that occur at no level.
       "attention": tuple(side for side in heights if side in wanted),
       "num_heads": heads if head_dim == -1 else 1,
       "head_dim": None if head_dim == -1 else head_dim,
@@ -215,7 +215,7 @@ def _schedule(flags: Fields) -> Fields:
     name == "linear",
     f"noise_schedule is {name!r}; pass one of linear, cosine",
   )
-  # The same total noise in however many steps.
+  # The total noise is the same for every number of steps.
   scale = STEPS / steps
   return {
     "kind": "linear_beta",
@@ -248,14 +248,14 @@ def _image_channels(
 
 
 def _namer(module: UNet, size: int) -> Callable[[str], str]:
-  """Their name of a layer of ours; their blocks are counted through."""
+  """Gives their name of each layer of ours; they number all blocks in order."""
   last = len(module.multipliers) - 1
   places = {
     "middle_block_1": "middle_block.0",
     "middle_attention": "middle_block.1",
     "middle_block_2": "middle_block.2",
   }
-  count = 1  # the first is the convolution
+  count = 1  # their first block is the convolution
   for level in range(last + 1):
     for index in range(module.num_blocks):
       places[f"down_{level}_block_{index}"] = f"input_blocks.{count}.0"
@@ -270,7 +270,7 @@ def _namer(module: UNet, size: int) -> Callable[[str], str]:
       places[f"up_{level}_block_{index}"] = f"output_blocks.{count}.0"
       places[f"up_{level}_attention_{index}"] = f"output_blocks.{count}.1"
       count += 1
-    # After the attention of the level's last block, where it has one.
+    # It follows the attention of the level's last block, if there is one.
     after = 2 if size // 2**level in module.attention else 1
     places[f"up_{level}_resample"] = f"output_blocks.{count - 1}.{after}"
 

@@ -1,6 +1,6 @@
-"""A denoiser with its weights, by itself: what is imported and exported.
+"""A denoiser with its weights, as it is imported and exported.
 
-It means what a recipe's `model` section means: the fields are that section's.
+Its fields have the names and meanings of those in a recipe's `model` section.
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ from diffdistill.networks import NETWORKS
 from diffdistill.networks.network import LinenNetwork
 from diffdistill.ranges import Classes, Range, Side, check_ranges
 
-# Names of licences, such as those of SPDX and of Hugging Face.
+# The short names of licences, such as those of SPDX and of Hugging Face.
 LICENSE = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}"
-MAX_ORIGIN = 1000  # characters; each student adds where it was distilled from
-# Of an array that may not be there.
+MAX_ORIGIN = 1000  # characters; each student adds its teacher to the text
+# The shape of an array; None where there is no array.
 Shape = tuple[int, ...] | None
 
 
@@ -35,20 +35,20 @@ class Model:
     network: the fields of model.network, with its kind; without out_channels
       and num_classes, which follow from the others.
     schedule: the fields of model.schedule, with its kind.
-    output: what the network predicts, see diffusion/prediction.py.
+    output: the network's output, see diffusion/prediction.py.
     precondition: the fields of model.precondition, with its kind.
     image_shape: (h, w, c).
-    num_classes: that the network is told; 0 for none.
-    label_counts: images of each class in the data that it was trained on;
-      empty where that is not known.
-    null_label: whether a class after these stands for none, so that the model
+    num_classes: the classes that the network is told; 0 for none.
+    label_counts: the images of each class in its training data; empty where
+      they are not known.
+    null_label: whether one more class stands for no label, so that the model
       can be guided.
     params: the tree of the network's weights, float32.
-    origin: where the weights come from, for the model card: one line.
-    license: the name of the weights' licence, where it is known.
-    sampler: the fields of a sampler section, with its kind, of a student; a
-      teacher has none.
-    num_steps: that a student was made for; 0 for a teacher.
+    origin: the source of the weights, one line for the model card.
+    license: the name of the weights' licence; empty where it is not known.
+    sampler: a student's sampler: the fields of its section, with its kind;
+      None for a teacher.
+    num_steps: the steps that a student was made for; 0 for a teacher.
   """
 
   network: Fields
@@ -108,10 +108,10 @@ def network_of(model: Model) -> LinenNetwork:
 
 
 def check(model: Model) -> Model:
-  """The model, whose weights are finite and those of its network.
+  """The model, if its weights are finite and fit its network.
 
   Raises:
-    ValueError: where they are not, naming one.
+    ValueError: otherwise; it names one array.
   """
   wanted = jax.eval_shape(network_of(model).init, jax.random.key(0))
   for path, due, given in misfits(wanted, model.params):

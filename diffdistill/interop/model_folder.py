@@ -1,7 +1,7 @@
-"""A model in a folder of our own: model.json says what model.safetensors means.
+"""Our own format: a folder with model.json and model.safetensors.
 
-The JSON holds the fields of `Model` but for its weights, whose names are those
-of the network's parameters, joined by dots: down_0_block_0.conv1.kernel.
+The JSON holds all fields of `Model` but the weights. The name of a tensor is
+the path of a parameter, such as down_0_block_0.conv1.kernel.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ FORMAT = "diffdistill-1"
 
 
 def save(model: Model, folder: epath.Path) -> None:
-  """Writes both files; the description last, as the mark of a whole folder."""
+  """Writes both files, the description last: it marks a complete folder."""
   weights = as_safetensors(flat(model.params))
   write_atomically(folder / WEIGHTS, weights)
   fields = {
@@ -30,7 +30,7 @@ def save(model: Model, folder: epath.Path) -> None:
     for field in dataclasses.fields(model)
     if field.name != "params"
   }
-  # Two files cannot be written as one: the description knows its weights.
+  # Another process may see one new file and one old: the digest tells.
   fields = {"format": FORMAT, "weights": _digest(weights), **fields}
   write_json(folder / DESCRIPTION, fields)
 
@@ -39,7 +39,7 @@ def describe(folder: epath.Path) -> Model:
   """The model of a folder, without its weights.
 
   Raises:
-    ValueError: where the folder holds none, or a damaged one.
+    ValueError: if the folder holds no model, or a damaged one.
   """
   return _described(folder)[0]
 
@@ -48,8 +48,8 @@ def load(folder: epath.Path) -> Model:
   """The model of a folder.
 
   Raises:
-    ValueError: where the folder holds none, or weights that are damaged or not
-      those of the network.
+    ValueError: if the folder holds no model, or weights that are damaged or
+      do not fit the network.
   """
   model, digest = _described(folder)
   path = folder / WEIGHTS
@@ -77,7 +77,7 @@ def _described(folder: epath.Path) -> tuple[Model, str]:
     digest = fields.pop("weights")
     model = Model(**plain(fields), params={})
     network_of(model)
-  # JSON that others have edited is wrong in any way.
+  # Edited JSON may be wrong in ways that raise any exception.
   except Exception as error:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     raise ValueError(
@@ -91,7 +91,7 @@ def _digest(data: bytes) -> str:
 
 
 def flat(params: Params) -> Tensors:
-  """Every array by its path in the tree, joined by dots."""
+  """The arrays of a tree by their paths, joined by dots."""
   return {
     path: np.ascontiguousarray(leaf, np.float32)
     for path, leaf in flatten_dict(params, sep=".").items()

@@ -1,7 +1,7 @@
-"""What the names in files of weights stand for: the only ones that are known.
+"""The names that a file of weights may contain, and their meanings.
 
-Each stands for a function of this file that makes numbers, arrays or plain
-containers out of such; nothing is imported by its name.
+Each name stands for a function of this file that makes numbers, arrays or plain
+containers. No name is ever imported.
 """
 
 import dataclasses
@@ -25,17 +25,17 @@ STORAGES = {
   "torch.ByteStorage": np.dtype("u1"),
   "torch.BoolStorage": np.dtype("?"),
 }
-# Of dicts and sets: tuples of tuples could take for ever to hash.
+# The types of keys in dicts and sets. Tuples could take for ever to hash.
 KEYS = (str, bytes, int, float, bool, type(None))
 
 
 class RefusalError(ValueError):
-  """Why a pickle is not read, without the name of its file."""
+  """The reason why a pickle is not read, without the name of its file."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class Object:
-  """What a pickle says of an object: the name of its class, and its state."""
+  """An object in a pickle: the name of its class, and its state."""
 
   name: str
   state: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -43,7 +43,7 @@ class Object:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Global:
-  """A name in a pickle that is known here."""
+  """A known name in a pickle."""
 
   name: str
 
@@ -57,7 +57,7 @@ class Storage:
 
 @dataclasses.dataclass(kw_only=True)
 class Dtype:
-  """A type of numpy's, whose byte order comes by BUILD."""
+  """A type of numpy's; a BUILD instruction gives its byte order."""
 
   code: str
   order: str = "="
@@ -65,7 +65,7 @@ class Dtype:
 
 @dataclasses.dataclass(kw_only=True)
 class Unfilled:
-  """An array of numpy's, all of which comes by BUILD; then it has values."""
+  """An array of numpy's; a BUILD instruction gives its values."""
 
   values: np.ndarray | None = None
 
@@ -81,12 +81,16 @@ def extend(target: Any, items: list[Any]) -> None:
     _check_keys(items)
     target.update(items)
   else:
-    require(type(target) is list, "appends to what is no list; save it again")
+    require(
+      type(target) is list, "appends to a value that is no list; save it again"
+    )
     target.extend(items)
 
 
 def set_items(target: Any, items: list[Any]) -> None:
-  require(type(target) is dict, "sets items of what is no dict; save it again")
+  require(
+    type(target) is dict, "sets items of a value that is no dict; save it again"
+  )
   _check_keys(items[::2])
   target.update(zip(items[::2], items[1::2], strict=True))
 
@@ -102,23 +106,25 @@ def _check_keys(keys: list[Any]) -> None:
 def build(target: Any, state: Any) -> Any:
   """The target with its state."""
   if isinstance(target, Object):
-    require(type(state) is dict, "has an object of no dict; save it again")
+    require(
+      type(state) is dict, "has an object whose state is no dict; save it again"
+    )
     target.state.update(state)
   elif isinstance(target, Dtype):
-    # A version and the byte order; then what only types of parts have.
+    # The version, the byte order, and fields that are None for plain numbers.
     require(
       state[1] in ("<", ">", "|", "=") and state[2:5] == (None, None, None),
-      "has a numpy type of parts; save arrays of numbers",
+      "has a numpy type with fields; save arrays of numbers",
     )
     target.order = state[1]
   elif isinstance(target, Unfilled):
     _, shape, dtype, fortran, content = state
     values = np.frombuffer(content, _numpy_dtype(dtype))
-    # Which refuses a shape of any other number of values.
+    # reshape refuses a shape of another number of values.
     target.values = values.reshape(shape, order="F" if fortran else "C")
     return target.values
   else:
-    # Torch leaves remarks on its ordered dicts, which say nothing of values.
+    # Torch puts attributes on its ordered dicts, which hold no values.
     require(
       type(target) is dict,
       f"gives a state to a {type(target).__name__}; save its state_dict()",
@@ -135,7 +141,7 @@ def _make_tensor(
   hooks: Any = None,
   metadata: Any = None,
 ) -> np.ndarray:
-  """The view of a storage; never of more values than it has."""
+  """A view of a storage, never of more values than the storage has."""
   require(
     isinstance(storage, Storage)
     and type(shape) is type(strides) is tuple
@@ -168,9 +174,9 @@ def _make_parameter(tensor: Any, requires_grad: Any, hooks: Any) -> Any:
 
 
 def _make_persistent(meta: Any) -> Object:
-  """An object of NVIDIA's, which holds the source of its class too.
+  """An object of NVIDIA's.
 
-  That is code; nothing reads it.
+  Its pickle holds the source code of its class too; nothing reads that.
   """
   require(
     meta["type"] == "class"
@@ -216,7 +222,9 @@ def _make_dtype(code: Any, align: Any = False, copy: Any = True) -> Dtype:
 
 
 def _numpy_dtype(dtype: Any) -> np.dtype:
-  require(isinstance(dtype, Dtype), "has an array of no type; save it again")
+  require(
+    isinstance(dtype, Dtype), "has an array without a type; save it again"
+  )
   return np.dtype(dtype.code).newbyteorder(dtype.order)
 
 
@@ -230,10 +238,10 @@ def _make_scalar(dtype: Any, content: Any) -> Any:
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-  """Bytes, which protocol 2 has not."""
+  """Bytes, which a pickle of protocol 2 writes as text."""
   require(
     type(text) is str and encoding == "latin1",
-    "has text for bytes; save it again",
+    "has text in place of bytes; save it again",
   )
   return text.encode("latin1")
 
@@ -258,6 +266,6 @@ CALLS: dict[str, Callable[..., Any]] = {
   "numpy.core.multiarray.scalar": _make_scalar,
   "numpy._core.multiarray.scalar": _make_scalar,
 }
-# What `run` is given stands for this one.
+# This name stands for the function that `run` is given.
 LOAD_STORAGE = "torch.storage._load_from_bytes"
 NAMES = {*CALLS, LOAD_STORAGE, *STORAGES, "numpy.ndarray"}

@@ -27,10 +27,10 @@ from diffdistill.interop.pickled_names import (
 )
 from diffdistill.interop.stack_machine import Find, no_storage, run
 
-# The number that torch pickles before all else, and its protocol.
+# The first bytes of an old file of torch's: the protocol, and a magic number.
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 LEGACY_VERSION = 1001
-MAX_KEY = 32  # digits of a storage's key; torch counts or takes addresses
+MAX_KEY = 32  # digits of a storage's key: a count, or an address
 
 
 def read_pickle(path: epath.Path) -> Any:
@@ -48,7 +48,7 @@ def read_pickle(path: epath.Path) -> Any:
     return content
   except RefusalError as error:
     raise ValueError(f"{path} {error}") from error
-  # A damaged file ends in any of a dozen errors.
+  # A damaged file can raise any of a dozen exceptions.
   except Exception as error:
     raise ValueError(
       f"{path} is damaged or no pickle; fetch or save it again"
@@ -56,7 +56,7 @@ def read_pickle(path: epath.Path) -> Any:
 
 
 def _load(data: bytes, budget: Budget, load_storage: Find) -> Any:
-  """The content of a file; load_storage is for files within it."""
+  """The content of a file; load_storage reads files within it."""
   if data.startswith(b"PK"):
     return _load_zip(data, budget, load_storage)
   if data.startswith(LEGACY):
@@ -65,7 +65,7 @@ def _load(data: bytes, budget: Budget, load_storage: Find) -> Any:
 
 
 def _load_storage(data: bytes, budget: Budget) -> Storage:
-  """A storage that was pickled by itself: a file of torch's within a file."""
+  """A storage in a file of its own within the file."""
   storage = _load(data, budget, no_storage)
   require(
     isinstance(storage, Storage),
@@ -75,7 +75,7 @@ def _load_storage(data: bytes, budget: Budget) -> Storage:
 
 
 def _load_zip(data: bytes, budget: Budget, load_storage: Find) -> Any:
-  # Entries are looked up by their names and never leave the memory.
+  # Entries are read by name, and never written to a disk.
   archive = zipfile.ZipFile(io.BytesIO(data))
   entries = archive.infolist()
   names = [entry.filename for entry in entries]
@@ -135,7 +135,7 @@ def _load_legacy(data: bytes, budget: Budget, load_storage: Find) -> Any:
     if key not in storages:
       room -= count * dtype.itemsize
       require(room >= 0, f"is shorter than its storage {key}; fetch it again")
-      # The values come after the pickle that has views of them.
+      # The values follow the pickle, which holds views of them.
       storages[key] = Storage(values=np.zeros(count, dtype))
     values = storages[key].values
     require(

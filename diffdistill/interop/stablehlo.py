@@ -5,9 +5,10 @@ The file is jax.export's: StableHLO for CPU, CUDA and TPU, for any batch size,
   images in [-1, 1] = f(noise of unit variance, label or None, seed)
 
 with float32 noise (b, h, w, c), int32 labels (b,) and a uint32 seed, which only
-stochastic samplers read. The script beside it draws what `diffdistill sample`
-draws with the same seed, images and batch size; sampler.json says what the file
-cannot: its classes, how frequent they are in the data, and its steps.
+stochastic samplers read. The script beside it draws the images that
+`diffdistill sample` draws with the same seed, number of images and batch size.
+sampler.json holds facts that the file cannot: the classes, their frequencies in
+the data, and the number of steps.
 """
 
 import json
@@ -28,7 +29,7 @@ from diffdistill.system.files import write_atomically
 Sample = Callable[[Params, Image, Label | None, Key, Array], Image]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-# The offsets of the file format have 31 bits, and the program needs some too.
+# The file format has offsets of 31 bits; the program needs some bytes too.
 MAX_BYTES = 2 * 10**9
 PROGRAM, DESCRIPTION = "model.stablehlo", "sampler.json"
 
@@ -51,7 +52,7 @@ def labels_of(counts, number):
   """Labels for a number of images, as frequent as in the data."""
   total, labels, made = sum(counts), [], [0] * len(counts)
   for i in range(number):
-    # Those that may come now; the one that may wait the least comes.
+    # The most urgent of the classes that may come now.
     due = [
       (-(-(j + 1) * total // n), label)
       for label, (j, n) in enumerate(zip(made, counts))
@@ -93,12 +94,12 @@ def export_sampler(
 
   Args:
     sample: (params, noise of unit variance, label, key, num_steps) -> images.
-      Its network computes attention by "xla": "cudnn" is of one platform.
+      Its network computes attention by "xla", since "cudnn" runs on GPUs only.
     params: the weights of its network, on any devices of this process.
     image_shape: (h, w, c).
-    num_classes: 0 for a model that is told none.
-    num_steps: of the sampler, for good.
-    platforms: that it can run on.
+    num_classes: 0 for a model without labels.
+    num_steps: the number of steps, which the file fixes.
+    platforms: the platforms that the file can run on.
 
   Raises:
     ValueError: for values out of these ranges, weights of two gigabytes, or
@@ -106,7 +107,7 @@ def export_sampler(
   """
   check_number("num_steps", num_steps, STEPS)
   _check(params, platforms)
-  # On no device: they become constants of the program.
+  # Arrays of the host: they become constants of the program.
   params = jax.tree.map(np.asarray, params)
 
   def program(noise, label, seed):
@@ -155,15 +156,15 @@ def write_sampler(
   label_counts: Sequence[int],
   num_steps: int,
 ) -> None:
-  """Writes model.stablehlo, from `export_sampler`, and what explains it.
+  """Writes model.stablehlo, its description and its script.
 
   Args:
-    folder: where to.
-    sampler: the program.
+    folder: the folder to write into.
+    sampler: the program, from `export_sampler`.
     image_shape: (h, w, c).
-    label_counts: images of each class in the data, so that those that are made
-      are as frequent; empty for a model that is told no class.
-    num_steps: of the sampler.
+    label_counts: the images of each class in the data; the script draws classes
+      as often. Empty for a model without labels.
+    num_steps: the number of steps of the sampler.
   """
   script = SCRIPT.replace("{image_shape}", str(tuple(image_shape)))
   folder = epath.Path(folder)
@@ -183,7 +184,7 @@ def read_sampler(
   """The program of a folder, its label counts and the number of its steps.
 
   Raises:
-    ValueError: where the folder holds none, or a damaged one.
+    ValueError: if the folder holds no sampler, or a damaged one.
   """
   path = folder / DESCRIPTION
   if not path.exists():
@@ -193,12 +194,12 @@ def read_sampler(
     )
   try:
     said = json.loads(path.read_text())
-    # An older file does not say how frequent its classes are.
+    # Older files do not hold the frequencies of their classes.
     counts = said.get("label_counts", [1] * int(said["num_classes"]))
     parts = tuple(map(int, counts)), int(said["num_steps"])
     program = export.deserialize(bytearray((folder / PROGRAM).read_bytes()))
   except Exception as error:
-    # A damaged flatbuffer fails in any way.
+    # A damaged flatbuffer can raise any exception.
     reason = " ".join(str(error).split()) or type(error).__name__
     raise ValueError(
       f"the sampler in {folder} is damaged ({reason}); export it again"

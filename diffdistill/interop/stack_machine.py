@@ -1,8 +1,8 @@
-"""The stack machine that a pickle is a program for, without what is dangerous.
+"""A machine that runs the program of a pickle, without dangerous instructions.
 
-Some instructions of a pickle call whatever they name. Here a name stays a name,
-and stands for what `pickled_names` says; any other is refused, and so is every
-instruction that weights do not need.
+In Python's own machine some instructions call any function by its name. Here a
+name means only what `pickled_names` says. All other names are refused, and so
+is every instruction that weights do not need.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from diffdistill.interop.pickled_names import (
   set_items,
 )
 
-# Instructions that push their argument, and those that push a constant.
+# The instructions that push their argument, and those that push a constant.
 VALUES = (
   *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
   *("FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE"),
@@ -42,7 +42,7 @@ CONSTANTS: dict[str, Callable[[], Any]] = {
   "EMPTY_TUPLE": tuple,
   "EMPTY_SET": set,
 }
-# The storage of a persistent id, or of a file within a file.
+# Gives the storage of a persistent id, or of a file within a file.
 Find = Callable[[Any], Storage]
 
 
@@ -65,14 +65,14 @@ def run(
 
   Args:
     file: at the start of a pickle.
-    budget: of instructions and of memory, of which this takes its part.
-    find: the storage of a persistent id.
-    load_storage: the storage of a file within the file, given its bytes.
+    budget: the instructions and the memory that the file may still use.
+    find: gives the storage of a persistent id.
+    load_storage: gives the storage of a file within the file, from its bytes.
 
   Raises:
     RefusalError: for a name or an instruction that weights do not need, and
       for more work than the budget allows.
-    Exception: of many kinds, for what is damaged or no pickle.
+    Exception: one of many kinds, for a damaged pickle or another file.
   """
   machine = Machine(
     calls={**CALLS, LOAD_STORAGE: load_storage}, budget=budget, find=find
@@ -104,9 +104,9 @@ class Machine:
   It returns False for all other instructions.
 
   Args:
-    calls: what each known name makes of its arguments.
-    budget: of memory.
-    find: the storage of a persistent id.
+    calls: the function of each known name.
+    budget: the memory that the file may still use.
+    find: gives the storage of a persistent id.
     stack: the values since the last mark.
     marks: the stacks before each mark.
     memo: the values that the program has put aside, by number.
@@ -216,7 +216,7 @@ def _known(name: str) -> Global:
 
 
 def _filled(value: Any) -> Any:
-  """What a value in the memo has become by a BUILD since it was put there."""
+  """A value of the memo; an array, if a BUILD has filled it since."""
   filled = isinstance(value, Unfilled) and value.values is not None
   return value.values if filled else value
 
@@ -227,7 +227,7 @@ def _call(
   calls: Mapping[str, Callable[..., Any]],
   budget: Budget,
 ) -> Any:
-  """What a known name makes of its arguments."""
+  """The result of calling the function of a known name."""
   name = function.name if isinstance(function, Global) else ""
   require(
     name in calls and type(arguments) is tuple,

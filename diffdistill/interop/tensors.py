@@ -1,7 +1,7 @@
 """The tensors of a file of weights, by name, as numpy arrays.
 
-A pickle can run any program, so nothing is unpickled: `pickles` reads what
-torch wrote, and makes arrays and plain containers alone.
+A pickle can run any program, so nothing is unpickled: `pickles` reads files of
+torch's, and makes arrays and plain containers only.
 """
 
 import types
@@ -12,9 +12,9 @@ from etils import epath
 from diffdistill.interop.pickles import read_pickle
 
 Tensors = dict[str, np.ndarray]
-# Where training scripts put the state dict in what they save.
+# The fields in which training scripts save the state dict.
 WRAPPERS = ("state_dict", "net")
-# How often a file's values may be in its tensors: all tied to one, and more.
+# All tensors may hold so many times the values of the file, as tied ones do.
 MAX_SHARED = 8
 
 
@@ -40,16 +40,16 @@ def read_tensors(path: epath.PathLike) -> Tensors:
 def as_safetensors(
   tensors: Tensors, metadata: dict[str, str] | None = None
 ) -> bytes:
-  """What a .safetensors file of these tensors holds.
+  """The bytes of a .safetensors file of these tensors.
 
   Raises:
-    ValueError: where the library of that name is not installed.
+    ValueError: if the library safetensors is not installed.
   """
   return _library().numpy.save(tensors, metadata=metadata)
 
 
 def _library() -> types.ModuleType:
-  # Here because a machine that only trains may be without it.
+  # Imported here: a machine that only trains may lack the library.
   try:
     import safetensors
     import safetensors.numpy
@@ -86,8 +86,8 @@ def _read_torch(path: epath.Path) -> Tensors:
     raise ValueError(
       f"{path} holds no state dict of tensors; save model.state_dict()"
     )
-  # Tied weights are views of one storage. A copy of each must not fill the
-  # memory where a small file has many.
+  # Tied weights are views of one storage. Copies of many such views must not
+  # fill the memory.
   size, count = path.stat().length, sum(t.size for t in state.values())
   if count > MAX_SHARED * size:
     raise ValueError(

@@ -1,8 +1,8 @@
 """The FID network's weights from the file that pytorch-fid uses.
 
-The numbers that papers print are of these weights and no others, so the file
-is known by the SHA-256 of its bytes. A conversion of it is refused too: nothing
-says what it was made from.
+Papers print distances that are computed with these weights, so the file is
+recognised by the SHA-256 of its bytes. A converted file is refused too, since
+its origin cannot be checked.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ def load_inception(path: epath.PathLike, *, sha256: str = SHA256) -> Params:
   The last layer's bias, which the file has too, is left out; see the network.
 
   Args:
-    path: of pt_inception-2015-12-05-6726825d.pth, under any name that ends in
-      .pth.
-    sha256: of the file's bytes, in hexadecimal; another than the default makes
-      distances that must not be called FID.
+    path: the file pt_inception-2015-12-05-6726825d.pth, under any name that
+      ends in .pth.
+    sha256: the digest of the file's bytes, in hexadecimal. Distances with
+      another file than the default one must not be called FID.
 
   Raises:
     ValueError: for a file that is missing, truncated or another one; one line.

@@ -20,7 +20,7 @@ from diffdistill.interop.tensors import Tensors, read_tensors
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.networks.resnet import TorchResNet
 
-BATCHNORM_EPSILON = 1e-5  # torch's default, which these networks keep
+BATCHNORM_EPSILON = 1e-5  # torch's default, which these networks have
 
 # The tensor of a name, checked to have a shape.
 Take = Callable[[str, tuple[int, ...]], Float[np.ndarray, "..."]]
@@ -30,10 +30,10 @@ def load_resnet(path: epath.PathLike, classifier: LinenClassifier) -> Params:
   """The weights of a `TorchResNet`, as numpy arrays, from torch's.
 
   Args:
-    path: .safetensors, .pt or .pth.
-    classifier: whose weights they become; it has the depth, stem and classes
-      of the file. Nothing in the file says how its images were normalised:
-      that is classifier.normalisation.
+    path: a file that ends in .safetensors, .pt or .pth.
+    classifier: the network of these weights, with the depth, stem and classes
+      of the file. The file does not say how its images were normalised;
+      classifier.normalisation does.
 
   Raises:
     ValueError: for a file that is missing, damaged or more than tensors, and
@@ -69,16 +69,17 @@ def from_torch(
   epsilon: float,
   rename: Callable[[str], str] = str,
 ) -> Params:
-  """Tensors of torch's names and order of axes as the tree of a network.
+  """The weights of a network, from tensors with torch's names and axes.
 
   Args:
-    tensors: all of them, without counters of batches.
-    shapes: of our tree: kernels and biases, or the scales and biases of norms.
-    path: of the file, for what is said of it.
-    network: what it should hold, in words.
-    remedy: what to do where it does not.
-    epsilon: of (1).
-    rename: our name of a layer -> torch's.
+    tensors: all tensors of the file, but for counters of batches.
+    shapes: the shapes of our tree: kernels and biases; scales and biases of
+      norms.
+    path: the path of the file, for messages.
+    network: the network in words, for messages.
+    remedy: what to do where the tensors do not fit, for messages.
+    epsilon: the epsilon of equation (1).
+    rename: gives torch's name for our name of a layer.
 
   Raises:
     ValueError: for a tensor that is missing, left over, of another shape or
@@ -103,7 +104,7 @@ def _fill(
   epsilon: float,
   rename: Callable[[str], str],
 ) -> Params:
-  """The tree of a layer and those below it, from torch's layer `name`."""
+  """The tree of a layer and the layers below it, from torch's layer `name`."""
   if "scale" in shapes:
     shape = shapes["scale"].shape
     gamma, beta, mean, var = (
@@ -134,12 +135,12 @@ def _torch_name(child: str) -> str:
 
 
 def _torchvision_names(path: epath.Path, tensors: Tensors) -> Tensors:
-  """The tensors that matter at inference, by torchvision's names."""
+  """The tensors that inference needs, by torchvision's names."""
   renamed = {}
   for name, tensor in tensors.items():
-    # What DataParallel puts before every name.
+    # DataParallel puts this prefix before every name.
     new = name.removeprefix("module.").replace(".shortcut.", ".downsample.")
-    # Most ResNets for CIFAR-10 call their last layer so.
+    # Most ResNets for CIFAR-10 call their last layer "linear".
     new = "fc." + new[len("linear.") :] if new.startswith("linear.") else new
     if new in renamed:
       raise ValueError(f"{path} has {new} under two names; remove one")

@@ -1,7 +1,7 @@
 """The weights of our U-Net, from torch's layers and back.
 
-A family of files says what it calls each layer; how a layer is laid out is the
-same in all of them, and is here:
+Each family of files has its own names of layers. The layout of a layer is the
+same in all families:
 
   layer         ours                      torch's
   convolution   (height, width, in, out)  (out, in, height, width)
@@ -24,8 +24,8 @@ from diffdistill.interop.tensors import Tensors
 from diffdistill.interop.unet_layers import Layer, build, layers
 from diffdistill.networks.unet import UNet
 
-# What a family calls a layer of ours, such as "down_0_block_1/conv1"; queries,
-# keys and values may be layers of their own.
+# Gives a family's name of a layer of ours, such as "down_0_block_1/conv1", or
+# three names where queries, keys and values are layers of their own.
 Name = Callable[[str], str | tuple[str, str, str]]
 
 
@@ -43,7 +43,7 @@ def params_from_torch(
     module: the U-Net.
     image_shape: (h, w, c).
     tensors: torch's state dict, each of its tensors a weight of this U-Net.
-    name: of each layer.
+    name: gives the name of each layer.
     heads_first: whether the outputs of one layer for queries, keys and values
       are in the order (heads, 3, size), rather than (3, heads, size).
 
@@ -112,11 +112,12 @@ def _attention(
 def torch_from_params(
   params: Params, name: Name, pointwise: Callable[[str], bool]
 ) -> Tensors:
-  """The inverse of `params_from_torch`, but for the bias of the labels.
+  """The inverse of `params_from_torch`, except for the bias of the labels.
 
   Args:
     params: the tree of a U-Net's weights.
-    name: of each layer; of three for queries, keys and values.
+    name: gives the name of each layer; three names for queries, keys and
+      values.
     pointwise: whether a dense layer of ours is a 1x1 convolution of theirs.
   """
   tensors = {}

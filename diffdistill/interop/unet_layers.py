@@ -1,4 +1,4 @@
-"""The layers of our U-Net, whose weights come from elsewhere."""
+"""Builds the weights of our U-Net layer by layer, for importers."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -26,8 +26,8 @@ def build(
   Args:
     module: the U-Net.
     image_shape: (h, w, c).
-    layer: its arrays, given its path such as "down_0_block_1/conv1" and the
-      shapes that they have.
+    layer: gives the arrays of a layer, from its path, such as
+      "down_0_block_1/conv1", and from their shapes.
   """
   shapes = layers(shapes_of(module, image_shape))
   filled = {path: layer(path, arrays) for path, arrays in shapes.items()}
@@ -35,7 +35,7 @@ def build(
 
 
 def shapes_of(module: UNet, image_shape: tuple[int, int, int]) -> Params:
-  """The tree of its weights' shapes."""
+  """The tree of the shapes of a U-Net's weights."""
   network = LinenNetwork(
     module=module, image_shape=image_shape, num_classes=module.num_classes
   )
@@ -43,12 +43,12 @@ def shapes_of(module: UNet, image_shape: tuple[int, int, int]) -> Params:
 
 
 def layers(tree: Mapping[str, Any]) -> dict[str, Any]:
-  """The layers of a tree by path: what has arrays of its own."""
+  """The layers of a tree by path; a layer is a node that holds arrays."""
   return flatten_dict(tree, is_leaf=lambda _, part: "bias" in part, sep="/")
 
 
 def without_defaults(fields: Fields) -> Fields:
-  """The fields of a U-Net that say something, and its kind."""
+  """The fields of a U-Net that differ from the defaults, and its kind."""
   defaults = {f.name: f.default for f in dataclasses.fields(UNet)}
   return {"kind": "unet"} | {
     name: value for name, value in fields.items() if value != defaults[name]

@@ -1,8 +1,8 @@
 """The architectures, and the only room that imports Flax's Linen.
 
-A config names one of the modules in these tables and gives its fields; the
-module is sealed into a `Network` (`LinenNetwork`) or a `Classifier`
-(`LinenClassifier`), which is all that other rooms see.
+A config names one of the modules in these tables and gives its fields. A
+`LinenNetwork` or a `LinenClassifier` wraps the module; other rooms see these
+only.
 """
 
 from diffdistill.kinds import Kinds

@@ -29,7 +29,7 @@ from diffdistill.ranges import Range, check_ranges
 
 @runtime_checkable
 class Coefficients(Protocol):
-  """What is needed of a noise schedule: elementwise alpha(t) and sigma(t)."""
+  """A noise schedule, as far as this network needs it."""
 
   def alpha(self, t: Float[Array, "..."]) -> Float[Array, "..."]: ...
 
@@ -46,10 +46,10 @@ class GaussianMixture:
   and whose precondition hands over the time (`Identity(noise="time")`).
 
   Args:
-    schedule: gives t its meaning.
+    schedule: says alpha(t) and sigma(t), elementwise.
     image_shape: (h, w, c) of the means that `init` draws.
-    num_components: how many it draws.
-    std: their standard deviation.
+    num_components: the number of components that `init` draws.
+    std: the standard deviation of every drawn component.
   """
 
   schedule: Coefficients

@@ -1,7 +1,7 @@
-"""Classifiers: pooled features and logits of an image.
+"""Classifiers: networks that give pooled features and logits of an image.
 
-They judge students (their features stand in for Inception's) and, in
-classifier-based feature distillation, teach them.
+A classifier judges students (its features stand in for Inception's). In
+classifier-based feature distillation it also teaches them.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from diffdistill.ranges import (
 
 
 class Classification(NamedTuple):
-  """What a classifier says of each image, float32.
+  """The outputs of a classifier for each image, float32.
 
   logits are before the softmax; features are pooled over the image, and the
   logits are linear in them.
@@ -45,15 +45,16 @@ class Classification(NamedTuple):
   features: Float[Array, "b f"]
 
 
-# What a classifier was trained on, by name: (mean, standard deviation) of each
-# channel of images in [0, 1]. "signed" is [-1, 1], as images are here.
+# How the training images of a classifier were normalised, by name: (mean,
+# standard deviation) of each channel of images in [0, 1]. "signed" gives images
+# in [-1, 1], the range of all images in this package.
 NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
   "signed": ((0.5,), (0.5,)),
-  # What most public CIFAR-10 classifiers were trained on (kuangliu/pytorch-
-  # cifar). The deviations are means of each image's own; those of all pixels
-  # together would be 0.247, 0.2435, 0.2616.
+  # Most public CIFAR-10 classifiers use these (kuangliu/pytorch-cifar). Each
+  # deviation is the mean of the deviations of single images; the deviations of
+  # all pixels together are 0.247, 0.2435, 0.2616.
   "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-  # Of torchvision's ImageNet classifiers.
+  # torchvision's ImageNet classifiers use these.
   "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
@@ -62,16 +63,18 @@ NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 class LinenClassifier:
   """A classifier without its weights, from a Linen `module(x, train)`.
 
-  It takes images in [-1, 1] and gives them to its module as the module knows
-  them: normalised, then resized.
+  It takes images in [-1, 1]. It normalises them, then resizes them, as the
+  module expects.
 
   Args:
     module: takes x of shape `b h w c` and `train: bool` (dropout on), gives a
       `Classification`.
     image_shape: (h, w, c) of the images.
-    normalisation: of the module's input, a name of `NORMALISATIONS`.
-    resize: sides of the module's input; 0 for the image's own. Bilinear;
-      unlike the reference of Sun et al. 2023, without aligned corners.
+    normalisation: how the module's input is normalised, a name of
+      `NORMALISATIONS`.
+    resize: the height and width of the module's input; 0 keeps those of the
+      image. Bilinear; unlike the reference of Sun et al. 2023, without aligned
+      corners.
   """
 
   module: nn.Module
@@ -91,10 +94,10 @@ class LinenClassifier:
 
   @property
   def unnormalised(self) -> "LinenClassifier":
-    """The same, but its module sees images as they are, in [-1, 1].
+    """The same classifier, whose module sees images in [-1, 1].
 
-    Wrong for a module that was trained otherwise: what the reference of Sun et
-    al. 2023 does.
+    The reference of Sun et al. 2023 does this, even where the module was
+    trained on images of another normalisation.
     """
     return dataclasses.replace(self, normalisation="signed")
 
@@ -118,9 +121,9 @@ class LinenClassifier:
     return cast(Classification, output)
 
   def _prepare(self, x: Image) -> Float[Array, "b H W c"]:
-    """What the module sees of images in [-1, 1]."""
-    # In [-1, 1] a mean m is 2 m - 1 and a deviation d is 2 d; for "signed"
-    # these are 0 and 1, and x stays what it is to the bit.
+    """Images in [-1, 1] as the module sees them."""
+    # For images in [-1, 1] a mean m becomes 2 m - 1 and a deviation d becomes
+    # 2 d. For "signed" these are 0 and 1, which change no bit of x.
     mean, std = map(jnp.asarray, NORMALISATIONS[self.normalisation])
     x = (x - (2 * mean - 1)[None, None, None]) / (2 * std)[None, None, None]
     if self.resize:
@@ -160,19 +163,20 @@ class PreactivationBlock(nn.Module, kw_only=True):
 class ResNet(nn.Module, kw_only=True):
   """A residual network of pre-activation blocks, for images from 8x8 to 64x64.
 
-  Unlike ResNets of the literature it has GroupNorm in place of BatchNorm: no
-  running averages, so parameters are all its state, an image's result does
-  not depend on its batch, and training and evaluation differ by dropout only.
-  Swish in place of ReLU keeps its gradient smooth in the image.
+  Unlike ResNets of the literature it has GroupNorm in place of BatchNorm.
+  There are no running averages: parameters are all its state, the result for an
+  image does not depend on its batch, and training differs from evaluation by
+  dropout only. Swish in place of ReLU keeps the gradient smooth in the image.
 
   Args:
-    channels: at the first level.
-    multipliers: of the channels, one per level; each level halves the image.
-    num_blocks: per level.
-    num_classes: the logits.
-    dropout: on the features, when `train`; in [0, 1).
-    groups: of the norms, see `layers.num_groups`.
-    dtype: "float32" or "bfloat16", of the convolutions.
+    channels: the channels at the first level.
+    multipliers: the factor of the channels at each level; each level but the
+      first halves the image.
+    num_blocks: the number of blocks of each level.
+    num_classes: the number of logits.
+    dropout: the dropout rate of the features, when `train`; in [0, 1).
+    groups: the groups of each norm, see `layers.num_groups`.
+    dtype: "float32" or "bfloat16", the dtype of the convolutions.
   """
 
   channels: Channels

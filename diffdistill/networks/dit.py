@@ -7,16 +7,16 @@ norm without weights:
   h = h + gate1 attention(norm(h) (1 + scale1) + shift1)
   h = h + gate2 mlp(norm(h) (1 + scale2) + shift2),  mlp(h) = dense(gelu(dense))
 
-Its first dense starts at zero, so a block is the identity at first; and so does
-the last layer, so the initial output is exactly zero. The blocks are one block,
-scanned.
+The first dense layer of a block starts at zero, so a block is the identity at
+first. The last layer starts at zero too, so the initial output is exactly zero.
+All blocks are compiled as one block, which is scanned.
 
 Positions, embeddings and patches have the order of the released weights.
 
-Unlike the paper's code, the frequencies of the noise level end at 1e-4, as in
-diffusers, which publishes those weights; in the code they end just above it.
-Unlike the paper, a class has a row of a dense layer, so that a bias is added to
-all, and what does not start at zero starts LeCun-normal.
+Unlike the paper's code, the last frequency of the noise level is exactly 1e-4,
+as in diffusers, which publishes the weights; in the code it is just above 1e-4.
+Unlike the paper, a class is a row of a dense layer, whose bias is added to all
+classes. Unlike the paper, layers that do not start at zero start LeCun-normal.
 
 Names of parameters: embed, patches, blocks, film_out, out.
 
@@ -48,7 +48,7 @@ from diffdistill.networks.layers import (
 from diffdistill.networks.rows import in_pieces, keep_rows, scanned
 from diffdistill.ranges import Channels, Classes, Depth, Side, check_ranges
 
-SINUSOID = 256  # of the noise level, as in the paper
+SINUSOID = 256  # channels of the sinusoid of the noise level, as in the paper
 
 
 def positions(height: int, width: int, dim: int) -> Float[Array, "n d"]:
@@ -64,7 +64,7 @@ def positions(height: int, width: int, dim: int) -> Float[Array, "n d"]:
 
 
 class Block(nn.Module, kw_only=True):
-  """Attention, then a perceptron, see above."""
+  """Attention, then a perceptron; equations at the top of this file."""
 
   num_heads: int
   attention: str
@@ -92,18 +92,18 @@ class DiT(nn.Module, kw_only=True):
   """A DiT over x_t and its noise level.
 
   Args:
-    width: of a token; divisible by 4 and by num_heads.
-    depth: blocks.
-    num_heads: of attention.
-    patch: side of the pixel blocks that are tokens.
-    attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs: bfloat16
-      only, and without the forward-mode derivative that moment matching in
-      parameter space takes.
+    width: the channels of a token; divisible by 4 and by num_heads.
+    depth: the number of blocks.
+    num_heads: the number of heads of attention.
+    patch: the side of the block of pixels that becomes a token.
+    attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs. The kernel
+      computes bfloat16 only, and has no forward-mode derivative, which moment
+      matching in parameter space takes.
     remat: recompute each block in the backward pass, for memory.
-    dtype: "float32" or "bfloat16", of the computation. Parameters, norms'
-      statistics, softmax, the embedding and the last layer are float32
-      whatever it is, and so is the output.
-    out_channels: of the output.
+    dtype: "float32" or "bfloat16", the dtype of the computation. Parameters,
+      the statistics of norms, softmax, the embedding, the last layer and the
+      output are always float32.
+    out_channels: the channels of the output.
     num_classes: 0 for unconditional.
     two_times: whether the network is also told s, the time aimed at.
 

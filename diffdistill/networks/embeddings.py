@@ -1,8 +1,8 @@
-"""Times and labels that a network is told, as one vector.
+"""The times and the label that a network is told, as one vector.
 
-The noise level, the class, and the time aimed at where a network has two times.
-All is float32 whatever the network computes in: it is cheap, and its
-derivatives in time, which jax.jvp takes, need it.
+These are the noise level, the class, and, for networks of two times, the time
+aimed at. The vector is always float32: this is cheap, and the derivatives in
+time that jax.jvp takes need it.
 """
 
 import math
@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from diffdistill.arrays import Label, Time
 from diffdistill.networks.layers import Vector, require_label
 
-# Standard deviation of the random frequencies of NCSN++: Song et al. 2021.
+# The standard deviation of NCSN++'s random frequencies: Song et al. 2021.
 FOURIER = 16.0
-# What multiplies the gap between two times; ours, see `Gap`.
+# The factor of the gap between two times; our own choice, see `Gap`.
 GAP_SCALE = 10.0
 
 
@@ -44,14 +44,14 @@ def sinusoid(
 class Gap(nn.Module, kw_only=True):
   """The gap t - s between two times as one float32 vector; zero at first.
 
-  sinusoid -> Dense -> swish -> Dense, the last of which starts at zero, so that
-  the weights of a network of one time are a valid start. [ours]: the sinusoid's
-  scale of 10, as one of 1000 would make derivatives in time a hundred times
-  larger and as much less exact.
+  sinusoid -> Dense -> swish -> Dense. The last layer starts at zero, so that
+  the weights of a network of one time are a valid start. [ours]: the scale of
+  the sinusoid is 10; a scale of 1000 would make derivatives in time a hundred
+  times larger and a hundred times less exact.
 
   Args:
-    dim: size of the sinusoid; even, 4 or more.
-    embed_dim: size of the result.
+    dim: the size of the sinusoid; even, 4 or more.
+    embed_dim: the size of the result.
   """
 
   dim: int
@@ -69,15 +69,15 @@ class Gap(nn.Module, kw_only=True):
 class Embedding(nn.Module, kw_only=True):
   """Noise level and class as one float32 vector.
 
-  sinusoid -> Dense -> swish -> Dense, plus Dense(one-hot label), plus the
-  `Gap` to the time aimed at, for networks of two times. A label
-  outside [0, num_classes), such as -1, is "no class": an all-zero one-hot.
+  sinusoid -> Dense -> swish -> Dense, plus Dense(one-hot label), plus, for
+  networks of two times, the `Gap` to the time aimed at. A label outside
+  [0, num_classes), such as -1, means no class: its one-hot vector is zero.
 
   Args:
-    dim: size of the sinusoid; even, 4 or more.
-    embed_dim: size of the result.
-    num_classes: 0 for none.
-    cos_first: an argument of `sinusoid`, as is `shift`.
+    dim: the size of the sinusoid; even, 4 or more.
+    embed_dim: the size of the result.
+    num_classes: the number of classes; 0 for a network without labels.
+    cos_first, shift: arguments of `sinusoid`.
     two_times: whether the vector depends on s, the time aimed at.
   """
 
@@ -108,16 +108,16 @@ class Embedding(nn.Module, kw_only=True):
 class SongEmbedding(nn.Module, kw_only=True):
   """Noise level and class as one float32 vector.
 
-  swish(dense(swish(dense(waves + dense(one-hot label)))) + gap), with the `Gap`
-  of networks of two times. A label outside [0, num_classes), such as -1, is "no
-  class": an all-zero one-hot.
+  swish(dense(swish(dense(waves + dense(one-hot label)))) + gap), where only
+  networks of two times have the `Gap`. A label outside [0, num_classes), such
+  as -1, means no class: its one-hot vector is zero.
 
   Args:
-    kind: waves are the sinusoid of DDPM, or sines and cosines of random
-      frequencies, which are weights that training leaves as they are.
-    waves: the number of them.
-    embed_dim: size of the result.
-    num_classes: 0 for none.
+    kind: "positional" for the sinusoid of DDPM; "fourier" for sines and cosines
+      of random frequencies, which are weights that training does not change.
+    waves: the number of sines and cosines.
+    embed_dim: the size of the result.
+    num_classes: the number of classes; 0 for a network without labels.
     two_times: whether the vector depends on s, the time aimed at.
   """
 

@@ -1,4 +1,4 @@
-"""What a network computes on its way, handed out by name."""
+"""The intermediate results of a network, handed out by name."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +13,9 @@ COLLECTION = "features"
 
 
 def keep(module: nn.Module, name: str, h: Map, names: tuple[str, ...]) -> None:
-  """Hands h out as the feature `name` of the module, where it is asked for."""
+  """Hands out h as the feature `name`, if the name is one of `names`."""
   if name in names:
-    # A part of the module may have the feature's name.
+    # The suffix: a part of the module may have the feature's name.
     module.sow(COLLECTION, f"{name}_out", h.astype(jnp.float32))
 
 
@@ -27,6 +27,10 @@ def kept(
 
 
 def levels_of(levels: int) -> tuple[str, ...]:
-  """down_I, middle and up_I for so many levels, from input to output."""
+  """The names of a U-Net's features, from input to output.
+
+  Args:
+    levels: the number of levels.
+  """
   down, up = ([f"{way}_{i}" for i in range(levels)] for way in ("down", "up"))
   return (*down, "middle", *reversed(up))

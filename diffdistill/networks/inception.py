@@ -31,12 +31,12 @@ from diffdistill.networks.resnet import FixedNorm
 FEATURES = 2048
 LOGITS = 1008
 SIDE = 299
-# As a result's reader must know it.
+# How images are resized, for the reader of a result.
 RESIZER = "bilinear to 299x299, half-pixel centres, no antialiasing"
 
 Output = Float[Array, "b H W C"]
-# (name, channels, kernel's sides, stride): a side for both where it is one.
-# Layers of stride 1 keep the size of the map, those of stride 2 do not pad.
+# (name, channels, sides of the kernel, stride); one number for a square kernel.
+# Layers of stride 1 keep the size of the map; layers of stride 2 do not pad.
 Layer = tuple[str, int, int | tuple[int, int], int]
 
 
@@ -74,8 +74,8 @@ class Convolution(nn.Module, kw_only=True):
 
   Args:
     features: channels of the output.
-    sides: of the kernel, (height, width).
-    stride: of both.
+    sides: the (height, width) of the kernel.
+    stride: the stride in both directions.
     padding: "SAME" or "VALID".
   """
 
@@ -111,7 +111,7 @@ def chain(x: Map, *layers: Layer) -> Output:
 
 
 def average_pool(x: Map) -> Output:
-  """The mean of 3x3 neighbours, of those that there are at the border."""
+  """The mean of 3x3 neighbours; at the border, of those inside the map."""
   return nn.avg_pool(
     x, (3, 3), strides=(1, 1), padding="SAME", count_include_pad=False
   )
@@ -124,10 +124,10 @@ def max_pool(x: Map, stride: int) -> Output:
 
 
 class BlockA(nn.Module, kw_only=True):
-  """1x1, 5x5, two 3x3 and a pool; of 35x35.
+  """Branches of 1x1, 5x5, two 3x3 and a pool, for maps of 35x35.
 
   Args:
-    pool_features: channels after the pool.
+    pool_features: the channels after the pool.
   """
 
   pool_features: int
@@ -149,7 +149,7 @@ class BlockA(nn.Module, kw_only=True):
 
 
 class BlockB(nn.Module):
-  """From 35x35 to 17x17."""
+  """Makes maps of 35x35 into maps of 17x17."""
 
   @nn.compact
   def __call__(self, x: Map) -> Output:
@@ -167,10 +167,12 @@ class BlockB(nn.Module):
 
 
 class BlockC(nn.Module, kw_only=True):
-  """1x1, 7x7 and two 7x7, each as a row and a column, and a pool; of 17x17.
+  """Branches of 1x1, 7x7, two 7x7 and a pool, for maps of 17x17.
+
+  Each 7x7 convolution is a row and a column.
 
   Args:
-    width: channels between the rows and columns.
+    width: the channels between rows and columns.
   """
 
   width: int
@@ -200,7 +202,7 @@ class BlockC(nn.Module, kw_only=True):
 
 
 class BlockD(nn.Module):
-  """From 17x17 to 8x8."""
+  """Makes maps of 17x17 into maps of 8x8."""
 
   @nn.compact
   def __call__(self, x: Map) -> Output:
@@ -219,7 +221,9 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module, kw_only=True):
-  """1x1, 3x3 and two 3x3, whose last is a row beside a column; of 8x8.
+  """Branches of 1x1, 3x3, two 3x3 and a pool, for maps of 8x8.
+
+  The last 3x3 convolution of a branch is a row beside a column.
 
   Args:
     pool: "average" or "max".
@@ -247,13 +251,13 @@ class BlockE(nn.Module, kw_only=True):
 
 
 class InceptionV3(nn.Module):
-  """The whole of it, frozen: its weights come from a file."""
+  """The whole network, frozen: its weights come from a file."""
 
   @nn.compact
   def __call__(self, x: Image, train: bool) -> Classification:
     """Logits without bias and pooled features of images in [-1, 1]."""
     h = prepare(x)
-    # Of the stem's layers of stride 1, two do not pad.
+    # Two layers of the stem have stride 1 and do not pad.
     stem = functools.partial(Convolution, sides=(3, 3), padding="VALID")
     for layer in (
       stem(features=32, stride=2, name="Conv2d_1a_3x3"),

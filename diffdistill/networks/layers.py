@@ -20,13 +20,13 @@ Map = Float[Array, "b h w c"]
 Tokens = Float[Array, "b n c"]
 Vector = Float[Array, "b e"]
 
-# What norms add to the variance: the default of Flax, and what the released
-# weights of Salimans & Ho 2022 and of Ho et al. 2020 expect.
+# Norms add this number to the variance. It is the default of Flax, and the
+# released weights of Salimans & Ho 2022 and of Ho et al. 2020 expect it.
 EPSILON = 1e-6
 DTYPES = ("float32", "bfloat16")
 # Width of a transformer's hidden layer, in widths of its tokens.
 EXPANSION = 4
-# What computes attention: XLA on any platform, or NVIDIA's fused kernel.
+# Attention is computed by XLA on any platform, or by NVIDIA's fused kernel.
 ATTENTIONS = ("xla", "cudnn")
 
 
@@ -71,8 +71,8 @@ def require_levels(x: Map, levels: int, attention: tuple[int, ...]) -> None:
 
   Args:
     x: the input.
-    levels: of the network; each but the first halves the image.
-    attention: heights at which there is to be some.
+    levels: the number of levels; each level but the first halves the image.
+    attention: the heights at which the network shall attend.
   """
   height, width = x.shape[1:3]
   divisor = 2 ** (levels - 1)
@@ -91,7 +91,7 @@ def require_levels(x: Map, levels: int, attention: tuple[int, ...]) -> None:
 
 
 def require_precision(dtype: str, attention: str) -> None:
-  """Raises ValueError for an unknown value, or two that do not go together."""
+  """Raises ValueError for an unknown value, or two that cannot be combined."""
   require_known("dtype", dtype, DTYPES)
   require_known("attention", attention, ATTENTIONS)
   require(
@@ -102,12 +102,11 @@ def require_precision(dtype: str, attention: str) -> None:
 
 
 def num_groups(groups: int, channels: int, group_size: int = 2) -> int:
-  """The groups used where `groups` were asked for.
+  """The number of groups that a norm has where `groups` were asked for.
 
-  The largest divisor of the channels that is at most `groups` and leaves
-  `group_size` or more channels to a group: two, since one alone would forget
-  its mean. So 32 stays 32 for 64, 96, 128, ... channels: the papers' networks
-  are unchanged.
+  It is the largest divisor of the channels that is at most `groups` and leaves
+  `group_size` or more channels to a group. A group of one channel would lose
+  its mean. So 32 stays 32 for 64, 96, ... channels, as in the papers' networks.
   """
   limit = max(1, min(groups, channels // group_size))
   return next(n for n in range(limit, 0, -1) if channels % n == 0)
@@ -148,9 +147,9 @@ def conv(
 ) -> nn.Conv:
   """A 3x3 convolution; `zero` starts its kernel at zero.
 
-  It pads with zeros: "both" sides by one, or as much as makes the "same" size,
-  divided by the stride. They differ for a stride of 2 and even sizes, where
-  "same" pads below and to the right alone.
+  It pads with zeros. "both" adds one row or column on each side; "same" adds as
+  many as give the input's size divided by the stride. For a stride of 2 and
+  even sizes, "same" pads only below and to the right.
   """
   return nn.Conv(
     features,
@@ -167,9 +166,10 @@ class Attention(nn.Module, kw_only=True):
   """Residual self-attention over all positions; the identity at first.
 
   Args:
-    num_heads: heads, unless head_dim says how wide each is.
-    normalise: first, of the image; groups, group_size and epsilon are the
-      norm's.
+    num_heads: the number of heads; not used where head_dim is given.
+    head_dim: the channels of one head.
+    normalise: whether to normalise the map first.
+    groups, group_size, epsilon: of that norm.
   """
 
   num_heads: int = 1
@@ -219,19 +219,19 @@ def self_attention(
   norm_qk: bool = False,
   zero: bool = False,
 ) -> Tokens:
-  """Self-attention between two products, as parts of the calling module.
+  """Self-attention between two dense layers, which are of the calling module.
 
   Args:
-    h: normalised; not added to the result.
-    heads: a divisor of the channels.
-    dtype: of what is computed.
+    h: the normalised tokens; they are not added to the result.
+    heads: the number of heads, a divisor of the channels.
+    dtype: the dtype of the computation.
     attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs, which
       has no forward-mode derivative.
     norm_qk: normalise each head's queries and keys, which bounds the logits.
-    zero: start the second product's kernel at zero.
+    zero: start the kernel of the last layer at zero.
   """
   batch, length, channels = h.shape
-  # One product for the three: the kernel has shape (c, 3, heads, c / heads).
+  # One layer for q, k and v: its kernel has shape (c, 3, heads, c / heads).
   qkv = nn.DenseGeneral((3, heads, channels // heads), dtype=dtype, name="qkv")(
     h
   )
@@ -239,7 +239,7 @@ def self_attention(
   if norm_qk:
     norm = functools.partial(nn.LayerNorm, epsilon=EPSILON, dtype=dtype)
     q = norm(name="norm_q")(q)
-    # The softmax does not see a bias of the keys.
+    # A bias of the keys would not change the softmax.
     k = norm(name="norm_k", use_bias=False)(k)
   h = jax.nn.dot_product_attention(
     q, k, v, implementation="cudnn" if attention == "cudnn" else "xla"

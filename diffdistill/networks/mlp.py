@@ -17,9 +17,10 @@ class MLP(nn.Module, kw_only=True):
   last layer starts at zero, and so does the output.
 
   Args:
-    width: of the layers and of the sinusoid; even, 4 or more.
-    depth: hidden layers.
-    out_channels: of the output, whose height and width are the input's.
+    width: the channels of each layer and of the sinusoid; even, 4 or more.
+    depth: the number of hidden layers.
+    out_channels: the channels of the output; its height and width are those of
+      the input.
     num_classes: 0 for unconditional.
     two_times: whether the network is also told s, the time aimed at.
   """
@@ -37,7 +38,7 @@ class MLP(nn.Module, kw_only=True):
 
   @property
   def features(self) -> tuple[str, ...]:
-    """Hidden layers, each as an image of one pixel."""
+    """The names of the hidden layers, each an image of one pixel."""
     return tuple(f"layer_{index}" for index in range(self.depth))
 
   @nn.compact

@@ -1,4 +1,4 @@
-"""What a network is to the rest of the house: an architecture, no weights.
+"""A network as other rooms see it: an architecture without weights.
 
 Teacher, student and auxiliary share one `Network` and differ in `Params`.
 """
@@ -31,9 +31,9 @@ Output = Float[Array, "b h w out"]
 class Network(Protocol):
   """An architecture that maps a noisy image and its noise level to an output.
 
-  two_times: whether it takes `s`, the time aimed at. `t` is whatever scalar the
-  preconditioning hands over, normally in [0, 1]; the condition is empty for an
-  unconditional network; `key` is given exactly when dropout is on.
+  two_times: whether the network is told `s`, the time aimed at. `t` is the
+  scalar that the preconditioning gives, normally in [0, 1]. The condition is
+  empty for an unconditional network. A `key` turns dropout on.
   """
 
   @property
@@ -57,14 +57,14 @@ class Network(Protocol):
 class LinenNetwork:
   """A `Network` from a Linen module called as `module(x, t, label, train)`.
 
-  A module with the field two_times=True is called with s too, and one with a
-  property `features` with names, which it hands to `features.keep`.
+  A module with the field two_times=True is called with s too. A module with a
+  property `features` is called with `names`, which it hands to `features.keep`.
 
   Args:
     module: takes x of shape `b h w c`, t of shape `b`, labels of shape `b` or
       None, and `train: bool` (dropout on).
-    precision: of products, a name of `jax.default_matmul_precision`; None for
-      the process's own.
+    precision: the precision of matrix products, a name of
+      `jax.default_matmul_precision`; None for that of the process.
     image_shape: (h, w, c) of the input.
     num_classes: 0 for an unconditional network.
   """
@@ -88,23 +88,23 @@ class LinenNetwork:
 
   @property
   def features(self) -> tuple[str, ...]:
-    """What `look` can give, by name."""
+    """The names of the features that `look` can give."""
     return getattr(self.module, "features", ())
 
   @property
   def exact(self) -> "LinenNetwork":
     """The same weights in float32, with derivatives in every mode.
 
-    Attention is XLA's, since the fused kernel has no forward mode; nothing is
-    recomputed; and products are not rounded to fewer bits than float32 has, as
-    GPUs and TPUs do by default.
+    XLA computes attention, since the fused kernel has no forward mode. Nothing
+    is recomputed. GPUs and TPUs do not round products to fewer bits than
+    float32 has, as they do by default.
     """
     wanted: dict[str, Any] = {
       "dtype": "float32",
       "attention": "xla",
       "remat": False,
     }
-    # "attention" of the U-Nets is where they attend.
+    # The field "attention" of a U-Net lists heights; it is no text.
     fields = {
       name: value
       for name, value in wanted.items()
@@ -144,7 +144,7 @@ class LinenNetwork:
   ) -> tuple[Output, Mapping[str, Array]]:
     """The output of `apply`, and features of that pass by name, in float32.
 
-    Where the output is not used, the compiler removes what follows the last
+    Where the output is not used, the compiler removes the layers after the last
     feature.
 
     Raises:
@@ -186,7 +186,7 @@ class LinenNetwork:
     more: dict[str, Any] = ({"s": s} if self.two_times else {}) | (
       {"names": names} if names else {}
     )
-    # Left alone, the precision is what the process was told.
+    # Without a precision of its own, the network has that of the process.
     exact = contextlib.nullcontext()
     if self.precision is not None:
       exact = jax.default_matmul_precision(self.precision)

@@ -1,8 +1,8 @@
 """The residual classifiers of the literature, for weights that others trained.
 
 He et al. 2016a in torchvision's form: the stride of a bottleneck is on its 3x3
-convolution, and every strided layer pads both sides alike, where Flax's "SAME"
-would pad the far side only.
+convolution, and every strided layer pads both sides alike. Flax's "SAME" would
+pad the far side only.
 """
 
 from typing import Annotated
@@ -25,7 +25,7 @@ DEPTHS = {
   152: ((3, 8, 36, 3), True),
 }
 STEMS = ("imagenet", "cifar")
-EXPANSION = 4  # of a bottleneck's output
+EXPANSION = 4  # a bottleneck's output has so many times its channels
 
 
 def convolution(
@@ -58,9 +58,10 @@ class ResidualBlock(nn.Module, kw_only=True):
   """Two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1; plus the input.
 
   Args:
-    features: of the convolutions; a bottleneck's last has four times as many.
-    bottleneck: which of the two.
-    stride: of the first 3x3 convolution.
+    features: the channels of a convolution; the last convolution of a
+      bottleneck has four times as many.
+    bottleneck: whether the block is a bottleneck.
+    stride: the stride of the first 3x3 convolution.
   """
 
   features: int
@@ -93,16 +94,16 @@ class ResidualBlock(nn.Module, kw_only=True):
 class TorchResNet(nn.Module, kw_only=True):
   """ResNet 18 to 152, frozen: its weights come from a file.
 
-  BatchNorm is folded into what it is at inference, so parameters are all its
-  state and `train` changes nothing. That also makes it no network to train
-  from its first weights; `classifier.ResNet` is.
+  BatchNorm is folded into a scale and a bias, its form at inference. So
+  parameters are all its state, and `train` changes nothing. It cannot be
+  trained from its first weights; use `classifier.ResNet` for that.
 
   Args:
-    num_classes: the logits.
+    num_classes: the number of logits.
     depth: 18, 34, 50, 101 or 152.
     stem: "imagenet", a 7x7 convolution of stride 2 and a max-pool of 2; or
       "cifar", a 3x3 convolution and no pooling.
-    width: channels of the first level, doubled at each of the others.
+    width: the channels of the first level; each next level doubles them.
   """
 
   num_classes: SomeClasses

@@ -1,4 +1,4 @@
-"""Rows of equal blocks, each row compiled once: one block, scanned."""
+"""Rows of equal blocks: one block is compiled, and scanned over the row."""
 
 from collections.abc import Sequence
 
@@ -17,19 +17,19 @@ def scanned(
   remat: bool,
   reverse: bool = False,
 ) -> type[nn.Module]:
-  """A row of blocks: their parameters, each its own, are stacked on axis 0.
+  """A row of blocks, whose parameters are stacked on axis 0.
 
   Args:
-    block: called as block(h, *inputs) -> (h, what is stacked of each block); it
-      begins with `keep_rows`.
-    length: of the row, 1 or more.
-    in_axes: of the inputs: 0 for one that has an entry for each block,
-      nn.broadcast for one that all share.
+    block: called as block(h, *inputs) -> (h, output); the outputs of all blocks
+      are stacked. A block begins with `keep_rows`.
+    length: the number of blocks, 1 or more.
+    in_axes: one entry for each input: 0 where each block has its own entry,
+      nn.broadcast where all blocks share the input.
     remat: recompute each block in the backward pass, for memory.
-    reverse: from the last entry and the last parameters to the first.
+    reverse: whether to run from the last block to the first.
   """
   if remat:
-    # Within a scan there is nothing that the compiler could reuse instead.
+    # In a scan the compiler cannot reuse a forward pass in place of the remat.
     block = nn.remat(block, prevent_cse=False)
   return nn.scan(
     block,
@@ -50,16 +50,17 @@ def in_pieces(
   *,
   remat: bool,
 ) -> tuple[Float[Array, "b ..."], dict[int, Float[Array, "b ..."]]]:
-  """What a row of blocks without dropout gives, and some blocks of it.
+  """The output of a row of blocks without dropout, and of some of its blocks.
 
-  The row ends a scan after each block that is asked for. A single scan could
-  not be cut short where only an early block is used.
+  There is one scan up to each block of `asked`, since the compiler cannot
+  shorten a scan of which only an early block is used.
 
   Args:
     block: called as block(h, shared) -> (h, None); not bound to weights.
-    weights: stacked on axis 0, as `scanned` makes them.
-    h, shared: inputs of the first block, and of every block.
-    asked: indices of blocks, rising.
+    weights: the weights of all blocks, stacked on axis 0.
+    h: the input of the first block.
+    shared: an input of every block.
+    asked: the indices of the wanted blocks, rising.
     remat: recompute each block in the backward pass, for memory.
   """
   length = jax.tree.leaves(weights)[0].shape[0]
@@ -80,9 +81,9 @@ def in_pieces(
 def keep_rows(h: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
   """h, each example on the device that holds it in the batch.
 
-  For what a scanned block takes from the one before: left to itself, the
-  partitioner splits it as it finds the stacked weights split, by channels, and
-  sends all examples about in each block. Without a mesh, h itself.
+  A scanned block calls this on its input. Otherwise the partitioner splits the
+  input as the stacked weights are split, by channels, and sends all examples to
+  other devices in each block. Without a mesh the result is h itself.
   """
   place = jax.typeof(h).sharding
   mesh = place.mesh

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from diffdistill.networks.layers import Map, Norm, Vector, conv
 
-GROUP_SIZE = 4  # channels of a norm's group, at the least
+GROUP_SIZE = 4  # the least number of channels of a norm's group
 SCALE = math.sqrt(0.5)
 Taps = tuple[int | float, ...]
 
@@ -22,7 +22,8 @@ def filtered_down(
 
   Args:
     x: an image.
-    taps: of the filter, an even number; used divided by their sum.
+    taps: the taps of the filter, an even number of them. The filter divides
+      them by their sum.
     pad: zeros around the image; by default as many as halve its sides.
   """
   if pad is None:
@@ -33,10 +34,10 @@ def filtered_down(
 
 
 def filtered_up(x: Map, taps: Taps) -> Float[Array, "b 2*h 2*w c"]:
-  """The transpose of `filtered_down`, times four: the mean stays."""
+  """The transpose of `filtered_down`, times four, which keeps the mean."""
   pad = len(taps) // 2
   for axis in (1, 2):
-    # A zero between neighbours, and twice the taps.
+    # The padding puts a zero between neighbours, hence the factor of 2.
     x = 2 * _correlate(x, taps[::-1], axis, (pad, pad, 1), stride=1)
   return x
 
@@ -59,12 +60,12 @@ def _correlate(
 class SongBlock(nn.Module, kw_only=True):
   """norm, swish, conv, plus dense(embed), norm, swish, dropout, conv.
 
-  Plus the input, times sqrt(1/2).
+  The sum of this and the input is multiplied by sqrt(1/2).
 
   Args:
-    features: channels of the result; the input's if None.
-    resample: "down" or "up" before the first convolution and on the skip.
-    taps: of the filter with which.
+    features: the channels of the result; None for those of the input.
+    resample: "down" or "up", before the first convolution and on the skip.
+    taps: the taps of the filter that resamples.
   """
 
   features: int | None = None

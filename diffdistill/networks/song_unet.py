@@ -1,6 +1,6 @@
 """The U-Nets of Song et al. 2021 (score SDE), as Karras et al. 2022 have them.
 
-DDPM++ and NCSN++, and what lies between; defaults are DDPM++'s:
+DDPM++, NCSN++ and mixtures of their parts; the defaults are DDPM++'s:
 
              DDPM++        NCSN++
   embedding  "positional"  "fourier"
@@ -8,20 +8,21 @@ DDPM++ and NCSN++, and what lies between; defaults are DDPM++'s:
   taps       (1, 1)        (1, 3, 3, 1)
 
 Each block, each attention and each residual of the encoder is scaled by
-sqrt(1/2), so that variances stay; resolutions are changed by residual blocks,
-with the taps as filter.
+sqrt(1/2), which keeps the variance. Residual blocks change the resolution, with
+a filter of the given taps.
 
 Unlike the paper, a class enters as its one-hot vector, without a factor
-sqrt(num_classes); and the initial weights are LeCun-normal, with the last of a
-block and the last of all exactly zero, so the initial output is exactly zero.
+sqrt(num_classes). Unlike the paper, initial weights are LeCun-normal, but those
+of the last layer of each block and of the network are zero, so the initial
+output is exactly zero.
 
 Names of parameters: conv_in, embed, down_I_block_J, down_I_attention_J,
 down_I_resample, down_I_auxiliary, middle_block_1, middle_attention,
 middle_block_2, up_I_* likewise, up_I_norm_out, up_I_conv_out; I is the level,
 0 the finest.
 
-Features: down_I and up_I, what level I ends with before the resolution changes,
-and middle, what the middle ends with.
+Features: down_I and up_I, the last maps of level I before the resolution
+changes, and middle, the last map of the middle.
 """
 
 from typing import Annotated, cast
@@ -73,32 +74,35 @@ DECODERS = ("standard", "skip")
 # `train` is the third argument after self, and a Python value.
 REMAT_BLOCK = nn.remat(SongBlock, static_argnums=(3,))
 REMAT_ATTENTION = nn.remat(Attention)
-# What a block is told beside its map: the embedding, and `train`.
+# The embedding, and `train`: every block is told them.
 Told = tuple[Vector, bool]
 
 
 class SongUNet(nn.Module, kw_only=True):
-  """DDPM++ or NCSN++ over x_t and its noise level, see above.
+  """DDPM++ or NCSN++; a network over x_t and its noise level.
 
-  It reads 1000 t as its noise level: c_noise of `EDMPrecondition`.
+  It reads 1000 t as its noise level, where t is c_noise of `EDMPrecondition`.
 
   Args:
-    channels: at the first convolution.
-    multipliers: of the channels, one per level; each level halves the image.
+    channels: the channels of the first convolution; even, 4 or more.
+    multipliers: the factor of the channels at each level; each level but the
+      first halves the image.
     num_blocks: residual blocks per level going down; one more going up.
-    attention: the image heights at which blocks are followed by attention, of
-      one head: all going down, the last going up. The middle always has it.
-    embed_dim: of the embedded noise level and class; None for 4 * channels.
+    attention: the image heights at which attention, of one head, follows each
+      block going down and the last block going up. The middle always has it.
+    embed_dim: the size of the embedded noise level and class; None for
+      4 * channels.
     embedding: "positional" or "fourier".
-    num_waves: of the embedding, even, 4 or more; None for `channels`.
-    encoder: "standard"; or what else each lower resolution is given: of the
-      "residual" below a convolution of it, of the "skip" the small image.
+    num_waves: the sines and cosines of the embedding; even, 4 or more; None for
+      `channels`.
+    encoder: "standard"; "residual" to add a convolution of the next finer map
+      to each coarser map; "skip" to add the small image to it.
     decoder: "standard"; or "skip" to sum an output of each resolution.
-    taps: of the filter with which resolutions change; an even number.
-    dropout: in [0, 1), on when `train`.
+    taps: the taps of the filter that changes resolutions, an even number.
+    dropout: the dropout rate, in [0, 1), when `train`.
     remat: recompute each block in the backward pass, for memory.
     dtype: "float32" or "bfloat16", see `UNet`.
-    out_channels: of the output.
+    out_channels: the channels of the output.
     num_classes: 0 for unconditional.
     two_times: whether the network is also told s, the time aimed at.
   """
@@ -180,10 +184,10 @@ class SongUNet(nn.Module, kw_only=True):
     """The coarsest map, and all maps that the way up concatenates.
 
     Args:
-      h: what the first convolution makes of the image.
+      h: the output of the first convolution.
       small: the image, which the encoder makes smaller beside h.
-      told: what every block is told.
-      names: of the features to keep.
+      told: the embedding, and `train`.
+      names: the features to keep.
     """
     skips = [h]
     for level, multiplier in enumerate(self.multipliers):
@@ -250,10 +254,10 @@ class SongUNet(nn.Module, kw_only=True):
   def _auxiliary(
     self, h: Map, small: Float[Array, "b H W C"], name: str
   ) -> tuple[Map, Float[Array, "b h w D"]]:
-    """h with what the encoder adds from the input, and that for what follows.
+    """h plus what the encoder adds, and the map to add from at the next level.
 
-    The residual's convolution is of the image as it is, padded for the filter
-    too: padding between the two would be other zeros.
+    The convolution of a residual pads for the filter too, since padding between
+    the convolution and the filter would add other zeros.
     """
     features, dtype = h.shape[-1], self.dtype
     if self.encoder == "residual":

@@ -4,18 +4,19 @@
   "film"   scale and shift of norms   a residual block (BigGAN)
   "ddpm"   addition after conv1       strided conv down, nearest + conv up
 
-"film" is the network of Salimans & Ho 2022 (released code), "ddpm" that of Ho
-et al. 2020 and Song et al. 2021 (DDIM), hence of papers that start from their
-weights. Later fields tell apart what others trained: they change nothing here
-by default. Unlike Ho et al., the initial weights are LeCun-normal and the last
-layers exactly zero in both styles, so the initial output is exactly zero.
+"film" is the network of Salimans & Ho 2022 (released code). "ddpm" is the
+network of Ho et al. 2020 and Song et al. 2021 (DDIM), and of papers that start
+from their weights. The fields after two_times exist for weights that others
+trained; their defaults change nothing. Unlike Ho et al., the initial weights
+are LeCun-normal and the last layers exactly zero in both styles, so the initial
+output is exactly zero.
 
 Names of parameters: conv_in, embed, down_I_block_J, down_I_attention_J,
 down_I_resample, middle_block_1, middle_attention, middle_block_2, up_I_*
 likewise, norm_out, conv_out; I is the level, 0 the finest.
 
-Features: down_I and up_I, what level I ends with before the resolution changes,
-and middle, what the middle ends with.
+Features: down_I and up_I, the last maps of level I before the resolution
+changes, and middle, the last map of the middle.
 """
 
 from typing import Annotated, Any
@@ -57,7 +58,7 @@ from diffdistill.ranges import (
   check_ranges,
 )
 
-# How each style changes the resolution, where nothing else is asked for.
+# How each style changes the resolution where `resampling` is None.
 STYLES = {"film": "block", "ddpm": "conv"}
 RESAMPLING = (None, "block", "conv")
 PADDING = ("same", "both")
@@ -66,7 +67,7 @@ MIDDLE = ("attention", "bare_attention", "blocks")
 # `train` is the third argument after self, and a Python value.
 REMAT_BLOCK = nn.remat(ResBlock, static_argnums=(3,))
 REMAT_ATTENTION = nn.remat(Attention)
-# What a block is told beside its map: the embedding, and `train`.
+# The embedding, and `train`: every block is told them.
 Told = tuple[Vector, bool]
 
 
@@ -74,8 +75,9 @@ class UNet(nn.Module, kw_only=True):
   """A U-Net over x_t and its noise level; square or rectangular images.
 
   Args:
-    channels: at the finest level, and of the sinusoid; even, 4 or more.
-    multipliers: of the channels, one per level; each level halves the image.
+    channels: the channels of the first convolution; even, 4 or more.
+    multipliers: the factor of the channels at each level; each level but the
+      first halves the image.
     num_blocks: residual blocks per level going down; one more going up.
     patch: side of the pixel blocks folded into channels before the first
       convolution and unfolded after the last (Hoogeboom et al. 2023, simple
@@ -83,32 +85,34 @@ class UNet(nn.Module, kw_only=True):
       in patches. 1 for none.
     attention: the image heights at which blocks are followed by attention;
       the middle always has it, unless `middle` says otherwise.
-    num_heads: of attention; ignored where head_dim is given.
-    head_dim: channels of one head.
-    embed_dim: of the embedded noise level and class; None for 4 * channels.
-    dropout: in [0, 1), on when `train`.
-    style: "film" or "ddpm", see above.
+    num_heads: the heads of attention; ignored where head_dim is given.
+    head_dim: the channels of one head.
+    embed_dim: the size of the embedded noise level and class; None for
+      4 * channels.
+    dropout: the dropout rate, in [0, 1), when `train`.
+    style: "film" or "ddpm", see the top of this file.
     remat: recompute each block in the backward pass, for memory.
-    dtype: "float32" or "bfloat16", of the computation. Parameters, norms'
-      statistics, softmax, the embedding and the last convolution are float32
-      whatever it is, and so is the output.
-    groups: of the norms; fewer where the channels do not allow it, see
-      `layers.num_groups`.
-    out_channels: of the output.
+    dtype: "float32" or "bfloat16", the dtype of the computation. Parameters,
+      the statistics of norms, softmax, the embedding, the last convolution and
+      the output are always float32.
+    groups: the groups of each norm; fewer where the channels do not allow it,
+      see `layers.num_groups`.
+    out_channels: the channels of the output.
     num_classes: 0 for unconditional.
     two_times: whether the network is also told s, the time aimed at.
     resampling: "block" for a residual block, "conv" for a strided convolution
       down and one after the nearest neighbours up; None for the style's own.
-    padding: of the strided convolution: "same" (one row and column of zeros,
-      below and to the right) or "both" (one on every side).
-    middle: "attention" between the middle's two blocks, "bare_attention"
-      without a norm of its own, or the "blocks" alone.
-    group_size: the channels that a norm's group has at the least.
-    epsilon: of the norms, under the square root.
-    sinusoid_dim: of the sinusoid, even; None for `channels`.
-    cos_first: of the sinusoid, rather than the sines.
-    frequency_shift: 1 where the sinusoid's last frequency is exactly 1e-4 of
-      its first, 0 where the one after the last would be.
+    padding: how the strided convolution pads: "same" (one row and column of
+      zeros, below and to the right) or "both" (one on every side).
+    middle: "attention" for attention between the two blocks of the middle;
+      "bare_attention" for attention without a norm; "blocks" for no attention.
+    group_size: the least number of channels of a norm's group.
+    epsilon: the number that norms add to the variance.
+    sinusoid_dim: the size of the sinusoid; even, 4 or more; None for
+      `channels`.
+    cos_first: whether cosines come before sines in the sinusoid.
+    frequency_shift: 1 if the last frequency of the sinusoid is exactly 1e-4 of
+      its first; 0 if a further frequency would be.
 
   Raises:
     ValueError: for values out of these ranges; when called, for an image that

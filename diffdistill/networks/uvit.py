@@ -8,31 +8,31 @@ Consistency Models, appendix A.1) list. A stage is a row of equal blocks:
   the next      TransformerBlock  likewise              likewise
   the last      TransformerBlock  once, from a learned vector for each position
 
-A block adds to its input x, with norm(x) = (norm(x) + norm(skip)) / sqrt(2) at
-its first norm on the way up, skip being the output of the block that mirrors it
-on the way down:
+A block adds these terms to its input x. On the way up its first norm(x) is
+(norm(x) + norm(skip)) / sqrt(2), where skip is the output of the block that
+mirrors it on the way down:
 
   ConvBlock         conv(swish(film(norm(conv(swish(norm(x)))))))
   TransformerBlock  dense(swish(film(dense(norm(x))))), and to that sum
                     attention(norm(x)), its queries and keys normalised
 
 with film(h) = h (1 + scale) + shift, (scale, shift) = dense(swish(embed)), for
-noise level and class. So the blocks of a stage differ in their weights alone,
-and are one block, scanned.
+noise level and class. The blocks of a stage differ in their weights alone, so
+one block is compiled, and scanned.
 
 We have read neither the first paper's appendix nor its authors' code. Other
 people's implementations of it have the sum with the skip, the order of the
 halves, film on the hidden layer, normalised queries and keys, positions in the
 middle alone and dense layers beside the resampling; with these and embed_dim
 1024 both networks of Heek et al. have their published 394M and 397M parameters.
-[ours]: skips and norms of transformers, head_dim, swish, the sinusoid, and that
-all starts LeCun-normal but the layers that start at zero: the last of each sum
+[ours]: skips and norms of transformers, head_dim, swish, the sinusoid and the
+initial weights. Those are LeCun-normal, but zero in the last layer of each sum
 and of the network, so that the initial output is exactly zero.
 
 Names of parameters: conv_in, embed, down_I, down_I_resample, position, middle,
 up_I_resample, up_I, norm_out, conv_out; I is the stage, 0 the finest.
 
-Features: down_I and up_I, what the rows of those names give, and middle.
+Features: down_I, up_I and middle, the outputs of the rows of these names.
 """
 
 from typing import Annotated
@@ -75,24 +75,28 @@ class UViT(nn.Module, kw_only=True):
   """A UViT over x_t and its noise level.
 
   Args:
-    channels: of each stage, the finest first; each next stage halves the image.
-      The first, even and 4 or more, is the sinusoid's too.
-    num_blocks: of each stage, on either way; the last has one way.
-    conv_stages: how many of the finest stages are convolutions; not the last.
+    channels: the channels of each stage, the finest first, 4 or more; each next
+      stage halves the image. The first number, even, is also the size of the
+      sinusoid.
+    num_blocks: the blocks of each stage, on the way down and again on the way
+      up; the last stage has one way.
+    conv_stages: how many of the finest stages are convolutions; never the last.
     patch: side of the pixel blocks folded into channels before the first
       convolution and unfolded after the last; 1 for none.
-    head_dim: channels of one head of attention.
-    embed_dim: of the embedded noise level and class; None for 4 * channels[0].
-    dropout: of each stage, in [0, 1), on when `train`; () for none.
-    attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs: bfloat16
-      only, and without the forward-mode derivative that moment matching in
-      parameter space takes.
+    head_dim: the channels of one head of attention.
+    embed_dim: the size of the embedded noise level and class; None for
+      4 * channels[0].
+    dropout: the dropout rate of each stage, in [0, 1), when `train`; () for no
+      dropout.
+    attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs. The kernel
+      computes bfloat16 only, and has no forward-mode derivative, which moment
+      matching in parameter space takes.
     remat: recompute each block in the backward pass, for memory.
-    dtype: "float32" or "bfloat16", of the computation. Parameters, norms'
-      statistics, softmax, the embedding and the last convolution are float32
-      whatever it is, and so is the output.
-    groups: of the norms of convolutions, see `layers.num_groups`.
-    out_channels: of the output.
+    dtype: "float32" or "bfloat16", the dtype of the computation. Parameters,
+      the statistics of norms, softmax, the embedding, the last convolution and
+      the output are always float32.
+    groups: the groups of the norms of convolutions, see `layers.num_groups`.
+    out_channels: the channels of the output.
     num_classes: 0 for unconditional.
     two_times: whether the network is also told s, the time aimed at.
 
@@ -205,15 +209,15 @@ class UViT(nn.Module, kw_only=True):
     skips: Float[Array, "n b h w c"] | None = None,
     gives_skip: bool = False,
   ) -> tuple[Map, Float[Array, "n b h w c"] | None]:
-    """What the blocks of a stage make of h, and the output of each if asked.
+    """The output of the blocks of a stage, and of each block if asked for.
 
     Args:
       h: the input of the first block.
       told: the embedding, and `train`.
-      stage: 0 for the finest.
-      name: of the row's parameters.
-      skips: outputs of the row that mirrors this one, on the way up.
-      gives_skip: whether to give the outputs of all blocks.
+      stage: the index of the stage; 0 is the finest.
+      name: the name of the row's parameters.
+      skips: on the way up, the outputs of the row that mirrors this one.
+      gives_skip: whether to return the output of each block.
     """
     embed, train = told
     if stage < self.conv_stages:

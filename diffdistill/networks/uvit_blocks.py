@@ -20,7 +20,7 @@ from diffdistill.networks.rows import keep_rows
 
 
 class ConvBlock(nn.Module, kw_only=True):
-  """Two convolutions, see above; gives its output, and again as a skip."""
+  """Two convolutions; returns its output, and again as a skip if asked for."""
 
   gives_skip: bool
   train: bool
@@ -45,7 +45,7 @@ class ConvBlock(nn.Module, kw_only=True):
 
 
 class TransformerBlock(nn.Module, kw_only=True):
-  """A perceptron, then attention, see above; gives what a ConvBlock gives."""
+  """A perceptron, then attention; returns what a ConvBlock returns."""
 
   gives_skip: bool
   train: bool

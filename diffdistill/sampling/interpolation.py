@@ -1,10 +1,10 @@
-"""The way from one noise to another that stays as long as noise is.
+"""A path from one noise to another on which all points have a noise's length.
 
-With theta the angle between a and b, whole images taken as vectors:
+theta is the angle between the images a and b, taken as vectors:
 
   (1)  slerp(f) = [sin((1 - f) theta) a + sin(f theta) b] / sin(theta)
 
-Luhman & Luhman 2021 show 11 images of a student along such a way.
+Luhman & Luhman 2021 show 11 images of a student along such a path.
 """
 
 import jax.numpy as jnp
@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 
 from diffdistill.ranges import Range, check_number
 
-# How many images a way may have.
+# The number of points that a path may have.
 COUNT = Range(2, 10**6)
-# Below it the arc is its chord in float32, and sin(theta) no divisor.
+# For a smaller sin(theta), the arc equals its chord in float32.
 LEAST_SINE = 1e-4
 
 
@@ -23,8 +23,8 @@ def slerp(
 ) -> Float[Array, "n h w c"]:
   """Equation (1) at n even fractions f; the first is a, the last b.
 
-  Where a and b are nearly parallel the points are on the straight line; so they
-  are for opposite vectors, which no arc joins more than another.
+  If a and b are nearly parallel, the points are on the straight line. They are
+  on it for opposite vectors too, between which all arcs are equally short.
 
   Raises:
     ValueError: for fewer than the two ends.

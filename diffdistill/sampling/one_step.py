@@ -1,4 +1,4 @@
-"""One step: from noise to the clean image, whatever num_steps says.
+"""One step from noise to the clean image, for every num_steps.
 
   (1)  x0:          the image is the network's x0 at t = 1
   (2)  difference:  the image is x_1 - eps, without the 1/alpha of x0 = (x_1 -

@@ -1,4 +1,4 @@
-"""What every sampler is: a loop over falling times around one step."""
+"""The base of samplers: a loop over falling times around one step."""
 
 import abc
 import dataclasses
@@ -21,7 +21,7 @@ from diffdistill.diffusion.timesteps import (
 )
 from diffdistill.ranges import Range, check_ranges
 
-# What a multistep solver remembers between steps: a tree of arrays.
+# A multistep solver remembers this between steps: a tree of arrays.
 Memory = Any
 
 
@@ -34,10 +34,10 @@ class Sampler(abc.ABC):
     grid: uniform, quadratic or karras; or uniform_indices or
       quadratic_indices, which visit whole indices of a discrete schedule, down
       to index 0.
-    first_time: where the grid begins, in (0, 1]: times of the uniform and the
-      quadratic grid are multiplied by it. A grid of indices begins at the index
-      of this time: 0.801 is index 800 of 1000, since index j is at (j + 1) /
-      1000.
+    first_time: the time at which the grid begins, in (0, 1]. All times of the
+      uniform and the quadratic grid are multiplied by it. A grid of indices
+      begins at the index of this time: 0.801 is index 800 of 1000, since index
+      j is at (j + 1) / 1000.
     clip: whether x0 is clipped to [-1, 1] in every step (eps follows), and in
       the image returned.
   """
@@ -94,14 +94,14 @@ class Sampler(abc.ABC):
     Args:
       model: the denoiser to follow.
       x_t: the images at t.
-      memory: of the step before; at first what `memory` gives.
+      memory: the memory after the step before; at first that of `memory`.
       t, s: the time of each image, and the time that it goes to.
-      key: of the noise that a stochastic sampler adds.
-      num_steps: of the whole way.
+      key: the key of the noise that a stochastic sampler adds.
+      num_steps: the number of steps from noise to image.
     """
 
   def memory(self, x: Image) -> Memory:
-    """What the first step remembers; nothing, for solvers of one step."""
+    """The memory before the first step; empty for solvers of one step."""
     return ()
 
   @property
@@ -157,8 +157,8 @@ class Sampler(abc.ABC):
         derivative backwards.
       x: the noise.
       key: read by stochastic samplers only.
-      num_steps: of the whole way; may be traced, so that one executable serves
-        every number of steps.
+      num_steps: the number of steps from noise to image; may be traced, so that
+        one executable serves every number of steps.
       stop: how many of the steps are done, all by default; may be traced. The
         images are then those at time(num_steps - stop, num_steps).
     """

@@ -286,8 +286,8 @@ def array(*state):
     (Raw(body(DICT) + body({"a": 1}) + b"b"), "gives a state to a Global"),
     (Raw(body(DICT) + body((None, {"fromkeys": 1})) + b"b"), "state to a Glob"),
     # Containers that are none.
-    (Raw(body(DICT) + b"K\x01a"), "appends to what is no list"),
-    (Raw(body(DICT) + b"K\x01K\x01s"), "sets items of what is no dict"),
+    (Raw(body(DICT) + b"K\x01a"), "appends to a value that is no list"),
+    (Raw(body(DICT) + b"K\x01K\x01s"), "sets items of a value that is no"),
     (Raw(b"}((K\x01tK\x02u"), "has a key that is a tuple"),
     # Persistent ids.
     (
@@ -299,12 +299,15 @@ def array(*state):
     (Call(DTYPE, "O8", False, True), "numpy's type 'O8'"),
     (Call(DTYPE, "V4", False, True), "numpy's type 'V4'"),
     (Call(DTYPE, "f4,O", False, True), "numpy's type 'f4,O'"),
-    (Call(DTYPE, "f4", state=(3, "<", None, ("a",), {}, 4, 1, 0)), "of parts"),
-    (array(1, (1,), "O", False, [3]), "has an array of no type"),
+    (
+      Call(DTYPE, "f4", state=(3, "<", None, ("a",), {}, 4, 1, 0)),
+      "with fields",
+    ),
+    (array(1, (1,), "O", False, [3]), "has an array without a type"),
     (array(1, (1,), FLOAT, False, [3]), "damaged"),
     (array(1, (3,), FLOAT, False, b"1234"), "damaged"),
     (array(1, (2**40,), FLOAT, False, b"1234"), "damaged"),
-    (Call(Name("_codecs", "encode"), "a", "rot13"), "has text for bytes"),
+    (Call(Name("_codecs", "encode"), "a", "rot13"), "has text in place of"),
     # A file in a file in a file, or of another kind.
     (file_within(file_within([])), "has a persistent id or a file within it"),
     (file_within([1]), "has a file within it that is no storage"),
