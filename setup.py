@@ -18,6 +18,7 @@ setup(
   packages=find_packages(include=["diffdistill", "diffdistill.*"]),
   package_data={
     "diffdistill": ["py.typed"],
+    "diffdistill.objectives": ["papers.bib"],
     "diffdistill.reporting": ["templates/*"],
   },
   install_requires=[

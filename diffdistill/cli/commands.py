@@ -317,8 +317,15 @@ COMMANDS = {
     about="List what a recipe can be made of, and all recipes. It names the"
     " objectives, networks, samplers, data sources and configs.",
     function="diffdistill.tools.list_all:list_all",
-    flags=(),
-    example="",
+    flags=(
+      Flag(
+        "bibtex",
+        "switch",
+        "Print the papers of the objectives instead, in BibTeX.",
+        default=False,
+      ),
+    ),
+    example="--bibtex",
     computes=False,
   ),
 }

@@ -1,14 +1,25 @@
 """The command that lists what a recipe can be made of."""
 
+import importlib.resources
+
 from diffdistill.data import SOURCES
 from diffdistill.networks import CLASSIFIERS, NETWORKS
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.run import recipes
 from diffdistill.sampling import SAMPLERS
 
+PAPERS = importlib.resources.files("diffdistill.objectives") / "papers.bib"
 
-def list_all() -> None:
-  """Prints objectives, networks, data sources, samplers, recipes."""
+
+def list_all(bibtex: bool) -> None:
+  """Prints objectives, networks, data sources, samplers, recipes.
+
+  Args:
+    bibtex: print the papers of the objectives instead, in BibTeX.
+  """
+  if bibtex:
+    print(PAPERS.read_text(), end="")
+    return
   for title, table in (
     ("objectives", OBJECTIVES),
     ("networks", NETWORKS),
