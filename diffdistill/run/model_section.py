@@ -5,6 +5,7 @@ and classes, a sampler the model's process, and a classifier the shape of the
 images.
 """
 
+import functools
 import math
 
 import jax
@@ -137,12 +138,18 @@ def trace(path: str, network: Network | LinenClassifier) -> None:
       parameters.
   """
   try:
-    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    count = num_parameters(network)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
-  count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
   if count > LARGEST_NETWORK:
     raise ValueError(
       f"{path} is a network of {count:,} parameters; pass smaller fields, for"
       f" at most {LARGEST_NETWORK:,}"
     )
+
+
+@functools.lru_cache(maxsize=32)
+def num_parameters(network: Network | LinenClassifier) -> int:
+  """How many parameters a network has; nothing is compiled."""
+  shapes = jax.eval_shape(network.init, jax.random.key(0))
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

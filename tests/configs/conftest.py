@@ -1,0 +1,52 @@
+import functools
+
+import numpy as np
+import pytest
+
+from diffdistill.run import from_config
+from tests.configs.given import MODULES
+
+# The size and the channels of data sources that do not resize.
+NATIVE = {"digits": (8, 1), "idx": (28, 1)}
+NUM_CLASSES = {"imagenet2012": 1000}
+
+
+@pytest.fixture(scope="session")
+def with_random_data(tmp_path_factory):
+  """Replaces the source of a config by ten images of a size."""
+
+  def replace(config, size):
+    source = config.data.source
+    channels = NATIVE.get(source.kind, (None, source.get("channels", 3)))[1]
+    path = tmp_path_factory.mktemp("data") / "random.npz"
+    last = NUM_CLASSES.get(source.get("name"), 10) - 1
+    np.savez(
+      path,
+      image=np.random.default_rng(0).integers(
+        0, 256, (10, size, size, channels), dtype=np.uint8
+      ),
+      label=np.linspace(0, last, 10).astype(int),
+    )
+    with config.unlocked():
+      config.data.source = {"kind": "npz", "path": str(path), "split": "train"}
+
+  return replace
+
+
+@pytest.fixture(scope="session")
+def built_as_it_is(with_random_data):
+  """The experiment of a (file, recipe), built once."""
+
+  @functools.cache
+  def build(name, recipe):
+    config = MODULES[name].get_config(recipe)
+    with_random_data(config, native_size(config))
+    return from_config.build(config)
+
+  return build
+
+
+def native_size(config):
+  """The side of the images that a config trains on."""
+  source = config.data.source
+  return source.get("image_size") or NATIVE[source.kind][0]
