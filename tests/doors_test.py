@@ -46,7 +46,7 @@ DOORS = {
     "data",
     "denoiser",
     "diffusion",
-    "objectives.objective",  # the protocol, never a paper
+    "objectives.objective",  # only the protocol, no paper
     "ranges",
     "sampling",
     "system",

@@ -18,7 +18,7 @@ COLLECTIVES = {
   "all-to-all": 1.0,
   "collective-permute": 1.0,
 }
-# These move no bytes themselves.
+# Instructions that move no bytes themselves.
 _FREE = (
   "parameter",
   "constant",
@@ -32,7 +32,7 @@ _FREE = (
   "partition-id",
   "replica-id",
 )
-# These read only what they return.
+# Instructions that read no more bytes than they return.
 _SLICES = ("slice", "dynamic-slice")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(

@@ -99,3 +99,15 @@ def refused():
       assert word in message
 
   return see
+
+
+@pytest.fixture
+def npz(tmp_path):
+  """A function that writes arrays to an archive and returns the path."""
+
+  def write(**arrays) -> str:
+    path = tmp_path / "set.npz"
+    np.savez(path, **arrays)
+    return str(path)
+
+  return write

@@ -1,5 +1,7 @@
 """Fixtures that write workdirs like those of training and evaluation."""
 
+import dataclasses
+import functools
 import json
 import shutil
 import xml.etree.ElementTree as ElementTree
@@ -8,13 +10,14 @@ import pytest
 from etils import epath
 from PIL import Image as PillowImage
 
-from diffdistill.reporting import charts
+from diffdistill.reporting import charts, costs
 from diffdistill.reporting.page import write_report
 from diffdistill.system.files import write_json
 from diffdistill.training import checkpoint
 from diffdistill.training.records import append_record
 
 METRIC = "FD-classifier"
+PROGRAMS = {}
 
 
 def rows():
@@ -130,3 +133,20 @@ def report(parse, tmp_path):
 def no_charts(monkeypatch):
   """Draws no charts, which take most of the time of a page."""
   monkeypatch.setattr(charts, "can_draw", lambda: False)
+
+
+@pytest.fixture(autouse=True)
+def _traced_once(monkeypatch):
+  """Traces the programs of each config only once for all tests."""
+  programs = costs.programs
+
+  def once(run):
+    key = json.dumps(run.config, sort_keys=True)
+    if key not in PROGRAMS:
+      PROGRAMS[key] = [
+        dataclasses.replace(program, trace=functools.cache(program.trace))
+        for program in programs(run)
+      ]
+    return PROGRAMS[key]
+
+  monkeypatch.setattr(costs, "programs", once)

@@ -89,7 +89,7 @@ def test_random_keys_are_placed(found):
 
 def test_all_processes_leave_at_the_same_boundary(found):
   for each in found:
-    # Two boundaries after the first signal, or there, or not before the end.
+    # They leave two boundaries after the first signal, at once, or not at all.
     assert each["leaves"] == [5, 5, 3, None, None]
 
 
