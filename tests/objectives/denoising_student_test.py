@@ -17,7 +17,6 @@ from tests.objectives.given import (
   SCHEDULES,
   OneTime,
   check_copies,
-  check_devices_change_nothing,
 )
 from tests.objectives.given import loss_of as loss_of_trees
 
@@ -180,15 +179,6 @@ def test_the_student_starts_as_a_copy_of_the_teacher():
   params = goal.init(jax.random.key(0), {"teacher": teacher})
   assert set(params) == {"student"}
   check_copies(params, teacher)
-
-
-def test_same_loss_on_any_number_of_devices():
-  goal = objective("linear", "difference", "l1")
-  batch = {"noise": noise(), "image": jnp.tanh(noise(seed=1))}
-  params = {"scale": jnp.float32(0.7), "shift": jnp.float32(0.2)}
-  check_devices_change_nothing(
-    lambda params, batch: loss_of(goal, params, batch)[0], params, batch
-  )
 
 
 def test_its_passes_and_frozen_trees():

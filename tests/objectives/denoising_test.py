@@ -17,7 +17,6 @@ from tests.objectives.given import (
   MIXTURE,
   Listener,
   batch_of,
-  check_devices_change_nothing,
 )
 from tests.objectives.given import loss_of as loss_of_trees
 
@@ -199,15 +198,6 @@ def test_snr_weighting_is_the_noise_prediction_loss_of_ddpm():
   eps = (x - alpha * x0) / sigma
   expected = np.mean(np.square(eps - 0.3 * x))
   assert float(loss) == pytest.approx(float(expected), rel=1e-4)
-
-
-def test_same_loss_on_any_number_of_devices():
-  goal, x0 = exact(), np.asarray(images(64, jax.random.key(2)))
-  check_devices_change_nothing(
-    lambda params, x0: loss_of(goal, params, x0, jax.random.key(5))[0],
-    MIXTURE | {"std": jnp.array([0.5, 0.4])},
-    x0,
-  )
 
 
 def test_refusals():

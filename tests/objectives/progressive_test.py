@@ -22,7 +22,6 @@ from tests.objectives.given import (
   OneTime,
   batch_of,
   check_copies,
-  check_devices_change_nothing,
 )
 from tests.objectives.given import loss_of as loss_of_trees
 
@@ -162,16 +161,6 @@ def test_the_student_starts_as_a_copy_of_the_teacher():
   params = exact(Cosine()).init(jax.random.key(0), {"teacher": MIXTURE})
   assert set(params) == {"student"}
   check_copies(params, MIXTURE)
-
-
-def test_same_loss_on_any_number_of_devices():
-  goal, x0 = exact(Cosine()), np.asarray(data(64))
-  student = MIXTURE | {"std": jnp.array([0.5, 0.4])}
-  check_devices_change_nothing(
-    lambda trees, x0: loss_of(goal, *trees, x0, jax.random.key(5), 4)[0],
-    (student, MIXTURE),
-    x0,
-  )
 
 
 def test_refusals():
