@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import logging
 from etils import epath
 
 from diffdistill.objectives.objective import Now, Objective, Passes, Tree
@@ -18,10 +19,13 @@ from diffdistill.run import from_config
 from diffdistill.run.experiment import Experiment
 from diffdistill.run.teacher_pairs import pair_store
 from diffdistill.run.weights_of_another_run import load_outside
-from diffdistill.training import checkpoint
+from diffdistill.training import checkpoint, stored
+from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.preemption import Preemption
-from diffdistill.training.sharding import Layout
+from diffdistill.training.sharding import Layout, tree_shardings
+from diffdistill.training.state import create_state, with_shardings
 from diffdistill.training.trainer import Trainer
+from tests.training.stored_given import flip_a_bit_of_an_array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,3 +255,59 @@ def records_of():
 @pytest.fixture(scope="session")
 def crash_error():
   return CrashError
+
+
+FROZEN = {"teacher": {"w": jnp.zeros((8, 8))}}
+
+
+@pytest.fixture
+def small_arrays_are_split(monkeypatch):
+  """Splits arrays of every size over fsdp."""
+  monkeypatch.setattr("diffdistill.training.sharding.MIN_SIZE_TO_SPLIT", 1)
+
+
+@pytest.fixture
+def state_on(least_squares):
+  """A state full of distinct numbers on a mesh, and what describes it."""
+
+  def make(mesh, seed=0, ema_decay=0.9):
+    optimizer = Optimizer(learning_rate=0.1, ema_decay=ema_decay)
+    objective, key = least_squares(size=8), jax.random.key(seed)
+    optimizers = dict.fromkeys(objective.trees, optimizer)
+    state = create_state(objective, optimizers, key, FROZEN)
+    numbers = iter(range(1, 1000))
+    state = jax.tree.map(lambda leaf: leaf + next(numbers) + seed, state)
+    state = jax.device_put(state, tree_shardings(state, Layout(mesh=mesh)))
+    return state, with_shardings(state, Layout(mesh=mesh))
+
+  return make
+
+
+@pytest.fixture
+def round_dir(tmp_path):
+  return epath.Path(tmp_path / "halve" / "004")
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+  seen = []
+  monkeypatch.setattr(
+    logging, "warning", lambda text, *args: seen.append(text % args)
+  )
+  # Orbax has warnings of its own.
+  return lambda: [line for line in seen if line.startswith("skipped")]
+
+
+@pytest.fixture
+def write_wrongly(monkeypatch):
+  """Lets the disk keep another bit of one array than it is given."""
+
+  def wrong(name):
+    real = stored.begin
+
+    def begin(folder, trees):
+      return real(folder, flip_a_bit_of_an_array(trees, name))
+
+    monkeypatch.setattr(stored, "begin", begin)
+
+  return wrong
