@@ -62,7 +62,8 @@ def compare(
     if row is None and not rows:
       raise ValueError(
         f"{model.name} has not been judged at {steps} steps, and its weights"
-        " were left behind; bring them here, as all are compared with it"
+        " were left behind; bring the weights here, because all models are"
+        " compared with this one"
       )
     if row is None:
       say(f"{name}  is left out: its weights were left behind")
