@@ -177,7 +177,7 @@ def test_the_loss_of_the_paper_is_the_square_of_the_guidance(mesh_of):
 def test_the_paper_refuses_a_teacher_without_guidance():
   objective = bench.build(GUIDANCE)
   guidance = dataclasses.replace(objective.guidance, weight=0.0)
-  with pytest.raises(ValueError, match="guidance weight is 0, and the student"):
+  with pytest.raises(ValueError, match="guidance weight is 0, so the student"):
     dataclasses.replace(objective, guidance=guidance)
 
 

@@ -99,30 +99,31 @@ def test_with_a_test_split_the_classifier_sees_all_training_images(of_labels):
 
 
 @pytest.fixture(scope="module")
-def poor(judged_config, tmp_path_factory):
-  """(Config, workdir) of a finished run whose classifier has learned nothing.
+def poor(run, workdir, tmp_path_factory):
+  """The workdir of a finished run whose classifier has learned nothing.
 
   A better classifier selected the students of the run.
   """
-  workdir = epath.Path(tmp_path_factory.mktemp("runs")) / "poor"
-  fields = {**judged_config, "run": ("classifier", "teacher", "halve")}
-  train.train(fields, workdir)
-  run = from_config.reopen(workdir)
+  poor = epath.Path(tmp_path_factory.mktemp("runs")) / "poor"
+  leave_out = shutil.ignore_patterns("evaluated", "evaluation.*")
+  shutil.copytree(workdir, poor, ignore=leave_out)
   params = run.product(workdir, "classifier")
-  shutil.rmtree(workdir / "classifier" / "final")
+  shutil.rmtree(poor / "classifier" / "final")
   nothing = jax.tree.map(jax.numpy.zeros_like, params)
-  checkpoint.save_final(workdir / "classifier", {"classifier": nothing})
-  return fields, workdir
+  checkpoint.save_final(poor / "classifier", {"classifier": nothing})
+  return poor
 
 
 @pytest.mark.slow
-def test_no_student_is_selected_by_a_judge_that_is_not_trusted(poor, tmp_path):
-  fields, workdir = poor
+def test_no_student_is_selected_by_a_judge_that_is_not_trusted(
+  poor, config, tmp_path
+):
   here = epath.Path(tmp_path) / "run"
-  shutil.copytree(workdir, here, ignore=shutil.ignore_patterns("halve"))
+  later = shutil.ignore_patterns("halve", "pairs", "student")
+  shutil.copytree(poor, here, ignore=later)
   recorded = (here / "metrics.jsonl").read_text()
   with pytest.raises(ValueError, match="but its judge is NOT TRUSTED") as met:
-    train.train(fields, here)
+    train.train(config, here)
   for words in (
     "stages.halve.select.by is 'distance'",
     "right on 33.3 % of 24 training images that classifier does not train on",
@@ -134,18 +135,17 @@ def test_no_student_is_selected_by_a_judge_that_is_not_trusted(poor, tmp_path):
 
 
 def test_an_evaluation_warns_that_its_judge_is_not_trusted(poor, capsys):
-  _, workdir = poor
   capsys.readouterr()
-  evaluate.evaluate(workdir, None, (1,))
+  evaluate.evaluate(poor, None, (1,))
   printed = capsys.readouterr()
   says = "FD-classifier does not measure these models: its judge is NOT TRUSTED"
   assert printed.out.startswith(f"{says}: the classifier is right on 33.3 % of")
   assert printed.err.splitlines()[-1].startswith(f"warning: {says}: ")
-  written = json.loads((workdir / "evaluation.json").read_text())
+  written = json.loads((poor / "evaluation.json").read_text())
   assert written["judge_trusted"] is False
   assert written["classifier_accuracy"] == pytest.approx(1 / 3)
   assert written["judge"].startswith("NOT TRUSTED: ")
   for ending in (".html", ".json"):
-    out = workdir / f"report{ending}"
-    report.report([workdir], out)
+    out = poor / f"report{ending}"
+    report.report([poor], out)
     assert "NOT TRUSTED: the classifier is right on" in out.read_text()
