@@ -18,20 +18,11 @@ from diffdistill.diffusion.prediction import (
 )
 from diffdistill.diffusion.process import GaussianProcess
 from diffdistill.diffusion.schedule import (
-  EDM,
   Cosine,
-  LinearBeta,
   RectifiedFlow,
-  Shifted,
 )
+from tests.diffusion.given import SCHEDULES
 
-SCHEDULES = {
-  "cosine": Cosine(),
-  "linear": LinearBeta(),
-  "edm": EDM(),
-  "flow": RectifiedFlow(),
-  "shifted": Shifted(base=Cosine(), image_size=128),
-}
 SINGLE = tuple(output for output in OUTPUTS if output != "both")
 
 

@@ -10,20 +10,10 @@ from hypothesis import strategies as st
 from diffdistill.diffusion.prediction import Prediction, from_x0
 from diffdistill.diffusion.process import GaussianProcess, expand_like
 from diffdistill.diffusion.schedule import (
-  EDM,
   Cosine,
-  LinearBeta,
-  RectifiedFlow,
-  Shifted,
 )
+from tests.diffusion.given import SCHEDULES
 
-SCHEDULES = {
-  "cosine": Cosine(),
-  "linear": LinearBeta(),
-  "edm": EDM(),
-  "flow": RectifiedFlow(),
-  "shifted": Shifted(base=Cosine(), image_size=128),
-}
 ONES = np.ones((4, 1, 1, 2), np.float32)
 every_schedule = pytest.mark.parametrize("name", SCHEDULES)
 

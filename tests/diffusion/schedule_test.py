@@ -13,16 +13,10 @@ from diffdistill.diffusion.schedule import (
   RectifiedFlow,
   Shifted,
 )
+from tests.diffusion.given import ALL_SCHEDULES
 
-VARIANCE_PRESERVING = {
-  "cosine": Cosine(),
-  "linear": LinearBeta(),
-  "cosine_beta": CosineBeta(),
-  "shifted": Shifted(base=Cosine(), image_size=256),
-  "shifted_linear": Shifted(base=LinearBeta(), image_size=32),
-}
-SCHEDULES = VARIANCE_PRESERVING | {"edm": EDM(), "flow": RectifiedFlow()}
-every_schedule = pytest.mark.parametrize("name", SCHEDULES)
+VARIANCE_PRESERVING = [n for n in ALL_SCHEDULES if n not in ("edm", "flow")]
+every_schedule = pytest.mark.parametrize("name", ALL_SCHEDULES)
 
 # Eight at a time: one small array costs as much as one number.
 times = st.lists(st.floats(0, 1, width=32), min_size=8, max_size=8).map(
@@ -32,7 +26,7 @@ times = st.lists(st.floats(0, 1, width=32), min_size=8, max_size=8).map(
 
 @every_schedule
 def test_noise_rises_with_time_and_both_ends_are_finite(name):
-  schedule, t = SCHEDULES[name], jnp.linspace(0, 1, 1001)
+  schedule, t = ALL_SCHEDULES[name], jnp.linspace(0, 1, 1001)
   alpha, sigma, logsnr, angle = (
     np.asarray(f(t))
     for f in (schedule.alpha, schedule.sigma, schedule.logsnr, schedule.angle)
@@ -48,7 +42,7 @@ def test_noise_rises_with_time_and_both_ends_are_finite(name):
 
 @every_schedule
 def test_derivatives_are_finite_at_both_ends(name):
-  schedule = SCHEDULES[name]
+  schedule = ALL_SCHEDULES[name]
 
   def both(t):
     one = jnp.ones_like(t)
@@ -64,7 +58,7 @@ def test_derivatives_are_finite_at_both_ends(name):
 @settings(deadline=None, max_examples=8)
 @given(t=times)
 def test_time_inverts_logsnr(name, t):
-  schedule = SCHEDULES[name]
+  schedule = ALL_SCHEDULES[name]
   # Those that read the ends as clipped cannot tell times within the clip.
   clipped = ("linear", "cosine_beta", "shifted_linear", "flow")
   atol = 2e-5 if name in clipped else 1e-6
@@ -75,7 +69,7 @@ def test_time_inverts_logsnr(name, t):
 @settings(deadline=None, max_examples=8)
 @given(t=times, s=times, r=times)
 def test_rotation_is_a_difference_of_angles(name, t, s, r):
-  schedule = SCHEDULES[name]
+  schedule = ALL_SCHEDULES[name]
   ts = schedule.rotation(t, s)
   np.testing.assert_allclose(
     ts, schedule.angle(t) - schedule.angle(s), atol=5e-7
@@ -88,7 +82,7 @@ def test_rotation_is_a_difference_of_angles(name, t, s, r):
 
 @every_schedule
 def test_time_stays_within_the_unit_interval(name):
-  t = SCHEDULES[name].time(jnp.array([-60.0, 60.0]))
+  t = ALL_SCHEDULES[name].time(jnp.array([-60.0, 60.0]))
   assert t[0] == pytest.approx(1, abs=1e-6)
   assert t[1] == pytest.approx(0, abs=1e-6)
   assert t.min() >= 0

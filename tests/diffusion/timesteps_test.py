@@ -8,9 +8,7 @@ import pytest
 from diffdistill.diffusion.schedule import (
   EDM,
   Cosine,
-  LinearBeta,
   RectifiedFlow,
-  Shifted,
 )
 from diffdistill.diffusion.timesteps import (
   DRAWS,
@@ -26,14 +24,7 @@ from diffdistill.diffusion.timesteps import (
   grid_time,
   per_example,
 )
-
-SCHEDULES = {
-  "cosine": Cosine(),
-  "linear": LinearBeta(),
-  "edm": EDM(),
-  "flow": RectifiedFlow(),
-  "shifted": Shifted(base=Cosine(), image_size=256),
-}
+from tests.diffusion.given import SCHEDULES
 
 
 @functools.cache

@@ -17,24 +17,11 @@ import pytest
 from diffdistill.diffusion.prediction import Prediction, from_prediction
 from diffdistill.diffusion.process import GaussianProcess
 from diffdistill.diffusion.schedule import (
-  EDM,
-  Cosine,
-  CosineBeta,
-  LinearBeta,
   RectifiedFlow,
-  Shifted,
 )
+from tests.diffusion.given import ALL_SCHEDULES
 
-SCHEDULES = {
-  "cosine": Cosine(),
-  "linear": LinearBeta(),
-  "cosine_beta": CosineBeta(),
-  "edm": EDM(),
-  "flow": RectifiedFlow(),
-  "shifted": Shifted(base=Cosine(), image_size=256),
-  "shifted_linear": Shifted(base=LinearBeta(), image_size=32),
-}
-every_schedule = pytest.mark.parametrize("name", SCHEDULES)
+every_schedule = pytest.mark.parametrize("name", ALL_SCHEDULES)
 MEAN, WIDTH = 0.4, 0.3
 
 
@@ -61,7 +48,7 @@ def difference(f, t, side):
   [(0.00005, 1), (0.0302, 0), (0.4003, 0), (0.9906, 0), (1.0, -1)],
 )
 def test_rates_are_the_derivatives(name, t, side):
-  schedule, t = SCHEDULES[name], jnp.full(1, t)
+  schedule, t = ALL_SCHEDULES[name], jnp.full(1, t)
   functions = (schedule.alpha, schedule.sigma, schedule.angle)
   rates = (*schedule.rates(t), schedule.angle_rate(t))
   for function, rate in zip(functions, rates, strict=True):
@@ -78,7 +65,7 @@ def test_rates_are_the_derivatives(name, t, side):
 @every_schedule
 @pytest.mark.parametrize("t", [0.0, 1e-5, 0.0302, 0.4003, 0.9906, 1.0])
 def test_forward_derivatives_are_the_rates_at_both_ends_too(name, t):
-  schedule, t = SCHEDULES[name], jnp.full(1, t)
+  schedule, t = ALL_SCHEDULES[name], jnp.full(1, t)
   functions = (schedule.alpha, schedule.sigma, schedule.angle)
   rates = (*schedule.rates(t), schedule.angle_rate(t))
   for function, rate in zip(functions, rates, strict=True):
@@ -128,7 +115,7 @@ T, S = np.array([0.3004, 0.7003, 0.9504]), np.array([0.1003, 0.3506, 0.5004])
 
 @every_schedule
 def test_the_ddim_step_of_two_times_is_the_flow_map(name):
-  process = GaussianProcess(schedule=SCHEDULES[name])
+  process = GaussianProcess(schedule=ALL_SCHEDULES[name])
   x, t, s = (jnp.asarray(value) for value in (X, T, S))
   prediction = predicted(process, x, t, s)
   for step in (process.ddim, process.rotate):
@@ -139,7 +126,7 @@ def test_the_ddim_step_of_two_times_is_the_flow_map(name):
 
 @every_schedule
 def test_a_step_that_rotates_is_ddim_before_the_end_and_differs_there(name):
-  process = GaussianProcess(schedule=SCHEDULES[name])
+  process = GaussianProcess(schedule=ALL_SCHEDULES[name])
   x, t = jnp.asarray(X), jnp.asarray(T)
   prediction = denoised(process, x, t)
   s = jnp.asarray(S)
@@ -165,7 +152,7 @@ def test_a_step_that_rotates_is_ddim_before_the_end_and_differs_there(name):
 
 @every_schedule
 def test_the_velocity_is_that_of_the_flow(name):
-  process = GaussianProcess(schedule=SCHEDULES[name])
+  process = GaussianProcess(schedule=ALL_SCHEDULES[name])
   x, t = jnp.asarray(X), jnp.asarray(T)
   h = 1e-6
   ahead, behind = (flow_map(process, x, t, t + step) for step in (h, -h))
@@ -190,7 +177,7 @@ def test_the_velocity_of_rectified_flow_is_the_output_of_that_name():
 
 @every_schedule
 def test_to_circle_gives_the_coordinates_in_which_steps_are_rotations(name):
-  process = GaussianProcess(schedule=SCHEDULES[name])
+  process = GaussianProcess(schedule=ALL_SCHEDULES[name])
   x0, eps, t = jnp.asarray(X), jnp.asarray(X[::-1]), jnp.asarray(T)
   x, angle = process.to_circle(process.diffuse(x0, eps, t), t)
   p = angle.reshape(-1, 1, 1, 1)
@@ -201,7 +188,7 @@ def test_to_circle_gives_the_coordinates_in_which_steps_are_rotations(name):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_exact_flow_map_satisfies_the_eulerian_identity(name, sign):
   """cos(d) (v - vbar) - sin(d) (x + dvbar/dp_t) = 0, with the right sign."""
-  process = GaussianProcess(schedule=SCHEDULES[name])
+  process = GaussianProcess(schedule=ALL_SCHEDULES[name])
   schedule = process.schedule
   x_t, t, s = (jnp.asarray(value) for value in (X, T, S))
 

@@ -13,8 +13,8 @@ from diffdistill.objectives.denoising_student import DenoisingStudent
 from diffdistill.objectives.objective import Objective, turn_of
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.sampling.one_step import OneStep
+from tests.diffusion.given import SCHEDULES
 from tests.objectives.given import (
-  SCHEDULES,
   OneTime,
   check_copies,
 )

@@ -6,22 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffdistill.arrays import UNCONDITIONAL, Condition
-from diffdistill.diffusion.schedule import (
-  EDM,
-  Cosine,
-  LinearBeta,
-  RectifiedFlow,
-  Shifted,
-)
 from diffdistill.objectives.objective import Now
 
-SCHEDULES = {
-  "cosine": Cosine(),
-  "linear": LinearBeta(),
-  "edm": EDM(),
-  "flow": RectifiedFlow(),
-  "shifted": Shifted(base=Cosine(), image_size=128),
-}
 # A mixture of two components in two dimensions.
 MIXTURE = {
   "means": jnp.array([[0.5, 0.3], [-0.6, 0.1]]).reshape(2, 1, 1, 2),

@@ -17,7 +17,8 @@ from diffdistill.diffusion.timesteps import fraction
 from diffdistill.networks.analytic import GaussianMixture
 from diffdistill.objectives.progressive import Progressive, two_step_target
 from diffdistill.sampling.ddim import DDIM
-from tests.objectives.given import MIXTURE, SCHEDULES, OneTime, batch_of
+from tests.diffusion.given import SCHEDULES
+from tests.objectives.given import MIXTURE, OneTime, batch_of
 from tests.objectives.given import loss_of as loss_of_trees
 
 

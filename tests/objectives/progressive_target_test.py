@@ -12,7 +12,8 @@ from diffdistill.diffusion.process import GaussianProcess
 from diffdistill.diffusion.schedule import Cosine
 from diffdistill.networks.analytic import GaussianMixture
 from diffdistill.objectives.progressive import second_weight, two_step_target
-from tests.objectives.given import MIXTURE, SCHEDULES
+from tests.diffusion.given import SCHEDULES
+from tests.objectives.given import MIXTURE
 
 every_schedule = pytest.mark.parametrize("name", SCHEDULES)
 DIM = 64

@@ -11,22 +11,8 @@ from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.precondition import Identity
 from diffdistill.diffusion.prediction import Model
 from diffdistill.diffusion.process import GaussianProcess
-from diffdistill.diffusion.schedule import (
-  EDM,
-  Cosine,
-  LinearBeta,
-  RectifiedFlow,
-  Shifted,
-)
 from diffdistill.networks.analytic import GaussianMixture
-
-SCHEDULES = {
-  "cosine": Cosine(),
-  "linear": LinearBeta(),
-  "edm": EDM(),
-  "flow": RectifiedFlow(),
-  "shifted": Shifted(base=Cosine(), image_size=128),
-}
+from tests.diffusion.given import SCHEDULES
 
 
 @dataclasses.dataclass(frozen=True)
