@@ -58,25 +58,8 @@ def compared(
   _moments(
     config, budget, batch_size, select_every, moments_rate, parameter_rate
   )
-  made = pairs["num_steps"] * (pairs["num_pairs"] + pairs["held_out"])
-  denoising_student(
-    config,
-    pairs=pairs,
-    optimizer={
-      "learning_rate": learning_rate,
-      "warmup": 100,
-      "decay": "linear",
-      "b1": 0.9,
-      "b2": 0.98,  # [DS code]
-      "ema_decay": 0.995,  # [DS code]
-    },
-    num_updates=round(
-      (budget - made) / batch_size / PASSES["denoising_student"]
-    ),
-    batch_size=batch_size,
-    norm="l1",  # [DS code], CIFAR-10
-    form="x0",
-    select_every=select_every,
+  _student_of_pairs(
+    config, budget, batch_size, select_every, learning_rate, pairs
   )
 
 
@@ -104,6 +87,37 @@ def _moments(
       warmup=100,
       ema_decay=0.998,
     )
+
+
+def _student_of_pairs(
+  config: Any,
+  budget: int,
+  batch_size: int,
+  select_every: int,
+  learning_rate: float,
+  pairs: Fields,
+) -> None:
+  """Adds the denoising student; its pairs are paid from the budget."""
+  made = pairs["num_steps"] * (pairs["num_pairs"] + pairs["held_out"])
+  denoising_student(
+    config,
+    pairs=pairs,
+    optimizer={
+      "learning_rate": learning_rate,
+      "warmup": 100,
+      "decay": "linear",
+      "b1": 0.9,
+      "b2": 0.98,  # [DS code]
+      "ema_decay": 0.995,  # [DS code]
+    },
+    num_updates=round(
+      (budget - made) / batch_size / PASSES["denoising_student"]
+    ),
+    batch_size=batch_size,
+    norm="l1",  # [DS code], CIFAR-10
+    form="x0",
+    select_every=select_every,
+  )
 
 
 def _passes_of(halve: Any) -> int:

@@ -9,6 +9,22 @@ NUM_STEPS = {
   "moment_matching": (8, 4, 2, 1),
   "parameter_moment_matching": (8, 4),
 }
+# Plain ancestral sampling, with the smaller variance [MM]; the clipping is
+# [ours].
+SAMPLER: Fields = {
+  "kind": "ancestral",
+  "grid": "uniform",
+  "noise": 0.0,
+  "clip": True,
+}
+OPTIMIZER: Fields = {
+  "decay": "linear",  # [ours]
+  "b1": 0.0,  # [MM]
+  "b2": 0.99,  # [MM]
+  "eps": 1e-12,  # [MM]
+  "weight_decay": 0.0,  # [ours]
+  "clip": 1.0,  # [ours]
+}
 
 
 def moment_matching(
@@ -43,38 +59,20 @@ def moment_matching(
     select_every: updates between distances.
     select_images: images for each distance.
   """
-  objective: Fields = {
-    "kind": kind,
-    "weighting": "clipped_snr",  # [ours]; we do not know the paper's
-    "times": "grid",  # [ours]; the paper draws s from all times
-  }
   frozen = {"teacher": "teacher"}
   if kind == "parameter_moment_matching":
-    objective["preconditioner"] = "adam"
     frozen["second_moments"] = "teacher"
   add_stage(
     config,
     kind.replace("moment_matching", "moments"),
     {
-      "objective": objective,
-      # Plain ancestral sampling, with the smaller variance [MM]; the clipping
-      # is [ours].
-      "sampler": {
-        "kind": "ancestral",
-        "grid": "uniform",
-        "noise": 0.0,
-        "clip": True,
-      },
+      "objective": _objective(kind),
+      "sampler": SAMPLER,
       "optimizer": {
         "learning_rate": learning_rate,
         "warmup": warmup,
-        "decay": "linear",  # [ours]
-        "b1": 0.0,  # [MM]
-        "b2": 0.99,  # [MM]
-        "eps": 1e-12,  # [MM]
-        "weight_decay": 0.0,  # [ours]
-        "clip": 1.0,  # [ours]
         "ema_decay": ema_decay,
+        **OPTIMIZER,
       },
       "num_updates": num_updates,
       "batch_size": batch_size,
@@ -87,3 +85,15 @@ def moment_matching(
       },
     },
   )
+
+
+def _objective(kind: str) -> Fields:
+  """The objective of a stage of either kind."""
+  fields: Fields = {
+    "kind": kind,
+    "weighting": "clipped_snr",  # [ours]; we do not know the paper's
+    "times": "grid",  # [ours]; the paper draws s from all times
+  }
+  if kind == "parameter_moment_matching":
+    fields["preconditioner"] = "adam"
+  return fields
