@@ -270,6 +270,7 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "fields"), VARIANTS)
 def test_students_have_the_spread_of_the_data(kind, fields):
   mean, std, first, last = (v[:4] for v in trained(kind, **fields))
@@ -279,6 +280,7 @@ def test_students_have_the_spread_of_the_data(kind, fields):
   assert np.all(np.abs(last[:3]) < 0.2 * first[:3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "fields"), VARIANTS)
 def test_with_the_other_sign_students_diverge(kind, fields):
   mean, std, first, last = (v[4] for v in trained(kind, **fields))

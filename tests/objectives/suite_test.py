@@ -94,6 +94,8 @@ def test_an_update_changes_the_trees_of_its_turn_only(name, mesh_of):
 @every_paper
 def test_it_starts_from_copies(name):
   objective = build(name)
+  if not any(tree.start for tree in objective.trees.values()):
+    return  # All trees are drawn anew.
   frozen = frozen_of(objective)
   params = objective.init(jax.random.key(0), frozen)
   assert set(params) == set(objective.trees)
@@ -193,30 +195,27 @@ def same_on_every_mesh(name, mesh_of, accumulate=1):
     )
 
 
-@pytest.mark.parametrize(
-  "name", ["progressive", "classifier_features", "moment_matching"]
-)
+@pytest.mark.parametrize("name", ["progressive", "moment_matching"])
 def test_a_teacher_in_bfloat16_is_the_rounded_one(name):
   objective = build(name)
   frozen = frozen_of(objective)
   batch = as_trained(jax.tree.map(jnp.asarray, rows(objective, 0)))
   params = objective.init(jax.random.key(0), frozen)
-  now = now_of()
+  now, turn = now_of(), objective.cycle[-1]
   light = {**frozen, "teacher": in_dtype(frozen["teacher"], "bfloat16")}
   rounded = {**frozen, "teacher": in_dtype(light["teacher"], "float32")}
-  for turn in objective.cycle:
 
-    @jax.jit
-    def loss(frozen, turn=turn):
-      trees, key = {**frozen, **params}, jax.random.key(1)
-      return objective.loss(turn, trees, batch, key, now)[0]
+  @jax.jit
+  def loss(frozen):
+    trees, key = {**frozen, **params}, jax.random.key(1)
+    return objective.loss(turn, trees, batch, key, now)[0]
 
-    found = loss(light)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, loss(rounded), rtol=1e-5, atol=1e-6)
-    # Moments of teacher and auxiliary agree here, but for the rounding.
-    assert found != loss(frozen)
-    np.testing.assert_allclose(found, loss(frozen), rtol=0.02, atol=0.02)
+  found = loss(light)
+  assert found.dtype == np.float32
+  np.testing.assert_allclose(found, loss(rounded), rtol=1e-5, atol=1e-6)
+  # Moments of teacher and auxiliary agree here, but for the rounding.
+  assert found != loss(frozen)
+  np.testing.assert_allclose(found, loss(frozen), rtol=0.02, atol=0.02)
 
 
 @every_paper
