@@ -71,6 +71,7 @@ def read(folder: epath.Path) -> Model:
       " the folder of a diffusers pipeline"
     )
   config = _json(part / "config.json")
+  schedule, output = _schedule(folder)
   tensors = _weights(part)
   kind = config.get("_class_name")
   if kind == "UNet2DModel":
@@ -84,7 +85,6 @@ def read(folder: epath.Path) -> Model:
     raise ValueError(
       f"{part} holds a {kind}; pass a UNet2DModel or a DiTTransformer2DModel"
     )
-  schedule, output = _schedule(folder)
   return check(
     Model(
       network=network,

@@ -27,12 +27,12 @@ from diffdistill.interop.pickled_names import (
 )
 
 # The instructions that push their argument, and those that push a constant.
-VALUES = (
+VALUES = {
   *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
   *("FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE"),
   *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
   *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
-)
+}
 CONSTANTS: dict[str, Callable[[], Any]] = {
   "NONE": lambda: None,
   "NEWTRUE": lambda: True,
@@ -85,10 +85,13 @@ def run(
     items: list[Any] = []
     if pickletools.markobject in instruction.stack_before:
       items = machine.pop_mark()
-    if not any(
-      group(instruction.name, argument, items)
-      for group in (machine.push, machine.remember, machine.fill, machine.make)
-    ):
+    known = (
+      machine.push(instruction.name, argument, items)
+      or machine.remember(instruction.name, argument, items)
+      or machine.fill(instruction.name, argument, items)
+      or machine.make(instruction.name, argument, items)
+    )
+    if not known:
       raise RefusalError(
         f"has the instruction {instruction.name}, which weights do not need;"
         " save its state_dict()"
@@ -127,16 +130,16 @@ class Machine:
   def push(self, name: str, argument: Any, items: list[Any]) -> bool:
     """Numbers, text, constants and tuples."""
     match name:
-      case "TUPLE":
-        self.stack.append(tuple(items))
-      case "TUPLE1" | "TUPLE2" | "TUPLE3":
-        parts = [self.stack.pop() for _ in range(int(name[-1]))]
-        self.stack.append(tuple(reversed(parts)))
       case _ if name in VALUES:
         check_number(argument)
         self.stack.append(argument)
       case _ if name in CONSTANTS:
         self.stack.append(CONSTANTS[name]())
+      case "TUPLE":
+        self.stack.append(tuple(items))
+      case "TUPLE1" | "TUPLE2" | "TUPLE3":
+        parts = [self.stack.pop() for _ in range(int(name[-1]))]
+        self.stack.append(tuple(reversed(parts)))
       case _:
         return False
     return True
@@ -144,6 +147,8 @@ class Machine:
   def remember(self, name: str, argument: Any, items: list[Any]) -> bool:
     """Marks on the stack, and the memo."""
     match name:
+      case "PUT" | "BINPUT" | "LONG_BINPUT":
+        self.memo[argument] = self.stack[-1]
       case "PROTO" | "FRAME" | "POP_MARK":
         pass
       case "MARK":
@@ -151,8 +156,6 @@ class Machine:
         self.stack = []
       case "POP":
         self.stack.pop()
-      case "PUT" | "BINPUT" | "LONG_BINPUT":
-        self.memo[argument] = self.stack[-1]
       case "MEMOIZE":
         self.memo[len(self.memo)] = self.stack[-1]
       case "GET" | "BINGET" | "LONG_BINGET":

@@ -70,6 +70,7 @@ def passed_on(value, module, member, times, *, after=b""):
   return program(body(value), put(0), b"0(", calls, b"l")
 
 
+@pytest.mark.slow
 def test_many_arrays_are_built_beside_a_large_memo(read):
   """The work must not be (number of arrays) x (size of the memo)."""
   memo, arrays = 100_000, 5_000
@@ -83,7 +84,7 @@ def test_many_arrays_are_built_beside_a_large_memo(read):
   got = read(data)
   assert len(got) == arrays
   np.testing.assert_array_equal(got[-1], array)
-  # A few seconds; the product of the two sizes takes a minute.
+  # This takes a few seconds; work in proportion to memo * arrays, a minute.
   assert time.process_time() - start < 30
 
 

@@ -5,6 +5,7 @@ That diffusers itself agrees is live_test's.
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ SCHEDULER = "scheduler/scheduler_config.json"
 
 
 @pytest.fixture(scope="module")
-def teacher():
+def teacher(with_weights):
   """A model that reads DDPM's index, as diffusers' do."""
   bare = Model(
     network={
@@ -47,15 +48,20 @@ def teacher():
     image_shape=(8, 8, 3),
     params={},
   )
-  params = network_of(bare).init(jax.random.key(0))
-  return dataclasses.replace(bare, params=jax.tree.map(np.asarray, params))
+  return with_weights(bare)
+
+
+@pytest.fixture(scope="module")
+def written(teacher, tmp_path_factory):
+  folder = epath.Path(tmp_path_factory.mktemp("written") / "teacher")
+  diffusers.write(teacher, folder, None)
+  return folder
 
 
 @pytest.fixture
-def folder(teacher, tmp_path):
-  folder = epath.Path(tmp_path / "teacher")
-  diffusers.write(teacher, folder, None)
-  return folder
+def folder(written, tmp_path):
+  """A copy of the written folder, for a test that changes it."""
+  return epath.Path(shutil.copytree(written, tmp_path / "teacher"))
 
 
 def fields_of(folder, path=SCHEDULER):
@@ -224,13 +230,12 @@ def test_a_licence_is_what_a_card_s_header_says(folder, header, license_):
   assert diffusers.read(folder).license == license_
 
 
-def test_a_network_with_classes_has_no_pipeline(teacher, tmp_path):
-  bare = dataclasses.replace(teacher, num_classes=3)
-  params = network_of(bare).init(jax.random.key(0))
-  params = jax.tree.map(np.array, params)
-  # A class is a row of a table there: its Dense has no bias of its own.
-  params["embed"]["label"]["bias"] *= 0
-  model = dataclasses.replace(bare, params=params)
+def test_a_network_with_classes_has_no_pipeline(
+  teacher, with_weights, tmp_path
+):
+  model = with_weights(dataclasses.replace(teacher, num_classes=3))
+  # diffusers has a table of classes, whose layer has no bias.
+  model.params["embed"]["label"]["bias"][:] = 0
   folder = epath.Path(tmp_path / "out")
   diffusers.write(model, folder, None)
   assert not (folder / "model_index.json").exists()

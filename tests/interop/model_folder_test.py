@@ -14,7 +14,7 @@ from diffdistill.system.files import read_json, write_json
 
 
 @pytest.fixture(scope="module")
-def model():
+def model(with_weights):
   bare = Model(
     network={
       "kind": "unet",
@@ -35,8 +35,7 @@ def model():
     num_steps=4,
     params={},
   )
-  params = network_of(bare).init(jax.random.key(0))
-  return dataclasses.replace(bare, params=jax.tree.map(np.asarray, params))
+  return with_weights(bare)
 
 
 @pytest.fixture

@@ -1,0 +1,24 @@
+"""Fixtures that several importers' tests share."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from diffdistill.interop.model import network_of
+
+
+@pytest.fixture(scope="session")
+def with_weights():
+  """Gives a model random weights; it compiles nothing, unlike `init`."""
+
+  def draw(model):
+    shapes = jax.eval_shape(network_of(model).init, jax.random.key(0))
+    random = np.random.default_rng(0)
+    params = jax.tree.map(
+      lambda leaf: random.normal(size=leaf.shape).astype(np.float32), shapes
+    )
+    return dataclasses.replace(model, params=params)
+
+  return draw
