@@ -32,7 +32,7 @@ X = jnp.array([[0.3, -0.2], [1.0, 0.4], [-0.7, 0.1], [0.2, 1.5]]).reshape(
 
 @dataclasses.dataclass(frozen=True)
 class Spoken:
-  """The exact denoiser of a mixture, said in another output."""
+  """A network that gives the exact denoiser of a mixture in some output."""
 
   schedule: Cosine
   output: str
@@ -52,7 +52,7 @@ class Spoken:
 
 @dataclasses.dataclass(frozen=True)
 class Listener:
-  """Outputs its input in bfloat16 and writes down its arguments."""
+  """A network that outputs its input in bfloat16 and records its arguments."""
 
   heard: list
   two_times: bool = False
@@ -78,7 +78,7 @@ def test_every_output_makes_the_same_prediction(schedule, output):
   )
   expected = GaussianMixture(schedule=schedule).apply(MIXTURE, X, T)
   actual = denoiser(MIXTURE, X, T)
-  # eps at sigma(0.1) = 0.01 of EDM magnifies rounding a hundredfold.
+  # With EDM, sigma(0.1) = 0.01, so eps has 100 times the rounding error of x0.
   np.testing.assert_allclose(actual.x0, expected, atol=2e-5)
   alpha, sigma = denoiser.process.coefficients(T, X)
   line = alpha * actual.x0 + sigma * actual.eps
@@ -105,7 +105,7 @@ def test_preconditioning_scales_input_and_output():
   )
 
 
-def test_all_is_float32_whatever_the_network_computes_in():
+def test_a_prediction_is_float32_for_any_type_of_the_network():
   process = GaussianProcess(schedule=Cosine())
   actual = Denoiser(network=Listener([]), process=process)({}, X, T)
   assert actual.x0.dtype == jnp.float32
@@ -113,7 +113,7 @@ def test_all_is_float32_whatever_the_network_computes_in():
 
 
 @pytest.mark.parametrize("conditional", [False, True])
-def test_what_the_network_is_told(conditional):
+def test_the_network_gets_labels_second_time_and_key(conditional):
   heard, key = [], jax.random.key(3)
   denoiser = Denoiser(
     network=Listener(heard),
@@ -139,7 +139,7 @@ def test_what_the_network_is_told(conditional):
 
 @dataclasses.dataclass(frozen=True)
 class Answers(Listener):
-  """Outputs the number that it has for each label."""
+  """A network that outputs a fixed number for each label."""
 
   def apply(self, params, x, t, condition=UNCONDITIONAL, *, s=None, key=None):
     super().apply(params, x, t, condition, s=s, key=key)
@@ -155,17 +155,17 @@ def conditional_denoiser(heard, null_label):
   )
 
 
-def test_a_guided_model_is_asked_again_without_its_labels():
+def test_a_guided_model_calls_the_network_with_and_without_labels():
   heard, key = [], jax.random.key(3)
   denoiser = conditional_denoiser(heard, null_label=2)
   params, label = jnp.array([1.0, -1.0, 0.25]), jnp.array([0, 1, 1, 0])
   guided = denoiser.bind(
     params, Condition(label=label), Guidance(weight=2.0), scale=0.5, key=key
   )(X, T)
-  # The same units are dropped, or their difference would be noise.
+  # Both calls drop the same units; otherwise their difference would be noise.
   told, untold = heard
   assert told["key"] is untold["key"] is key
-  # Label 2 is none: 1 + (1 - 0.25) and -1 + (-1 - 0.25).
+  # Label 2 means no label: 1 + (1 - 0.25) and -1 + (-1 - 0.25).
   np.testing.assert_allclose(
     guided.x0[:, 0, 0, 0], [1.75, -2.25, -2.25, 1.75], rtol=1e-6
   )
@@ -173,7 +173,7 @@ def test_a_guided_model_is_asked_again_without_its_labels():
 
 @pytest.mark.parametrize("guidance", [None, Guidance(weight=0.0)])
 @pytest.mark.parametrize("null_label", [None, 2])
-def test_no_guidance_is_free(guidance, null_label):
+def test_a_model_without_guidance_calls_the_network_once(guidance, null_label):
   heard, label = [], jnp.array([0, 1, 1, 0])
   denoiser = conditional_denoiser(heard, null_label)
   params = jnp.array([1.0, -1.0, 0.25])
@@ -197,13 +197,13 @@ def test_a_model_without_a_null_label_cannot_be_guided():
   assert known.check_guidance(Guidance(weight=1.5)) == 2
 
 
-def test_nothing_is_clipped():
+def test_a_prediction_is_not_clipped():
   process = GaussianProcess(schedule=Cosine())
   actual = Denoiser(network=Listener([]), process=process)({}, 8 * X, T)
   assert float(jnp.abs(actual.x0).max()) == pytest.approx(12, rel=0.01)
 
 
-def test_refusals():
+def test_an_unknown_output_is_refused():
   with pytest.raises(ValueError, match="output is 'noise'; pass one of x0"):
     Denoiser(
       network=Listener([]),
@@ -212,7 +212,7 @@ def test_refusals():
     )
 
 
-def test_edm_preconditioning_makes_x0_only():
+def test_edm_preconditioning_needs_the_output_x0():
   with pytest.raises(ValueError, match="pass output=x0"):
     Denoiser(
       network=Listener([]),
@@ -223,7 +223,7 @@ def test_edm_preconditioning_makes_x0_only():
 
 
 @pytest.mark.parametrize("two_times", [False, True])
-def test_only_a_network_of_two_times_is_told_the_second(two_times):
+def test_only_a_network_of_two_times_gets_the_second_time(two_times):
   heard, process = [], GaussianProcess(schedule=Cosine())
   network = Listener(heard, two_times=two_times)
   denoiser = Denoiser(network=network, process=process)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffdistill.evaluation.grids import table
+from diffdistill.evaluation.shown import Table
 from diffdistill.evaluation.speeds import (
   ratio,
   readable,
@@ -63,7 +63,7 @@ def test_a_table_shows_the_spread_in_one_column():
     "model": "a",
     "images_per_second": "410 (380 to 440)",
   }
-  assert table([row, {"model": "b"}]).splitlines() == [
+  assert repr(Table([row, {"model": "b"}])).splitlines() == [
     "model  images_per_second",
     "-----  -----------------",
     "a       410 (380 to 440)",
