@@ -146,6 +146,7 @@ def rolling(pairs_config, run_of, run):
   return dataclasses.replace(run_of(config), functions=run.functions)
 
 
+@pytest.mark.slow
 def test_a_rolling_pool_ends_the_same_after_a_crash(rolling, tmp_path, capsys):
   whole, killed = tmp_path / "whole", tmp_path / "killed"
   rolling.train(whole)

@@ -82,6 +82,7 @@ def test_a_state_that_is_saved_is_not_saved_again(run, tmp_path):
   assert before == after
 
 
+@pytest.mark.slow
 def test_a_run_that_leaves_many_times_makes_the_same_weights(
   run, finished, tmp_path, records_of
 ):

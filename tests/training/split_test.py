@@ -143,7 +143,12 @@ def test_random_weights_are_split_when_they_are_drawn(run):
   assert all((leaf == 1).all() for leaf in ones)
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids="in {} parts".format)
+# It compiles for half a minute.
+@pytest.fixture(
+  scope="module",
+  params=[pytest.param(parts, marks=pytest.mark.slow) for parts in (1, 2)],
+  ids="in {} parts".format,
+)
 def program(request, small_config):
   """(parts of the batch, the run, the update of its U-Net, and it compiled)."""
   config = {
