@@ -13,6 +13,13 @@ Every number has its source beside it:
   [ours]     our choice, where no source states one
 """
 
+from diffdistill.configs.recipes.automatic import (
+  auto,
+  automatic_classifier,
+  automatic_network,
+  by_the_device,
+  compared_by_the_clock,
+)
 from diffdistill.configs.recipes.classifier_features import classifier_features
 from diffdistill.configs.recipes.compared import compared
 from diffdistill.configs.recipes.denoising_student import denoising_student
@@ -40,9 +47,14 @@ from diffdistill.configs.recipes.teachers import (
 
 __all__ = [
   "COSINE",
+  "auto",
+  "automatic_classifier",
+  "automatic_network",
+  "by_the_device",
   "choose",
   "classifier_features",
   "compared",
+  "compared_by_the_clock",
   "ddpm_network",
   "ddpm_teacher",
   "denoising_student",

@@ -78,12 +78,18 @@ def _kind(entry: os.DirEntry[str]) -> str:
   return DEAD if entry.is_symlink() else "no file"
 
 
-def loose(inside: Sequence[Entry]) -> list[str]:
-  """Phrases that name the files beside the class folders."""
+def loose(inside: Sequence[Entry], beside: bool = True) -> list[str]:
+  """Phrases that name the files of a folder that are not read.
+
+  Args:
+    inside: the entries of the folder.
+    beside: whether it holds class folders; else its images are read.
+  """
   system = [entry.name for entry in inside if entry.is_system]
   files = [e for e in inside if not e.is_system and e.kind != FOLDER]
-  images = [entry.name for entry in files if entry.is_image]
+  images = [entry.name for entry in files if entry.is_image and beside]
   others = [entry.name for entry in files if not entry.is_image]
+  where = "beside the class folders" if beside else "beside the images"
   return [
     *phrase_of(system, "system file or folder", "system files or folders"),
     *phrase_of(
@@ -91,11 +97,7 @@ def loose(inside: Sequence[Entry]) -> list[str]:
       "image beside the class folders",
       "images beside the class folders",
     ),
-    *phrase_of(
-      others,
-      "other file beside the class folders",
-      "other files beside the class folders",
-    ),
+    *phrase_of(others, f"other file {where}", f"other files {where}"),
   ]
 
 
@@ -113,7 +115,9 @@ def phrase_of(names: Sequence[str], one: str, several: str) -> list[str]:
 
 
 def left_in_classes(
-  root: epath.Path, folders: Sequence[str], inside: Sequence[Sequence[Entry]]
+  root: epath.Path,
+  folders: Sequence[str | None],
+  inside: Sequence[Sequence[Entry]],
 ) -> list[str]:
   """Phrases that name the things in class folders that are not read."""
   system, nested, unread, others = [], [], [], []

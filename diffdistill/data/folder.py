@@ -1,14 +1,16 @@
 """A folder of pictures, one folder per class."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
 
 from diffdistill.data.listing import Listing, list_images
-from diffdistill.data.pictures import colour, decode
+from diffdistill.data.pictures import colour, decode, measure
 from diffdistill.data.sources import Labels, Source
 from diffdistill.data.streamed import Decoded, Streamed, one_line
 from diffdistill.ranges import Channels
@@ -21,9 +23,9 @@ class Folder(Streamed):
 
   Classes are the folders in path/split if it exists, else the folders in path.
   Images are the files directly in a class folder, in the formats of
-  `data/pictures.py`. They are rotated according to their EXIF data. Folders of
-  the system, such as @eaDir, are no classes. `left_out` names everything that
-  is not read.
+  `data/pictures.py`. Images with no class folder beside them are one class,
+  "all". Images are rotated according to their EXIF data. Folders of the system,
+  such as @eaDir, are no classes. `left_out` names everything that is not read.
 
   Args:
     path: the folder of the data.
@@ -34,8 +36,8 @@ class Folder(Streamed):
       missing in the folder. Empty: all classes, sorted.
 
   `check()` raises FileNotFoundError if the folder is missing, and ValueError if
-  there is no class folder, a class has no image, or a file is empty or a dead
-  link. `take()` raises ValueError if an image cannot be decoded.
+  there is no image, a class has no image, or a file is empty or a dead link.
+  `take()` raises ValueError if an image cannot be decoded.
   """
 
   path: str
@@ -99,6 +101,19 @@ class Folder(Streamed):
     """Digests of the names and sizes of files; for a bucket, only of names."""
     return dict(self._listing.digests)
 
+  def measured(self, count: int) -> list[tuple[int, bool]]:
+    """(the shorter side, whether it is grey) of some images, evenly spaced.
+
+    Args:
+      count: of how many images at most.
+
+    Raises:
+      ValueError: for an image that cannot be read.
+    """
+    places = np.linspace(0, len(self) - 1, min(count, len(self)))
+    paths = [self._path(int(index))[0] for index in places]
+    return list(self._threads.map(_measured, paths))
+
   @functools.cached_property
   def _listing(self) -> Listing:
     """The first process's listing; all processes must call this together."""
@@ -112,17 +127,34 @@ class Folder(Streamed):
     """The index of the first image of each class, then the number of images."""
     return list(itertools.accumulate(map(len, self._listing.files), initial=0))
 
-  def _decode(self, index: int) -> Decoded:
+  def _path(self, index: int) -> tuple[epath.Path, int]:
+    """The file of an image, and its label."""
     listing = self._listing
     label = int(np.searchsorted(self._starts, index, side="right")) - 1
     name = listing.files[label][index - self._starts[label]]
-    path = epath.Path(listing.folder) / listing.folders[label] / name
-    try:
+    folder = listing.folders[label] or ""
+    return epath.Path(listing.folder) / folder / name, label
+
+  def _decode(self, index: int) -> Decoded:
+    path, label = self._path(index)
+    with _naming(path):
       image = decode(path.read_bytes(), self.channels, self.background)
-    # The error of Pillow depends on the format and the damage: OSError,
-    # SyntaxError, ValueError, struct.error and more.
-    except Exception as error:
-      raise ValueError(
-        f"{path} cannot be decoded ({one_line(error)}); replace or remove it"
-      ) from error
     return image, label
+
+
+def _measured(path: epath.Path) -> tuple[int, bool]:
+  with _naming(path):
+    return measure(path.read_bytes())
+
+
+@contextlib.contextmanager
+def _naming(path: epath.Path) -> Iterator[None]:
+  """Names the file of an image that cannot be read."""
+  try:
+    yield
+  # The error of Pillow depends on the format and the damage: OSError,
+  # SyntaxError, ValueError, struct.error and more.
+  except Exception as error:
+    raise ValueError(
+      f"{path} cannot be decoded ({one_line(error)}); replace or remove it"
+    ) from error

@@ -26,6 +26,8 @@ from diffdistill.system.files import in_bucket
 TRAINING = ("train", "training")
 HELD_OUT = ("test", "testing", "val", "valid", "validation")
 SPLITS = (*TRAINING, *HELD_OUT)
+# The name of the one class of a folder that has pictures and no class folder.
+ALONE = "all"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,8 +38,8 @@ class Listing:
     folder: the folder that holds the class folders.
     names: the names of the classes in Unicode NFC, in the order of their
       labels.
-    folders: the folder of each class, as the disk spells it; empty for a class
-      without a folder.
+    folders: the folder of each class, as the disk spells it; None for a class
+      without a folder; empty for a class whose images lie in `folder` itself.
     files: the files of each class, in order.
     left_out: phrases that name the things in the folder that are not read.
     digests: the digests of the data, by what they cover.
@@ -46,7 +48,7 @@ class Listing:
 
   folder: str
   names: list[str]
-  folders: list[str]
+  folders: list[str | None]
   files: list[list[str]]
   left_out: list[str]
   digests: dict[str, str]
@@ -58,7 +60,8 @@ def list_images(path: str, split: str, only: Sequence[str]) -> Listing:
 
   Classes are the folders in path/split if it has class folders, else the
   folders in path. A folder with the name of a split is a class if it holds
-  images and lies beside other class folders.
+  images and lies beside other class folders. Images with no class folder beside
+  them are one class.
 
   Args:
     path: the folder of the data.
@@ -68,8 +71,8 @@ def list_images(path: str, split: str, only: Sequence[str]) -> Listing:
 
   Raises:
     FileNotFoundError: if the folder does not exist.
-    ValueError: if the folder has no class folder, or a class has no image or a
-      broken file.
+    ValueError: if the folder has no image, or a class has no image or a broken
+      file.
   """
   data = epath.Path(path)
   if not data.exists():
@@ -107,8 +110,10 @@ def list_images(path: str, split: str, only: Sequence[str]) -> Listing:
   folders = [e.name for e in inside if e.kind == FOLDER and not e.is_system]
   if root == data:
     folders = [name for name in folders if name not in splits]
-  left_out += loose(inside)
-  return _listed(root, folders, only, left_out, "".join(held_out))
+  alone = not folders and any(entry.is_image for entry in inside)
+  by_name = {ALONE: ""} if alone else _by_name(root, folders)
+  left_out += loose(inside, beside=not alone)
+  return _listed(root, by_name, only, left_out, "".join(held_out))
 
 
 def _split_folders(
@@ -135,14 +140,8 @@ def _split_folders(
   return classes, splits
 
 
-def _listed(
-  root: epath.Path,
-  folders: Sequence[str],
-  only: Sequence[str],
-  left_out: list[str],
-  held_out: str,
-) -> Listing:
-  """The listing of the class folders of a split."""
+def _by_name(root: epath.Path, folders: Sequence[str]) -> dict[str, str]:
+  """The class folders, by the names of their classes."""
   by_name: dict[str, str] = {}
   for folder in folders:
     if normal(folder) in by_name:
@@ -153,9 +152,20 @@ def _listed(
     by_name[normal(folder)] = folder
   if not by_name:
     raise ValueError(
-      f"{root} has no class folder; put its images into one folder per class,"
-      " such as all/ if there are no classes"
+      f"{root} has no image and no class folder; put images into it, or into"
+      " one folder per class"
     )
+  return by_name
+
+
+def _listed(
+  root: epath.Path,
+  by_name: dict[str, str],
+  only: Sequence[str],
+  left_out: list[str],
+  held_out: str,
+) -> Listing:
+  """The listing of the class folders of a split."""
   names = [normal(name) for name in only] or sorted(by_name)
   strangers = [name for name in by_name if name not in names]
   left_out = [
@@ -169,12 +179,13 @@ def _listed(
       f"{root} has the classes {abbreviated(list(by_name))}, but none of"
       f" {abbreviated(names)}; rename its folders"
     )
-  present = [by_name.get(name, "") for name in names]
-  inside = [entries(root / name) if name else [] for name in present]
-  left_out += left_in_classes(root, present, inside)
+  present = [by_name.get(name) for name in names]
+  inside = [[] if name is None else entries(root / name) for name in present]
+  # `loose` has named what else lies in a folder without classes.
+  left_out += left_in_classes(root, present, inside) if any(present) else []
   files = [[e.name for e in found if e.is_image] for found in inside]
   for folder, found in zip(present, files, strict=True):
-    if folder and not found:
+    if folder is not None and not found:
       _refuse_empty(root / folder)
   sizes = _check_files(root, present, inside, files)
   return Listing(
@@ -209,7 +220,7 @@ def _refuse_empty(folder: epath.Path) -> None:
 
 def _check_files(
   root: epath.Path,
-  folders: Sequence[str],
+  folders: Sequence[str | None],
   inside: Sequence[Sequence[Entry]],
   files: Sequence[Sequence[str]],
 ) -> list[list[int]] | None:
@@ -222,14 +233,14 @@ def _check_files(
     for entry in found:
       if entry.kind == DEAD and entry.suffix in SUFFIXES:
         raise ValueError(
-          f"{root / folder / entry.name} is a link to a file that does not"
-          " exist; restore the file or remove the link"
+          f"{root / (folder or '') / entry.name} is a link to a file that does"
+          " not exist; restore the file or remove the link"
         )
   if in_bucket(root):
     return None
 
-  def sizes(folder: str, names: Sequence[str]) -> list[int]:
-    place = os.path.join(os.fspath(root), folder)
+  def sizes(folder: str | None, names: Sequence[str]) -> list[int]:
+    place = os.path.join(os.fspath(root), folder or "")
     return [os.stat(os.path.join(place, name)).st_size for name in names]
 
   # Threads help because each request to a file server takes long.
@@ -239,7 +250,8 @@ def _check_files(
     for name, size in zip(names, found, strict=True):
       if not size:
         raise ValueError(
-          f"{root / folder / name} is empty, 0 bytes; replace or remove it"
+          f"{root / (folder or '') / name} is empty, 0 bytes; replace or"
+          " remove it"
         )
   return result
 

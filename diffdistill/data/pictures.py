@@ -43,6 +43,7 @@ UNREAD = (
   *(".xcf", ".xpm"),
 )
 MODES_OF_CHANNELS = {1: "L", 3: "RGB"}
+GREY = ("1", "L", "LA", "La", "I;16")
 
 
 def decode(
@@ -79,6 +80,19 @@ def decode(
       picture = picture.convert("RGB")
     array = np.asarray(picture.convert(MODES_OF_CHANNELS[channels]))
   return array.reshape(*array.shape[:2], channels)
+
+
+def measure(data: bytes) -> tuple[int, bool]:
+  """(the shorter side, whether it is grey) of a picture, which is not decoded.
+
+  Args:
+    data: the bytes of the file.
+
+  Raises:
+    Exception: of many classes, as `decode` does.
+  """
+  with PillowImage.open(io.BytesIO(data), formats=_formats()) as opened:
+    return min(opened.size), opened.mode in GREY
 
 
 def colour(name: str) -> tuple[int, int, int]:

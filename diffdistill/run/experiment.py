@@ -32,7 +32,10 @@ from diffdistill.training.training_stage import Training
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-  """The parts of a recipe, and the objects that are made from them."""
+  """The parts of a recipe, and the objects that are made from them.
+
+  `chosen` has lines about the fields that said "auto", and why.
+  """
 
   config: Fields
   seed: int
@@ -45,6 +48,7 @@ class Experiment:
   layout: Layout
   cadence: Cadence
   evaluation: Settings
+  chosen: tuple[str, ...] = ()
 
   @functools.cached_property
   def rounds(self) -> dict[str, tuple[Stage, Round]]:

@@ -3,6 +3,7 @@
 `sections.py` declares the fields and `fields/builder.py` builds from them.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from diffdistill.fields import Fields, plain
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.networks.network import Network
 from diffdistill.run import environment
+from diffdistill.run.automatic import resolved_automatic
 from diffdistill.run.experiment import Experiment
 from diffdistill.run.imported_teacher import with_imported
 from diffdistill.run.model_section import (
@@ -89,7 +91,7 @@ def build(
     config: a ConfigDict, or plain values from `stored_config`.
     devices: the devices of the mesh; by default all devices.
     workdir: the workdir of the run; a teacher that was already imported into it
-      is not read again.
+      is not read again, and what was chosen for it is not chosen again.
 
   Raises:
     ValueError: if a field is unknown or missing, has a wrong type or is out of
@@ -98,7 +100,9 @@ def build(
   fields = plain(config)
   if not isinstance(fields, dict):
     raise ValueError(f"the config is {fields!r}; return a ConfigDict of fields")
-  return _build(with_imported(resolved(fields), workdir), devices)
+  found = resolved_automatic(resolved(fields), devices, workdir)
+  built = _build(with_imported(found.fields, workdir), devices)
+  return dataclasses.replace(built, chosen=found.said)
 
 
 def _build(

@@ -1,9 +1,11 @@
-"""The lines about a run that is finished, or partly finished."""
+"""The lines about a run that begins, is finished, or partly finished."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from etils import epath
+
+from diffdistill.run.experiment import Experiment
 
 
 def already(rounds: Mapping[str, bool]) -> str:
@@ -16,6 +18,34 @@ def already(rounds: Mapping[str, bool]) -> str:
   if len(finished) == len(rounds):
     return "finished already, so nothing is trained"
   return f"finished already: {named(finished)}"
+
+
+def beginning(
+  run: Experiment, workdir: epath.Path, finished: Mapping[str, bool]
+) -> Iterator[str]:
+  """Lines about a training that ends by the clock: how long, and what of it.
+
+  Args:
+    run: the recipe.
+    workdir: the folder of the run.
+    finished: whether each of its rounds is finished.
+  """
+  seconds: dict[str, float] = {}
+  picture = ""
+  for name, (stage, round_) in run.rounds.items():
+    if finished[name] or not round_.seconds:
+      continue
+    if not picture and name in run.models:
+      before = sum(seconds.values()) / 60
+      sheet = workdir / "samples" / f"{name.replace('/', '_')}.png"
+      picture = f"; pictures: {sheet}, after {before:.3g} minutes or more"
+    seconds[stage.name] = seconds.get(stage.name, 0) + round_.seconds
+  if seconds:
+    parts = ", ".join(f"{name} {s / 60:.3g}" for name, s in seconds.items())
+    yield (
+      f"about {sum(seconds.values()) / 60:.3g} minutes of training ({parts}),"
+      f" and some more to compile and to draw{picture}"
+    )
 
 
 def ending(workdir: epath.Path, rounds: Sequence[str], *, judged: bool) -> str:

@@ -25,7 +25,7 @@ from diffdistill.run.weights_of_another_run import load_outside
 from diffdistill.run.workdir import claim
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.system import hosts, lock
-from diffdistill.tools.endings import already, ending
+from diffdistill.tools.endings import already, beginning, ending
 from diffdistill.tools.speaking import say
 from diffdistill.training import checkpoint
 from diffdistill.training.curriculum import judging_stage
@@ -65,6 +65,8 @@ def train(config: Any, workdir: epath.Path) -> None:
     _open_workdir(run, workdir, data.facts)
     if any(finished.values()):
       say(already(finished))
+    for line in beginning(run, workdir, finished):
+      say(line)
     with trainer.watchdog:
       trainer.run()
   judged = bool(judging_stage(run.stages) or run.evaluation.inception)
@@ -82,6 +84,8 @@ def _admit_data(run: Experiment, workdir: epath.Path) -> Recorded:
     counted=run.denoiser.conditional,
   )
   say(data.facts.summary(run.devices))
+  for line in run.chosen:
+    say(line)
   return data
 
 

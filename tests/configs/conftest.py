@@ -3,7 +3,7 @@ import functools
 import numpy as np
 import pytest
 
-from diffdistill.run import from_config
+from diffdistill.run import from_config, speed
 from tests.configs.given import MODULES
 
 # The size and the channels of data sources that do not resize.
@@ -18,6 +18,7 @@ def with_random_data(tmp_path_factory):
   def replace(config, size):
     source = config.data.source
     channels = NATIVE.get(source.kind, (None, source.get("channels", 3)))[1]
+    channels = 3 if channels == "auto" else channels
     path = tmp_path_factory.mktemp("data") / "random.npz"
     last = NUM_CLASSES.get(source.get("name"), 10) - 1
     np.savez(
@@ -35,18 +36,25 @@ def with_random_data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def built_as_it_is(with_random_data):
-  """The experiment of a (file, recipe), built once."""
+  """The experiment of a (file, recipe), built once.
+
+  The speed of the device is said, not measured, for fields that depend on it.
+  """
 
   @functools.cache
   def build(name, recipe):
     config = MODULES[name].get_config(recipe)
     with_random_data(config, native_size(config))
-    return from_config.build(config)
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(speed, "measured_speed", lambda: 1e10)
+      return from_config.build(config)
 
   return build
 
 
 def native_size(config):
   """The side of the images that a config trains on."""
-  source = config.data.source
-  return source.get("image_size") or NATIVE[source.kind][0]
+  size = config.data.source.get("image_size")
+  if size == "auto":
+    return 32
+  return size or NATIVE[config.data.source.kind][0]

@@ -143,7 +143,10 @@ def traced_updates(built, states):
       products[round_.name] = states[what].params[product_tree(objective)]
 
 
-@pytest.mark.parametrize(("name", "recipe"), RECIPES)
+# The stages of folder's recipes are those of digits, in other sizes.
+@pytest.mark.parametrize(
+  ("name", "recipe"), [each for each in RECIPES if each[0] != "folder"]
+)
 def test_a_shrunken_recipe_has_consistent_shapes(
   name, recipe, with_random_data, mesh_of, states
 ):

@@ -109,9 +109,35 @@ def test_a_missing_folder_is_refused(tmp_path):
   )
 
 
-def test_a_folder_without_class_folders_is_refused(tmp_path):
-  _save(tmp_path / "a.png")
-  _refused(_source(tmp_path).check, str(tmp_path), "no class folder", "all/")
+def test_a_folder_without_images_is_refused(tmp_path):
+  (tmp_path / "notes.txt").write_text("no image")
+  _refused(_source(tmp_path).check, str(tmp_path), "no image", "class folder")
+
+
+def test_images_without_class_folders_are_one_class(tmp_path):
+  for i in range(3):
+    _save(tmp_path / f"{i}.png", colour=(i, i, i))
+  (tmp_path / "notes.txt").write_text("no image")
+  source = _source(tmp_path)
+  source.check()
+  assert (source.class_names, source.label_counts) == (("all",), (3,))
+  assert source.left_out == ("1 other file beside the images (notes.txt)",)
+  taken = source.take(np.array([2, 0]))
+  assert taken["image"].max(axis=(1, 2, 3)).tolist() == [2, 0]
+  (tmp_path / "3.png").touch()
+  _refused(_source(tmp_path).check, str(tmp_path / "3.png"), "0 bytes")
+
+
+def test_pictures_are_measured_without_decoding(tmp_path):
+  sizes = ((40, 30), (20, 50), (10, 10))
+  for i, size in enumerate(sizes):
+    _save(tmp_path / "a" / f"{i}.png", size)
+  _save(tmp_path / "b" / "0.png", (7, 9), 100, mode="L")
+  measured = _source(tmp_path).measured(64)
+  assert measured == [(30, False), (20, False), (10, False), (7, True)]
+  assert _source(tmp_path).measured(2) == [(30, False), (7, True)]
+  (tmp_path / "a" / "0.png").write_bytes(b"no picture")
+  _refused(lambda: _source(tmp_path).measured(1), "a/0.png cannot be decoded")
 
 
 def test_an_empty_class_folder_is_refused(folder):
@@ -209,9 +235,14 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path, name):
   assert source.held_out() is None
 
 
-def test_split_folders_of_loose_images_are_refused(tmp_path):
+def test_split_folders_of_loose_images_are_one_class(tmp_path):
   _save(tmp_path / "train" / "0.png")
-  _refused(_source(tmp_path).check, str(tmp_path / "train"), "no class folder")
+  _save(tmp_path / "test" / "0.png")
+  _save(tmp_path / "test" / "1.png")
+  source = _source(tmp_path)
+  assert (len(source), source.class_names) == (1, ("all",))
+  assert len(source.held_out()) == 2
+  assert source.held_out().labels().tolist() == [0, 0]
 
 
 SYSTEM_FOLDERS = [

@@ -1,0 +1,151 @@
+"""Puts values in the place of the fields that say "auto".
+
+They are chosen when a run begins, by choosing.py, and its workdir records them.
+A run that goes on takes the recorded ones, so that another device goes on with
+the same network. A field that cannot be chosen stays "auto", and is refused as
+any other wrong value.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from etils import epath
+
+from diffdistill.data.folder import Folder
+from diffdistill.data.sources import Source
+from diffdistill.fields import Fields, plain
+from diffdistill.run import speed
+from diffdistill.run.at_path import at, automatic_paths, put
+from diffdistill.run.choosing import choose, without_judge
+from diffdistill.run.chosen import AUTO, Device, Found
+from diffdistill.run.sections import BUILDER, raw_section
+from diffdistill.run.workdir import stored_config
+from diffdistill.system import hosts
+
+# How many pictures are measured.
+MEASURED = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resolved:
+  """A config without "auto", and lines that say what was chosen and why."""
+
+  fields: Fields
+  said: tuple[str, ...] = ()
+
+
+def resolved_automatic(
+  fields: Fields,
+  devices: Sequence[jax.Device] | None = None,
+  workdir: epath.Path | None = None,
+) -> Resolved:
+  """The config with a value for each automatic field; every process calls it.
+
+  Args:
+    fields: of the whole config.
+    devices: those of a plan, whose speed is assumed; None for those that are
+      here, whose speed is measured.
+    workdir: of the run; where a run has begun, its values are taken again.
+
+  Raises:
+    ValueError: where the images cannot be read, or a stage has no share.
+  """
+  if not any(automatic_paths(fields)):
+    return Resolved(fields=fields)
+  known = None
+  if workdir is not None:
+    known = hosts.on_first(lambda: _recorded(workdir))
+  said: tuple[str, ...] = ()
+  if known is not None:
+    fields = _as_recorded(fields, plain(known))
+    said = (f"chosen before: the automatic fields in {workdir}/config.json",)
+  if any(automatic_paths(fields)):
+    found = _look(fields)
+    # The first process decides, because clocks differ.
+    choice = hosts.on_first(lambda: _choices(fields, found, devices))
+    for path, value in choice["values"]:
+      fields = put(fields, tuple(path), plain(value))
+    said = said or tuple(choice["said"])
+  return Resolved(fields=without_judge(_without_shares(fields)), said=said)
+
+
+def _recorded(workdir: epath.Path) -> Fields | None:
+  if not (workdir / "config.json").exists():
+    return None
+  return stored_config(workdir)
+
+
+def _as_recorded(fields: Fields, known: Fields) -> Fields:
+  """The fields with the values of the workdir, where they say "auto"."""
+  same = at(fields, ("minutes",)) in (AUTO, known.get("minutes"))
+  for path in automatic_paths(fields):
+    value = at(known, path)
+    # Other minutes are a wish: a stage that has begun refuses its new share.
+    if value is not None and (same or path[-1] != "minutes"):
+      fields = put(fields, path, value)
+  kind = ("classifier", "kind")
+  if at(fields, kind) == AUTO and not known.get("classifier"):
+    fields = put(fields, kind, None)
+  return without_judge(fields)
+
+
+def _look(fields: Fields) -> Found:
+  """Reads what the choices need to know of the images."""
+  data = raw_section(raw_section(fields, "data"), "source", "data")
+  usual = {"image_size": 32, "channels": 3}
+  section = {
+    name: usual.get(name) if value == AUTO else value
+    for name, value in data.items()
+  }
+  source: Source = BUILDER.build("data.source", Source, section)
+  source.check()
+  test = source.held_out()
+  if test is not None:
+    try:
+      test.check()
+    except FileNotFoundError:
+      test = None
+  if isinstance(source, Folder):
+    measured = hosts.on_first(lambda: source.measured(MEASURED))
+  else:
+    height, width, channels = source.image_shape
+    measured = [(min(height, width), channels == 1)]
+  return Found(
+    sides=tuple(side for side, _ in measured),
+    grey=all(grey for _, grey in measured),
+    counts=source.label_counts,
+    held_out=None if test is None else len(test),
+  )
+
+
+def _choices(
+  fields: Fields, found: Found, devices: Sequence[jax.Device] | None
+) -> dict[str, Any]:
+  """The values by path, and what is said of them, as JSON holds them."""
+  if devices is None:
+    one = speed.measured_speed()
+    memory, devices = speed.memory_of(jax.local_devices()[0]), jax.devices()
+  else:
+    one = speed.ASSUMED[speed.kind_of(devices[0])]
+    memory = math.inf
+  device = Device(
+    kind=speed.kind_of(devices[0]),
+    count=len(devices),
+    speed=one * (1 if devices[0].platform == "cpu" else len(devices)),
+    memory=memory,
+  )
+  values, said = choose(fields, found, device)
+  return {
+    "values": [
+      (path, values[path]) for path in automatic_paths(fields) if path in values
+    ],
+    "said": said,
+  }
+
+
+def _without_shares(fields: Fields) -> Fields:
+  """The fields without the shares, which the stages' minutes replace."""
+  return {name: value for name, value in fields.items() if name != "shares"}

@@ -1,0 +1,287 @@
+"""What the fields that say "auto" become, as a function of images and device.
+
+All of this is [ours]. The network is the largest one of a table that leaves the
+teacher enough updates within its share of the minutes. How long an update takes
+is estimated:
+
+  (1)  seconds = OVERHEAD * 3 * operations * batch size / speed
+
+`operations` are those of one image forward through the convolutions and
+attention of the U-Net, counted by `cost`; a gradient costs two more of it.
+`speed` is what the device reaches on a few plain convolutions and their
+gradient, see speed.py.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diffdistill.data.apart import OF_EACH
+from diffdistill.evaluation.trust import Trust
+from diffdistill.fields import Fields
+
+AUTO = "auto"
+# An update against the bare passes of its convolutions: norms, the embedding,
+# dropout and the optimizer. Measured on two CPU cores.
+OVERHEAD = 1.6
+SIDES = (16, 32, 64)
+LARGEST_ON_A_CPU = 32
+# (side of a patch, channels) of the networks that are tried. A network with
+# few channels draws better on patches, which cost less, than on pixels.
+SIZES = (
+  *((1, channels) for channels in (128, 96, 64)),
+  *((2, channels) for channels in (128, 96, 64, 48)),
+  *((4, channels) for channels in (128, 96, 64, 48, 32)),
+)
+# Fewer patches than this in a row show too little of where things are.
+FEWEST_PATCHES = 6
+# Levels are added until an image has so many patches in a row, or fewer.
+COARSEST = 8
+# Updates that a teacher has at the least, if any network allows them.
+UPDATES = {"cpu": 3000, "accelerator": 10_000}
+BATCH = {"cpu": 64, "accelerator": 256}
+MINUTES = {"cpu": 60.0, "accelerator": 30.0}
+MINUTES_OF_ANOTHER_STUDENT = {"cpu": 20.0, "accelerator": 10.0}
+NUM_IMAGES = {"cpu": 1000, "accelerator": 5000}
+# A judge that is right on so many of the images must be trusted.
+RIGHT = 0.9
+# Held-out images without which no student is selected by its distance.
+ENOUGH_TO_SELECT = 1000
+SELECT_EVERY = 500
+# Seconds between two lines, two checkpoints and two sheets of samples.
+SECONDS = {"log": 5, "checkpoint": 60, "observe": 120}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Device:
+  """The devices of a run.
+
+  Args:
+    kind: "cpu" or "accelerator".
+    count: how many there are.
+    speed: floating-point operations a second of all together.
+    memory: bytes of one device; infinite where it is not known.
+  """
+
+  kind: str
+  count: int = 1
+  speed: float
+  memory: float = math.inf
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+  """What is known of the images.
+
+  Args:
+    sides: the shorter sides of some pictures.
+    grey: whether all of these are grey.
+    counts: images of each class.
+    held_out: images of the test split; None if there is none.
+  """
+
+  sides: tuple[int, ...]
+  grey: bool
+  counts: tuple[int, ...]
+  held_out: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size:
+  """The fields of a network that its size decides."""
+
+  patch: int
+  channels: int
+  multipliers: tuple[int, ...]
+  attention: tuple[int, ...]
+
+  @property
+  def words(self) -> str:
+    on = f", on patches of {self.patch}x{self.patch}" if self.patch > 1 else ""
+    widths = "/".join(str(m * self.channels) for m in self.multipliers)
+    return f"a U-Net of {widths} channels{on}"
+
+
+def image_size(sides: Sequence[int], kind: str) -> int:
+  """The largest side that three of four pictures have, within limits.
+
+  At least the smallest of SIDES, and on a CPU at most 32.
+  """
+  enough = sorted(sides)[len(sides) // 4]
+  most = LARGEST_ON_A_CPU if kind == "cpu" else SIDES[-1]
+  return max([s for s in SIDES if s <= min(enough, most)], default=SIDES[0])
+
+
+def can_be_judged(found: Found) -> bool:
+  """Whether a classifier of these images could be trusted; see trust.py."""
+  counts = [count for count in found.counts if count]
+  if len(counts) < 2:
+    return False
+  tested = _tested(found)
+  most = max(counts) / sum(counts) * tested
+  right = int(RIGHT * tested)
+  return Trust(
+    right=right, count=tested, most_frequent=math.ceil(most), images=""
+  ).trusted
+
+
+def enough_to_select(found: Found) -> bool:
+  """Whether students can be selected by distances.
+
+  A judge of fewer images may turn out to be no better than chance when the
+  first student begins, and would end the run.
+  """
+  return _tested(found) >= ENOUGH_TO_SELECT
+
+
+def _tested(found: Found) -> int:
+  """The images on which a classifier would be tested."""
+  if found.held_out is not None:
+    return found.held_out
+  return sum(max(1, n // OF_EACH) for n in found.counts if n > 1)
+
+
+def sizes(side: int, given: Mapping[str, Any]) -> list[Size]:
+  """The networks for images of this side, from the largest to the smallest.
+
+  Args:
+    side: of the images.
+    given: the fields of the network that are no choice.
+  """
+  result = []
+  for patch, channels in SIZES:
+    patch, channels = given.get("patch", patch), given.get("channels", channels)
+    rows = side // patch
+    fewest = 1 if "patch" in given else FEWEST_PATCHES
+    if side % patch or rows < fewest:
+      continue
+    heights = [rows]
+    while heights[-1] > COARSEST and heights[-1] % 2 == 0:
+      heights.append(heights[-1] // 2)
+    usual = (1, *(2 for _ in heights[1:]))
+    # On the finest level attention costs more than the convolutions.
+    below = tuple(h for h in heights[1:] if h <= 16)
+    size = Size(
+      patch=patch,
+      channels=channels,
+      multipliers=tuple(given.get("multipliers", usual)),
+      attention=tuple(given.get("attention", below)),
+    )
+    if size not in result:
+      result.append(size)
+  if not result:
+    # A side that no patch divides, or fields that fit nothing: the builder
+    # refuses what does not fit.
+    result = [Size(patch=1, channels=32, multipliers=(1,), attention=())]
+  return sorted(result, key=lambda size: -cost(size, side)[0])
+
+
+def cost(size: Size, side: int, blocks: int = 2) -> tuple[float, float]:
+  """(operations, values to keep for the gradient) of one image forward.
+
+  A multiplication and addition are two operations. Eight maps are kept in each
+  block.
+  """
+  operations = values = 0.0
+
+  def block(inputs: int, outputs: int, rows: int) -> None:
+    nonlocal operations, values
+    skip = inputs * outputs if inputs != outputs else 0
+    weights = 9 * inputs * outputs + 9 * outputs**2 + skip
+    operations += 2.0 * weights * rows**2
+    values += 4.0 * (inputs + outputs) * rows**2
+    if rows in size.attention:
+      attend(outputs, rows)
+
+  def attend(channels: int, rows: int) -> None:
+    nonlocal operations, values
+    operations += 8.0 * channels**2 * rows**2 + 4.0 * channels * rows**4
+    values += 6.0 * channels * rows**2 + 2.0 * rows**4
+
+  rows, width = side // size.patch, size.channels
+  # The first convolution, and the last.
+  operations += 2 * 2.0 * 9 * 3 * size.patch**2 * width * rows**2
+  skips = [width]
+  for level, multiplier in enumerate(size.multipliers):
+    if level:
+      rows //= 2
+      block(width, width, rows)
+      skips.append(width)
+    for _ in range(blocks):
+      block(width, multiplier * size.channels, rows)
+      width = multiplier * size.channels
+      skips.append(width)
+  block(width, width, rows)
+  attend(width, rows)
+  block(width, width, rows)
+  for level, multiplier in reversed(list(enumerate(size.multipliers))):
+    for _ in range(blocks + 1):
+      block(width + skips.pop(), multiplier * size.channels, rows)
+      width = multiplier * size.channels
+    if level:
+      rows *= 2
+      block(width, width, rows)
+  return operations, values
+
+
+def seconds_of(size: Size, side: int, batch: int, device: Device) -> float:
+  """How long an update of a teacher takes, by equation (1)."""
+  return OVERHEAD * 3 * cost(size, side)[0] * batch / device.speed
+
+
+def network(
+  side: int, given: Mapping[str, Any], seconds: float, device: Device
+) -> tuple[Size, int]:
+  """(the network, the images of a batch over all devices).
+
+  The network is the largest one that has enough updates in the seconds; half
+  the usual batch comes before a network that is too large, and the smallest
+  network is taken where none has enough.
+  """
+  options, batches = sizes(side, given), BATCH[device.kind]
+  for usual in (batches, batches // 2):
+    for size in options:
+      batch = _in_memory(usual, size, side, device)
+      needed = UPDATES[device.kind] * seconds_of(size, side, batch, device)
+      if needed <= seconds:
+        return size, batch
+  return options[-1], _in_memory(batches // 2, options[-1], side, device)
+
+
+def _in_memory(batch: int, size: Size, side: int, device: Device) -> int:
+  """A batch, or as much of it as the memory holds; each device has some."""
+  # In bfloat16, and half of the memory for all else.
+  fit = device.count * device.memory / 2 / (2 * cost(size, side)[1])
+  while batch > 8 and batch > fit:
+    batch //= 2
+  return math.ceil(batch / device.count) * device.count
+
+
+def students(stages: Mapping[str, Fields]) -> int:
+  """How many of the stages make students."""
+  kinds = [stage.get("objective", {}).get("kind") for stage in stages.values()]
+  rest = (None, "denoising", "fine_tuning", "classification")
+  return sum(kind not in rest for kind in kinds)
+
+
+def minutes(stages: Mapping[str, Fields], kind: str) -> float:
+  """How long a run takes, where nobody has said it."""
+  more = max(0, students(stages) - 1)
+  return MINUTES[kind] + more * MINUTES_OF_ANOTHER_STUDENT[kind]
+
+
+def cadence(seconds: float) -> dict[str, int]:
+  """Updates between lines, checkpoints and sheets, for updates of so long."""
+  return {
+    name: max(1, _round_number(every / seconds))
+    for name, every in SECONDS.items()
+  }
+
+
+def _round_number(number: float) -> int:
+  """A number of the form 1, 2 or 5 times a power of ten, or a little less."""
+  if number < 1:
+    return 1
+  power = 10 ** math.floor(math.log10(number))
+  return int(max(n for n in (1, 2, 5) if n * power <= number) * power)

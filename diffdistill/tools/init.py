@@ -1,0 +1,36 @@
+"""The command that writes a config of one's own."""
+
+import os
+from pathlib import Path
+
+from etils import epath
+
+from diffdistill.run.recipes import FOLDER
+from diffdistill.system.files import in_bucket, write_atomically
+from diffdistill.tools.speaking import answer
+
+# The recipe that is written.
+RECIPE = "folder"
+
+
+def init(out: epath.Path) -> None:
+  """Writes the recipes of configs/folder.py into a new file, to be changed.
+
+  Args:
+    out: the file.
+
+  Raises:
+    ValueError: where the file exists, or is no .py on a disk.
+  """
+  if in_bucket(out) or out.suffix != ".py":
+    raise ValueError(f"--out is {out}; pass a file on a disk, such as my.py")
+  if os.path.lexists(out):
+    raise ValueError(f"{out} exists already; pass another --out, or remove it")
+  text = Path(FOLDER / f"{RECIPE}.py").read_text(encoding="utf-8")
+  text = text.replace(f"--config={RECIPE}:", f"--config={out}:")
+  write_atomically(out, text)
+  answer(
+    f"{out} is written; change what you like, then: `diffdistill train"
+    f" --config={out}:progressive --config.data.source.path=FOLDER"
+    " --workdir=runs/photos`"
+  )

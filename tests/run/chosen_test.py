@@ -1,0 +1,126 @@
+"""What "auto" becomes, as a table of images and devices."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from diffdistill.networks.unet import UNet
+from diffdistill.planning.flops import count_flops
+from diffdistill.run import chosen
+from diffdistill.run.chosen import Device, Found
+
+CPU = Device(kind="cpu", speed=5e10)
+GPU = Device(kind="accelerator", speed=5e13, memory=8e10)
+
+
+@pytest.mark.parametrize(
+  ("sides", "kind", "expected"),
+  [
+    ([8], "cpu", 16),  # too small: enlarged
+    ([31] * 10, "cpu", 16),
+    ([32] * 10, "cpu", 32),
+    ([500] * 10, "cpu", 32),
+    ([500] * 10, "accelerator", 64),
+    ([63] * 10, "accelerator", 32),
+    ([20] * 2 + [500] * 8, "accelerator", 64),  # a few small ones are enlarged
+    ([20] * 3 + [500] * 7, "accelerator", 16),
+  ],
+)
+def test_the_image_size_is_one_that_three_of_four_pictures_have(
+  sides, kind, expected
+):
+  assert chosen.image_size(sides, kind) == expected
+
+
+@pytest.mark.parametrize(
+  ("counts", "held_out", "expected"),
+  [
+    ((600,), None, False),
+    ((600, 0), None, False),
+    ((2, 2), None, False),
+    ((120,) * 5, None, True),
+    ((300, 300), None, True),
+    ((580, 20), None, False),  # nearly all images are of one class
+    ((3, 3), 1000, True),
+  ],
+)
+def test_a_judge_is_tried_where_it_could_be_trusted(counts, held_out, expected):
+  found = Found(sides=(32,), grey=False, counts=counts, held_out=held_out)
+  assert chosen.can_be_judged(found) == expected
+
+
+@pytest.mark.parametrize(
+  ("side", "minutes", "device", "expected"),
+  [
+    (32, 1, CPU, (4, 32, (1,), 32)),  # the smallest, with half the batch
+    (32, 35, CPU, (4, 64, (1,), 64)),
+    (32, 1000, CPU, (2, 96, (1, 2), 64)),
+    (32, 17, GPU, (1, 64, (1, 2, 2), 256)),
+    (32, 1000, GPU, (1, 128, (1, 2, 2), 256)),
+    (64, 1000, GPU, (1, 128, (1, 2, 2, 2), 256)),
+    (16, 35, CPU, (2, 64, (1,), 64)),
+    (28, 1000, CPU, (1, 64, (1, 2, 2), 64)),
+  ],
+)
+def test_the_network_is_the_largest_that_has_enough_updates(
+  side, minutes, device, expected
+):
+  size, batch = chosen.network(side, {}, 60.0 * minutes, device)
+  assert (size.patch, size.channels, size.multipliers, batch) == expected
+  seconds = chosen.seconds_of(size, side, batch, device)
+  if minutes > 1:
+    assert 60 * minutes / seconds >= chosen.UPDATES[device.kind]
+
+
+def test_a_field_that_is_given_is_no_choice():
+  size, _ = chosen.network(32, {"channels": 8, "patch": 8}, 6e4, CPU)
+  assert (size.patch, size.channels, size.multipliers) == (8, 8, (1,))
+  size, _ = chosen.network(32, {"attention": (4,)}, 6e4, CPU)
+  assert size.attention == (4,)
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_a_batch_fits_the_memory_and_the_devices(count):
+  small = Device(kind="accelerator", count=count, speed=1e15, memory=8e9)
+  size, batch = chosen.network(64, {}, 6e4, small)
+  assert batch % count == 0
+  held = 2 * chosen.cost(size, 64)[1] * batch / count
+  assert held < small.memory
+  roomy = Device(kind="accelerator", count=count, speed=1e15)
+  assert chosen.network(64, {}, 6e4, roomy)[1] >= max(batch, 256)
+
+
+@pytest.mark.parametrize("patch", [2, 4])
+def test_the_operations_are_those_of_the_network(patch):
+  (size,) = chosen.sizes(32, {"channels": 32, "patch": patch})
+  network = UNet(out_channels=3, num_blocks=2, **dataclasses.asdict(size))
+  x, t = jnp.zeros((1, 32, 32, 3)), jnp.zeros(1)
+  traced = jax.make_jaxpr(lambda key: network.init(key, x, t, None, False))(
+    jax.random.key(0)
+  )
+  counted = count_flops(traced)
+  assert chosen.cost(size, 32)[0] == pytest.approx(counted, rel=0.05)
+
+
+def test_a_run_takes_longer_with_more_students():
+  def config(*kinds):
+    return {str(i): {"objective": {"kind": k}} for i, k in enumerate(kinds)}
+
+  usual = ("classification", "denoising", "progressive")
+  assert chosen.minutes(config(*usual), "cpu") == 60
+  assert chosen.minutes(config(*usual), "accelerator") == 30
+  more = config(*usual, "moment_matching", "denoising_student")
+  assert chosen.minutes(more, "cpu") == 100
+  assert chosen.minutes(config("denoising"), "cpu") == 60
+
+
+def test_a_cadence_is_a_round_number_of_updates():
+  assert chosen.cadence(0.3) == {"log": 10, "checkpoint": 200, "observe": 200}
+  assert chosen.cadence(0.01) == {
+    "log": 500,
+    "checkpoint": 5000,
+    "observe": 10_000,
+  }
+  assert chosen.cadence(1000.0) == {"log": 1, "checkpoint": 1, "observe": 1}
