@@ -24,16 +24,6 @@ from diffdistill.cli.command import (
 from diffdistill.ranges import SEED, Range
 
 COMMANDS = {
-  "init": Command(
-    about="Write a config for your own images, to be changed. It does the same"
-    " as the recipes folder:progressive and folder:all.",
-    function="diffdistill.tools.init:init",
-    flags=(
-      Flag("out", "place", "The new file to write, a .py.", default="my.py"),
-    ),
-    example="--out=my.py",
-    computes=False,
-  ),
   "train": Command(
     about="Train the rounds of a recipe that are not finished yet. Checkpoints,"
     " metrics and sample sheets go into the workdir. After a stop, the same"
@@ -194,6 +184,16 @@ COMMANDS = {
       ),
     ),
     example="--workdir=runs/digits,runs/other --out=both.html",
+  ),
+  "init": Command(
+    about="Write a config for your own images, to be changed. It does the same"
+    " as the recipes folder:progressive and folder:all.",
+    function="diffdistill.tools.init:init",
+    flags=(
+      Flag("out", "place", "The new file to write, a .py.", default="my.py"),
+    ),
+    example="--out=my.py",
+    computes=False,
   ),
   "pack": Command(
     about="Write the images of a data set into one file that is read quickly."

@@ -96,7 +96,7 @@ def test_list_says_what_there_is(capsys, run_cli):
     ),
     (["benchmark", "--config=x", "--num_updates=0"], "no file and no recipe; "),
     (["evaluate", "--workdir"], "--workdir has no value; pass --workdir=V"),
-    (["list", "--workdir=x"], "list does not read --workdir; pass no flag"),
+    (["list", "--workdir=x"], "list does not read --workdir; pass --bibtex"),
   ],
 )
 def test_bad_usage_is_status_2(refuse, arguments, line):
