@@ -16,10 +16,10 @@ compare: $(VENV)/installed  ## Every paper from one teacher, in one table.
 	$(BIN)/diffdistill evaluate --workdir=runs/compare
 
 test: $(VENV)/installed-dev  ## Tests that take seconds each.
-	$(BIN)/python -m pytest -n 2 -m "not slow and not long"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not long"
 
 test-slow: $(VENV)/installed-dev  ## Those that take longer: processes, kills, meshes.
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 test-long: $(VENV)/installed-dev  ## Those that take minutes each: thirty kills.
 	$(BIN)/python -m pytest -m long

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 from etils import epath
 
-from diffdistill.tools.carrying import _copy
+from diffdistill.tools.carry import _copy
 
 
 def fill(disk):

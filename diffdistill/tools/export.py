@@ -1,13 +1,29 @@
-"""The command that writes a finished model in another format."""
+"""The command that writes a finished model in the format of another program."""
 
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
+from diffdistill.fields import plain
+from diffdistill.interop import diffusers, model_folder, stablehlo
+from diffdistill.interop.model import Model
+from diffdistill.reporting.model_card import model_card, teacher_of
 from diffdistill.run import environment, from_config
+from diffdistill.run.experiment import Experiment
 from diffdistill.run.kept_names import check_out
-from diffdistill.system.files import whole_folder
-from diffdistill.tools import exporting
+from diffdistill.sampling import SAMPLERS
+from diffdistill.sampling.sampler import Sampler
+from diffdistill.system.files import whole_folder, write_atomically
 from diffdistill.tools.finished import finished_model
 from diffdistill.tools.speaking import answer
+from diffdistill.training.stage import Round
+from diffdistill.training.training_stage import Training
+
+FORMATS = ("diffusers", "safetensors", "stablehlo")
 
 
 def export(
@@ -17,27 +33,152 @@ def export(
   kind: str,
   out: epath.Path,
 ) -> None:
-  """Writes a finished model in another format, with its card.
+  """Writes a finished model in another format, with its model card.
 
   Args:
-    workdir: of the run.
-    round_name: whose; the last finished one by default.
-    num_steps: of the sampler; by default those that the student was made for.
-    kind: diffusers, safetensors or stablehlo.
-    out: a folder.
+    workdir: the folder of the run.
+    round_name: the model; None means the last finished one.
+    num_steps: the steps of the sampler; None means as many as the student was
+      made for, or the most at which a teacher is judged.
+    kind: one of `FORMATS`.
+    out: a new or empty folder.
 
   Raises:
-    ValueError: for a model that the format cannot represent.
+    ValueError: if the format cannot hold the model, or if the evaluation that
+      the card quotes is damaged.
   """
-  if kind not in exporting.FORMATS:
-    raise ValueError(
-      f"format is {kind!r}; pass one of {', '.join(exporting.FORMATS)}"
-    )
-  exporting.check_empty(out)
+  if kind not in FORMATS:
+    raise ValueError(f"format is {kind!r}; pass one of {', '.join(FORMATS)}")
+  check_empty(out)
   run = from_config.reopen(workdir)
   environment.check(workdir)
   check_out(out, [workdir], run.config["stages"], folder=True)
   stage, round_, steps = finished_model(run, workdir, round_name, num_steps)
   with whole_folder(out) as new:
-    exporting.export(run, workdir, round_, stage, steps, kind, new)
+    _write(run, workdir, round_, stage, steps, kind, new)
   answer(f"{round_.name} in {steps} steps as {kind}: {out}")
+
+
+def _write(
+  run: Experiment,
+  workdir: epath.Path,
+  round_: Round,
+  stage: Training,
+  num_steps: int,
+  kind: str,
+  out: epath.Path,
+) -> None:
+  """Writes the files of one model; the card is last, so it marks the end."""
+  sampler = stage.objective.sampler
+  assert sampler is not None  # the caller exports what makes images
+  # The card may refuse the model, so it is made before anything is written.
+  card = model_card(run, workdir, round_, stage, num_steps, kind)
+  model = model_of(run, workdir, round_, sampler, num_steps)
+  if kind == "diffusers":
+    is_student = bool(round_.num_steps)
+    grid = grid_of(run, sampler, num_steps) if is_student else None
+    if not is_student and diffusers.INDICES % num_steps:
+      raise ValueError(
+        f"num_steps is {num_steps}, but diffusers' steps are whole indices of"
+        f" {diffusers.INDICES}; pass --num_steps=100 or another divisor"
+      )
+    diffusers.write(model, out, grid)
+  elif kind == "safetensors":
+    model_folder.save(model, out)
+  else:
+    generator = run.generator(sampler, 1, guidance=run.usual_guidance(round_))
+    program = stablehlo.export_sampler(
+      generator.sample,
+      model.params,
+      model.image_shape,
+      model.num_classes,
+      num_steps,
+    )
+    stablehlo.write_sampler(
+      out, program, model.image_shape, model.label_counts, num_steps
+    )
+  write_atomically(out / "README.md", card)
+
+
+def check_empty(out: epath.Path) -> None:
+  """Refuses a folder that holds something.
+
+  Raises:
+    ValueError: if `out` is a file, or a folder that is not empty.
+  """
+  if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    raise ValueError(
+      f"out is {out}, where something is already; pass a new or empty folder"
+    )
+
+
+def model_of(
+  run: Experiment,
+  workdir: epath.Path,
+  round_: Round,
+  sampler: Sampler,
+  num_steps: int,
+) -> Model:
+  """The weights of a finished round, with all that their use needs."""
+  fields = plain(run.config["model"])
+  teacher = teacher_of(run, round_.name)
+  params = run.product(workdir, round_.name)
+  return Model(
+    network=dict(fields["network"]),
+    schedule=dict(fields["schedule"]),
+    output=fields.get("output", "x0"),
+    precondition={"kind": "identity", **fields.get("precondition", {})},
+    image_shape=run.source.image_shape,
+    num_classes=run.num_classes,
+    label_counts=run.source.label_counts if run.num_classes else (),
+    null_label=run.denoiser.null_label is not None,
+    params=jax.device_get(params),
+    origin=(
+      f"{round_.name}, distilled from {teacher}"
+      if round_.num_steps
+      else teacher
+    ),
+    license=fields.get("license", ""),
+    sampler=sampler_fields(sampler) if round_.num_steps else None,
+    num_steps=num_steps if round_.num_steps else 0,
+  )
+
+
+def sampler_fields(sampler: Sampler) -> dict[str, Any]:
+  """The fields of a config's sampler section that build this sampler."""
+  (kind,) = (name for name, cls in SAMPLERS.items() if cls is type(sampler))
+  fields = {
+    field.name: getattr(sampler, field.name)
+    for field in dataclasses.fields(sampler)
+    if field.name != "process"
+  }
+  return {"kind": kind, **fields}
+
+
+def grid_of(
+  run: Experiment, sampler: Sampler, num_steps: int
+) -> diffusers.Grid:
+  """The times and noise levels of a sampler, as a scheduler of diffusers.
+
+  Raises:
+    ValueError: if the noise that the sampler begins with has not variance 1.
+  """
+  schedule, precondition = (
+    run.denoiser.process.schedule,
+    run.denoiser.precondition,
+  )
+  times = jnp.stack([sampler.time(i + 1, num_steps) for i in range(num_steps)])
+  alpha, sigma = schedule.alpha(times), schedule.sigma(times)
+  unit = jnp.hypot(alpha, sigma)
+  if abs(float(sigma[-1]) - 1) > 1e-3 or float(abs(unit - 1).max()) > 1e-5:
+    raise ValueError(
+      f"the sampler begins with noise of deviation {float(sigma[-1]):.4g}, and"
+      " diffusers' with 1 on a variance-preserving schedule; pass"
+      " --format=safetensors or stablehlo"
+    )
+  scaling = precondition.scaling(schedule, times)
+  return diffusers.Grid(
+    times=np.asarray(times),
+    alphas=np.asarray(alpha),
+    noise=np.asarray(scaling.c_noise),
+  )

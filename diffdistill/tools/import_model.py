@@ -7,7 +7,7 @@ from diffdistill.interop import model_folder
 from diffdistill.interop.formats import read_model
 from diffdistill.run.model_section import denoiser_of, sampler_of
 from diffdistill.system.files import whole_folder
-from diffdistill.tools import exporting
+from diffdistill.tools import export
 from diffdistill.tools.speaking import answer
 
 
@@ -24,7 +24,7 @@ def import_model(
   Raises:
     ValueError: for a model that is damaged or cannot be represented.
   """
-  exporting.check_empty(out)
+  export.check_empty(out)
   model = read_model(source, settings)
   # What its fields mean is known where recipes are.
   sampler_of(model, denoiser_of(model))

@@ -7,7 +7,7 @@ import pytest
 
 from diffdistill.cli.command import HOSTS
 from diffdistill.cli.commands import COMMANDS
-from diffdistill.tools.exporting import FORMATS
+from diffdistill.tools.export import FORMATS
 
 FLAGS = [
   pytest.param(command, flag, id=f"{name} --{flag.name}")
