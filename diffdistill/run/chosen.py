@@ -22,9 +22,10 @@ from diffdistill.evaluation.trust import Trust
 from diffdistill.fields import Fields
 
 AUTO = "auto"
-# An update against the bare passes of its convolutions: norms, the embedding,
-# dropout and the optimizer. Measured on two CPU cores.
-OVERHEAD = 1.6
+# An update against the bare passes of its convolutions. The gradient of a
+# network of 32 channels took 1.0 to 1.5 of them on two busy CPU cores; the
+# optimizer, the averages and the data are on top.
+OVERHEAD = 2.0
 SIDES = (16, 32, 64)
 LARGEST_ON_A_CPU = 32
 # (side of a patch, channels) of the networks that are tried. A network with

@@ -55,13 +55,13 @@ def test_a_judge_is_tried_where_it_could_be_trusted(counts, held_out, expected):
   ("side", "minutes", "device", "expected"),
   [
     (32, 1, CPU, (4, 32, (1,), 32)),  # the smallest, with half the batch
-    (32, 35, CPU, (4, 64, (1,), 64)),
+    (32, 40, CPU, (4, 64, (1,), 64)),
     (32, 1000, CPU, (2, 96, (1, 2), 64)),
-    (32, 17, GPU, (1, 64, (1, 2, 2), 256)),
+    (32, 20, GPU, (1, 64, (1, 2, 2), 256)),
     (32, 1000, GPU, (1, 128, (1, 2, 2), 256)),
     (64, 1000, GPU, (1, 128, (1, 2, 2, 2), 256)),
     (16, 35, CPU, (2, 64, (1,), 64)),
-    (28, 1000, CPU, (1, 64, (1, 2, 2), 64)),
+    (28, 1200, CPU, (1, 64, (1, 2, 2), 64)),
   ],
 )
 def test_the_network_is_the_largest_that_has_enough_updates(
