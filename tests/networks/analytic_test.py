@@ -42,7 +42,7 @@ def brute_force(params, x, t):
 
 
 @pytest.mark.parametrize("t", [0.1, 0.3, 0.6, 0.9, 1.0])
-def test_against_brute_force(t):
+def test_output_agrees_with_bayes_rule_on_a_grid(t):
   points = np.array([[0.0, 0.0], [0.7, -0.4], [-1.5, 1.0]])
   expected = [brute_force(mixture(), x, t) for x in points]
   actual = apply(
@@ -53,23 +53,23 @@ def test_against_brute_force(t):
   np.testing.assert_allclose(actual[:, 0, 0], expected, atol=2e-5)
 
 
-def test_at_t_1_it_is_the_mean_of_the_data():
+def test_output_at_t_1_is_the_mean_of_the_data():
   x = 3 * jax.random.normal(jax.random.key(0), (5, 1, 1, 2))
   params = mixture()
   pi = jax.nn.softmax(params["logits"])
   mean = jnp.einsum("k,khwc->hwc", pi, params["means"])
   actual = apply(params, x, jnp.ones(5))
-  # alpha(1) = 4.5e-5 still lets a little of x through.
+  # Because alpha(1) is 4.5e-5 and not 0, x still has a small effect.
   np.testing.assert_allclose(actual, np.broadcast_to(mean, x.shape), atol=5e-4)
 
 
-def test_at_t_0_it_is_the_image():
+def test_output_at_t_0_is_the_input_image():
   params = mixture()
   x = MIXTURE.sample(params, jax.random.key(0), 64)
   np.testing.assert_allclose(apply(params, x, jnp.zeros(64)), x, atol=1e-5)
 
 
-def test_at_t_0_point_masses_attract():
+def test_output_at_t_0_is_the_nearest_point_mass_if_std_is_0():
   params = mixture(std=(0.0, 0.0, 0.0))
   x = params["means"] + 0.05
   np.testing.assert_allclose(
@@ -78,7 +78,7 @@ def test_at_t_0_point_masses_attract():
 
 
 @pytest.mark.parametrize("std", [0.0, 0.3])
-def test_finite_with_finite_gradients_far_away_and_at_both_ends(std):
+def test_output_and_gradients_are_finite_far_away_and_at_both_ends(std):
   params = mixture(std=(std,) * 3)
   x = jnp.tile(jnp.array([-50.0, 0.0, 50.0]).reshape(3, 1, 1, 1), (2, 1, 1, 2))
   t = jnp.array([0.0, 0.0, 0.0, 1.0, 1.0, 1.0])
@@ -92,7 +92,7 @@ def test_finite_with_finite_gradients_far_away_and_at_both_ends(std):
   assert all(jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(grads))
 
 
-def test_is_the_least_squares_denoiser_of_its_samples():
+def test_output_is_the_least_squares_denoiser_of_the_samples():
   params, n, t = mixture(), 20_000, 0.5
   x0 = MIXTURE.sample(params, jax.random.key(0), n)
   eps = jax.random.normal(jax.random.key(1), x0.shape)
@@ -100,8 +100,8 @@ def test_is_the_least_squares_denoiser_of_its_samples():
   x_t = SCHEDULE.alpha(t * jnp.ones(())) * x0
   x_t = x_t + SCHEDULE.sigma(t * jnp.ones(())) * eps
   error = x0 - apply(params, x_t, time)
-  # The error of a conditional mean is orthogonal to any function of x_t;
-  # 0.02 is four standard errors of these means.
+  # The error of a conditional mean is orthogonal to every function of x_t.
+  # The tolerance of 0.02 is four standard errors of these means.
   for probe in (jnp.ones_like(x_t), x_t, jnp.sin(3 * x_t)):
     assert abs(float(jnp.mean(error * probe))) < 0.02
 
@@ -114,12 +114,12 @@ def test_samples_have_the_moments_of_the_mixture():
   means = np.asarray(params["means"]).reshape(3, 2)
   mean = pi @ means
   second = pi @ (means**2 + np.asarray(params["std"])[:, None] ** 2)
-  # Four standard errors of 20,000 samples of scale one.
+  # The tolerance is four standard errors of 20,000 samples of scale one.
   np.testing.assert_allclose(x0.mean(0)[0, 0], mean, atol=0.03)
   np.testing.assert_allclose((x0**2).mean(0)[0, 0], second, atol=0.03)
 
 
-def test_init_draws_the_asked_shape():
+def test_init_draws_parameters_of_the_configured_shape():
   net = GaussianMixture(
     schedule=SCHEDULE, image_shape=(2, 3, 1), num_components=5, std=0.2
   )
@@ -131,7 +131,7 @@ def test_init_draws_the_asked_shape():
   assert output.shape == (4, 2, 3, 1)
 
 
-def test_refusals():
+def test_conditions_target_times_and_invalid_fields_are_refused():
   params, x, t = mixture(), jnp.ones((2, 1, 1, 2)), jnp.ones(2)
   with pytest.raises(ValueError, match="takes neither condition"):
     MIXTURE.apply(params, x, t, Condition(label=jnp.zeros(2, jnp.int32)))

@@ -13,7 +13,7 @@ from diffdistill.networks.classifier import (
   ResNet,
 )
 
-# The networks are tiny: compiling is what takes the time.
+# Compiling tiny networks takes longer than running them, so optimise less.
 jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
@@ -33,7 +33,7 @@ def images(size, batch=2):
 
 
 @pytest.mark.parametrize("size", [8, 28, 64])
-def test_shapes_from_small_to_large(size):
+def test_output_shapes_are_right_for_small_and_large_images(size):
   net = classifier(size, multipliers=(1, 2, 4, 4))
   params = jax.eval_shape(net.init, jax.random.key(0))
   output = jax.eval_shape(net.apply, params, images(size))
@@ -42,22 +42,22 @@ def test_shapes_from_small_to_large(size):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_logits_are_linear_in_the_float32_features(dtype):
+def test_logits_are_linear_in_features_of_float32(dtype):
   net = classifier(dtype=dtype)
   params = jit(net.init)(jax.random.key(0))
   logits, features = jit(net.apply)(params, images(8))
   assert features.dtype == logits.dtype == jnp.float32
-  # The bias starts at zero.
+  # The bias of the logits starts at zero.
   expected = features @ params["logits"]["kernel"]
   np.testing.assert_allclose(logits, expected, atol=1e-5)
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {
     jnp.dtype("float32")
   }
-  # Two different images have different features.
+  # Different images have different features.
   assert jnp.max(jnp.abs(features[0] - features[1])) > 1e-3
 
 
-def test_an_image_does_not_depend_on_its_batch():
+def test_features_of_an_image_do_not_depend_on_other_images():
   net = classifier()
   params = jit(net.init)(jax.random.key(0))
   x = images(8, batch=4)
@@ -68,18 +68,18 @@ def test_an_image_does_not_depend_on_its_batch():
   )
 
 
-def test_a_key_turns_dropout_on_between_features_and_logits():
+def test_a_key_enables_dropout_between_features_and_logits():
   net = classifier(dropout=0.5)
   params = jit(net.init)(jax.random.key(0))
   apply = jit(net.apply)
   off = apply(params, images(8))
   on = apply(params, images(8), key=jax.random.key(2))
-  # Compiled without and with dropout: equal to rounding.
+  # The two programs, without and with dropout, may round differently.
   np.testing.assert_allclose(on.features, off.features, atol=1e-5)
   assert jnp.max(jnp.abs(on.logits - off.logits)) > 1e-3
 
 
-def test_every_parameter_and_pixel_matters():
+def test_every_parameter_and_pixel_changes_the_output():
   net = classifier()
   params = jit(net.init)(jax.random.key(0))
 
@@ -101,7 +101,7 @@ def test_every_parameter_and_pixel_matters():
     ({"dropout": -0.1}, r"dropout is -0\.1"),
   ],
 )
-def test_refusals(fields, message):
+def test_invalid_fields_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     classifier(**fields)
 
@@ -113,12 +113,12 @@ def test_wrong_image_shape_is_refused():
     jax.eval_shape(net.apply, params, images(16))
 
 
-def test_table():
+def test_the_name_resnet_means_resnet():
   assert CLASSIFIERS["resnet"] is ResNet
 
 
 class Fed(nn.Module):
-  """A module whose features are what it is fed."""
+  """A module that returns its input as features and logits."""
 
   @nn.compact
   def __call__(self, x, train):
@@ -138,11 +138,11 @@ def fed(x, **fields):
     ("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
   ],
 )
-def test_the_module_is_fed_normalised_images(name, mean, std):
+def test_the_module_receives_normalised_images(name, mean, std):
   x = jax.random.uniform(jax.random.key(0), (2, 1, 1, 3), minval=-1.0)
   expected = ((np.asarray(x).reshape(2, 3) + 1) / 2 - mean) / std
   np.testing.assert_allclose(fed(x, normalisation=name), expected, rtol=1e-5)
-  # As they are, to the bit.
+  # Without normalisation, the module receives exactly the same images.
   np.testing.assert_array_equal(fed(x), x.reshape(2, 3))
   raw = LinenClassifier(
     module=Fed(), image_shape=(1, 1, 3), normalisation=name
@@ -150,13 +150,13 @@ def test_the_module_is_fed_normalised_images(name, mean, std):
   np.testing.assert_array_equal(raw.apply({}, x).features, x.reshape(2, 3))
 
 
-def test_the_module_is_fed_resized_images():
+def test_the_module_receives_resized_images():
   x = jnp.array([[0.0, 1.0], [0.0, 1.0]]).reshape(1, 2, 2, 1)
   larger = fed(x, resize=4).reshape(4, 4)
-  # Pixel centres, not corners, are where the values are.
+  # Resizing places values at pixel centres, not at pixel corners.
   expected = np.broadcast_to([0.0, 0.25, 0.75, 1.0], (4, 4))
   np.testing.assert_allclose(larger, expected, atol=1e-6)
-  # Dense layers are as large as the images that they will see.
+  # init sizes dense layers for the resized images.
   net = LinenClassifier(module=MLPHead(), image_shape=(2, 2, 1), resize=4)
   params = net.init(jax.random.key(0))
   assert params["head"]["kernel"].shape == (16, 3)
@@ -179,6 +179,6 @@ class MLPHead(nn.Module):
     ({"resize": -1}, "resize is -1; pass 0 or more"),
   ],
 )
-def test_inputs_that_do_not_fit_are_refused(fields, message):
+def test_invalid_normalisation_and_resize_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     fed(jnp.zeros((1, 2, 2, 1)), **fields)

@@ -1,4 +1,4 @@
-"""What tests of several networks share."""
+"""Fixtures that tests of several networks share."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def trained():
-  """Weights without zeros, as after training: fan-in scaled, biases too."""
+  """Random weights and biases scaled by fan-in; none is zero."""
 
   def make(network):
     shapes = jax.eval_shape(network.init, jax.random.key(0))
@@ -28,7 +28,7 @@ def trained():
 
 @pytest.fixture(scope="session")
 def count():
-  """The number of a network's weights."""
+  """A function that counts the weights of a network."""
 
   def make(network):
     shapes = jax.eval_shape(network.init, jax.random.key(0))

@@ -29,14 +29,15 @@ def data(batch=2):
 
 @pytest.mark.parametrize(
   ("size", "expected"),
-  # In millions, of Peebles & Xie 2023 as they are remembered.
+  # Millions of parameters, from memory of Peebles & Xie 2023.
   [("S", 33), ("B", 130), ("L", 458), ("XL", 675)],
 )
-def test_parameter_count(size, expected, count):
+def test_parameter_counts_are_those_of_the_paper(size, expected, count):
   fields = recipes.dit_network(size, patch=2)
   assert NETWORKS[fields.pop("kind")] is DiT
   network = LinenNetwork(
-    # Latents; a thousand classes, and none; a mean and a variance.
+    # Latents have 4 channels; the output is a mean and a variance of each.
+    # Class 1000 means no label.
     module=DiT(**fields, out_channels=8, num_classes=1001),
     image_shape=(32, 32, 4),
     num_classes=1001,
@@ -44,12 +45,12 @@ def test_parameter_count(size, expected, count):
   assert round(count(network) / 1e6) == expected
 
 
-def test_the_preset_of_another_size_is_refused():
+def test_a_preset_of_unknown_size_is_refused():
   with pytest.raises(ValueError, match="size is 'M'; pass one of S, B, L, XL"):
     recipes.dit_network("M", patch=2)
 
 
-def test_initial_output_is_exactly_zero_and_blocks_the_identity():
+def test_initial_output_is_zero_and_initial_blocks_are_the_identity():
   network = tiny(out_channels=6)
   params = jax.jit(network.init)(jax.random.key(0))
   output = jax.jit(network.apply)(params, *data())
@@ -65,7 +66,7 @@ def test_initial_output_is_exactly_zero_and_blocks_the_identity():
   assert jnp.max(jnp.abs(kernel[0] - kernel[1])) > 0.1
 
 
-def test_positions_are_waves_of_the_column_then_of_the_row():
+def test_position_embeddings_are_waves_of_the_column_then_of_the_row():
   waves = positions(2, 3, 8)
   assert waves.shape == (6, 8)
   row, column = 1, 2
@@ -78,7 +79,7 @@ def test_positions_are_waves_of_the_column_then_of_the_row():
   np.testing.assert_allclose(waves[row * 3 + column], expected, atol=1e-6)
 
 
-def test_a_block_against_the_formula():
+def test_a_block_agrees_with_its_formula():
   block = Block(num_heads=2, attention="xla", dtype=jnp.float32)
   keys = jax.random.split(jax.random.key(0), 2)
   h, embed = (
@@ -112,11 +113,11 @@ def test_a_block_against_the_formula():
   hidden = np.asarray(nn.gelu(hidden, approximate=True))
   expected = expected + gate2 * dense("dense2", hidden)
   output, _ = jax.jit(block.apply)({"params": params}, h, embed)
-  # Values of hundreds, in float32.
+  # The values are in the hundreds, in float32.
   np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-2)
 
 
-def test_every_parameter_and_input_matters(trained):
+def test_every_parameter_and_input_changes_the_output(trained):
   network = tiny(num_classes=3)
   params, (x, t) = trained(network), data()
 
@@ -125,13 +126,13 @@ def test_every_parameter_and_input_matters(trained):
 
   grads = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(params, x, t)
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
-    # In each block.
+    # Check the weights of each block separately.
     blocks = 2 if len(path) > 1 and path[1].key == "blocks" else 1
     changed = jnp.any(grad.reshape(blocks, -1) != 0, axis=1)
     assert jnp.all(changed), jax.tree_util.keystr(path)
 
 
-def test_examples_do_not_mix_and_there_is_no_dropout(trained):
+def test_examples_are_independent_and_a_key_changes_nothing(trained):
   network = tiny()
   params, (x, t) = trained(network), data()
   apply = jax.jit(network.apply)
@@ -155,7 +156,7 @@ def test_labels_change_the_output(trained):
   assert jnp.max(jnp.abs(zero[1] - one[1])) > 1e-3
 
 
-def test_bfloat16_is_close_and_its_parameters_are_float32(trained):
+def test_bfloat16_output_is_close_and_parameters_stay_float32(trained):
   full, half = tiny(), tiny(dtype="bfloat16")
   params, (x, t) = trained(full), data()
   dtypes = {
@@ -167,7 +168,7 @@ def test_bfloat16_is_close_and_its_parameters_are_float32(trained):
   actual = jax.jit(half.apply)(params, x, t)
   assert actual.dtype == jnp.float32
   error = jnp.sqrt(jnp.mean((actual - expected) ** 2) / jnp.mean(expected**2))
-  # Rounding to eight bits in each of a dozen layers; but not float32.
+  # bfloat16 keeps eight bits in each of a dozen layers; float32 errs less.
   assert 1e-4 < error < 3e-2
 
 
@@ -184,14 +185,14 @@ def test_rematerialisation_gives_the_same_gradients(trained):
   assert "remat" in str(jax.make_jaxpr(grads(remat))(params))
   assert "remat" not in str(jax.make_jaxpr(grads(plain))(params))
   jax.tree.map(
-    # Float32 sums in another order.
+    # The two programs add float32 numbers in different orders.
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
     jax.jit(grads(plain))(params),
     jax.jit(grads(remat))(params),
   )
 
 
-def test_the_derivative_along_the_weights_is_a_finite_difference(trained):
+def test_the_jvp_along_the_weights_agrees_with_a_finite_difference(trained):
   network = tiny(remat=True)
   params, (x, t) = trained(network), data()
   along = jax.tree.map(lambda leaf: jnp.cos(leaf * 7), params)
@@ -203,7 +204,7 @@ def test_the_derivative_along_the_weights_is_a_finite_difference(trained):
 
   _, tangent = jax.jit(lambda step: jax.jvp(moved, (step,), (1.0,)))(0.0)
   step = 2e-3
-  # The error of Richardson's difference is of the fourth order in the step.
+  # Richardson's difference has an error of fourth order in the step.
   near = (moved(step) - moved(-step)) / (2 * step)
   far = (moved(2 * step) - moved(-2 * step)) / (4 * step)
   difference = (4 * near - far) / 3
@@ -211,7 +212,9 @@ def test_the_derivative_along_the_weights_is_a_finite_difference(trained):
   assert error < 2e-4
 
 
-def test_a_mesh_changes_nothing(trained, mesh_of, monkeypatch):
+def test_a_mesh_of_devices_does_not_change_the_output(
+  trained, mesh_of, monkeypatch
+):
   network = tiny(num_classes=3, remat=True)
   params, (x, t) = trained(network), data(8)
   label = Condition(label=jnp.arange(8) % 3)
@@ -224,17 +227,17 @@ def test_a_mesh_changes_nothing(trained, mesh_of, monkeypatch):
     placed = jax.device_put(params, shardings)
     inputs = jax.device_put((x, t, label), rows)
     traced = jax.jit(network.apply).trace(placed, *inputs)
-    # Examples stay where they are.
+    # A constraint keeps each example on its own device.
     assert "sharding_constraint" in str(traced.jaxpr)
     outputs.append(np.asarray(traced.lower().compile()(placed, *inputs)))
   kernel = placed["blocks"]["dense2"]["kernel"]
   assert kernel.shape == (2, 32, 8)
   assert kernel.sharding.shard_shape(kernel.shape) == (2, 4, 8)
-  # Float32 sums in another order.
+  # The two programs add float32 numbers in different orders.
   np.testing.assert_allclose(*outputs, rtol=1e-4, atol=1e-5)
 
 
-def test_the_fused_kernel_is_asked_for(monkeypatch):
+def test_the_configured_attention_kernel_is_called(monkeypatch):
   asked = []
   xla = jax.nn.dot_product_attention
 
@@ -264,6 +267,6 @@ def test_the_fused_kernel_is_asked_for(monkeypatch):
     ({"patch": 3}, "images of 4x8 do not divide into patches of 3"),
   ],
 )
-def test_refusals(fields, message):
+def test_invalid_fields_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(tiny(**fields).init, jax.random.key(0))

@@ -1,4 +1,4 @@
-"""The parts of the FID network; tests/interop has the whole against torch."""
+"""Parts of the FID network; tests/interop compares the whole with torch."""
 
 import json
 import pathlib
@@ -14,11 +14,11 @@ INTEROP = pathlib.Path(__file__).parents[1] / "interop"
 GOLDEN = json.loads((INTEROP / "golden_inception.json").read_text())
 
 
-def test_size_of_the_network_and_of_what_it_gives():
+def test_parameter_count_and_output_shapes_are_those_of_inception():
   net = inception((32, 32, 3))
   params = jax.eval_shape(net.init, jax.random.key(0))
-  # torchvision's Inception of 1000 classes has 23 834 568 parameters without
-  # its auxiliary classifier; here are 1008, without a bias.
+  # torchvision's Inception with 1000 classes has 23 834 568 parameters without
+  # the auxiliary classifier. The FID network has 1008 classes and no bias.
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
   assert count == 23_834_568 - 1000 + 8 * 2048
   x = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
@@ -28,30 +28,30 @@ def test_size_of_the_network_and_of_what_it_gives():
   assert out.features.dtype == out.logits.dtype == jnp.float32
 
 
-def test_images_are_sampled_as_torch_does():
-  # Rows are halved, where antialiasing would show; columns are doubled.
+def test_images_are_resized_as_torch_resizes_them():
+  # Halving the rows would show antialiasing; the columns are doubled.
   pixels = np.random.RandomState(1).randint(0, 256, (1, 600, 150, 3))
   out = prepare(jnp.asarray(pixels / 127.5 - 1, jnp.float32))
   assert out.shape == (1, 299, 299, 3)
-  # Where it samples is float32: of 600 rows, 4e-5 of one, whose neighbours
-  # differ by up to 2.
+  # Sampling positions are float32: among 600 rows they err by 4e-5 of a row,
+  # and neighbouring pixels differ by up to 2.
   np.testing.assert_allclose(
     out[0, ::40, ::40, 0], GOLDEN["resized"], rtol=0, atol=1e-4
   )
 
 
-def test_images_of_the_network_s_size_stay_as_they_are():
+def test_images_of_the_network_s_size_are_not_resized():
   x = jax.random.uniform(jax.random.key(0), (1, 299, 299, 3), minval=-1)
   np.testing.assert_allclose(prepare(x), x, rtol=0, atol=1e-6)
 
 
-def test_grey_images_are_repeated():
+def test_grey_images_are_repeated_to_three_channels():
   grey = jax.random.uniform(jax.random.key(0), (2, 28, 20, 1), minval=-1)
   repeated = jnp.concatenate([grey] * 3, axis=-1)
   np.testing.assert_array_equal(prepare(grey), prepare(repeated))
 
 
-def test_average_pools_do_not_count_the_padding():
+def test_average_pooling_ignores_the_padding():
   ones = jnp.ones((1, 4, 5, 2))
   np.testing.assert_allclose(average_pool(ones), ones, rtol=1e-6)
   x = jnp.arange(4.0).reshape(1, 2, 2, 1)
@@ -59,12 +59,12 @@ def test_average_pools_do_not_count_the_padding():
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 4), (32, 32, 2)])
-def test_other_channels_are_refused(shape):
+def test_images_of_2_or_4_channels_are_refused(shape):
   with pytest.raises(ValueError, match="Inception sees 3 channels"):
     inception(shape)
 
 
-def test_images_of_another_size_are_refused():
+def test_images_of_a_size_other_than_configured_are_refused():
   net = inception((32, 32, 3))
   with pytest.raises(ValueError, match=r"\(16, 16, 3\), but .* \(32, 32, 3\)"):
     net.apply({}, jnp.zeros((1, 16, 16, 3)))

@@ -10,7 +10,7 @@ from diffdistill.networks import embeddings, layers
   ("fields", "shift"),
   [({}, 1), ({"cos_first": True}, 1), ({"shift": 0}, 0)],
 )
-def test_sinusoid_is_the_stated_formula(fields, shift):
+def test_sinusoid_agrees_with_its_formula(fields, shift):
   t = np.array([0.0, 0.3, 1.0])
   dim, half = 8, 4
   frequency = np.exp(-np.log(1e4) * np.arange(half) / (half - shift))
@@ -20,7 +20,7 @@ def test_sinusoid_is_the_stated_formula(fields, shift):
     waves.reverse()
   expected = np.concatenate(waves, axis=-1)
   actual = embeddings.sinusoid(jnp.asarray(t, jnp.float32), dim, **fields)
-  # Float32 angles up to 1000 are known to 1000 * 6e-8.
+  # Float32 angles up to 1000 have an error of 1000 * 6e-8.
   np.testing.assert_allclose(actual, expected, atol=2e-4)
 
 
@@ -37,16 +37,16 @@ def test_sinusoid_is_the_stated_formula(fields, shift):
     (32, 1, 1),
   ],
 )
-def test_number_of_groups(groups, channels, expected):
+def test_num_groups_divides_the_channels(groups, channels, expected):
   assert layers.num_groups(groups, channels) == expected
 
 
-def test_a_group_may_have_one_channel():
+def test_group_size_sets_the_channels_of_a_group():
   assert layers.num_groups(32, 32, group_size=1) == 32
   assert layers.num_groups(32, 48, group_size=3) == 16
 
 
-def test_resampling_values():
+def test_downsample_averages_and_upsample_repeats_pixels():
   x = jnp.arange(16.0).reshape(1, 4, 4, 1)
   np.testing.assert_array_equal(
     layers.downsample(x)[0, :, :, 0], [[2.5, 4.5], [10.5, 12.5]]
@@ -56,7 +56,7 @@ def test_resampling_values():
   np.testing.assert_array_equal(layers.downsample(layers.upsample(x)), x)
 
 
-def test_strided_down_and_nearest_up_change_the_size():
+def test_strided_down_halves_and_nearest_up_doubles_the_size():
   x = jnp.ones((1, 4, 6, 2))
   down, _ = layers.StridedDown().init_with_output(jax.random.key(0), x)
   up, _ = layers.NearestUp().init_with_output(jax.random.key(0), x)
@@ -68,14 +68,14 @@ def test_strided_down_and_nearest_up_change_the_size():
   ("padding", "sums"),
   [("same", [[9, 6], [6, 4]]), ("both", [[4, 6], [6, 9]])],
 )
-def test_where_a_strided_convolution_pads(padding, sums):
+def test_padding_selects_the_sides_a_strided_convolution_pads(padding, sums):
   down = layers.StridedDown(padding=padding)
   params = {"conv": {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.zeros(1)}}
   actual = down.apply({"params": params}, jnp.ones((1, 4, 4, 1)))
   np.testing.assert_array_equal(actual[0, :, :, 0], sums)
 
 
-def test_epsilon_is_added_to_the_variance():
+def test_norm_adds_epsilon_to_the_variance():
   x = jnp.array([-1.0, 1.0]).reshape(1, 1, 2, 1)
   y, _ = layers.Norm(epsilon=3.0).init_with_output(jax.random.key(0), x)
   np.testing.assert_allclose(y, x / 2, rtol=1e-6)
@@ -100,7 +100,7 @@ def test_adaptive_norm_scales_and_shifts():
   "fields",
   [{"num_heads": 2}, {"head_dim": 4}, {"num_heads": 2, "normalise": False}],
 )
-def test_attention_against_the_formula(fields):
+def test_attention_agrees_with_its_formula(fields):
   x = jax.random.normal(jax.random.key(0), (2, 2, 3, 8))
   attention = layers.Attention(**fields)
   params = attention.init(jax.random.key(1), x)["params"]
@@ -128,7 +128,7 @@ def test_heads_must_divide_the_channels(heads, name):
     layers.Attention(**heads).init(jax.random.key(0), jnp.ones((1, 2, 2, 8)))
 
 
-def test_label_outside_the_classes_is_no_class():
+def test_a_label_outside_the_classes_embeds_as_no_class():
   embedding = embeddings.Embedding(dim=4, embed_dim=4, num_classes=3)
   t, label = jnp.full(2, 0.5), jnp.array([-1, 1])
   params = embedding.init(jax.random.key(0), t, label)["params"]
@@ -139,7 +139,7 @@ def test_label_outside_the_classes_is_no_class():
   assert jnp.max(jnp.abs(one - none)) > 1e-3
 
 
-def test_fold_gathers_blocks_and_unfold_undoes_it():
+def test_fold_gathers_patches_and_unfold_restores_them():
   x = jnp.arange(2 * 4 * 6 * 3, dtype=jnp.float32).reshape(2, 4, 6, 3)
   folded = layers.fold(x, 2)
   assert folded.shape == (2, 2, 3, 12)

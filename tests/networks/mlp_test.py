@@ -8,7 +8,7 @@ from diffdistill.networks.mlp import MLP
 from diffdistill.networks.network import LinenNetwork
 
 
-def test_starts_at_zero_and_depends_on_all_its_inputs():
+def test_initial_output_is_zero_and_every_input_changes_it_later():
   module = MLP(width=8, depth=2, out_channels=4, num_classes=3)
   network = LinenNetwork(module=module, image_shape=(1, 1, 2), num_classes=3)
   params = network.init(jax.random.key(0))
@@ -32,7 +32,7 @@ def test_starts_at_zero_and_depends_on_all_its_inputs():
     assert jnp.max(jnp.abs(network.apply(params, *inputs) - output)) > 1e-3
 
 
-def test_flattens_images():
+def test_images_are_flattened_before_the_first_layer():
   module = MLP(width=8, depth=1, out_channels=1)
   network = LinenNetwork(module=module, image_shape=(2, 3, 1))
   params = network.init(jax.random.key(0))
@@ -42,7 +42,7 @@ def test_flattens_images():
 
 
 @pytest.mark.parametrize("field", ["width", "depth", "out_channels"])
-def test_refusals(field):
+def test_invalid_fields_are_refused(field):
   fields = {"width": 8, "depth": 2, "out_channels": 1, field: 0}
   with pytest.raises(ValueError, match=f"{field} is 0"):
     MLP(**fields)

@@ -9,7 +9,7 @@ from diffdistill.networks import CLASSIFIERS
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.networks.resnet import FixedNorm, TorchResNet
 
-# The networks are tiny: compiling is what takes the time.
+# Compiling tiny networks takes longer than running them, so optimise less.
 jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
@@ -25,7 +25,7 @@ def classifier(size=8, channels=3, **fields):
 @pytest.mark.parametrize(
   ("depth", "count"),
   [
-    # Of torchvision's models of 1000 classes.
+    # Counts of torchvision's models with 1000 classes.
     (18, 11_689_512),
     (34, 21_797_672),
     (50, 25_557_032),
@@ -33,7 +33,7 @@ def classifier(size=8, channels=3, **fields):
     (152, 60_192_808),
   ],
 )
-def test_parameter_counts_of_the_literature(depth, count):
+def test_parameter_counts_are_those_of_torchvision(depth, count):
   net = classifier(
     224, depth=depth, stem="imagenet", width=64, num_classes=1000
   )
@@ -45,7 +45,7 @@ def test_parameter_counts_of_the_literature(depth, count):
   ("depth", "stem", "size", "features"),
   [(18, "cifar", 32, 512), (50, "imagenet", 224, 2048)],
 )
-def test_feature_widths_of_the_literature(depth, stem, size, features):
+def test_feature_widths_are_those_of_the_paper(depth, stem, size, features):
   net = classifier(size, depth=depth, stem=stem, width=64)
   params = jax.eval_shape(net.init, jax.random.key(0))
   x = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
@@ -54,7 +54,7 @@ def test_feature_widths_of_the_literature(depth, stem, size, features):
   assert output.logits.shape == (2, 5)
 
 
-def test_norms_are_a_scale_and_a_bias():
+def test_fixed_norm_applies_a_scale_and_a_bias():
   params = {"scale": jnp.array([2.0, -1.0]), "bias": jnp.array([0.5, 0.0])}
   x = jnp.arange(4.0).reshape(2, 1, 1, 2)
   output = FixedNorm().apply({"params": params}, x)
@@ -63,7 +63,7 @@ def test_norms_are_a_scale_and_a_bias():
   )
 
 
-def test_logits_are_linear_in_the_features_and_nothing_is_random():
+def test_logits_are_linear_in_features_and_a_key_changes_nothing():
   net = classifier()
   params = jit(net.init)(jax.random.key(0))
   x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
@@ -71,7 +71,7 @@ def test_logits_are_linear_in_the_features_and_nothing_is_random():
   expected = features @ params["fc"]["kernel"]
   np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
   assert jnp.all(features >= 0)
-  # A key asks for training, and changes nothing.
+  # A key selects training mode, which changes nothing here.
   trained = jit(net.apply)(params, x, key=jax.random.key(2))
   np.testing.assert_allclose(trained.logits, logits, rtol=1e-5, atol=1e-5)
 
@@ -85,10 +85,10 @@ def test_logits_are_linear_in_the_features_and_nothing_is_random():
     ({"width": 0}, "width is 0"),
   ],
 )
-def test_refusals(fields, message):
+def test_invalid_fields_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     classifier(**fields)
 
 
-def test_table():
+def test_the_name_torch_resnet_means_torch_resnet():
   assert CLASSIFIERS["torch_resnet"] is TorchResNet

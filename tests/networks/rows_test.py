@@ -9,7 +9,7 @@ from diffdistill.training.sharding import batch_sharding, replicated
 
 
 class Noisy(nn.Module):
-  """h -> 2 h + given + shared + b + dropout of ones, and b of each block."""
+  """Maps h to 2 h + given + shared + b; also returns b and dropped-out ones."""
 
   @nn.compact
   def __call__(self, h, shared, given):
@@ -20,7 +20,7 @@ class Noisy(nn.Module):
 
 @pytest.mark.parametrize("remat", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_scanned_blocks_are_a_loop_over_blocks(remat, reverse):
+def test_scanned_blocks_compute_what_a_loop_over_blocks_does(remat, reverse):
   row = scanned(
     Noisy, 3, in_axes=(nn.broadcast, 0), remat=remat, reverse=reverse
   )()
@@ -40,7 +40,9 @@ def test_scanned_blocks_are_a_loop_over_blocks(remat, reverse):
 
 
 @pytest.mark.parametrize(("rows", "placed"), [(16, "split"), (6, "whole")])
-def test_rows_are_kept_on_the_devices_of_the_batch(rows, placed, mesh_of):
+def test_keep_rows_places_rows_on_the_devices_of_the_batch(
+  rows, placed, mesh_of
+):
   mesh = mesh_of(2, 4)
   h = jax.device_put(jnp.ones((rows, 3, 2)), replicated(mesh))
   kept = jax.jit(lambda h: keep_rows(2 * h))(h)
@@ -48,6 +50,6 @@ def test_rows_are_kept_on_the_devices_of_the_batch(rows, placed, mesh_of):
   assert kept.sharding.is_equivalent_to(wanted, 3)
 
 
-def test_without_a_mesh_there_is_nothing_to_keep():
+def test_keep_rows_without_a_mesh_does_nothing():
   jaxpr = jax.make_jaxpr(keep_rows)(jnp.ones((8, 2)))
   assert not jaxpr.eqns

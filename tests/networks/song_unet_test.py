@@ -24,9 +24,9 @@ STYLES = {
   "ncsnpp": {**NCSNPP, "taps": (1, 3, 3, 1)},
   "skip": {"encoder": "skip", "decoder": "skip", "taps": (1, 3, 3, 1)},
 }
-# One level: where resampling is not the question.
+# One level, for tests that need no resampling.
 NANO = {"multipliers": (1,), "attention": ()}
-# The networks are tiny: compiling is what takes the time.
+# Compiling tiny networks takes longer than running them, so optimise less.
 jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
@@ -41,7 +41,7 @@ def tiny(**fields):
 
 def data(batch=2):
   x = jax.random.normal(jax.random.key(1), (batch, 8, 8, 3))
-  # c_noise / 1000 of sigmas from 0.1 to 10.
+  # These times are c_noise / 1000 for sigmas from 0.1 to 10.
   return x, jnp.linspace(-6e-4, 6e-4, batch)
 
 
@@ -57,8 +57,8 @@ CIFAR = {
 @pytest.mark.parametrize(
   ("fields", "classes", "expected"),
   [
-    # Counted in NVIDIA's code at its settings for CIFAR-10, without labels of
-    # augmentation; the 128 frequencies are no parameters there.
+    # Counts of NVIDIA's code with its CIFAR-10 settings and no augmentation
+    # labels. That code does not count the 128 frequencies as parameters.
     (CIFAR, 0, 55_732_739),
     (
       CIFAR | {**NCSNPP, "num_waves": 256, "taps": (1, 3, 3, 1)},
@@ -68,7 +68,9 @@ CIFAR = {
     (CIFAR, 10, 55_734_147),
   ],
 )
-def test_parameter_count(fields, classes, expected, count):
+def test_parameter_counts_are_those_of_nvidia_s_code(
+  fields, classes, expected, count
+):
   module = SongUNet(**fields, num_classes=classes)
   network = LinenNetwork(
     module=module, image_shape=(32, 32, 3), num_classes=classes
@@ -76,7 +78,7 @@ def test_parameter_count(fields, classes, expected, count):
   assert count(network) == expected
 
 
-def test_is_a_network_of_configs():
+def test_the_name_song_unet_means_song_unet():
   assert NETWORKS["song_unet"] is SongUNet
 
 
@@ -91,7 +93,7 @@ def test_initial_output_is_exactly_zero(style):
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_every_parameter_and_input_matters(style, trained):
+def test_every_parameter_and_input_changes_the_output(style, trained):
   network = tiny(**STYLES[style], num_classes=3)
   params, (x, t) = trained(network), data()
   label = jnp.array([0, 2])
@@ -102,11 +104,11 @@ def test_every_parameter_and_input_matters(style, trained):
   grads = jit(jax.grad(total, argnums=(0, 1, 2)))(params, x, t)
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
     name = jax.tree_util.keystr(path)
-    # Training leaves the frequencies as they are.
+    # Training does not change the frequencies, so their gradient is zero.
     assert jnp.any(grad != 0) == ("frequency" not in name), name
 
 
-def test_frequencies_matter(trained):
+def test_the_frequencies_change_the_output(trained):
   network = tiny(**NANO, embedding="fourier")
   params, (x, t) = trained(network), data()
   apply = jit(network.apply)
@@ -115,7 +117,7 @@ def test_frequencies_matter(trained):
   assert not np.allclose(apply(params, x, t), before, atol=1e-3)
 
 
-def test_bfloat16_is_close_and_its_parameters_are_float32(trained):
+def test_bfloat16_output_is_close_and_parameters_stay_float32(trained):
   fields = STYLES["ncsnpp"]
   full, half = tiny(**fields), tiny(**fields, dtype="bfloat16")
   params, (x, t) = trained(full), data()
@@ -127,11 +129,11 @@ def test_bfloat16_is_close_and_its_parameters_are_float32(trained):
   assert close.dtype == jnp.float32
   exact = jit(full.apply)(params, x, t)
   assert not np.array_equal(close, exact)
-  # Eight bits, over a dozen layers.
+  # bfloat16 keeps eight bits in each of a dozen layers.
   np.testing.assert_allclose(close, exact, atol=0.1 * np.abs(exact).max())
 
 
-def test_remat_changes_nothing(trained):
+def test_rematerialisation_gives_the_same_gradients(trained):
   plain, remat = tiny(**NANO), tiny(**NANO, remat=True)
   params, (x, t) = trained(plain), data()
 
@@ -145,7 +147,7 @@ def test_remat_changes_nothing(trained):
   )
 
 
-def test_dropout_is_on_with_a_key_alone(trained):
+def test_only_a_key_enables_dropout(trained):
   network = tiny(**NANO, dropout=0.5)
   params, (x, t) = trained(network), data()
   off = jit(network.apply)(params, x, t)
@@ -156,7 +158,7 @@ def test_dropout_is_on_with_a_key_alone(trained):
   np.testing.assert_array_equal(apply(jax.random.key(0)), first)
 
 
-def test_a_label_outside_the_classes_is_none_at_all(trained):
+def test_a_label_outside_the_classes_acts_as_no_label(trained):
   network = tiny(**NANO, num_classes=3)
   params, (x, t) = trained(network), data()
   apply = jit(network.apply)
@@ -171,7 +173,7 @@ def image(size=6, channels=2):
   return jax.random.normal(jax.random.key(2), (2, size, size, channels))
 
 
-def test_two_equal_taps_are_means_and_nearest_neighbours():
+def test_two_equal_taps_average_pixels_down_and_repeat_them_up():
   x = image()
   np.testing.assert_allclose(filtered_down(x, (1, 1)), downsample(x), atol=1e-6)
   np.testing.assert_allclose(filtered_up(x, (1, 1)), upsample(x), atol=1e-6)
@@ -180,8 +182,8 @@ def test_two_equal_taps_are_means_and_nearest_neighbours():
 @pytest.mark.parametrize(
   "taps", [(1, 1), (1, 3, 3, 1), (1, 2), (1, 2, 3, 4, 5, 6)]
 )
-def test_filters_are_convolutions_of_stride_two(taps):
-  """Zeros at the border, and the same filter in both directions."""
+def test_filtered_down_is_a_convolution_of_stride_two(taps):
+  """The border is padded with zeros; rows and columns use the same filter."""
   x, pad = image(), len(taps) // 2 - 1
   kernel = np.outer(taps, taps) / np.sum(taps) ** 2
   side = x.shape[1] // 2
@@ -195,7 +197,7 @@ def test_filters_are_convolutions_of_stride_two(taps):
 
 
 @pytest.mark.parametrize("taps", [(1, 1), (1, 3, 3, 1), (1, 2)])
-def test_up_is_four_times_the_transpose_of_down(taps):
+def test_filtered_up_is_four_times_the_transpose_of_filtered_down(taps):
   x, y = image(6), image(3)
   np.testing.assert_allclose(
     jnp.vdot(filtered_up(y, taps), x),
@@ -225,13 +227,13 @@ def test_up_is_four_times_the_transpose_of_down(taps):
     ({"multipliers": (1,) * 5}, "images of 8x8 do not halve 4 times"),
   ],
 )
-def test_refusals(fields, message):
+def test_invalid_fields_are_refused_in_one_line(fields, message):
   with pytest.raises(ValueError, match=message) as refusal:
     jax.eval_shape(tiny(**fields).init, jax.random.key(0))
   assert "\n" not in str(refusal.value)
 
 
-def test_labels_exactly_where_there_are_classes():
+def test_a_network_with_classes_refuses_a_missing_label():
   module = SongUNet(**TINY, num_classes=3)
   x, t = data()
   with pytest.raises(ValueError, match="label is None but num_classes is 3"):

@@ -1,4 +1,4 @@
-"""Every architecture: a second time, features, and derivatives in time."""
+"""Second times, features and time derivatives of every architecture."""
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,9 @@ def denoiser_of(kind, **fields):
 
 
 @every_network
-def test_weights_of_one_time_are_a_start_for_two(kind, trained):
+def test_adding_a_second_time_to_trained_weights_keeps_the_output(
+  kind, trained
+):
   one, two = network_of(kind), network_of(kind, two_times=True)
   assert (one.two_times, two.two_times) == (False, True)
   params, x = trained(one), images()
@@ -66,7 +68,7 @@ def test_weights_of_one_time_are_a_start_for_two(kind, trained):
     np.testing.assert_allclose(
       apply(filled, x, T, s=s), expected, rtol=1e-5, atol=1e-6
     )
-  # Once trained, s matters, and None means s = t.
+  # With trained weights, s changes the output, and s=None means s = t.
   params = trained(two)
   far, near, same = (apply(params, x, T, s=s) for s in (S, T, None))
   np.testing.assert_allclose(near, same, rtol=1e-6, atol=1e-6)
@@ -76,7 +78,7 @@ def test_weights_of_one_time_are_a_start_for_two(kind, trained):
 
 
 @every_network
-def test_the_second_time_can_be_learnt_from_the_start(kind, trained):
+def test_an_added_second_time_has_a_gradient_at_once(kind, trained):
   network, x = network_of(kind, two_times=True), images()
   params = add_second_time(
     network, trained(network_of(kind)), jax.random.key(0)
@@ -90,7 +92,7 @@ def test_the_second_time_can_be_learnt_from_the_start(kind, trained):
 
 
 @every_network
-def test_exact_derivatives_are_finite_differences(kind, trained):
+def test_derivatives_of_exact_agree_with_finite_differences(kind, trained):
   exact = denoiser_of(kind, two_times=True).exact
   params, x = trained(network_of(kind, two_times=True)), images()
   along = (0.3 * images()[::-1], jnp.array([1.0, -0.5]), jnp.array([0.7, 1.0]))
@@ -103,8 +105,8 @@ def test_exact_derivatives_are_finite_differences(kind, trained):
       return exact(params, x_h, t_h, s=s_h).x0
 
     tangent = jax.jvp(value, (jnp.float32(0),), (jnp.float32(1),))[1]
-    # The error of this difference is of the fourth order in the step: the
-    # embedding of t turns by up to 1000 h. A loop compiles the network once.
+    # The difference has an error of fourth order in h; h is small because the
+    # embedding of t turns by up to 1000 h. lax.map compiles the network once.
     h = 2e-4
     values = jax.lax.map(value, h * jnp.array([1.0, -1.0, 2.0, -2.0]))
     near, far = values[0] - values[1], values[2] - values[3]
@@ -123,7 +125,7 @@ def test_exact_derivatives_are_finite_differences(kind, trained):
   [*(Identity(noise=unit) for unit in ("angle", "time", "index")),
    EDMPrecondition()],
 )  # fmt: skip
-def test_what_is_read_as_s_is_smooth_from_0_to_t(schedule, precondition):
+def test_the_network_input_for_s_is_smooth_from_0_to_t(schedule, precondition):
   t = jnp.array([1e-3, 0.3, 1.0])
 
   def aim(s):
@@ -133,14 +135,16 @@ def test_what_is_read_as_s_is_smooth_from_0_to_t(schedule, precondition):
   np.testing.assert_allclose(aim(t), noise, atol=1e-6)
   values, slopes = jax.jvp(aim, (0 * t,), (1 + 0 * t,))
   assert np.isfinite(values).all()
-  # 1/sigma(0) would be 1e5 for rectified flow, 0 what clipping gives.
+  # For rectified flow, a slope of 1/sigma(0) is 1e5 and a clipped slope is 0.
   assert (np.asarray(slopes) < 40).all()
   assert (np.asarray(slopes) > 0.01).all()
   assert (np.asarray(noise - values) > 0).all()
 
 
 @every_network
-def test_features_are_those_of_the_pass(kind, trained):
+def test_look_returns_the_prediction_and_distinct_float32_features(
+  kind, trained
+):
   denoiser = denoiser_of(kind)
   params, x = trained(denoiser.network), images()
   names = denoiser.features
@@ -161,7 +165,7 @@ def test_features_are_those_of_the_pass(kind, trained):
 
 
 @every_network
-def test_a_pass_as_far_as_a_feature_costs_less(kind):
+def test_a_pass_up_to_a_feature_costs_less_than_a_whole_pass(kind):
   denoiser, x = denoiser_of(kind), images()
   shapes = jax.eval_shape(denoiser.network.init, jax.random.key(0))
 
@@ -176,12 +180,12 @@ def test_a_pass_as_far_as_a_feature_costs_less(kind):
 
   whole = count_flops(jax.make_jaxpr(lambda p, x: denoiser(p, x, T))(shapes, x))
   costs = [cost(name) for name in denoiser.features]
-  # Each place costs more than the one before, and none the whole pass.
+  # Deeper features cost more, but every feature costs less than a whole pass.
   assert costs == sorted(set(costs))
   assert costs[-1] < whole
 
 
-def test_unknown_features_are_refused_with_the_names():
+def test_unknown_features_are_refused_with_the_known_names():
   denoiser, x = denoiser_of("unet"), images()
   for names in (("middle", "block_07"), ()):
     with pytest.raises(
@@ -199,7 +203,7 @@ def test_unknown_features_are_refused_with_the_names():
 
 
 @every_network
-def test_exact_changes_only_how_a_network_is_computed(kind):
+def test_exact_uses_full_precision_and_keeps_other_fields(kind):
   fields = {} if kind == "mlp" else dict(ALL_REDUCED)
   if kind in ("uvit", "dit"):
     fields["attention"] = "cudnn"
@@ -208,7 +212,7 @@ def test_exact_changes_only_how_a_network_is_computed(kind):
   assert reduced.exact.network.precision == "highest"
 
 
-def test_exact_keeps_the_heights_at_which_a_network_attends():
+def test_exact_keeps_the_heights_that_have_attention():
   half = denoiser_of("unet", attention=(4,), **ALL_REDUCED)
   exact = half.exact.network.module
   assert exact == network_of("unet", attention=(4,)).module

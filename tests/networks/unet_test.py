@@ -17,10 +17,10 @@ TINY = {
   "attention": (4,),
   "out_channels": 3,
 }
-# One level: where resampling is not the question.
+# One level, for tests that need no resampling.
 NANO = {"multipliers": (1,), "attention": ()}
 STYLES = ("film", "ddpm")
-# The networks are tiny: compiling is what takes the time.
+# Compiling tiny networks takes longer than running them, so optimise less.
 jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
@@ -34,7 +34,7 @@ def tiny(**fields):
 
 
 def trained(network):
-  """Weights without zeros, as after training: fan-in scaled, biases too."""
+  """Random weights and biases scaled by fan-in; none is zero."""
   shapes = jax.eval_shape(network.init, jax.random.key(0))
   leaves, tree = jax.tree.flatten(shapes)
   rng = np.random.default_rng(0)
@@ -66,7 +66,7 @@ DDPM = {
 @pytest.mark.parametrize(
   ("size", "fields", "expected"),
   [
-    # Salimans & Ho 2022, released configs; in millions, to one decimal.
+    # Millions of parameters in the released configs of Salimans & Ho 2022.
     (
       32,
       PD
@@ -88,13 +88,13 @@ DDPM = {
       | {"attention": (8, 16, 32), "out_channels": 6, "embed_dim": 768},
       139.6,
     ),
-    # Ho et al. 2020 and Song et al. 2021: CIFAR-10, CelebA-64, LSUN-256.
+    # Counts for CIFAR-10, CelebA-64 and LSUN-256 (Ho 2020, Song 2021).
     (32, DDPM | {"multipliers": (1, 2, 2, 2)}, 35_746_307),
     (64, DDPM | {"multipliers": (1, 2, 2, 2, 4)}, 78_700_803),
     (256, DDPM | {"multipliers": (1, 1, 2, 2, 4, 4)}, 113_673_219),
   ],
 )
-def test_parameter_count(size, fields, expected):
+def test_parameter_counts_are_those_of_the_papers(size, fields, expected):
   module = UNet(**fields)
   network = LinenNetwork(
     module=module,
@@ -109,7 +109,7 @@ def test_parameter_count(size, fields, expected):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_initial_output_is_exactly_zero(style):
-  # Six channels out of three: the "both" output.
+  # The output "both" has twice the 3 image channels.
   network = tiny(style=style, out_channels=6)
   params = jit(network.init)(jax.random.key(0))
   output = jit(network.apply)(params, *data())
@@ -119,7 +119,7 @@ def test_initial_output_is_exactly_zero(style):
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_every_parameter_and_input_matters(style):
+def test_every_parameter_and_input_changes_the_output(style):
   network = tiny(style=style, num_classes=3)
   params, (x, t) = trained(network), data()
   label = jnp.array([0, 2])
@@ -133,7 +133,7 @@ def test_every_parameter_and_input_matters(style):
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_examples_do_not_mix(style):
+def test_examples_of_a_batch_are_independent(style):
   network = tiny(style=style)
   params, (x, t) = trained(network), data()
   apply = jit(network.apply)
@@ -144,7 +144,7 @@ def test_examples_do_not_mix(style):
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_bfloat16_is_close_and_its_parameters_are_float32(style):
+def test_bfloat16_output_is_close_and_parameters_stay_float32(style):
   full, half = tiny(style=style), tiny(style=style, dtype="bfloat16")
   params, (x, t) = trained(full), data()
   dtypes = {
@@ -156,11 +156,11 @@ def test_bfloat16_is_close_and_its_parameters_are_float32(style):
   actual = jit(half.apply)(params, x, t)
   assert actual.dtype == jnp.float32
   error = jnp.sqrt(jnp.mean((actual - expected) ** 2) / jnp.mean(expected**2))
-  # Rounding to eight bits in each of a dozen layers; but not float32.
+  # bfloat16 keeps eight bits in each of a dozen layers; float32 errs less.
   assert 1e-4 < error < 3e-2
 
 
-def test_bfloat16_is_what_the_convolutions_compute():
+def test_all_convolutions_but_the_last_compute_in_bfloat16():
   network = tiny(dtype="bfloat16")
   params = jax.eval_shape(network.init, jax.random.key(0))
   text = jit(network.apply).lower(params, *data()).as_text()
@@ -185,14 +185,14 @@ def test_rematerialisation_gives_the_same_gradients():
   assert "remat" in str(jax.make_jaxpr(grads(remat))(params))
   assert "remat" not in str(jax.make_jaxpr(grads(plain))(params))
   jax.tree.map(
-    # Float32 sums in another order.
+    # The two programs add float32 numbers in different orders.
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
     jit(grads(plain))(params),
     jit(grads(remat))(params),
   )
 
 
-def test_a_key_turns_dropout_on():
+def test_only_a_key_enables_dropout():
   network = tiny(**NANO, dropout=0.5)
   params, (x, t) = trained(network), data()
   apply = jit(network.apply)
@@ -217,7 +217,7 @@ def test_labels_change_the_output():
 
 
 def tree(**fields):
-  """The names of a network's parameters and their shapes."""
+  """Shapes of a tiny network's parameters, by name."""
   shapes = jax.eval_shape(tiny(**fields).init, jax.random.key(0))
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
@@ -225,7 +225,7 @@ def tree(**fields):
   }
 
 
-def test_either_style_changes_the_resolution_either_way():
+def test_each_style_allows_each_resampling():
   assert tree(style="film") == tree(style="film", resampling="block")
   assert tree(style="ddpm") == tree(style="ddpm", resampling="conv")
   film, ddpm = tree(resampling="conv"), tree(style="ddpm", resampling="block")
@@ -235,7 +235,7 @@ def test_either_style_changes_the_resolution_either_way():
     assert f"{name}/conv1/kernel" in ddpm
 
 
-def test_the_middle():
+def test_middle_selects_attention_and_norm_between_the_blocks():
   whole, bare, blocks = (
     {name for name in tree(middle=middle) if name.startswith("middle_a")}
     for middle in ("attention", "bare_attention", "blocks")
@@ -246,7 +246,7 @@ def test_the_middle():
   assert blocks == set()
 
 
-def test_the_size_of_the_sinusoid():
+def test_sinusoid_dim_sets_the_size_of_the_time_embedding():
   assert tree(sinusoid_dim=6)["embed/dense1/kernel"] == (6, 32)
 
 
@@ -260,14 +260,14 @@ def test_the_size_of_the_sinusoid():
     {"frequency_shift": 0},
   ],
 )
-def test_each_other_field_matters(fields):
+def test_each_minor_field_changes_the_output(fields):
   plain, other = tiny(style="ddpm"), tiny(style="ddpm", **fields)
   params, (x, t) = trained(plain), data()
   actual, expected = (jit(net.apply)(params, x, t) for net in (other, plain))
   assert jnp.max(jnp.abs(actual - expected)) > 1e-3
 
 
-def test_rectangles_and_forward_derivatives():
+def test_rectangular_images_have_finite_time_derivatives():
   module = UNet(**(TINY | NANO))
   network = LinenNetwork(module=module, image_shape=(4, 8, 1))
   x = jax.random.normal(jax.random.key(0), (2, 4, 8, 1))
@@ -304,12 +304,12 @@ def test_rectangles_and_forward_derivatives():
     ({"num_heads": 3}, "num_heads is 3"),
   ],
 )
-def test_refusals(fields, message):
+def test_invalid_fields_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(tiny(**fields).init, jax.random.key(0))
 
 
-def test_labels_exactly_when_there_are_classes():
+def test_labels_are_required_exactly_when_there_are_classes():
   x, t = data()
   for num_classes, label in ((0, jnp.zeros(2, jnp.int32)), (3, None)):
     module = UNet(**TINY, num_classes=num_classes)
@@ -319,10 +319,10 @@ def test_labels_exactly_when_there_are_classes():
       )
 
 
-def test_sealing_checks_the_number_of_classes():
+def test_a_module_with_other_num_classes_is_refused():
   with pytest.raises(ValueError, match="the module's is 3"):
     LinenNetwork(module=UNet(**TINY, num_classes=3), image_shape=(8, 8, 3))
 
 
-def test_table():
+def test_the_name_unet_means_unet():
   assert NETWORKS["unet"] is UNet

@@ -24,9 +24,9 @@ TINY = {
   "out_channels": 3,
 }
 ROWS = ("down_0", "down_1", "middle", "up_1", "up_0")
-# Both kinds of blocks, few of each.
+# A small network with both kinds of block.
 PAIR = {"channels": (4, 8), "num_blocks": (1, 2)}
-# One stage: where resampling and skips are not the question.
+# One stage, for tests that need no resampling and no skips.
 NANO = {"channels": (8,), "num_blocks": (2,), "conv_stages": 0}
 LABEL = Condition(label=jnp.array([0, 2]))
 
@@ -45,14 +45,16 @@ def data(batch=2):
 
 @pytest.mark.parametrize(
   ("size", "expected", "published"),
-  # In millions, Heek et al. 2024.
+  # Published counts are in millions (Heek et al. 2024).
   [(64, 394_170_627, 394), (128, 397_447_427, 397)],
 )
-def test_parameter_count(size, expected, published, count):
+def test_parameter_counts_are_those_of_the_paper(
+  size, expected, published, count
+):
   fields = recipes.uvit_network(size)
   assert NETWORKS[fields.pop("kind")] is UViT
   network = LinenNetwork(
-    # A thousand classes, and none.
+    # There are 1000 classes; class 1000 means no label.
     module=UViT(**fields, out_channels=3, num_classes=1001),
     image_shape=(size, size, 3),
     num_classes=1001,
@@ -61,13 +63,13 @@ def test_parameter_count(size, expected, published, count):
   assert round(expected / 1e6) == published
 
 
-def test_the_preset_of_another_size_is_refused():
+def test_a_preset_of_unknown_size_is_refused():
   with pytest.raises(ValueError, match=r"image_size is 32; pass one of \(64"):
     recipes.uvit_network(32)
 
 
 def test_initial_output_is_exactly_zero():
-  # Six channels out of three: the "both" output.
+  # The output "both" has twice the 3 image channels.
   network = tiny(**PAIR, out_channels=6, patch=2)
   params = jax.jit(network.init)(jax.random.key(0))
   output = jax.jit(network.apply)(params, *data())
@@ -76,18 +78,18 @@ def test_initial_output_is_exactly_zero():
   np.testing.assert_array_equal(output, 0)
 
 
-def test_blocks_start_with_weights_of_their_own():
+def test_each_block_starts_with_different_weights():
   network = tiny(**NANO | {"channels": (64,)})
   params = jax.jit(network.init)(jax.random.key(0))
   kernel = params["middle"]["dense1"]["kernel"]
   assert kernel.shape == (2, 64, 256)
-  # LeCun's, of the 64 inputs of a block, not of a row of blocks.
+  # LeCun's initialisation counts the 64 inputs of one block.
   np.testing.assert_allclose(jnp.std(kernel, axis=(1, 2)), 1 / 8, rtol=0.05)
   assert abs(np.corrcoef(kernel.reshape(2, -1))[0, 1]) < 0.05
 
 
 @pytest.mark.slow
-def test_every_parameter_and_input_matters(trained):
+def test_every_parameter_and_input_changes_the_output(trained):
   network = tiny(num_classes=3)
   params, (x, t) = trained(network), data()
 
@@ -96,7 +98,7 @@ def test_every_parameter_and_input_matters(trained):
 
   grads = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(params, x, t)
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
-    # In each block of a row.
+    # Check the weights of each block of a row separately.
     blocks = len(grad) if len(path) > 1 and path[1].key in ROWS else 1
     changed = jnp.any(grad.reshape(blocks, -1) != 0, axis=1)
     assert jnp.all(changed), jax.tree_util.keystr(path)
@@ -104,7 +106,7 @@ def test_every_parameter_and_input_matters(trained):
 
 @jax.jit
 def described(params, x, t, condition):
-  """The tiny network, block after block."""
+  """Computes the tiny network block by block, without a scan."""
 
   def part(module, name, *inputs):
     return module.apply({"params": params[name]}, *inputs)
@@ -134,7 +136,7 @@ def described(params, x, t, condition):
   return part(nn.Conv(3, (3, 3)), "conv_out", h)
 
 
-def test_it_is_the_row_of_blocks_that_is_described(trained):
+def test_the_network_agrees_with_its_blocks_run_one_by_one(trained):
   network = tiny(num_classes=3)
   inputs = (trained(network), *data(), LABEL)
   np.testing.assert_allclose(
@@ -152,7 +154,7 @@ def standard(x):
   return (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
 
 
-def test_a_transformer_block_against_the_formula():
+def test_a_transformer_block_agrees_with_its_formula():
   keys = jax.random.split(jax.random.key(0), 3)
   x, skip = (jax.random.normal(key, (2, 2, 3, 8)) for key in keys[:2])
   embed = jax.random.normal(keys[2], (2, 5))
@@ -192,11 +194,11 @@ def test_a_transformer_block_against_the_formula():
   expected = expected + dense("out", h).reshape(x.shape)
   output, given = jax.jit(block.apply)({"params": params}, x, embed, skip)
   np.testing.assert_array_equal(output, given)
-  # Values of up to a hundred, in float32.
+  # The values are up to a hundred, in float32.
   np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-3)
 
 
-def test_a_conv_block_against_the_formula():
+def test_a_conv_block_agrees_with_its_formula():
   keys = jax.random.split(jax.random.key(0), 3)
   x, skip = (jax.random.normal(key, (2, 4, 4, 4)) for key in keys[:2])
   embed = jax.random.normal(keys[2], (2, 5))
@@ -221,7 +223,7 @@ def test_a_conv_block_against_the_formula():
   np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_examples_do_not_mix(trained):
+def test_examples_of_a_batch_are_independent(trained):
   network = tiny(**PAIR)
   params, (x, t) = trained(network), data()
   apply = jax.jit(network.apply)
@@ -231,7 +233,7 @@ def test_examples_do_not_mix(trained):
   )
 
 
-def test_bfloat16_is_close_and_its_parameters_are_float32(trained):
+def test_bfloat16_output_is_close_and_parameters_stay_float32(trained):
   full, half = tiny(**PAIR), tiny(**PAIR, dtype="bfloat16")
   params, (x, t) = trained(full), data()
   dtypes = {
@@ -243,7 +245,7 @@ def test_bfloat16_is_close_and_its_parameters_are_float32(trained):
   actual = jax.jit(half.apply)(params, x, t)
   assert actual.dtype == jnp.float32
   error = jnp.sqrt(jnp.mean((actual - expected) ** 2) / jnp.mean(expected**2))
-  # Rounding to eight bits in each of a dozen layers; but not float32.
+  # bfloat16 keeps eight bits in each of a dozen layers; float32 errs less.
   assert 1e-4 < error < 5e-2
 
 
@@ -262,14 +264,14 @@ def test_rematerialisation_gives_the_same_gradients(trained):
   assert "remat" in str(jax.make_jaxpr(grads(remat))(params))
   assert "remat" not in str(jax.make_jaxpr(grads(plain))(params))
   jax.tree.map(
-    # Float32 sums in another order.
+    # The two programs add float32 numbers in different orders.
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
     jax.jit(grads(plain))(params),
     jax.jit(grads(remat))(params),
   )
 
 
-def test_a_key_turns_the_dropout_of_a_stage_on(trained):
+def test_only_a_key_enables_the_dropout_of_a_stage(trained):
   network = tiny(**PAIR, dropout=(0.0, 0.5))
   params, (x, t) = trained(network), data()
   apply = jax.jit(network.apply)
@@ -296,7 +298,7 @@ def test_labels_change_the_output(trained):
   assert jnp.max(jnp.abs(zero[1] - one[1])) > 1e-3
 
 
-def test_the_derivative_along_the_weights_is_a_finite_difference(trained):
+def test_the_jvp_along_the_weights_agrees_with_a_finite_difference(trained):
   network = tiny(**PAIR, remat=True)
   params, (x, t) = trained(network), data()
   along = jax.tree.map(lambda leaf: jnp.cos(leaf * 7), params)
@@ -308,7 +310,7 @@ def test_the_derivative_along_the_weights_is_a_finite_difference(trained):
 
   _, tangent = jax.jit(lambda step: jax.jvp(moved, (step,), (1.0,)))(0.0)
   step = 2e-3
-  # The error of Richardson's difference is of the fourth order in the step.
+  # Richardson's difference has an error of fourth order in the step.
   near = (moved(step) - moved(-step)) / (2 * step)
   far = (moved(2 * step) - moved(-2 * step)) / (4 * step)
   difference = (4 * near - far) / 3
@@ -316,7 +318,9 @@ def test_the_derivative_along_the_weights_is_a_finite_difference(trained):
   assert error < 2e-4
 
 
-def test_a_mesh_changes_nothing(trained, mesh_of, monkeypatch):
+def test_a_mesh_of_devices_does_not_change_the_output(
+  trained, mesh_of, monkeypatch
+):
   network = tiny(**PAIR, num_classes=3, remat=True)
   params, (x, t) = trained(network), data(8)
   label = Condition(label=jnp.arange(8) % 3)
@@ -330,17 +334,17 @@ def test_a_mesh_changes_nothing(trained, mesh_of, monkeypatch):
     placed = jax.device_put(params, shardings)
     inputs = jax.device_put((x, t, label), rows)
     traced = jax.jit(network.apply).trace(placed, *inputs)
-    # Examples stay where they are.
+    # A constraint keeps each example on its own device.
     assert "sharding_constraint" in str(traced.jaxpr)
     outputs.append(np.asarray(traced.lower().compile()(placed, *inputs)))
   kernel = placed["middle"]["dense2"]["kernel"]
   assert kernel.shape == (2, 32, 8)
   assert kernel.sharding.shard_shape(kernel.shape) == (2, 4, 8)
-  # Float32 sums in another order.
+  # The two programs add float32 numbers in different orders.
   np.testing.assert_allclose(*outputs, rtol=1e-4, atol=1e-5)
 
 
-def test_the_fused_kernel_is_asked_for(monkeypatch):
+def test_the_configured_attention_kernel_is_called(monkeypatch):
   asked = []
   xla = jax.nn.dot_product_attention
 
@@ -355,7 +359,7 @@ def test_the_fused_kernel_is_asked_for(monkeypatch):
   assert set(asked) == {("xla", "bfloat16"), ("cudnn", "bfloat16")}
 
 
-def test_rectangles():
+def test_rectangular_images_keep_their_shape():
   module = UViT(**TINY)
   network = LinenNetwork(module=module, image_shape=(4, 8, 1))
   output = jax.eval_shape(
@@ -389,6 +393,6 @@ def test_rectangles():
     ({"patch": 4}, "sizes divisible by 4"),
   ],
 )
-def test_refusals(fields, message):
+def test_invalid_fields_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(tiny(**fields).init, jax.random.key(0))
