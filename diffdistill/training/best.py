@@ -33,14 +33,14 @@ class Best:
 def save_best(
   round_dir: epath.Path, product: Params, step: int, score: float
 ) -> Best | None:
-  """Keeps these weights and removes the old best; a score of NaN is ignored.
+  """Keeps these weights and removes the old best ones; ignores a score of NaN.
 
   Raises:
     ValueError: if the disk does not keep them; the message is one line.
   """
   if math.isnan(score):
     return None
-  # The score is in the name, so one file tells of the weights and the score.
+  # The score is part of the name, so the name of the JSON file tells it too.
   name = _best_name(Best(step=step, score=score))
   folder = round_dir / "best" / name
   expected = stored.save(folder, {PRODUCT: product})
@@ -57,7 +57,7 @@ def save_best(
 
 
 def best_of(round_dir: epath.Path) -> Best | None:
-  """The best so far, as the first process sees it; None if there is none."""
+  """The best weights that the first process finds; None if there are none."""
   folder = round_dir / "best"
 
   def names() -> list[str]:

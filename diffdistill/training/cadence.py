@@ -13,15 +13,17 @@ class Cadence:
   """How often a run does things, in updates; 0 for never.
 
   Args:
-    log: from one record of metrics and progress line to the next.
-    checkpoint: from one checkpoint to the next; a crash loses at most so many.
-    observe: from one sample sheet to the next. Each round ends with a sheet in
-      any case.
+    log: updates between two records of metrics, each with a progress line.
+    checkpoint: updates between two checkpoints; a crash loses at most that
+      many.
+    observe: updates between two sample sheets. Each round also ends with a
+      sheet.
     keep: how many checkpoints are kept while a round runs.
-    max_skipped: the run stops after more updates in a row than this whose
-      gradients are not finite.
-    stall_seconds: if no update is done for so long, the run counts as hung and
-      ends. An update that compiles or reads first may take six times as long.
+    max_skipped: the run stops if more updates in a row than this have gradients
+      that are not finite.
+    stall_seconds: the run counts as hung, and ends, if no update is finished in
+      this time. An update that first compiles or reads may take six times as
+      long.
   """
 
   log: Updates = 100
@@ -39,7 +41,7 @@ def check_cadence(stages: Sequence[Stage], cadence: Cadence) -> None:
   """Refuses a cadence that falls into the middle of a call of several updates.
 
   Raises:
-    ValueError: for such a cadence.
+    ValueError: if a cadence is not a multiple of a stage's updates_per_call.
   """
   for stage in stages:
     length, select = stage.updates_per_call, stage.select

@@ -1,4 +1,4 @@
-"""The calls of a round: which updates they do, and what they are told."""
+"""Divides a round into calls of one or more updates, with their arguments."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,9 +21,9 @@ def calls(
   they all fit into the round; otherwise it has one.
 
   Args:
-    stage: what is trained.
-    clock: of the round, which may fix its length between two calls.
-    first: the first update, from 0.
+    stage: the stage that is trained.
+    clock: the round's clock, which may fix its length between two calls.
+    first: the first update, counted from 0.
   """
   step, length = first, stage.updates_per_call
   while step < clock.last:
@@ -34,7 +34,7 @@ def calls(
 
 
 def rates_at(stage: Training, clock: Clock, step: int) -> dict[str, float]:
-  """The learning rate of each tree at an update (from 0)."""
+  """The learning rate of each tree at update `step`, counted from 0."""
   return {
     name: optimizer.rate(step, clock.last, clock.held)
     for name, optimizer in stage.all_optimizers.items()
@@ -47,9 +47,9 @@ def scalars(
   """The place in the round and the learning rates of some updates.
 
   Args:
-    stage, round_: what is trained.
-    clock: of the round.
-    step: the first update, from 0.
+    stage, round_: the stage and the round that are trained.
+    clock: the clock of the round.
+    step: the first update, counted from 0.
     count: the number of updates. If it is above 1, each value is an array with
       one row for each update.
   """

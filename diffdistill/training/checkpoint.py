@@ -101,13 +101,13 @@ def discard(round_dir: epath.Path) -> None:
       stored.remove(round_dir / name)
     stored.clean(round_dir)
 
-  # No process may still read what is removed.
+  # Wait until no process reads the files that are removed.
   hosts.meet()
   hosts.on_first(remove)
 
 
 def to_go_on_from(round_dir: epath.Path) -> list[epath.Path]:
-  """The files and folders from which an unfinished round goes on.
+  """The files and folders from which an unfinished round is resumed.
 
   Raises:
     ValueError: if there are checkpoints and all are damaged.
@@ -127,7 +127,7 @@ def save_final(
   Args:
     round_dir: the round's directory.
     products: trees of weights by name.
-    left_behind: names of products that are elsewhere.
+    left_behind: names of products that were left on another machine.
 
   Raises:
     ValueError: if the disk does not keep them; the message is one line.
@@ -152,12 +152,12 @@ def save_final(
 def mark_final(
   round_dir: epath.Path, words: str, left_behind: Collection[str] = ()
 ) -> None:
-  """Marks a round as done whose weights are not here.
+  """Marks a round as done although its weights are not in this workdir.
 
   Args:
     round_dir: the round's directory.
     words: a note in the file for people who read it.
-    left_behind: names of products that are elsewhere.
+    left_behind: names of products that were left on another machine.
   """
   fields = {
     "products": {},
@@ -195,7 +195,7 @@ def load_final(round_dir: epath.Path, name: str, layout: Layout) -> Params:
 
 
 def product_names(round_dir: epath.Path) -> frozenset[str]:
-  """The names of the products of a finished round that are here.
+  """The names of a finished round's products that are in this workdir.
 
   Raises:
     ValueError: if the round is not finished, if its products are elsewhere, or
@@ -220,7 +220,7 @@ def product_names(round_dir: epath.Path) -> frozenset[str]:
 
 
 def products_of(round_dir: epath.Path) -> tuple[frozenset[str], frozenset[str]]:
-  """The names of a finished round's products: (here, left elsewhere).
+  """The names of a finished round's products: (in this workdir, elsewhere).
 
   Raises:
     ValueError: if the round is not finished, or its record is damaged.
@@ -252,10 +252,10 @@ def _record(round_dir: epath.Path) -> dict[str, Any] | None:
 def _check_files(
   round_dir: epath.Path, record: Mapping[str, Any], whole: bool
 ) -> None:
-  """Refuses a result if a file is missing or differs.
+  """Refuses a result of which a file is missing or differs.
 
   Raises:
-    ValueError: names the first such file.
+    ValueError: if a file is missing or differs; the message names the first.
   """
   try:
     check_files(round_dir / "final", record["files"], whole)
@@ -264,7 +264,7 @@ def _check_files(
 
 
 def _read_final_back(round_dir: epath.Path, layout: Layout) -> None:
-  """Reads the whole result back, see `stored.read_back`."""
+  """Reads the whole result back from the disk, see `stored.read_back`."""
 
   def products() -> Any:
     record = _record(round_dir)

@@ -2,10 +2,10 @@
 
 A round of a given number of seconds has as many updates n as fit into them. The
 learning rate is constant for the first HELD of the round. Before that part is
-over, the speed is measured, and n is fixed and recorded. No update before
-depends on n, and every update after depends on n alone. So a killed round
-resumes exactly, and a round of num_updates=n makes the same weights at any
-speed.
+over, the speed is measured, and n is fixed and recorded. The updates before
+that point do not depend on n, and the updates after it depend on n but not on
+the time. So a killed round resumes exactly, and a round of num_updates=n makes
+the same weights at any speed.
 
 Updates, their data and their checkpoints count as time of the round.
 Compilation, scores and pictures do not.
@@ -25,8 +25,8 @@ from diffdistill.data.pairs import PairStore
 from diffdistill.system import hosts
 from diffdistill.system.files import read_json, write_json
 
-# Two shares of a round's updates: those at the full learning rate, and those
-# after which its length is fixed.
+# Shares of a round's updates. The first HELD have the full learning rate; the
+# length is fixed after SETTLED.
 HELD = 0.25
 SETTLED = 0.2
 FILE = "clock.json"
@@ -38,9 +38,9 @@ class Clock:
 
   Args:
     round_dir: where the length is recorded.
-    seconds: the time that the round may take; 0 for `most` updates.
+    seconds: the time that the round may take; 0 for a round of `most` updates.
     most: the largest number of updates.
-    multiple: a length below `most` is a multiple of it.
+    multiple: the length is a multiple of this number, unless it is `most`.
     now: returns the seconds of a clock that never goes back.
   """
 
@@ -69,17 +69,17 @@ class Clock:
 
   @property
   def length(self) -> int | None:
-    """Updates of the round; None until the length is fixed."""
+    """The number of updates of the round; None until the length is fixed."""
     return self._length
 
   @property
   def last(self) -> int:
-    """Updates of the round; the largest number until the length is fixed."""
+    """The number of updates; until it is fixed, the largest possible one."""
     return self._most if self._length is None else self._length
 
   @property
   def held(self) -> int:
-    """Updates before the learning rate may decay."""
+    """How many updates come before the learning rate may decay."""
     if not self._seconds:
       return 0
     return math.ceil(HELD * self.last)
@@ -87,7 +87,8 @@ class Clock:
   def progress(self, step: int) -> float:
     """The share of the round that is done, in [0, 1).
 
-    If the clock ends the round, it is the share of the anneal, and 0 before.
+    If the clock ends the round, the share is that of the anneal, and 0 before
+    it.
     """
     return max(step - self.held, 0) / max(self.last - self.held, 1)
 
@@ -101,13 +102,13 @@ class Clock:
     self._next = step + 1
 
   def skip(self, seconds: float) -> None:
-    """Does not count some seconds between two updates."""
+    """Excludes some seconds between two updates from the time of the round."""
     if self._from is not None:
       step, then = self._from
       self._from = step, then + seconds
 
   def look(self, step: int, wait: Callable[[], Any]) -> None:
-    """Fixes the length at this boundary between updates, if it is time to.
+    """Fixes the length between two updates, once the speed is known.
 
     Args:
       step: how many updates came before.
@@ -116,7 +117,7 @@ class Clock:
     if self._length is not None or step < min(self._next, self._latest):
       return
     wait()
-    # A round that resumes just now has no measured time, so `here` is infinite.
+    # A round that has just resumed has no measured time, so `here` is infinite.
     first, then = self._from or (step, 0.0)
     here = math.inf
     if step > first:
@@ -124,7 +125,7 @@ class Clock:
     # The first process decides, because clocks differ.
     self._fit = fit = min(hosts.on_first(lambda: here), self._most)
     if step < min(SETTLED * fit, self._latest):
-      # Look again later: in time, but seldom, because to wait costs time.
+      # Look again later. Do so seldom, because `wait` makes the devices idle.
       soon = min(SETTLED * fit, self._latest, first + 2 * (step - first))
       self._next = max(math.ceil(soon), step + 1)
       return
@@ -147,11 +148,11 @@ def fitting_shards(
 
   Args:
     store: a store of as many shards as possible. It is claimed, and has drawn
-      before, so that nothing compiles here.
+      once before, so that no compilation is timed here.
     round_dir: where the number is recorded.
-    seconds: the time for all shards, those held out among them.
+    seconds: the time for all shards, those held out included.
     say: is called with a line about the shard.
-    now: see `Clock`.
+    now: returns the seconds of a clock that never goes back.
   """
   shards, missing = len(store.train_shards), store.missing(store.train_shards)
   if missing:
@@ -166,7 +167,7 @@ def fitting_shards(
 
 
 def _record(round_dir: epath.Path, name: str, value: int) -> None:
-  """Records a length."""
+  """Records the length of a round, as a number of updates or of shards."""
   hosts.on_first(lambda: write_json(round_dir / FILE, {name: value}))
 
 

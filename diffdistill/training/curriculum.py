@@ -21,7 +21,7 @@ def curriculum(
     ValueError: if a stage names weights or pairs that no earlier stage makes,
       or weights of the wrong kind.
   """
-  # Earlier rounds by name; the name of a stage stands for its last round.
+  # The earlier rounds by name; a stage's name means its last round.
   made: dict[str, tuple[Stage, Round]] = {}
   result = []
   for stage in stages:
@@ -127,7 +127,7 @@ def _check_pairs(stage: Stage, earlier: Sequence[Stage]) -> None:
 
 
 def _check_teacher(stage: Stage, teacher: Round) -> None:
-  """Refuses to halve a student of k steps from another number than k."""
+  """Refuses a start_steps other than the steps of a student that teaches."""
   if stage.start_steps and teacher.num_steps not in (0, stage.start_steps):
     raise ValueError(
       f"stages.{stage.name}.start_steps is {stage.start_steps}, but its teacher"

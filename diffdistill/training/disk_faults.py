@@ -1,8 +1,8 @@
 """Disk errors that a person can repair, each told in one line.
 
-A storage library has its own classes of errors, and it raises some of them long
-after the write that failed. All of them repeat the words of the operating
-system, so the words are what is looked for.
+A storage library raises errors of its own classes, and some of them long after
+the write that failed. All of them repeat the operating system's message, so
+this file searches for the message.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from etils import epath
 
 T = TypeVar("T")
 
-# The words of the operating system, and the remedy for each.
+# Texts in the operating system's messages, and the remedy for each.
 MENDABLE = {
   "No space left on device": "the disk is full; free some space",
   "Disk quota exceeded": "the disk quota is used up; free some space",
@@ -28,14 +28,14 @@ MENDABLE = {
 
 
 def mendable(folder: epath.Path, act: Callable[[], T]) -> T:
-  """Calls `act`; turns an error that a person can repair into one line.
+  """Calls `act`; gives an error that a person can repair a one-line message.
 
   Args:
     folder: the place that the message names.
-    act: what writes or reads there.
+    act: writes or reads in that place.
 
   Raises:
-    ValueError: for such an error.
+    ValueError: if the error is one that a person can repair.
   """
   try:
     return act()

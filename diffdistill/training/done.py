@@ -1,4 +1,4 @@
-"""The work that a round has done, by its records in metrics.jsonl."""
+"""The work of a round, as its records in metrics.jsonl tell it."""
 
 import dataclasses
 import math
@@ -13,8 +13,9 @@ class Done:
   """The work of one round.
 
   Args:
-    updates: how many updates it did; 0 if none are recorded.
-    chosen: the update whose weights a score selected; 0 if no score did.
+    updates: how many updates are recorded.
+    chosen: the update whose weights were selected by a score; 0 if there is
+      none.
   """
 
   updates: int = 0
@@ -25,8 +26,8 @@ def done(workdir: epath.Path, name: str, score: str = "") -> Done:
   """The recorded work of a round.
 
   Args:
-    workdir: of the run.
-    name: of the round.
+    workdir: the folder of the run.
+    name: the name of the round.
     score: the name of the score that selected its weights, or "".
   """
   updates, chosen, best = 0, 0, math.inf
@@ -35,7 +36,7 @@ def done(workdir: epath.Path, name: str, score: str = "") -> Done:
       continue
     step, found = record["step"], record.get(score)
     updates = max(updates, step)
-    # Of two equal scores the first counts, as in Selector.
+    # If two scores are equal, the first one counts, as in Selector.
     if isinstance(found, int | float) and found < best:
       chosen, best = step, found
   return Done(updates=updates, chosen=chosen)

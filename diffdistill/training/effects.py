@@ -1,4 +1,4 @@
-"""Refuses fields without any effect, and batches that fit into no memory.
+"""Refuses fields that have no effect, and batches that are too large.
 
 A person who sets a field expects an effect. If the rest of the recipe leaves
 the field without one, the recipe is refused before anything is trained.
@@ -20,11 +20,11 @@ def check_effects(stages: Sequence[Stage]) -> None:
   """Refuses a stage with a field that has no effect.
 
   Raises:
-    ValueError: for such a field.
+    ValueError: if a field has no effect.
   """
   for stage in trainings(stages).values():
     _check_rounds(stage)
-    # A stage whose weights come from outside trains nothing.
+    # A stage that loads its weights from outside trains nothing.
     if not stage.source:
       _check_training(stage)
 
@@ -32,10 +32,10 @@ def check_effects(stages: Sequence[Stage]) -> None:
 def check_memory(
   stages: Sequence[Stage], image_shape: tuple[int, int, int]
 ) -> None:
-  """Refuses batches that fit into the memory of no machine.
+  """Refuses batches that do not fit into the memory of any machine.
 
   Raises:
-    ValueError: if a stage has such a batch.
+    ValueError: if a stage has such a batch; the message names its field.
   """
   for stage in stages:
     for field, number in stage.at_a_time.items():
@@ -45,15 +45,15 @@ def check_memory(
 def check_images(
   number: int, image_shape: tuple[int, int, int], name: str = "num_images"
 ) -> None:
-  """Refuses more images at a time than fit into the memory of any machine.
+  """Refuses a number of images that fits into the memory of no machine.
 
   Args:
-    number: of images.
-    image_shape: of one image.
-    name: of the field or flag, for the message.
+    number: how many images are in memory at a time.
+    image_shape: the shape of one image.
+    name: the field or flag that the message names.
 
   Raises:
-    ValueError: for too many images.
+    ValueError: if there are too many images.
   """
   pixels = math.prod(image_shape)
   if number * pixels > LARGEST_BATCH:
@@ -67,7 +67,8 @@ def check_images(
 def notes(stages: Sequence[Stage], cadence: Cadence) -> Iterator[str]:
   """One line for each cadence that is longer than every round.
 
-  Such a cadence is not refused, because a short trial of a long recipe has it.
+  They are not refused, because a short trial of a long recipe has such
+  cadences.
   """
   longest = max(stage.longest for stage in stages)
   for name, every, effect in (
@@ -138,8 +139,8 @@ def _check_training(stage: Training) -> None:
 
 
 def _tunes(objective: Objective) -> bool:
-  """Whether the objective goes on with the training of its teacher.
+  """Whether the objective continues the training of its teacher.
 
-  With a learning rate of 0 it still estimates the teacher's second moments.
+  Even with a learning rate of 0, it estimates the teacher's second moments.
   """
   return "teacher" in objective.trees and "teacher" in objective.starts

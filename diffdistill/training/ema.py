@@ -13,12 +13,12 @@ def ema_update(
   """ema + (1 - d) (params - ema), d = min(decay, (1 + step) / (10 + step)).
 
   Unlike the papers, which use a constant decay, the decay d rises at first, so
-  that the average forgets the first weights quickly. After about
-  10 / (1 - decay) updates it is constant.
+  that the average forgets the first weights quickly. The decay is constant
+  after about 10 / (1 - decay) updates.
 
   Args:
     ema: the average so far.
-    params: the weights after the tree's own update number `step` (from 0).
+    params: the weights after update number `step` of this tree, counted from 0.
     decay: the constant, in [0, 1).
     step: a traced int32 scalar.
   """

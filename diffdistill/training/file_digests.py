@@ -1,8 +1,8 @@
 """Digests of files, which find a damaged file before a library decodes it.
 
-A library that decodes a damaged file may print long messages, or decode wrong
-values. The digests of arrays (fingerprint.py) find wrong values, but
-not the file that they were in.
+A library that decodes a damaged file may print long messages, or return wrong
+values. The digests of arrays (fingerprint.py) detect wrong values, but do not
+tell which file is damaged.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ def check_files(
     whole: whether to compare the digests too, not only the sizes.
 
   Raises:
-    DamagedError: names the first file that is missing or differs.
+    DamagedError: if a file is missing or differs; the message names the first.
   """
   for name, (size, digest) in files.items():
     path = folder / name

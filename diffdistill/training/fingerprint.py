@@ -33,7 +33,7 @@ def fingerprint(params: Params) -> str:
 def digests(tree: Any) -> Any:
   """The same tree with a string in place of each array: type, shape and hash.
 
-  Every process must call this, because the sums are over all devices.
+  Every process must call this, because the sums include all devices.
 
   Args:
     tree: arrays of any kind, on devices or on the host.
@@ -84,7 +84,7 @@ def _sums(tree: Any) -> Any:
   )
 
 
-# Compiled for single arrays, because a tree has few different shapes.
+# Compile one array at a time, because a tree has few different shapes.
 @jax.jit
 def _on_device(leaf: Array) -> UInt32[Array, ""]:
   """The sum over elements of a hash of their bits and their place."""
@@ -96,7 +96,7 @@ def _on_device(leaf: Array) -> UInt32[Array, ""]:
     # Elements of 8 bytes become two elements of 4 bytes, on a new last axis.
     unsigned = jnp.dtype(f"uint{8 * min(leaf.dtype.itemsize, 4)}")
     bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
-  # Not flattened, so that a split array stays split.
+  # Do not flatten the array, so that a split array stays split.
   place, stride = jnp.uint32(0), 1
   for axis in reversed(range(bits.ndim)):
     iota = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)

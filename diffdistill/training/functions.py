@@ -29,7 +29,7 @@ class StageFunctions:
   Args:
     init: makes the state before the first update from (key, frozen trees).
     updates: the update of each turn.
-    several: does whole cycles of turns in one call.
+    several: does several updates in one call, in whole cycles of turns.
     evaluate: returns the metrics of the product, without an update.
     abstract: the shapes, dtypes and shardings of the state.
   """
@@ -47,7 +47,7 @@ def stage_functions(
   """The functions of a stage.
 
   Args:
-    stage: what is trained.
+    stage: the stage that is trained.
     frozen: the frozen trees of the stage, or their shapes.
     layout: the mesh, and where parameters lie on it.
   """

@@ -30,7 +30,7 @@ class Data(Protocol):
   """The batches of a round."""
 
   def iterate(self, start: int) -> Iterator[Examples]:
-    """The batches of updates start, start + 1, ..."""
+    """The batches of the updates start, start + 1, ..."""
     ...
 
 
@@ -41,7 +41,7 @@ class Inputs:
   Args:
     stages: the recipe.
     workdir: the folder of the run.
-    seed: of all random numbers.
+    seed: the seed of all random numbers of the run.
     layout: the mesh, and where parameters lie on it.
     batches: returns batches of images for (batch size, seed, stage's name).
     pairs: returns the pairs of (stage, round, teacher's weights) on disk.
@@ -74,8 +74,8 @@ class Inputs:
     """The batches of a round of a stage that consumes pairs.
 
     Args:
-      stage, round_: what is trained.
-      say: is told of the pairs that are made for it.
+      stage, round_: the stage and the round that are trained.
+      say: is called with a line about each set of pairs that is made.
 
     Returns:
       The batches, or None for a stage that consumes images.
@@ -83,7 +83,7 @@ class Inputs:
     if not stage.pairs:
       return None
     pairs = pairs_stages(self.stages)[stage.pairs]
-    # The one round of pairs has the name of its stage.
+    # A stage of pairs has one round, which has the stage's name.
     _, made = self._rounds[stage.pairs]
     store = self.pairs(pairs, made, self.frozen(pairs, made)["teacher"])
     return PairPipeline(

@@ -13,7 +13,7 @@ from diffdistill.training.state import TrainState
 
 
 class TrainingStoppedError(Exception):
-  """It is useless to train on; the message says why, in one line."""
+  """Training can no longer succeed; the message says why, in one line."""
 
 
 def check_metrics(
@@ -22,13 +22,14 @@ def check_metrics(
   """Stops a round whose gradients stay non-finite.
 
   Args:
-    round_: the round.
+    round_: the round that is trained.
     step: how many updates are done.
-    values: the metrics after them.
+    values: the metrics after these updates.
     max_skipped: how many updates in a row may be skipped.
 
   Raises:
-    TrainingStoppedError: if more updates in a row were skipped.
+    TrainingStoppedError: if more than max_skipped updates in a row were
+      skipped.
   """
   for name, value in values.items():
     if name.endswith("/skipped_in_a_row") and value > max_skipped:
@@ -41,7 +42,7 @@ def check_metrics(
 
 
 def check_product(round_: Round, state: TrainState) -> None:
-  """Refuses the result of a round that learned nothing or is not finite.
+  """Refuses the result of a round that learned nothing or is NaN or infinite.
 
   Raises:
     TrainingStoppedError: if every update was skipped, or a weight is NaN or

@@ -90,13 +90,13 @@ class Optimizer:
     return optax.apply_if_finite(chain, max_consecutive_errors=2**31 - 1)
 
   def rate(self, step: int, num_updates: int, held: int = 0) -> float:
-    """The learning rate of update `step` (from 0) of a round of num_updates.
+    """The learning rate of update `step`, counted from 0.
 
     Args:
-      step: of the round.
-      num_updates: of the round.
-      held: how many updates come before the decay; by default those of the
-        warm-up. A longer warm-up ends where the decay begins.
+      step: the update of the round.
+      num_updates: the length of the round.
+      held: how many updates come before the decay; by default as many as the
+        warm-up has. A longer warm-up ends where the decay begins.
     """
     start = held or self.warmup
     risen = min(step, start - 1) + 1
@@ -119,14 +119,14 @@ class Optimizer:
       A tree like the trained one.
     """
     adam = _adam(opt_state)
-    # Before the first update all moments are 0, so divide by 1.
+    # Before the first update, all moments are 0, so divide them by 1.
     count = jnp.asarray(adam.count)
     seen = jnp.where(count > 0, 1 - self.b2**count, 1.0)
     return jax.tree.map(lambda nu: nu / seen, adam.nu)
 
 
 def applied(opt_state: optax.OptState) -> Int[Array, ""]:
-  """How many updates an optimizer has applied, by its state."""
+  """The number of updates that an optimizer with this state has applied."""
   return jnp.asarray(_adam(opt_state).count)
 
 

@@ -1,4 +1,4 @@
-"""Makes rounds of pairs, and makes again pairs that another machine kept."""
+"""Makes rounds of pairs, and makes missing pairs again."""
 
 import dataclasses
 import functools
@@ -27,11 +27,12 @@ class PairRounds:
 
   Args:
     workdir: the folder of the run.
-    pairs: returns the pairs of (stage, round, teacher's weights) on disk.
-    mesh: of all processes.
-    preemption: says when to leave.
+    pairs: returns the pair store of (stage, round, teacher's weights).
+    mesh: the mesh of all processes.
+    preemption: says when the run must save and end.
     watchdog: ends a run that hangs.
-    now: returns the seconds of the clock that ends rounds.
+    now: returns the seconds of the clock that ends rounds, as time.monotonic
+      does.
   """
 
   workdir: epath.Path
@@ -44,8 +45,8 @@ class PairRounds:
   def store(self, stage: Pairs, round_: Round, teacher: Params) -> PairStore:
     """The pairs of a stage on disk; the watchdog sees each draw.
 
-    If the clock ends the stage, it has the recorded number of shards, or as
-    many as possible while none is recorded.
+    If the clock ends the stage, the store has the recorded number of shards.
+    While none is recorded, it has as many as possible.
     """
     store = self.pairs(stage, round_, teacher)
     known = recorded(self.workdir / round_.name, SHARDS) if stage.minutes else 0
@@ -61,7 +62,7 @@ class PairRounds:
   def make(
     self, stage: Pairs, round_: Round, teacher: Params, report: Report
   ) -> None:
-    """Makes the pairs that fit on the disk and are not there yet.
+    """Makes the pairs that are missing and that fit on the disk.
 
     Raises:
       PreemptedError: if the run was asked to leave; complete shards are kept.
@@ -90,16 +91,17 @@ class PairRounds:
   ) -> float:
     """Makes missing pairs of a finished round, before a student's clock starts.
 
-    Pairs are missing after a run was carried to another machine.
+    Pairs are missing if the run was moved to another machine without them.
 
     Args:
-      name: of the finished round of pairs.
-      store: of its pairs.
-      shards: the shards that training is about to read.
-      report: of the run.
+      name: the name of the finished round of pairs.
+      store: the store of its pairs.
+      shards: the shards that training will read next.
+      report: the report of the run.
 
     Returns:
-      The seconds that it took. They count for the pairs, not for the student.
+      The seconds that it took. They count as time of the pairs, not of the
+      student.
 
     Raises:
       PreemptedError: if the run was asked to leave; complete shards are kept.
@@ -124,10 +126,10 @@ class PairRounds:
     """Calls `make`, and returns the seconds it took, by name.
 
     Args:
-      name: of the round.
-      store: the claimed store.
-      make: makes the shards, and calls its argument after each.
-      report: of the run.
+      name: the name of the round.
+      store: the store, which this process has claimed.
+      make: makes the shards, and calls its argument after each shard.
+      report: the report of the run.
       again: whether the pairs are made again.
 
     Raises:
@@ -144,9 +146,9 @@ class PairRounds:
 
     def made(line: str) -> None:
       report.say(line)
-      # No update is under way, so the processes can wait for each other.
+      # No update is running, so the processes can wait for each other.
       if self.preemption.agreed(self.mesh, lag=0):
-        # Record at step 0, because a resumed round removes later records.
+        # Record at step 0: a resumed round would remove records of later steps.
         report.write(name, 0, so_far())
         raise PreemptedError(
           f"asked to leave {name} after a shard; the same command goes on from"
@@ -154,7 +156,7 @@ class PairRounds:
         )
 
     if store.missing(store.first_shards):
-      # Draw once to compile; the result is not kept.
+      # Draw once to compile, and do not keep the result.
       store.draw(0, store.draw_size or 1)
       compiling = time.monotonic() - start
     make(made)

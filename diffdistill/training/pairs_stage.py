@@ -20,21 +20,22 @@ if TYPE_CHECKING:
 class Pairs(Stage):
   """A stage that writes noise and the teacher's images, for students.
 
-  Its one round has the name of the stage. Its `batch_size` is how many pairs
-  are made at a time. If it has `minutes`, it makes as many shards as fit into
-  them, and one at least.
+  Its one round has the name of the stage. Its `batch_size` is the number of
+  pairs that are made at a time. With `minutes`, it makes as many shards as fit
+  into that time, but at least one.
 
   Args:
-    sampler: the teacher's.
-    num_steps: of the sampler.
-    guidance: of the teacher.
+    sampler: the sampler of the teacher.
+    num_steps: the number of the sampler's steps.
+    guidance: the guidance of the teacher.
     num_pairs: how many different pairs to train on.
-    held_out: how many more pairs are kept apart, for held-out losses.
-    shard_size: pairs in one file; a killed run makes so many again at most.
-    store_noise: False draws the noise from its key whenever it is read, and
-      saves two thirds of the disk.
-    max_gigabytes: the disk that pairs may take. If all pairs take more,
-      training uses a rolling pool that fits. 0 for no limit.
+    held_out: how many more pairs are made and not trained on, for held-out
+      losses.
+    shard_size: pairs in one file; a killed run makes at most this many again.
+    store_noise: if False, the noise is drawn from its key again whenever it is
+      read, which saves two thirds of the disk space.
+    max_gigabytes: the disk space that pairs may take; 0 for no limit. If all
+      pairs take more, training uses a rolling pool that fits.
     path: the folder of the pairs; empty for one in the workdir.
   """
 

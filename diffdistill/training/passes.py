@@ -13,7 +13,7 @@ def round_passes(
 ) -> Callable[[int], int | float]:
   """A function from n to the passes of the first n updates of a round.
 
-  The passes are those of one example of a batch.
+  The passes are counted for one example of a batch.
   """
   units = [
     objective.passes(turn, round_.num_steps, round_.guided).units
@@ -29,6 +29,6 @@ def round_passes(
 
 
 def pair_passes(stage: Pairs, round_: Round, num_pairs: int) -> int:
-  """The passes that make `num_pairs` pairs to train on and all held out."""
+  """The passes that make `num_pairs` training pairs and all held-out pairs."""
   per_step = stage.sampler.evaluations * stage.guidance.passes(round_.guided)
   return (num_pairs + stage.held_out) * stage.num_steps * per_step

@@ -1,10 +1,10 @@
 """Saves and leaves when the machine is needed for something else (SIGTERM).
 
-A scheduler that takes a machine away sends SIGTERM first. `docker stop`,
-Kubernetes, Slurm, and a cloud that stops a spot machine do so too. A terminal
-that is closed sends SIGHUP, and ctrl-C sends SIGINT. The trainer then saves at
-the next boundary between two updates, and leaves. A command before its first
-boundary has nothing to save, and ends at once (signals.py).
+A scheduler sends SIGTERM before it takes a machine away. `docker stop`,
+Kubernetes, Slurm, and a cloud that stops a spot machine do the same. A closed
+terminal sends SIGHUP, and ctrl-C sends SIGINT. The trainer then saves and ends
+at the next boundary between two updates. A command that has not reached its
+first boundary has nothing to save, and ends at once (signals.py).
 """
 
 import collections
@@ -24,19 +24,19 @@ from jaxtyping import Array
 from diffdistill.system import signals
 from diffdistill.training.sharding import batch_sharding, replicated
 
-# A vote is counted so many boundaries later. By then it is computed, so that
-# the devices need not wait for the host.
+# A vote is counted this many boundaries later. By then it is computed, so the
+# host need not make the devices wait.
 LAG = 2
 
 
 class PreemptedError(Exception):
-  """Training has left on request; the message says where it goes on."""
+  """Training has ended on request; the message says where it can be resumed."""
 
   @property
   def status(self) -> int:
     """The exit status: 130 after ctrl-C, otherwise 75, EX_TEMPFAIL.
 
-    A scheduler starts a command again that ended with 75.
+    A scheduler restarts a command that ended with 75.
     """
     listener = signals.listener()
     first = None if listener is None else listener.first
@@ -44,15 +44,15 @@ class PreemptedError(Exception):
 
 
 class Preemption:
-  """Decides when to leave; listens for signals inside its `with` block.
+  """Decides when to end a run; listens for signals inside its `with` block.
 
   In a command it listens for SIGTERM, SIGHUP and SIGINT. Before the first call
   of `agreed`, these signals end the command at once (signals.py). Outside a
   command, such as in a notebook, it listens for SIGTERM and SIGHUP.
 
-  A signal may reach only one of several processes, or each at another time,
-  but all must leave at the same boundary. So they vote at each boundary, by a
-  sum over all devices. The sum is read LAG boundaries later, so that nobody
+  A signal may reach only one of several processes, or each at another time, but
+  all must end at the same boundary. So they vote at each boundary, by a sum
+  over all devices. The sum is read LAG boundaries later, so that no process
   waits for it.
 
   JAX has a service for this, `reached_preemption_sync_point`. It is not used
@@ -83,18 +83,18 @@ class Preemption:
     self._listening = False
 
   def _note(self, number: int, frame: FrameType | None) -> None:
-    """Notes a signal; a second signal changes nothing."""
+    """Notes a signal; a second signal has no effect."""
     listener = signals.listener()
     if listener is not None:
       listener.note(number)
     self._told = True
 
   def agreed(self, mesh: Mesh, *, lag: int = LAG) -> bool:
-    """Whether to leave here; every process must call this at every boundary.
+    """Whether to end here; every process must call this at every boundary.
 
     Args:
-      mesh: of the run.
-      lag: how many boundaries later a vote is counted; 0 waits for it.
+      mesh: the mesh of the run.
+      lag: how many boundaries later a vote is counted; 0 counts it at once.
     """
     listener = signals.listener()
     if listener is not None:
@@ -105,7 +105,7 @@ class Preemption:
     return leave
 
   def _vote(self, mesh: Mesh, lag: int) -> bool:
-    """Whether any process was told to leave."""
+    """Whether any process was told to end."""
     if jax.process_count() == 1 or not self._listening:
       return self._told
     self._votes.append(_counter(mesh)(_ballots(mesh)[self._told]))
@@ -128,7 +128,7 @@ def _numbers() -> tuple[int, ...]:
 
 @functools.cache
 def _ballots(mesh: Mesh) -> tuple[Array, Array]:
-  """The votes no and yes of this process: one row on each of its devices."""
+  """The two possible votes of this process; each has one row on each device."""
   sharding = batch_sharding(mesh)
 
   def make(told: bool) -> Array:

@@ -12,13 +12,13 @@ def products_of(
 ) -> dict[str, Params]:
   """The trees that a finished round keeps, by name.
 
-  They are the trained trees and the averages of the product. If best weights
-  were selected, they are the product, and the weights at the end of the round
-  are `last_<name>`. A teacher's second moments are kept beside it.
+  They are the trained trees, and the averages of the product. If best weights
+  were selected, these are the product, and the weights at the end of the round
+  are `last_<name>`. A teacher's second moments are kept beside the teacher.
 
   Args:
-    stage: of the round.
-    state: at the end of the round.
+    stage: the stage of the round.
+    state: the state at the end of the round.
     best: the weights that were selected; None to keep those at the end.
   """
   name = stage.product

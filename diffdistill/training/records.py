@@ -17,18 +17,18 @@ from diffdistill.system.files import finite, in_bucket, naming, write_atomically
 
 FILE = "metrics.jsonl"
 CHECKSUM = "crc"
-# The most lines that a warning names.
+# A warning names at most this many lines.
 NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Records:
-  """The records of a workdir.
+  """The records of one run.
 
   Args:
-    path: of the file.
-    good: (line as it is in the file, record) for each good line, in order.
-    damaged: the numbers of the damaged lines, from 1.
+    path: the file of the records.
+    good: (line as in the file, record) for each undamaged line, in order.
+    damaged: the numbers of the damaged lines, counted from 1.
   """
 
   path: epath.Path
@@ -51,7 +51,7 @@ class Records:
 
 
 def read_records(workdir: epath.Path) -> Records:
-  """The records of a workdir, of which there may be none yet.
+  """The records of a run; there are none if it has no file of records yet.
 
   Raises:
     OSError: if the file cannot be read.
@@ -76,12 +76,12 @@ def keep_records(
   wanted: Callable[[Mapping[str, Any]], bool],
   say: Callable[[str], None],
 ) -> None:
-  """Removes damaged lines, and records that are not wanted.
+  """Removes damaged lines and unwanted records from the file.
 
   A process that is killed while it writes leaves a part of a line.
 
   Args:
-    workdir: of the run.
+    workdir: the folder of the run.
     wanted: returns whether to keep a record.
     say: is called with a line that names the damaged lines.
   """
@@ -100,17 +100,17 @@ def append_record(workdir: epath.Path, fields: Mapping[str, Any]) -> None:
   """Appends a record, whole or not at all.
 
   Args:
-    workdir: of the run.
+    workdir: the folder of the run.
     fields: "round", "step" and more. Numbers that are not finite become null.
 
   Raises:
-    OSError: if it cannot be written, such as on a full disk.
+    OSError: if the record cannot be written, for example on a full disk.
   """
   path = workdir / FILE
   record = finite(dict(fields))
   line = json.dumps({**record, CHECKSUM: _checksum(record)}).encode() + b"\n"
   if in_bucket(path):
-    # An object of a bucket cannot be appended to.
+    # A bucket's objects cannot be appended to, so the whole file is written.
     before = path.read_bytes() if path.exists() else b""
     write_atomically(path, before + line)
     return

@@ -19,19 +19,19 @@ from diffdistill.training.records import (
 )
 
 SECONDS_BETWEEN_LINES = 30.0
-# Fields of a record that are parts of its seconds but not training: compiling,
-# scoring, and remaking pairs that were left on another machine.
+# Fields of a record whose seconds are not training: compiling, scoring, and
+# remaking pairs. The record's "seconds" include them.
 APART = ("compile_seconds", "score_seconds", "again_seconds")
 
 
 class Work(NamedTuple):
-  """Work to do: images to train on, and seconds of rounds by the clock."""
+  """Work to do: images to train on, and the seconds of rounds with a clock."""
 
   images: int
   seconds: float = 0.0
 
   def time(self, speed: float) -> float:
-    """The seconds that it takes at a speed in images a second."""
+    """The seconds that this work takes at a speed in images per second."""
     return self.seconds + (self.images / speed if self.images else 0.0)
 
 
@@ -39,8 +39,9 @@ class Report:
   """The reports of one run; only the first process writes.
 
   Args:
-    workdir: where `metrics.jsonl` is, with one record for each report; and
-      TensorBoard's event files, if clu and TensorFlow can be imported.
+    workdir: the folder of `metrics.jsonl`, which has one record for each
+      report. It also holds TensorBoard's event files, if clu and TensorFlow can
+      be imported.
     total: the work of the whole run.
   """
 
@@ -93,10 +94,10 @@ class Report:
     """Prints one line: the update, the speed and the time left.
 
     Args:
-      name: of the round.
+      name: the name of the round.
       step: how many updates are done.
       num_updates: the length of the round; None until it is known.
-      speed: in images a second.
+      speed: the speed in images per second.
       left: the work left in the whole run.
     """
     now = time.monotonic()
@@ -106,7 +107,7 @@ class Report:
     if not self._active or not due:
       return
     self._last_line = now
-    # The speed is 0 if only the first update is done, which compiles.
+    # The speed is 0 while only the first update, which compiles, is done.
     time_left = duration(left.time(speed)) if speed else "?"
     pace = speed or 1.0
     share = 100 * (1 - left.time(pace) / max(self._total.time(pace), 1e-9))
@@ -118,7 +119,7 @@ class Report:
     print(line, end=end, file=sys.stderr, flush=True)
 
   def say(self, message: str) -> None:
-    """Prints a line for the person who waits."""
+    """Prints a message for the person who watches the run."""
     if self._active:
       print(message, file=sys.stderr, flush=True)
 
@@ -137,8 +138,8 @@ def costs(
   """The recorded cost of each round: (denoiser passes, seconds), by name.
 
   Args:
-    workdir: of the run.
-    say: is called with a line about damaged records, which are not counted.
+    workdir: the folder of the run.
+    say: is called with a message about damaged records, which are not counted.
   """
   result: dict[str, tuple[int | float, float]] = {}
   records = read_records(workdir)
@@ -157,8 +158,8 @@ class Meter:
   """Measures metrics and speed of one round since its last report.
 
   Args:
-    batch_size: the images of one update.
-    begun: when the round began, by time.monotonic.
+    batch_size: how many images an update has.
+    begun: the time.monotonic at which the round began.
   """
 
   def __init__(self, batch_size: int, begun: float):
@@ -170,12 +171,12 @@ class Meter:
     self._last_read = begun
 
   def add(self, metrics: Metrics, updates: int = 1) -> None:
-    """Keeps the metrics of one call of some updates, on the device."""
+    """Adds the metrics of one call of some updates; they stay on the device."""
     self._updates += updates
     self._records.append(metrics)
 
   def compiled(self, seconds: float) -> None:
-    """Notes that the last calls took so long because they compiled.
+    """Notes that the last calls took these seconds because they compiled.
 
     The means include these calls, but the speed does not.
     """
@@ -183,15 +184,15 @@ class Meter:
     self._updates, self._start = 0, time.monotonic()
 
   def skip(self, seconds: float) -> None:
-    """Does not count some seconds, which have a record of their own."""
+    """Excludes some seconds, which have a record of their own."""
     self._start += seconds
     self._last_read += seconds
 
   def read(self) -> tuple[dict[str, float], float, float]:
-    """Returns (means, images a second, seconds since the last call).
+    """Returns (means, images per second, seconds since the last `read`).
 
-    The seconds include compiling and saving. If there was any compiling, its
-    seconds are among the means too.
+    The seconds include compiling and saving. If anything compiled, the means
+    have an entry for its seconds.
     """
     values = means(jax.device_get(self._records))
     if self._compiling:
@@ -207,7 +208,7 @@ class Meter:
 def means(
   records: Sequence[Mapping[str, tuple[Any, Any]]],
 ) -> dict[str, float]:
-  """The means of fetched (sum, count) metrics over some updates.
+  """The means of metrics over some updates, from (sum, count) on the host.
 
   `.../skipped` and `.../skipped_in_a_row` are running counts, so their last
   value is returned.
@@ -235,14 +236,14 @@ def duration(seconds: float) -> str:
 def _machine() -> dict[str, Any]:
   """The devices, and the peak memory of this process so far.
 
-  The peak of a device is left out on platforms that do not know it, as a CPU.
+  A device's peak is left out if the platform does not report it, such as a CPU.
   """
   peaks = [
     (device.memory_stats() or {}).get("peak_bytes_in_use")
     for device in jax.local_devices()
   ]
   known = [peak for peak in peaks if peak is not None]
-  # The system counts in kilobytes, on a Mac in bytes.
+  # Linux counts in kilobytes, a Mac in bytes.
   unit = 1 if sys.platform == "darwin" else 1024
   usage = resource.getrusage(resource.RUSAGE_SELF)
   return {

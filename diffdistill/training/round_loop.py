@@ -1,4 +1,4 @@
-"""The loop of one round, from where it was left to its end."""
+"""The loop of one round, from the newest checkpoint to the end."""
 
 import functools
 import time
@@ -37,18 +37,20 @@ from diffdistill.training.training_stage import Training
 class RoundLoop:
   """The loop of one round.
 
-  `run` repeats the law, and each step of the law is a method: evaluate the old
-  state, save it, check the clock, fetch the batches, update, count and report.
+  `run` repeats the same steps in the same order, and each step is a method:
+  evaluate the old state, save it, check the clock, fetch the batches, update,
+  count and report.
 
   Args:
-    shared: what all rounds of the run share.
-    stage, round_: what is trained.
-    functions: of the stage.
-    frozen: the frozen trees of the round. The loop removes those that are
-      needed only to begin; the caller should hold no other reference to them.
-    checkpoints: of the round.
+    shared: the objects that all rounds of the run share.
+    stage, round_: the stage and the round that are trained.
+    functions: the functions of the stage.
+    frozen: the frozen trees of the round. The loop removes the trees that are
+      needed only at the start; the caller should hold no other reference to
+      them.
+    checkpoints: the checkpoints of the round.
     later: the work of the rounds after this one.
-    begun: when the preparations of the round began, by time.monotonic.
+    begun: the time.monotonic at which the preparations of the round began.
   """
 
   def __init__(
@@ -101,11 +103,11 @@ class RoundLoop:
     """Trains to the end of the round, and keeps its products.
 
     Raises:
-      PreemptedError: if the run was asked to leave; its work is saved.
+      PreemptedError: if the run was asked to end; its work is saved.
       TrainingStoppedError: if the gradients stay non-finite.
     """
     for step, count in calls(self._stage, self._clock, self._first):
-      # This order is law.
+      # Do not change this order.
       if step > self._first and self._evaluate(step):
         break
       self._save(step)
@@ -138,7 +140,7 @@ class RoundLoop:
     return seconds
 
   def _make_missing_pairs(self) -> float:
-    """Makes pairs that another machine kept; returns the seconds it took."""
+    """Makes the pairs that are missing here; returns the seconds it took."""
     if not (self._round.seconds and self._pairs):
       return 0.0
     shards = self._pairs.shards(self._first, self._clock.last)
@@ -147,7 +149,7 @@ class RoundLoop:
     )
 
   def _make_selector(self) -> Selector | None:
-    """Makes what keeps the best weights; None if the stage selects none."""
+    """Makes the selector of the best weights; None if there is none."""
     shared, stage, select = self._shared, self._stage, self._stage.select
     if select is None:
       return None
@@ -161,7 +163,7 @@ class RoundLoop:
     return Selector(select, self._dir, score, shared.layout)
 
   def _evaluate(self, step: int) -> bool:
-    """Shows and scores the old state if due; returns whether the round ends."""
+    """Shows and scores the old state if due; returns True to end the round."""
     shown = _due(self._shared.cadence.observe, step)
     selector = self._selector
     scored = selector is not None and selector.due(step)
@@ -182,7 +184,7 @@ class RoundLoop:
     return True
 
   def _save(self, step: int) -> None:
-    """Saves the state if due; leaves if the run was asked to leave."""
+    """Saves the state if due; ends the run if it was asked to end."""
     leave = self._shared.preemption.agreed(self._mesh)
     due = _due(self._shared.cadence.checkpoint, step)
     if step > self._first and (leave or due):
@@ -191,7 +193,7 @@ class RoundLoop:
     if not leave:
       return
     # The next process repeats the updates since the last record and records
-    # their metrics. Only the time that they took here would be lost.
+    # their metrics. Only the time that was spent on them here would be lost.
     values, _, seconds = self._meter.read()
     spent = {k: v for k, v in values.items() if k == "compile_seconds"}
     name = self._round.name
@@ -202,7 +204,7 @@ class RoundLoop:
     )
 
   def _check_clock(self, step: int) -> None:
-    """Fixes the length of a round that the clock ends, when it is time to."""
+    """If the clock ends the round, fixes its length when that is due."""
     wait = functools.partial(jax.block_until_ready, self._state.step)
     self._clock.look(step, wait)
 
@@ -211,10 +213,10 @@ class RoundLoop:
     return [next(self._batches) for _ in range(count)]
 
   def _update(self, step: int, rows: list[Any]) -> tuple[Metrics, float | None]:
-    """Updates once for each batch.
+    """Does one update for each batch.
 
     Returns:
-      The metrics; and when the call began, if it compiles first.
+      The metrics; and the time at which the call began if it compiles, or None.
     """
     told = scalars(self._stage, self._round, self._clock, step, len(rows))
     if len(rows) == 1:
@@ -242,7 +244,7 @@ class RoundLoop:
     metrics: Metrics,
     compiling_since: float | None,
   ) -> None:
-    """Counts a call's updates; its time counts as compiling if it compiled."""
+    """Counts a call's updates; if it compiled, its time is compiling time."""
     self._meter.add(metrics, count)
     self._shared.watchdog.dispatched(jax.tree.leaves(metrics)[0])
     if compiling_since is not None:
@@ -252,7 +254,7 @@ class RoundLoop:
 
   def _report(self, done: int) -> None:
     """Writes a record and the progress line if due."""
-    # The next score may stop the round, so log before it too.
+    # The next score may end the round, so write a record before it too.
     may_be_last = done == self._clock.last or (
       self._selector is not None and self._selector.exhausted(done)
     )
@@ -281,7 +283,7 @@ class RoundLoop:
     report.progress(name, done, self._clock.length, speed, todo)
 
   def _finish(self) -> None:
-    """Keeps the products of the round, and shows the main one."""
+    """Keeps the products of the round, and shows the main product."""
     self._shared.watchdog.patience()
     check_product(self._round, self._state)
     if self._selector and int(self._state.step) == self._clock.last:
@@ -299,7 +301,7 @@ class RoundLoop:
     self._shared.observe(self._stage, self._round, product, step)
 
   def _score(self) -> None:
-    """Scores the product so far, keeps it if it is the best, and records it."""
+    """Scores the product so far; keeps it if best; records the score."""
     assert self._selector is not None
     assert self._stage.select is not None
     self._shared.watchdog.patience()

@@ -1,4 +1,4 @@
-"""Saves and restores the checkpoints of a round that runs."""
+"""Saves and restores the checkpoints of an unfinished round."""
 
 import concurrent.futures
 import dataclasses
@@ -32,7 +32,7 @@ class Pending:
   Args:
     step: how many updates are done.
     saving: the write in the background.
-    shapes: the shapes, dtypes and shardings to read it back to.
+    shapes: the shapes, dtypes and shardings with which it is read back.
     expected: the digests of its arrays, by name.
   """
 
@@ -43,12 +43,13 @@ class Pending:
 
 
 class Checkpoints:
-  """The checkpoints of one round; it keeps the newest that are undamaged.
+  """The checkpoints of one round; it keeps the newest undamaged ones.
 
-  A checkpoint is saved in the background and read back. Only then are older
-  ones removed. A single process reads back in the background too. Several
-  processes read back together, just before they save the next checkpoint. The
-  last checkpoint of a process is not read back; the next process reads it.
+  A checkpoint is saved in the background and then read back. Only after that
+  are older ones removed. A single process also reads back in the background.
+  Several processes read back together, just before they save the next
+  checkpoint. A process does not read back its last checkpoint; the next process
+  reads it.
 
   Args:
     round_dir: the round's directory.
@@ -72,10 +73,10 @@ class Checkpoints:
     mendable(self._folder, lambda: hosts.on_first(clean))
 
   def save(self, state: TrainState, step: int) -> None:
-    """Saves in the background, after the save before it has ended.
+    """Saves in the background, after the previous save has ended.
 
     Raises:
-      ValueError: if the disk refused either save; the message is one line.
+      ValueError: if the disk refused one of the saves; the message is one line.
     """
     self._settle()
     self.check_place()
@@ -117,10 +118,10 @@ class Checkpoints:
     hosts.on_first(check)
 
   def restore(self, abstract: TrainState) -> TrainState | None:
-    """The newest undamaged state; None if there is no checkpoint.
+    """The newest undamaged state; None if there are no checkpoints.
 
     Args:
-      abstract: the shapes, dtypes and shardings to restore to.
+      abstract: the shapes, dtypes and shardings of the restored state.
 
     Raises:
       ValueError: if there are checkpoints and all are damaged.
@@ -148,10 +149,10 @@ class Checkpoints:
     return None
 
   def close(self) -> None:
-    """Waits for the last save, and reads nothing back.
+    """Waits for the last save; does not read it back.
 
     Raises:
-      ValueError: if the disk refused it; the message is one line.
+      ValueError: if the disk refused the save; the message is one line.
     """
     self._closing.set()
     self._settle()
@@ -160,9 +161,9 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind, error, traceback) -> None:
-    """Waits for the last save, after an error too.
+    """Waits for the last save, also after an error.
 
-    If another process is lost, the save would never end, so it does not wait.
+    It does not wait after another process was lost: the save would never end.
     """
     lost = isinstance(error, jax.errors.JaxRuntimeError)
     if not (lost and jax.process_count() > 1):
@@ -183,7 +184,7 @@ class Checkpoints:
     try:
       self._finish(pending)
     except BaseException as error:
-      # `_settle` raises it.
+      # `_settle` raises this error.
       ended.set_exception(error)
     else:
       ended.set_result(None)
@@ -195,7 +196,7 @@ class Checkpoints:
     try:
       stored.finish(path, pending.saving)
     except ValueError:
-      # Each process acts alone, because others may have met no error.
+      # Each process acts alone, because the others may have met no error.
       if hosts.is_first():
         self._remove(step)
         stored.clean(self._folder)
@@ -217,8 +218,8 @@ class Checkpoints:
 
     def tidy_up() -> None:
       if jax.process_count() == 1:
-        # Digests of files are made by a single process only, since several
-        # processes would wait for them.
+        # Only a single process makes digests of files, since several processes
+        # would have to wait for them.
         record = {**expected, "files": files_of(path)}
         write_json(self._record(step), record)
       self._remove_old()
@@ -276,7 +277,7 @@ def newest_sound(folder: epath.Path) -> list[epath.Path]:
 
 
 def _expected(folder: epath.Path, step: int) -> dict[str, str]:
-  """The digests of a checkpoint's arrays, after its files were checked.
+  """The digests of a checkpoint's arrays; checks the checkpoint's files first.
 
   Raises:
     ValueError: if a file differs from what was saved.

@@ -20,8 +20,8 @@ def distance_score(
   """The Frechet distance of a product's images, as a function of the product.
 
   Args:
-    shared: of the run.
-    stage, round_: what is trained.
+    shared: the objects that all rounds of the run share.
+    stage, round_: the stage and the round that are trained.
     num_images: how many images are made.
   """
   return lambda product: shared.distance(stage, round_, product, num_images)
@@ -38,12 +38,13 @@ def held_out_score(
   """The mean loss on the pairs held out, as a function of the product.
 
   Args:
-    shared: of the run.
-    functions: of the stage.
+    shared: the objects that all rounds of the run share.
+    functions: the functions of the stage.
     pairs: the data of the round.
     frozen: the frozen trees of the round.
-    name: of the product.
-    now: the place in the round that the loss is told, for every score the same.
+    name: the name of the product.
+    now: the place in the round that the loss is given; it is the same for every
+      score.
   """
   now, key = shared.on_device((now, jax.random.key(shared.seed)))
 

@@ -1,4 +1,4 @@
-"""Selects the weights of a round's best score, which become its product."""
+"""Selects the weights with a round's best score as its product."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,16 +19,17 @@ SCORES = ("held_out_loss", "distance")
 class Selection:
   """How a stage selects the weights that become a round's product.
 
-  The weights of the best score are the product. The weights at the end of the
+  The weights with the best score are the product. The weights at the end of the
   round are kept too, as `last_<name>`.
 
   Args:
-    by: "held_out_loss", the loss on pairs that are held out; or "distance", the
-      Frechet distance by the run's classifier.
-    every: updates between scores; there is one at the end of the round too.
-    patience: how many scores in a row may be no better before the round ends;
-      0 for any number.
-    num_images: how many images a distance is measured on.
+    by: "held_out_loss" scores by the loss on pairs that are not trained on;
+      "distance" scores by the Frechet distance, measured with the run's
+      classifier.
+    every: updates between scores; the end of the round is scored too.
+    patience: the round ends after this many scores in a row that are not
+      better; 0 means never.
+    num_images: how many images are made to measure a distance.
   """
 
   by: str
@@ -43,15 +44,16 @@ class Selection:
 
 
 class Selector:
-  """Scores a round's product from time to time, and keeps the best on disk.
+  """Scores a round's product at intervals, and keeps the best on disk.
 
-  It keeps nothing else. A resumed round scores again after its checkpoint, with
-  the same results.
+  The best weights are its only state on disk. A resumed round computes the
+  scores after its checkpoint again, with the same results.
 
   Args:
-    selection: how often to score, and when to give up.
+    selection: how often to score, and when to end the round.
     round_dir: the round's directory.
-    score: returns the score of a product. The lowest is the best; NaN never is.
+    score: returns the score of a product. The lowest score is the best; NaN
+      never is.
     layout: the mesh, and where parameters lie on it.
   """
 
@@ -67,7 +69,7 @@ class Selector:
     self._score = score
     self._layout = layout
     self._best = best_of(round_dir)
-    # Read the best now, so that damage is found before the round goes on.
+    # Read the best weights now, so that damage is found before training.
     self.best()
 
   def due(self, step: int) -> bool:
@@ -76,7 +78,8 @@ class Selector:
 
   def consider(self, product: Params, step: int) -> float:
     """Scores the weights after `step` updates, and keeps the best."""
-    # The first process decides: the last digits of the others may differ.
+    # The first process decides: other processes' scores may differ in the last
+    # digits.
     here = float(self._score(product))
     score = hosts.on_first(lambda: here)
     if self._best is None or score < self._best.score:
@@ -84,7 +87,7 @@ class Selector:
     return score
 
   def exhausted(self, step: int) -> bool:
-    """Whether the best score is so old that the round ends."""
+    """Whether the best score is so old that the round must end."""
     selection = self._selection
     if not selection.patience or self._best is None:
       return False

@@ -1,8 +1,8 @@
 """The mesh, and where each array lies on it.
 
 Batches are split over both axes of the mesh, data and fsdp. Parameters are
-split over fsdp, along the largest axis that fsdp divides, unless the layout
-overrides that for a parameter's path. Networks have no annotations.
+split over fsdp, along the largest axis that fsdp divides. The layout can
+override that for a parameter by its path. Networks have no annotations.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from diffdistill.arrays import Batch
 
 AXES = ("data", "fsdp")
-# Arrays of fewer elements are kept whole on every device: that is faster.
+# Arrays of fewer elements are faster if every device keeps them whole.
 MIN_SIZE_TO_SPLIT = 2**16
 
 
@@ -34,13 +34,14 @@ def make_mesh(
   them.
 
   Args:
-    data, fsdp: the sizes of the mesh. One that is -1 takes the devices that the
-      other leaves; if both are -1, fsdp is a whole slice.
-    devices: of another machine, to compile for it; default: the devices here.
+    data, fsdp: the sizes of the mesh's axes. If one is -1, it takes the devices
+      that the other leaves; if both are -1, fsdp is a whole slice.
+    devices: the devices of another machine, to compile for; by default those
+      here.
 
   Raises:
     ValueError: if the product of the sizes is not the number of devices, or if
-      fsdp does not divide a slice.
+      fsdp does not divide the number of devices of a slice.
   """
   devices = jax.devices() if devices is None else list(devices)
   total = len(devices)
@@ -83,21 +84,21 @@ def make_mesh(
 
 
 def _slice_of(device: Any) -> int:
-  """The slice of a device; its host, if it is a GPU that names no slice."""
+  """The slice of a device; for a GPU that names no slice, its host."""
   host = device.process_index if device.platform == "gpu" else 0
   return getattr(device, "slice_index", host)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-  """A mesh, and overrides for parameters that are not split by their shape.
+  """A mesh, and overrides that split some parameters along another axis.
 
   Args:
     mesh: from `make_mesh`.
     overrides: pairs of a regular expression and an axis. A parameter is split
       along the axis of the first expression that is found in its path, such as
       "conv_out/kernel"; axis -1 keeps it whole on every device. The moments and
-      averages of a parameter lie as the parameter does.
+      averages of a parameter are split in the same way.
   """
 
   mesh: Mesh
@@ -114,7 +115,7 @@ class Layout:
         ) from error
 
   def override(self, path: str) -> tuple[str, int] | None:
-    """The override for a parameter's path; None without one."""
+    """The override for a parameter's path; None if there is none."""
     found = (o for o in self.overrides if path and re.search(o[0], path))
     return next(found, None)
 
@@ -126,7 +127,7 @@ class Layout:
 
     Raises:
       ValueError: if an axis does not exist or fsdp does not divide it, or if an
-        override is used by no parameter.
+        override matches no parameter.
     """
     used = set()
     for tree in trees:
@@ -143,10 +144,10 @@ class Layout:
 
 
 def unrolled(mesh: Mesh) -> bool:
-  """Whether a loop over gradients is unrolled for the devices of a mesh.
+  """Whether to unroll a loop over gradients on this mesh.
 
-  XLA for CPUs uses its fast convolutions only outside of loops: the gradients
-  of convolutions were 70 times slower in a `scan`.
+  XLA for CPUs uses its fast convolutions only outside of loops; in a `scan`,
+  the gradients of convolutions were 70 times slower.
   """
   return mesh.devices.flat[0].platform == "cpu"
 
@@ -165,7 +166,7 @@ def tree_shardings(shapes: Any, layout: Layout) -> Any:
   """The sharding of each array in a tree of parameters or of an optimizer.
 
   Args:
-    shapes: a tree of objects with a `shape`.
+    shapes: a tree of objects that have a `shape`.
     layout: the mesh and its overrides.
 
   Returns:
@@ -202,7 +203,7 @@ def tree_shardings(shapes: Any, layout: Layout) -> Any:
 def parameter_path(path: tuple[Any, ...]) -> str:
   """The path of a leaf in its tree of parameters, such as "conv_out/kernel".
 
-  Trees of parameters are dicts; an optimizer's state holds them inside tuples,
+  Trees of parameters are dicts. An optimizer's state holds them inside tuples,
   which are not part of the path.
   """
   names: list[str] = []

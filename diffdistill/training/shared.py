@@ -1,4 +1,4 @@
-"""What the rounds of one run share."""
+"""The objects that all rounds of one run share."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,21 +18,21 @@ from diffdistill.training.stage import Round
 from diffdistill.training.training_stage import Training
 from diffdistill.training.watchdog import Watchdog
 
-# Is shown (stage, round, the product so far, updates done).
+# Shows (stage, round, the product so far, updates done) to the user.
 Observe = Callable[[Training, Round, Params, int], None]
 # Returns the score of (stage, round, the product so far, number of images to
-# measure on); a lower score is better.
+# measure it on); a lower score is better.
 Distance = Callable[[Training, Round, Params, int], float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shared:
-  """What all rounds of a run share; most fields are those of `Trainer`.
+  """The objects that all rounds of a run share; most come from `Trainer`.
 
   Args:
     inputs: gives each round its frozen weights and its batches.
     pair_rounds: makes pairs.
-    report: of the run.
+    report: the report of the run.
   """
 
   workdir: epath.Path
@@ -49,5 +49,5 @@ class Shared:
   report: Report
 
   def on_device(self, tree: Any) -> Any:
-    """A tree of scalars on every device."""
+    """Puts a tree of scalars on every device."""
     return hosts.place(tree, replicated(self.layout.mesh))

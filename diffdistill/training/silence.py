@@ -1,4 +1,4 @@
-"""Drops what Orbax prints about an error that it also raises."""
+"""Drops what Orbax prints about an error that it raises as well."""
 
 import functools
 import logging
@@ -19,8 +19,8 @@ def silence() -> None:
   """Drops these messages from now on.
 
   Orbax stops at the first array that it cannot read. Its reads of the other
-  arrays then fail with "Event loop is closed", and Python would print that for
-  each of them.
+  arrays then fail with "Event loop is closed". Python would print this message
+  once for each array.
   """
   logging.getLogger("absl").addFilter(_NotOfOrbax())
   before = sys.unraisablehook

@@ -1,4 +1,4 @@
-"""The stages of a run: what every stage is to those who run or report it."""
+"""The stages of a run, and what every kind of stage can do."""
 
 import abc
 import dataclasses
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 # A source of weights outside the run: "path:DIR" is a finished round of another
 # run, and "imported:FILE" is a file of another framework.
 OUTSIDE = ("path:", "imported:")
-# The second moments of a teacher's gradients, kept beside the teacher: some
-# papers weigh by them.
+# The second moments of a teacher's gradients, kept beside the teacher, because
+# some papers use them as weights.
 SECOND_MOMENTS = "second_moments"
 
 T = TypeVar("T")
@@ -31,15 +31,15 @@ class Round:
 
   Args:
     name: "teacher", or "halve/016" for the student of 16 steps.
-    stage: the name of its stage.
-    num_updates: how many updates it has; the most, if the clock ends it; 0 if
-      it makes pairs.
+    stage: the name of the stage that the round belongs to.
+    num_updates: how many updates the round has; the largest possible number if
+      the clock ends it; 0 if it makes pairs.
     num_steps: the student's sampler steps; 0 if it has no number of steps.
     frozen: for each frozen tree, the round that makes it, or a place outside
       the run.
     guided: whether its teacher is guided. A student of this run is not guided
-      again; weights from outside count as a teacher.
-    seconds: the time after which the round ends, see clock.py; 0 for no limit.
+      again; weights from outside the run count as a teacher.
+    seconds: the time after which the clock ends the round; 0 for no limit.
   """
 
   name: str
@@ -52,7 +52,7 @@ class Round:
 
   @property
   def code(self) -> int:
-    """A number made from the name, from which keys and data order derive."""
+    """A number from the name; it determines the round's keys and data order."""
     return zlib.crc32(self.name.encode()) & 0x7FFFFFFF
 
 
@@ -60,15 +60,16 @@ class Round:
 class Stage(abc.ABC):
   """One stage of a recipe; its kinds are `Training` and `Pairs`.
 
-  The properties that are not abstract are defaults for a stage that trains
+  The properties that are not abstract have the values of a stage that trains
   nothing.
 
   Args:
-    name: of the stage; its rounds have this name or lie in a folder of it.
+    name: the name of the stage; its rounds have this name or lie in a folder
+      with it.
     batch_size: images at a time, over all devices.
-    frozen: for each frozen tree that the stage needs, the stage that makes it;
-      or one round of a stage ("halve/008"), or a place outside the run.
-    minutes: the time after which the stage ends; 0 for no limit.
+    frozen: for each frozen tree that the stage needs, its origin: a stage, one
+      round of a stage ("halve/008"), or a place outside the run.
+    minutes: the time after which the clock ends the stage; 0 for no limit.
   """
 
   name: str
@@ -76,7 +77,7 @@ class Stage(abc.ABC):
   frozen: Mapping[str, str] = dataclasses.field(default_factory=dict)
   minutes: Minutes = 0.0
 
-  # What the progress of a round is counted in.
+  # The unit in which the progress of a round is counted.
   unit: ClassVar[Literal["updates", "pairs"]]
 
   def __post_init__(self):
@@ -100,11 +101,11 @@ class Stage(abc.ABC):
 
   @abc.abstractmethod
   def most(self, round_: Round) -> int:
-    """The units that a round has, or at most has if the clock ends it."""
+    """How many units a round has, or can have if the clock ends it."""
 
   @abc.abstractmethod
   def settled(self, round_dir: epath.Path) -> int | None:
-    """The units of a round that the clock ends; None until they are known.
+    """How many units the clock gave a round; None until the number is fixed.
 
     Raises:
       ValueError: if the record in the round's directory is damaged.
@@ -128,13 +129,13 @@ class Stage(abc.ABC):
 
   @property
   def longest(self) -> int:
-    """The updates of the longest round."""
+    """The number of updates of the longest round."""
     rounds = self.rounds(self.frozen, guided=False)
     return max(round_.num_updates for round_ in rounds)
 
   @property
   def at_a_time(self) -> Mapping[str, int]:
-    """The fields that say how many images are in memory together."""
+    """How many images are in memory together, by the fields that say so."""
     return {"batch_size": self.batch_size}
 
   @property
@@ -144,7 +145,7 @@ class Stage(abc.ABC):
 
   @property
   def classifier(self) -> Any:
-    """The classifier that the stage trains or is given; None without one."""
+    """The classifier that the stage trains or loads; None if there is none."""
     return None
 
   @property
@@ -154,35 +155,35 @@ class Stage(abc.ABC):
 
   @property
   def source(self) -> str:
-    """The place outside the run that the weights come from; "" if trained."""
+    """The place outside the run that has the weights; "" if there is none."""
     return ""
 
   @property
   def start_steps(self) -> int:
-    """The only number of steps that a student may have to be the teacher.
+    """The number of steps that a student must have to be the teacher.
 
-    0 allows every number.
+    0 allows any number.
     """
     return 0
 
   @property
   def pairs(self) -> str:
-    """The stage whose pairs are the data; empty if images are."""
+    """The stage whose pairs are the data; empty if the data are images."""
     return ""
 
   @property
   def select(self) -> "Selection | None":
-    """How the best weights are selected; None to keep those at the end."""
+    """How the best weights are selected; None keeps those at the end."""
     return None
 
   @property
   def updates_per_call(self) -> int:
-    """How many updates the devices do without the host in between."""
+    """How many updates the devices do in one call from the host."""
     return 1
 
 
 def trainings(stages: Iterable[Stage]) -> dict[str, "Training"]:
-  """The stages that have weights, by name: all but those of pairs."""
+  """The stages that have weights, by name: all stages except those of pairs."""
 
   def keep(stage: "Training") -> list["Training"]:
     return [stage]

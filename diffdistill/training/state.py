@@ -1,4 +1,4 @@
-"""The state of a round, which each update changes; it holds nothing random."""
+"""The state of a round, which each update changes; it has no random key."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -37,10 +37,11 @@ def create_state(
   """The state before the first update; a pure function, to be jitted.
 
   Args:
-    objective: has the trees that are trained.
+    objective: declares the trained trees.
     optimizers: the optimizer of each tree.
     key: for trees that are drawn anew.
-    frozen: the trees that others start from, by name.
+    frozen: the frozen trees by name; some trained trees start as copies of
+      them.
   """
   params = objective.init(key, frozen)
   return TrainState(
@@ -65,8 +66,8 @@ def decays_of(
 ) -> dict[str, float]:
   """The decays of a tree's moving averages, by name.
 
-  Where both name an average, the objective's decay counts. The optimizer's
-  averages are kept for the product alone.
+  If both the objective and the optimizer name an average, the objective's decay
+  is used. The optimizer's averages are made for the product only.
   """
   own = dict(objective.trees[name].averages)
   of_product = name == product_tree(objective)
@@ -100,7 +101,7 @@ def in_dtype(tree: Params, dtype: str) -> Params:
 
 
 def with_shardings(shapes: Any, layout: Layout) -> Any:
-  """Shapes and dtypes, with a sharding added to each by the layout.
+  """Shapes and dtypes, each with its sharding by the layout.
 
   Args:
     shapes: a tree of parameters, or a TrainState. All trees of a TrainState are

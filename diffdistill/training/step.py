@@ -1,4 +1,4 @@
-"""The update: the only place where trained trees are differentiated."""
+"""The update: the only place where gradients of trained trees are taken."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -23,7 +23,8 @@ from diffdistill.training.optimizers import Optimizer, applied
 from diffdistill.training.sharding import replicated, unrolled
 from diffdistill.training.state import TrainState, decays_of, named_averages
 
-# Endings of metrics that count since the round began; their last value counts.
+# Endings of metrics that are running counts of the round; only the last value
+# counts.
 COUNTERS = ("/skipped", "/skipped_in_a_row")
 
 # The traced learning rate of each tree, by name.
@@ -41,7 +42,7 @@ def make_update(
   mesh: Mesh,
   accumulate: int = 1,
 ) -> Update:
-  """The jitted update of the trees of one turn; it donates the state.
+  """The jitted update of the trees of one turn; the state is donated.
 
   The loss is the mean over the global batch, so its gradient is clipped after
   the all-reduce. The update takes the key of the round, and folds in the step
@@ -49,12 +50,12 @@ def make_update(
   makes the training batch on the device.
 
   Args:
-    objective: its loss is differentiated in the trees of the turn alone.
-    turn: one of objective.cycle.
+    objective: its loss is differentiated only in the trees of the turn.
+    turn: one turn of objective.cycle.
     optimizers: the optimizer of each tree.
     shardings: a TrainState of shardings, for the new state.
     mesh: where metrics are replicated.
-    accumulate: the number of parts of the batch, computed one after the other.
+    accumulate: the number of parts of the batch, which are computed one by one.
   """
   return jax.jit(
     _update(objective, turn, optimizers, shardings, mesh, accumulate),
@@ -97,7 +98,7 @@ def make_updates(
         batch, at, given = jax.tree.map(lambda leaf, i=i: leaf[i], rows)
         state, metrics = update[turn](state, frozen, batch, key, at, given)
         found.append(metrics)
-      # Otherwise the partitioner may keep the whole state on every device.
+      # Without this, the partitioner may keep the whole state on every device.
       return jax.lax.with_sharding_constraint(state, shardings), found
 
     rows = jax.tree.map(
@@ -196,7 +197,7 @@ def _apply(
   for average, decay in decays.items():
     kept = state.averages[name][average]
     updated = ema_update(kept, params, decay, applied(before))
-    # A skipped update does not change the average.
+    # A skipped update must not change the average.
     averages[average] = jax.tree.map(
       lambda u, k: jnp.where(opt_state.last_finite, u, k), updated, kept
     )

@@ -1,9 +1,10 @@
-"""Writes and reads trees of arrays by Orbax v1, and finds damage.
+"""Writes and reads trees of arrays with Orbax v1, and detects damage.
 
 This is the only file that imports Orbax. A folder holds one or more trees, by
 name. Every write is atomic: Orbax writes to another folder and renames it; in a
-bucket it writes in place and adds a mark last. The caller keeps the digests of
-the arrays (fingerprint.py), which show whether they are as they were saved.
+bucket it writes in place and adds a mark last. The digests of the arrays
+(fingerprint.py), which the caller keeps, show later whether the arrays have
+changed.
 """
 
 import math
@@ -28,13 +29,14 @@ from diffdistill.training.state import with_shardings
 
 T = TypeVar("T")
 
-# The file by which Orbax marks a complete write in a bucket.
+# The file with which Orbax marks a complete write in a bucket.
 COMMITTED = "commit_success.txt"
-# Part of the name of every folder that Orbax has not finished.
+# A part of the name of every folder that Orbax has not completed.
 UNFINISHED = ".orbax-checkpoint-tmp"
 # How many bytes of arrays are read back at a time.
 BYTES_AT_ONCE = 2**28
-# Orbax numbers its operations, so two threads must not call it together.
+# Orbax numbers its operations, so two threads must not call it at the same
+# time.
 _ONE_AT_A_TIME = threading.RLock()
 
 
@@ -73,7 +75,7 @@ def save(folder: epath.Path, trees: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def begin(folder: epath.Path, trees: Mapping[str, Any]) -> Saving:
-  """Begins to write in the background; the arrays may change afterwards.
+  """Begins a write in the background; the caller may then change the arrays.
 
   Raises:
     ValueError: if the disk refuses; the message is one line.
@@ -103,13 +105,13 @@ def load(folder: epath.Path, name: str, shapes: Any, expected: Any) -> Any:
 
   Args:
     folder: where the tree is.
-    name: of the tree.
-    shapes: the shapes, dtypes and shardings to load to.
+    name: the name of the tree.
+    shapes: the shapes, dtypes and shardings of the loaded arrays.
     expected: the digests of the arrays.
 
   Raises:
-    DamagedError: if the tree differs from what was saved; names the first
-      array that does.
+    DamagedError: if the tree differs from what was saved; the message names the
+      first array that differs.
   """
   tree = _read(
     folder,
@@ -154,7 +156,8 @@ def read_back(
       may leave them out; then they are read from the disk.
 
   Raises:
-    DamagedError: if an array differs from what was saved; names the first.
+    DamagedError: if an array differs from what was saved; the message names the
+      first one.
   """
   for name, wanted in expected.items():
     tree = None if shapes is None else shapes[name]
@@ -181,10 +184,11 @@ def compare(
   expected: Mapping[str, str],
   actual: Mapping[str, str],
 ) -> None:
-  """Compares the digests of one tree with those that were kept.
+  """Compares the digests of one tree with the digests that were saved.
 
   Raises:
-    DamagedError: if they differ; names the first array that does.
+    DamagedError: if they differ; the message names the first array that
+      differs.
   """
   wrong = [
     array
@@ -202,7 +206,7 @@ def compare(
 def is_whole(folder: epath.Path) -> bool:
   """Whether Orbax has finished the write of a folder.
 
-  A folder of a bucket cannot be renamed, so there a mark is written last.
+  In a bucket a folder cannot be renamed, so Orbax writes a mark last.
   """
   if in_bucket(folder):
     return (folder / COMMITTED).exists()
@@ -210,7 +214,7 @@ def is_whole(folder: epath.Path) -> bool:
 
 
 def clean(folder: epath.Path) -> None:
-  """Removes unfinished writes of killed processes from a folder."""
+  """Removes the unfinished writes of killed processes from a folder."""
   for pattern in (f"*{UNFINISHED}*", ".*.partial"):
     for path in matching(folder, pattern):
       remove(path)
@@ -225,7 +229,7 @@ def remove(path: epath.Path) -> None:
 
 
 def absolute(path: epath.Path) -> epath.Path:
-  """The absolute path, which Orbax needs; a bucket's path always is."""
+  """The absolute path, which Orbax needs; a bucket's path is one already."""
   return path if path.is_absolute() else path.resolve()
 
 
@@ -236,7 +240,7 @@ def first_line(error: BaseException) -> str:
 
 
 def refusal(error: Exception, round_dir: epath.Path) -> ValueError:
-  """The error with a remedy added."""
+  """The error with a remedy added to its message."""
   return ValueError(
     f"{error}; restore it, or remove {round_dir} to train that round again"
   )
@@ -263,7 +267,7 @@ def _on_disk(folder: epath.Path, name: str) -> Any:
 
 
 def _read(folder: epath.Path, act: Callable[[], T]) -> T:
-  """Calls `act` on every process; if one of them fails, all refuse.
+  """Calls `act` on every process; if it fails on one, all raise an error.
 
   Raises:
     DamagedError: if a process cannot read.
@@ -274,7 +278,7 @@ def _read(folder: epath.Path, act: Callable[[], T]) -> T:
     with _ONE_AT_A_TIME:
       result = act()
   except Exception as error:
-    # Orbax and its storage raise many classes of errors for a damaged file.
+    # Orbax and its storage libraries raise many classes of errors for damage.
     failed: Exception | None = error
     reason = first_line(error)
   else:
@@ -285,7 +289,7 @@ def _read(folder: epath.Path, act: Callable[[], T]) -> T:
 
 
 def _parts(shapes: Any) -> Iterator[Any]:
-  """The tree in parts: each part has some leaves, and `...` for the others."""
+  """Divides a tree: each part has some leaves, and `...` for the others."""
   leaves, structure = jax.tree.flatten(shapes)
   chosen: list[int] = []
   size = 0

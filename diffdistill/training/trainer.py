@@ -1,4 +1,4 @@
-"""Trains a run: every round of every stage, in order; it resumes by itself."""
+"""Trains a run: all rounds of all stages, in order. A new call resumes it."""
 
 import dataclasses
 import functools
@@ -31,23 +31,26 @@ from diffdistill.training.watchdog import Watchdog
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trainer:
-  """Trains the rounds of a run that are not finished.
+  """Trains those rounds of a run that are not finished.
 
   Args:
     stages: the recipe.
     workdir: the folder of the run.
-    seed: of all random numbers.
+    seed: the seed of all random numbers of the run.
     batches: returns batches of images for (batch size, seed, stage's name).
-    pairs: returns the pairs of (stage, round, teacher's weights) on disk.
+    pairs: returns the pair store of (stage, round, teacher's weights).
     outside: loads weights from outside the run, for (stage, name, source).
     layout: the mesh, and where parameters lie on it.
-    cadence: how often to log, save and observe.
-    observe: is shown the product of each round, at the cadence and at the end.
-    distance: returns the score of a product, for stages that select by it.
-    begins: is called before a stage trains; it may refuse by an error.
-    preemption: says when to leave; by default never.
-    watchdog: ends a run that hangs; by default it does not.
-    now: returns the seconds of the clock that ends rounds.
+    cadence: how often to log, save and show samples.
+    observe: shows the product of each round, at the cadence and at the end.
+    distance: returns the score of a product, for stages that select by
+      distance.
+    begins: is called before a stage trains; it may raise an error to prevent
+      it.
+    preemption: says when to save and end; by default never.
+    watchdog: ends a run that hangs; by default nothing does.
+    now: returns the seconds of the clock that ends rounds, as time.monotonic
+      does.
   """
 
   stages: tuple[Stage, ...]
@@ -101,7 +104,7 @@ class Trainer:
 
     Raises:
       TrainingStoppedError: if gradients stay non-finite.
-      PreemptedError: if the run was asked to leave; its work is saved.
+      PreemptedError: if the run was asked to end; its work is saved.
     """
     rounds = curriculum(self.stages)
     works = [_work(stage, round_) for stage, round_ in rounds]
@@ -117,7 +120,7 @@ class Trainer:
           take=functools.partial(self._take, round_, report),
           make=functools.partial(self._make, round_, report),
         )
-      # Not at the end of the loop: a crash may have come just before this.
+      # Finished rounds too: a process may have died just before this line.
       checkpoint.discard(round_dir)
     report.close()
 
@@ -139,7 +142,7 @@ class Trainer:
     later: Work,
     stage: Training,
   ) -> None:
-    """Trains a round; adds the stage's functions to those that are compiled."""
+    """Trains a round, and adds the stage's functions to the compiled ones."""
     begun = time.monotonic()
     frozen = self._inputs.frozen(stage, round_)
     if stage.name not in compiled:
@@ -192,7 +195,7 @@ def check_batches(stages: Sequence[Stage], mesh: Mesh) -> None:
   """Refuses a batch that the devices cannot share equally.
 
   Raises:
-    ValueError: for such a batch.
+    ValueError: if the devices cannot share a batch equally.
   """
   for stage in stages:
     rows = mesh.size * stage.group
@@ -205,7 +208,7 @@ def check_batches(stages: Sequence[Stage], mesh: Mesh) -> None:
 
 
 def _work(stage: Stage, round_: Round) -> Work:
-  """The work of a whole round: its images, or the time that it may take."""
+  """The work of a whole round: its images, or the seconds that it may take."""
   if round_.seconds:
     return Work(0, round_.seconds)
   return Work(stage.batch_size * round_.num_updates)

@@ -27,32 +27,34 @@ if TYPE_CHECKING:
 class Training(Stage):
   """A stage that minimises an objective, in one round or in several.
 
-  If it has `minutes`, they are shared by its rounds, and a round of twice the
-  updates has two parts. The learning rate is annealed before the end. A round
-  of fewer than four calls is too short to be timed.
+  If it has `minutes`, its rounds share them; a round with twice the updates
+  gets twice the time. The learning rate is annealed before the end. A round of
+  fewer than four calls is too short to be timed.
 
   Args:
-    objective: what is minimised.
-    optimizer: of every tree that has none of its own.
-    optimizers: of single trees, by name.
+    objective: the objective that is minimised.
+    optimizer: the optimizer of every tree that has none of its own.
+    optimizers: the optimizers of single trees, by name.
     accumulate: the number of parts of a batch, which are computed one after
       the other.
-    num_updates: of each round; at most so many, if the clock ends it.
+    num_updates: the updates of each round, or the largest number if the clock
+      ends it.
     source: a place outside the run whose weights are the product of this
       stage. Then nothing is trained.
     start_steps: the teacher's steps before the first halving.
     end_steps: the last student's steps.
-    num_steps: of the students of a stage that trains "each" by itself.
-    long_rounds: rounds of students of at most so many steps have twice the
-      num_updates (Salimans & Ho 2022, section 5.2: the rounds of 2 steps and
-      of 1 step); 0 for none.
+    num_steps: the students' numbers of steps, if the stage trains each student
+      by itself.
+    long_rounds: students with at most this many steps get twice the num_updates
+      (Salimans & Ho 2022, section 5.2: the rounds of 2 steps and of 1 step); 0
+      for none.
     pairs: the stage whose pairs are the data, if the objective consumes pairs.
     select: how the best weights are selected; None keeps those at the end.
-    updates_per_call: how many updates the devices do without the host in
-      between, which is faster if an update takes milliseconds. It is a multiple
-      of the objective's cycle, and each cadence is a multiple of it.
-    teacher_dtype: "bfloat16" holds the frozen teacher in half the memory, once
-      the student has been copied from it.
+    updates_per_call: how many updates the devices do in one call from the host.
+      More are faster if an update takes milliseconds. It is a multiple of the
+      objective's cycle, and each cadence is a multiple of it.
+    teacher_dtype: "bfloat16" halves the memory of the frozen teacher, once the
+      student has been copied from it.
   """
 
   objective: Objective
@@ -139,14 +141,14 @@ class Training(Stage):
     return tuple(result)
 
   def _students(self) -> list[int]:
-    """The numbers of steps of its rounds; 0 for one that has none."""
+    """The students' numbers of steps; 0 for a round that has none."""
     if self.objective.rounds != "halving":
       return list(self.num_steps) or [0]
     halvings = (self.start_steps // self.end_steps).bit_length() - 1
     return [self.start_steps >> i for i in range(1, halvings + 1)]
 
   def _parts(self, num_steps: int) -> int:
-    """How many times num_updates a round has."""
+    """The updates of a round, as a multiple of num_updates."""
     halving = self.objective.rounds == "halving"
     return 2 if halving and num_steps <= self.long_rounds else 1
 
@@ -217,7 +219,8 @@ class Training(Stage):
       raise ValueError(f"{path}; pass float32 or bfloat16")
     if "teacher" not in self.objective.needs:
       raise ValueError(f"{path}, but its objective has no teacher; remove it")
-    # Such objectives compute with a float32 copy, so nothing would be saved.
+    # An objective that takes tangents computes with a float32 copy, so nothing
+    # would be saved.
     if any(
       self.objective.passes(turn, 1, True).tangent
       for turn in self.objective.cycle

@@ -1,6 +1,6 @@
 """Ends a run that hangs, so that a scheduler can start it again.
 
-A process that waits in a collective for a lost process may wait for ever.
+A process that waits in a collective for a lost process may wait forever.
 """
 
 import collections
@@ -12,13 +12,13 @@ import time
 from typing import Protocol, runtime_checkable
 
 STALLED = 70  # EX_SOFTWARE of sysexits.h
-# An update that compiles or reads first may take so many times as long.
+# An update that first compiles or reads may take this many times as long.
 PATIENCE = 6
 
 
 @runtime_checkable
 class Result(Protocol):
-  """An array that a device is to fill."""
+  """An array that a device has not computed yet."""
 
   def is_ready(self) -> bool: ...
 
@@ -26,8 +26,8 @@ class Result(Protocol):
 class Watchdog:
   """Ends the process with status 70 if no update is finished for too long.
 
-  It prints the stack of every thread first. Inside the `with` block a thread
-  watches; it runs while the main thread waits for a device.
+  It first prints the stack of every thread. A thread watches inside the `with`
+  block; it runs while the main thread waits for a device.
 
   Args:
     seconds: the longest time between two finished updates; 0 for no limit.
@@ -37,8 +37,9 @@ class Watchdog:
     self._seconds = seconds
     self._allowed, self._since = 0.0, 0.0
     self._running: collections.deque[Result] = collections.deque()
-    # Held while the deadline changes: by the watching thread, when an update is
-    # finished, or by the main thread, when it begins something else.
+    # A thread holds this lock while it changes the deadline. The watching
+    # thread does so when an update is finished, the main thread when it begins
+    # other work.
     self._lock = threading.RLock()
     self._stop = threading.Event()
     self._thread: threading.Thread | None = None
@@ -58,7 +59,7 @@ class Watchdog:
       self._thread.join()
 
   def patience(self) -> None:
-    """Notes that work begins which may compile or read much first."""
+    """Notes that the next work may first compile or read much."""
     with self._lock:
       self._running.clear()
       self._allowed = PATIENCE * self._seconds
@@ -70,7 +71,7 @@ class Watchdog:
       self._allowed, self._since = self._seconds, time.monotonic()
 
   def dispatched(self, result: Result) -> None:
-    """Notes that an update is dispatched; it ends when its result is ready.
+    """Notes that an update is dispatched; it is done when its result is ready.
 
     Args:
       result: an array of the update that is never donated.
@@ -88,7 +89,7 @@ class Watchdog:
           self._end()
 
   def _end(self) -> None:
-    # Use the number of stderr, because in a notebook sys.stderr has none.
+    # Use file number 2, because sys.stderr has no number in a notebook.
     faulthandler.dump_traceback(2, all_threads=True)
     sys.stderr.write(
       f"diffdistill: no update finished in {self._allowed:g} s; every"
