@@ -19,10 +19,10 @@ def benchmark(
   num_steps: tuple[int, ...],
   profile: epath.Path | None,
 ) -> None:
-  """Prints, as JSON, how fast a recipe trains and samples, see timing.py."""
+  """Prints, as JSON, how fast a recipe trains and samples; see timing.py."""
   run = from_config.build(config)
   run.source.check()
   traces = None if profile is None else Path(profile)
   result = measure(run, stage, num_updates, TURNS, num_steps, traces)
-  # A report reads it, where it is put into a workdir.
+  # A report shows these times if a file in the workdir holds this JSON.
   print(json_of(result))

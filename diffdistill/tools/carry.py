@@ -36,15 +36,15 @@ RECORDS = (
 
 
 def carry(workdir: epath.Path, out: epath.Path) -> None:
-  """Copies what the rest of a run needs; nothing in its workdir changes.
+  """Copies what the rest of a run needs, and leaves the workdir unchanged.
 
   Args:
     workdir: the folder of the run.
     out: a folder that does not exist yet.
 
   Raises:
-    ValueError: if `out` exists, a folder is in a bucket, a training is at work
-      in the workdir, or needed weights were left behind by an earlier `carry`.
+    ValueError: if `out` exists, a folder is in a bucket, a training runs in the
+      workdir, or an earlier `carry` left needed weights behind.
   """
   for place in (workdir, out):
     if in_bucket(place):
@@ -60,10 +60,10 @@ def carry(workdir: epath.Path, out: epath.Path) -> None:
     for name in run.rounds:
       if (workdir / name).exists():
         _round(run, workdir / name, new / name, wanted.get(name, set()))
-    # The data's own statistics are soon made again.
+    # The statistics of the data are left out: they are soon computed again.
     _copy(workdir / FOLDER, new / FOLDER, "*reference.*")
     _copy(workdir / "samples", new / "samples")
-    # The config is last: a folder without one is no run.
+    # The config is copied last, because it makes a folder a run.
     for pattern in RECORDS:
       for path in matching(workdir, pattern):
         _copy(path, new / path.name)
@@ -73,7 +73,7 @@ def carry(workdir: epath.Path, out: epath.Path) -> None:
 
 
 def _wanted(run: Experiment, workdir: epath.Path) -> dict[str, set[str]]:
-  """The names of the weights of each finished round that are still needed."""
+  """The names of the weights that are still needed, by finished round."""
   result: dict[str, set[str]] = {}
 
   def want(source: str, product: str | None = None) -> None:
@@ -101,7 +101,7 @@ def _wanted(run: Experiment, workdir: epath.Path) -> dict[str, set[str]]:
 
 
 def _unjudged(run: Experiment, workdir: epath.Path) -> list[str]:
-  """The finished models that have no row of the evaluation in the config."""
+  """The finished models that the config's evaluation has not judged yet."""
   try:
     models = contestants(run, workdir, lambda line: None)
     kept = judged_rows(run, workdir, identity_of(run, workdir))
@@ -119,7 +119,14 @@ def _unjudged(run: Experiment, workdir: epath.Path) -> list[str]:
 def _round(
   run: Experiment, old: epath.Path, new: epath.Path, products: Collection[str]
 ) -> None:
-  """Copies the products of a finished round, or the checkpoints of another."""
+  """Copies a finished round's products, or an unfinished round's checkpoints.
+
+  Args:
+    run: the recipe.
+    old: the folder of the round.
+    new: the new folder of the round.
+    products: the names of the weights to copy if the round is finished.
+  """
   _copy(old / CLOCK, new / CLOCK)
   if not checkpoint.has_final(old):
     for path in checkpoint.to_go_on_from(old):
@@ -139,7 +146,7 @@ def _round(
 
 
 def _copy(old: epath.Path, new: epath.Path, *without: str) -> None:
-  """Copies a file or folder if it exists, except files of these patterns."""
+  """Copies a file or folder if it exists, without files of these patterns."""
   if old.is_dir():
     new.mkdir(parents=True, exist_ok=True)
     for path in old.iterdir():
@@ -150,6 +157,6 @@ def _copy(old: epath.Path, new: epath.Path, *without: str) -> None:
     try:
       shutil.copy(old, new)
     except OSError as error:
-      # The second name is the file that is written, which a full disk is about.
+      # If the disk is full, the message must name the file that is written.
       place = error.filename2 or error.filename or str(new)
       raise OSError(error.errno, error.strerror, place) from error

@@ -1,7 +1,7 @@
 """python -m diffdistill.tools.device: names the one device that JAX finds.
 
-A process of its own, since a process that asks for a device keeps it, and may
-hang where the driver does.
+This runs in a process of its own: a process that asks JAX for a device keeps
+the device, and hangs if the driver hangs.
 """
 
 import re
@@ -11,7 +11,7 @@ import jax
 
 
 def main() -> int:
-  """Prints the device's name as a part of a file's name; the exit status."""
+  """Prints the device's name, fit for a file name; returns the exit status."""
   try:
     device, *others = jax.devices()
   except RuntimeError as error:

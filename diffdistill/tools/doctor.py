@@ -16,7 +16,7 @@ from diffdistill import __version__
 from diffdistill.system.files import in_bucket
 from diffdistill.tools.speaking import answer
 
-# The packages that make each extra of the installation work.
+# The packages of each extra of the installation.
 EXTRAS = {
   "gcs": ("gcsfs",),
   "plan": ("libtpu",),
@@ -24,7 +24,8 @@ EXTRAS = {
   "tfds": ("tensorflow_datasets", "array_record"),
 }
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
-# JAX asks a driver for its devices, which may take minutes on a pod or hang.
+# Seconds to wait for JAX to list its devices. A pod may take minutes, and a
+# broken driver never answers.
 PATIENCE = 120
 LIST_DEVICES = """
 import jax
@@ -70,7 +71,11 @@ def _versions() -> str:
 
 
 def _devices() -> tuple[str, bool]:
-  """The devices that JAX finds, in a process of its own, which may hang."""
+  """Lists the devices of JAX, in a process of its own because JAX may hang.
+
+  Returns:
+    (The devices in words or the reason why there is none, whether there is one)
+  """
   command = [sys.executable, "-c", LIST_DEVICES]
   try:
     done = subprocess.run(
@@ -88,7 +93,7 @@ def _devices() -> tuple[str, bool]:
 
 
 def _memory() -> str:
-  """The memory of this host that is free."""
+  """The free memory of this host."""
   try:
     lines = Path("/proc/meminfo").read_text().splitlines()
   except OSError:
@@ -104,7 +109,11 @@ def _split(line: str) -> tuple[str, str]:
 
 
 def _disk(workdir: epath.Path) -> tuple[str, bool]:
-  """The free space where the workdir is or will be, if it can be written."""
+  """The free space of the workdir's disk.
+
+  Returns:
+    (The space in words or what is wrong, whether the workdir can be written)
+  """
   if in_bucket(workdir):
     installed = importlib.util.find_spec("gcsfs") is not None
     rest = "" if installed else "; pip install 'diffdistill[gcs]'"
@@ -123,7 +132,7 @@ def _disk(workdir: epath.Path) -> tuple[str, bool]:
 
 
 def _compilations() -> str:
-  """Whether compiled programs are kept between two runs."""
+  """A text that says whether compiled programs are kept between two runs."""
   variable = "JAX_COMPILATION_CACHE_DIR"
   folder = os.environ.get(variable)
   if folder:
@@ -132,7 +141,7 @@ def _compilations() -> str:
 
 
 def _extra(name: str) -> str:
-  """Whether an extra of the installation is here, and how to install it."""
+  """A text that says whether an extra is installed, or how to install it."""
   missing = [p for p in EXTRAS[name] if importlib.util.find_spec(p) is None]
   if not missing:
     return "installed"

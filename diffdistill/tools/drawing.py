@@ -1,4 +1,4 @@
-"""Images of finished models: of a run, or of an exported folder."""
+"""Draws images of the finished models of a run, or of an exported model."""
 
 import dataclasses
 import functools
@@ -31,7 +31,7 @@ from diffdistill.tools.speaking import say
 from diffdistill.training.effects import check_images
 from diffdistill.training.sharding import make_mesh, replicated
 
-# Images made at a time by an exported model, which has no config.
+# The batch size of an exported model, which has no config that states one.
 EXPORTED_AT_A_TIME = 500
 
 
@@ -40,17 +40,19 @@ class Wish:
   """Which images to draw.
 
   Args:
-    num_images: how many; how many rows with `interpolate`.
-    num_steps: of the sampler; None for those that a student was made for, and
-      for a teacher's most.
-    seed: of the noise, in [0, 2^32).
-    label: the class of all images; None for classes as frequent as in the data.
-    guidance: the weight; None for the config's of a teacher, and 0 of others.
-    interpolate: images a row, 2 or more, from one noise to another (Luhman &
-      Luhman 2021 show 11); None gives every image a noise of its own.
+    num_images: the number of images, or of rows if `interpolate` is set.
+    num_steps: the number of sampler steps. None means the number that a student
+      was made for, or the largest at which a teacher is judged.
+    seed: the seed of the noise, in [0, 2^32).
+    label: the class of all images; None means that classes are as frequent as
+      in the data.
+    guidance: the weight of the guidance. None means the config's weight for a
+      teacher, and 0 for other models.
+    interpolate: the number of images in a row, 2 or more, from one noise to
+      another (Luhman & Luhman 2021 show 11). None draws independent images.
 
   Raises:
-    ValueError: for fewer images.
+    ValueError: if `num_images` is below 1, or `interpolate` below 2.
   """
 
   num_images: int
@@ -79,10 +81,10 @@ class Drawn:
   """Images of a model.
 
   Args:
-    images: the images, as they were wished for.
+    images: the images.
     model: the name of the model.
-    num_steps: of the sampler.
-    wish: what was wished for.
+    num_steps: the number of sampler steps.
+    wish: the request for these images.
   """
 
   images: UInt8[np.ndarray, "n h w c"]
@@ -91,13 +93,16 @@ class Drawn:
   wish: Wish
 
   def sheet(self) -> Picture:
-    """The images side by side; a row for each way from noise to noise."""
+    """A picture of the images side by side.
+
+    If the images are interpolated, each row leads from one noise to another.
+    """
     sheet = grids.sheet(from_uint8(self.images), self.wish.interpolate)
     return Picture(grids.as_png(sheet))
 
 
 def labelled_sheet(drawn: Sequence[Drawn]) -> Picture:
-  """A row of images of each model, its name and steps at the left."""
+  """A picture with a row of images per model; its name and steps are labels."""
   images = {
     f"{one.model}, {one.num_steps} steps": from_uint8(one.images)
     for one in drawn
@@ -106,21 +111,21 @@ def labelled_sheet(drawn: Sequence[Drawn]) -> Picture:
 
 
 class RunArtist:
-  """Draws images of the finished models of a run, and compiles each one once.
+  """Draws images of the finished models of a run; compiles each sampler once.
 
   Args:
-    workdir: of the run.
+    workdir: the folder of the run.
 
   Raises:
-    ValueError: where the workdir holds no run, or was trained with another
-      precision of matrix products than JAX has here.
+    ValueError: if the workdir holds no run, or if the run was trained with
+      another precision of matrix products than JAX uses now.
   """
 
   def __init__(self, workdir: epath.Path):
     self.run: Experiment = from_config.reopen(workdir)
     environment.check(workdir)
     self._workdir = workdir
-    # Each line is said once.
+    # The cache prevents that the same line is printed twice.
     self._say = functools.cache(say)
 
     @functools.cache
@@ -143,10 +148,14 @@ class RunArtist:
     return finished(self.run, self._workdir)
 
   def draw(self, name: str | None, wish: Wish) -> Drawn:
-    """Images of a model; of the last one by default.
+    """Draws images of a model.
+
+    Args:
+      name: the name of the model; None means the last finished one.
+      wish: the images to draw.
 
     Raises:
-      ValueError: for a model that is not finished, or that cannot draw them.
+      ValueError: if the model is not finished, or cannot draw such images.
     """
     run = self.run
     stage, round_, steps = finished_model(
@@ -168,10 +177,11 @@ class ExportArtist:
   """Draws images of an exported model.
 
   Args:
-    folder: that `diffdistill export` wrote, as safetensors or StableHLO.
+    folder: a folder of safetensors or StableHLO, written by `diffdistill
+      export`.
 
   Raises:
-    ValueError: where the folder holds no model, or a damaged one.
+    ValueError: if the folder holds no model, or a damaged one.
   """
 
   def __init__(self, folder: epath.Path):
@@ -184,17 +194,22 @@ class ExportArtist:
     )
 
   def models(self) -> Table[Model]:
-    """The one model."""
+    """A table with the one model of the folder."""
     name, steps = self._model.name, self._model.num_steps
     kind = STUDENT if steps else TEACHER
     return Table([Model(name=name, kind=kind, num_steps=steps or None)])
 
   def draw(self, name: str | None, wish: Wish) -> Drawn:
-    """Images of the model.
+    """Draws images of the model.
+
+    Args:
+      name: the name of the model, or None.
+      wish: the images to draw; a teacher needs `num_steps`.
 
     Raises:
-      ValueError: for another name, for guidance, for steps that the model was
-        not made for, and for a teacher and no number of steps.
+      ValueError: if the folder has another name, if the wish has guidance, if
+        the student was made for another number of steps, or if the model is a
+        teacher and no number of steps is given.
     """
     model, asked = self._model, wish.num_steps
     if name not in (None, model.name):
@@ -223,7 +238,7 @@ class ExportArtist:
 def _draw(
   generator: Generator, params: Params, wish: Wish, num_steps: int
 ) -> UInt8[np.ndarray, "n h w c"]:
-  """The images of a model, rounded to bytes."""
+  """Draws images of a model and rounds them to bytes."""
   seed, count, between = wish.seed, wish.num_images, wish.interpolate
   if between is not None:
     images = interpolated(generator, params, seed, count, between, num_steps)

@@ -1,4 +1,4 @@
-"""The lines about a run that begins, is finished, or partly finished."""
+"""The lines printed when a run begins and when it is finished."""
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,10 +9,10 @@ from diffdistill.run.experiment import Experiment
 
 
 def already(rounds: Mapping[str, bool]) -> str:
-  """One line about the rounds that are not trained again.
+  """One line about the finished rounds, which are not trained again.
 
   Args:
-    rounds: whether each is finished, in order.
+    rounds: for each round, in order, whether it is finished.
   """
   finished = [name for name, is_finished in rounds.items() if is_finished]
   if len(finished) == len(rounds):
@@ -23,12 +23,12 @@ def already(rounds: Mapping[str, bool]) -> str:
 def beginning(
   run: Experiment, workdir: epath.Path, finished: Mapping[str, bool]
 ) -> Iterator[str]:
-  """Lines about a training that ends by the clock: how long, and what of it.
+  """Lines about the minutes that a training with a time limit will take.
 
   Args:
     run: the recipe.
     workdir: the folder of the run.
-    finished: whether each of its rounds is finished.
+    finished: for each round, whether it is finished.
   """
   seconds: dict[str, float] = {}
   picture = ""
@@ -49,11 +49,11 @@ def beginning(
 
 
 def ending(workdir: epath.Path, rounds: Sequence[str], *, judged: bool) -> str:
-  """One line about a finished run: what there is, and what can follow.
+  """One line about a finished run: its rounds, and the next commands to use.
 
   Args:
     workdir: the folder of the run.
-    rounds: the names of its rounds, in order.
+    rounds: the names of the run's rounds, in order.
     judged: whether the run has a network whose features judge images.
   """
   command, *others = ["evaluate"] * judged + ["sample", "report", "export"]
@@ -65,7 +65,7 @@ def ending(workdir: epath.Path, rounds: Sequence[str], *, judged: bool) -> str:
 
 
 def named(rounds: Sequence[str]) -> str:
-  """The rounds in words: of each stage the first and the last."""
+  """The rounds in words: the first and the last round of each stage."""
   stages: dict[str, list[str]] = {}
   for name in rounds:
     stages.setdefault(name.split("/")[0], []).append(name)

@@ -18,7 +18,7 @@ from diffdistill.system import hosts, places
 from diffdistill.tools.speaking import answer, say
 from diffdistill.training.preemption import PreemptedError, Preemption
 
-# Names the file of the FID network's weights.
+# This environment variable names the file of the FID network's weights.
 VARIABLE = "DIFFDISTILL_INCEPTION"
 
 
@@ -31,7 +31,7 @@ def evaluate(
 ) -> None:
   """Judges the teacher and every finished student, and prints the table.
 
-  The arguments and the refusals are those of `judge`.
+  The arguments and errors are the same as in `judge`.
   """
   evaluation = judge(
     workdir,
@@ -58,27 +58,27 @@ def judge(
 ) -> evaluating.Evaluation:
   """Judges the teacher and every finished student; writes the evaluation.
 
-  A row that is done is kept, so the next call goes on where this one ended.
+  The folder `evaluated` in the workdir keeps each finished row and every
+  evaluation, so the next call continues after the last finished row. The
+  largest evaluation is also in evaluation.json, evaluation.png and
+  samples/compared.png. An argument that is None has the config's value.
 
   Args:
-    workdir: of the run; the evaluation and each row as it is done go under
-      evaluated, and the largest evaluation is evaluation.json, evaluation.png
-      and samples/compared.png too.
-    num_images: judged a row; the config's by default.
-    num_steps: of the teacher's sampler, and which students to judge; the
-      config's by default.
-    seed: of the noise; the config's by default.
-    batch_size: images made at a time; the config's by default.
-    inception: the file of the FID network's weights; by default the config's,
-      or that of DIFFDISTILL_INCEPTION.
-    reference: an .npz of the FID network's statistics of the data; the
-      config's by default.
-    exported: folders of exported students, to be judged too.
+    workdir: the folder of the run.
+    num_images: the number of images in a row.
+    num_steps: the numbers of steps of the teacher's sampler. A student is
+      judged if its own number of steps is one of these.
+    seed: the seed of the noise.
+    batch_size: the number of images in a batch.
+    inception: the file of the FID network's weights. If neither this argument
+      nor the config names the file, DIFFDISTILL_INCEPTION may name it.
+    reference: an .npz of the FID network's statistics of the data.
+    exported: folders of exported students, which are judged too.
 
   Raises:
-    PreemptedError: after SIGTERM.
-    ValueError: where the run has no classifier or no teacher to judge by, or
-      where a file or the number of images is not what FID needs.
+    PreemptedError: if SIGTERM arrives.
+    ValueError: if the run has no classifier or no teacher to judge by, or if a
+      file or the number of images does not fit FID.
   """
   run = from_config.reopen(workdir)
   environment.check(workdir)
@@ -110,7 +110,7 @@ def judge(
 
 
 def _settings(usual: Settings, given: Mapping[str, Any]) -> Settings:
-  """The config's settings, with those that are given in their place."""
+  """The config's settings, replaced by the given ones that are not None."""
   known = {name: value for name, value in given.items() if value is not None}
   inception = os.environ.get(VARIABLE)
   if inception and not (usual.inception or "inception" in known):
@@ -119,7 +119,7 @@ def _settings(usual: Settings, given: Mapping[str, Any]) -> Settings:
 
 
 def _facts(run: Experiment) -> Facts:
-  """The facts about a run's data, as recorded; without a record, as it is."""
+  """The recorded facts about a run's data, or facts of the data itself."""
   if isinstance(run.source, Recorded):
     return run.source.facts
   return describe(run.source, counted=run.denoiser.conditional)

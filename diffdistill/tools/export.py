@@ -38,8 +38,8 @@ def export(
   Args:
     workdir: the folder of the run.
     round_name: the model; None means the last finished one.
-    num_steps: the steps of the sampler; None means as many as the student was
-      made for, or the most at which a teacher is judged.
+    num_steps: the number of sampler steps. None means the number that a student
+      was made for, or the largest at which a teacher is judged.
     kind: one of `FORMATS`.
     out: a new or empty folder.
 
@@ -68,10 +68,10 @@ def _write(
   kind: str,
   out: epath.Path,
 ) -> None:
-  """Writes the files of one model; the card is last, so it marks the end."""
+  """Writes the files of one model, with the model card last."""
   sampler = stage.objective.sampler
   assert sampler is not None  # the caller exports what makes images
-  # The card may refuse the model, so it is made before anything is written.
+  # Make the card before any file is written, because it may refuse the model.
   card = model_card(run, workdir, round_, stage, num_steps, kind)
   model = model_of(run, workdir, round_, sampler, num_steps)
   if kind == "diffusers":
@@ -101,7 +101,7 @@ def _write(
 
 
 def check_empty(out: epath.Path) -> None:
-  """Refuses a folder that holds something.
+  """Refuses a folder that is not empty.
 
   Raises:
     ValueError: if `out` is a file, or a folder that is not empty.
@@ -119,7 +119,7 @@ def model_of(
   sampler: Sampler,
   num_steps: int,
 ) -> Model:
-  """The weights of a finished round, with all that their use needs."""
+  """A finished model: its weights and everything needed to use them."""
   fields = plain(run.config["model"])
   teacher = teacher_of(run, round_.name)
   params = run.product(workdir, round_.name)
@@ -161,7 +161,8 @@ def grid_of(
   """The times and noise levels of a sampler, as a scheduler of diffusers.
 
   Raises:
-    ValueError: if the noise that the sampler begins with has not variance 1.
+    ValueError: if the sampler's first noise does not have variance 1, or if the
+      schedule does not preserve the variance.
   """
   schedule, precondition = (
     run.denoiser.process.schedule,

@@ -1,4 +1,4 @@
-"""The finished models of a run, and one of them by its name."""
+"""Lists the finished models of a run, and finds one by its name."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,10 +22,11 @@ class Model:
   """A finished model.
 
   Args:
-    name: of the round that made it, such as "halve/004"; of the folder that an
-      exported model is in.
+    name: the name of the round that made the model, such as "halve/004", or of
+      the folder of an exported model.
     kind: "teacher", "student" or "classifier".
-    num_steps: the sampler steps that a student was made for; None for others.
+    num_steps: the number of sampler steps that a student was made for; None for
+      other models.
   """
 
   name: str
@@ -53,19 +54,22 @@ def finished_model(
   num_steps: int | None,
   say: Callable[[str], None] = say,
 ) -> tuple[Training, Round, int]:
-  """A finished model and its sampler's steps; the last one by default.
+  """Finds a finished model and its number of sampler steps.
 
   Args:
     run: the recipe.
-    workdir: where it was trained.
-    round_name: of the model; None for the last one.
-    num_steps: of the sampler; None for the usual number.
-    say: told which models are not finished, and which is sampled in another
-      number of steps than it was made for.
+    workdir: the folder of the run.
+    round_name: the round of the model; None means the last finished model.
+    num_steps: the number of sampler steps; None means the model's usual number.
+    say: receives one line for each unfinished model, and one line if a student
+      is sampled in another number of steps than it was made for.
+
+  Returns:
+    (The stage of the model, its round, its number of steps)
 
   Raises:
-    ValueError: for a model that is not finished, and for steps of a model that
-      takes one.
+    ValueError: if the model is not finished, or if it is a one-step model and
+      `num_steps` is not 1.
   """
   models = finished_models(run, workdir, say)
   name = round_name or list(models)[-1]

@@ -14,19 +14,22 @@ from diffdistill.tools.speaking import answer
 def import_model(
   source: epath.Path, settings: epath.Path | None, out: epath.Path
 ) -> None:
-  """Writes another framework's model as a folder that a recipe can take.
+  """Writes another framework's model as a folder that a recipe can use.
+
+  A recipe uses the folder OUT with stages.teacher.source=imported:OUT.
 
   Args:
-    source: a file or a folder, see interop/formats.py.
-    settings: a JSON file of what some formats do not say.
-    out: the folder, for stages.teacher.source=imported:OUT.
+    source: the file or folder of the model, see interop/formats.py.
+    settings: a JSON file with facts that the format does not state, or None.
+    out: a new or empty folder.
 
   Raises:
-    ValueError: for a model that is damaged or cannot be represented.
+    ValueError: if the model is damaged, or cannot be represented here.
   """
   export.check_empty(out)
   model = read_model(source, settings)
-  # What its fields mean is known where recipes are.
+  # Build the denoiser and the sampler: this refuses a model that recipes cannot
+  # use.
   sampler_of(model, denoiser_of(model))
   with whole_folder(out) as new:
     model_folder.save(model, new)

@@ -12,10 +12,10 @@ PAPERS = importlib.resources.files("diffdistill.objectives") / "papers.bib"
 
 
 def list_all(bibtex: bool) -> None:
-  """Prints objectives, networks, data sources, samplers, recipes.
+  """Prints the objectives, networks, data sources, samplers and recipes.
 
   Args:
-    bibtex: print the papers of the objectives instead, in BibTeX.
+    bibtex: whether to print only the papers of the objectives, in BibTeX.
   """
   if bibtex:
     print(PAPERS.read_text(), end="")

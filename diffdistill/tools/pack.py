@@ -13,14 +13,18 @@ from diffdistill.tools.speaking import answer, say
 
 
 def pack(config: Any, out: epath.Path) -> None:
-  """Writes a config's images as files of bytes, see data/packed.py.
+  """Writes the images of a config's data source as packed files.
+
+  See data/packed.py for the format.
 
   Args:
-    config: whose data source is read, resized as it says.
-    out: an .npz; "{split}" in it stands for train and test.
+    config: the recipe whose data source is read; the images are resized as the
+      recipe says.
+    out: the .npz file to write; "{split}" in its name becomes train or test.
 
   Raises:
-    ValueError: for another ending, or without {split} where there are two.
+    ValueError: if `out` does not end in .npz, or if the data has two splits and
+      `out` has no {split}.
   """
   name = str(out)
   for split in ("train", "test"):

@@ -12,10 +12,15 @@ from diffdistill.tools.speaking import say
 def plan(config: Any, topology: str, as_json: bool) -> None:
   """Prints what a recipe costs on a topology, as a table or as JSON.
 
+  Args:
+    config: the recipe.
+    topology: the chips, such as v5e:8x8.
+    as_json: whether to print JSON instead of a table.
+
   Raises:
-    ValueError: where a program does not fit, after printing.
+    ValueError: if a program does not fit; the cost is printed first.
   """
-  # Where other programs of a user keep what they can make again.
+  # The usual folder of a user's caches.
   caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
   made = planning.make_plan(config, topology, Path(caches) / "diffdistill", say)
   if as_json:

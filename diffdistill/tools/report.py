@@ -11,14 +11,14 @@ from diffdistill.tools.speaking import answer, say
 
 
 def report(workdirs: Sequence[epath.Path], out: epath.Path) -> None:
-  """Writes one page of a run, or of several side by side; or its numbers.
+  """Writes one page about one run or several runs, or only their numbers.
 
   Args:
-    workdirs: of the runs, finished or not.
-    out: an .html file, or a .json file of the numbers alone.
+    workdirs: the folders of the runs, finished or not.
+    out: an .html file for a page, or a .json file for only the numbers.
 
   Raises:
-    ValueError: where one holds no run, or for another ending.
+    ValueError: if a workdir holds no run, or `out` has another ending.
   """
   replaced = [
     check_out(out, [workdir], stored_config(workdir)["stages"])

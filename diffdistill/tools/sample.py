@@ -26,13 +26,14 @@ def sample(
   """Writes images of one model: a .png sheet, or an .npz with "images".
 
   Args:
-    workdir: of the run.
-    round_name: of the model; the last finished one by default.
+    workdir: the folder of the run.
+    round_name: the round of the model; None means the last finished model.
     num_images, num_steps, seed, label, guidance, interpolate: see `Wish`.
-    out: the file to write.
+    out: the file to write, which ends in .png or .npz.
 
   Raises:
-    ValueError: for a round or an ending that is not there.
+    ValueError: if the model is not finished or cannot draw such images, or if
+      `out` has another ending.
   """
   if out.suffix not in (".png", ".npz"):
     raise ValueError(

@@ -1,12 +1,12 @@
-"""A recipe from its data to its results under one time limit, in pieces.
+"""Runs a recipe from its data to its results under a time limit.
 
-Each command runs as a child process: train, evaluate, benchmark and report. At
-the end of the time the child is told to save and leave, and the next piece,
-which is the same command, goes on from what is in the workdir. A row of an
-evaluation, the benchmark and a report begin anew in the next piece, so a piece
-has to be long enough for one of them.
+`diffdistill run` starts the commands train, evaluate, benchmark and report as
+child processes. When the time is over, the child is told to save and leave. The
+same command line then continues from the files in the workdir. One such call is
+a piece. A row of an evaluation, the benchmark and a report start over in the
+next piece, so a piece must be long enough for each of them.
 
-This process uses no device: the children need it.
+The parent process uses no device, because its children need the device.
 """
 
 import contextlib
@@ -32,19 +32,20 @@ from diffdistill.system.refusals import UsageError
 
 PROGRAM = (sys.executable, "-m", "diffdistill")
 CHECK = (sys.executable, "-m", "diffdistill.tools.device")
-# A driver that hangs answers neither sooner nor later.
+# A driver that has not answered after this time hangs.
 SECONDS_TO_CHECK = 300
-# A killed piece may have left a child behind, which ends within seconds.
+# How long to wait for the lock of the workdir: a killed piece may have left a
+# child that runs for some seconds more.
 SECONDS_TO_HOLD = 10
 GO_ON = "the same command goes on"
 
 
 class StoppedError(Exception):
-  """The piece has ended before the recipe is done; the message says why.
+  """The piece ended before the recipe was done.
 
   Args:
-    message: why, and what to do next.
-    status: of the command.
+    message: the reason, and what to do next.
+    status: the exit status of the piece.
   """
 
   def __init__(self, message: str, status: int = 75):
@@ -54,11 +55,11 @@ class StoppedError(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TimeLimit:
-  """How long a piece may take.
+  """The time limit of a piece.
 
   Args:
-    minutes: for the whole piece; 0 for no limit.
-    reserve: the last seconds of them, in which a child saves and leaves.
+    minutes: the minutes of the whole piece; 0 means no limit.
+    reserve: the last seconds of the piece, in which a child saves and leaves.
     begun: the monotonic time at which the piece began.
   """
 
@@ -67,14 +68,21 @@ class TimeLimit:
   begun: float
 
   def left(self) -> float:
-    """Seconds until a child must begin to leave."""
+    """The seconds until a child must begin to leave."""
     if not self.minutes:
       return math.inf
     end = self.begun + 60 * self.minutes - self.reserve
     return max(0.0, end - time.monotonic())
 
   def check(self, when: str) -> None:
-    """Stops the piece where its time is over, or where it is told to leave."""
+    """Stops the piece if its time is over or a signal told it to leave.
+
+    Args:
+      when: the place in the recipe, for the message, such as "before train".
+
+    Raises:
+      StoppedError: if the time is over or a signal arrived.
+    """
     if number := _heard():
       raise StoppedError(f"told to leave {when}; {GO_ON}", _status(number))
     if not self.left():
@@ -90,20 +98,20 @@ def run(
   reserve: int | float,
   cpu: bool,
 ) -> None:
-  """Trains, evaluates, times and reports a recipe; does what is not done yet.
+  """Trains, evaluates, times and reports a recipe; skips what is already done.
 
   Args:
     config: the recipe's words on the command line, --config=... first.
-    workdir: of the run.
+    workdir: the folder of the run.
     results: the folder for the report, the curve and the sheet.
-    minutes: that this piece may take, all told; 0 for no limit.
-    reserve: seconds of them in which what was trained is saved.
-    cpu: whether a CPU will do.
+    minutes: the minutes that this piece may take in all; 0 means no limit.
+    reserve: the last seconds of the piece, in which a child saves and leaves.
+    cpu: whether a CPU may be used if there is no GPU or TPU.
 
   Raises:
-    StoppedError: where time is over, or a signal or a failure ends the piece.
-    UsageError: where all the minutes are kept for saving.
-    ValueError: where another piece is at work on the workdir.
+    StoppedError: if the time is over, or a signal or a failure ends the piece.
+    UsageError: if `reserve` is not shorter than `minutes`.
+    ValueError: if another piece is running in the workdir.
   """
   if minutes and 60 * minutes <= reserve:
     raise UsageError(
@@ -111,14 +119,14 @@ def run(
       " seconds; pass more minutes"
     )
   if listener := signals.listener():
-    listener.leave()  # a signal tells the child, and this process waits for it
+    listener.leave()  # on a signal this process stops the child, then leaves
   limit = TimeLimit(minutes=minutes, reserve=reserve, begun=time.monotonic())
   with _held(workdir) as held:
     children = Children(limit, held)
     device = children.device(cpu)
     children.finish("train", *config, f"--workdir={workdir}")
     children.finish("evaluate", f"--workdir={workdir}")
-    # Another device has another speed.
+    # Each kind of device is timed once.
     speeds = workdir / f"benchmark_{device}.json"
     if not speeds.exists():
       printed = children.finish("benchmark", *config, "--num_updates=10")
@@ -128,7 +136,7 @@ def run(
     for ending in ("json", "html"):
       out = f"--out={results / name}.{ending}"
       children.finish("report", f"--workdir={workdir}", out)
-  # Without matplotlib there is no curve, as the evaluation has said.
+  # The curve is missing if matplotlib is not installed.
   for picture, copy in (
     (workdir / "samples" / "compared.png", results / f"{name}_compared.png"),
     (workdir / "evaluation.png", results / f"{name}_curve.png"),
@@ -139,18 +147,19 @@ def run(
 
 
 class Children:
-  """Runs commands, one after the other, each within what time is left.
+  """Runs commands one after the other, within the time that is left.
 
   Args:
-    limit: of the piece.
-    held: the descriptor of the workdir's lock, which each child holds too.
+    limit: the time limit of the piece.
+    held: the file descriptor of the workdir's lock, which each child holds too;
+      None if the workdir has no lock.
   """
 
   def __init__(self, limit: TimeLimit, held: int | None):
     self._limit = limit
     self._held = () if held is None else (held,)
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    # All children share what is compiled.
+    # All children share one cache of compiled programs.
     self._environment = {
       "JAX_COMPILATION_CACHE_DIR": str(caches / "diffdistill" / "xla"),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
@@ -158,7 +167,11 @@ class Children:
     }
 
   def device(self, cpu: bool) -> str:
-    """The device's name, as a part of a file's name."""
+    """The device's name, fit for a file name.
+
+    Raises:
+      StoppedError: if JAX does not find its device in time.
+    """
     check = (*CHECK, *(["--cpu"] if cpu else []))
     status, printed = self._run("the check", check, SECONDS_TO_CHECK)
     if status in (-signal.SIGTERM, -signal.SIGKILL):
@@ -167,14 +180,14 @@ class Children:
       )
     if status:
       sys.exit(1)  # the check has said why
-    # A plugin may print lines before it.
+    # A plugin of JAX may print lines before the name.
     return printed.decode().splitlines()[-1]
 
   def finish(self, name: str, *words: str) -> bytes:
-    """Runs a command to its end; returns what a benchmark printed.
+    """Runs a command to its end; returns the output of a benchmark.
 
     Raises:
-      StoppedError: where it has not finished.
+      StoppedError: if the command has not finished.
     """
     self._limit.check(f"before {name}")
     _say(name)
@@ -192,10 +205,18 @@ class Children:
   def _run(
     self, name: str, command: Sequence[str], most: float
   ) -> tuple[int, bytes]:
-    """The status of a command, and what it printed if that is its result.
+    """Runs a command; stops it when the limit is reached or a signal arrives.
+
+    Args:
+      name: the name of the command, for messages.
+      command: the words of the command line.
+      most: the most seconds that the command may take.
+
+    Returns:
+      (The exit status, the output of the check or the benchmark, else nothing)
 
     Raises:
-      StoppedError: where the limit or a signal has ended it.
+      StoppedError: if the limit or a signal has ended the command.
     """
     self._limit.check(f"before {name}")
     piped = name in ("the check", "benchmark")
@@ -209,27 +230,30 @@ class Children:
   def _wait(
     self, command: Sequence[str], most: float, printed: IO[bytes] | None
   ) -> int:
-    """Runs a command for so many seconds at most; nothing of it is left."""
+    """Runs a command, at most for a number of seconds; returns its exit status.
+
+    All processes that the command started are killed at its end.
+    """
     process = subprocess.Popen(
       command,
       stdin=subprocess.DEVNULL,
       stdout=printed,
       env=self._environment,
       pass_fds=self._held,
-      start_new_session=True,  # to end what it leaves behind, too
+      start_new_session=True,  # makes a process group, which `kill` can end
     )
 
     def kill() -> None:
       with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
-    # This process may be interrupted a second time, which ends it at once.
+    # A second interrupt ends this process at once, so it must kill first.
     with signals.unfinished(kill):
       try:
         told = time.monotonic() + min(most, self._limit.left())
         while not _ended(process) and time.monotonic() < told and not _heard():
           pass
-        process.terminate()  # nothing where it has ended
+        process.terminate()  # does nothing if the process has ended
         killed = time.monotonic() + self._limit.reserve
         while not _ended(process) and time.monotonic() < killed:
           pass
@@ -239,7 +263,7 @@ class Children:
 
 
 def _ended(process: subprocess.Popen) -> bool:
-  """Whether a process has ended, or does within a moment."""
+  """Whether a process has ended, or ends within 0.2 seconds."""
   try:
     process.wait(timeout=0.2)
   except subprocess.TimeoutExpired:
@@ -249,10 +273,13 @@ def _ended(process: subprocess.Popen) -> bool:
 
 @contextlib.contextmanager
 def _held(workdir: epath.Path) -> Iterator[int | None]:
-  """A lock for one piece at a time; its descriptor, or None in a bucket.
+  """Holds a lock, so that only one piece at a time runs in a workdir.
 
-  A child holds the lock as well: where its parent was killed, the next piece
-  does not begin beside it.
+  A child holds the lock too. If its parent is killed, the next piece waits
+  until the child has ended.
+
+  Yields:
+    The file descriptor of the lock; None if the workdir is in a bucket.
   """
   if in_bucket(workdir):
     yield None
@@ -279,13 +306,13 @@ def _locked(descriptor: int) -> bool:
 
 
 def _recipe(word: str) -> str:
-  """The name of the recipe's file: cifar10 of --config=cifar10:half_hour."""
+  """The name of the recipe's file: cifar10 for --config=cifar10:half_hour."""
   stem = Path(word.partition("=")[2].partition(":")[0]).stem
   return re.sub(r"\W+", "_", stem)
 
 
 def _heard() -> int | None:
-  """The signal that tells this process to leave."""
+  """The number of the signal that told this process to leave, or None."""
   listener = signals.listener()
   return None if listener is None else listener.first
 

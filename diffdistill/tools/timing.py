@@ -1,11 +1,13 @@
-"""How fast a stage trains: the whole loop against its bare compiled update,
-and that against the network passes that its paper needs (planning/ideal.py).
+"""Measures how fast the stages of a recipe train.
 
-All run in one process and take turns on the same stage: the loop as `train`
-runs it, with data, logging and checkpoints, and the bare update, called again
-and again on one batch. Their ratio is taken turn by turn, so that a machine
-whose speed drifts is compared with itself. A stage that needs weights of
-earlier ones is measured without its loop, on random weights.
+Three times are compared: the whole loop as `train` runs it, with data, logging
+and checkpoints; the bare compiled update, called again and again on one batch;
+and the network passes that the paper needs (planning/ideal.py).
+
+Loop and bare update take turns in one process, and their ratio is computed for
+each turn. So the ratio stays right even if the machine's speed drifts. If a
+stage needs weights of earlier stages, its update runs on random weights and its
+loop is not timed.
 """
 
 import dataclasses
@@ -47,7 +49,13 @@ from diffdistill.training.training_stage import Training
 
 
 class Turns:
-  """An observer of the loop that runs the bare update whenever it is shown."""
+  """Observes a loop: after every turn of the loop it times the bare update.
+
+  Args:
+    run: the recipe.
+    stage: the stage that is timed.
+    functions: the compiled functions of the stage.
+  """
 
   def __init__(
     self, run: Experiment, stage: Training, functions: StageFunctions
@@ -69,10 +77,10 @@ class Turns:
   def __call__(
     self, stage: Training, round_: Round, params: Params, step: int
   ) -> None:
-    """Times the updates since the last turn, then as many bare ones."""
+    """Times the updates since the last turn, then as many bare updates."""
     jax.block_until_ready(params)
     seconds, updates = time.monotonic() - self._left, step - self._last_step
-    # The first turn holds the compilation.
+    # The first turn is not counted, because the loop compiles in it.
     if self._left:
       self.loop.append(seconds / updates)
       self.bare.append(self._bare(updates) / updates)
@@ -99,14 +107,18 @@ def benchmark(
 
   Args:
     run: the recipe.
-    name: of a stage that trains; None for all of them.
-    num_updates: of each turn.
-    turns: how many are timed.
-    num_steps: of the sampler, one after the other.
-    profile: a folder for the profiler's traces, one a stage; None for none.
+    name: the name of one stage that trains; None means all such stages.
+    num_updates: the number of updates in each turn.
+    turns: the number of timed turns.
+    num_steps: the numbers of sampler steps to time, one after the other.
+    profile: the folder for the profiler's traces, one per stage; None means no
+      traces.
+
+  Returns:
+    The times as plain values for JSON.
 
   Raises:
-    ValueError: for a stage that is not there or trains nothing.
+    ValueError: if the stage does not exist or trains nothing.
   """
   trains = {
     name: stage
@@ -135,7 +147,7 @@ def _stage(
   turns: int,
   profile: Path | None,
 ) -> dict[str, Any]:
-  """One stage's update, and its loop where it needs no other stage."""
+  """Times a stage's update, and its loop if the stage needs no other stage."""
   with tempfile.TemporaryDirectory() as folder:
     trainer = _trainer(run, stage, epath.Path(folder), num_updates, turns)
     report = Report(epath.Path(folder), Work(0))
@@ -149,7 +161,7 @@ def _stage(
     if not stage.frozen:
       result |= _loop(run, stage, trainer, functions)
   stats = jax.devices()[0].memory_stats() or {}
-  # Of this process so far, on its first device; a CPU does not say.
+  # The peak of the first device since this process began; None on a CPU.
   result["peak_bytes"] = stats.get("peak_bytes_in_use")
   return result
 
@@ -157,7 +169,7 @@ def _stage(
 def _sampling(
   run: Experiment, num_steps: Sequence[int], turns: int
 ) -> list[dict[str, Any]]:
-  """Images a second of the first sampler of the recipe, its teacher's."""
+  """Times the first sampler of the recipe, which is the teacher's."""
   samplers = [stage.objective.sampler for stage, _ in run.models.values()]
   sampler = samplers[0] if samplers else None
   if sampler is None:
@@ -172,7 +184,7 @@ def _sampling(
       batches = generator.batches(params, 0, generator.batch_size, steps)
       jax.block_until_ready(list(batches))
       seconds.append(time.monotonic() - start)
-    size, timed = generator.batch_size, seconds[1:]  # the first compiles
+    size, timed = generator.batch_size, seconds[1:]  # the first call compiles
     speed = rounded(speeds(SPEED, size, timed))
     rows.append({"num_steps": steps, **speed, TIMED: len(timed), BATCH: size})
   return rows
@@ -185,7 +197,7 @@ def _trainer(
   num_updates: int,
   turns: int,
 ) -> Trainer:
-  """A trainer of one stage that logs, saves and shows once a turn or more."""
+  """A trainer of one stage that logs, saves and observes every turn or more."""
   length = (turns + 1) * num_updates
   return Trainer(
     stages=(dataclasses.replace(stage, num_updates=length, minutes=0.0),),
@@ -209,7 +221,7 @@ def _trainer(
 def _loop(
   run: Experiment, stage: Training, trainer: Trainer, functions: StageFunctions
 ) -> dict[str, float]:
-  """The whole loop's time, and the bare update's share of it."""
+  """Times the whole loop, and computes the bare update's share of its time."""
   watched = Turns(run, stage, functions)
   dataclasses.replace(trainer, observe=watched).run()
   shares = np.array(watched.bare) / np.array(watched.loop)
