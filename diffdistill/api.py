@@ -1,8 +1,8 @@
-"""The public API: `diffdistill.open`, `train` and `recipe`, and a `Run`.
+"""The public API: `diffdistill.open`, `train`, `recipe`, and the class `Run`.
 
-Errors that a person can mend are a ValueError in one line: what is wrong, the
-value, the remedy. What takes a while says so on the standard error, as the
-commands do.
+An error that the caller can correct is a ValueError of one line. The line names
+the problem, the value and the remedy. Slow functions print their progress on
+the standard error, like the commands.
 """
 
 import dataclasses
@@ -37,14 +37,15 @@ Path = str | os.PathLike[str]
 
 
 def open(path: Path) -> "Run":
-  """Opens a run, or a model that was exported.
+  """Opens a run or an exported model.
 
   Args:
-    path: the workdir of a run, or a folder of `diffdistill export` that holds
-      safetensors or StableHLO; on a disk, or in a bucket (gs://...).
+    path: the workdir of a run, or a folder of safetensors or StableHLO that
+      `diffdistill export` wrote. The folder may be in a bucket (gs://...).
 
   Raises:
-    ValueError: where the folder holds neither, or a damaged run.
+    ValueError: if the folder holds neither a run nor a model, or if the run is
+      damaged.
   """
   folder = _place("path", path)
   if is_exported(folder):
@@ -59,17 +60,17 @@ def open(path: Path) -> "Run":
 
 
 def recipe(name: str) -> Any:
-  """The config of a recipe, in which every field can be changed.
+  """The config of a recipe; all its fields can be changed.
 
   Args:
-    name: such as "digits:progressive", one of those that `diffdistill list`
-      prints; or FILE.py:RECIPE.
+    name: a name that `diffdistill list` prints, such as "digits:progressive",
+      or FILE.py:RECIPE.
 
   Returns:
-    A ConfigDict: `config.stages.halve.num_updates = 200`.
+    A ConfigDict, for example with `config.stages.halve.num_updates = 200`.
 
   Raises:
-    ValueError: for a name that is neither.
+    ValueError: if no recipe has this name.
   """
   return recipes.load(name)
 
@@ -77,20 +78,19 @@ def recipe(name: str) -> Any:
 def train(config: Any, workdir: Path) -> "Run":
   """Trains every round of a recipe that is not finished yet.
 
-  The same call goes on with a training that was ended, from its newest
-  checkpoint.
+  After an interruption, the same call continues from the newest checkpoint.
 
   Args:
-    config: a ConfigDict, as `recipe` returns it, or the same fields as nested
-      mappings; or a recipe's name.
+    config: the ConfigDict that `recipe` returns, or the same fields as nested
+      mappings, or the name of a recipe.
     workdir: the folder of the run, on a disk or in a bucket.
 
   Returns:
-    The run, open.
+    The trained run.
 
   Raises:
-    ValueError: for a field out of its range, and for a workdir of another
-      config or one in which another training is at work.
+    ValueError: if a field is out of its range, if the workdir holds a run of
+      another config, or if another training is running in the workdir.
   """
   folder = _place("workdir", workdir)
   training.train(recipe(config) if isinstance(config, str) else config, folder)
@@ -99,15 +99,15 @@ def train(config: Any, workdir: Path) -> "Run":
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-  """A run, or an exported model, that `diffdistill.open` has opened.
+  """A run or an exported model, as `diffdistill.open` returns it.
 
-  Each sampler is compiled once for a number of images. Open the folder again
-  after it was trained with another recipe.
+  Each sampler is compiled once for each number of images. If the folder was
+  trained again with another recipe, open it again.
 
   Args:
-    folder: the workdir, or the folder of the exported model.
-    exported: whether it is an exported model, which draws images and has
-      neither data nor records.
+    folder: the workdir of the run, or the folder of the exported model.
+    exported: whether the folder holds an exported model, which can draw images
+      but has neither data nor records.
   """
 
   folder: epath.Path
@@ -129,27 +129,29 @@ class Run:
     guidance: float | None = None,
     interpolate: int | None = None,
   ) -> UInt8[np.ndarray, "n h w c"]:
-    """Images of a model: those of `diffdistill sample`, to the bit.
+    """Draws images of a model: the same bytes as `diffdistill sample`.
 
     Args:
-      model: its name, such as "halve/004"; the last one that draws by default.
-      num_images: how many; how many rows with `interpolate`.
-      num_steps: of the sampler; by default those that a student was made for,
-        and the most that a teacher is judged at.
-      seed: of the noise, in [0, 2^32). Image i of each model has one noise.
+      model: the name of the model, such as "halve/004"; by default the last
+        model that makes images.
+      num_images: the number of images, or of rows if `interpolate` is set.
+      num_steps: the number of sampler steps; by default the number that a
+        student was made for, or the largest at which a teacher is judged.
+      seed: the seed of the noise, in [0, 2^32). With the same seed, image i of
+        all models begins with the same noise.
       label: the class of all images; by default classes are as frequent as in
         the data.
-      guidance: the weight, 0 or more; by default the config's for a teacher,
-        and 0 for others.
-      interpolate: images a row, 2 or more, from one noise to another; by
-        default every image has a noise of its own.
+      guidance: the weight of the guidance, 0 or more; by default the config's
+        weight for a teacher, and 0 for other models.
+      interpolate: the number of images in a row, 2 or more, from one noise to
+        another; by default the noises of all images are independent.
 
     Returns:
-      Bytes of shape (n, h, w, c); n is num_images * (interpolate or 1).
+      Bytes of shape (n, h, w, c), where n is num_images * (interpolate or 1).
 
     Raises:
-      ValueError: for a model that is not finished, and for a value that the
-        model cannot be drawn with.
+      ValueError: if the model is not finished, or if it cannot draw images with
+        one of these values.
     """
     wish = Wish(
       num_images=num_images,
@@ -172,16 +174,16 @@ class Run:
     guidance: float | None = None,
     interpolate: int | None = None,
   ) -> Picture:
-    """Images side by side: of one model, or a row of each model.
+    """A picture of one model's images, or with a row of images for each model.
 
     Args:
-      model: its name. By default there is a labelled row of each model, and the
-        images of a column begin with the same noise.
-      num_images: of the model, or in each row.
+      model: the name of one model. By default the picture has a labelled row
+        for each model, and the images of a column begin with the same noise.
+      num_images: the number of images of the model, or in each row.
       num_steps, seed, label, guidance, interpolate: see `sample`.
 
     Raises:
-      ValueError: as of `sample`; where no model is finished.
+      ValueError: if no model is finished, or for the reasons of `sample`.
     """
     wish = Wish(
       num_images=num_images,
@@ -194,7 +196,7 @@ class Run:
     if model is not None:
       return self._artist.draw(model, wish).sheet()
     drawing = [m.name for m in self.models if m.kind != CLASSIFIER]
-    # Where no model is finished, the last one is refused.
+    # If no model is finished, drawing None raises the right error.
     names = drawing or [None]
     return labelled_sheet([self._artist.draw(name, wish) for name in names])
 
@@ -209,28 +211,28 @@ class Run:
     reference: Path | None = None,
     exported: Sequence[Path] = (),
   ) -> Evaluation:
-    """Judges the models by their distance from the data, as the command does.
+    """Measures the distance of each model to the data, as the command does.
 
-    Each row is kept in the workdir as it is done: a second call goes on with
-    the first row that is missing.
+    The workdir keeps each finished row, so a second call continues after the
+    last finished row. An argument that is left out has the config's value.
 
     Args:
-      num_steps: of the teacher's sampler, one row each; a student is judged if
-        the steps that it was made for are among these.
-      num_images: judged a row; 20 or more.
-      seed: of the noise.
-      batch_size: images made at a time; less where memory is short.
-      inception: the file of the FID network's weights; by default that of
-        DIFFDISTILL_INCEPTION, and without either the run's own classifier
-        judges.
+      num_steps: the numbers of steps of the teacher's sampler, one row each. A
+        student is judged if its own number of steps is one of these.
+      num_images: the number of images in a row, 20 or more.
+      seed: the seed of the noise.
+      batch_size: the number of images in a batch; a smaller batch needs less
+        memory.
+      inception: the file of the FID network's weights. If neither this argument
+        nor the config names the file, DIFFDISTILL_INCEPTION may name it. If it
+        does not either, the run's own classifier judges.
       reference: an .npz of the FID network's statistics of the data.
-      exported: folders of exported models of the same shape, judged too.
-
-    Every value that is left out is the config's.
+      exported: folders of exported models that make images of the same shape,
+        which are judged too.
 
     Raises:
-      ValueError: where the run has no teacher or no classifier to judge by, or
-        a value is not one that a distance can be measured with.
+      ValueError: if the run has no teacher or no classifier to judge by, or if
+        no distance can be measured with one of these values.
     """
     self._check_is_run("judged")
     return evaluate.judge(
@@ -245,34 +247,36 @@ class Run:
     )
 
   def curve(self) -> Picture:
-    """The distances of the largest evaluation against sampler steps.
+    """A chart of the largest evaluation's distances against sampler steps.
 
     Raises:
-      ValueError: where there is no evaluation yet, or a damaged one.
-      ImportError: without matplotlib.
+      ValueError: if there is no evaluation yet, or a damaged one.
+      ImportError: if matplotlib is not installed.
     """
     self._check_is_run("drawn as a curve")
     return charts.distance_curve(self.folder)
 
   def losses(self, stage: str) -> Picture:
-    """What a stage recorded while it was trained, against updates.
+    """A chart of a stage's recorded losses and other numbers against updates.
 
     Args:
-      stage: its name, such as "halve"; its rounds follow one another.
+      stage: the name of the stage, such as "halve"; its rounds are drawn one
+        after the other.
 
     Raises:
-      ValueError: for a stage without records of updates.
-      ImportError: without matplotlib.
+      ValueError: if the stage has no records of updates.
+      ImportError: if matplotlib is not installed.
     """
     self._check_is_run("drawn as losses")
     return charts.stage_curves(self.folder, stage)
 
   def cost(self) -> Table[Mapping[str, Any]]:
-    """What each round took, and all of them.
+    """The cost of each round, and of all rounds together.
 
-    Passes are images forward through the denoiser; a gradient counts as three.
-    Seconds are by the clock, with compiling and saving. Peak memory is the most
-    that the process, or a device that says so, had held until then.
+    The passes count images forward through the denoiser, and a gradient counts
+    as three. The seconds are wall-clock time and include compiling and saving.
+    The peak memory is the most that the process or a device had held until the
+    end of the round; not every device states its memory.
     """
     self._check_is_run("asked for its cost")
     return Table(costs.rows(gather(self.folder, self.folder.name)))
@@ -285,16 +289,18 @@ class Run:
     kind: str = "safetensors",
     num_steps: int | None = None,
   ) -> None:
-    """Writes a model in another format, with its card, as the command does.
+    """Writes a model in another format, with its model card, as `export` does.
 
     Args:
-      model: its name; the last one by default.
+      model: the name of the model; None means the last finished one.
       out: a new or empty folder.
-      kind: "safetensors", "stablehlo" or "diffusers".
-      num_steps: of its sampler; by default those that a student was made for.
+      kind: the format: "safetensors", "stablehlo" or "diffusers".
+      num_steps: the number of sampler steps; by default the number that a
+        student was made for, or the largest at which a teacher is judged.
 
     Raises:
-      ValueError: for a model that the format cannot represent.
+      ValueError: if the format cannot hold the model, or if the model is not
+        finished.
     """
     self._check_is_run("exported")
     export.export(self.folder, model, num_steps, kind, _place("out", out))

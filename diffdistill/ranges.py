@@ -1,10 +1,10 @@
-"""The range of each number that a person can set, declared at the field.
+"""Declares the range of a number at its field, and checks it.
 
   learning_rate: Annotated[float, Range(0, 10)]
   num_steps: tuple[Annotated[int, Range(1, 10**5)], ...]
 
-`check_ranges` refuses whatever is outside. A test checks that every number that
-a config can set has a range.
+`check_ranges` refuses a number outside its range. A test checks that every
+number that a config can set has a range.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ import struct
 import typing
 from typing import Annotated, Any, Literal
 
-# A message shows so many characters of a long value.
+# A message shows at most this many characters of a value.
 SHOWN = 60
-# Of float32.
+# The smallest normal number of float32.
 SMALLEST_NORMAL = 2.0**-126
 
 
@@ -25,12 +25,12 @@ SMALLEST_NORMAL = 2.0**-126
 class Range:
   """The numbers from `least` to `most`.
 
-  A number that is not whole is used as float32. So its float32 value must be in
-  the range too, and only 0 itself may become 0.
+  The program converts a number that is not whole to float32. So its float32
+  value must be in the range too, and only 0 itself may become 0.
 
   Args:
-    least, most: the ends.
-    excluded: which ends the range does not include.
+    least, most: the ends of the range.
+    excluded: the ends that are not in the range.
   """
 
   least: int | float
@@ -38,7 +38,7 @@ class Range:
   excluded: Literal["", "least", "most", "both"] = ""
 
   def refusal(self, value: int | float) -> str:
-    """The numbers to pass instead of this one; empty if this one is allowed."""
+    """A text with the allowed numbers; empty if the value is allowed."""
     below = value < self.least or (
       value == self.least and self.excluded in ("least", "both")
     )
@@ -77,7 +77,7 @@ class Range:
     return words if below else f"{words}, at most {most}"
 
 
-# Numbers that several rooms declare.
+# Ranges that several packages use.
 BATCH_SIZE = Range(1, 2**20)
 BatchSize = Annotated[int, BATCH_SIZE]
 Images = Annotated[int, Range(20, 10**7)]
@@ -87,13 +87,13 @@ Side = Annotated[int, Range(1, 2**14)]
 STEPS = Range(1, 10**5)
 Steps = Annotated[int, STEPS]
 Updates = Annotated[int, Range(1, 10**9)]
-# A step of a round, from 0.
+# The step of a round, counted from 0.
 STEP = Range(0, 10**15)
 SEED = Range(0, 2**32 - 1)
 Seed = Annotated[int, SEED]
 # Fields of networks.
 Channels = Annotated[int, Range(1, 2**16)]
-# Channels of a sinusoid; these are also even.
+# The number of channels of a sinusoid, which must also be even.
 Waves = Annotated[int, Range(4, 2**16)]
 Classes = Annotated[int, Range(0, 10**6)]
 SomeClasses = Annotated[int, Range(1, 10**6)]
@@ -106,11 +106,11 @@ def check_ranges(owner: Any, prefix: str = "") -> None:
   """Refuses an object with a number outside the range of its field.
 
   Args:
-    owner: of a dataclass.
-    prefix: comes before the field's name in the message.
+    owner: an object of a dataclass.
+    prefix: a text before the field's name in the message.
 
   Raises:
-    ValueError: if a number is outside.
+    ValueError: if a number is outside its range.
   """
   for name in ranged(type(owner)):
     check_range(f"{prefix}{name}", type(owner), name, getattr(owner, name))
@@ -120,12 +120,13 @@ def check_range(path: str, cls: type, name: str, value: Any) -> None:
   """Refuses a value outside the range of a field.
 
   Args:
-    path: of the field, for the message.
-    cls, name: the dataclass, and its field.
-    value: of the field.
+    path: the path of the field, for the message.
+    cls: the dataclass.
+    name: the name of the field.
+    value: the value of the field.
 
   Raises:
-    ValueError: if it is outside.
+    ValueError: if the value is outside the range.
   """
   hint = ranged(cls).get(name)
   refusal = hint and _refusal(hint, value)
@@ -137,12 +138,12 @@ def check_number(name: str, value: int | float, allowed: Range) -> None:
   """Refuses an argument of a function that is outside a range.
 
   Args:
-    name: of the argument, for the message.
-    value: of the argument.
+    name: the name of the argument, for the message.
+    value: the value of the argument.
     allowed: the range.
 
   Raises:
-    ValueError: if it is outside.
+    ValueError: if the value is outside the range.
   """
   refusal = allowed.refusal(value)
   if refusal:
@@ -151,13 +152,13 @@ def check_number(name: str, value: int | float, allowed: Range) -> None:
 
 @functools.cache
 def ranged(cls: type) -> dict[str, Any]:
-  """The annotations of a dataclass's fields that declare a range, by name."""
+  """The type hints of those fields of a dataclass that declare a range."""
   hints = typing.get_type_hints(cls, include_extras=True)
   return {name: hint for name, hint in hints.items() if _declares(hint)}
 
 
 def brief(value: Any) -> str:
-  """A value as a message shows it: in one line, and not all of a long one."""
+  """A value as a message shows it: on one line, and shortened if it is long."""
   if isinstance(value, int) and abs(value) >= 10**SHOWN:
     return "a whole number of more than 60 digits"
   text = repr(value)
@@ -173,14 +174,14 @@ def _declares(hint: Any) -> bool:
 
 
 def _refusal(hint: Any, value: Any) -> str:
-  """The refusal by the ranges in an annotation; empty if they allow it."""
+  """The refusal of a value by the ranges in a hint; empty if all allow it."""
   if isinstance(value, tuple):
     # tuple[Annotated[int, Range(...)], ...]
     inner = next(filter(_declares, typing.get_args(hint)), None)
     said = next(filter(None, (_refusal(inner, item) for item in value)), "")
     return f"{said} for each" if said else ""
   if typing.get_origin(hint) is not Annotated:
-    # A union, such as with None.
+    # A union, such as `Share | None`.
     choices = typing.get_args(hint)
     return next(filter(None, (_refusal(h, value) for h in choices)), "")
   if isinstance(value, bool) or not isinstance(value, numbers.Real):

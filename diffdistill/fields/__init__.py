@@ -1,6 +1,6 @@
-"""Plain fields of a config, and how dataclasses are built from them.
+"""Builds dataclasses from the plain fields of a config.
 
-Every refusal is one line with the field's path, its value and what to pass.
+Every error is one line with the path of the field, its value and the remedy.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ Fields = dict[str, Any]
 
 
 def plain(value: Any) -> Any:
-  """Nested dicts, and tuples for lists, of a ConfigDict or stored JSON."""
+  """A ConfigDict or stored JSON as nested dicts, with tuples for lists."""
   if hasattr(value, "items"):
     return {name: plain(item) for name, item in value.items()}
   if isinstance(value, list | tuple):

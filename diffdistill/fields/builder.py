@@ -1,4 +1,4 @@
-"""The one builder: from plain fields to dataclasses, by their type hints."""
+"""Builds dataclasses from the plain fields of a config, by their type hints."""
 
 import dataclasses
 import types
@@ -16,20 +16,20 @@ NOTHING: Fields = {}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Builder:
-  """Builds what a type hint says.
+  """Builds an object from plain fields and a type hint.
 
-  The hint of a field decides what its value is:
+  The type hint of a field decides what its value must be:
 
-    a dataclass           a section: the fields of the dataclass
-    a key of `kinds`      a section, whose `kind` names a class of the table
-    dict[str, Any]        a section that is built later, kept as it is
+    a dataclass           a section with the fields of the dataclass
+    a key of `kinds`      a section whose `kind` names a class of the table
+    dict[str, Any]        a section that is kept unchanged and built later
     Mapping[str, section] sections by name
-    anything else         a value of that type and in the field's range
+    anything else         a value of this type in the range of the field
 
-  A section that is missing is an empty one, unless its field has a default.
+  A missing section counts as empty, unless its field has a default.
 
   Args:
-    kinds: for each base class or protocol, its classes by `kind`.
+    kinds: for each base class or protocol, a table of its classes by `kind`.
   """
 
   kinds: Mapping[Any, Mapping[str, type]]
@@ -37,18 +37,18 @@ class Builder:
   def build(
     self, path: str, hint: Any, value: Any, given: Fields = NOTHING
   ) -> Any:
-    """An object of the hint's type.
+    """Builds an object of a hint's type from a plain value.
 
     Args:
       path: the path of the value, for messages; empty for the whole config.
-      hint: its type.
-      value: plain.
-      given: values by field name. The code gives them to the fields of these
+      hint: the type hint of the object.
+      value: the plain value, such as a dict of fields.
+      given: objects by field name. They are the values of all fields with these
         names, here and in all sections below; no config may have these fields.
 
     Raises:
-      ValueError: for an unknown or missing field, a wrong type or a value out
-        of range; one line, with the field's path.
+      ValueError: if a field is unknown or missing, or if a value has the wrong
+        type or is out of range. The message is one line with the field's path.
     """
     section = self._section(hint)
     if section is None:
@@ -77,7 +77,7 @@ class Builder:
     fields: Fields,
     given: Fields = NOTHING,
   ) -> Any:
-    """An object of the class that fields["kind"] names; see `build`."""
+    """Builds an object of the class that fields["kind"] names; see `build`."""
     fields = dict(fields)
     kind = fields.pop("kind", None)
     if not isinstance(kind, str) or kind not in table:
@@ -89,7 +89,7 @@ class Builder:
   def make(
     self, path: str, cls: Any, fields: Fields, given: Fields = NOTHING
   ) -> Any:
-    """An object of a dataclass; see `build`."""
+    """Builds an object of a dataclass from its fields; see `build`."""
     every = settable(cls)
     known = {name: f for name, f in every.items() if name not in given}
     refuse_unknown(path, fields, known)
@@ -110,13 +110,13 @@ class Builder:
     try:
       return cls(**values)
     except (ValueError, TypeError) as error:
-      # Some classes say the path of their fields themselves.
+      # The messages of some classes already begin with the path.
       message = str(error)
       where = "" if message.startswith(path) else f"{path}: "
       raise ValueError(f"{where}{message}") from error
 
   def _section(self, hint: Any) -> Any:
-    """The hint without None where it is the hint of a section; else None."""
+    """The hint without its None if it is the hint of a section, else None."""
     options = [h for h in alternatives(hint) if h is not types.NoneType]
     if len(options) > 1:
       return None
@@ -130,9 +130,10 @@ class Builder:
 
 
 def settable(cls: Any) -> dict[str, dataclasses.Field[Any]]:
-  """The fields that a dataclass is made with, by name.
+  """The fields that can be passed to a dataclass, by name.
 
-  The two that every Linen module has, `parent` and `name`, are no settings.
+  The fields `parent` and `name` of every Linen module are left out, because
+  they are no settings.
   """
   fields = {
     field.name: field for field in dataclasses.fields(cls) if field.init
@@ -142,7 +143,7 @@ def settable(cls: Any) -> dict[str, dataclasses.Field[Any]]:
 
 
 def split(cls: Any, fields: Fields) -> tuple[Fields, Fields]:
-  """(fields that a dataclass declares, all others) of one section."""
+  """Splits a section into (fields of a dataclass, all other fields)."""
   own = settable(cls)
   return (
     {name: value for name, value in fields.items() if name in own},

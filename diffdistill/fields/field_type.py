@@ -1,4 +1,4 @@
-"""Refuses a field of another type than its hint, and text that is no name."""
+"""Refuses a value of the wrong type, and text that no name or path can be."""
 
 import types
 import typing
@@ -8,7 +8,7 @@ from typing import Any
 
 from diffdistill.ranges import brief
 
-# The longest path of Linux; no other text of a config is longer.
+# Linux allows paths of this length; no other text of a config is longer.
 LONGEST_TEXT = 4096
 
 
@@ -21,7 +21,8 @@ def check_type(path: str, value: Any, hint: Any) -> None:
     hint: int, float, bool, str, or tuples, mappings and unions of these.
 
   Raises:
-    ValueError: for another type, and for text that no name or path can be.
+    ValueError: if the value has another type, or holds text that is too long or
+      has control characters.
   """
   if not _fits(value, hint):
     names = " or ".join(
@@ -36,7 +37,7 @@ def check_type(path: str, value: Any, hint: Any) -> None:
 
 
 def converted(value: Any, hint: Any) -> Any:
-  """The value, with a whole number as a float where the hint is float."""
+  """The value; a whole number becomes a float if the hint says float."""
   if isinstance(value, tuple):
     hints = _of_items(value, hint)
     return tuple(map(converted, value, hints)) if hints else value
@@ -48,7 +49,7 @@ def converted(value: Any, hint: Any) -> Any:
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:
-  """The types of a union; of another hint, itself."""
+  """The types of a union; for any other hint, the hint alone."""
   is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
   return typing.get_args(hint) if is_union else (hint,)
 
@@ -78,7 +79,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _of_items(value: tuple[Any, ...], hint: Any) -> tuple[Any, ...] | None:
-  """The hint of each item of a tuple; None where the hint says nothing."""
+  """The hint of each item of a tuple; None if the tuple's hint has none."""
   of = typing.get_args(hint)
   if len(of) == 2 and of[1] is Ellipsis:
     return (of[0],) * len(value)

@@ -13,10 +13,10 @@ def refuse_unknown(path: str, fields: Fields, known: Collection[str]) -> None:
   Args:
     path: the path of the section.
     fields: the fields of the section.
-    known: the names of all fields that it may have.
+    known: the names of all fields that the section may have.
 
   Raises:
-    ValueError: for the first unknown one.
+    ValueError: if a field is unknown; the message names the first such field.
   """
   for name in fields:
     if name in known:
