@@ -1,9 +1,9 @@
-"""Names of what flows through the house.
+"""Names for the types of arrays that all packages share.
 
-Images are in [-1, 1], channels last. Times are in [0, 1]: t = 0 is data,
-t = 1 is noise, and s < t is the time a step aims at. A toy of d dimensions is
-an image of shape (1, 1, d). Annotations are checked in tests and cost nothing
-in production.
+Images are in [-1, 1], with channels last. Times are in [0, 1]: t = 0 is data,
+t = 1 is noise, and a sampler step goes from t to s < t. A toy point of d
+dimensions is an image of shape (1, 1, d). Tests check the shapes; production
+does not.
 """
 
 from collections.abc import Mapping
@@ -23,10 +23,11 @@ Params = Any
 
 
 class Text(NamedTuple):
-  """Encoded captions of a batch.
+  """The encoded captions of a batch.
 
-  tokens: one vector a token. mask: False where a caption has ended. pooled: one
-  vector a caption, for encoders that give one.
+  tokens: a vector for each token.
+  mask: False for each position after the end of a caption.
+  pooled: a vector for each caption, if the encoder gives one.
   """
 
   tokens: Float[Array, "b n d"]
@@ -35,12 +36,14 @@ class Text(NamedTuple):
 
 
 class Condition(NamedTuple):
-  """A network is told this of each image of a batch; None for nothing.
+  """The inputs of a network that describe each image of a batch.
 
-  Objectives hand it on, and only networks look inside.
+  Objectives pass a condition on, and only networks read its fields. A field
+  that is None is not given to the network.
 
-  label: the class. text: the caption. guidance: the weight w, for networks
-  that were trained to be told it.
+  label: the class of each image.
+  text: the caption of each image.
+  guidance: the guidance weight w, for networks that take it as an input.
   """
 
   label: Label | None = None
@@ -50,8 +53,9 @@ class Condition(NamedTuple):
 
 UNCONDITIONAL = Condition()
 
-# An objective is given this. "image": Image and "condition": Condition; of
-# pairs also "noise", of the images' shape.
+# The input of an objective's loss. It holds "image": Image and "condition":
+# Condition; a batch of pairs also holds "noise", of the same shape as "image".
 Batch = Mapping[str, Any]
-# Slash-named (sum, count) pairs, so that means over hosts are unbiased.
+# Pairs (sum, count) by name, such as "student/loss". A mean over hosts divides
+# the sum of all sums by the sum of all counts.
 Metrics = dict[str, tuple[Array, Array]]

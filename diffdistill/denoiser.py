@@ -1,4 +1,7 @@
-"""network + preconditioning + output = D(params, x_t, t, s) -> (x0, eps)."""
+"""The denoiser: D(params, x_t, t, s) -> (x0, eps).
+
+A denoiser is a network with its preconditioning and the meaning of its output.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -37,12 +40,12 @@ class Denoiser:
 
   Args:
     network: the architecture.
-    process: gives x_t its meaning.
+    process: the diffusion process that makes x_t from x0.
     output: the network's output: x0, eps, v, velocity, score or both.
     precondition: scales the network's input and output.
-    conditional: whether the network is told the condition of a batch.
-    null_label: the class that stands for no label. A teacher knows it that was
-      trained with label dropout. None: the model cannot be guided.
+    conditional: whether the network gets the condition of a batch as an input.
+    null_label: the class that means "no label", for models that were trained
+      with label dropout. None means that the model cannot be guided.
   """
 
   network: Network
@@ -70,10 +73,16 @@ class Denoiser:
     s: Time | None = None,
     key: Key | None = None,
   ) -> Prediction:
-    """The clean image and the noise in x_t, never clipped, in float32.
+    """Predicts the clean image and the noise in x_t, in float32, not clipped.
 
-    A key turns dropout on. Only networks of two times take s, the time aimed
-    at; None means s = t.
+    Args:
+      params: the weights of the network.
+      x_t: the noisy images.
+      t: the time of each image.
+      condition: the condition of each image.
+      s: the time that the step aims at; only a network with two times takes it.
+        None means s = t.
+      key: the key of dropout; None means no dropout.
     """
     scaling, inputs, aim = self._told(x_t, t, condition, s)
     raw = self.network.apply(params, *inputs, s=aim, key=key)
@@ -90,17 +99,17 @@ class Denoiser:
     s: Time | None = None,
     key: Key | None = None,
   ) -> tuple[Prediction, Mapping[str, Array]]:
-    """The prediction, and features of the same pass by name, in float32.
+    """Predicts, and gives features of the same pass by name, in float32.
 
-    Where the prediction is not used, the compiler removes the layers after the
+    If the prediction is not used, the compiler removes the layers after the
     last feature.
 
     Args:
-      params, x_t, t, condition, s, key: as in a call.
-      names: some of `features`.
+      params, x_t, t, condition, s, key: see `__call__`.
+      names: the names of features, from the property `features`.
 
     Raises:
-      ValueError: for a name that the network does not have.
+      ValueError: if the network has no feature of one of these names.
     """
     if not isinstance(self.network, LinenNetwork):
       raise ValueError(
@@ -121,7 +130,7 @@ class Denoiser:
 
   @property
   def exact(self) -> "Denoiser":
-    """The same for the same weights, computed in float32; for every jax.jvp."""
+    """This denoiser in float32, with the same weights, for every jax.jvp."""
     if not isinstance(self.network, LinenNetwork):
       return self
     return dataclasses.replace(self, network=self.network.exact)
@@ -129,7 +138,7 @@ class Denoiser:
   def _told(
     self, x_t: Image, t: Time, condition: Condition, s: Time | None
   ) -> tuple[Scaling, tuple[Image, Time, Condition], Time | None]:
-    """The scaling; the network's x, t and condition; and its s."""
+    """(Scaling, the network's x, t and condition, its s or None)."""
     schedule = self.process.schedule
     scaling = self.precondition.scaling(schedule, t)
     aim = None if s is None else self.precondition.aim(schedule, t, s)
@@ -159,19 +168,19 @@ class Denoiser:
     scale: float | Float[Array, ""] = 1.0,
     key: Key | None = None,
   ) -> Model:
-    """This denoiser as a function of (x_t, t, s) alone.
+    """This denoiser as a function of only (x_t, t, s).
 
-    A network of one time is not told s: samplers pass it to every model.
+    Samplers pass s to every model, and a network with one time ignores it.
 
     Args:
       params: the weights of the network.
       condition: the condition of each image.
-      guidance: how the model is guided; None or a weight of 0 costs nothing.
+      guidance: the guidance; None or a weight of 0 adds no network pass.
       scale: a factor of the guidance's weight; may be traced.
-      key: turns dropout on; every call draws the same.
+      key: the key of dropout, the same in every call; None means no dropout.
 
     Raises:
-      ValueError: for guidance of a model that knows no null label.
+      ValueError: if there is guidance but the model has no null label.
     """
 
     def tell(
@@ -193,10 +202,10 @@ class Denoiser:
     return guidance(told, untold, scale)
 
   def check_guidance(self, guidance: Guidance) -> int:
-    """The label that stands for none.
+    """The label that means "no label".
 
     Raises:
-      ValueError: where this model knows none.
+      ValueError: if this model has no such label.
     """
     if self.null_label is None:
       raise ValueError(

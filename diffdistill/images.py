@@ -1,9 +1,9 @@
-"""The one rule by which images become bytes, and bytes images.
+"""Converts images to bytes, and bytes to images.
 
-Rounding, not truncation: uint8 = round(127.5 (x + 1)), clipped to 0..255, ties
-to even. The two rules shift every pixel by half a level on average, enough to
-move a Frechet distance, so real and generated images both pass through here
-before any metric sees them.
+The bytes are rounded, not truncated: uint8 = round(127.5 (x + 1)), clipped to
+0..255, ties to even. On average, truncation would make every pixel half a level
+darker, which is enough to change a Frechet distance. So real and generated
+images are both converted here before they are measured.
 """
 
 from collections.abc import Iterable
@@ -15,14 +15,15 @@ from jaxtyping import Array, Float, UInt8
 
 from diffdistill.arrays import Image
 
-# Images on the device or already on the host, in [-1, 1].
+# Images in [-1, 1], on a device or on the host.
 AnyImages = Image | Float[np.ndarray, "b h w c"]
-# Batches of such images. Without shapes: the last batch may be shorter.
+# Batches of images in [-1, 1]. They have no fixed shape, because the last batch
+# may be shorter.
 ImageStream = Iterable[Array | np.ndarray]
 
 
 def to_host(images: AnyImages) -> np.ndarray:
-  """The whole batch on this host, whichever processes hold its rows."""
+  """Copies a whole batch to this host, also from other processes."""
   if isinstance(images, np.ndarray):
     return images
   if images.is_fully_addressable or images.is_fully_replicated:
@@ -31,10 +32,10 @@ def to_host(images: AnyImages) -> np.ndarray:
 
 
 def to_uint8(images: AnyImages) -> UInt8[np.ndarray, "b h w c"]:
-  """Images in [-1, 1] as bytes, rounded to nearest; outside is clipped.
+  """Images in [-1, 1] as bytes, rounded to the nearest and clipped.
 
   Raises:
-    ValueError: an image holds NaN or infinity.
+    ValueError: if an image holds NaN or infinity.
   """
   values = to_host(images).astype(np.float64)
   if not np.isfinite(values).all():
@@ -49,5 +50,5 @@ def to_uint8(images: AnyImages) -> UInt8[np.ndarray, "b h w c"]:
 def from_uint8(
   images: UInt8[np.ndarray, "b h w c"],
 ) -> Float[np.ndarray, "b h w c"]:
-  """Bytes as float32 images in [-1, 1]; `to_uint8` undoes it exactly."""
+  """Bytes as float32 images in [-1, 1]; `to_uint8` returns the same bytes."""
   return (images.astype(np.float64) / 127.5 - 1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Tables of classes, by the name that a config gives as `kind`."""
+"""Tables that give the class for each `kind` of a config section."""
 
 import ast
 import importlib.util
@@ -9,11 +9,11 @@ from typing import Any
 
 
 class Kinds(Mapping[str, Any]):
-  """The classes of one room by name; the file of each is imported when asked.
+  """The classes of one package by name; a class is imported when it is used.
 
   Args:
-    room: the package that has the files, such as diffdistill.networks.
-    places: the file and the class of each name, such as "mlp:MLP".
+    room: the name of the package, such as diffdistill.networks.
+    places: the file and the class for each name, such as "mlp:MLP".
   """
 
   def __init__(self, room: str, places: dict[str, str]):
@@ -30,7 +30,7 @@ class Kinds(Mapping[str, Any]):
     return len(self.places)
 
   def summary(self, name: str) -> str:
-    """The first line about a class, read from its file without an import."""
+    """The first line of a class's docstring, read without an import."""
     file, _, cls = self.places[name].partition(":")
     spec = importlib.util.find_spec(f"{self.room}.{file}")
     assert spec is not None

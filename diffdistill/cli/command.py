@@ -1,6 +1,6 @@
-"""What a command and a flag are, and the flags that several commands have.
+"""The classes of a command and of a flag, and the flags that commands share.
 
-This file imports nothing that takes long: the help needs it.
+This file imports no slow library, because the help imports this file.
 """
 
 import dataclasses
@@ -14,27 +14,27 @@ Kind = Literal[
   "ints",  # one or several: 1,2,4
   "float",
   "switch",
-  "place",  # a file, a folder, or one in a bucket
+  "place",  # a file or a folder, on a disk or in a bucket
   "places",
   "config",  # a config file and its recipe
-  "config words",  # the same, as it was written
+  "config words",  # the flags of a config, as words of the command line
 ]
 
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-  """A flag of a command. It has a default, or `unset`, or is required.
+  """A flag of a command, which has a default, or `unset`, or is required.
 
   Args:
-    name: as a person writes it after "--".
-    kind: how its text is read.
-    help: what it means, in whole sentences.
-    default: its value if the flag is not given.
-    unset: what happens if the flag is not given, in words.
-    required: whether the command is refused without it.
-    range: the numbers that are allowed.
-    choices: the only texts that are allowed, if there are any.
-    form: how the help writes its value; if empty, the usual form of its kind.
+    name: the name of the flag, without "--".
+    kind: the type of the value, which decides how its text is read.
+    help: the meaning of the flag, in whole sentences.
+    default: the value if the flag is not given.
+    unset: a text that says what happens if the flag is not given.
+    required: whether the command is refused without the flag.
+    range: the allowed numbers.
+    choices: the allowed texts; if empty, every text is allowed.
+    form: the text for the value in the help; if empty, the form of its kind.
     parameter: the parameter of the command's function; if empty, the name.
     variable: an environment variable that the command reads too.
   """
@@ -58,14 +58,15 @@ class Command:
   """A command.
 
   Args:
-    about: what it does and what it writes; the first sentence says it alone in
-      the list of commands.
-    function: the function that does it, as "module:name". Each flag is a
-      parameter of it.
-    flags: its flags; HOSTS are among them if it can run on several hosts.
-    example: the flags of one command line, as a person types them.
-    computes: whether it uses JAX in its own process.
-    again: what the same command does after a signal has ended it.
+    about: a text that says what the command does and writes; the list of
+      commands shows only its first sentence.
+    function: the function of the command, as "module:name". Each flag is a
+      parameter of this function.
+    flags: the flags; they include HOSTS if the command can run on several
+      hosts.
+    example: the flags of an example, as a user types them.
+    computes: whether the command uses JAX in its own process.
+    again: a text that says what the same command does after a signal ended it.
   """
 
   about: str
@@ -77,7 +78,7 @@ class Command:
 
   @property
   def summary(self) -> str:
-    """What it does, in one line."""
+    """One line that says what the command does."""
     return self.about.split(". ")[0].rstrip(".")
 
 
@@ -112,7 +113,7 @@ NUM_STEPS = Flag(
   range=STEPS,
 )
 FOLDER = Flag("out", "place", "The new folder to write.", required=True)
-# How the processes of several hosts find each other.
+# The flags by which the processes of several hosts find each other.
 HOSTS = (
   Flag(
     "multihost",

@@ -4,7 +4,7 @@ The usage, the help, the refusals and the call of a command's function follow
 from this table. A new command is one more entry. A new flag is one more `Flag`
 and one more parameter of the function.
 
-This file imports nothing that takes long: the help needs it.
+This file imports no slow library, because the help imports this file.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """The command line: runs one command and returns its exit status.
 
-usage.py lists the statuses. After 75 and 130, train has saved if an update ends
-within seconds.
+usage.py lists the exit statuses. Before train exits with 75 or 130, it saves if
+the current update ends within seconds.
 """
 
 import pkgutil
@@ -12,7 +12,7 @@ from diffdistill.system.refusals import UsageError, is_refusal
 
 
 def main() -> int:
-  """Runs one command; returns the exit status."""
+  """Runs the command that sys.argv names; returns its exit status."""
   try:
     text = usage.answer(sys.argv[1:])
     if text is not None:
@@ -20,7 +20,7 @@ def main() -> int:
       return 0
     name, *words = sys.argv[1:]
     command = usage.find(name)
-    # The help does not wait for the libraries that read flags.
+    # Imported here, so that the help does not load the libraries for flags.
     from diffdistill.cli import reading
 
     values = reading.read(name, words)

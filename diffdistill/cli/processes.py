@@ -1,7 +1,7 @@
-"""The processes of one command: how they join, agree, and end together.
+"""Lets the processes of one command join, agree and end together.
 
-A command is one process, or one on each of several hosts. JAX is imported where
-it is needed: a refused command line does not wait for it.
+A command runs in one process, or in one process on each of several hosts. The
+functions import JAX themselves, so that wrong flags are refused at once.
 """
 
 import os
@@ -21,17 +21,17 @@ _PLACE = ("coordinator", "num_processes", "process_id")
 
 
 def join(name: str, command: Command, values: Mapping[str, Any]) -> None:
-  """Joins the processes that a cluster, or flags, started with this one.
+  """Joins the processes of this command, which the cluster or the flags name.
 
   Args:
-    name: of the command.
-    command: one that can run on several hosts.
-    values: of its flags.
+    name: the name of the command.
+    command: a command that can run on several hosts.
+    values: the values of its flags.
 
   Raises:
-    UsageError: where the other processes cannot be found.
-    ValueError: where another process runs another command, or where there are
-      more or fewer devices than expected.
+    UsageError: if the other processes cannot be found.
+    ValueError: if another process runs another command, or if the number of
+      devices is not the expected number.
   """
   from diffdistill.run import agreement
   from diffdistill.system import hosts
@@ -52,10 +52,14 @@ def join(name: str, command: Command, values: Mapping[str, Any]) -> None:
 
 
 def _place(values: Mapping[str, Any]) -> tuple[Any, ...]:
-  """The place of this process among all, as flags say; all None without them.
+  """The place of this process among all processes, from the flags.
+
+  Returns:
+    (The coordinator, the number of processes, the number of this process), or
+    three times None if no flag names them.
 
   Raises:
-    UsageError: where they do not fit together.
+    UsageError: if the flags contradict each other.
   """
   given = [name for name in _PLACE if values[name] is not None]
   if not given:
@@ -86,7 +90,7 @@ def _place(values: Mapping[str, Any]) -> tuple[Any, ...]:
 def _described(
   name: str, command: Command, values: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """What a command does, without how its processes find each other."""
+  """The command and its flags, without the flags of HOSTS."""
   own = [flag for flag in command.flags if flag not in HOSTS]
   return {
     "command": name,
@@ -105,20 +109,24 @@ def _described(
 
 
 def joined() -> bool:
-  """Whether this process is one of several."""
+  """Whether this process has joined others."""
   jax = sys.modules.get("jax")
   return jax is not None and jax.distributed.is_initialized()
 
 
 def refuse(error: Exception | str, status: int) -> int:
-  """Says why the command is refused, once for all processes; the status."""
+  """Prints why the command is refused, once for all processes.
+
+  Returns:
+    The exit status.
+  """
   message = line_of(error)
   if not joined():
     print(f"diffdistill: {message}", file=sys.stderr)
     return status
   from diffdistill.system import hosts
 
-  # The first process says what all of them have to say.
+  # If all processes have the same message, only the first prints it.
   if not hosts.unanimous(message):
     _end(message, status)
   if hosts.is_first():
@@ -127,7 +135,7 @@ def refuse(error: Exception | str, status: int) -> int:
 
 
 def fail() -> NoReturn:
-  """Ends one of several processes that failed, or has lost another."""
+  """Ends this process of several after an error, or after one was lost."""
   from diffdistill.system import hosts
 
   lost = hosts.lost_process()
@@ -138,7 +146,7 @@ def fail() -> NoReturn:
 
 
 def _end(message: str, status: int) -> NoReturn:
-  """Ends this process at once: the usual end waits for the others."""
+  """Ends this process at once, without waiting for the other processes."""
   import jax
 
   print(

@@ -1,8 +1,8 @@
-"""Reads the flags of a command: from words to the arguments of its function.
+"""Reads the words of a command line as arguments of the command's function.
 
 absl and ml_collections split the words and read the config. The table of
-commands says what the values may be. JAX is not imported, so that wrong flags
-are refused at once.
+commands says which values are allowed. This file does not import JAX, so that
+wrong flags are refused at once.
 """
 
 import re
@@ -23,9 +23,9 @@ from diffdistill.system.refusals import UsageError
 # --config, --config.FIELD, and --noconfig.FIELD for False.
 _CONFIG = re.compile(r"--?((?:no)?config(?:\.[^=]*)?)(?:=(.*))?", re.DOTALL)
 _FLAG = re.compile(r"--?[A-Za-z]")
-# absl takes these flags from every program.
+# absl adds these flags to every program.
 _OF_ABSL = ("flagfile", "undefok")
-# What a library says about a value, and what to pass instead.
+# (A part of a library's error message, the remedy to print instead)
 _UNREADABLE = (
   ("invalid literal for int", "pass a whole number"),
   ("could not convert string to float", "pass a number"),
@@ -34,14 +34,14 @@ _UNREADABLE = (
 
 
 def read(name: str, words: Sequence[str]) -> dict[str, Any]:
-  """The checked value of each flag of a command; places are still texts.
+  """The checked value of each flag of a command; a place is still a text.
 
   Args:
-    name: of the command.
-    words: those of the command line that follow it.
+    name: the name of the command.
+    words: the words of the command line after the name.
 
   Raises:
-    UsageError: where a flag is wrong or missing.
+    UsageError: if a flag is wrong or missing.
   """
   config, others = _split(words)
   parsed = _parsed(name, config, others)
@@ -62,14 +62,14 @@ def read(name: str, words: Sequence[str]) -> dict[str, Any]:
 
 
 def arguments(command: Command, values: Mapping[str, Any]) -> dict[str, Any]:
-  """What to call a command's function with, by parameter.
+  """The arguments of a command's function, by parameter.
 
   Args:
     command: the command.
-    values: what `read` returned.
+    values: the result of `read`.
 
   Raises:
-    ValueError: for a place that cannot be reached.
+    ValueError: if a place cannot be reached.
   """
   return {
     flag.parameter or flag.name: _resolved(flag, values[flag.name])
@@ -89,9 +89,9 @@ def _resolved(flag: Flag, value: Any) -> Any:
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-  """The words of the config, and all other words.
+  """(The words of the config, all other words) of a command line.
 
-  The config itself comes first: ml_collections needs it to know its fields.
+  --config comes first, because ml_collections reads the fields from it.
   """
   config: list[str] = []
   fields, others = [], []
@@ -119,11 +119,11 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def _parsed(
   name: str, config: Sequence[str], others: Sequence[str]
 ) -> dict[str, Any]:
-  """What absl reads: the config, switches, and the other flags as texts.
+  """The value of each flag, as absl reads it; most values are still texts.
 
   Raises:
-    UsageError: for a word that is no flag of the command, and for a config
-      that cannot be read.
+    UsageError: if a word is no flag of the command, or if the config cannot be
+      read.
   """
   words = [name, *map(_located, config), *others]
   for word in others:
@@ -136,22 +136,22 @@ def _parsed(
       _define(flag, values, words)
     _, *rest = values(words)
     if "config" in values:
-      # A config file that cannot be read raises an error where it is used.
+      # This reads the config file now, so that its errors are raised here.
       hasattr(values["config"].value, "items")
   except absl_flags.UnrecognizedFlagError as error:
     raise UsageError(_unknown(name, error.flagname)) from error
   except Exception as error:
-    # A config file is Python: it can raise anything.
+    # A config file is a Python program, which can raise any error.
     raise UsageError(_problem(error, words)) from error
   if rest:
     raise UsageError(f"{brief(rest[0])} is no flag; pass --name=value")
-  # Without this, absl's logging prints that its own flags are not read yet.
+  # Without this call, absl's logging warns that its own flags are not parsed.
   absl_flags.FLAGS.mark_as_parsed()
   return {flag: values[flag].value for flag in values}
 
 
 def _located(word: str) -> str:
-  """A word of the config, in which --config names a file."""
+  """A word of the config; the name of a recipe becomes the path of its file."""
   flag, _, value = word.partition("=")
   if flag != "--config" or not value:
     return word
@@ -179,7 +179,15 @@ def _define(
 
 
 def _value(flag: Flag, texts: Sequence[str]) -> Any:
-  """The value of a flag, from the text of each time that it was given."""
+  """The checked value of a flag.
+
+  Args:
+    flag: the flag.
+    texts: the text of the value, for each time that the flag was given.
+
+  Raises:
+    UsageError: if the value is not allowed, or is given twice.
+  """
   text, *others = texts
   if "" in texts:
     remedy = "pass a value" if flag.required else "pass a value or leave it out"
@@ -203,7 +211,7 @@ def _value(flag: Flag, texts: Sequence[str]) -> Any:
 
 
 def _number(flag: Flag, text: str) -> int | float | tuple[int, ...]:
-  """The number, or the numbers, that a text is."""
+  """The number, or the tuple of numbers, in a text."""
   remedy = "pass a number"
   if flag.kind == "float":
     try:
@@ -223,16 +231,16 @@ def _number(flag: Flag, text: str) -> int | float | tuple[int, ...]:
 
 
 def _whole(text: str) -> bool:
-  # Python refuses a number of more than 4,300 digits.
+  # int() raises an error for more than 4,300 digits.
   return bool(re.fullmatch(r"[+-]?[0-9]{1,1000}", text))
 
 
 def _unknown(name: str, flag: str) -> str:
-  """What to say about a flag that a command does not have."""
+  """The message about a flag that a command does not have."""
   known = flag.split(".")[0]
   own = [each.name for each in COMMANDS[name].flags]
   if known == "config" and known in own:
-    # ml_collections knows its fields once it is given.
+    # Without --config, ml_collections does not know the fields of the config.
     return f"--config is missing; see diffdistill {name} --help"
   if any(known == e.name for each in COMMANDS.values() for e in each.flags):
     reads = ", ".join(f"--{each}" for each in own) or "no flag"
@@ -244,8 +252,8 @@ def _unknown(name: str, flag: str) -> str:
 
 
 def _problem(error: Exception, words: Sequence[str]) -> str:
-  """What absl, ml_collections or a config file say, in one plain line."""
-  # One error may hold another, and str() would quote the text of a KeyError.
+  """The error of absl, ml_collections or a config file, in one plain line."""
+  # An error may hold another error, and str() quotes the text of a KeyError.
   while error.args and isinstance(error.args[0], Exception):
     error = error.args[0]
   message = str(error.args[0] if isinstance(error, KeyError) else error)
@@ -257,7 +265,7 @@ def _problem(error: Exception, words: Sequence[str]) -> str:
       return f"{flag} is no field of the config; {remedy}"
   if missing := re.match(r"Missing value for flag (\S+)", message):
     return f"{missing[1]} has no value; pass {missing[1]}=VALUE"
-  # A value may have several lines.
+  # The value in the message may have several lines.
   flag, _, problem = " ".join(lines).removeprefix("flag ").partition(": ")
   for unreadable, remedy in _UNREADABLE:
     if unreadable in problem:

@@ -1,6 +1,6 @@
-"""The help of the command line, from the table of commands.
+"""Writes the help of the command line, from the table of commands.
 
-This file imports nothing that takes long, so that the help is printed at once.
+This file imports no slow library, so that the help is printed at once.
 """
 
 import difflib
@@ -14,7 +14,7 @@ from diffdistill.system.refusals import UsageError
 
 HELP = ("--help", "-h", "-help")
 WIDTH, COLUMN = 80, 26
-# How the help writes the value of a flag, by its kind.
+# The text for the value of a flag in the help, by the flag's kind.
 FORMS = {
   "text": "NAME",
   "int": "N",
@@ -37,10 +37,10 @@ STATUSES = {
 
 
 def answer(words: Sequence[str]) -> str | None:
-  """The text that a command line asks for; None if it names a command to run.
+  """The help or version that a command line asks for; None if it asks for none.
 
   Raises:
-    UsageError: where it asks for the help of a command that does not exist.
+    UsageError: if the words ask for help about a command that does not exist.
   """
   first, *others = words or ["help"]
   if first == "--version":
@@ -56,7 +56,7 @@ def find(name: str) -> Command:
   """The command of this name.
 
   Raises:
-    UsageError: if there is none.
+    UsageError: if no command has this name.
   """
   if name in COMMANDS:
     return COMMANDS[name]
@@ -67,7 +67,7 @@ def find(name: str) -> Command:
 
 
 def similar(name: str, names: Collection[str]) -> str:
-  """The name that is spelt most like it; empty if none is."""
+  """The name with the most similar spelling; empty if no name is similar."""
   return next(iter(difflib.get_close_matches(name, names, 1)), "")
 
 
@@ -84,7 +84,7 @@ def overview() -> str:
 
 
 def explanation(name: str) -> str:
-  """What a command does, each of its flags, an example, the exit statuses."""
+  """The help of one command: its flags, an example and the exit statuses."""
   command = find(name)
   required = [_label(flag) for flag in command.flags if flag.required]
   optional = CONFIG in command.flags or len(required) < len(command.flags)
@@ -105,7 +105,7 @@ def explanation(name: str) -> str:
 
 
 def default(flag: Flag) -> str:
-  """What holds if a flag is not given, in words."""
+  """A text that says what happens if a flag is not given."""
   if flag.required:
     return "Required."
   value = flag.default
