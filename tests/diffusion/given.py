@@ -1,4 +1,4 @@
-"""The noise schedules of tests, by the names that the tests have as ids."""
+"""Noise schedules for tests, by the name that a test id shows."""
 
 from diffdistill.diffusion.schedule import (
   EDM,

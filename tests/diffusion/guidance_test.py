@@ -1,4 +1,4 @@
-"""Guidance against scores of densities, closed forms, and its cost."""
+"""Compares guidance with scores and closed forms, and counts its passes."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ X = jnp.array([[0.3, -0.2], [1.0, 0.4], [-0.7, 0.1], [0.2, 1.5]]).reshape(
 
 
 def exact(mixture):
-  """The best denoiser of a mixture."""
+  """The exact denoiser of a mixture of Gaussians."""
 
   def denoise(x_t, t, s=None):
     x0 = GaussianMixture(schedule=SCHEDULE).apply(mixture, x_t, t)
@@ -44,7 +44,7 @@ UNTOLD = exact(CLASSES)
 
 
 @pytest.mark.parametrize("w", [0.5, 3.0])
-def test_x0_and_eps_go_on_from_the_unconditional_ones(w):
+def test_x0_and_eps_are_extrapolated_from_the_unconditional_ones(w):
   guided = Guidance(weight=w)(TOLD, UNTOLD)(X, T)
   told, untold = TOLD(X, T), UNTOLD(X, T)
   for name in ("x0", "eps"):
@@ -52,22 +52,22 @@ def test_x0_and_eps_go_on_from_the_unconditional_ones(w):
     np.testing.assert_allclose(
       getattr(guided, name), (1 + w) * c - w * u, rtol=1e-5, atol=1e-5
     )
-  # Both are still the ends of one line through x_t.
+  # The guided x0 and eps still combine to x_t.
   alpha, sigma = PROCESS.coefficients(T, X)
   np.testing.assert_allclose(
     alpha * guided.x0 + sigma * guided.eps, X, atol=1e-5
   )
 
 
-def test_its_score_is_that_of_the_sharpened_density():
-  """Of p(x|c)^(1 + w) / p(x)^w, differentiated and not derived."""
+def test_the_guided_score_is_the_score_of_the_sharpened_density():
+  """Differentiates log p(x|c)^(1 + w) / p(x)^w by jax.grad."""
   w = 1.5
 
   def log_density(x, t, mixture):
     alpha, sigma = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
     variance = (alpha * mixture["std"]) ** 2 + sigma**2
     square = jnp.sum((x[None] - alpha * mixture["means"]) ** 2, axis=(1, 2, 3))
-    # In two dimensions, up to a constant.
+    # Log densities in two dimensions, up to a constant.
     terms = mixture["logits"] - jnp.log(variance) - 0.5 * square / variance
     return jax.nn.logsumexp(terms)
 
@@ -83,8 +83,8 @@ def test_its_score_is_that_of_the_sharpened_density():
 
 
 @pytest.mark.parametrize("num_steps", [1, 3, 256])
-def test_guided_samples_are_those_of_the_class_moved_away(num_steps):
-  """Of equal widths, N(m, s^2) away from N(u, s^2) is N(m + w (m - u), s^2)."""
+def test_guided_samples_come_from_the_class_moved_away_from_the_rest(num_steps):
+  """Guiding N(m, s^2) away from N(u, s^2) gives N(m + w (m - u), s^2)."""
   w, s = 1.5, 0.2
 
   def gaussian(mean):
@@ -114,13 +114,13 @@ def test_guided_samples_are_those_of_the_class_moved_away(num_steps):
   )
   assert np.abs(guided - unguided).max() > 0.5
   if num_steps == 256:
-    # The probability flow keeps the place in units of the standard deviation.
+    # The probability flow scales the noise by s and adds the mean.
     flow = moved.reshape(1, 1, 1, 2) + s * np.asarray(noise)
-    # 0.026 in 64 steps, and of first order.
+    # DDIM is of first order: its error is 0.026 at 64 steps.
     np.testing.assert_allclose(guided, flow, atol=0.01)
 
 
-def test_both_ends_of_the_interval_are_inside():
+def test_guidance_acts_at_both_ends_of_its_interval():
   guidance = Guidance(weight=2.0, interval=(0.25, 0.75))
   low, high = np.float32(0.25), np.float32(0.75)
   t = jnp.array(
@@ -139,7 +139,7 @@ def test_both_ends_of_the_interval_are_inside():
   np.testing.assert_array_equal(np.ravel(x0), [1, 1, 3, 3, 3, 1, 1])
 
 
-def test_a_traced_scale_multiplies_the_weight_and_at_0_runs_one_model():
+def test_a_traced_scale_multiplies_the_weight_and_0_runs_one_model():
   runs, traces = [], []
 
   def untold(x_t, t, s=None):
@@ -158,14 +158,14 @@ def test_a_traced_scale_multiplies_the_weight_and_at_0_runs_one_model():
   assert len(traces) == 1
 
 
-def test_a_guided_call_costs_two_passes():
+def test_guidance_counts_two_passes_if_it_guides_and_has_a_weight():
   assert Guidance(weight=0.5).passes(guided=True) == 2
   assert Guidance(weight=0.5).passes(guided=False) == 1
   assert Guidance().passes(guided=True) == 1
 
 
 @pytest.mark.parametrize("weight", [-0.5, float("inf"), float("nan")])
-def test_refuses_a_weight_out_of_range(weight):
+def test_a_weight_out_of_range_is_refused(weight):
   with pytest.raises(ValueError, match=rf"weight is {weight}; pass 0 or more"):
     Guidance(weight=weight)
 
@@ -174,7 +174,7 @@ def test_refuses_a_weight_out_of_range(weight):
   "interval", [(), (0.5,), (0.1, 0.5, 0.9), (0.5, 0.5), (0.6, 0.4), (-0.1, 0.5),
                (0.5, 1.1)],
 )  # fmt: skip
-def test_refuses_what_is_no_interval(interval):
+def test_invalid_intervals_are_refused(interval):
   with pytest.raises(ValueError, match=r"interval is .*; pass times") as error:
     Guidance(weight=1.0, interval=interval)
   assert str(interval) in str(error.value)

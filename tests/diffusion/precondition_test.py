@@ -13,14 +13,14 @@ from diffdistill.diffusion.schedule import (
 T = jnp.array([0.0, 0.2, 0.5, 0.9, 1.0])
 
 
-def test_identity_leaves_everything_alone():
+def test_identity_does_not_scale_input_or_output():
   scaling = Identity().scaling(Cosine(), T)
   np.testing.assert_array_equal(scaling.c_skip, 0)
   np.testing.assert_array_equal(scaling.c_out, 1)
   np.testing.assert_array_equal(scaling.c_in, 1)
 
 
-def test_the_three_units_of_noise():
+def test_noise_is_given_as_angle_time_or_index():
   cosine, linear = Cosine(), LinearBeta()
   angle = Identity().scaling(cosine, T).c_noise
   expected = np.arctan(np.exp(-0.5 * np.asarray(cosine.logsnr(T), np.float64)))
@@ -38,8 +38,8 @@ def test_the_three_units_of_noise():
   "schedule", [Cosine(), LinearBeta(), EDM(), RectifiedFlow()]
 )
 @pytest.mark.parametrize("sigma_data", [0.5, 1.3])
-def test_edm_keeps_unit_variance_at_input_and_target(schedule, sigma_data):
-  """The two requirements from which Karras et al. 2022, B.6 derive it."""
+def test_edm_gives_input_and_target_unit_variance(schedule, sigma_data):
+  """Checks the two requirements of Karras et al. 2022, appendix B.6."""
   scaling = EDMPrecondition(sigma_data=sigma_data).scaling(schedule, T)
   c_skip, c_out, c_in, c_noise = (np.asarray(c, np.float64) for c in scaling)
   alpha, sigma = (
@@ -47,7 +47,7 @@ def test_edm_keeps_unit_variance_at_input_and_target(schedule, sigma_data):
   )
   variance_in = c_in**2 * (alpha**2 * sigma_data**2 + sigma**2)
   np.testing.assert_allclose(variance_in, 1, rtol=1e-5)
-  # F's target is (x0 - c_skip x_t) / c_out.
+  # The target of the network F is (x0 - c_skip x_t) / c_out.
   residual = (1 - c_skip * alpha) ** 2 * sigma_data**2 + (c_skip * sigma) ** 2
   np.testing.assert_allclose(residual / c_out**2, 1, rtol=2e-3)
   np.testing.assert_allclose(
@@ -55,7 +55,7 @@ def test_edm_keeps_unit_variance_at_input_and_target(schedule, sigma_data):
   )
 
 
-def test_edm_on_its_own_schedule_is_table_1():
+def test_edm_on_the_edm_schedule_agrees_with_table_1():
   schedule = EDM()
   sigma = np.asarray(schedule.sigma(T), np.float64)
   c_skip, c_out, c_in, _ = EDMPrecondition().scaling(schedule, T)

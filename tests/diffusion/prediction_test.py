@@ -33,7 +33,7 @@ def images(values):
 floats = st.lists(st.floats(-2, 2, width=32), min_size=8, max_size=8).map(
   images
 )
-# Away from the ends, where a division by alpha or sigma is meant to be bad.
+# Avoid both ends, where dividing by a small alpha or sigma loses precision.
 times = st.lists(st.floats(0.1, 0.9), min_size=4, max_size=4).map(
   lambda t: jnp.asarray(t, jnp.float32)
 )
@@ -42,14 +42,14 @@ times = st.lists(st.floats(0.1, 0.9), min_size=4, max_size=4).map(
 @pytest.mark.parametrize("name", SCHEDULES)
 @settings(deadline=None, max_examples=10)
 @given(x0=floats, eps=floats, t=times)
-def test_every_output_means_the_same_two_ends(name, x0, eps, t):
+def test_every_output_gives_back_the_same_x0_and_eps(name, x0, eps, t):
   process = GaussianProcess(schedule=SCHEDULES[name])
   alpha, sigma = process.coefficients(t, x0)
   x_t, truth = process.diffuse(x0, eps, t), Prediction(x0=x0, eps=eps)
   for output in SINGLE:
     out = from_prediction(output, truth, alpha, sigma)
     actual = to_prediction(output, out, x_t, alpha, sigma)
-    # Rounding of x_t (as large as sigma = 80) over an alpha or sigma of 0.01.
+    # x_t is up to 80 and is divided by 0.01, which enlarges its rounding.
     np.testing.assert_allclose(actual.x0, x0, atol=2e-4, err_msg=output)
     np.testing.assert_allclose(actual.eps, eps, atol=2e-4, err_msg=output)
 
@@ -57,8 +57,8 @@ def test_every_output_means_the_same_two_ends(name, x0, eps, t):
 @pytest.mark.parametrize("name", ["cosine", "linear", "flow"])
 @settings(deadline=None, max_examples=5)
 @given(p=floats, x_t=floats, t=times)
-def test_cycles_of_outputs_come_back(name, p, x_t, t):
-  """Any p, not only a true one: x0 -> eps -> v -> velocity -> score -> x0."""
+def test_converting_through_all_outputs_gives_back_the_first(name, p, x_t, t):
+  """Converts any x0 to eps, v, velocity, score and back to x0."""
   process = GaussianProcess(schedule=SCHEDULES[name])
   alpha, sigma = process.coefficients(t, x_t)
   cycle = ("x0", "eps", "v", "velocity", "score", "x0")
@@ -71,7 +71,7 @@ def test_cycles_of_outputs_come_back(name, p, x_t, t):
 
 @pytest.mark.parametrize("output", SINGLE)
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_the_line_goes_through_x_t_and_nothing_is_nan(name, output):
+def test_x0_and_eps_combine_to_x_t_and_are_finite(name, output):
   process = GaussianProcess(schedule=SCHEDULES[name])
   t = jnp.array([0.0, 1e-3, 0.7, 1.0])
   x_t = images([1.3, -0.4, 0.1, 2.0, -1.0, 0.8, -0.2, 0.5])
@@ -82,12 +82,12 @@ def test_the_line_goes_through_x_t_and_nothing_is_nan(name, output):
   assert np.all(np.isfinite(x0))
   assert np.all(np.isfinite(eps))
   line = alpha * x0 + sigma * eps
-  # Relative to the terms, not to the sum, in which they may cancel.
+  # Compare with the size of the terms, because their sum may cancel.
   scale = np.abs(alpha * x0) + np.abs(sigma * eps)
   np.testing.assert_array_less(np.abs(line - x_t), 1e-6 * scale + 1e-6)
 
 
-def test_definitions_of_the_table():
+def test_each_output_agrees_with_its_definition():
   alpha, sigma = jnp.full((1, 1, 1, 1), 0.6), jnp.full((1, 1, 1, 1), 0.8)
   p = Prediction(x0=images([1.0, -2.0]), eps=images([0.5, 0.25]))
   expected = {
@@ -103,7 +103,7 @@ def test_definitions_of_the_table():
     )
 
 
-def test_v_is_the_derivative_by_angle_and_velocity_by_time():
+def test_v_is_the_derivative_in_angle_and_velocity_the_one_in_time():
   x0, eps = images([1.0, -0.5]), images([0.3, 2.0])
   cosine, flow = (
     GaussianProcess(schedule=s) for s in (Cosine(), RectifiedFlow())
@@ -121,8 +121,8 @@ def test_v_is_the_derivative_by_angle_and_velocity_by_time():
 
 @settings(deadline=None, max_examples=10)
 @given(x0=floats, eps=floats, x_t=floats, t=times)
-def test_both_is_the_average_of_the_paper(x0, eps, x_t, t):
-  """x0 = sigma^2 x + alpha (z - sigma eps), Salimans & Ho 2022, section 4."""
+def test_output_both_averages_x0_as_the_paper_does(x0, eps, x_t, t):
+  """x0 = sigma^2 x + alpha (z - sigma eps): Salimans & Ho 2022, section 4."""
   alpha, sigma = GaussianProcess(schedule=Cosine()).coefficients(t, x_t)
   out = jnp.concatenate([x0, eps], axis=-1)
   actual = to_prediction("both", out, x_t, alpha, sigma)
@@ -134,7 +134,7 @@ def test_both_is_the_average_of_the_paper(x0, eps, x_t, t):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_both_of_two_true_outputs_is_the_truth(name):
+def test_output_both_is_exact_if_x0_and_eps_are(name):
   process = GaussianProcess(schedule=SCHEDULES[name])
   x0 = images([0.5, -1, 0.2, 0.7, 0.1, -0.3, 0.6, 0.9])
   eps = images([1.5, 0.3, -0.2, 1, -0.7, -1.2, 0.4, -0.1])
@@ -148,8 +148,8 @@ def test_both_of_two_true_outputs_is_the_truth(name):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_an_x0_output_is_taken_to_the_bit(name):
-  """So that a constant denoiser makes constant targets."""
+def test_an_x0_output_is_not_rounded(name):
+  """A denoiser that returns a constant must make constant targets."""
   process = GaussianProcess(schedule=SCHEDULES[name])
   out = images(np.random.default_rng(0).normal(size=2000))
   alpha, sigma = process.coefficients(jnp.linspace(0, 1, 1000), out)
@@ -169,7 +169,7 @@ def test_clip_bounds_x0_and_recomputes_eps():
   )
 
 
-def test_output_channels_and_refusals():
+def test_output_both_doubles_channels_and_unknown_outputs_are_refused():
   assert output_channels("v", 3) == 3
   assert output_channels("both", 3) == 6
   one = jnp.ones((1, 1, 1, 1))

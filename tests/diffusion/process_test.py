@@ -20,7 +20,7 @@ every_schedule = pytest.mark.parametrize("name", SCHEDULES)
 values = st.lists(st.floats(-2, 2, width=32), min_size=8, max_size=8).map(
   lambda v: jnp.asarray(v, jnp.float32).reshape(4, 1, 1, 2)
 )
-# Three falling times per example, apart from each other and from the ends.
+# Three falling times per example, well apart and away from 0 and 1.
 falling = st.lists(
   st.tuples(st.floats(0.7, 0.98), st.floats(0.4, 0.6), st.floats(0.02, 0.3)),
   min_size=4,
@@ -34,14 +34,14 @@ def process_of(name):
 
 
 def coefficients(process, t):
-  """(alpha, sigma) in float64, of shape b."""
+  """alpha and sigma in float64, one of each per example."""
   schedule = process.schedule
   return (
     np.asarray(f(t), np.float64) for f in (schedule.alpha, schedule.sigma)
   )
 
 
-def test_expand_like():
+def test_expand_like_appends_axes_of_size_one():
   t = jnp.array([0.1, 0.2])
   assert expand_like(t, jnp.zeros((2, 3, 3, 1))).shape == (2, 1, 1, 1)
 
@@ -49,12 +49,12 @@ def test_expand_like():
 @every_schedule
 @few
 @given(x0=values, eps=values, times=falling)
-def test_ddim_with_the_true_ends_moves_along_the_line(name, x0, eps, times):
+def test_ddim_with_true_x0_and_eps_gives_the_true_x_s(name, x0, eps, times):
   process, (t, s, r) = process_of(name), times
   truth = Prediction(x0=x0, eps=eps)
   x_t = process.diffuse(x0, eps, t)
   x_s = process.ddim(x_t, truth, t, s)
-  # Relative to the noise, of which EDM has up to 80.
+  # The tolerance grows with sigma, which is up to 80 for EDM.
   atol = 3e-6 * max(1, float(process.schedule.sigma(t).max()))
   np.testing.assert_allclose(x_s, process.diffuse(x0, eps, s), atol=atol)
   np.testing.assert_allclose(
@@ -68,7 +68,7 @@ def test_ddim_with_the_true_ends_moves_along_the_line(name, x0, eps, times):
 @every_schedule
 @few
 @given(x_t=values, x0=values, times=falling)
-def test_ddim_is_equation_12(name, x_t, x0, times):
+def test_ddim_agrees_with_equation_12_of_its_paper(name, x_t, x0, times):
   """alpha_s x0 + sigma_s (x_t - alpha_t x0) / sigma_t, in float64."""
   process, (t, s, _) = process_of(name), times
   alpha, sigma = process.coefficients(t, x_t)
@@ -83,7 +83,7 @@ def test_ddim_is_equation_12(name, x_t, x0, times):
 
 
 @every_schedule
-def test_a_step_to_zero_is_x0_to_the_bit(name):
+def test_a_step_to_time_0_returns_exactly_x0(name):
   process = process_of(name)
   x0, x_t = jnp.asarray(0.37 * ONES), jnp.asarray(-1.3 * ONES)
   t, s = jnp.array([0.001, 0.2, 0.5, 1.0]), jnp.zeros(4)
@@ -95,7 +95,7 @@ def test_a_step_to_zero_is_x0_to_the_bit(name):
 
 
 @every_schedule
-def test_nothing_is_nan_at_the_ends(name):
+def test_steps_between_extreme_times_are_finite(name):
   process = process_of(name)
   x0, x_t = jnp.asarray(0.3 * ONES), jnp.asarray(-2 * ONES)
   for t, s in (
@@ -115,8 +115,8 @@ def test_nothing_is_nan_at_the_ends(name):
 @every_schedule
 @few
 @given(x_t=values, x0=values, times=falling)
-def test_posterior_is_bayes_rule(name, x_t, x0, times):
-  """N(x_s; alpha_s x0, sigma_s^2) times N(x_t; a x_s, variance of the step)."""
+def test_posterior_agrees_with_bayes_rule(name, x_t, x0, times):
+  """Multiplies N(x_s; alpha_s x0, sigma_s^2) by N(x_t; a x_s, step)."""
   process, (t, s, _) = process_of(name), times
   mean, std = process.posterior(x_t, x0, t, s)
   alpha_t, sigma_t = coefficients(process, t)
@@ -136,8 +136,8 @@ def test_posterior_is_bayes_rule(name, x_t, x0, times):
 
 
 @every_schedule
-def test_noise_interpolates_the_log_variance(name):
-  """Salimans & Ho 2022, Eq. 5: (1 - r) sigma_s^2 to (1 - r) sigma_t^2."""
+def test_noise_interpolates_between_the_two_log_variances(name):
+  """From (1 - r) sigma_s^2 to (1 - r) sigma_t^2: Salimans & Ho 2022, Eq. 5."""
   process = process_of(name)
   t, s = jnp.array([1.0, 0.7, 0.3, 0.1]), jnp.array([0.6, 0.65, 0.1, 0.05])
   x = jnp.asarray(ONES)
@@ -154,8 +154,8 @@ def test_noise_interpolates_the_log_variance(name):
 @every_schedule
 @few
 @given(x_t=values, x0=values, times=falling)
-def test_posteriors_compose(name, x_t, x0, times):
-  """Chapman-Kolmogorov: q(x_r | x_t, x0) through s and directly."""
+def test_two_posterior_steps_equal_one_long_step(name, x_t, x0, times):
+  """q(x_r | x_t, x0) is the same through s or directly: Chapman-Kolmogorov."""
   process, (t, s, r) = process_of(name), times
   mean_s, std_s = process.posterior(x_t, x0, t, s)
   mean_r, std_r = process.posterior(mean_s, x0, s, r)
@@ -163,20 +163,20 @@ def test_posteriors_compose(name, x_t, x0, times):
   direct_mean, direct_std = process.posterior(x_t, x0, t, r)
   np.testing.assert_allclose(mean_r, direct_mean, atol=2e-5)
   variance = std_r**2 + slope[..., :1] ** 2 * std_s**2
-  # The slope is a difference of numbers near 1, good to 1e-6 of them.
+  # The slope is a difference of numbers near 1 and has an error of 1e-6.
   np.testing.assert_allclose(variance, direct_std**2, rtol=1e-4, atol=1e-7)
 
 
 @every_schedule
-def test_chained_posteriors_stay_on_the_marginal(name):
-  """From q(x_1 | x0) down to t = 0.25: mean alpha x0, deviation sigma."""
+def test_chained_posteriors_keep_the_moments_of_the_marginal(name):
+  """Steps from q(x_1 | x0) to t = 0.25 keep mean alpha x0, deviation sigma."""
   process, x0 = process_of(name), jnp.full((1, 1, 1, 1), 0.7)
   times = [jnp.array([t]) for t in (1.0, 0.75, 0.5, 0.25)]
   alpha, sigma = process.coefficients(times[0], x0)
   mean, variance = alpha * x0, sigma**2
   for t, s in itertools.pairwise(times):
     lower, std = process.posterior(mean, x0, t, s)
-    # Symmetric and wide, so that the difference does not cancel.
+    # A wide difference loses little precision by cancellation.
     width = jnp.sqrt(variance) + 1
     slope = (process.posterior(mean + width, x0, t, s)[0] - lower) / width
     mean, variance = lower, slope**2 * variance + std**2
@@ -188,7 +188,7 @@ def test_chained_posteriors_stay_on_the_marginal(name):
     assert float(sigma[0, 0, 0, 0]) == pytest.approx(0.3827, abs=1e-4)
 
 
-def test_chained_posterior_samples():
+def test_samples_of_chained_posteriors_have_the_moments_of_the_marginal():
   process, n = GaussianProcess(schedule=Cosine()), 100_000
   x0 = jnp.full((n, 1, 1, 1), 0.7)
   keys = jax.random.split(jax.random.key(3), 4)
@@ -197,6 +197,6 @@ def test_chained_posterior_samples():
   for key, t, s in zip(keys[1:], times[:-1], times[1:], strict=True):
     mean, std = process.posterior(x, x0, t, s)
     x = mean + std * jax.random.normal(key, x.shape)
-  # Four standard errors of 1e5 samples.
+  # The tolerances are four standard errors of 1e5 samples.
   assert float(x.mean()) == pytest.approx(0.6467, abs=0.005)
   assert float(x.std()) == pytest.approx(0.3827, abs=0.0035)

@@ -18,14 +18,14 @@ from tests.diffusion.given import ALL_SCHEDULES
 VARIANCE_PRESERVING = [n for n in ALL_SCHEDULES if n not in ("edm", "flow")]
 every_schedule = pytest.mark.parametrize("name", ALL_SCHEDULES)
 
-# Eight at a time: one small array costs as much as one number.
+# Draw eight times at once: an array of eight costs as much as one number.
 times = st.lists(st.floats(0, 1, width=32), min_size=8, max_size=8).map(
   lambda t: jnp.asarray(t, jnp.float32)
 )
 
 
 @every_schedule
-def test_noise_rises_with_time_and_both_ends_are_finite(name):
+def test_noise_rises_with_time_and_is_finite_at_both_ends(name):
   schedule, t = ALL_SCHEDULES[name], jnp.linspace(0, 1, 1001)
   alpha, sigma, logsnr, angle = (
     np.asarray(f(t))
@@ -59,7 +59,7 @@ def test_derivatives_are_finite_at_both_ends(name):
 @given(t=times)
 def test_time_inverts_logsnr(name, t):
   schedule = ALL_SCHEDULES[name]
-  # Those that read the ends as clipped cannot tell times within the clip.
+  # Schedules with clipped ends invert less exactly, near the clipped times.
   clipped = ("linear", "cosine_beta", "shifted_linear", "flow")
   atol = 2e-5 if name in clipped else 1e-6
   np.testing.assert_allclose(schedule.time(schedule.logsnr(t)), t, atol=atol)
@@ -68,7 +68,7 @@ def test_time_inverts_logsnr(name, t):
 @every_schedule
 @settings(deadline=None, max_examples=8)
 @given(t=times, s=times, r=times)
-def test_rotation_is_a_difference_of_angles(name, t, s, r):
+def test_rotation_is_the_difference_of_two_angles(name, t, s, r):
   schedule = ALL_SCHEDULES[name]
   ts = schedule.rotation(t, s)
   np.testing.assert_allclose(
@@ -89,7 +89,7 @@ def test_time_stays_within_the_unit_interval(name):
   assert t.max() <= 1
 
 
-def test_cosine_ends():
+def test_cosine_ends_at_logsnr_20_and_minus_20():
   """Salimans & Ho 2022 stop at a logSNR of -20 and 20."""
   schedule, t = Cosine(), jnp.array([0.0, 1.0])
   end = np.sin(np.arctan(np.exp(-10.0)))
@@ -98,8 +98,8 @@ def test_cosine_ends():
   np.testing.assert_allclose(schedule.logsnr(t), [20, -20], rtol=1e-5)
 
 
-def test_cosine_is_the_logsnr_of_the_paper():
-  """logsnr(t) = -2 log tan(a t + b), in float64."""
+def test_cosine_agrees_with_the_formula_of_the_paper():
+  """logsnr(t) = -2 log tan(a t + b), computed in float64."""
   t = np.linspace(0, 1, 1025, dtype=np.float32)
   b = np.arctan(np.exp(-10.0))
   a = np.arctan(np.exp(10.0)) - b
@@ -112,15 +112,15 @@ def test_cosine_is_the_logsnr_of_the_paper():
   np.testing.assert_allclose(schedule.sigma(t), np.sin(angle), rtol=1e-5)
 
 
-def test_cosine_with_other_ends():
+def test_cosine_ends_at_the_configured_logsnr():
   schedule = Cosine(logsnr_min=-8.0, logsnr_max=12.0)
   np.testing.assert_allclose(
     schedule.logsnr(jnp.array([0.0, 1.0])), [12, -8], rtol=1e-5
   )
 
 
-def test_linear_beta_is_ddpm_at_all_its_steps():
-  """alpha^2 = prod (1 - beta): Ho et al. 2020, with their 1000 betas."""
+def test_linear_beta_agrees_with_ddpm_at_all_1000_steps():
+  """alpha^2 = prod (1 - beta) for the 1000 betas of Ho et al. 2020."""
   alpha2 = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
   t = jnp.arange(1, 1001) / 1000
   schedule = LinearBeta()
@@ -131,16 +131,16 @@ def test_linear_beta_is_ddpm_at_all_its_steps():
   )
 
 
-def test_scaled_linear_betas_are_squares():
-  """Latent diffusion: linspace(sqrt(min), sqrt(max))^2."""
+def test_betas_of_power_2_are_squares_of_a_linear_range():
+  """Latent diffusion uses betas linspace(sqrt(min), sqrt(max))^2."""
   betas = LinearBeta(beta_min=0.00085, beta_max=0.012, power=2.0).betas()
   roots = np.sqrt(betas)
   np.testing.assert_allclose(np.diff(roots), np.diff(roots)[0], rtol=1e-9)
   np.testing.assert_allclose(betas[[0, -1]], [0.00085, 0.012], rtol=1e-9)
 
 
-def test_cosine_beta_is_the_squared_cosine():
-  """alpha^2 = f(t) / f(0) until the cap: Nichol & Dhariwal 2021, Eq. 17."""
+def test_cosine_beta_agrees_with_the_squared_cosine_of_its_paper():
+  """alpha^2 = f(t) / f(0) until the cap of beta: Nichol 2021, Eq. 17."""
   schedule = CosineBeta()
   t = np.arange(1, 990) / 1000
   f = np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
@@ -151,8 +151,8 @@ def test_cosine_beta_is_the_squared_cosine():
   assert schedule.alpha(jnp.ones(1))[0] > 0
 
 
-def test_edm_ends_and_curve():
-  """Karras et al. 2022, Eq. 5, with their formula's N + 1 levels."""
+def test_edm_agrees_with_the_levels_of_its_paper():
+  """Computes N + 1 levels by Eq. 5 of Karras et al. 2022."""
   schedule, num_steps = EDM(), 18
   i = np.arange(num_steps + 1)
   high, low = 80 ** (1 / 7), 0.002 ** (1 / 7)
@@ -164,7 +164,7 @@ def test_edm_ends_and_curve():
   assert schedule.sigma(t)[-1] == pytest.approx(0.002, rel=5e-6)
 
 
-def test_rectified_flow_is_the_straight_line():
+def test_rectified_flow_is_linear_in_time_and_clipped_at_both_ends():
   schedule, t = RectifiedFlow(), jnp.linspace(0.01, 0.99, 50)
   np.testing.assert_array_equal(schedule.sigma(t), t)
   np.testing.assert_array_equal(schedule.alpha(t), 1 - t)
@@ -175,7 +175,7 @@ def test_rectified_flow_is_the_straight_line():
 
 
 @pytest.mark.parametrize("base", [Cosine(), LinearBeta()])
-def test_shifted_moves_the_logsnr_and_nothing_else(base):
+def test_shifted_adds_a_constant_to_the_logsnr(base):
   schedule = Shifted(base=base, image_size=256)
   t = jnp.linspace(0, 1, 33)
   expected = np.asarray(base.logsnr(t), np.float64) + 2 * np.log(64 / 256)
@@ -202,6 +202,6 @@ def test_shifted_moves_the_logsnr_and_nothing_else(base):
     (lambda: Shifted(base=Cosine(), image_size=0), "image_size is 0"),
   ],
 )
-def test_refusals(make, match):
+def test_invalid_fields_are_refused(make, match):
   with pytest.raises(ValueError, match=match):
     make()

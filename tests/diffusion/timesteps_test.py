@@ -29,36 +29,36 @@ from tests.diffusion.given import SCHEDULES
 
 @functools.cache
 def compiled(grid, name):
-  """grid_time of i = 0 .. 99 for any number of steps, which is traced."""
+  """A compiled function from num_steps to grid_time of i = 0 .. 99."""
   one = functools.partial(grid_time, grid, SCHEDULES[name])
   times = jax.jit(jax.vmap(one, in_axes=(0, None)))
   return lambda num_steps: times(np.arange(100), num_steps)
 
 
 def levels(grid, name, num_steps):
-  """The grid from its first step's time down to 0."""
+  """Times of a grid, from the time of the first step down to 0."""
   return np.asarray(compiled(grid, name)(num_steps))[num_steps::-1]
 
 
-def test_discrete_times_are_uniform_and_include_the_end():
+def test_discrete_times_are_uniform_and_include_1():
   num_steps, n = 10, 20_000
   t = draw_discrete(jax.random.key(0), n, num_steps)
   i, count = np.unique(np.round(np.asarray(t) * num_steps), return_counts=True)
   np.testing.assert_array_equal(i, np.arange(1, num_steps + 1))
-  # chi-squared of 9 degrees of freedom: 27.9 is its 99.9 % quantile.
+  # 27.9 is the 99.9 % quantile of chi-squared with 9 degrees of freedom.
   expected = n / num_steps
   assert ((count - expected) ** 2 / expected).sum() < 27.9
   assert t.max() == 1.0
 
 
-def test_discrete_times_are_the_uniform_grid_to_the_bit():
+def test_discrete_times_are_exactly_those_of_the_uniform_grid():
   draw = jax.jit(draw_discrete, static_argnums=1)
   for num_steps in (1, 3, 5, 49, 98):
     t = np.unique(draw(jax.random.key(1), 1024, np.int32(num_steps)))[::-1]
     np.testing.assert_array_equal(
       t, levels("uniform", "cosine", num_steps)[:-1]
     )
-    # 49 (1 / 49) is less than 1 in float32.
+    # The product 49 * (1 / 49) is less than 1 in float32.
     assert t[0] == 1
 
 
@@ -90,13 +90,13 @@ def test_every_grid_falls_to_exactly_zero(grid, name):
     t = levels(grid, name, num_steps)
     assert t[-1] == 0
     assert np.all(np.diff(t) < 0)
-    # A step to 0 is the last: no level before the end may be 0.
+    # Only the last time may be 0, because a step to 0 ends sampling.
     assert t[-2] > 0
     if grid != "karras":
       assert t[0] == 1
 
 
-def test_quadratic_is_the_square_of_uniform():
+def test_quadratic_times_are_squares_of_uniform_times():
   np.testing.assert_allclose(
     levels("quadratic", "cosine", 10),
     (np.arange(10, -1, -1) / 10) ** 2,
@@ -105,22 +105,22 @@ def test_quadratic_is_the_square_of_uniform():
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_karras_is_their_formula(name):
-  """Karras et al. 2022, Eq. 5, of sigma / alpha: N levels, then zero."""
+def test_karras_grid_agrees_with_the_formula_of_the_paper(name):
+  """Computes N levels of sigma / alpha by Eq. 5 of Karras et al. 2022."""
   schedule, num_steps = SCHEDULES[name], 18
   i = np.arange(num_steps)
   high, low = 80 ** (1 / 7), 0.002 ** (1 / 7)
   expected = (high + i / (num_steps - 1) * (low - high)) ** 7
   t = jnp.asarray(levels("karras", name, num_steps)[:-1])
   tau = np.asarray(schedule.sigma(t)) / np.asarray(schedule.alpha(t))
-  # float32 time near either end of a variance-preserving schedule.
+  # Near 0 and 1, rounding t to float32 changes sigma / alpha noticeably.
   np.testing.assert_allclose(tau, expected, rtol=1e-3)
-  # One step alone starts at the noisy end.
+  # A grid of one step starts at the highest noise.
   np.testing.assert_allclose(levels("karras", name, 1)[0], t[0], rtol=1e-6)
 
 
-def test_karras_visits_the_least_noise_of_an_edm_schedule():
-  """Not 0 instead of it, which would be a last step before the last."""
+def test_karras_grid_on_edm_has_sigma_min_before_0():
+  """The time before the last is sigma_min and not yet 0."""
   t = levels("karras", "edm", 18)
   sigma = EDM().sigma(jnp.asarray(t[-2:]))
   assert t[-2] > 0
@@ -132,18 +132,18 @@ def test_unknown_grids_are_refused():
     grid_time("cosine", Cosine(), 1, 2)
 
 
-def test_per_example_repeats_one_time():
+def test_per_example_repeats_a_time_for_each_image():
   t = per_example(jnp.float32(0.3), jnp.zeros((4, 2, 2, 1)))
   np.testing.assert_array_equal(t, np.full(4, 0.3, np.float32))
 
 
-# Phi^-1 of 0.025, 0.5 and 0.8413447.
+# Quantiles of the standard normal distribution.
 NORMAL = {0.025: -1.959964, 0.5: 0.0, 0.8413447: 1.0}
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("u", NORMAL)
-def test_quantiles_of_each_draw_in_closed_form(name, u):
+def test_quantiles_of_each_draw_agree_with_closed_forms(name, u):
   schedule, z = SCHEDULES[name], NORMAL[u]
 
   def quantile(draw):
@@ -161,39 +161,39 @@ def test_quantiles_of_each_draw_in_closed_form(name, u):
 
 
 @pytest.mark.parametrize("kind", DRAWS)
-def test_draws_have_their_quantiles(kind):
+def test_drawn_times_follow_the_quantiles_of_the_draw(kind):
   draw, schedule, n = DRAWS[kind](), RectifiedFlow(), 20_000
   t = draw(jax.random.key(3), n, schedule)
   for u in (0.1, 0.5, 0.9):
     limit = draw.quantile(jnp.full(1, u), schedule)
-    # Four standard errors of a share.
+    # The tolerance is four standard errors of a share.
     error = 4 * (u * (1 - u) / n) ** 0.5
     assert float(jnp.mean(t < limit)) == pytest.approx(u, abs=error)
   ends = draw.quantile(jnp.array([0.0, 1.0]), schedule)
   assert np.isfinite(ends).all()
 
 
-def test_pairs_are_ordered_and_a_share_is_equal():
+def test_pairs_have_s_at_most_t_and_the_asked_share_of_equal_times():
   n, draw = 20_000, Power(power=2.0)
   t, s = draw_pair(jax.random.key(4), n, Cosine(), draw, equal=0.25)
   same = np.asarray(t == s)
   assert same.mean() == pytest.approx(0.25, abs=0.015)
   t, s = np.asarray(t), np.asarray(s)
   assert (s <= t).all()
-  # Share u of the draws lies below u^2: of the larger of two, a share u^2.
+  # A share u of draws lies below u^2, so the larger of two does with u^2.
   for u in (0.3, 0.7):
     assert (t[~same] < u**2).mean() == pytest.approx(u**2, abs=0.02)
     assert (s[~same] < u**2).mean() == pytest.approx(2 * u - u**2, abs=0.02)
     assert (t[same] < u**2).mean() == pytest.approx(u, abs=0.03)
 
 
-def test_the_two_times_of_a_pair_may_have_draws_of_their_own():
+def test_the_two_times_of_a_pair_may_have_different_draws():
   late, early = LogitNormal(mean=4.0), LogitNormal(mean=-4.0)
   t, s = draw_pair(jax.random.key(5), 4096, Cosine(), early, late)
   assert float(jnp.median(t)) == pytest.approx(1 / (1 + np.exp(-4)), abs=0.01)
   assert float(jnp.median(s)) == pytest.approx(1 / (1 + np.exp(4)), abs=0.01)
 
 
-def test_a_draw_out_of_range_is_refused():
+def test_a_std_of_zero_is_refused():
   with pytest.raises(ValueError, match=r"std is 0\.0; pass 0\.01 or more"):
     Lognormal(std=0.0)

@@ -1,12 +1,13 @@
-"""Flow maps: derivatives by hand, and the exact two-time prediction.
+"""Flow maps, derivatives of schedules and the exact two-time prediction.
 
-With p = angle(t), d = p_t - p_s and x, v in the units of the circle, a network
-of two times predicts vbar, and X = cos(d) x - sin(d) vbar is its flow map.
-For data N(m, w^2) and V_t = alpha_t^2 w^2 + sigma_t^2 the exact map is
+Let p = angle(t) and d = p_t - p_s, and let x and v be coordinates of the circle
+(GaussianProcess.to_circle). A network of two times predicts vbar, and its flow
+map is X = cos(d) x - sin(d) vbar. For data N(m, w^2) and the variances
+V_t = alpha_t^2 w^2 + sigma_t^2, the exact flow map is
 
   (1)  X(x_t) = alpha_s m + sqrt(V_s / V_t) (x_t - alpha_t m)
 
-All is computed in float64.
+Every test here computes in float64.
 """
 
 import jax
@@ -32,7 +33,7 @@ def float64():
 
 
 def difference(f, t, side):
-  """df/dt by finite differences inside [0, 1]; side is -1, 0 or 1."""
+  """df/dt by a backward (side = -1), central (0) or forward (1) difference."""
   h = 1e-6
   if side == 0:
     return (f(t + h) - f(t - h)) / (2 * h)
@@ -44,16 +45,16 @@ def difference(f, t, side):
 @every_schedule
 @pytest.mark.parametrize(
   ("t", "side"),
-  # Not at a corner of the discrete schedules' tables, but at both ends.
+  # Both ends, and times between the entries of discrete schedules' tables.
   [(0.00005, 1), (0.0302, 0), (0.4003, 0), (0.9906, 0), (1.0, -1)],
 )
-def test_rates_are_the_derivatives(name, t, side):
+def test_rates_agree_with_finite_differences(name, t, side):
   schedule, t = ALL_SCHEDULES[name], jnp.full(1, t)
   functions = (schedule.alpha, schedule.sigma, schedule.angle)
   rates = (*schedule.rates(t), schedule.angle_rate(t))
   for function, rate in zip(functions, rates, strict=True):
     if name == "flow":
-      # The line itself, which is clipped at its ends.
+      # Differentiate the line; the schedule clips it at both ends.
       line = {schedule.alpha: lambda t: 1 - t, schedule.sigma: lambda t: t}
       line[schedule.angle] = lambda t: jnp.arctan2(t, 1 - t)
       expected = difference(line[function], t, side)
@@ -64,7 +65,7 @@ def test_rates_are_the_derivatives(name, t, side):
 
 @every_schedule
 @pytest.mark.parametrize("t", [0.0, 1e-5, 0.0302, 0.4003, 0.9906, 1.0])
-def test_forward_derivatives_are_the_rates_at_both_ends_too(name, t):
+def test_jvps_of_the_schedule_equal_its_rates_also_at_both_ends(name, t):
   schedule, t = ALL_SCHEDULES[name], jnp.full(1, t)
   functions = (schedule.alpha, schedule.sigma, schedule.angle)
   rates = (*schedule.rates(t), schedule.angle_rate(t))
@@ -74,7 +75,7 @@ def test_forward_derivatives_are_the_rates_at_both_ends_too(name, t):
 
 
 def flow_map(process, x_t, t, s):
-  """Equation (1)."""
+  """The exact flow map of data N(MEAN, WIDTH^2): equation (1) of this file."""
   (alpha_t, sigma_t), (alpha_s, sigma_s) = (
     process.coefficients(time, x_t) for time in (t, s)
   )
@@ -85,7 +86,7 @@ def flow_map(process, x_t, t, s):
 
 
 def denoised(process, x_t, t):
-  """The prediction of one time: the exact denoiser."""
+  """The exact denoiser's prediction for data N(MEAN, WIDTH^2)."""
   alpha, sigma = process.coefficients(t, x_t)
   variance = (alpha * WIDTH) ** 2 + sigma**2
   x0 = MEAN + alpha * WIDTH**2 / variance * (x_t - alpha * MEAN)
@@ -93,9 +94,9 @@ def denoised(process, x_t, t):
 
 
 def predicted(process, x_t, t, s):
-  """The prediction of two times whose DDIM step is equation (1).
+  """The two-time prediction whose DDIM step from t to s is flow_map.
 
-  x_t and X lie on the lines of both times through (x0, eps): two equations.
+  Solves alpha_t x0 + sigma_t eps = x_t and alpha_s x0 + sigma_s eps = X.
   """
   (alpha_t, sigma_t), (alpha_s, sigma_s) = (
     process.coefficients(time, x_t) for time in (t, s)
@@ -109,12 +110,12 @@ def predicted(process, x_t, t, s):
 
 
 X = np.array([[0.3, -0.2], [1.0, 0.4], [-0.7, 0.1]]).reshape(3, 1, 1, 2)
-# Not at a corner of the tables of discrete schedules.
+# Times that lie between the entries of discrete schedules' tables.
 T, S = np.array([0.3004, 0.7003, 0.9504]), np.array([0.1003, 0.3506, 0.5004])
 
 
 @every_schedule
-def test_the_ddim_step_of_two_times_is_the_flow_map(name):
+def test_a_ddim_step_with_the_exact_two_time_prediction_is_the_flow_map(name):
   process = GaussianProcess(schedule=ALL_SCHEDULES[name])
   x, t, s = (jnp.asarray(value) for value in (X, T, S))
   prediction = predicted(process, x, t, s)
@@ -125,7 +126,7 @@ def test_the_ddim_step_of_two_times_is_the_flow_map(name):
 
 
 @every_schedule
-def test_a_step_that_rotates_is_ddim_before_the_end_and_differs_there(name):
+def test_rotate_equals_ddim_except_at_time_0(name):
   process = GaussianProcess(schedule=ALL_SCHEDULES[name])
   x, t = jnp.asarray(X), jnp.asarray(T)
   prediction = denoised(process, x, t)
@@ -136,7 +137,7 @@ def test_a_step_that_rotates_is_ddim_before_the_end_and_differs_there(name):
   np.testing.assert_array_equal(
     process.ddim(x, prediction, t, 0 * s), prediction.x0
   )
-  # alpha(0) x0 + sigma(0) eps.
+  # At time 0, rotate returns alpha(0) x0 + sigma(0) eps.
   alpha, sigma = process.coefficients(0 * s, x)
   np.testing.assert_allclose(
     process.rotate(x, prediction, t, 0 * s),
@@ -151,7 +152,7 @@ def test_a_step_that_rotates_is_ddim_before_the_end_and_differs_there(name):
 
 
 @every_schedule
-def test_the_velocity_is_that_of_the_flow(name):
+def test_velocity_is_the_time_derivative_of_the_flow_map(name):
   process = GaussianProcess(schedule=ALL_SCHEDULES[name])
   x, t = jnp.asarray(X), jnp.asarray(T)
   h = 1e-6
@@ -164,7 +165,7 @@ def test_the_velocity_is_that_of_the_flow(name):
   )
 
 
-def test_the_velocity_of_rectified_flow_is_the_output_of_that_name():
+def test_velocity_of_rectified_flow_equals_the_output_velocity():
   process = GaussianProcess(schedule=RectifiedFlow())
   x, t = jnp.asarray(X), jnp.array([0.0, 0.5, 1.0])
   prediction = denoised(process, x, t)
@@ -176,7 +177,7 @@ def test_the_velocity_of_rectified_flow_is_the_output_of_that_name():
 
 
 @every_schedule
-def test_to_circle_gives_the_coordinates_in_which_steps_are_rotations(name):
+def test_to_circle_gives_cos_of_the_angle_times_x0_plus_sin_times_eps(name):
   process = GaussianProcess(schedule=ALL_SCHEDULES[name])
   x0, eps, t = jnp.asarray(X), jnp.asarray(X[::-1]), jnp.asarray(T)
   x, angle = process.to_circle(process.diffuse(x0, eps, t), t)
@@ -187,7 +188,7 @@ def test_to_circle_gives_the_coordinates_in_which_steps_are_rotations(name):
 @every_schedule
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_exact_flow_map_satisfies_the_eulerian_identity(name, sign):
-  """cos(d) (v - vbar) - sin(d) (x + dvbar/dp_t) = 0, with the right sign."""
+  """cos(d) (v - vbar) - sin(d) (x + dvbar/dp_t) = 0; a plus sign fails."""
   process = GaussianProcess(schedule=ALL_SCHEDULES[name])
   schedule = process.schedule
   x_t, t, s = (jnp.asarray(value) for value in (X, T, S))

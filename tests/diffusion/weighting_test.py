@@ -22,7 +22,7 @@ def mse(a, b):
 
 
 def errors(schedule, truth, guess, x_t, t):
-  """The mean squared error per example of x0, eps and v."""
+  """Mean squared errors of x0, eps and v, one of each per example."""
   alpha, sigma = GaussianProcess(schedule=schedule).coefficients(t, x_t)
   p, q = (from_x0(x0, x_t, alpha, sigma) for x0 in (truth, guess))
   return {
@@ -33,8 +33,10 @@ def errors(schedule, truth, guess, x_t, t):
 
 @settings(deadline=None, max_examples=20)
 @given(truth=values, guess=values, x_t=values, t=times)
-def test_weightings_are_errors_of_other_outputs(truth, guess, x_t, t):
-  """Salimans & Ho 2022, section 4: per example, after averaging pixels."""
+def test_each_weighting_of_the_x0_error_is_the_error_of_another_output(
+  truth, guess, x_t, t
+):
+  """Weights are per example: Salimans & Ho 2022, section 4."""
   schedule = Cosine()
   error = errors(schedule, truth, guess, x_t, t)
   logsnr = schedule.logsnr(t)
@@ -46,14 +48,14 @@ def test_weightings_are_errors_of_other_outputs(truth, guess, x_t, t):
   }
   for name, value in expected.items():
     actual = weight(name, logsnr) * error["x0"]
-    # eps carries the rounding of x_t / sigma, hence the absolute part.
+    # atol allows for eps, which has the rounding error of x_t / sigma.
     np.testing.assert_allclose(
       actual, value, rtol=1e-4, atol=1e-4, err_msg=name
     )
 
 
 @pytest.mark.parametrize("schedule", [EDM(), RectifiedFlow()])
-def test_snr_is_the_eps_error_of_every_schedule(schedule):
+def test_snr_weighting_gives_the_eps_error_on_other_schedules(schedule):
   t = jnp.array([0.3, 0.5, 0.9])
   truth, guess = jnp.full((3, 1, 1, 2), 0.3), jnp.full((3, 1, 1, 2), -0.4)
   error = errors(schedule, truth, guess, 2 * truth, t)
@@ -61,15 +63,15 @@ def test_snr_is_the_eps_error_of_every_schedule(schedule):
   np.testing.assert_allclose(actual, error["eps"], rtol=1e-3)
 
 
-def test_edm_is_the_weight_of_karras():
-  """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2."""
+def test_edm_weighting_agrees_with_the_formula_of_its_paper():
+  """The weight is (sigma^2 + sigma_data^2) / (sigma sigma_data)^2."""
   sigma = np.array([0.002, 0.1, 1.0, 80.0])
   actual = weight("edm", jnp.asarray(-2 * np.log(sigma), jnp.float32))
   expected = (sigma**2 + 0.25) / (0.5 * sigma) ** 2
   np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
-def test_clipped_snr_has_neither_tail():
+def test_clipped_snr_weighting_stays_between_0_01_and_5():
   snr = np.array([0.0, 1e-8, 0.009, 0.011, 1.0, 4.9, 5.1, 1e8])
   with np.errstate(divide="ignore"):
     actual = weight("clipped_snr", jnp.asarray(np.log(snr), jnp.float32))
@@ -77,6 +79,6 @@ def test_clipped_snr_has_neither_tail():
   np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
-def test_unknown_names_are_refused():
+def test_unknown_weightings_are_refused():
   with pytest.raises(ValueError, match="weighting is 'trunc'; pass one of"):
     weight("trunc", jnp.zeros(1))
