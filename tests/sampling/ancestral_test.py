@@ -7,17 +7,17 @@ from diffdistill.sampling.ancestral import Ancestral
 
 
 def recursion(toy, num_steps, noise):
-  """Mean and deviation of the samples of one Gaussian, in float64.
+  """Exact mean and standard deviation of samples of one Gaussian, in float64.
 
-  Every step is linear in x_t and adds Gaussian noise: Salimans & Ho 2022,
-  Eqs. 4 and 5, with x0 the exact posterior mean.
+  Every step is linear in x_t and adds Gaussian noise. Its formula is Eqs. 4 and
+  5 of Salimans & Ho 2022, where x0 is the exact posterior mean.
   """
   m, v = toy.means[0, 0], toy.std[0] ** 2
   mean, variance = 0.0, toy.coefficients(1.0)[1] ** 2
   for i in range(num_steps, 0, -1):
     alpha, sigma = toy.coefficients(i / num_steps)
     gain = alpha * v / (alpha**2 * v + sigma**2)
-    # x0 = offset + gain x_t
+    # The exact denoiser predicts x0 = offset + gain x_t.
     offset = m - gain * alpha * m
     if i == 1:
       return offset + gain * mean, np.sqrt(gain**2 * variance)
@@ -30,7 +30,7 @@ def recursion(toy, num_steps, noise):
 
 
 def samples(toy, noise, n, seed=0):
-  """A function of the number of steps, compiled once."""
+  """A compiled function from a number of steps to n samples."""
   sampler = Ancestral(process=toy.process, clip=False, noise=noise)
 
   @jax.jit
@@ -43,19 +43,19 @@ def samples(toy, noise, n, seed=0):
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.4, 1.0])
-def test_moments_follow_the_linear_recursion(toys, noise):
+def test_moments_of_samples_follow_the_exact_recursion(toys, noise):
   toy, n = toys("cosine"), 20_000
   sample = samples(toy, noise, n)
   for num_steps in (2, 8):
     x = np.asarray(sample(num_steps), np.float64)
     mean, std = recursion(toy, num_steps, noise)
-    # Four standard errors of a mean and of a deviation.
+    # The tolerances are four standard errors of a mean and of a deviation.
     assert x.mean() == pytest.approx(mean, abs=4 * std / n**0.5)
     assert x.std() == pytest.approx(std, abs=4 * std / (2 * n) ** 0.5)
 
 
 @pytest.mark.parametrize("name", ["edm", "flow", "linear"])
-def test_moments_on_other_schedules(toys, name):
+def test_moments_of_samples_are_exact_on_other_schedules(toys, name):
   toy, n = toys(name), 20_000
   x = np.asarray(samples(toy, 0.0, n)(8), np.float64)
   mean, std = recursion(toy, 8, 0.0)
@@ -64,18 +64,18 @@ def test_moments_on_other_schedules(toys, name):
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.0])
-def test_many_steps_reach_the_data(toys, noise):
+def test_samples_of_many_steps_have_the_moments_of_the_data(toys, noise):
   toy, n = toys("cosine"), 10_000
   sample = samples(toy, noise, n)
   mean, std = toy.means[0, 0], toy.std[0]
   error = [abs(np.std(sample(k)) - std) for k in (8, 128)]
-  # From below with the small variance, from above with the large: 1 / steps.
+  # The error falls as 1 / steps; its sign depends on the variance chosen.
   assert error[1] < error[0] / 5
   assert error[1] < 0.015
   assert np.mean(sample(128)) == pytest.approx(mean, abs=4 * std / n**0.5)
 
 
-def test_a_step_draws_from_the_posterior(toys):
+def test_a_step_draws_samples_from_the_posterior(toys):
   toy, n = toys("cosine"), 20_000
   t, s = jnp.full(n, 0.7), jnp.full(n, 0.5)
   x_t = jnp.full((n, 1, 1, 1), 0.9)
@@ -95,6 +95,6 @@ def test_a_step_draws_from_the_posterior(toys):
 
 
 @pytest.mark.parametrize("noise", [-0.1, 1.5])
-def test_refusals(toys, noise):
+def test_noise_outside_0_to_1_is_refused(toys, noise):
   with pytest.raises(ValueError, match=f"noise is {noise}; pass a value in"):
     Ancestral(process=toys("cosine").process, noise=noise)

@@ -1,4 +1,4 @@
-"""Exact denoisers and exact probability-flow maps to measure samplers by."""
+"""Exact denoisers and probability flows, to measure errors of samplers."""
 
 import dataclasses
 import itertools
@@ -17,7 +17,7 @@ from tests.diffusion.given import SCHEDULES
 
 @dataclasses.dataclass(frozen=True)
 class Toy:
-  """A mixture of Gaussians of d dimensions, its process and its denoiser."""
+  """A mixture of d-dimensional Gaussians with its process and denoiser."""
 
   process: GaussianProcess
   means: np.ndarray  # (k, d)
@@ -40,21 +40,21 @@ class Toy:
     return denoiser.bind(params)
 
   def coefficients(self, t):
-    """(alpha, sigma) as float64."""
+    """alpha and sigma at time t, as Python floats."""
     schedule, t = self.process.schedule, jnp.float32(t)
     return float(schedule.alpha(t)), float(schedule.sigma(t))
 
   def noise(self, t, z):
-    """A typical x_t of shape (n, 1, 1, d) for standard normal z of (n, d)."""
+    """A typical x_t of shape (n, 1, 1, d), from normal z of shape (n, d)."""
     alpha, sigma = self.coefficients(t)
     x = alpha * self.means.mean(0) + sigma * z
     return jnp.asarray(x[:, None, None], jnp.float32)
 
   def flow(self, x, t):
-    """The end at t = 0 of the probability flow through x at t, (n, d).
+    """Where the probability flow from x at time t ends at 0; shape (n, d).
 
-    For one Gaussian a formula, otherwise Runge-Kutta in float64: for y =
-    x / |(alpha, sigma)|, dy/dangle = cos(angle) eps - sin(angle) x0.
+    One Gaussian has a closed form. A mixture needs Runge-Kutta in float64, with
+    y = x / |(alpha, sigma)| and dy/dangle = cos(angle) eps - sin(angle) x0.
     """
     x = np.asarray(x, np.float64)[:, 0, 0]
     alpha, sigma = self.coefficients(t)
@@ -94,7 +94,7 @@ class Toy:
 
 @pytest.fixture
 def toys():
-  """toys(schedule's name, "gaussian" or "mixture")."""
+  """A function that makes a Toy, by schedule and "gaussian" or "mixture"."""
 
   def make(name: str, data: str = "gaussian") -> Toy:
     process = GaussianProcess(schedule=SCHEDULES[name])
@@ -110,7 +110,7 @@ def toys():
 
 @pytest.fixture
 def order():
-  """The rate at which errors fall with a number of steps that doubles."""
+  """A function that fits the order of a sampler to errors at doubled steps."""
 
   def fit(errors: list[float]) -> float:
     return -np.polyfit(np.arange(len(errors)), np.log2(errors), 1)[0]

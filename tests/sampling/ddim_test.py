@@ -11,7 +11,7 @@ STEPS = (16, 32, 64, 128)
 
 
 def errors(toy, sampler, z):
-  """The largest error of the samples for each number of steps."""
+  """The largest error of samples, for each number of steps in STEPS."""
   sample = jax.jit(
     lambda x, num_steps: sampler(toy.denoise, x, jax.random.key(0), num_steps)
   )
@@ -21,16 +21,16 @@ def errors(toy, sampler, z):
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear", "edm", "flow", "shifted"])
-def test_first_order_for_one_gaussian(toys, order, name):
+def test_ddim_is_of_first_order_for_one_gaussian(toys, order, name):
   toy = toys(name)
   error = errors(toy, DDIM(process=toy.process, clip=False), Z[:, :1])
-  # 0.92 to 0.99 as measured: LinearBeta is coarse at its noisy end.
+  # Measured orders: 0.92 to 0.99. Steps of LinearBeta near t = 1 are coarse.
   assert 0.88 < order(error) < 1.1
   assert error[-1] < 0.03
 
 
 @pytest.mark.parametrize("name", ["cosine", "edm", "flow"])
-def test_first_order_for_a_mixture(toys, order, name):
+def test_ddim_is_of_first_order_for_a_mixture(toys, order, name):
   toy = toys(name, "mixture")
   error = errors(toy, DDIM(process=toy.process, clip=False), Z)
   assert 0.85 < order(error) < 1.15
@@ -38,7 +38,7 @@ def test_first_order_for_a_mixture(toys, order, name):
 
 
 @pytest.mark.parametrize("grid", ["quadratic", "karras"])
-def test_other_grids_reach_the_same_end(toys, order, grid):
+def test_ddim_is_of_first_order_on_other_grids(toys, order, grid):
   toy = toys("cosine")
   sampler = DDIM(process=toy.process, grid=grid, clip=False)
   error = errors(toy, sampler, Z[:, :1])
@@ -47,7 +47,7 @@ def test_other_grids_reach_the_same_end(toys, order, grid):
 
 
 @pytest.mark.parametrize("name", ["cosine", "edm", "flow"])
-def test_a_point_mass_is_reached_by_any_number_of_steps(toys, name):
+def test_ddim_reaches_a_point_mass_in_any_number_of_steps(toys, name):
   toy = toys(name)
   x0 = jnp.full((3, 1, 1, 1), 0.3)
   sampler = DDIM(process=toy.process)
@@ -60,7 +60,7 @@ def test_a_point_mass_is_reached_by_any_number_of_steps(toys, name):
     np.testing.assert_array_equal(x, x0)
 
 
-def test_the_key_is_not_read(toys):
+def test_ddim_samples_do_not_depend_on_the_key(toys):
   toy, x = toys("cosine"), jnp.ones((2, 1, 1, 1))
   sampler = DDIM(process=toy.process)
   one, other = (

@@ -16,7 +16,7 @@ def angle(a, b):
 
 
 @pytest.mark.parametrize("n", [2, 11])
-def test_equal_angles_from_a_to_b(n):
+def test_slerp_points_have_equal_angles_and_the_length_of_the_ends(n):
   a, b = noise(0), noise(1)
   b = b * jnp.linalg.norm(a.ravel()) / jnp.linalg.norm(b.ravel())
   points = slerp(a, b, n)
@@ -24,13 +24,13 @@ def test_equal_angles_from_a_to_b(n):
   np.testing.assert_allclose(points[0], a, rtol=1e-6)
   np.testing.assert_allclose(points[-1], b, rtol=1e-6)
   for i, point in enumerate(points):
-    # One vector of 48, not 16 of 3: every length is that of the ends.
+    # slerp treats an image as one vector of 48 numbers, not 16 vectors of 3.
     assert np.linalg.norm(point) == pytest.approx(np.linalg.norm(a), rel=1e-5)
     expected = angle(a, b) * i / (n - 1)
     assert angle(a, point) == pytest.approx(expected, abs=1e-3)
 
 
-def test_orthogonal_ends_by_formula():
+def test_slerp_between_orthogonal_ends_agrees_with_the_formula():
   a, b = jnp.array([2.0, 0.0]), jnp.array([0.0, 1.0])
   points = slerp(*(v.reshape(1, 1, 2) for v in (a, b)), 4)[:, 0, 0]
   f = np.pi / 2 * np.arange(4) / 3
@@ -39,24 +39,24 @@ def test_orthogonal_ends_by_formula():
 
 
 @pytest.mark.parametrize("distance", [0.0, 1e-7, 1e-5, 1e-3])
-def test_nearly_parallel_ends(distance):
+def test_slerp_between_nearly_parallel_ends_is_almost_linear(distance):
   a = noise(0)
   b = a + distance * noise(1)
   points = np.asarray(slerp(a, b, 5), np.float64)
   line = np.linspace(0, 1, 5).reshape(5, 1, 1, 1)
-  # An arc is its chord but for the square of its angle.
+  # An arc differs from its chord by the square of the angle.
   np.testing.assert_allclose(
     points, a[None] * (1 - line) + b[None] * line, atol=1e-5
   )
 
 
-def test_opposite_ends_are_joined_by_a_line():
+def test_slerp_between_opposite_ends_is_linear():
   a = noise(0)
   points = slerp(a, -a, 3)
   np.testing.assert_allclose(points[1], jnp.zeros_like(a), atol=1e-6)
   np.testing.assert_array_equal(points[2], -a)
 
 
-def test_refusals():
+def test_fewer_than_two_points_are_refused():
   with pytest.raises(ValueError, match="n is 1; pass 2 or more"):
     slerp(noise(0), noise(1), 1)

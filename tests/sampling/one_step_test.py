@@ -8,7 +8,9 @@ from diffdistill.sampling.one_step import OneStep
 
 
 @pytest.mark.parametrize("num_steps", [1, 8])
-def test_it_is_the_x0_at_the_last_time(toys, num_steps):
+def test_one_step_calls_the_model_at_exactly_t_1_and_returns_x0(
+  toys, num_steps
+):
   process, calls = toys("cosine").process, []
 
   def denoise(x_t, t, s=None):
@@ -19,13 +21,13 @@ def test_it_is_the_x0_at_the_last_time(toys, num_steps):
   x = jax.random.normal(jax.random.key(0), (4, 1, 1, 2))
   sampler = OneStep(process=process, clip=False)
   actual = sampler(denoise, x, jax.random.key(1), num_steps)
-  # t = 1 to the bit, once.
+  # The model returns x t, so this is exact only if t is exactly 1.
   np.testing.assert_array_equal(actual, x)
 
 
 @pytest.mark.parametrize("clip", [False, True])
-def test_the_difference_is_the_input_less_the_noise(toys, clip):
-  """x_T - net(x_T, T): without 1/alpha, and clipped only as an image."""
+def test_form_difference_returns_the_input_minus_predicted_noise(toys, clip):
+  """Form difference is x_T - net(x_T, T), clipped to [-1, 1] if clip is set."""
   process = toys("linear").process
 
   def denoise(x_t, t, s=None):
@@ -42,7 +44,7 @@ def test_the_difference_is_the_input_less_the_noise(toys, clip):
   np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_forms_differ_by_alpha(toys):
+def test_the_two_forms_differ_by_a_factor_1_over_alpha(toys):
   process = toys("linear").process
 
   def denoise(x_t, t, s=None):
@@ -56,29 +58,29 @@ def test_the_forms_differ_by_alpha(toys):
     )
     for form in ("x0", "difference")
   )
-  # 1 / alpha(1) is 157: what one_step.py says; sigma(1) is 1 - 2e-5.
+  # 1 / alpha(1) is 157, as one_step.py says; sigma(1) is 1 - 2e-5.
   ratio = float(x0[0, 0, 0, 0] / difference[0, 0, 0, 0])
   assert ratio == pytest.approx(157.4, rel=3e-3)
 
 
-def test_refusals(toys):
+def test_an_unknown_form_is_refused(toys):
   with pytest.raises(ValueError, match="form is 'eps'; pass one of x0, differ"):
     OneStep(process=toys("cosine").process, form="eps")
 
 
-def test_the_exact_denoiser_gives_the_mean_of_the_data(toys):
+def test_one_step_with_the_exact_denoiser_gives_the_mean_of_the_data(toys):
   toy = toys("cosine", "mixture")
   pi = np.exp(toy.logits) / np.exp(toy.logits).sum()
   x = jax.random.normal(jax.random.key(0), (4, 1, 1, 2))
   sampler = OneStep(process=toy.process)
   actual = sampler(toy.denoise, x, jax.random.key(1))
-  # alpha(1) = 4.5e-5 lets that much of x through.
+  # Because alpha(1) is 4.5e-5 and not 0, x still has a small effect.
   np.testing.assert_allclose(
     actual[:, 0, 0], np.tile(pi @ toy.means, (4, 1)), atol=2e-4
   )
 
 
-def test_it_clips(toys):
+def test_one_step_clips_the_image(toys):
   process = toys("cosine").process
 
   def denoise(x_t, t, s=None):

@@ -14,7 +14,7 @@ from diffdistill.sampling.sampler import Sampler
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Diary(Sampler):
-  """Writes (t, s) of every step into the image, first step first."""
+  """A sampler that writes the times (t, s) of each step into the image."""
 
   def step(self, model, x_t, memory, t, s, key, num_steps):
     x_t = jnp.roll(x_t, -1, axis=2)
@@ -26,8 +26,8 @@ def never(x_t, t, s=None):
 
 
 @pytest.mark.parametrize("num_steps", [1, 3, 5, 100, 4096])
-def test_uniform_times_are_quotients_to_the_bit(toys, num_steps):
-  """i / N in float32: what the losses draw is where samplers go."""
+def test_uniform_times_are_exactly_the_float32_quotients(toys, num_steps):
+  """Samplers visit exactly the times i / N that losses draw in training."""
   sampler = Diary(process=toys("cosine").process)
   x = jnp.zeros((1, 1, num_steps, 2))
   key = jax.random.key(0)
@@ -41,19 +41,19 @@ def test_uniform_times_are_quotients_to_the_bit(toys, num_steps):
 
 @pytest.mark.parametrize(("grid", "power"), [("uniform", 1), ("quadratic", 2)])
 @pytest.mark.parametrize("num_steps", [1, 100])
-def test_a_first_time_shrinks_the_grid(toys, grid, power, num_steps):
+def test_first_time_scales_every_time_of_the_grid(toys, grid, power, num_steps):
   sampler = Diary(process=toys("linear").process, grid=grid, first_time=0.8)
   x = jnp.zeros((1, 1, num_steps, 2))
   times = np.asarray(sampler(never, x, jax.random.key(0), num_steps))[0, 0]
   expected = 0.8 * (np.arange(num_steps, -1, -1) / num_steps) ** power
   np.testing.assert_allclose(times[:, 0], expected[:-1], rtol=1e-6)
   np.testing.assert_allclose(times[:, 1], expected[1:], rtol=1e-6)
-  # To the bit: the last step must be known for what it is.
+  # A sampler knows its last step by the target time 0, which must be exact.
   assert times[-1, 1] == 0
 
 
 def visited(sampler, num_steps):
-  """(t, s) of each step, first step first."""
+  """The times (t, s) of each step, in the order of sampling."""
   x = jnp.zeros((1, 1, num_steps, 2))
   sample = jax.jit(lambda x, n: sampler(never, x, jax.random.key(0), n))
   return np.asarray(sample(x, num_steps))[0, 0]
@@ -62,7 +62,7 @@ def visited(sampler, num_steps):
 @pytest.mark.parametrize(
   ("grid", "first", "num_steps", "indices"),
   [
-    # Luhman & Luhman 2021's code: LSUN, then CIFAR-10 and CelebA.
+    # Grids of Luhman & Luhman's code for LSUN, then CIFAR-10 and CelebA.
     ("uniform_indices", 980, 50, np.arange(0, 1000, 20)),
     (
       *("quadratic_indices", 800, 100),
@@ -75,14 +75,14 @@ def visited(sampler, num_steps):
     ("quadratic_indices", 999, 1000, np.arange(1000) ** 2 // 999),
   ],
 )
-def test_grids_of_indices_visit_the_times_of_whole_indices(
+def test_grids_of_indices_visit_the_times_of_the_expected_indices(
   toys, grid, first, num_steps, indices
 ):
-  """Down to index 0, from which the last step goes to the clean image."""
+  """The last step goes from index 0 to the clean image."""
   process = toys("linear").process
   sampler = Diary(process=process, grid=grid, first_time=(first + 1) / 1000)
   times = visited(sampler, num_steps)
-  # As training draws them: correctly rounded quotients, to the bit.
+  # Times must be exactly the quotients that training draws.
   expected = (np.asarray(indices)[::-1] + 1).astype(np.float32)
   np.testing.assert_array_equal(times[:, 0], expected / np.float32(1000))
   np.testing.assert_array_equal(times[:-1, 1], times[1:, 0])
@@ -92,10 +92,11 @@ def test_grids_of_indices_visit_the_times_of_whole_indices(
 @pytest.mark.parametrize(
   ("grid", "kept"), [("uniform_indices", 0.58), ("uniform", 0.25)]
 )
-def test_a_grid_down_to_index_0_keeps_more_of_the_fine_detail(toys, grid, kept):
-  """Detail is N(0, d^2) with d of 2.5 grey levels, its denoiser the best.
+def test_a_grid_that_visits_index_0_keeps_more_fine_detail(toys, grid, kept):
+  """Samples fine detail N(0, d^2), d = 2.5 grey levels, by its exact denoiser.
 
-  Every step multiplies x_t, so that the image of unit noise is its spread.
+  Every step multiplies x_t by a number, so the sample that starts from noise 1
+  equals the standard deviation of all samples.
   """
   process = toys("linear").process
   variance = (2.5 / 127.5) ** 2
@@ -118,7 +119,7 @@ def test_a_step_between_equal_indices_changes_nothing(toys):
   sampler = DDIM(
     process=toy.process, grid="quadratic_indices", first_time=0.801, clip=False
   )
-  # (i - 1)^2 800 / 99^2 is below 1 for the last four of a hundred steps.
+  # The index (i - 1)^2 800 / 99^2 rounds to 0 for the last four of 100 steps.
   times = [float(sampler.time(i, 100)) for i in (4, 3, 2, 1)]
   np.testing.assert_array_equal(times, np.float32([0.001] * 4))
   x = jax.random.normal(jax.random.key(0), (2, 2, 2, 1))
@@ -148,7 +149,7 @@ def test_a_grid_of_indices_needs_a_schedule_that_has_them(toys):
       )
 
 
-def test_a_first_time_is_where_the_flow_begins(toys):
+def test_sampling_from_first_time_follows_the_flow_from_there(toys):
   toy = toys("linear")
   z = np.random.default_rng(0).normal(size=(16, 1))
   errors = []
@@ -159,7 +160,7 @@ def test_a_first_time_is_where_the_flow_begins(toys):
     x = toy.noise(0.5, z)
     actual = sampler(toy.denoise, x, jax.random.key(0), num_steps)
     errors.append(np.abs(actual[:, 0, 0] - toy.flow(x, 0.5)).max())
-  # First order, to the exact end of the flow from t = 0.5.
+  # DDIM is of first order: four times the steps, a quarter of the error.
   assert errors[1] < errors[0] / 3
   assert errors[1] < 0.01
 
@@ -181,14 +182,14 @@ def test_one_compilation_serves_every_number_of_steps(toys, kind):
   for result in results:
     assert np.all(np.isfinite(result))
     assert np.abs(result).max() <= 1
-  # And num_steps is obeyed, by all that have steps.
+  # num_steps changes the samples of every sampler except one_step.
   same = np.array_equal(results[1], results[2])
   assert same == (kind == "one_step")
   eager = sampler(toy.denoise, x, key, 2)
   np.testing.assert_allclose(eager, results[1], atol=1e-5)
 
 
-def test_clipping_bounds_every_step_and_eps_follows(toys):
+def test_clip_bounds_x0_in_every_step_and_recomputes_eps(toys):
   process = toys("cosine").process
   alpha_s, sigma_s = toys("cosine").coefficients(0.25)
   alpha_t, sigma_t = toys("cosine").coefficients(0.5)
@@ -207,7 +208,7 @@ def test_clipping_bounds_every_step_and_eps_follows(toys):
     assert float(end[0, 0, 0, 0]) == x0
 
 
-def test_refusals(toys):
+def test_an_unknown_grid_and_an_invalid_first_time_are_refused(toys):
   with pytest.raises(ValueError, match="grid is 'linear'; pass one of uniform"):
     DDIM(process=toys("cosine").process, grid="linear")
   for time in (0.0, -0.5, 1.01, float("nan")):
@@ -219,8 +220,8 @@ def test_refusals(toys):
 
 @pytest.mark.parametrize("grid", ["uniform", "quadratic", "karras"])
 @pytest.mark.parametrize("name", ["cosine", "edm", "flow"])
-def test_start_has_the_noise_of_the_first_time(toys, name, grid):
-  """What makes the flow right on Karras' grid, which begins below t = 1."""
+def test_start_scales_noise_by_sigma_of_the_first_time(toys, name, grid):
+  """The Karras grid may begin below t = 1, where sigma is smaller."""
   process = toys(name).process
   sampler = Diary(process=process, grid=grid)
   first = grid_time(grid, process.schedule, 5, 5)

@@ -1,4 +1,4 @@
-"""Which times samplers aim at, and where a rollout that stops early is."""
+"""Target times of samplers, and rollouts that stop early."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from diffdistill.sampling.ddim import DDIM
 
 
 def listening(toy, heard):
-  """The model of a toy, which notes the time that each call aims at."""
+  """A toy's model that records the target time s of each call."""
 
   def model(x_t, t, s=None):
     heard.append(None if s is None else float(s[0]))
@@ -25,12 +25,14 @@ def listening(toy, heard):
   [
     ("ddim", [0.25]),
     ("one_step", [0.25]),
-    # The posterior and the slope of the flow are of the time itself.
+    # ancestral and heun need the prediction at t only, so they pass no s.
     ("ancestral", [None]),
     ("heun", [None, None]),
   ],
 )
-def test_the_time_that_each_sampler_aims_at(toys, kind, aims):
+def test_only_ddim_and_one_step_pass_the_target_time_to_the_model(
+  toys, kind, aims
+):
   toy, heard = toys("cosine"), []
   sampler = SAMPLERS[kind](process=toy.process)
   x, t, s = jnp.ones((2, 1, 1, 1)), jnp.full(2, 0.5), jnp.full(2, 0.25)
@@ -40,7 +42,7 @@ def test_the_time_that_each_sampler_aims_at(toys, kind, aims):
 
 
 @pytest.mark.parametrize("grid", ["uniform", "karras"])
-def test_a_rollout_that_stops_is_at_the_time_of_its_last_step(toys, grid):
+def test_a_stopped_rollout_is_at_the_target_time_of_its_last_step(toys, grid):
   toy, num_steps, traces = toys("cosine"), 5, []
   sampler = DDIM(process=toy.process, grid=grid)
   x0, eps = jnp.full((2, 1, 1, 1), 0.3), jnp.full((2, 1, 1, 1), -0.7)
@@ -59,12 +61,12 @@ def test_a_rollout_that_stops_is_at_the_time_of_its_last_step(toys, grid):
     t = jnp.full(2, sampler.time(num_steps - stop, num_steps))
     expected = toy.process.diffuse(x0, eps, t)
     np.testing.assert_allclose(rollout(x, stop), expected, atol=1e-5)
-  # All the steps are the whole way; one executable served them all.
+  # A rollout of all steps ends at x0; one compilation serves every stop.
   np.testing.assert_array_equal(rollout(x, num_steps), x0)
   assert len(traces) == 1
 
 
-def test_a_rollout_goes_on_where_it_stopped(toys):
+def test_a_stopped_rollout_can_be_continued_to_the_same_end(toys):
   toy = toys("edm")
   sampler = DDIM(process=toy.process, clip=False)
   x = toy.noise(1.0, np.ones((3, 1)))
