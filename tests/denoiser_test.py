@@ -32,7 +32,7 @@ X = jnp.array([[0.3, -0.2], [1.0, 0.4], [-0.7, 0.1], [0.2, 1.5]]).reshape(
 
 @dataclasses.dataclass(frozen=True)
 class Spoken:
-  """A network that gives the exact denoiser of a mixture in some output."""
+  """A network that returns the exact denoiser of a mixture as `output`."""
 
   schedule: Cosine
   output: str
@@ -69,7 +69,7 @@ class Listener:
 
 @pytest.mark.parametrize("schedule", [Cosine(), EDM(), RectifiedFlow()])
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_every_output_makes_the_same_prediction(schedule, output):
+def test_every_output_gives_the_same_prediction(schedule, output):
   denoiser = Denoiser(
     network=Spoken(schedule, output),
     process=GaussianProcess(schedule=schedule),
@@ -105,7 +105,7 @@ def test_preconditioning_scales_input_and_output():
   )
 
 
-def test_a_prediction_is_float32_for_any_type_of_the_network():
+def test_a_prediction_is_float32_even_if_the_network_is_bfloat16():
   process = GaussianProcess(schedule=Cosine())
   actual = Denoiser(network=Listener([]), process=process)({}, X, T)
   assert actual.x0.dtype == jnp.float32
@@ -162,10 +162,10 @@ def test_a_guided_model_calls_the_network_with_and_without_labels():
   guided = denoiser.bind(
     params, Condition(label=label), Guidance(weight=2.0), scale=0.5, key=key
   )(X, T)
-  # Both calls drop the same units; otherwise their difference would be noise.
+  # Both calls must use the same dropout, or their difference would be noise.
   told, untold = heard
   assert told["key"] is untold["key"] is key
-  # Label 2 means no label: 1 + (1 - 0.25) and -1 + (-1 - 0.25).
+  # Label 2 means no label, so x0 is 1 + (1 - 0.25) or -1 + (-1 - 0.25).
   np.testing.assert_allclose(
     guided.x0[:, 0, 0, 0], [1.75, -2.25, -2.25, 1.75], rtol=1e-6
   )

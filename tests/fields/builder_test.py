@@ -1,4 +1,4 @@
-"""The builder follows type hints; each refusal is one line with a remedy."""
+"""The builder follows type hints, and each error is one line with a remedy."""
 
 import abc
 import dataclasses
@@ -13,7 +13,7 @@ from diffdistill.ranges import Range
 
 
 class Shape(abc.ABC):
-  """What a section chooses by its kind."""
+  """A base class whose subclass a config selects by `kind`."""
 
   @abc.abstractmethod
   def area(self) -> float: ...
@@ -71,7 +71,7 @@ def build():
 CIRCLE: Mapping[str, Any] = {"kind": "circle", "radius": 2}
 
 
-def test_sections_are_built_as_deep_as_their_hints_go(build):
+def test_nested_sections_are_built_by_their_type_hints(build):
   made = build(
     {
       "shape": {**CIRCLE},
@@ -121,7 +121,7 @@ def test_sections_are_built_as_deep_as_their_hints_go(build):
       {"scale": "1"},
       "drawing.scale is '1' of type str; pass float or NoneType",
     ),
-    # What the code gives is no field of a config.
+    # A config may not set a field that the caller of build sets.
     (
       {"shape": {"kind": "square", "side": 1, "unit": "m"}},
       "drawing.shape.unit is no field; remove it, or pass one of side",
@@ -132,9 +132,7 @@ def test_sections_are_built_as_deep_as_their_hints_go(build):
     ),
   ],
 )
-def test_a_field_that_does_not_fit_is_refused_in_one_line(
-  build, fields, message
-):
+def test_an_invalid_field_is_refused_in_one_line(build, fields, message):
   if fields and "shape" not in fields:
     fields = {"shape": CIRCLE, **fields}
   with pytest.raises(ValueError, match=r"^drawing\.") as error:
@@ -143,6 +141,6 @@ def test_a_field_that_does_not_fit_is_refused_in_one_line(
   assert "\n" not in str(error.value)
 
 
-def test_one_section_may_hold_the_fields_of_two_classes():
+def test_split_separates_the_fields_of_a_class_from_others():
   own, others = split(Layer, {"width": 2, "radius": 1.0})
   assert (own, others) == ({"width": 2}, {"radius": 1.0})
