@@ -1,4 +1,4 @@
-"""The public API: what a program or a notebook gets from a run."""
+"""The public API gives a program or a notebook the results of a run."""
 
 import io
 import json
@@ -26,7 +26,7 @@ def run(finished_run):
 
 @pytest.fixture(scope="module")
 def exports(run, tmp_path_factory):
-  """The student as a program and the teacher as weights, open."""
+  """[The student, exported as a program; the teacher, exported as weights]."""
   folder = tmp_path_factory.mktemp("exports")
   run.export(None, folder / "student", kind="stablehlo")
   run.export("teacher", folder / "weights")
@@ -35,7 +35,7 @@ def exports(run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def judged(run, exports, tmp_path_factory):
-  """A copy of the run, and its evaluation beside the exported models."""
+  """(A copy of the run, its evaluation together with the exported models)."""
   workdir = tmp_path_factory.mktemp("runs") / "judged"
   shutil.copytree(run.folder, workdir)
   copy = diffdistill.open(str(workdir))
@@ -72,7 +72,7 @@ def test_a_run_lists_its_finished_models(run):
     (("--interpolate=3",), {"interpolate": 3}),
   ],
 )
-def test_samples_are_those_of_the_command(
+def test_run_sample_makes_the_images_of_the_command(
   run, run_cli, tmp_path, flags, values
 ):
   out = tmp_path / "images.npz"
@@ -83,7 +83,7 @@ def test_samples_are_those_of_the_command(
   np.testing.assert_array_equal(images, np.load(out)["images"])
 
 
-def test_an_exported_model_draws_the_images_of_its_run(run, exports):
+def test_an_exported_model_makes_the_images_of_its_run(run, exports):
   student, teacher = exports
   for exported, name, steps in (
     (student, "halve/001", None),
@@ -91,7 +91,7 @@ def test_an_exported_model_draws_the_images_of_its_run(run, exports):
   ):
     ours = run.sample(name, num_images=5, num_steps=steps, label=1)
     theirs = exported.sample(num_images=5, num_steps=steps, label=1)
-    # XLA may compile a program otherwise: by a grey level at a rounding edge.
+    # XLA may round an exported program in another way, by one grey level.
     assert np.abs(ours.astype(int) - theirs).max() <= 1
   assert [(m.name, m.kind, m.num_steps) for m in student.models] == [
     ("student", "student", 1)
@@ -109,7 +109,7 @@ def test_sheets_show_one_model_or_all_of_them(run, exports):
   assert size(exports[0].sheet(num_images=4))[1] == 48 + 4
 
 
-def test_an_evaluation_is_that_of_the_command_and_goes_on(judged, capsys):
+def test_evaluate_keeps_its_rows_and_agrees_with_the_command(judged, capsys):
   run, evaluation = judged
   rows = [(row["model"], row["steps"]) for row in evaluation.rows]
   assert rows == [
@@ -126,7 +126,7 @@ def test_an_evaluation_is_that_of_the_command_and_goes_on(judged, capsys):
   evaluate.evaluate(run.folder, None, (1, 2))
   printed = capsys.readouterr()
   assert printed.err.count("(judged before)") == 3
-  # The command prints what the evaluation of these models shows of itself.
+  # The command prints the same table as this evaluation.
   again = run.evaluate((1, 2))
   assert printed.out == f"{again!r}\n"
   html = ElementTree.fromstring(again._repr_html_().replace("<br>", "<br />"))
@@ -139,7 +139,7 @@ def test_an_evaluation_is_that_of_the_command_and_goes_on(judged, capsys):
   assert evaluation.warning in printed.out
   for column in ("halve/001", "paper", "training_passes", "speed_up"):
     assert column in printed.out
-  # The largest evaluation is the one that reports show.
+  # Reports show the largest evaluation.
   written = json.loads((run.folder / "evaluation.json").read_text())
   assert written["rows"] == evaluation.rows
   assert (run.folder / "evaluation.png").read_bytes() == evaluation.curve().png
@@ -162,7 +162,7 @@ def test_an_exported_model_is_judged_again_when_it_changes(
   assert capsys.readouterr().err.count("(judged before)") == 3
 
 
-def test_pictures_of_an_evaluation_and_of_a_training(judged):
+def test_an_evaluation_and_a_stage_have_pictures(judged):
   run, evaluation = judged
   data, metadata = run.curve()._repr_png_()
   assert metadata["width"] < size(run.curve())[0]
@@ -171,7 +171,7 @@ def test_pictures_of_an_evaluation_and_of_a_training(judged):
   assert size(run.losses("halve"))[0] == size(run.curve())[0]
 
 
-def test_the_cost_of_each_round(run):
+def test_cost_counts_images_and_passes_of_each_round(run):
   cost = run.cost()
   assert [row["round"] for row in cost] == [
     "classifier",
@@ -179,14 +179,14 @@ def test_the_cost_of_each_round(run):
     "halve/001",
     "all",
   ]
-  # Two updates of eight images; a gradient is three passes, and the teacher of
-  # a halving takes two steps.
+  # A round has two updates of eight images. A gradient counts as three passes,
+  # and a student's teacher makes two more.
   assert [row["images"] for row in cost] == [16, 16, 16, 48]
   assert [row["passes"] for row in cost] == [None, 48, 80, 128]
   assert "peak host MB" in repr(cost)
 
 
-def test_training_opens_the_run(small_config, run, tmp_path, capsys):
+def test_train_returns_the_run(small_config, run, tmp_path, capsys):
   workdir = shutil.copytree(run.folder, tmp_path / "run")
   again = diffdistill.train(small_config, workdir)
   assert "finished already, so nothing is trained" in capsys.readouterr().err
@@ -195,7 +195,7 @@ def test_training_opens_the_run(small_config, run, tmp_path, capsys):
     diffdistill.train({**small_config, "seed": 9}, workdir)
 
 
-def test_the_readme_shows_what_works(
+def test_the_code_in_the_readme_works(
   judged, small_config, tmp_path, monkeypatch
 ):
   (block,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
@@ -219,7 +219,7 @@ def refused(match):
   return pytest.raises(ValueError, match=match)
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
   for path in (tmp_path, tmp_path / "nowhere"):
     with refused("holds neither a run nor an exported model") as error:
       diffdistill.open(path)
@@ -232,7 +232,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     diffdistill.open("s3://bucket/run")
 
 
-def test_what_a_run_cannot_do_is_refused(run, judged, tmp_path):
+def test_impossible_arguments_of_a_run_are_refused(run, judged, tmp_path):
   with refused("round is 'halve/004', which is not finished"):
     run.sample("halve/004")
   with refused("num_images is 0; pass 1 or more"):
@@ -248,7 +248,7 @@ def test_what_a_run_cannot_do_is_refused(run, judged, tmp_path):
     judged[0].evaluate((1,), exported=[tmp_path / "teacher"])
 
 
-def test_what_an_exported_model_cannot_do_is_refused(exports):
+def test_an_exported_model_refuses_what_needs_its_run(exports):
   student, teacher = exports
   for act in (
     student.curve,

@@ -27,7 +27,7 @@ def test_each_flag_is_a_parameter_of_the_commands_function(name):
 
 
 @pytest.mark.parametrize(("command", "flag"), FLAGS)
-def test_each_flag_says_what_holds_without_it(command, flag):
+def test_each_flag_has_a_default_or_is_required(command, flag):
   default = flag.default is not None
   assert [default, bool(flag.unset), flag.required].count(True) == 1
   numeric = flag.kind in ("int", "ints", "float")
@@ -38,7 +38,9 @@ def test_each_flag_says_what_holds_without_it(command, flag):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_an_example_is_a_command_that_can_be_read(name, run_cli, monkeypatch):
+def test_the_example_of_each_command_calls_its_function(
+  name, run_cli, monkeypatch
+):
   command, calls = COMMANDS[name], []
   module, _, function = command.function.partition(":")
   monkeypatch.setattr(
@@ -48,6 +50,6 @@ def test_an_example_is_a_command_that_can_be_read(name, run_cli, monkeypatch):
   assert len(calls) == 1
 
 
-def test_the_formats_are_those_that_export_writes():
+def test_the_format_flag_has_the_formats_of_export():
   (flag,) = (f for f in COMMANDS["export"].flags if f.name == "format")
   assert flag.choices == FORMATS

@@ -1,4 +1,4 @@
-"""The command line, in this process: what it refuses, and how it ends."""
+"""The command line refuses wrong words in one line, with the right status."""
 
 import errno
 import re
@@ -13,7 +13,7 @@ from diffdistill.system import hosts
 from diffdistill.tools import evaluate, train
 
 
-def test_list_says_what_there_is(capsys, run_cli):
+def test_list_names_objectives_sources_networks_and_recipes(capsys, run_cli):
   assert run_cli("list") == 0
   listed = capsys.readouterr().out
   for name in (*OBJECTIVES, *SOURCES, "unet", "mlp", "resnet", "ddim", "heun"):
@@ -147,7 +147,9 @@ def test_a_config_that_cannot_be_trained_is_status_1(refuse, train, flag, line):
   assert line in refuse(1, *train, flag)
 
 
-def test_a_misspelt_field_in_a_config_file(refuse, config_file, tmp_path):
+def test_a_misspelt_field_in_a_config_file_is_refused(
+  refuse, config_file, tmp_path
+):
   line = refuse(
     1, "train", f"--config={config_file}:misspelt", f"--workdir={tmp_path}/new"
   )
@@ -157,7 +159,9 @@ def test_a_misspelt_field_in_a_config_file(refuse, config_file, tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
-def test_a_config_file_that_fails(refuse, config_file, tmp_path):
+def test_a_config_file_that_raises_an_error_is_bad_usage(
+  refuse, config_file, tmp_path
+):
   line = refuse(
     2, "train", f"--config={config_file}:crash", f"--workdir={tmp_path}/new"
   )
@@ -169,7 +173,7 @@ def test_a_config_file_that_fails(refuse, config_file, tmp_path):
   assert "SyntaxError: invalid syntax (broken.py, line 1)" in line
 
 
-def test_faults_of_ours_keep_their_traceback(monkeypatch, run_cli):
+def test_errors_of_the_program_keep_their_traceback(monkeypatch, run_cli):
   def fault(**_):
     return {}["missing"]
 
@@ -189,7 +193,7 @@ def test_faults_of_ours_keep_their_traceback(monkeypatch, run_cli):
     TimeoutError(errno.ETIMEDOUT, "Connection timed out"),
   ],
 )
-def test_what_no_person_can_mend_keeps_its_traceback(
+def test_errors_that_no_user_can_correct_keep_their_traceback(
   monkeypatch, run_cli, error
 ):
   def fail(**_):
@@ -201,7 +205,7 @@ def test_what_no_person_can_mend_keeps_its_traceback(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-def test_what_the_system_refuses_is_one_line(monkeypatch, refuse, number):
+def test_a_file_that_cannot_be_written_is_one_line(monkeypatch, refuse, number):
   def fail(**_):
     raise OSError(number, "no", "/somewhere")
 
@@ -218,7 +222,9 @@ def test_a_bucket_without_its_package_is_refused(monkeypatch, refuse):
   )
 
 
-def test_an_interruption_says_how_to_go_on(refuse, monkeypatch, config_file):
+def test_an_interruption_names_the_way_to_continue(
+  refuse, monkeypatch, config_file
+):
   def interrupt(**_):
     raise KeyboardInterrupt
 
@@ -264,14 +270,14 @@ def test_hosts_that_cannot_be_found_are_bad_usage(
   assert refuse(2, *train, *flags).startswith(line)
 
 
-def test_a_part_of_a_pod_is_refused_before_anything_is_written(refuse, train):
+def test_fewer_devices_than_expected_are_refused(refuse, train):
   assert refuse(1, *train, "--expect_devices=32") == (
     "expected 32 devices but 8 are here, of 1 processes; start the others, or"
     " pass --expect_devices=8"
   )
 
 
-def test_the_program_itself(children):
+def test_python_m_diffdistill_refuses_an_unknown_command(children):
   done = children.run(sys.executable, "-m", "diffdistill", "nope")
   assert done.returncode == 2
   assert done.stdout == ""
@@ -288,8 +294,6 @@ def test_the_program_itself(children):
     (("evaluate", "--workdir=x", "--cpu"), "--cpu"),
   ],
 )
-def test_a_flag_of_another_command_is_refused_not_ignored(
-  refuse, arguments, flag
-):
+def test_a_flag_of_another_command_is_refused(refuse, arguments, flag):
   command = arguments[0]
   assert refuse(2, *arguments).startswith(f"{command} does not read {flag}; ")

@@ -1,4 +1,4 @@
-"""What the words of a command line mean to the command's function."""
+"""The words of a command line become the arguments of a function."""
 
 import pathlib
 
@@ -17,7 +17,7 @@ def arguments(name, *words):
   return reading.arguments(COMMANDS[name], reading.read(name, words))
 
 
-def test_flags_that_are_not_given_have_their_defaults():
+def test_a_flag_that_is_not_given_has_its_default():
   assert arguments("sample", "--workdir=runs/x") == {
     "workdir": epath.Path("runs/x"),
     "round_name": None,
@@ -37,7 +37,7 @@ def test_flags_that_are_not_given_have_their_defaults():
   )
 
 
-def test_each_kind_of_flag_has_its_type():
+def test_each_kind_of_flag_gives_its_type():
   given = arguments(
     *("sample", "-workdir", "~/x", "--seed=+07", "--guidance=1e-1"),
     *("--round=teacher", "--out=file:///tmp/a.png"),
@@ -68,13 +68,13 @@ def test_each_kind_of_flag_has_its_type():
     ("--config.seed=4", f"-config={CONFIG}", "--config.seed=5", "--workdir=x"),
   ],
 )
-def test_fields_of_the_config_are_changed_wherever_they_stand(words):
+def test_config_fields_may_come_before_or_after_the_config(words):
   given = arguments("train", *words)
   assert given["config"].seed == 5
   assert given["workdir"] == epath.Path("x")
 
 
-def test_fields_that_are_true_or_false_need_no_value():
+def test_boolean_config_fields_need_no_value():
   given = arguments(
     *("train", f"--config={CONFIG}", "--config.data.flip"),
     *("--noconfig.data.conditional", "--workdir=x"),
@@ -83,7 +83,7 @@ def test_fields_that_are_true_or_false_need_no_value():
   assert given["config"].data.conditional is False
 
 
-def test_a_command_that_runs_others_gets_the_words_of_the_config():
+def test_the_run_command_gets_the_config_as_words():
   given = arguments(
     *("run", "--config.seed", "1", "--workdir=x", "-config", CONFIG),
     *("--config.data.flip", "--cpu"),

@@ -1,4 +1,4 @@
-"""The help says what the table of commands says."""
+"""The help shows every command and flag of the table of commands."""
 
 import re
 
@@ -10,7 +10,7 @@ from diffdistill.cli.commands import COMMANDS
 
 
 @pytest.mark.parametrize("words", [(), ("help",), ("--help",), ("-h",)])
-def test_every_command_has_one_line(words):
+def test_the_overview_has_one_line_per_command(words):
   text = usage.answer(words)
   for name, command in COMMANDS.items():
     assert re.search(rf"^  {name} +{command.summary}\.$", text, re.M), name
@@ -46,7 +46,7 @@ def test_the_help_of_a_command_explains_each_flag(name):
   assert typed == ["diffdistill", name, *command.example.split()]
 
 
-def test_help_is_asked_for_in_several_ways():
+def test_several_words_ask_for_help():
   explained = usage.answer(("train", "--help"))
   assert usage.answer(("help", "train")) == explained
   assert usage.answer(("train", "--workdir=x", "-h")) == explained

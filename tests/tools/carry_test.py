@@ -1,4 +1,4 @@
-"""A run that goes on elsewhere, from little."""
+"""`carry` copies what the rest of a run needs."""
 
 import json
 import pathlib
@@ -25,7 +25,7 @@ def config(judged_config):
 
 @pytest.fixture(scope="module")
 def whole(config, tmp_path_factory):
-  """A workdir in which all is trained."""
+  """The workdir of a run whose rounds are all finished."""
   workdir = epath.Path(tmp_path_factory.mktemp("runs")) / "whole"
   train.train(config, workdir)
   return workdir
@@ -33,7 +33,7 @@ def whole(config, tmp_path_factory):
 
 @pytest.fixture
 def half(whole, tmp_path):
-  """One in which halve/001 and the last student are still to be made."""
+  """The workdir of a run in which halve/001 and the student are unfinished."""
   workdir = epath.Path(tmp_path) / "half"
   shutil.copytree(whole, workdir)
   (workdir / "halve" / "001").rmtree()
@@ -42,7 +42,7 @@ def half(whole, tmp_path):
 
 
 def products(workdir):
-  """The names of weights that are there, by finished round."""
+  """The names of the weights in a workdir, by finished round."""
   result = {}
   for name in from_config.reopen(workdir).rounds:
     if checkpoint.has_final(workdir / name):
@@ -56,9 +56,9 @@ def weights(workdir, name, product="student"):
   return jax.tree.leaves(jax.device_get(tree))
 
 
-def test_what_the_rest_of_a_run_takes_is_carried(half, tmp_path):
+def test_only_weights_that_the_rest_of_a_run_needs_are_carried(half, tmp_path):
   carry.carry(half, epath.Path(tmp_path) / "all")
-  # Nothing of it is judged; the second moments are asked for by no stage.
+  # No model is judged yet, so all are needed. No stage uses second moments.
   assert products(epath.Path(tmp_path) / "all") == {
     "classifier": {"classifier"},
     "teacher": {"teacher"},
@@ -69,14 +69,14 @@ def test_what_the_rest_of_a_run_takes_is_carried(half, tmp_path):
   carry.carry(half, epath.Path(tmp_path) / "few")
   assert products(epath.Path(tmp_path) / "few") == {
     "classifier": {"classifier"},
-    "teacher": {"teacher"},  # of the pairs
+    "teacher": {"teacher"},  # it makes the pairs
     "halve/002": {"student"},  # the teacher of halve/001
     "pairs": set(),
   }
 
 
 @pytest.mark.parametrize("judged", [True, False])
-def test_nothing_of_the_workdir_changes(half, tmp_path, judged):
+def test_carry_does_not_change_the_workdir(half, tmp_path, judged):
   if judged:
     evaluate.evaluate(half, None, None)
 
@@ -90,7 +90,7 @@ def test_nothing_of_the_workdir_changes(half, tmp_path, judged):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_from_it_as_it_would_have(
+def test_a_carried_run_makes_the_same_weights_and_rows(
   config, whole, half, tmp_path, capsys
 ):
   evaluate.evaluate(half, None, None)
@@ -116,7 +116,7 @@ def test_a_run_goes_on_from_it_as_it_would_have(
   assert rows[0] == rows[1]
 
 
-def test_of_a_run_that_is_judged_the_judge_is_all(whole, tmp_path):
+def test_of_a_judged_run_only_the_judge_is_carried(whole, tmp_path):
   evaluate.evaluate(whole, None, None)
   small = epath.Path(tmp_path) / "small"
   carry.carry(whole, small)
@@ -128,7 +128,7 @@ def test_of_a_run_that_is_judged_the_judge_is_all(whole, tmp_path):
 
 
 def test_rows_of_a_stage_s_last_weights_are_carried(whole, tmp_path):
-  """Of a stage of one round, whose name ends with no number of steps."""
+  """The stage has one round, so its name has no number of steps."""
   workdir = epath.Path(tmp_path) / "copied"
   shutil.copytree(whole, workdir)
   evaluate.evaluate(workdir, None, None)
@@ -147,7 +147,7 @@ def test_rows_of_a_stage_s_last_weights_are_carried(whole, tmp_path):
   assert not list((small / "evaluated").glob("*reference*"))
 
 
-def test_a_round_that_runs_has_its_newest_sound_checkpoint(half, tmp_path):
+def test_the_newest_undamaged_checkpoint_is_carried(half, tmp_path):
   folder = half / "halve" / "001"
   w = jax.numpy.arange(8.0)
   for step in (5, 10, 15):
@@ -172,17 +172,17 @@ def test_a_round_that_runs_has_its_newest_sound_checkpoint(half, tmp_path):
   assert best_of(carried) == Best(step=5, score=1.0)
 
 
-def test_refuses_a_place_that_is_there(half, tmp_path):
+def test_a_folder_that_exists_is_refused(half, tmp_path):
   with pytest.raises(ValueError, match="which is there already; pass a new"):
     carry.carry(half, epath.Path(tmp_path))
 
 
-def test_refuses_a_bucket(half):
+def test_a_bucket_is_refused(half):
   with pytest.raises(ValueError, match="gs://b/small is in a bucket, which"):
     carry.carry(half, epath.Path("gs://b/small"))
 
 
-def test_weights_that_were_left_behind_are_missed(half, tmp_path):
+def test_carry_is_refused_if_needed_weights_were_left_behind(half, tmp_path):
   (half / "teacher" / "final").rmtree()
   checkpoint.mark_final(half / "teacher", "left")
   with pytest.raises(ValueError, match="its weights were left behind where"):

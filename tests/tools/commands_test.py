@@ -1,4 +1,4 @@
-"""What commands make, and what they refuse once their flags are read."""
+"""The commands write the right files, and refuse what they cannot do."""
 
 import copy
 import json
@@ -27,7 +27,7 @@ def test_a_training_fills_its_workdir(finished_run):
   assert sheets == ["halve_001.png", "teacher.png"]
 
 
-def test_a_finished_training_has_nothing_to_do(
+def test_a_finished_run_is_not_changed_by_train(
   finished_run, config_file, run_cli
 ):
   def times():
@@ -35,7 +35,7 @@ def test_a_finished_training_has_nothing_to_do(
     return {path: path.stat().st_mtime_ns for path in paths}
 
   before = times()
-  # Another cadence is not another training.
+  # A finished run may be called again with another cadence.
   assert (
     run_cli(
       "train",
@@ -48,7 +48,9 @@ def test_a_finished_training_has_nothing_to_do(
   assert times() == before
 
 
-def test_samples_are_a_sheet_or_bytes(finished_run, tmp_path, capsys, run_cli):
+def test_samples_are_a_png_sheet_or_an_npz_of_bytes(
+  finished_run, tmp_path, capsys, run_cli
+):
   sheet, archive = tmp_path / "grid.png", tmp_path / "images.npz"
   common = ("sample", f"--workdir={finished_run}", "--num_images=5")
   assert run_cli(*common, f"--out={sheet}") == 0
@@ -69,22 +71,23 @@ def test_a_seed_and_a_label_make_other_images(finished_run, tmp_path, run_cli):
     images[flags] = np.load(out)["images"]
   default, *others = images.values()
   same = [np.array_equal(default, other) for other in others]
-  # This student hardly knows its labels yet, but by more than a grey level.
+  # A label changes this student's images only a little, but by more than a grey
+  # level.
   assert same == [True, False, False]
 
 
-def test_samples_on_the_way_from_one_noise_to_another(
+def test_interpolated_samples_are_one_row_per_pair_of_noises(
   finished_run, tmp_path, run_cli
 ):
   out = tmp_path / "images.npz"
-  # A student of two updates is nearly grey: of this noise no two images round
-  # to the same bytes.
+  # After two updates the student's images are nearly grey. With this seed, no
+  # two of them round to the same bytes.
   common = ("sample", f"--workdir={finished_run}", f"--out={out}", "--seed=2")
   assert run_cli(*common, "--num_images=4") == 0
   plain = np.load(out)["images"]
   assert run_cli(*common, "--num_images=2", "--interpolate=3") == 0
   ways = np.load(out)["images"].reshape(2, 3, 2, 2, 1)
-  # The first way begins at image 0's noise, and with its label.
+  # The first row begins with the noise and the label of image 0.
   np.testing.assert_array_equal(ways[0, 0], plain[0])
   assert len(np.unique(ways.reshape(6, -1), axis=0)) == 6
   sheet = tmp_path / "ways.png"
@@ -99,7 +102,7 @@ def test_samples_on_the_way_from_one_noise_to_another(
     == 0
   )
   with Image.open(sheet) as opened:
-    # A row a way: three columns of two rows.
+    # The sheet has two rows of three images.
     assert opened.size[0] > opened.size[1]
 
 
@@ -108,7 +111,7 @@ def npz(path, **arrays):
   return f"--config.data.source.path={path}"
 
 
-def test_labels_out_of_range(refuse, train, finished_run, tmp_path):
+def test_labels_out_of_range_are_refused(refuse, train, finished_run, tmp_path):
   image = np.zeros((8, 2, 2, 1), np.uint8)
   label = np.array([0, 1, 2, -1, 0, 1, 2, 0])
   flag = npz(tmp_path / "bad.npz", image=image, label=label)
@@ -149,7 +152,9 @@ def test_a_corrupt_image_stops_the_training(refuse, config_file, tmp_path):
   assert not (workdir / "teacher" / "final").exists()
 
 
-def test_a_workdir_of_another_config(refuse, finished_run, config_file):
+def test_a_workdir_of_another_config_is_refused(
+  refuse, finished_run, config_file
+):
   before = (finished_run / "config.json").read_bytes()
   line = refuse(
     1,
@@ -165,7 +170,7 @@ def test_a_workdir_of_another_config(refuse, finished_run, config_file):
   assert (finished_run / "config.json").read_bytes() == before
 
 
-def test_a_round_that_is_not_there(refuse, finished_run, tmp_path):
+def test_a_round_that_does_not_exist_is_refused(refuse, finished_run, tmp_path):
   line = refuse(
     1,
     "sample",
@@ -181,16 +186,16 @@ def test_a_round_that_is_not_there(refuse, finished_run, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["sample", "evaluate"])
-def test_a_folder_without_a_run(refuse, tmp_path, command):
+def test_a_folder_without_a_run_is_refused(refuse, tmp_path, command):
   line = refuse(1, command, f"--workdir={tmp_path}")
   assert line.startswith(f"{tmp_path} holds no run (it has no config.json)")
   assert list(tmp_path.iterdir()) == []
 
 
-def test_places_that_cannot_be_written(
+def test_places_that_cannot_be_written_are_refused(
   refuse, finished_run, config_file, tmp_path
 ):
-  # Permissions do not stop root; a file in the way of a folder does.
+  # Permissions do not stop root, but a file in place of a folder does.
   file = tmp_path / "file"
   file.write_text("precious")
   for workdir in (file, file / "sub"):
@@ -213,17 +218,19 @@ def test_places_that_cannot_be_written(
     ),
   ],
 )
-def test_samples_that_cannot_be(refuse, finished_run, flag, line):
+def test_samples_that_the_model_cannot_make_are_refused(
+  refuse, finished_run, flag, line
+):
   assert line in refuse(1, "sample", f"--workdir={finished_run}", flag)
 
 
-def test_too_few_images_to_judge(refuse, finished_run):
+def test_too_few_images_to_judge_are_refused(refuse, finished_run):
   line = refuse(1, "evaluate", f"--workdir={finished_run}", "--num_images=3")
   assert line == "num_images is 3; pass 20 or more"
 
 
 def trained_from(config, source):
-  """The config with nothing but its halving, of a teacher outside the run."""
+  """The config with only the stage `halve`, and a teacher outside the run."""
   config = copy.deepcopy(config)
   config["run"] = ("halve",)
   config["stages"]["halve"]["frozen"]["teacher"] = source
@@ -249,7 +256,7 @@ def test_a_teacher_of_another_run_makes_the_same_student(
   np.testing.assert_array_equal(ours, theirs)
 
 
-def test_teachers_of_another_run_that_cannot_be(
+def test_unfit_teachers_of_another_run_are_refused(
   refuse, small_config, finished_run, write_config, tmp_path
 ):
   for source, line in (
@@ -274,7 +281,7 @@ def test_teachers_of_another_run_that_cannot_be(
 MAKER = pathlib.Path(__file__).parents[1] / "interop" / "make_golden_resnet.py"
 
 
-def test_a_classifier_of_other_channels_or_classes(
+def test_a_classifier_of_other_channels_or_classes_is_refused(
   refuse, small_config, finished_run, write_config, tmp_path
 ):
   maker = runpy.run_path(str(MAKER))
@@ -296,14 +303,15 @@ def test_a_classifier_of_other_channels_or_classes(
     arguments = (f"--config={path}", f"--workdir={tmp_path}/run")
     return refuse(1, "train", *arguments)
 
-  assert str(file) in line()  # which is missing
-  # Of colour images, and of five classes; these are grey, of three.
+  assert str(file) in line()  # the file is missing
+  # The file has a classifier for colour images of five classes. The data has
+  # grey images of three classes.
   save_file(weights, file)
   assert "conv1.weight has shape (" in line()
   grey = np.ascontiguousarray(weights["conv1.weight"][:, :1])
   save_file({**weights, "conv1.weight": grey}, file)
   assert "fc.weight has shape (5, " in line()
-  # And of another run.
+  # A classifier of another run has other channels.
   halve["classifier"] = {**config["classifier"], "channels": 6}
   halve["frozen"]["classifier"] = f"path:{finished_run}/classifier"
   path = write_config(config)
@@ -328,7 +336,7 @@ def test_a_classifier_of_other_channels_or_classes(
     ),
   ],
 )
-def test_recipes_that_do_not_fit_together(
+def test_stages_that_do_not_fit_together_are_refused(
   refuse, small_config, write_config, tmp_path, flag, line
 ):
   config = copy.deepcopy(small_config)
@@ -344,7 +352,7 @@ def test_recipes_that_do_not_fit_together(
   assert not workdir.exists()
 
 
-def test_a_student_whose_steps_are_not_said(
+def test_a_student_without_a_number_of_steps_is_refused(
   refuse, small_config, write_config, tmp_path
 ):
   config = copy.deepcopy(small_config)
@@ -363,7 +371,7 @@ def test_a_student_whose_steps_are_not_said(
 
 @pytest.fixture(scope="module")
 def brief_pairs(pairs_config):
-  """The pairs' run, of one-step pairs and a student of two updates."""
+  """A config with one-step pairs and a student of two updates."""
   config = copy.deepcopy(pairs_config)
   for name in ("teacher", "student"):
     config["stages"][name]["optimizer"]["warmup"] = 2
@@ -376,14 +384,14 @@ def brief_pairs(pairs_config):
 
 @pytest.fixture(scope="module")
 def pairs_run(brief_pairs, write_config, run_cli, tmp_path_factory):
-  """(its workdir, its config file)."""
+  """(The workdir, the config file) of a finished run of pairs."""
   path = write_config(brief_pairs)
   workdir = tmp_path_factory.mktemp("runs") / "pairs"
   assert run_cli("train", f"--config={path}", f"--workdir={workdir}") == 0
   return workdir, path
 
 
-def test_pairs_of_another_teacher(
+def test_pairs_of_another_teacher_are_refused(
   refuse, pairs_run, brief_pairs, write_config, tmp_path
 ):
   theirs = pairs_run[0] / "pairs" / "pairs"
@@ -399,11 +407,13 @@ def test_pairs_of_another_teacher(
   assert before == {path: path.read_bytes() for path in theirs.iterdir()}
 
 
-def test_a_shard_that_is_cut_short(refuse, pairs_run, run_cli, tmp_path):
+def test_a_shard_that_is_cut_short_is_refused_and_made_again(
+  refuse, pairs_run, run_cli, tmp_path
+):
   finished, path = pairs_run
   workdir = tmp_path / "run"
   shutil.copytree(finished, workdir)
-  # As a run whose student is not finished.
+  # Now the student is not finished.
   shutil.rmtree(workdir / "student")
   shard = workdir / "pairs" / "pairs" / "00002.npz"
   whole = shard.read_bytes()
@@ -414,11 +424,11 @@ def test_a_shard_that_is_cut_short(refuse, pairs_run, run_cli, tmp_path):
   )
   shard.unlink()
   assert run_cli(*arguments) == 0
-  if shard.exists():  # two updates may not have come to it
+  if shard.exists():  # two updates may not need this shard
     assert shard.read_bytes() == whole
 
 
-def test_packed_data_trains_the_same_run(
+def test_packed_data_gives_the_same_losses(
   config_file, finished_run, run_cli, tmp_path, capsys
 ):
   config = f"--config={config_file}"
@@ -429,7 +439,7 @@ def test_packed_data_trains_the_same_run(
   first, second = printed.err.splitlines()
   assert first.startswith("data on 8 cpu: 50 images of 2x2x1 in 3 classes")
   assert second == "train: 50 of 50 images"
-  # Its one stage without a teacher: that the data is the same shows there.
+  # The stage of the teacher is enough to show that the data is the same.
   source, workdir = f"--config.data.source.path={out}", tmp_path / "run"
   only = "--config.run=('teacher',)"
   assert run_cli("train", config, source, only, f"--workdir={workdir}") == 0
@@ -445,7 +455,9 @@ def test_packed_data_trains_the_same_run(
 
 
 @pytest.mark.parametrize("out", ["packed.npy", "packed"])
-def test_packed_data_is_an_npz(refuse, config_file, tmp_path, out):
+def test_another_ending_than_npz_is_refused_for_packed_data(
+  refuse, config_file, tmp_path, out
+):
   line = refuse(1, "pack", f"--config={config_file}", f"--out={tmp_path / out}")
   assert line == f"out is '{tmp_path / out}'; pass a name that ends in .npz"
   assert not list(tmp_path.iterdir())

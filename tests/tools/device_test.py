@@ -1,4 +1,4 @@
-"""The check for a device names one accelerator, or says why there is none."""
+"""The check for a device prints its name, or the reason why there is none."""
 
 import sys
 import types
@@ -29,7 +29,7 @@ H100 = found("gpu", "NVIDIA H100 80GB HBM3", 60 * 2**30)
     ([], [], "", "JAX finds no device (no backend)"),
   ],
 )
-def test_a_run_takes_one_accelerator(
+def test_a_run_needs_exactly_one_accelerator_or_cpu_flag(
   monkeypatch, capsys, devices, flags, name, said
 ):
   def find():

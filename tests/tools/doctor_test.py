@@ -1,4 +1,4 @@
-"""doctor names what a machine lacks, with the remedy."""
+"""`doctor` names what a machine lacks, with the remedy."""
 
 import importlib.metadata
 import sys
@@ -11,7 +11,7 @@ from diffdistill.tools import doctor
 
 @pytest.fixture
 def said(capsys, monkeypatch):
-  """Runs the command; returns its lines by what they are about."""
+  """Runs doctor; returns its lines by their labels."""
 
   def run(workdir, python=sys.executable):
     monkeypatch.setattr(sys, "executable", str(python))
@@ -27,7 +27,7 @@ def said(capsys, monkeypatch):
 
 @pytest.fixture
 def fake_python(tmp_path):
-  """Makes a program that stands in for the Python that looks for devices."""
+  """Makes a program that doctor runs in place of Python to list devices."""
 
   def make(script):
     path = tmp_path / "python"
@@ -57,7 +57,7 @@ def test_a_driver_that_fails_is_refused_with_its_last_line(
   assert "JAX finds none (no driver)" in said.lines["devices"]
 
 
-def test_a_driver_that_hangs_is_waited_for_and_named(
+def test_a_driver_that_hangs_is_refused_after_a_while(
   said, fake_python, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(doctor, "PATIENCE", 0.1)
@@ -74,7 +74,9 @@ def test_a_workdir_that_cannot_be_written_is_refused(
   assert "Read-only file system" in said.lines["workdir"]
 
 
-def test_kept_compilations_are_named(said, fake_python, tmp_path, monkeypatch):
+def test_the_folder_of_kept_compilations_is_named(
+  said, fake_python, tmp_path, monkeypatch
+):
   python = fake_python("echo 0: cpu")
   monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
   assert "not kept" in said(tmp_path, python)["compilations"]

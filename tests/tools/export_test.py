@@ -1,4 +1,4 @@
-"""A trained student leaves, and is the same elsewhere."""
+"""An exported model makes the same images as the model of the run."""
 
 import json
 import platform
@@ -22,7 +22,7 @@ BATCH = 8
 
 @pytest.fixture(scope="module")
 def config(small_config):
-  """The classes of the small config, and a student of two steps and of one."""
+  """The small config with labels, and students of two steps and one step."""
   stages = {
     name: dict(fields) for name, fields in small_config["stages"].items()
   }
@@ -44,14 +44,14 @@ def out(tmp_path):
 
 
 def images_of(run, workdir, name, num_steps):
-  """The first images of seed 0."""
+  """The first batch of images with seed 0."""
   stage, round_ = run.rounds[name]
   generator = run.generator(stage.objective.sampler, BATCH)
   params = run.product(workdir, round_.name)
   return to_host(next(generator.batches(params, 0, BATCH, num_steps)))
 
 
-def test_safetensors_hold_the_model_and_how_it_is_sampled(workdir, out):
+def test_safetensors_hold_the_weights_and_the_sampler(workdir, out):
   export.export(workdir, "halve/002", None, "safetensors", out)
   model = model_folder.load(out)
   run = from_config.reopen(workdir)
@@ -64,10 +64,10 @@ def test_safetensors_hold_the_model_and_how_it_is_sampled(workdir, out):
   assert sampler_of(model, denoiser) == stage.objective.sampler
 
 
-def test_what_is_exported_is_a_teacher_elsewhere(
+def test_an_exported_teacher_can_be_imported_unchanged(
   config, workdir, out, tmp_path
 ):
-  """import . export is the identity."""
+  """To export and then import a teacher changes no weight."""
   export.export(workdir, "teacher", None, "safetensors", out)
   again, imported = epath.Path(tmp_path / "again"), epath.Path(tmp_path / "in")
   import_model.import_model(out, None, imported)
@@ -81,7 +81,9 @@ def test_what_is_exported_is_a_teacher_elsewhere(
   jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-def test_a_program_draws_the_run_s_images(children, workdir, out):
+def test_an_exported_program_makes_the_images_of_the_run(
+  children, workdir, out
+):
   export.export(workdir, "halve/002", None, "stablehlo", out)
   run = from_config.reopen(workdir)
   stage, _ = run.rounds["halve/002"]
@@ -106,11 +108,13 @@ np.save({str(out / "images.npy")!r}, sampler.call(noise, label, np.uint32(0)))
 
 
 def settings_of(card):
-  """The JSON of a card's settings."""
+  """The settings in a model card, read from JSON."""
   return json.loads(card.split("```json\n")[1].split("```")[0])
 
 
-def test_the_card_says_what_a_reader_must_know(workdir, out):
+def test_the_card_states_the_teacher_the_distance_and_the_settings(
+  workdir, out
+):
   export.export(workdir, "halve/002", None, "safetensors", out)
   card = (out / "README.md").read_text()
   rows = json.loads((workdir / "evaluation.json").read_text())["rows"]
@@ -123,11 +127,11 @@ def test_the_card_says_what_a_reader_must_know(workdir, out):
   assert f"{row['FD-classifier']:.4g}" in card
   assert "are no FID" in card
   assert '"start_steps": 4' in card
-  assert '"guidance"' not in card  # the config has none
+  assert '"guidance"' not in card  # the config has no guidance
   header = yaml.safe_load(card.split("---")[1])
   assert header["license"] == "unknown"
   assert header["library_name"] == "diffdistill"
-  # What was done, by round; nothing of the machine.
+  # The card states the updates of each round, and names no path or machine.
   done = settings_of(card)["stages.halve"]["num_updates"]
   assert done == {"halve/002": 2}
   assert str(workdir.parent) not in card
@@ -156,7 +160,7 @@ def test_a_card_names_an_imported_teacher_and_its_licence(
   ) in card
   assert "It has not been judged" in card
   settings = settings_of(card)
-  # It was not trained here: no setting of its training, and no path.
+  # The teacher was imported, so the card has no settings of its training.
   assert settings["stages.teacher"] == {"source": "an imported model"}
   assert str(tmp_path.parent) not in card
   export.export(run, "teacher", None, "safetensors", folder / "same")
@@ -165,7 +169,7 @@ def test_a_card_names_an_imported_teacher_and_its_licence(
   assert "Deviations from the paper" not in card
 
 
-def test_a_student_s_card_is_of_its_own_weights(config, workdir, out, tmp_path):
+def test_a_student_s_card_names_its_own_origin(config, workdir, out, tmp_path):
   guided = {**config, "guidance": {"weight": 0.0}}
   run = epath.Path(tmp_path / "run")
   train.train({**guided, "run": ("teacher", "halve")}, run)
@@ -175,7 +179,9 @@ def test_a_student_s_card_is_of_its_own_weights(config, workdir, out, tmp_path):
   assert '"guidance": {' in (out / "README.md").read_text()
 
 
-def test_what_is_there_already_is_not_written_over(refuse, workdir, tmp_path):
+def test_files_in_the_output_folder_are_not_overwritten(
+  refuse, workdir, tmp_path
+):
   readme = tmp_path / "README.md"
   readme.write_text("mine")
   for command in (("export", f"--workdir={workdir}"), ("import", "--from=x")):
@@ -191,7 +197,9 @@ def test_what_is_there_already_is_not_written_over(refuse, workdir, tmp_path):
     ("--format=diffusers", "the model is a mlp"),
   ],
 )
-def test_exports_that_cannot_be_are_refused(refuse, workdir, out, flags, match):
+def test_unknown_rounds_and_unfit_formats_are_refused(
+  refuse, workdir, out, flags, match
+):
   arguments = (f"--workdir={workdir}", flags, f"--out={out}")
   assert match in refuse(1, "export", *arguments)
   assert not out.exists()
@@ -217,7 +225,7 @@ def test_an_unknown_format_is_refused(workdir, out):
     ("checkpoint_3", "settings.json", ""),
   ],
 )
-def test_imports_that_cannot_be_are_refused(
+def test_imports_of_unreadable_models_are_refused(
   refuse, tmp_path, out, place, settings, match
 ):
   for name in ("weights.pt", "weights.pkl", "checkpoint_3"):
@@ -234,7 +242,7 @@ def test_imports_that_cannot_be_are_refused(
 
 
 @pytest.mark.slow
-def test_a_network_that_diffusers_lacks_may_leave_in_another_format(
+def test_a_network_that_diffusers_lacks_is_refused_with_other_formats(
   config, tmp_path, refuse
 ):
   run, out = epath.Path(tmp_path / "run"), tmp_path / "out"

@@ -1,4 +1,4 @@
-"""The list of papers is complete, and is what the citation file points to."""
+"""`list` names the paper of every objective."""
 
 import pathlib
 import re
@@ -14,12 +14,12 @@ def test_every_objective_has_its_paper(run_cli, capsys):
   printed = capsys.readouterr().out
   found = re.findall(r"keywords = \{(.*)\}", printed)
   names = [name for keywords in found for name in keywords.split(", ")]
-  # Cross-entropy is of no paper.
+  # Cross-entropy has no paper.
   assert sorted(names) == sorted(set(OBJECTIVES) - {"classification"})
   assert len(re.findall(r"eprint = \{\d{4}\.\d{5}\}", printed)) == len(found)
 
 
-def test_the_citation_file_is_of_this_version():
+def test_the_citation_file_has_the_version_of_the_package():
   file = pathlib.Path(__file__).parents[2] / "CITATION.cff"
   citation = yaml.safe_load(file.read_text())
   assert citation["version"] == diffdistill.__version__

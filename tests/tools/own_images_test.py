@@ -1,4 +1,4 @@
-"""A folder of pictures and one command; a config of one's own."""
+"""One command trains on a folder of pictures; a user can write a config."""
 
 import importlib.util
 import json
@@ -13,7 +13,7 @@ from diffdistill.run import speed
 
 @pytest.fixture
 def photos(tmp_path):
-  """Two classes of twelve pictures."""
+  """A folder with two classes of twelve pictures each."""
   random = np.random.default_rng(0)
   for name in ("cats", "dogs"):
     (tmp_path / "photos" / name).mkdir(parents=True)
@@ -25,7 +25,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def shrunken(tmp_path):
-  """A config of the recipe, with a tiny network and few updates."""
+  """A file of a recipe with a tiny network and few updates."""
   path = tmp_path / "shrunken.py"
   path.write_text("""
 from diffdistill.configs import folder
@@ -42,7 +42,7 @@ def get_config(recipe="progressive"):
   return path
 
 
-def test_a_folder_of_pictures_is_trained_on_by_one_command(
+def test_one_command_trains_on_a_folder_of_pictures(
   photos, shrunken, tmp_path, run_cli, capsys, monkeypatch
 ):
   monkeypatch.setattr(speed, "measured_speed", lambda: 1e10)
@@ -73,7 +73,7 @@ def test_a_folder_of_pictures_is_trained_on_by_one_command(
   assert json.loads((workdir / "config.json").read_text()) == config
 
 
-def test_a_config_of_one_s_own_does_what_the_recipes_do(
+def test_the_config_that_init_writes_equals_the_recipe(
   tmp_path, run_cli, refuse, capsys
 ):
   out = tmp_path / "my.py"

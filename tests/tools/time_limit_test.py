@@ -1,4 +1,4 @@
-"""`diffdistill run`, on stand-ins for the commands that it starts."""
+"""`diffdistill run` keeps its time limit; scripts stand in for its commands."""
 
 import json
 import os
@@ -19,12 +19,12 @@ ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = pathlib.Path(__file__).parent / "timed_commands.py"
 WORDS = ["--config=cifar10:half_hour", "--config.seed=1"]
 COMMANDS = ["check", "train", "evaluate", "benchmark", "report", "report"]
-# Seconds of pieces, one after the other, until one is long enough.
+# Time limits in seconds to try, one after the other, until one is long enough.
 LONGER = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Machine:
-  """A folder with one device, in which pieces run."""
+  """A folder in which pieces of a run are started, with one device."""
 
   def __init__(self, root, children):
     self.root, self.children = root, children
@@ -33,7 +33,7 @@ class Machine:
 
   def set(self, **fields):
     self.state.update(fields)
-    # The stand-ins read it meanwhile.
+    # The file is replaced whole, because commands may read it at any moment.
     (self.root / "state.new").write_text(json.dumps(self.state))
     (self.root / "state.new").rename(self.root / "state.json")
 
@@ -55,7 +55,7 @@ class Machine:
     )
 
   def end(self, process):
-    """(status, output) of a piece, all of whose processes have ended."""
+    """Waits for all processes of a piece; returns (status, output)."""
     done = self.children.finish(process)
     return done.returncode, done.stdout
 
@@ -75,7 +75,7 @@ class Machine:
     wait_until(lambda: unit in self.lines("units.jsonl"), process)
 
   def time_is_over_in(self, name):
-    """Runs pieces until one is long enough to come to that command."""
+    """Runs longer and longer pieces until one ends in this command."""
     for seconds in LONGER:
       status, said = self.run(seconds + 1)
       assert status == 75
@@ -89,7 +89,7 @@ def machine(tmp_path, children):
   return Machine(tmp_path, children)
 
 
-def test_a_run_goes_through_its_commands(machine):
+def test_a_run_calls_its_commands_in_order(machine):
   status, said = machine.run()
   assert status == 0
   assert said.splitlines() == [
@@ -138,7 +138,9 @@ def test_each_device_is_benchmarked_once(machine):
     ({"JAX_COMPILATION_CACHE_DIR": "/mine"}, "/mine"),
   ],
 )
-def test_commands_share_what_is_compiled(monkeypatch, given, folder):
+def test_commands_share_a_cache_of_compiled_programs(
+  monkeypatch, given, folder
+):
   for name in ("XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
     monkeypatch.delenv(name, raising=False)
   for name, value in {"HOME": "/nowhere", **given}.items():
@@ -149,7 +151,7 @@ def test_commands_share_what_is_compiled(monkeypatch, given, folder):
   assert "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" in environment
 
 
-def test_a_piece_ends_in_time_and_the_next_goes_on(machine):
+def test_a_piece_ends_in_time_and_the_next_repeats_no_unit(machine):
   machine.set(units={"train": 10**6, "evaluate": 2})
   machine.time_is_over_in("train")
   done = len(machine.lines("units.jsonl"))
@@ -162,22 +164,22 @@ def test_a_piece_ends_in_time_and_the_next_goes_on(machine):
   assert len(units) == len(set(units)) == done + 20 + 2 + 1
 
 
-def test_the_limit_is_that_of_the_whole_piece(machine):
+def test_the_time_limit_is_for_all_commands_together(machine):
   machine.set(units={"train": 10, "evaluate": 10**6})
   machine.time_is_over_in("evaluate")
   assert machine.commands()[-2:] == ["train", "evaluate"]
 
 
 @pytest.mark.parametrize("name", ["check", "train"])
-def test_what_does_not_leave_is_killed_within_the_limit(machine, name):
+def test_a_command_that_ignores_sigterm_is_killed_in_time(machine, name):
   machine.set(fails={name: "deaf"})
-  # It would never end by itself.
+  # The command ignores SIGTERM and never ends by itself.
   machine.time_is_over_in({"check": "the check"}.get(name, name))
   assert machine.commands()[-1] == name
   assert not machine.children.alive()
 
 
-def test_what_a_command_leaves_behind_is_ended(machine):
+def test_processes_that_a_command_leaves_are_killed(machine):
   machine.set(fails={"report": "leaves a process"})
   assert machine.run()[0] == 0
   assert not machine.children.alive()
@@ -194,7 +196,9 @@ def test_what_a_command_leaves_behind_is_ended(machine):
     (134, 70, "train died with status 134; the same command goes on"),
   ],
 )
-def test_exit_statuses_say_what_to_do(machine, fails, expected, message):
+def test_each_exit_status_of_a_command_has_its_message(
+  machine, fails, expected, message
+):
   machine.set(fails={"train": fails})
   status, said = machine.run()
   assert status == expected
@@ -217,18 +221,18 @@ def test_a_signal_ends_the_command_and_then_the_piece(machine, number, status):
   assert not machine.children.alive()
 
 
-def test_a_second_interrupt_does_not_wait(machine):
+def test_a_second_interrupt_ends_the_run_at_once(machine):
   machine.set(fails={"train": "deaf"})
   process = machine.start(reserve=600)
   wait_until(lambda: "train" in machine.commands(), process)
   process.send_signal(signal.SIGINT)
-  time.sleep(0.7)  # a program between may send the first one twice
+  time.sleep(0.7)  # ignores a copy of the first signal
   process.send_signal(signal.SIGINT)
   assert machine.end(process)[0] == 130
   assert not machine.children.alive()
 
 
-def test_a_benchmark_is_whole_or_not_there(machine):
+def test_an_interrupted_benchmark_leaves_no_file(machine):
   machine.set(units={"benchmark": 3}, hold="benchmark.2")
   process = machine.start()
   machine.wait_for("benchmark.1", process)
@@ -238,12 +242,12 @@ def test_a_benchmark_is_whole_or_not_there(machine):
   assert not list((machine.root / "runs" / "a").glob("benchmark*"))
 
 
-def test_a_command_that_outlives_its_killed_parent_is_waited_for(machine):
+def test_no_piece_starts_while_a_killed_one_s_command_runs(machine):
   machine.set(units={"train": 2}, hold="train.1")
   process = machine.start()
   machine.wait_for("train.0", process)
   process.kill()
-  # What lives holds the pipe too, and would be waited for.
+  # Wait for the parent only: its child still lives and holds the pipe.
   process.wait()
   status, said = machine.run()
   assert status == 1
@@ -253,15 +257,15 @@ def test_a_command_that_outlives_its_killed_parent_is_waited_for(machine):
   assert machine.run()[0] == 0
 
 
-def test_a_run_killed_anywhere_goes_on(machine):
+def test_a_killed_run_repeats_no_finished_unit(machine):
   machine.set(units={"train": 4, "evaluate": 4, "benchmark": 3})
   moments = random.Random(0)
   for _ in range(4):
     process = machine.start()
-    # Anywhere, whatever it has come to by then.
+    # Kill at a random moment, in whichever command.
     time.sleep(moments.uniform(0.3, 1.5))
     process.send_signal(moments.choice([signal.SIGTERM, signal.SIGKILL]))
-    # What it ran, too: it holds the pipe.
+    # Wait for its child too, which holds the pipe.
     machine.end(process)
   status, said = machine.run()
   assert status == 0, said

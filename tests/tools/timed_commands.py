@@ -1,12 +1,13 @@
-"""Stands in for the commands that `diffdistill run` starts, and runs it.
+"""A script that stands in for the commands of `diffdistill run`, and runs it.
 
-  timed_commands.py run FLAG...      time_limit.run, with itself for a program
-  timed_commands.py COMMAND FLAG...  a command; `check` names the device
+  timed_commands.py run FLAG...      time_limit.run, which starts this script
+  timed_commands.py COMMAND FLAG...  acts as a command; `check` names the device
 
-Work is counted in units of a twentieth of a second, each of which is kept in
-the workdir: a command goes on from what is there, and leaves on SIGTERM where
-the real one does. state.json in the folder $SIM says how many units there are,
-at which one a command waits, and what goes wrong.
+The work of a command is a number of units of a twentieth of a second. The
+workdir keeps each finished unit, so a command continues after the last one. A
+command leaves on SIGTERM if the real command does. state.json in the folder
+$SIM states the number of units, the unit at which a command waits, and the
+failures.
 """
 
 import fcntl
@@ -39,7 +40,7 @@ def flag(name):
 
 
 def work(command, folder):
-  """Each unit is done once in all, whoever does it."""
+  """Does the units of a command that no earlier process has done."""
   folder.mkdir(parents=True, exist_ok=True)
   for number in range(read()["units"].get(command, 1)):
     done = folder / f"{command}.{number}"
@@ -101,7 +102,7 @@ def run():
   program = (sys.executable, "-IS", __file__)
   time_limit.PROGRAM = program
   time_limit.CHECK = (*program, "check")
-  # Some tests leave a command at work.
+  # Wait only briefly for the lock, because some tests leave a command running.
   time_limit.SECONDS_TO_HOLD = 0.2
 
   def timed():

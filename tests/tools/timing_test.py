@@ -17,7 +17,7 @@ def measure(run, name, profile=None):
 
 
 def as_speed(row, what):
-  """Images a second of 8 images an update, with the digits that it allows."""
+  """The speed in images per second of updates of 8 images, rounded."""
   seconds = (
     row[f"{what}_seconds_per_update{end}"] for end in ("", "_most", "_least")
   )
@@ -25,7 +25,7 @@ def as_speed(row, what):
   return rounded({n: 8 / s for n, s in zip(names, seconds, strict=True)})["x"]
 
 
-def test_loop_and_bare_update_take_turns(run):
+def test_loop_and_bare_update_are_both_timed(run):
   made = measure(run, "teacher")
   assert made["turns"] == 2
   (result,) = made["stages"]
@@ -37,7 +37,7 @@ def test_loop_and_bare_update_take_turns(run):
   assert least <= result["share_of_bare"] <= most
 
 
-def test_a_stage_that_needs_weights_is_held_against_its_passes_alone(run):
+def test_a_stage_that_needs_weights_is_timed_without_its_loop(run):
   (result,) = measure(run, "halve")["stages"]
   assert "loop_seconds_per_update" not in result
   update, passes = (
@@ -49,14 +49,14 @@ def test_a_stage_that_needs_weights_is_held_against_its_passes_alone(run):
   assert least <= result["update_over_passes"] <= most
 
 
-def test_what_trains_nothing_is_refused(run):
+def test_a_stage_that_trains_nothing_is_refused(run):
   with pytest.raises(
     ValueError, match=r"stage is 'pairs'; pass one of teacher, halve"
   ):
     measure(run, "pairs")
 
 
-def test_every_stage_is_timed_and_what_it_computes_is_counted(run):
+def test_every_stage_is_timed_and_its_operations_are_counted(run):
   made = measure(run, None)
   assert [row["stage"] for row in made["stages"]] == ["teacher", "halve"]
   for row in made["stages"]:
@@ -67,9 +67,9 @@ def test_every_stage_is_timed_and_what_it_computes_is_counted(run):
     assert least <= seconds <= most
     assert row["bare_images_per_second"] == as_speed(row, "bare")
     assert row["flops_per_second"] == row["flops_per_update"] / seconds
-    assert row["share_of_peak"] is None  # nobody says what a CPU's peak is
+    assert row["share_of_peak"] is None  # the peak of a CPU is unknown
   teacher, student = (row["flops_per_update"] for row in made["stages"])
-  # Two passes of the teacher beside the student's own.
+  # A student's update has two passes of the teacher more: 5 passes, not 3.
   assert student == pytest.approx(teacher * 5 / 3, rel=0.15)
 
 
