@@ -8,10 +8,10 @@
                      = (alpha sigma' - sigma alpha') / (alpha^2 + sigma^2)
 
 Every schedule has finite ends: alpha(1) > 0 and sigma(0) > 0, so that no
-conversion between predictions divides by zero. Time is in [0, 1], t = 0 is
-data. All is computed elementwise, in the dtype of t (float32 in practice). At
-both ends derivatives are one-sided, from the inside of [0, 1]: jax.jvp of a
-clipped value would silently be 0 there.
+conversion between predictions divides by zero. Time is in [0, 1], and t = 0 is
+data. All functions are elementwise, in the dtype of t (float32 in practice). At
+both ends derivatives are one-sided, from the inside of [0, 1]: without `hold`,
+jax.jvp of a clipped value would silently be 0 there.
 """
 
 import abc
@@ -68,7 +68,7 @@ class Schedule(abc.ABC):
     """Equation (4), positive."""
     alpha, sigma = self.alpha(t), self.sigma(t)
     alpha_rate, sigma_rate = self.rates(t)
-    # Two positive terms: nothing cancels.
+    # The sum of two positive terms does not cancel.
     product = alpha * sigma_rate - sigma * alpha_rate
     return product / (alpha**2 + sigma**2)
 

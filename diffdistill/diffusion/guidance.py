@@ -2,11 +2,11 @@
 
   (1)  x0_guided = x0_cond + w (x0_cond - x0_uncond)
 
-w = 0 is the conditional model as it is. eps, v and every other output are
+w = 0 is the conditional model unchanged. eps, v and every other output are
 linear in x0 at a given x_t, so (1) holds for each of them. Outside an interval
-of times w is 0 (Kynkaanniemi et al. 2024, Eq. 4, where the interval is of noise
-levels): guidance at the noisiest times costs diversity, and at the cleanest
-times it does nothing.
+of times, w is 0 (Kynkaanniemi et al. 2024, Eq. 4, where the interval is one of
+noise levels): guidance at the noisiest times reduces diversity, and at the
+cleanest times it has no effect.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ from diffdistill.ranges import Range, check_ranges
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Guidance:
-  """How strongly, and when, a model is guided.
+  """How strongly, and at which times, a model is guided.
 
-  A weight of 0 means no guidance, unlike the convention where 1 does.
+  A weight of 0 means no guidance; in another convention, 1 means that.
 
   Args:
     weight: w of equation (1); 0 for none.
-    interval: the times (low, high) in [0, 1], both included, where it acts.
+    interval: the times (low, high) in [0, 1], both included, at which it acts.
   """
 
   weight: Annotated[float, Range(0, 1000)] = 0.0
@@ -47,7 +47,7 @@ class Guidance:
     check_ranges(self, "guidance ")
 
   def passes(self, guided: bool) -> int:
-    """Network passes of one call: 2 where a model is guided."""
+    """Network passes of one call: 2 if a model is guided, otherwise 1."""
     return 2 if guided and self.weight > 0 else 1
 
   def __call__(
@@ -59,9 +59,9 @@ class Guidance:
     """Equation (1) as one model.
 
     Args:
-      conditional, unconditional: the same model, told and not told its
+      conditional, unconditional: the same model, with and without its
         condition.
-      scale: multiplies the weight; may be traced. Where it is 0, the
+      scale: a factor of the weight; may be traced. If it is 0, the
         unconditional model is not run.
     """
     low, high = self.interval

@@ -2,8 +2,8 @@
 
   out = c_skip x_t + c_out F(c_in x_t, c_noise)
 
-Identity scales nothing and only says in which unit the network reads the noise
-level. EDM is Karras et al. 2022, Table 1; its out is x0.
+Identity scales nothing and only chooses the unit in which the network reads the
+noise level. EDM is Karras et al. 2022, Table 1; its out is x0.
 """
 
 import abc
@@ -40,21 +40,21 @@ class Precondition(abc.ABC):
   def aim(
     self, schedule: Schedule, t: Float[Array, " b"], s: Float[Array, " b"]
   ) -> Float[Array, " b"]:
-    """The number that a network of two times reads as s; c_noise is its t.
+    """The number that a two-time network reads as s, in the unit of c_noise.
 
-    It equals c_noise for s = t, and it and its slope are finite down to s = 0.
+    It equals c_noise at s = t, and its value and slope are finite for all s.
     """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Identity(Precondition):
-  """The network sees x_t and its output is taken as it is.
+  """Gives the network x_t unscaled, and uses its output unchanged.
 
   Args:
-    noise: the number that the network reads. "angle": 2/pi angle(t),
-      which is arctan(exp(-logsnr/2)) / (pi/2), the embedding of Salimans & Ho
-      2022's code; "time": t itself; "index": t - 1/num_steps for a schedule
-      of discrete steps, which times 1000 is DDPM's index (from 0).
+    noise: the number that the network reads. "angle": 2/pi angle(t), which is
+      arctan(exp(-logsnr/2)) / (pi/2), the embedding of Salimans & Ho 2022's
+      code; "time": t itself; "index": t - 1/num_steps for a schedule of
+      discrete steps; 1000 times this is DDPM's index (from 0).
     num_steps: the steps of the discrete schedule, for "index".
   """
 
@@ -75,7 +75,7 @@ class Identity(Precondition):
   def aim(
     self, schedule: Schedule, t: Float[Array, " b"], s: Float[Array, " b"]
   ) -> Float[Array, " b"]:
-    """s in the unit of t."""
+    """The value of s in the unit in which the network reads t."""
     return self._noise(schedule, s)
 
   def _noise(
@@ -90,7 +90,7 @@ class Identity(Precondition):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EDMPrecondition(Precondition):
-  """Karras et al. 2022, Table 1, for any schedule through x_t / alpha.
+  """Karras et al. 2022, Table 1; for other schedules, applied to x_t / alpha.
 
   Unlike the paper, c_noise is log(sigma)/4 divided by 1000, because our time
   embeddings multiply by 1000.
@@ -118,8 +118,8 @@ class EDMPrecondition(Precondition):
     """c_noise(t) - 2/pi rotation(t, s): the network reads the gap as an angle.
 
     log(sigma)/4, the unit of t, has the slope 1/sigma near s = 0, which is
-    infinite where sigma(0) = 0. The angle is what a step from t to s rotates
-    by, and its slope is finite everywhere.
+    infinite if sigma(0) = 0. The angle, by which a step from t to s rotates,
+    has a finite slope everywhere.
     """
     gap = 2 / jnp.pi * schedule.rotation(t, s)
     return self.scaling(schedule, t).c_noise - gap

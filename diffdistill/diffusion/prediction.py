@@ -1,4 +1,4 @@
-"""The outputs of networks, and the one linear map that makes them (x0, eps).
+"""The outputs of networks, and the linear map from each of them to (x0, eps).
 
 Every output p is linear in the two ends of the line through x_t:
 
@@ -35,7 +35,7 @@ class Prediction(NamedTuple):
 
 @runtime_checkable
 class Model(Protocol):
-  """A denoiser with its weights and condition bound: what samplers call."""
+  """A denoiser with its weights and condition bound, as samplers call it."""
 
   def __call__(self, x_t: Image, t: Time, s: Time | None = None) -> Prediction:
     """The prediction at time t; s is the time aimed at, and None means t."""

@@ -12,10 +12,10 @@
 
 Sources: Song et al. 2021 (DDIM), Eq. 12; Salimans & Ho 2022, Eqs. 4, 5, 8.
 
-**The last step.** A step to s = 0 returns x0 itself, in (2) and in (3), as
-the released code of Salimans & Ho does: data is where sampling ends, though
-sigma(0) is not exactly zero. The rule lives here and nowhere else, so the
-samplers and the progressive target agree by construction.
+**The last step.** A step to s = 0 returns x0 itself, in (2) and in (3), as the
+released code of Salimans & Ho does: sampling ends at data, though sigma(0) is
+not exactly zero. Only this file has the rule, so the samplers and the
+progressive target agree by construction.
 """
 
 import dataclasses
@@ -29,18 +29,18 @@ from diffdistill.diffusion.schedule import Schedule
 
 
 def expand_like(t: Time, x: Image) -> Float[Array, "b 1 1 1"]:
-  """A value per example, ready to multiply images."""
+  """One value per example, in a shape that multiplies images."""
   return t.reshape((-1,) + (1,) * (x.ndim - 1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GaussianProcess:
-  """x_t given x0, and the ways from t to an earlier s."""
+  """The distribution of x_t given x0, and the steps from t to an earlier s."""
 
   schedule: Schedule
 
   def coefficients(self, t: Time, x: Image) -> tuple[Array, Array]:
-    """(alpha, sigma) at t, ready to multiply x."""
+    """(alpha, sigma) at t, in a shape that multiplies x."""
     alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
     return expand_like(alpha, x), expand_like(sigma, x)
 
@@ -50,7 +50,7 @@ class GaussianProcess:
     return alpha * x0 + sigma * eps
 
   def ddim(self, x_t: Image, prediction: Prediction, t: Time, s: Time) -> Image:
-    """Equation (2), deterministic; x0 itself where s = 0."""
+    """Equation (2), deterministic; x0 itself if s = 0."""
     x_s = self.rotate(x_t, prediction, t, s)
     return jnp.where(expand_like(s, x_t) > 0, x_s, prediction.x0)
 
@@ -59,8 +59,8 @@ class GaussianProcess:
   ) -> Image:
     """Equation (2) for every s, without the rule of the last step.
 
-    It has a derivative in s at s = 0 too. With a prediction of two times, of
-    t and s, it is the flow map from t to s.
+    Its derivative in s also exists at s = 0. With a prediction of two times, t
+    and s, it is the flow map from t to s.
     """
     alpha_t, sigma_t = self.coefficients(t, x_t)
     alpha_s, sigma_s = self.coefficients(s, x_t)
@@ -71,21 +71,21 @@ class GaussianProcess:
     return length_s * (jnp.cos(d) * x_t / length_t - jnp.sin(d) * v)
 
   def velocity(self, prediction: Prediction, x_t: Image, t: Time) -> Image:
-    """Equation (4); average, for a prediction of two times."""
+    """Equation (4); the average velocity for a prediction of two times."""
     alpha_rate, sigma_rate = (
       expand_like(rate, x_t) for rate in self.schedule.rates(t)
     )
     return alpha_rate * prediction.x0 + sigma_rate * prediction.eps
 
   def to_circle(self, x_t: Image, t: Time) -> tuple[Image, Time]:
-    """Equation (5): x_t in the units of the circle, and its angle."""
+    """Equation (5): x_t divided by |(alpha, sigma)|, and its angle."""
     length = jnp.hypot(*self.coefficients(t, x_t))
     return x_t / length, self.schedule.angle(t)
 
   def posterior(
     self, x_t: Image, x0: Image, t: Time, s: Time, noise: float = 0.0
   ) -> tuple[Image, Float[Array, "b 1 1 1"]]:
-    """(mean, standard deviation) of equation (3); (x0, 0) where s = 0.
+    """(mean, standard deviation) of equation (3); (x0, 0) if s = 0.
 
     `noise` interpolates the logarithm of the variance: 0 is the lower bound
     ("small", the true posterior), 1 the upper ("large"); Salimans & Ho 2022,
@@ -94,9 +94,9 @@ class GaussianProcess:
     alpha_t, sigma_t = self.coefficients(t, x_t)
     alpha_s, sigma_s = self.coefficients(s, x_t)
     difference = self.schedule.logsnr(t) - self.schedule.logsnr(s)
-    # Not below 0, whatever rounding makes of s = t.
+    # Keep it at 0 or more, although rounding may give less for s = t.
     one_minus_r = jnp.maximum(expand_like(-jnp.expm1(difference), x_t), 0.0)
-    # r alpha_s / alpha_t, written so that nothing overflows as alpha_t -> 0.
+    # This form of r alpha_s / alpha_t does not overflow as alpha_t -> 0.
     from_x_t = (alpha_t / alpha_s) * (sigma_s / sigma_t) ** 2
     mean = from_x_t * x_t + one_minus_r * alpha_s * x0
     std = jnp.sqrt(one_minus_r) * sigma_s ** (1 - noise) * sigma_t**noise

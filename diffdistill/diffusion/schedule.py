@@ -1,6 +1,6 @@
-"""Noise schedules; `clock.py` says what each has and how it is numbered.
+"""Noise schedules; `clock.py` has their interface and the equations' numbers.
 
-Derivatives are written out by hand beside the functions.
+Derivatives are written by hand beside the functions.
 """
 
 import abc
@@ -51,7 +51,7 @@ class Cosine(Schedule):
     return math.pi / 2 - self._end - self._start
 
   def alpha(self, t: Floats) -> Floats:
-    # sin(pi/2 - angle): exact to rounding where cos(angle) would cancel.
+    # sin(pi/2 - angle) is exact to rounding; cos(angle) would cancel.
     return jnp.sin(self._slope * (1 - t) + self._end)
 
   def sigma(self, t: Floats) -> Floats:
@@ -125,7 +125,7 @@ class DiscreteBetas(Schedule):
   def time(self, logsnr: Floats) -> Floats:
     grid = jnp.linspace(0, 1, self.num_steps + 1, dtype=logsnr.dtype)
     table = jnp.asarray(self._table(), logsnr.dtype)
-    # interp wants increasing abscissae: the table decreases with t.
+    # interp needs increasing abscissae, but the table decreases with t.
     return jnp.interp(jax.nn.log_sigmoid(logsnr), table[::-1], grid[::-1])
 
 
@@ -136,8 +136,8 @@ class LinearBeta(DiscreteBetas):
   Ho et al. 2020, section 4.
 
   Args:
-    power: beta^(1/power) is linear; 2 is what latent diffusion models and
-      diffusers' "scaled_linear" take.
+    power: beta^(1/power) is linear; latent diffusion models and diffusers'
+      "scaled_linear" have 2.
   """
 
   beta_min: Annotated[float, Range(1e-8, 1, "most")] = 1e-4
@@ -171,9 +171,10 @@ class CosineBeta(DiscreteBetas):
 class EDM(Schedule):
   """Variance exploding: alpha = 1 and sigma on the curve of Karras et al.
 
-  sigma(t)^(1/rho) is linear in t between sigma_min and sigma_max (Karras et
-  al. 2022, Eq. 5), so that N uniform steps of t visit their N + 1 levels,
-  less the last: they step from sigma(1 / N) to 0. "karras" is their N.
+  sigma(t)^(1/rho) is linear in t between sigma_min and sigma_max (Karras et al.
+  2022, Eq. 5). So N uniform steps of t visit all their N + 1 levels except the
+  last: they step from sigma(1 / N) to 0. The grid "karras" with N steps visits
+  N levels.
   """
 
   sigma_min: Annotated[float, Range(1e-6, 10**6)] = 0.002
@@ -234,7 +235,7 @@ class RectifiedFlow(Schedule):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shifted(Schedule):
-  """A variance-preserving schedule moved to noise of another resolution.
+  """A variance-preserving schedule, shifted to the noise of another resolution.
 
   logsnr(t) = base.logsnr(t) + 2 log(base_size / image_size): Hoogeboom et al.
   2023 (simple diffusion), Eq. 8; more noise for larger images.
@@ -266,7 +267,7 @@ class Shifted(Schedule):
     return jnp.sqrt(jax.nn.sigmoid(-self.logsnr(t)))
 
   def rates(self, t: Floats) -> tuple[Floats, Floats]:
-    # d logsnr/dt, the base's too, is -2 angle' / (alpha sigma).
+    # d logsnr/dt is -2 angle' / (alpha sigma), for the base as well.
     base = self.base.alpha(t) * self.base.sigma(t)
     alpha, sigma = self.alpha(t), self.sigma(t)
     angle_rate = self.base.angle_rate(t) * alpha * sigma / base

@@ -1,4 +1,4 @@
-"""How training draws t, and how samplers lay a grid of t.
+"""How training draws t, and which grids of t samplers use.
 
 With u ~ U[0, 1) and Phi the normal distribution function, the draws are
 
@@ -24,11 +24,11 @@ from diffdistill.diffusion.schedule import Schedule
 from diffdistill.ranges import Range, check_ranges
 
 GRIDS = ("uniform", "quadratic", "karras")
-# Grids of whole indices of a discrete schedule; 0 is the cleanest.
+# Grids of whole indices of a discrete schedule; index 0 is the cleanest.
 INDEX_GRIDS = ("uniform_indices", "quadratic_indices")
 KARRAS_RHO = 7.0  # Karras et al. 2022, Table 1
 KARRAS_SIGMAS = (0.002, 80.0)  # Karras et al. 2022, Table 1
-KARRAS_T_MIN = 1e-6  # changes no sigma, but is not 0
+KARRAS_T_MIN = 1e-6  # has the same sigma as 0, but is not 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Uniform(TimeDraw):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Power(TimeDraw):
-  """t = u^power: a power above 1 draws more times near the data."""
+  """t = u^power: with a power above 1, more times are drawn near the data."""
 
   power: Annotated[float, Range(0.01, 100)] = 2.0
 
@@ -81,10 +81,10 @@ class LogitNormal(TimeDraw):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lognormal(TimeDraw):
-  """sigma/alpha is lognormal, whatever the schedule; Karras et al. 2022.
+  """sigma/alpha is lognormal for every schedule (Karras et al. 2022).
 
-  The defaults are P_mean and P_std of their Table 1. Noise levels outside the
-  schedule are drawn at its ends.
+  The defaults are P_mean and P_std of Table 1 of Karras et al. 2022. Noise
+  levels outside the schedule are replaced by its ends.
   """
 
   mean: Annotated[float, Range(-20, 20)] = -1.2
@@ -116,10 +116,10 @@ def draw_pair(
   Args:
     key: the key of both draws.
     batch_size: the number of pairs.
-    schedule: says the noise at each time.
+    schedule: gives the noise level at each time.
     draw: the first draw.
     other: the second draw; the same as the first if None.
-    equal: the probability that a pair has s = t, t being the first draw.
+    equal: the probability that a pair has s = t, where t is the first draw.
   """
   key_one, key_two, key_equal = jax.random.split(key, 3)
   one = draw(key_one, batch_size, schedule)
@@ -144,7 +144,7 @@ def draw_continuous(key: Key, batch_size: int) -> Time:
 def draw_discrete(
   key: Key, batch_size: int, num_steps: int | Int[Array, ""]
 ) -> Time:
-  """t = i / num_steps with i ~ U{1, ..., num_steps}: the end t = 1 included.
+  """t = i / num_steps with i ~ U{1, ..., num_steps}, which includes t = 1.
 
   Salimans & Ho 2022, Algorithm 2.
   """
@@ -157,13 +157,13 @@ def fraction(
 ) -> Float[Array, "..."]:
   """i / num_steps for whole i <= num_steps, correctly rounded.
 
-  Training and sampling then see the same times to the bit, and i = num_steps
+  So training and sampling use the same times to the bit, and i = num_steps
   gives exactly 1.
   """
   i = jnp.asarray(i, jnp.float32)
-  # XLA divides an array by a scalar as a product with the reciprocal, which is
-  # off in the last place unless num_steps is a power of two. The maximum is
-  # num_steps too, but not a scalar.
+  # XLA divides an array by a scalar through multiplication with the reciprocal,
+  # which is wrong in the last digit unless num_steps is a power of two. The
+  # maximum equals num_steps too, but is an array.
   return i / jnp.maximum(i, num_steps)
 
 
@@ -173,14 +173,14 @@ def grid_time(
   i: int | Int[Array, ""],
   num_steps: int | Int[Array, ""],
 ) -> Scalar:
-  """The time that has i of num_steps steps still to go; 0 for i = 0.
+  """The time with i of num_steps steps still to do; 0 for i = 0.
 
   "uniform": i / N (Salimans & Ho 2022); "quadratic": (i / N)^2 (Song et al.
   2021, DDIM, appendix D.2); "karras": sigma/alpha on the curve of Karras et
   al. 2022, Eq. 5, between 0.002 and 80 (or the schedule's ends).
 
   Raises:
-    ValueError: for an unknown grid.
+    ValueError: if the grid is unknown.
   """
   part = fraction(i, num_steps)
   if grid == "uniform":
@@ -190,10 +190,10 @@ def grid_time(
   if grid != "karras":
     raise ValueError(f"grid is {grid!r}; pass one of {', '.join(GRIDS)}")
   low, high = (sigma ** (1 / KARRAS_RHO) for sigma in KARRAS_SIGMAS)
-  # One step alone starts at the noisy end.
+  # A grid of a single step starts at the noisy end.
   u = jnp.where(num_steps > 1, (i - 1) / jnp.maximum(num_steps - 1, 1), 1.0)
   sigma = (low + jnp.maximum(u, 0.0) * (high - low)) ** KARRAS_RHO
-  # Never 0 before the end: a step to exactly 0 is the last, to x0.
+  # Keep t above 0 for i > 0: a step to exactly 0 would return x0 too early.
   t = jnp.maximum(schedule.time(-2 * jnp.log(sigma)), KARRAS_T_MIN)
   return jnp.where(i > 0, t, 0.0)
 
@@ -205,13 +205,13 @@ def index_time(
   i: int | Int[Array, ""],
   num_steps: int | Int[Array, ""],
 ) -> Scalar:
-  """The time of the index that has i of num_steps steps still to go.
+  """The time of the index with i of num_steps steps still to do.
 
   With N = num_steps the indices are floor(u^p first), u = (i - 1) / (N - 1),
-  where p is 1 for "uniform_indices" and 2 for "quadratic_indices"; one step
-  alone is at `first`. Index 0 is visited, and the step from there is the last,
-  to t = 0. These are the grids of Luhman & Luhman 2021's code, whose indices
-  may repeat: a step between equal times changes nothing.
+  where p is 1 for "uniform_indices" and 2 for "quadratic_indices"; a single
+  step is at `first`. Index 0 is visited, and the last step goes from it to time
+  0. These are the grids of Luhman & Luhman 2021's code, whose indices may
+  repeat: a step between equal times changes nothing.
 
   Args:
     grid: one of `INDEX_GRIDS`.
@@ -224,11 +224,11 @@ def index_time(
   k = jnp.where(num_steps > 1, jnp.asarray(i, jnp.int32) - 1, last)
   quotient, rest = jnp.divmod(k * first, last)
   if grid == "quadratic_indices":
-    # floor(k^2 first / last^2) in whole numbers that fit into 32 bits.
+    # This is floor(k^2 first / last^2), in integers that fit into 32 bits.
     quotient = (quotient * k + rest * k // last) // last
   return jnp.where(i > 0, fraction(quotient + 1, count), 0.0)
 
 
 def per_example(t: Float[Array, ""], x: Float[Array, "b h w c"]) -> Time:
-  """One time for a whole batch."""
+  """Repeats one time for each example of a batch."""
   return jnp.broadcast_to(t, (x.shape[0],))

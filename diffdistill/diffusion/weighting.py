@@ -8,24 +8,24 @@
   edm            SNR + 1 / sigma_data^2 Karras et al. 2022, Table 1
   clipped_snr    SNR in [0.01, 5]       ours
 
-The first four are Salimans & Ho 2022, section 4. Because eps follows linearly
-from x0, the maximum of the two errors per example is the weight's maximum. The
-last is for losses that draw every time up to the ends, where SNR is e^20 or
-e^-20: no time drowns the others and none is forgotten.
+The first four are from Salimans & Ho 2022, section 4. Because eps follows
+linearly from x0, the maximum of the two errors of an example is the weight's
+maximum. The last is for losses that draw all times up to the ends, where SNR is
+e^20 or e^-20: with it, every time contributes and none dominates.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 SIGMA_DATA = 0.5  # Karras et al. 2022, Table 1
-SNR_RANGE = (0.01, 5.0)  # ours, of clipped_snr
+SNR_RANGE = (0.01, 5.0)  # ours, for clipped_snr
 
 
 def weight(name: str, logsnr: Float[Array, " b"]) -> Float[Array, " b"]:
   """The weighting called `name` at these noise levels.
 
   Raises:
-    ValueError: for an unknown name.
+    ValueError: if the name is unknown.
   """
   snr = jnp.exp(logsnr)
   weights = {

@@ -1,8 +1,8 @@
 """The architectures, and the only room that imports Flax's Linen.
 
 A config names one of the modules in these tables and gives its fields. A
-`LinenNetwork` or a `LinenClassifier` wraps the module; other rooms see these
-only.
+`LinenNetwork` or a `LinenClassifier` wraps the module; other rooms see only
+these wrappers.
 """
 
 from diffdistill.kinds import Kinds

@@ -1,4 +1,4 @@
-"""The exact denoiser of a Gaussian mixture: truth for everything else.
+"""The exact denoiser of a Gaussian mixture, with which tests compare.
 
 With x0 ~ sum_k pi_k N(m_k, s_k^2) in d dimensions and x_t = alpha x0 + sigma
 eps, Bayes' rule gives, with V_k = alpha^2 s_k^2 + sigma^2,
@@ -29,7 +29,7 @@ from diffdistill.ranges import Range, check_ranges
 
 @runtime_checkable
 class Coefficients(Protocol):
-  """A noise schedule, as far as this network needs it."""
+  """The part of a noise schedule that this network needs."""
 
   def alpha(self, t: Float[Array, "..."]) -> Float[Array, "..."]: ...
 
@@ -40,13 +40,13 @@ class Coefficients(Protocol):
 class GaussianMixture:
   """A `Network` that outputs the true E[x0 | x_t] of a mixture, equation (3).
 
-  Its parameters are the mixture: {"means": (k, h, w, c), "std": (k,),
-  "logits": (k,)}, log pi up to a constant; a std of zero is a point mass. It
-  reads t itself and outputs x0: give it to a Denoiser whose output is "x0"
-  and whose precondition hands over the time (`Identity(noise="time")`).
+  Its parameters are the mixture: {"means": (k, h, w, c), "std": (k,), "logits":
+  (k,)}. The logits are log pi up to a constant; a std of zero is a point mass.
+  It reads t itself and outputs x0: give it to a Denoiser whose output is "x0"
+  and whose precondition passes the time through (`Identity(noise="time")`).
 
   Args:
-    schedule: says alpha(t) and sigma(t), elementwise.
+    schedule: gives alpha(t) and sigma(t), elementwise.
     image_shape: (h, w, c) of the means that `init` draws.
     num_components: the number of components that `init` draws.
     std: the standard deviation of every drawn component.
@@ -65,7 +65,7 @@ class GaussianMixture:
     return False
 
   def init(self, key: Key) -> Params:
-    """Equally likely components, means uniform in [-1, 1]."""
+    """Draws equally likely components, with means uniform in [-1, 1]."""
     shape = (self.num_components, *self.image_shape)
     return {
       "means": jax.random.uniform(key, shape, minval=-1.0, maxval=1.0),
@@ -83,16 +83,16 @@ class GaussianMixture:
     s: Time | None = None,
     key: Key | None = None,
   ) -> Image:
-    """Equation (3); a key changes nothing, there is no dropout."""
+    """Equation (3); a key has no effect, because there is no dropout."""
     if s is not None or any(part is not None for part in condition):
       raise ValueError(
         "a Gaussian mixture takes neither condition nor target time; pass"
         " UNCONDITIONAL and s=None"
       )
-    # Axes: b for images, k for components, then the image's three.
+    # Axes: b for images, k for components, then the three axes of an image.
     means = params["means"][None]
     alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-    # A sum of squares: nothing cancels at either end of time.
+    # This is a sum of squares, so nothing cancels at either end of time.
     variance = (alpha[:, None] * params["std"][None]) ** 2 + sigma[:, None] ** 2
     gain = alpha[:, None] * params["std"][None] ** 2 / variance
     difference = x[:, None] - alpha[:, None, None, None, None] * means
@@ -108,7 +108,7 @@ class GaussianMixture:
     return jnp.sum(weight[:, :, None, None, None] * expectation, axis=1)
 
   def sample(self, params: Mapping[str, Array], key: Key, n: int) -> Image:
-    """n draws of x0."""
+    """n random images x0 of the mixture."""
     key_component, key_eps = jax.random.split(key)
     k = jax.random.categorical(key_component, params["logits"], shape=(n,))
     means = params["means"][k]

@@ -94,10 +94,10 @@ class LinenClassifier:
 
   @property
   def unnormalised(self) -> "LinenClassifier":
-    """The same classifier, whose module sees images in [-1, 1].
+    """The same classifier, except that its module reads images in [-1, 1].
 
-    The reference of Sun et al. 2023 does this, even where the module was
-    trained on images of another normalisation.
+    The reference of Sun et al. 2023 does this, even if the module was trained
+    on images of another normalisation.
     """
     return dataclasses.replace(self, normalisation="signed")
 
@@ -117,13 +117,13 @@ class LinenClassifier:
     output = self.module.apply(
       {"params": params}, self._prepare(x), key is not None, rngs=rngs
     )
-    # Linen's apply is typed for mutable collections too; there are none here.
+    # Linen types apply for mutable collections too; this module has none.
     return cast(Classification, output)
 
   def _prepare(self, x: Image) -> Float[Array, "b H W c"]:
-    """Images in [-1, 1] as the module sees them."""
-    # For images in [-1, 1] a mean m becomes 2 m - 1 and a deviation d becomes
-    # 2 d. For "signed" these are 0 and 1, which change no bit of x.
+    """Images in [-1, 1], resized and normalised for the module."""
+    # For images in [-1, 1], a mean m becomes 2 m - 1 and a deviation d becomes
+    # 2 d. For "signed", these are 0 and 1, which change no bit of x.
     mean, std = map(jnp.asarray, NORMALISATIONS[self.normalisation])
     x = (x - (2 * mean - 1)[None, None, None]) / (2 * std)[None, None, None]
     if self.resize:
@@ -163,10 +163,11 @@ class PreactivationBlock(nn.Module, kw_only=True):
 class ResNet(nn.Module, kw_only=True):
   """A residual network of pre-activation blocks, for images from 8x8 to 64x64.
 
-  Unlike ResNets of the literature it has GroupNorm in place of BatchNorm.
-  There are no running averages: parameters are all its state, the result for an
-  image does not depend on its batch, and training differs from evaluation by
-  dropout only. Swish in place of ReLU keeps the gradient smooth in the image.
+  Unlike ResNets of the literature, it has GroupNorm in place of BatchNorm.
+  There are no running averages: the parameters are its whole state, the result
+  for an image does not depend on its batch, and training differs from
+  evaluation only in dropout. Swish in place of ReLU keeps the gradient smooth
+  in the image.
 
   Args:
     channels: the channels at the first level.

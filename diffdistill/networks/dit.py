@@ -1,7 +1,7 @@
 """The diffusion transformer, DiT, with adaLN-Zero (Peebles & Xie 2023).
 
-Patches of the image are tokens h, of fixed sine-cosine positions. A block, with
-norm without weights:
+Patches of the image are tokens h, with fixed sine-cosine positions. A block,
+whose norm has no weights, is
 
   (shift1, scale1, gate1, shift2, scale2, gate2) = dense(swish(embed))
   h = h + gate1 attention(norm(h) (1 + scale1) + shift1)
@@ -11,7 +11,8 @@ The first dense layer of a block starts at zero, so a block is the identity at
 first. The last layer starts at zero too, so the initial output is exactly zero.
 All blocks are compiled as one block, which is scanned.
 
-Positions, embeddings and patches have the order of the released weights.
+Positions, embeddings and patches have the same order as in the released
+weights.
 
 Unlike the paper's code, the last frequency of the noise level is exactly 1e-4,
 as in diffusers, which publishes the weights; in the code it is just above 1e-4.
@@ -97,19 +98,19 @@ class DiT(nn.Module, kw_only=True):
     num_heads: the number of heads of attention.
     patch: the side of the block of pixels that becomes a token.
     attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs. The kernel
-      computes bfloat16 only, and has no forward-mode derivative, which moment
-      matching in parameter space takes.
+      computes only in bfloat16, and has no forward-mode derivative, which
+      moment matching in parameter space needs.
     remat: recompute each block in the backward pass, for memory.
     dtype: "float32" or "bfloat16", the dtype of the computation. Parameters,
       the statistics of norms, softmax, the embedding, the last layer and the
       output are always float32.
     out_channels: the channels of the output.
     num_classes: 0 for unconditional.
-    two_times: whether the network is also told s, the time aimed at.
+    two_times: whether the network is also given s, the time aimed at.
 
   Raises:
-    ValueError: for values out of these ranges; when called, for an image that
-      the patch does not divide.
+    ValueError: if a value is out of these ranges; or, when called, if the patch
+      does not divide the image.
   """
 
   width: Channels
@@ -145,7 +146,7 @@ class DiT(nn.Module, kw_only=True):
     s: Time | None = None,
     names: tuple[str, ...] = (),
   ) -> Float[Array, "b h w out"]:
-    """The raw output, float32; `train` changes nothing: there is no dropout."""
+    """The raw output, float32; `train` has no effect: there is no dropout."""
     x = fold(x, self.patch)
     batch, rows, columns, channels = x.shape
     embed = Embedding(
@@ -180,7 +181,8 @@ class DiT(nn.Module, kw_only=True):
       )
       h, _ = blocks(**fields, name="blocks")(h, embed)
 
-    # Float32 from here on: rounding to bfloat16 would be noise in the output.
+    # Compute in float32 from here: rounding to bfloat16 would add noise to the
+    # output.
     dense = _dense(jnp.float32)
     film = dense(2 * self.width, "film_out", zero=True)(nn.swish(embed))
     shift, scale = jnp.split(film[:, None, :], 2, axis=-1)
@@ -198,7 +200,7 @@ def _dense(dtype: DTypeLike):
 
 
 def _norm(h: Tokens, dtype: DTypeLike) -> Tokens:
-  """Each token with mean 0 and variance 1."""
+  """Normalises each token to mean 0 and variance 1."""
   return nn.LayerNorm(
     epsilon=EPSILON, use_bias=False, use_scale=False, dtype=dtype
   )(h)

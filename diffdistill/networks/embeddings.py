@@ -1,8 +1,8 @@
-"""The times and the label that a network is told, as one vector.
+"""The times and the label that a network is given, as one vector.
 
-These are the noise level, the class, and, for networks of two times, the time
-aimed at. The vector is always float32: this is cheap, and the derivatives in
-time that jax.jvp takes need it.
+The vector has the noise level, the class, and, for networks of two times, the
+time aimed at. It is always float32: this is cheap, and the derivatives in time
+that jax.jvp computes need it.
 """
 
 import math
@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from diffdistill.arrays import Label, Time
 from diffdistill.networks.layers import Vector, require_label
 
-# The standard deviation of NCSN++'s random frequencies: Song et al. 2021.
+# The standard deviation of NCSN++'s random frequencies (Song et al. 2021).
 FOURIER = 16.0
-# The factor of the gap between two times; our own choice, see `Gap`.
+# The factor of the gap between two times. It is our own choice, see `Gap`.
 GAP_SCALE = 10.0
 
 

@@ -1,4 +1,4 @@
-"""The intermediate results of a network, handed out by name."""
+"""The intermediate results of a network, returned by name."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,16 +13,17 @@ COLLECTION = "features"
 
 
 def keep(module: nn.Module, name: str, h: Map, names: tuple[str, ...]) -> None:
-  """Hands out h as the feature `name`, if the name is one of `names`."""
+  """Keeps h as the feature `name` if the name is one of `names`."""
   if name in names:
-    # The suffix: a part of the module may have the feature's name.
+    # The suffix is needed, because a part of the module may have the feature's
+    # name.
     module.sow(COLLECTION, f"{name}_out", h.astype(jnp.float32))
 
 
 def kept(
   variables: Mapping[str, Any], names: tuple[str, ...]
 ) -> dict[str, Array]:
-  """The features that a module has handed out, in the order of the names."""
+  """The features that a module has kept, in the order of the names."""
   return {name: variables[COLLECTION][f"{name}_out"][0] for name in names}
 
 

@@ -1,18 +1,20 @@
-"""The network that FID, KID and the inception score are defined by.
+"""The network that defines FID, KID and the inception score.
 
-Inception-v3 (Szegedy et al. 2016) as it left TensorFlow on 2015-12-05, with
-1008 logits: what Heusel et al. 2017 measured with and what pytorch-fid carries
-over. It differs from the Inception-v3 of today's libraries: average pools do
-not count the padding, and the last block has a max pool in place of one.
+It is Inception-v3 (Szegedy et al. 2016) as TensorFlow published it on
+2015-12-05, with 1008 logits. Heusel et al. 2017 measured with it, and
+pytorch-fid has the same weights. It differs from the Inception-v3 of today's
+libraries: average pools do not count the padding, and the last block has a max
+pool in place of one.
 
-Unlike TensorFlow's graph, and like pytorch-fid, images become 299x299 with
-half-pixel centres and [-1, 1] is (x - 127.5) / 127.5, there (x - 128) / 128.
+Unlike TensorFlow's graph, and like pytorch-fid, it resizes images to 299x299
+with half-pixel centres, and [-1, 1] is (x - 127.5) / 127.5. In the graph it is
+(x - 128) / 128.
 
-The logits are without the bias of the last layer. So are those of the
-inception scores that papers print: the code of Salimans et al. 2016 multiplies
-the pooled features by the weights alone, and torch-fidelity after it.
+The logits do not include the bias of the last layer, nor do the inception
+scores that papers print: the code of Salimans et al. 2016 multiplies the pooled
+features by the weights alone, and torch-fidelity does the same.
 
-Modules are named as in torchvision, so that weights find their place by name.
+Modules are named as in torchvision, so that weights are found by name.
 """
 
 import functools
@@ -31,7 +33,7 @@ from diffdistill.networks.resnet import FixedNorm
 FEATURES = 2048
 LOGITS = 1008
 SIDE = 299
-# How images are resized, for the reader of a result.
+# How images are resized, as a note in each result.
 RESIZER = "bilinear to 299x299, half-pixel centres, no antialiasing"
 
 Output = Float[Array, "b H W C"]
@@ -47,7 +49,7 @@ def inception(image_shape: tuple[int, int, int]) -> LinenClassifier:
   matmul precision, as `evaluation.features` does.
 
   Args:
-    image_shape: (h, w, c), c of 1 or 3.
+    image_shape: (h, w, c), where c is 1 or 3.
   """
   require(
     image_shape[-1] in (1, 3),
@@ -58,10 +60,10 @@ def inception(image_shape: tuple[int, int, int]) -> LinenClassifier:
 
 
 def prepare(x: Image) -> Float[Array, "b 299 299 3"]:
-  """Images in [-1, 1] as Inception sees them: 299x299, grey ones as RGB.
+  """Images in [-1, 1] as Inception needs them: 299x299, grey ones as RGB.
 
-  As torch's F.interpolate(mode="bilinear", align_corners=False): larger images
-  are sampled, not averaged.
+  This equals torch's F.interpolate(mode="bilinear", align_corners=False):
+  larger images are sampled, not averaged.
   """
   batch, _, _, channels = x.shape
   shape = (batch, SIDE, SIDE, channels)
@@ -98,7 +100,7 @@ class Convolution(nn.Module, kw_only=True):
 
 
 def chain(x: Map, *layers: Layer) -> Output:
-  """Convolutions one after the other, within the module that calls."""
+  """Convolutions one after the other, as parts of the calling module."""
   for name, features, side, stride in layers:
     x = Convolution(
       features=features,
@@ -111,7 +113,7 @@ def chain(x: Map, *layers: Layer) -> Output:
 
 
 def average_pool(x: Map) -> Output:
-  """The mean of 3x3 neighbours; at the border, of those inside the map."""
+  """The mean of 3x3 neighbours; at the border, only of those inside the map."""
   return nn.avg_pool(
     x, (3, 3), strides=(1, 1), padding="SAME", count_include_pad=False
   )
@@ -223,7 +225,7 @@ class BlockD(nn.Module):
 class BlockE(nn.Module, kw_only=True):
   """Branches of 1x1, 3x3, two 3x3 and a pool, for maps of 8x8.
 
-  The last 3x3 convolution of a branch is a row beside a column.
+  The last 3x3 convolution of a branch is a row and a column side by side.
 
   Args:
     pool: "average" or "max".
@@ -251,7 +253,7 @@ class BlockE(nn.Module, kw_only=True):
 
 
 class InceptionV3(nn.Module):
-  """The whole network, frozen: its weights come from a file."""
+  """The whole network. It is not trained: its weights come from a file."""
 
   @nn.compact
   def __call__(self, x: Image, train: bool) -> Classification:

@@ -1,8 +1,8 @@
-"""The parts that architectures share: norms, attention, resampling.
+"""The parts that several architectures use: norms, attention, resampling.
 
-Parameters are always float32; `dtype` is what a layer computes and returns.
-Whatever the dtype, normalisation statistics and the softmax of attention are
-float32: they are cheap, and there bfloat16 does harm.
+Parameters are always float32; `dtype` is the type in which a layer computes and
+returns. The statistics of norms and the softmax of attention are float32 for
+every dtype: they are cheap, and bfloat16 would make them too inexact.
 """
 
 import functools
@@ -24,7 +24,7 @@ Vector = Float[Array, "b e"]
 # released weights of Salimans & Ho 2022 and of Ho et al. 2020 expect it.
 EPSILON = 1e-6
 DTYPES = ("float32", "bfloat16")
-# Width of a transformer's hidden layer, in widths of its tokens.
+# The width of a transformer's hidden layer, as a multiple of the tokens' width.
 EXPANSION = 4
 # Attention is computed by XLA on any platform, or by NVIDIA's fused kernel.
 ATTENTIONS = ("xla", "cudnn")
@@ -37,7 +37,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_known(name: str, value: object, known: Collection[object]) -> None:
-  """Raises ValueError unless the value of a field is one of those known."""
+  """Raises ValueError unless the value of a field is a known value."""
   require(
     value in known,
     f"{name} is {value!r}; pass one of {', '.join(map(str, known))}",
@@ -45,7 +45,7 @@ def require_known(name: str, value: object, known: Collection[object]) -> None:
 
 
 def require_multipliers(multipliers: tuple[int, ...]) -> None:
-  """Raises ValueError unless there is a multiplier."""
+  """Raises ValueError if there is no multiplier."""
   require(
     len(multipliers) > 0,
     f"multipliers is {multipliers}; pass one number for each level",
@@ -58,7 +58,7 @@ def require_even(name: str, value: int) -> None:
 
 
 def require_label(label: Label | None, num_classes: int) -> None:
-  """Raises ValueError unless labels come exactly where there are classes."""
+  """Raises ValueError if labels are missing, or given without classes."""
   require(
     (label is None) == (num_classes == 0),
     f"label is {'None' if label is None else 'given'} but num_classes is"
@@ -67,12 +67,12 @@ def require_label(label: Label | None, num_classes: int) -> None:
 
 
 def require_levels(x: Map, levels: int, attention: tuple[int, ...]) -> None:
-  """Raises ValueError unless the levels halve the image and attend in it.
+  """Raises ValueError unless levels and attention heights fit the image.
 
   Args:
     x: the input.
     levels: the number of levels; each level but the first halves the image.
-    attention: the heights at which the network shall attend.
+    attention: the heights at which the network has attention.
   """
   height, width = x.shape[1:3]
   divisor = 2 ** (levels - 1)
@@ -102,11 +102,12 @@ def require_precision(dtype: str, attention: str) -> None:
 
 
 def num_groups(groups: int, channels: int, group_size: int = 2) -> int:
-  """The number of groups that a norm has where `groups` were asked for.
+  """The number of groups of a norm for which `groups` were asked.
 
-  It is the largest divisor of the channels that is at most `groups` and leaves
-  `group_size` or more channels to a group. A group of one channel would lose
-  its mean. So 32 stays 32 for 64, 96, ... channels, as in the papers' networks.
+  It is the largest divisor of the channels that is at most `groups` and gives
+  each group at least `group_size` channels. A group of one channel would lose
+  its mean. So 32 remains 32 for 64, 96, ... channels, as in the papers'
+  networks.
   """
   limit = max(1, min(groups, channels // group_size))
   return next(n for n in range(limit, 0, -1) if channels % n == 0)
@@ -115,8 +116,9 @@ def num_groups(groups: int, channels: int, group_size: int = 2) -> int:
 class Norm(nn.Module, kw_only=True):
   """GroupNorm with as many groups as `num_groups` allows.
 
-  Given an embedding, also scaled and shifted by it: the adaptive norm, FiLM,
-  h = norm(x) (1 + scale) + shift with (scale, shift) = Dense(swish(embed)).
+  With an embedding, its result is also scaled and shifted (adaptive norm,
+  FiLM): h = norm(x) (1 + scale) + shift with (scale, shift) =
+  Dense(swish(embed)).
   """
 
   groups: int = 32
@@ -145,11 +147,11 @@ def conv(
   padding: str = "same",
   zero: bool = False,
 ) -> nn.Conv:
-  """A 3x3 convolution; `zero` starts its kernel at zero.
+  """A 3x3 convolution; `zero` makes its initial kernel zero.
 
-  It pads with zeros. "both" adds one row or column on each side; "same" adds as
-  many as give the input's size divided by the stride. For a stride of 2 and
-  even sizes, "same" pads only below and to the right.
+  It pads with zeros. "both" adds one row or column on each side. "same" adds as
+  many as give the input's size divided by the stride; for a stride of 2 and
+  even sizes, it pads only below and to the right.
   """
   return nn.Conv(
     features,
@@ -163,13 +165,13 @@ def conv(
 
 
 class Attention(nn.Module, kw_only=True):
-  """Residual self-attention over all positions; the identity at first.
+  """Residual self-attention over all positions; it is the identity at first.
 
   Args:
-    num_heads: the number of heads; not used where head_dim is given.
+    num_heads: the number of heads; ignored if head_dim is given.
     head_dim: the channels of one head.
     normalise: whether to normalise the map first.
-    groups, group_size, epsilon: of that norm.
+    groups, group_size, epsilon: the settings of this norm.
   """
 
   num_heads: int = 1
@@ -202,7 +204,7 @@ class Attention(nn.Module, kw_only=True):
 
 
 def require_divisor(name: str, divisor: int, channels: int) -> None:
-  """Raises ValueError unless the channels divide into heads."""
+  """Raises ValueError unless the heads divide the channels."""
   require(
     channels % divisor == 0,
     f"{name} is {divisor}, but attention has {channels} channels; pass a"
@@ -219,19 +221,20 @@ def self_attention(
   norm_qk: bool = False,
   zero: bool = False,
 ) -> Tokens:
-  """Self-attention between two dense layers, which are of the calling module.
+  """Self-attention between two dense layers, as parts of the calling module.
 
   Args:
-    h: the normalised tokens; they are not added to the result.
+    h: the normalised tokens; the result is not added to them.
     heads: the number of heads, a divisor of the channels.
     dtype: the dtype of the computation.
     attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs, which
       has no forward-mode derivative.
-    norm_qk: normalise each head's queries and keys, which bounds the logits.
-    zero: start the kernel of the last layer at zero.
+    norm_qk: normalise the queries and keys of each head, which bounds the
+      logits.
+    zero: make the initial kernel of the last layer zero.
   """
   batch, length, channels = h.shape
-  # One layer for q, k and v: its kernel has shape (c, 3, heads, c / heads).
+  # q, k and v share one layer, whose kernel has shape (c, 3, heads, c / heads).
   qkv = nn.DenseGeneral((3, heads, channels // heads), dtype=dtype, name="qkv")(
     h
   )
@@ -250,7 +253,7 @@ def self_attention(
 
 
 def upsample(x: Map) -> Float[Array, "b 2*h 2*w c"]:
-  """Every pixel four times: nearest neighbour."""
+  """Repeats every pixel in a 2x2 block (nearest neighbour)."""
   b, h, w, c = x.shape
   x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))
   return x.reshape(b, 2 * h, 2 * w, c)
@@ -263,7 +266,7 @@ def downsample(x: Map) -> Float[Array, "b h//2 w//2 c"]:
 
 
 def fold(x: Map, patch: int) -> Float[Array, "b H W C"]:
-  """Every patch x patch block of pixels as one pixel of more channels."""
+  """Turns every patch x patch block of pixels into one pixel's channels."""
   b, h, w, c = x.shape
   require(
     h % patch == 0 and w % patch == 0,

@@ -1,4 +1,4 @@
-"""A multilayer perceptron for toys of a few dimensions."""
+"""A multilayer perceptron for toy data of a few dimensions."""
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -13,8 +13,8 @@ from diffdistill.ranges import Channels, Classes, Depth, Waves, check_ranges
 class MLP(nn.Module, kw_only=True):
   """A smooth function of a small image and its noise level.
 
-  `depth` layers of swish(Dense(h) + Dense(embed)) on the flattened image; the
-  last layer starts at zero, and so does the output.
+  It has `depth` layers of swish(Dense(h) + Dense(embed)) on the flattened
+  image. The last layer starts at zero, so the initial output is zero.
 
   Args:
     width: the channels of each layer and of the sinusoid; even, 4 or more.
@@ -22,7 +22,7 @@ class MLP(nn.Module, kw_only=True):
     out_channels: the channels of the output; its height and width are those of
       the input.
     num_classes: 0 for unconditional.
-    two_times: whether the network is also told s, the time aimed at.
+    two_times: whether the network is also given s, the time aimed at.
   """
 
   width: Waves
@@ -51,7 +51,7 @@ class MLP(nn.Module, kw_only=True):
     s: Time | None = None,
     names: tuple[str, ...] = (),
   ) -> Float[Array, "b h w out"]:
-    """The raw output, float32; `train` changes nothing: there is no dropout."""
+    """The raw output, float32; `train` has no effect: there is no dropout."""
     embed = nn.swish(
       Embedding(
         dim=self.width,

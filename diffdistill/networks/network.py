@@ -1,6 +1,6 @@
-"""A network as other rooms see it: an architecture without weights.
+"""The interface of a network: an architecture without weights.
 
-Teacher, student and auxiliary share one `Network` and differ in `Params`.
+Teacher, student and auxiliary share one `Network` and have different `Params`.
 """
 
 import contextlib
@@ -23,7 +23,8 @@ from diffdistill.arrays import (
 )
 from diffdistill.networks.features import COLLECTION, kept
 
-# Height and width are the input's; "both" has twice its channels.
+# The output has the height and width of the input; "both" has twice its
+# channels.
 Output = Float[Array, "b h w out"]
 
 
@@ -31,9 +32,9 @@ Output = Float[Array, "b h w out"]
 class Network(Protocol):
   """An architecture that maps a noisy image and its noise level to an output.
 
-  two_times: whether the network is told `s`, the time aimed at. `t` is the
+  two_times is True if the network is given `s`, the time aimed at. `t` is the
   scalar that the preconditioning gives, normally in [0, 1]. The condition is
-  empty for an unconditional network. A `key` turns dropout on.
+  empty for an unconditional network. With a `key`, dropout is on.
   """
 
   @property
@@ -57,14 +58,14 @@ class Network(Protocol):
 class LinenNetwork:
   """A `Network` from a Linen module called as `module(x, t, label, train)`.
 
-  A module with the field two_times=True is called with s too. A module with a
-  property `features` is called with `names`, which it hands to `features.keep`.
+  A module with the field two_times=True is also given s. A module with a
+  property `features` is also given `names`, which it passes to `features.keep`.
 
   Args:
     module: takes x of shape `b h w c`, t of shape `b`, labels of shape `b` or
       None, and `train: bool` (dropout on).
     precision: the precision of matrix products, a name of
-      `jax.default_matmul_precision`; None for that of the process.
+      `jax.default_matmul_precision`; None uses the setting of the process.
     image_shape: (h, w, c) of the input.
     num_classes: 0 for an unconditional network.
   """
@@ -93,18 +94,18 @@ class LinenNetwork:
 
   @property
   def exact(self) -> "LinenNetwork":
-    """The same weights in float32, with derivatives in every mode.
+    """The same network in float32, with derivatives in every mode.
 
-    XLA computes attention, since the fused kernel has no forward mode. Nothing
-    is recomputed. GPUs and TPUs do not round products to fewer bits than
-    float32 has, as they do by default.
+    Attention is computed by XLA, since the fused kernel has no forward mode.
+    Nothing is recomputed. GPUs and TPUs do not round the factors of products to
+    fewer bits than float32 has, as they do by default.
     """
     wanted: dict[str, Any] = {
       "dtype": "float32",
       "attention": "xla",
       "remat": False,
     }
-    # The field "attention" of a U-Net lists heights; it is no text.
+    # The field "attention" of a U-Net is a list of heights, not a text.
     fields = {
       name: value
       for name, value in wanted.items()
@@ -142,13 +143,13 @@ class LinenNetwork:
     s: Time | None = None,
     key: Key | None = None,
   ) -> tuple[Output, Mapping[str, Array]]:
-    """The output of `apply`, and features of that pass by name, in float32.
+    """The output of `apply`, and features of the same pass by name, in float32.
 
-    Where the output is not used, the compiler removes the layers after the last
+    If the output is not used, the compiler removes the layers after the last
     feature.
 
     Raises:
-      ValueError: for a name that is not one of `features`.
+      ValueError: if a name is not one of `features`.
     """
     unknown = [name for name in names if name not in self.features]
     if unknown or not names:
@@ -186,7 +187,7 @@ class LinenNetwork:
     more: dict[str, Any] = ({"s": s} if self.two_times else {}) | (
       {"names": names} if names else {}
     )
-    # Without a precision of its own, the network has that of the process.
+    # A network without its own precision uses the setting of the process.
     exact = contextlib.nullcontext()
     if self.precision is not None:
       exact = jax.default_matmul_precision(self.precision)
@@ -202,15 +203,15 @@ class LinenNetwork:
 
 
 def add_second_time(network: Network, params: Params, key: Key) -> Params:
-  """The weights of a network of one time as weights of a network of two.
+  """The weights of a one-time network, extended to a network of two times.
 
-  The branch of t - s is drawn as `init` draws it: its last layer is zero, so
-  the output is unchanged for every s. (If all its layers were zero, the branch
-  could not learn.) Weights that have the branch are returned as they are, and
-  so are weights for a network of one time.
+  The branch of t - s is drawn in the same way as by `init`: its last layer is
+  zero, so the output is unchanged for every s. (If all its layers were zero,
+  the branch could not learn.) Weights that already have the branch, and weights
+  for a network of one time, are returned unchanged.
 
   Args:
-    network: takes the weights.
+    network: the network that the weights are for.
     params: the weights of this network, or of the same network with
       two_times=False.
     key: draws the first layer of the branch.

@@ -1,8 +1,8 @@
-"""The residual classifiers of the literature, for weights that others trained.
+"""The residual classifiers of the literature, for published weights.
 
-He et al. 2016a in torchvision's form: the stride of a bottleneck is on its 3x3
-convolution, and every strided layer pads both sides alike. Flax's "SAME" would
-pad the far side only.
+They are those of He et al. 2016a in torchvision's form: the stride of a
+bottleneck is on its 3x3 convolution, and every strided layer pads both sides
+equally. Flax's "SAME" would pad the far side only.
 """
 
 from typing import Annotated
@@ -16,7 +16,8 @@ from diffdistill.networks.classifier import Classification
 from diffdistill.networks.layers import Map, require_known
 from diffdistill.ranges import Channels, Range, SomeClasses, check_ranges
 
-# Blocks per level (He et al. 2016a, Table 1), and whether they are bottlenecks.
+# Blocks per level (He et al. 2016a, Table 1), and whether the blocks are
+# bottlenecks.
 DEPTHS = {
   18: ((2, 2, 2, 2), False),
   34: ((3, 4, 6, 3), False),
@@ -25,7 +26,7 @@ DEPTHS = {
   152: ((3, 8, 36, 3), True),
 }
 STEMS = ("imagenet", "cifar")
-EXPANSION = 4  # a bottleneck's output has so many times its channels
+EXPANSION = 4  # a bottleneck's output has this many times its channels
 
 
 def convolution(
@@ -92,10 +93,10 @@ class ResidualBlock(nn.Module, kw_only=True):
 
 
 class TorchResNet(nn.Module, kw_only=True):
-  """ResNet 18 to 152, frozen: its weights come from a file.
+  """ResNet 18 to 152. It is not trained: its weights come from a file.
 
-  BatchNorm is folded into a scale and a bias, its form at inference. So
-  parameters are all its state, and `train` changes nothing. It cannot be
+  BatchNorm is folded into a scale and a bias, which is its form at inference.
+  So the parameters are its whole state, and `train` has no effect. It cannot be
   trained from its first weights; use `classifier.ResNet` for that.
 
   Args:

@@ -1,4 +1,4 @@
-"""Rows of equal blocks: one block is compiled, and scanned over the row."""
+"""Rows of equal blocks: one block is compiled and scanned over the row."""
 
 from collections.abc import Sequence
 
@@ -17,19 +17,19 @@ def scanned(
   remat: bool,
   reverse: bool = False,
 ) -> type[nn.Module]:
-  """A row of blocks, whose parameters are stacked on axis 0.
+  """A row of blocks whose parameters are stacked on axis 0.
 
   Args:
     block: called as block(h, *inputs) -> (h, output); the outputs of all blocks
-      are stacked. A block begins with `keep_rows`.
+      are stacked. A block must call `keep_rows` first.
     length: the number of blocks, 1 or more.
-    in_axes: one entry for each input: 0 where each block has its own entry,
-      nn.broadcast where all blocks share the input.
+    in_axes: one entry for each input: 0 if each block has its own entry,
+      nn.broadcast if all blocks share the input.
     remat: recompute each block in the backward pass, for memory.
     reverse: whether to run from the last block to the first.
   """
   if remat:
-    # In a scan the compiler cannot reuse a forward pass in place of the remat.
+    # In a scan the compiler cannot replace the recomputation by the first pass.
     block = nn.remat(block, prevent_cse=False)
   return nn.scan(
     block,
@@ -50,17 +50,17 @@ def in_pieces(
   *,
   remat: bool,
 ) -> tuple[Float[Array, "b ..."], dict[int, Float[Array, "b ..."]]]:
-  """The output of a row of blocks without dropout, and of some of its blocks.
+  """The outputs of a whole row without dropout, and of the blocks in `asked`.
 
   There is one scan up to each block of `asked`, since the compiler cannot
-  shorten a scan of which only an early block is used.
+  shorten a scan if only an early block's output is used.
 
   Args:
-    block: called as block(h, shared) -> (h, None); not bound to weights.
+    block: called as block(h, shared) -> (h, None); it is not bound to weights.
     weights: the weights of all blocks, stacked on axis 0.
     h: the input of the first block.
     shared: an input of every block.
-    asked: the indices of the wanted blocks, rising.
+    asked: the indices of the wanted blocks, in rising order.
     remat: recompute each block in the backward pass, for memory.
   """
   length = jax.tree.leaves(weights)[0].shape[0]
@@ -79,11 +79,11 @@ def in_pieces(
 
 
 def keep_rows(h: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
-  """h, each example on the device that holds it in the batch.
+  """Keeps each example of h on the device that holds it in the batch.
 
   A scanned block calls this on its input. Otherwise the partitioner splits the
-  input as the stacked weights are split, by channels, and sends all examples to
-  other devices in each block. Without a mesh the result is h itself.
+  input by channels, as the stacked weights are split, and sends all examples to
+  other devices in each block. Without a mesh, the result is h itself.
   """
   place = jax.typeof(h).sharding
   mesh = place.mesh

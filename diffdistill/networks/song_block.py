@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from diffdistill.networks.layers import Map, Norm, Vector, conv
 
-GROUP_SIZE = 4  # the least number of channels of a norm's group
+GROUP_SIZE = 4  # the smallest number of channels in a norm's group
 SCALE = math.sqrt(0.5)
 Taps = tuple[int | float, ...]
 
@@ -18,13 +18,13 @@ Taps = tuple[int | float, ...]
 def filtered_down(
   x: Map, taps: Taps, pad: int | None = None
 ) -> Float[Array, "b H W c"]:
-  """Filtered along rows and columns, then every other pixel of each.
+  """Filters along rows and columns, and keeps every other pixel of each.
 
   Args:
     x: an image.
     taps: the taps of the filter, an even number of them. The filter divides
       them by their sum.
-    pad: zeros around the image; by default as many as halve its sides.
+    pad: how many zeros to add around the image; by default as many as halve it.
   """
   if pad is None:
     pad = len(taps) // 2 - 1
@@ -34,10 +34,10 @@ def filtered_down(
 
 
 def filtered_up(x: Map, taps: Taps) -> Float[Array, "b 2*h 2*w c"]:
-  """The transpose of `filtered_down`, times four, which keeps the mean."""
+  """The transpose of `filtered_down`, times four, so that the mean is kept."""
   pad = len(taps) // 2
   for axis in (1, 2):
-    # The padding puts a zero between neighbours, hence the factor of 2.
+    # The padding puts a zero between neighbours, so the factor is 2.
     x = 2 * _correlate(x, taps[::-1], axis, (pad, pad, 1), stride=1)
   return x
 
@@ -63,8 +63,9 @@ class SongBlock(nn.Module, kw_only=True):
   The sum of this and the input is multiplied by sqrt(1/2).
 
   Args:
-    features: the channels of the result; None for those of the input.
-    resample: "down" or "up", before the first convolution and on the skip.
+    features: the channels of the result; None for as many as the input has.
+    resample: "down" or "up": resample before the first convolution and on the
+      skip.
     taps: the taps of the filter that resamples.
   """
 

@@ -1,4 +1,4 @@
-"""The U-Nets of Song et al. 2021 (score SDE), as Karras et al. 2022 have them.
+"""The U-Nets of Song et al. 2021 (score SDE), in Karras et al. 2022's form.
 
 DDPM++, NCSN++ and mixtures of their parts; the defaults are DDPM++'s:
 
@@ -71,25 +71,27 @@ ENCODERS = ("standard", "residual", "skip")
 DECODERS = ("standard", "skip")
 
 
-# `train` is the third argument after self, and a Python value.
+# `train` is the third argument after self, and a Python value, not an array.
 REMAT_BLOCK = nn.remat(SongBlock, static_argnums=(3,))
 REMAT_ATTENTION = nn.remat(Attention)
-# The embedding, and `train`: every block is told them.
+# The embedding and `train`, which every block is given.
 Told = tuple[Vector, bool]
 
 
 class SongUNet(nn.Module, kw_only=True):
   """DDPM++ or NCSN++; a network over x_t and its noise level.
 
-  It reads 1000 t as its noise level, where t is c_noise of `EDMPrecondition`.
+  Its noise level is 1000 t, where t is c_noise of `EDMPrecondition`.
 
   Args:
     channels: the channels of the first convolution; even, 4 or more.
     multipliers: the factor of the channels at each level; each level but the
       first halves the image.
-    num_blocks: residual blocks per level going down; one more going up.
-    attention: the image heights at which attention, of one head, follows each
-      block going down and the last block going up. The middle always has it.
+    num_blocks: residual blocks per level on the way down; one more on the way
+      up.
+    attention: the image heights with attention of one head, which follows each
+      block on the way down and the last block on the way up. The middle always
+      has attention.
     embed_dim: the size of the embedded noise level and class; None for
       4 * channels.
     embedding: "positional" or "fourier".
@@ -104,7 +106,7 @@ class SongUNet(nn.Module, kw_only=True):
     dtype: "float32" or "bfloat16", see `UNet`.
     out_channels: the channels of the output.
     num_classes: 0 for unconditional.
-    two_times: whether the network is also told s, the time aimed at.
+    two_times: whether the network is also given s, the time aimed at.
   """
 
   channels: Waves
@@ -185,7 +187,7 @@ class SongUNet(nn.Module, kw_only=True):
 
     Args:
       h: the output of the first convolution.
-      small: the image, which the encoder makes smaller beside h.
+      small: the image, which the encoder shrinks in parallel with h.
       told: the embedding, and `train`.
       names: the features to keep.
     """
@@ -219,7 +221,8 @@ class SongUNet(nn.Module, kw_only=True):
         h = self._attend(h, f"up_{level}_attention_{self.num_blocks}")
       keep(self, f"up_{level}", h, names)
       if level == 0 or self.decoder == "skip":
-        # Float32: rounding to bfloat16 would be noise in the output.
+        # Compute in float32: rounding to bfloat16 would add noise to the
+        # output.
         norm = Norm(group_size=GROUP_SIZE, name=f"up_{level}_norm_out")
         layer = conv(self.out_channels, zero=True, name=f"up_{level}_conv_out")
         update = layer(nn.swish(norm(h)))
@@ -254,10 +257,10 @@ class SongUNet(nn.Module, kw_only=True):
   def _auxiliary(
     self, h: Map, small: Float[Array, "b H W C"], name: str
   ) -> tuple[Map, Float[Array, "b h w D"]]:
-    """h plus what the encoder adds, and the map to add from at the next level.
+    """h plus the encoder's map; and the encoder's map for the next level.
 
     The convolution of a residual pads for the filter too, since padding between
-    the convolution and the filter would add other zeros.
+    the convolution and the filter would change the values at the border.
     """
     features, dtype = h.shape[-1], self.dtype
     if self.encoder == "residual":

@@ -6,10 +6,10 @@
 
 "film" is the network of Salimans & Ho 2022 (released code). "ddpm" is the
 network of Ho et al. 2020 and Song et al. 2021 (DDIM), and of papers that start
-from their weights. The fields after two_times exist for weights that others
-trained; their defaults change nothing. Unlike Ho et al., the initial weights
-are LeCun-normal and the last layers exactly zero in both styles, so the initial
-output is exactly zero.
+from their weights. The fields after two_times exist for published weights of
+other authors; their defaults change nothing. Unlike Ho et al., the initial
+weights are LeCun-normal and the last layers exactly zero in both styles, so the
+initial output is exactly zero.
 
 Names of parameters: conv_in, embed, down_I_block_J, down_I_attention_J,
 down_I_resample, middle_block_1, middle_attention, middle_block_2, up_I_*
@@ -58,16 +58,16 @@ from diffdistill.ranges import (
   check_ranges,
 )
 
-# How each style changes the resolution where `resampling` is None.
+# How each style changes the resolution if `resampling` is None.
 STYLES = {"film": "block", "ddpm": "conv"}
 RESAMPLING = (None, "block", "conv")
 PADDING = ("same", "both")
 MIDDLE = ("attention", "bare_attention", "blocks")
 
-# `train` is the third argument after self, and a Python value.
+# `train` is the third argument after self, and a Python value, not an array.
 REMAT_BLOCK = nn.remat(ResBlock, static_argnums=(3,))
 REMAT_ATTENTION = nn.remat(Attention)
-# The embedding, and `train`: every block is told them.
+# The embedding and `train`, which every block is given.
 Told = tuple[Vector, bool]
 
 
@@ -78,14 +78,15 @@ class UNet(nn.Module, kw_only=True):
     channels: the channels of the first convolution; even, 4 or more.
     multipliers: the factor of the channels at each level; each level but the
       first halves the image.
-    num_blocks: residual blocks per level going down; one more going up.
+    num_blocks: residual blocks per level on the way down; one more on the way
+      up.
     patch: side of the pixel blocks folded into channels before the first
       convolution and unfolded after the last (Hoogeboom et al. 2023, simple
       diffusion, section 3.3); levels, attention and divisibility then count
       in patches. 1 for none.
-    attention: the image heights at which blocks are followed by attention;
-      the middle always has it, unless `middle` says otherwise.
-    num_heads: the heads of attention; ignored where head_dim is given.
+    attention: the image heights at which attention follows each block. The
+      middle has attention too, unless `middle` says otherwise.
+    num_heads: the heads of attention; ignored if head_dim is given.
     head_dim: the channels of one head.
     embed_dim: the size of the embedded noise level and class; None for
       4 * channels.
@@ -95,28 +96,29 @@ class UNet(nn.Module, kw_only=True):
     dtype: "float32" or "bfloat16", the dtype of the computation. Parameters,
       the statistics of norms, softmax, the embedding, the last convolution and
       the output are always float32.
-    groups: the groups of each norm; fewer where the channels do not allow it,
+    groups: the groups of each norm; fewer if the channels do not allow so many,
       see `layers.num_groups`.
     out_channels: the channels of the output.
     num_classes: 0 for unconditional.
-    two_times: whether the network is also told s, the time aimed at.
-    resampling: "block" for a residual block, "conv" for a strided convolution
-      down and one after the nearest neighbours up; None for the style's own.
+    two_times: whether the network is also given s, the time aimed at.
+    resampling: "block" for a residual block; "conv" for a strided convolution
+      on the way down, and a convolution after nearest neighbours on the way up;
+      None for the style's own.
     padding: how the strided convolution pads: "same" (one row and column of
       zeros, below and to the right) or "both" (one on every side).
     middle: "attention" for attention between the two blocks of the middle;
       "bare_attention" for attention without a norm; "blocks" for no attention.
-    group_size: the least number of channels of a norm's group.
+    group_size: the smallest number of channels in a norm's group.
     epsilon: the number that norms add to the variance.
     sinusoid_dim: the size of the sinusoid; even, 4 or more; None for
       `channels`.
     cos_first: whether cosines come before sines in the sinusoid.
     frequency_shift: 1 if the last frequency of the sinusoid is exactly 1e-4 of
-      its first; 0 if a further frequency would be.
+      its first; 0 if the next frequency after the last would be.
 
   Raises:
-    ValueError: for values out of these ranges; when called, for an image that
-      the levels do not divide or an attention height that does not occur.
+    ValueError: if a value is out of these ranges; or, when called, if the
+      levels do not divide the image or an attention height does not occur.
   """
 
   channels: Waves
@@ -191,7 +193,8 @@ class UNet(nn.Module, kw_only=True):
     h = self._middle(h, (embed, train))
     keep(self, "middle", h, names)
     h = self._up(h, skips, (embed, train), names)
-    # Float32 from here on: rounding to bfloat16 would be noise in the output.
+    # Compute in float32 from here: rounding to bfloat16 would add noise to the
+    # output.
     h = nn.swish(Norm(name="norm_out", **self._norms)(h))
     channels = self.out_channels * self.patch**2
     return unfold(conv(channels, zero=True, name="conv_out")(h), self.patch)
@@ -235,7 +238,7 @@ class UNet(nn.Module, kw_only=True):
   def _stage(
     self, h: Map, told: Told, name: str, index: int, features: int
   ) -> Float[Array, "b H W C"]:
-    """A block, and attention where maps of this height have it."""
+    """A block, and then attention if maps of this height have it."""
     h = self._block(h, told, f"{name}_block_{index}", features=features)
     if h.shape[1] in self.attention:
       h = self._attend(h, f"{name}_attention_{index}")
@@ -244,7 +247,7 @@ class UNet(nn.Module, kw_only=True):
   def _resample(
     self, h: Map, told: Told, way: str, name: str
   ) -> Float[Array, "b H W C"]:
-    """Twice the resolution, or half of it."""
+    """Doubles or halves the resolution."""
     if (self.resampling or STYLES[self.style]) == "block":
       return self._block(h, told, name, resample=way)
     if way == "up":

@@ -22,9 +22,10 @@ class ResBlock(nn.Module, kw_only=True):
   """norm, swish, conv, norm, swish, dropout, conv; plus the input.
 
   Args:
-    features: the channels of the result; None for those of the input.
-    resample: "down" or "up", before the first convolution and on the skip.
-    style: "film" or "ddpm", how the embedding enters; see `unet.py`.
+    features: the channels of the result; None for as many as the input has.
+    resample: "down" or "up": resample before the first convolution and on the
+      skip.
+    style: "film" or "ddpm": how the embedding enters; see `unet.py`.
   """
 
   features: int | None = None

@@ -21,13 +21,14 @@ noise level and class. The blocks of a stage differ in their weights alone, so
 one block is compiled, and scanned.
 
 We have read neither the first paper's appendix nor its authors' code. Other
-people's implementations of it have the sum with the skip, the order of the
-halves, film on the hidden layer, normalised queries and keys, positions in the
-middle alone and dense layers beside the resampling; with these and embed_dim
-1024 both networks of Heek et al. have their published 394M and 397M parameters.
+people's implementations have the sum with the skip, the order of the halves,
+film on the hidden layer, normalised queries and keys, positions only in the
+middle, and dense layers beside the resampling. With these and embed_dim 1024,
+both networks of Heek et al. have their published 394M and 397M parameters.
 [ours]: skips and norms of transformers, head_dim, swish, the sinusoid and the
-initial weights. Those are LeCun-normal, but zero in the last layer of each sum
-and of the network, so that the initial output is exactly zero.
+initial weights. The initial weights are LeCun-normal, but zero in the last
+layer of each sum and of the network, so that the initial output is exactly
+zero.
 
 Names of parameters: conv_in, embed, down_I, down_I_resample, position, middle,
 up_I_resample, up_I, norm_out, conv_out; I is the stage, 0 the finest.
@@ -75,12 +76,13 @@ class UViT(nn.Module, kw_only=True):
   """A UViT over x_t and its noise level.
 
   Args:
-    channels: the channels of each stage, the finest first, 4 or more; each next
-      stage halves the image. The first number, even, is also the size of the
-      sinusoid.
-    num_blocks: the blocks of each stage, on the way down and again on the way
-      up; the last stage has one way.
-    conv_stages: how many of the finest stages are convolutions; never the last.
+    channels: the channels of each stage, 4 or more, the finest stage first;
+      each further stage halves the image. The first number is also the size of
+      the sinusoid, and even.
+    num_blocks: the blocks of each stage on the way down, and also on the way
+      up; the last stage is passed only once.
+    conv_stages: how many of the finest stages are convolutions; the last never
+      is.
     patch: side of the pixel blocks folded into channels before the first
       convolution and unfolded after the last; 1 for none.
     head_dim: the channels of one head of attention.
@@ -89,8 +91,8 @@ class UViT(nn.Module, kw_only=True):
     dropout: the dropout rate of each stage, in [0, 1), when `train`; () for no
       dropout.
     attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs. The kernel
-      computes bfloat16 only, and has no forward-mode derivative, which moment
-      matching in parameter space takes.
+      computes only in bfloat16, and has no forward-mode derivative, which
+      moment matching in parameter space needs.
     remat: recompute each block in the backward pass, for memory.
     dtype: "float32" or "bfloat16", the dtype of the computation. Parameters,
       the statistics of norms, softmax, the embedding, the last convolution and
@@ -98,11 +100,11 @@ class UViT(nn.Module, kw_only=True):
     groups: the groups of the norms of convolutions, see `layers.num_groups`.
     out_channels: the channels of the output.
     num_classes: 0 for unconditional.
-    two_times: whether the network is also told s, the time aimed at.
+    two_times: whether the network is also given s, the time aimed at.
 
   Raises:
-    ValueError: for values out of these ranges; when called, for an image that
-      the stages do not divide.
+    ValueError: if a value is out of these ranges; or, when called, if the
+      stages do not divide the image.
   """
 
   channels: tuple[Waves, ...]
@@ -195,7 +197,8 @@ class UViT(nn.Module, kw_only=True):
       h, _ = self._row(h, told, stage, f"up_{stage}", skips[stage])
       keep(self, f"up_{stage}", h, names)
 
-    # Float32 from here on: rounding to bfloat16 would be noise in the output.
+    # Compute in float32 from here: rounding to bfloat16 would add noise to the
+    # output.
     h = nn.swish(Norm(groups=self.groups, name="norm_out")(h))
     channels = self.out_channels * self.patch**2
     return unfold(conv(channels, zero=True, name="conv_out")(h), self.patch)
@@ -209,11 +212,11 @@ class UViT(nn.Module, kw_only=True):
     skips: Float[Array, "n b h w c"] | None = None,
     gives_skip: bool = False,
   ) -> tuple[Map, Float[Array, "n b h w c"] | None]:
-    """The output of the blocks of a stage, and of each block if asked for.
+    """The outputs of a stage's blocks: of the last, and of each if asked for.
 
     Args:
       h: the input of the first block.
-      told: the embedding, and `train`.
+      told: the embedding and `train`, which every block is given.
       stage: the index of the stage; 0 is the finest.
       name: the name of the row's parameters.
       skips: on the way up, the outputs of the row that mirrors this one.
@@ -230,7 +233,8 @@ class UViT(nn.Module, kw_only=True):
       self.num_blocks[stage],
       in_axes=(nn.broadcast, 0),
       remat=self.remat,
-      # The first block up meets the last block down.
+      # The first block on the way up is given the last block's skip from the
+      # way down.
       reverse=skips is not None,
     )
     return row(

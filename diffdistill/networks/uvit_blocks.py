@@ -1,4 +1,4 @@
-"""The two kinds of blocks of a UViT; equations in `uvit.py`."""
+"""The two kinds of blocks of a UViT; `uvit.py` has their equations."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from diffdistill.networks.rows import keep_rows
 
 
 class ConvBlock(nn.Module, kw_only=True):
-  """Two convolutions; returns its output, and again as a skip if asked for."""
+  """Two convolutions; returns the output, and again as a skip if asked for."""
 
   gives_skip: bool
   train: bool
@@ -45,7 +45,7 @@ class ConvBlock(nn.Module, kw_only=True):
 
 
 class TransformerBlock(nn.Module, kw_only=True):
-  """A perceptron, then attention; returns what a ConvBlock returns."""
+  """A perceptron, then attention; returns the same as a ConvBlock."""
 
   gives_skip: bool
   train: bool

@@ -1,4 +1,4 @@
-"""The papers, one file each; nothing is registered by side effect."""
+"""The objectives, one file for each paper; the table names them all."""
 
 from diffdistill.kinds import Kinds
 

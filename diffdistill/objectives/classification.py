@@ -1,4 +1,4 @@
-"""The classifier whose features judge (and later teach) the students."""
+"""The classifier whose features judge the students, and can teach them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -92,13 +92,13 @@ def shifted(x0: Image, key: Key, most: int) -> Image:
 
   Args:
     x0: the images.
-    key: for the shifts, uniform in {-most, ..., most} along each axis.
+    key: the key of the shifts, uniform in {-most, ..., most} along each axis.
     most: the largest shift.
   """
   b, h, w, c = x0.shape
   pad = (most, most)
   padded = jnp.pad(x0, ((0, 0), pad, pad, (0, 0)))
-  # The corner of each new image in its padded image.
+  # The corner of each new image within its padded image.
   starts = jax.random.randint(key, (b, 2), 0, 2 * most + 1)
 
   def window(image: Array, start: Array) -> Array:

@@ -14,18 +14,19 @@ Sun et al. 2023, in our names (theirs on the right):
   (3)  Div = sum_c m_c log m_c, m the batch's mean of softmax(p(student))
   (4)  L   = L_CFD + beta [gamma H + (1 - gamma) Div]
 
-H draws each image to one class, and Div spreads the batch over the classes.
-Neither model is clipped, no term compares pixels, and no term is weighted by
-the noise level. tau < 1 sharpens the teacher's distribution; a student that
-equals its target has zero gradient only if tau = 1 and beta = 0. The paper uses
-(4) for the last few rounds, after progressive ones.
+H makes the student put each image into one class, and Div spreads the batch
+over the classes. Neither model is clipped, no term compares pixels, and no term
+is weighted by the noise level. tau < 1 sharpens the teacher's distribution; a
+student that equals its target has zero gradient only if tau = 1 and beta = 0.
+The paper uses (4) for the last few rounds, after progressive rounds.
 
 Unlike the paper, the times are those of `progressive`: t in [0, 1], with a last
-step to exactly s = 0. The paper's times are indices, and even the first index
-has some noise.
+step to exactly s = 0. The paper's times are indices, and its cleanest index
+still has some noise.
 
-A distance measured on the features that taught a student makes the student look
-too good. So do related features: Inception's, for another ImageNet classifier.
+A distance that is measured on the features that taught a student makes the
+student look too good. Related features do so too: Inception's, if another
+ImageNet classifier taught it.
 """
 
 import dataclasses
@@ -63,7 +64,7 @@ CLASSIFIER_INPUTS = ("as_trained", "reference_mismatch")
 
 @runtime_checkable
 class NormalisingClassifier(Classifier, Protocol):
-  """A classifier that normalises its images, and has a raw version."""
+  """A classifier that normalises its images, and has a version without that."""
 
   @property
   def unnormalised(self) -> Classifier: ...
@@ -97,21 +98,22 @@ def diversity(logits: Float[Array, "b k"]) -> Scalar:
 class ClassifierFeatures(Objective):
   """Classifier-based feature distillation (Sun et al. 2023), equation (4).
 
-  One object serves every round; now.num_steps tells the rounds apart.
+  One object is used in all rounds; now.num_steps differs between rounds.
 
   Args:
     denoiser: the architecture of teacher and student.
-    classifier: has the features that are matched; its weights are frozen.
+    classifier: computes the features that are matched; its weights are frozen.
     sampler: the sampler that the student is made for: DDIM on a uniform grid.
-    temperature: tau, above 0; the authors' code: 0.9 for DenseNet201, 0.95 for
-      ResNet18.
-    dataset_weight: beta, 0 or more; the authors' code: 0 for DenseNet201, 0.003
-      for ResNet18.
-    entropy_share: gamma, in [0, 1]; the authors' code: 0.75.
+    temperature: tau, above 0; the authors' code has 0.9 for DenseNet201 and
+      0.95 for ResNet18.
+    dataset_weight: beta, 0 or more; the authors' code has 0 for DenseNet201 and
+      0.003 for ResNet18.
+    entropy_share: gamma, in [0, 1]; the authors' code has 0.75.
     classifier_input: "as_trained"; or "reference_mismatch", which gives raw
       images in [-1, 1] to a classifier that was trained on normalised images,
       as the authors' code does.
-    guidance: of the first round's teacher; students are not guided.
+    guidance: the guidance of the first round's teacher; students are not
+      guided.
   """
 
   denoiser: Denoiser

@@ -40,7 +40,8 @@ class Denoising(Objective):
     denoiser: the architecture of the teacher.
     weighting: a name of `diffusion.weighting`.
     draw: the distribution of continuous times.
-    discrete_steps: draws t = i / discrete_steps; 0 draws continuous times.
+    discrete_steps: if above 0, t = i / discrete_steps; 0 draws continuous
+      times.
     label_dropout: the share of labels that are hidden, so that the teacher can
       be guided; 0 for a denoiser without a null label.
     sampler: the sampler that the teacher is used with.

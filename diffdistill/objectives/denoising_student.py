@@ -12,8 +12,8 @@ Luhman & Luhman 2021, in our names (theirs on the right):
 
 With p = 2, (2) is twice the divergence of two unit Gaussians, one around the
 teacher's image and one around the student's. Only the pairs are random: no
-time, noise or weight is drawn. No image is clipped, the student starts as the
-teacher, and no network has dropout.
+time, noise or weight is drawn. No image is clipped, the student starts as a
+copy of the teacher, and no network has dropout.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ from diffdistill.sampling.sampler import Sampler
 
 
 def _absolute(x: Image) -> Image:
-  """|x|, with a derivative of 0 at 0, where that of jnp.abs is 1."""
+  """|x|, whose derivative at 0 is 0; that of jnp.abs is 1."""
   return x * jnp.sign(x)
 
 
@@ -54,7 +54,7 @@ class DenoisingStudent(Objective):
     denoiser: the architecture of teacher and student.
     sampler: the sampler that the student is made for: one_step.
     norm: "l1" or "l2", see equation (2). Unlike the paper, the norm is a mean
-      over pixels, not a sum; only Adam's epsilon makes a difference.
+      over pixels, not a sum; this changes only the effect of Adam's epsilon.
   """
 
   denoiser: Denoiser
@@ -73,7 +73,8 @@ class DenoisingStudent(Objective):
         f" {type(self.sampler).__name__}; pass sampler.kind=one_step"
       )
     if self.sampler.form == "difference" and self.denoiser.output != "eps":
-      # At t = 1 such a network implies eps = noise, so the difference is 0.
+      # Such a network has eps = noise at t = 1, so its "difference" image is
+      # always 0.
       raise ValueError(
         "sampler.form is 'difference', but the network's output is"
         f" {self.denoiser.output!r}; pass sampler.form=x0"

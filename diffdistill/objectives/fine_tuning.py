@@ -1,4 +1,4 @@
-"""Fine-tuning: a finished teacher goes on with the denoising loss."""
+"""Fine-tuning: more training of a finished teacher with the denoising loss."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from diffdistill.objectives.objective import Tree
 class FineTuning(Denoising):
   """More training of a finished teacher (Salimans & Ho 2022, Algorithm 1).
 
-  With a learning rate of 0 the teacher does not change, and only Adam's second
-  moments are estimated. `ParameterMomentMatching` needs them, and an imported
-  teacher has none.
+  With a learning rate of 0, the teacher does not change, and only Adam's second
+  moments are estimated. `ParameterMomentMatching` needs these moments, and an
+  imported teacher has none.
   """
 
   @property

@@ -21,8 +21,8 @@ class Draw(NamedTuple):
 
   Args:
     x0: the student's image.
-    x_s, s: a noisy image and its time, at which moments are compared.
-    w: the weight at s.
+    x_s, s: a noisy image and its time, at which the moments are compared.
+    w: the weight at time s.
   """
 
   x0: Image
@@ -37,7 +37,7 @@ def draw_times(
   """(t, s) of equation (1).
 
   Raises:
-    ValueError: for unknown times.
+    ValueError: if the name of the times is unknown.
   """
   key_time, key_step = jax.random.split(key)
   step = jax.random.uniform(key_step, (batch_size,)) / num_steps
@@ -66,8 +66,8 @@ def draw(
     denoiser, student: the student's architecture and weights.
     batch: real images with their conditions.
     times, weighting, dropout: fields of the objective.
-    num_steps: of the student; may be traced.
-    key: for all random numbers.
+    num_steps: the number of the student's steps; may be traced.
+    key: the key of all random numbers.
   """
   key_times, key_eps, key_noise, key_dropout = jax.random.split(key, 4)
   image, process = batch["image"], denoiser.process
@@ -92,10 +92,10 @@ def product(a: Image, b: Image) -> Float[Array, " b"]:
 
 
 def check_draws(sampler: Sampler, weighting: str, times: str) -> None:
-  """Refuses what no draws of moment matching can have.
+  """Refuses a sampler, weighting or times that moment matching cannot use.
 
   Raises:
-    ValueError: for such a sampler, weighting or times.
+    ValueError: if the sampler, the weighting or the times do not fit.
   """
   weight(weighting, jnp.zeros(1))
   draw_times(times, jax.random.key(0), 1, 1)

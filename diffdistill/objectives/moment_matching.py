@@ -83,7 +83,7 @@ from diffdistill.objectives.sensitivity import check_sensitivity
 from diffdistill.sampling.sampler import Sampler
 
 PRECONDITIONERS = ("adam", "identity")
-ADAM_EPS = 1e-8  # of 1 / (sqrt(second moment) + eps)
+ADAM_EPS = 1e-8  # the number in 1 / (sqrt(second moment) + eps)
 
 # The teacher's x0 as a function of (weights, x_s, s).
 Teacher = Callable[[Params, Image, Time], Image]
@@ -116,7 +116,7 @@ def moment_loss(
   Args:
     teacher, params: the teacher and its weights.
     direction: Lambda m' of other draws.
-    drawn: the draws; their x0 is differentiated.
+    drawn: the draws; the loss is differentiated in their x0.
   """
   x0, along = jax.jvp(
     lambda params: teacher(params, drawn.x_s, drawn.s), (params,), (direction,)
@@ -128,7 +128,7 @@ def moment_loss(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MomentMatching(Objective):
-  """Moment matching by turns (Salimans et al. 2024, Algorithm 2).
+  """Moment matching in turns (Salimans et al. 2024, Algorithm 2).
 
   The auxiliary learns on even updates, the student on odd ones.
 
@@ -139,7 +139,7 @@ class MomentMatching(Objective):
       on a uniform grid.
     weighting: a name of `diffusion.weighting`, at logsnr(s).
     times: "continuous" or "grid", see equation (1).
-    guidance: of the teacher.
+    guidance: the guidance of the teacher.
     dropout: whether the networks have dropout. The auxiliary and the teacher
       drop the same units, so that dropout adds no noise to their difference.
   """
@@ -225,7 +225,7 @@ class ParameterMomentMatching(Objective):
       on a uniform grid.
     weighting: a name of `diffusion.weighting`, at logsnr(s).
     times: "continuous" or "grid", see equation (1).
-    guidance: of the teacher.
+    guidance: the guidance of the teacher.
     preconditioner: Lambda, "adam" or "identity". "adam" is
       1 / (sqrt(v) + 1e-8) with the teacher's second moments v, which must be
       one of the frozen trees.
@@ -258,8 +258,8 @@ class ParameterMomentMatching(Objective):
     return {"teacher": "denoiser"}
 
   def passes(self, turn: Turn, num_steps: int, guided: bool) -> Passes:
-    # One half batch costs a student's gradient and a teacher's tangent, the
-    # other a student's forward pass and a teacher's gradient.
+    # One half batch costs a student's gradient and a teacher's tangent; the
+    # other costs a student's forward pass and a teacher's gradient.
     teacher = 0.5 * self.guidance.passes(guided)
     return Passes(forward=0.5, gradient=0.5 + teacher, tangent=teacher)
 
@@ -290,7 +290,7 @@ class ParameterMomentMatching(Objective):
   def _half(
     self, student: Params, batch: Batch, key: Key, now: Now
   ) -> tuple[Draw, Teacher]:
-    """The draws of half a batch, and the teacher given its conditions."""
+    """The draws for half a batch, and the teacher with their conditions."""
     key_draw, key_teacher = jax.random.split(key)
     drawn = draw(
       self.denoiser,

@@ -1,4 +1,4 @@
-"""The interface of a paper: the trees that it trains, and their loss."""
+"""The interface of an objective: the trees that it trains, and their loss."""
 
 import abc
 import dataclasses
@@ -41,19 +41,19 @@ Loss = tuple[Scalar, Metrics]
 
 @runtime_checkable
 class HasInit(Protocol):
-  """A network as the trainer sees it: it can draw its first weights."""
+  """A network for the trainer, which only draws its first weights."""
 
   def init(self, key: Key) -> Params: ...
 
 
 @runtime_checkable
 class Classifier(Protocol):
-  """An image classifier without its weights, images in [-1, 1]."""
+  """An image classifier without its weights; its images are in [-1, 1]."""
 
   def init(self, key: Key) -> Params: ...
 
   def apply(self, params: Params, x: Image, *, key: Key | None = None) -> Any:
-    """An object with the fields `logits` and `features` (pooled)."""
+    """An object with the fields `logits` and `features` (which are pooled)."""
     ...
 
 
@@ -62,9 +62,10 @@ class Tree:
   """One network that an objective trains.
 
   Args:
-    start: the frozen tree that it starts as a copy of; empty to draw it anew.
+    start: the frozen tree of which it is a copy at first; empty to draw it at
+      random.
     network: the network whose weights it holds; None for the denoiser's. A head
-      or a weighting network is handed to the objective from outside.
+      or a weighting network is passed to the objective from outside.
     averages: the decay of each moving average that the loss or the product
       needs, by name. In "student", {"target": 0.95} makes "student/target".
   """
@@ -77,10 +78,11 @@ class Tree:
 class Now(NamedTuple):
   """The place of an update in its run; traced, so that nothing recompiles.
 
-  num_steps is that of the student's sampler. guided is 1 if the teacher is
+  num_steps is the number of the student's steps. guided is 1 if the teacher is
   guided, and 0 if the teacher is itself a student. step is the number of
   updates done. progress is the share of the round that is done, in [0, 1); if
-  the clock ends the round, it is the share of the anneal, and 0 before.
+  the clock ends the round, it is the share of the anneal, and 0 before the
+  anneal.
   """
 
   num_steps: Int[Array, ""]
@@ -94,16 +96,19 @@ class Passes:
   """Network passes that one example of a batch costs in one update.
 
   Args:
-    forward: of the denoiser.
-    gradient: of the denoiser, forward and backward to its weights.
-    tangent: of the denoiser, forward with a derivative along its weights.
-    input_gradient: of the denoiser, forward and backward to its input.
-    input_tangent: of the denoiser, forward with a derivative along its input.
-    trunk: of the trunk, the part of the denoiser up to a head's features.
-    trunk_gradient: of the trunk, forward and backward to its input.
+    forward: passes of the denoiser, forward only.
+    gradient: passes of the denoiser, forward and backward to its weights.
+    tangent: passes of the denoiser, forward with a derivative along its
+      weights.
+    input_gradient: passes of the denoiser, forward and backward to its input.
+    input_tangent: passes of the denoiser, forward with a derivative along its
+      input.
+    trunk: passes of the trunk, the part of the denoiser up to a head's
+      features.
+    trunk_gradient: passes of the trunk, forward and backward to its input.
     trunk_share: the cost of the trunk in whole passes, in (0, 1].
-    classifier: of a classifier, forward.
-    classifier_gradient: of a classifier, forward and backward.
+    classifier: passes of a classifier, forward only.
+    classifier_gradient: passes of a classifier, forward and backward.
   """
 
   forward: int | float = 0
@@ -121,9 +126,9 @@ class Passes:
   def units(self) -> int | float:
     """The cost in forward passes of the denoiser.
 
-    A layer y = W x has one product. Its tangent W' x + W x' has two more, and
-    so has its gradient: 3 in all. A derivative along the input alone, or to the
-    input alone, has one more: 2 in all.
+    A layer y = W x has one product. Its tangent W' x + W x' has two more
+    products, and so has its gradient, which makes 3. A derivative along or to
+    the input alone has one more product, which makes 2.
     """
     return (
       self.forward
@@ -134,7 +139,7 @@ class Passes:
 
 
 class Objective(abc.ABC):
-  """What one paper minimises.
+  """The loss that one paper minimises, and the trees that learn from it.
 
   Each paper is a frozen dataclass that inherits from this class, in a file of
   its own. The defaults suit a student that starts as a copy of its teacher, and
@@ -147,7 +152,7 @@ class Objective(abc.ABC):
     def denoiser(self) -> Denoiser:
       """The architecture of teacher and student.
 
-      An objective without a denoiser names a network for each of its trees.
+      An objective without a denoiser must name a network for each of its trees.
       """
       ...
 
@@ -172,7 +177,7 @@ class Objective(abc.ABC):
 
     Args:
       turn: one of `cycle`.
-      num_steps: of the student's sampler.
+      num_steps: the number of the student's sampler steps.
       guided: whether the teacher of the round is guided.
     """
 
@@ -185,8 +190,8 @@ class Objective(abc.ABC):
     Args:
       turn: the trees in which the loss is differentiated.
       trees: all trained trees, their averages, and the frozen trees of `needs`.
-      batch: of images or pairs, as the objective consumes.
-      key: for all random numbers.
+      batch: a batch of images or of pairs, see `consumes`.
+      key: the key of all random numbers.
       now: the place of the update in its run.
     """
 
@@ -199,22 +204,22 @@ class Objective(abc.ABC):
   def product(self) -> str:
     """The product of a round: a tree, or one of its averages.
 
-    "student/target" names an average. If a tree is named whose optimizer keeps
-    a moving average, the product is that average.
+    "student/target" names an average. If the product is a tree whose optimizer
+    keeps a moving average, that average is the product.
     """
     return next(iter(self.trees))
 
   @property
   def starts(self) -> tuple[str, ...]:
-    """Frozen denoisers that are needed only at the start, and released then."""
+    """Frozen denoisers that are needed only at the start, and then released."""
     return ()
 
   @property
   def needs(self) -> Mapping[str, str]:
-    """The frozen trees of every update, by name.
+    """The kinds of the frozen trees that each update needs, by name.
 
-    The kind of each is "denoiser", "classifier", or "moments": the second
-    moments of a denoiser's gradients, which its training estimated.
+    A kind is "denoiser", "classifier", or "moments": the second moments of a
+    denoiser's gradients, which its training estimated.
     """
     return {"teacher": "denoiser"}
 
@@ -227,8 +232,8 @@ class Objective(abc.ABC):
   def cycle(self) -> tuple[Turn, ...]:
     """The turns, one for each update, repeated in a cycle.
 
-    By default there is one turn, in which all trees learn. Five updates of a
-    critic and its head, then one of the student, are
+    By default, there is one turn, in which all trees learn. Five updates of a
+    critic and its head, and then one of the student, are
     (("critic", "head"),) * 5 + (("student",),).
     """
     return (tuple(self.trees),)
@@ -260,7 +265,7 @@ class Objective(abc.ABC):
 
 
 def turn_of(objective: Objective, step: int) -> Turn:
-  """The trees that learn in an update, counted from 0."""
+  """The trees that learn in update number `step`, counted from 0."""
   return objective.cycle[step % len(objective.cycle)]
 
 
@@ -279,7 +284,7 @@ def bind_teacher(
 ) -> Model:
   """The frozen teacher of a round with its weights and condition.
 
-  It is guided, unless it is itself a student: a student of a guided teacher has
+  It is guided unless it is itself a student: a student of a guided teacher has
   the guidance in its weights.
   """
   return denoiser.bind(params, condition, guidance, scale=now.guided, key=key)
@@ -306,5 +311,5 @@ def makes_classifier(objective: Objective) -> bool:
 
 
 def classifier_of(objective: Objective) -> Any:
-  """The classifier that the objective trains or is given; None without one."""
+  """The classifier that the objective trains or uses; None if there is none."""
   return getattr(objective, "classifier", None)

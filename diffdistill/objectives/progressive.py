@@ -13,10 +13,11 @@ Salimans & Ho 2022, Algorithm 2, in our names (theirs on the right):
        w = [sin(mid - s) / sin(mid)] / [sin(t - s) / sin(t)], in angles
 
 In the paper the target is the quotient (x_s - (sigma_s/sigma_t) x_t) / (alpha_s
-- (sigma_s/sigma_t) alpha_t). (3) is the same, solved for the teacher's
+- (sigma_s/sigma_t) alpha_t). (3) is the same, expressed by the teacher's
 predictions: a convex combination, which loses no digits in float32. At the last
 step (s = 0) the sampler returns x0 itself, so w = 1 there. Neither model is
-clipped, the student starts as the teacher, and no network has dropout.
+clipped, the student starts as a copy of the teacher, and no network has
+dropout.
 """
 
 import dataclasses
@@ -89,7 +90,7 @@ def draw_two_steps(
   """Equation (1) for a student of num_steps steps, from real data."""
   key_t, key_eps = jax.random.split(key)
   t = draw_discrete(key_t, x0.shape[0], num_steps)
-  # Count in whole half steps, so that the last s is exactly 0.
+  # Count in whole half steps, so that the s of the last step is exactly 0.
   half_steps = jnp.round(t * (2 * num_steps))
   mid, s = (fraction(half_steps - k, 2 * num_steps) for k in (1, 2))
   x_t = process.diffuse(x0, jax.random.normal(key_eps, x0.shape), t)
@@ -100,7 +101,7 @@ def check_sampler(sampler: Sampler) -> None:
   """Refuses a sampler whose steps are not those of equation (1).
 
   Raises:
-    ValueError: for all samplers but DDIM on the uniform grid from t = 1.
+    ValueError: if the sampler is not DDIM on the uniform grid from t = 1.
   """
   if (
     not isinstance(sampler, DDIM)
@@ -119,15 +120,15 @@ def check_sampler(sampler: Sampler) -> None:
 class Progressive(Objective):
   """Progressive distillation (Salimans & Ho 2022, Algorithm 2).
 
-  One object serves every round; now.num_steps tells the rounds apart.
+  One object is used in all rounds; now.num_steps differs between rounds.
 
   Args:
     denoiser: the architecture of teacher and student.
     sampler: the sampler that the student is made for: DDIM on a uniform grid.
     weighting: a name of `diffusion.weighting`, at logsnr(t).
-    guidance: of the first round's teacher; students are not guided. (Meng et
-      al. 2023 first distil the guided teacher into a student of as many steps;
-      here the first halving distils the guidance too.)
+    guidance: the guidance of the first round's teacher; students are not
+      guided. (Meng et al. 2023 first distil the guided teacher into a student
+      of equally many steps; here the first halving distils the guidance too.)
   """
 
   denoiser: Denoiser

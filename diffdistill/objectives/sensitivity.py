@@ -10,11 +10,12 @@ alone:
   eps                     sigma / alpha     e^10
   score                   sigma^2 / alpha   e^10
 
-A few-step student's first step is at t = 1. A loss that compares moments of its
-x0 takes w(s) (x0(t) - teacher)^2 at another time s < t, so w cannot compensate
-for J(t). The gradient has one factor J(t) from the error and one from d x0. For
-eps the draws at t = 1 then weigh 1 / SNR(1) = e^20 times as much as others
-while the output still has an error, and the student learns from nothing else.
+The first step of a few-step student is at t = 1. A loss that compares moments
+of its x0 contains w(s) (x0(t) - teacher)^2 at another time s < t, so w cannot
+compensate for J(t). The gradient has one factor J(t) from the error and one
+from d x0. For eps, the draws at t = 1 then weigh 1 / SNR(1) = e^20 times as
+much as others while the output still has an error, and the student learns from
+no other draws.
 """
 
 import jax
@@ -29,7 +30,7 @@ MAX_SENSITIVITY = 10.0  # ours: an output error of 0.1 changes x0 by at most 1
 
 def sensitivity(denoiser: Denoiser) -> float:
   """|J| of equation (1) at t = 1, for the raw output of the network."""
-  # An objective may be made while a function is traced.
+  # An objective may be constructed while a function is traced.
   with jax.ensure_compile_time_eval():
     t, image = jnp.ones(1), jnp.zeros((1, 1, 1, 1))
     scaling = denoiser.precondition.scaling(denoiser.process.schedule, t)
@@ -41,10 +42,10 @@ def sensitivity(denoiser: Denoiser) -> float:
 
 
 def check_sensitivity(denoiser: Denoiser) -> None:
-  """Refuses a network whose output determines x0 too weakly at t = 1.
+  """Refuses a network if x0 at t = 1 is too sensitive to its output.
 
   Raises:
-    ValueError: for such a network.
+    ValueError: if the sensitivity at t = 1 is above MAX_SENSITIVITY.
   """
   found = sensitivity(denoiser)
   if not found <= MAX_SENSITIVITY:

@@ -14,11 +14,11 @@ from diffdistill.sampling.sampler import Memory, Sampler
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ancestral(Sampler):
-  """Draws from the posterior around the predicted x0; the last step is x0.
+  """Draws from the posterior around the predicted x0; the last step returns x0.
 
   Args:
-    noise: log-interpolation of the variance between its lower bound (0,
-      "small") and its upper (1, "large"): Salimans & Ho 2022, Eq. 5.
+    noise: interpolates the logarithm of the variance between its lower bound
+      (0, "small") and its upper bound (1, "large"): Salimans & Ho 2022, Eq. 5.
   """
 
   noise: Annotated[float, Range(0, 1)] = 0.0

@@ -12,26 +12,27 @@ from jaxtyping import Array, Float
 
 from diffdistill.ranges import Range, check_number
 
-# The number of points that a path may have.
+# How many points a path may have.
 COUNT = Range(2, 10**6)
-# For a smaller sin(theta), the arc equals its chord in float32.
+# For a smaller sin(theta), the arc equals its chord to float32 precision.
 LEAST_SINE = 1e-4
 
 
 def slerp(
   a: Float[Array, "h w c"], b: Float[Array, "h w c"], n: int
 ) -> Float[Array, "n h w c"]:
-  """Equation (1) at n even fractions f; the first is a, the last b.
+  """Equation (1) at n evenly spaced fractions f; the first is a, the last is b.
 
-  If a and b are nearly parallel, the points are on the straight line. They are
-  on it for opposite vectors too, between which all arcs are equally short.
+  If a and b are nearly parallel, the points are on the straight line between
+  them. The same holds if they are nearly opposite, because then all arcs are
+  equally short.
 
   Raises:
-    ValueError: for fewer than the two ends.
+    ValueError: if n is below 2, the number of the ends.
   """
   check_number("n", n, COUNT)
   unit_a, unit_b = (v / jnp.linalg.norm(v.ravel()) for v in (a, b))
-  # Not the arccosine, which loses half of its digits near 1 and -1.
+  # Do not use the arccosine, which loses half of its digits near 1 and -1.
   theta = 2 * jnp.arctan2(
     jnp.linalg.norm((unit_a - unit_b).ravel()),
     jnp.linalg.norm((unit_a + unit_b).ravel()),

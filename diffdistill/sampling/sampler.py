@@ -21,25 +21,24 @@ from diffdistill.diffusion.timesteps import (
 )
 from diffdistill.ranges import Range, check_ranges
 
-# A multistep solver remembers this between steps: a tree of arrays.
+# What a multistep solver remembers between steps: a tree of arrays.
 Memory = Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampler(abc.ABC):
-  """From noise to image in `num_steps` steps of the grid.
+  """Turns noise into an image in `num_steps` steps of the grid.
 
   Args:
     process: the process to run backwards.
-    grid: uniform, quadratic or karras; or uniform_indices or
-      quadratic_indices, which visit whole indices of a discrete schedule, down
-      to index 0.
+    grid: uniform, quadratic or karras; or uniform_indices or quadratic_indices,
+      which visit whole indices of a discrete schedule, down to index 0.
     first_time: the time at which the grid begins, in (0, 1]. All times of the
       uniform and the quadratic grid are multiplied by it. A grid of indices
       begins at the index of this time: 0.801 is index 800 of 1000, since index
       j is at (j + 1) / 1000.
-    clip: whether x0 is clipped to [-1, 1] in every step (eps follows), and in
-      the image returned.
+    clip: whether x0 is clipped to [-1, 1] in every step (eps is recomputed),
+      and in the returned image.
   """
 
   process: GaussianProcess
@@ -47,7 +46,7 @@ class Sampler(abc.ABC):
   first_time: Annotated[float, Range(0, 1, "least")] = 1.0
   clip: bool = True
 
-  # Passes of the denoiser that one step takes.
+  # How many passes of the denoiser one step takes.
   evaluations: ClassVar[int] = 1
 
   def __post_init__(self):
@@ -89,13 +88,14 @@ class Sampler(abc.ABC):
     key: Key,
     num_steps: Int[Array, ""],
   ) -> tuple[Image, Memory]:
-    """(x_s, memory) from x_t at t; x_s is the clean image where s = 0.
+    """(x_s, memory) from x_t at t; x_s is the clean image if s = 0.
 
     Args:
       model: the denoiser to follow.
       x_t: the images at t.
-      memory: the memory after the step before; at first that of `memory`.
-      t, s: the time of each image, and the time that it goes to.
+      memory: the memory after the previous step; at first the result of
+        `memory`.
+      t, s: the present time of each image, and the time after the step.
       key: the key of the noise that a stochastic sampler adds.
       num_steps: the number of steps from noise to image.
     """
@@ -112,7 +112,7 @@ class Sampler(abc.ABC):
   def predict(
     self, model: Model, x_t: Image, t: Time, s: Time | None = None
   ) -> Prediction:
-    """The prediction at t, aimed at s, clipped when this sampler clips."""
+    """The prediction at t, aimed at s; it is clipped if this sampler clips."""
     prediction = model(x_t, t, s)
     if not self.clip:
       return prediction
@@ -121,20 +121,20 @@ class Sampler(abc.ABC):
   def time(
     self, i: int | Int[Array, ""], num_steps: int | Int[Array, ""]
   ) -> Scalar:
-    """The time that has i of num_steps steps still to go; 0 for i = 0."""
+    """The time with i of num_steps steps still to do; 0 for i = 0."""
     schedule = self.process.schedule
     if self.grid in INDEX_GRIDS:
-      assert isinstance(schedule, DiscreteBetas)  # checked when it was made
+      assert isinstance(schedule, DiscreteBetas)  # checked by __post_init__
       count = schedule.num_steps
       first = round(self.first_time * count) - 1
       return index_time(self.grid, count, first, i, num_steps)
     return self.first_time * grid_time(self.grid, schedule, i, num_steps)
 
   def start(self, noise: Image, num_steps: int | Int[Array, ""]) -> Image:
-    """Unit noise as the grid's first time has it: times sigma there.
+    """Scales unit noise to the sigma of the grid's first time.
 
-    A grid of indices begins with unit noise itself, as the code of Luhman &
-    Luhman 2021 does.
+    A grid of indices begins with unit noise unchanged, as in the code of Luhman
+    & Luhman 2021.
     """
     if self.grid in INDEX_GRIDS:
       return noise
@@ -149,17 +149,17 @@ class Sampler(abc.ABC):
     num_steps: int | Int[Array, ""],
     stop: int | Int[Array, ""] | None = None,
   ) -> Image:
-    """The image that noise x, from `start`, becomes.
+    """The image that the sampler makes of x, which comes from `start`.
 
     Args:
-      model: the denoiser to follow. A loss that rolls out its own student stops
-        the gradient of the weights first: a traced number of steps has no
-        derivative backwards.
+      model: the denoiser to follow. A loss that rolls out its own student must
+        first stop the gradient of the weights: a loop with a traced number of
+        steps has no backward derivative.
       x: the noise.
-      key: read by stochastic samplers only.
+      key: the key of stochastic samplers; others ignore it.
       num_steps: the number of steps from noise to image; may be traced, so that
         one executable serves every number of steps.
-      stop: how many of the steps are done, all by default; may be traced. The
+      stop: how many of the steps to do, all by default; may be traced. The
         images are then those at time(num_steps - stop, num_steps).
     """
     num_steps = jnp.asarray(num_steps, jnp.int32)
