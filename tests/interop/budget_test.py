@@ -30,13 +30,13 @@ WRITER = runpy.run_path(
 )
 Call, Name, Raw, dumps = (WRITER[n] for n in ("Call", "Name", "Raw", "dumps"))
 LARGE = 1 << 20
-# The second argument of a call, and both of them in a tuple.
+# Instructions that push "latin1" and make a tuple of two arguments.
 LATIN = b"X\x06\0\0\0latin1\x86"
 
 
 @pytest.fixture
 def read(tmp_path):
-  """Reads bytes as a file of them."""
+  """A function that writes bytes to a file and reads the file as a pickle."""
 
   def read(data):
     path = epath.Path(tmp_path / "file.pkl")
@@ -47,7 +47,7 @@ def read(tmp_path):
 
 
 def body(content):
-  """The instructions of a pickle, without its beginning and end."""
+  """Instructions of a pickle of `content`, without header and STOP."""
   return dumps(content, protocol=2)[2:-1]
 
 
@@ -64,19 +64,19 @@ def program(*parts):
 
 
 def passed_on(value, module, member, times, *, after=b""):
-  """A pickle that gives one value to a name again and again."""
+  """A pickle that passes one value to a function `times` times."""
   name = f"c{module}\n{member}\n".encode()
   calls = (name + get(0) + after + b"R") * times
   return program(body(value), put(0), b"0(", calls, b"l")
 
 
 @pytest.mark.slow
-def test_many_arrays_are_built_beside_a_large_memo(read):
-  """The work must not be (number of arrays) x (size of the memo)."""
+def test_many_arrays_beside_a_large_memo_are_read_in_linear_time(read):
+  """Time must not grow with (number of arrays) x (size of the memo)."""
   memo, arrays = 100_000, 5_000
   array = np.arange(3, dtype=np.float32)
   build = pickle.dumps(array, 2)[2:-1]
-  # Its own PUTs would overwrite the memo's first entries, to no harm.
+  # Each array's PUTs overwrite low memo entries, so the memo starts at 1000.
   data = program(
     b"N", *(put(i) for i in range(1000, memo)), b"0(", build * arrays, b"l"
   )
@@ -84,11 +84,11 @@ def test_many_arrays_are_built_beside_a_large_memo(read):
   got = read(data)
   assert len(got) == arrays
   np.testing.assert_array_equal(got[-1], array)
-  # This takes a few seconds; work in proportion to memo * arrays, a minute.
+  # Linear time takes a few seconds; time of memo * arrays takes a minute.
   assert time.process_time() - start < 30
 
 
-def test_an_array_that_is_named_after_it_was_built_is_the_built_one(read):
+def test_later_references_to_an_array_give_the_same_array(read):
   array = np.arange(3, dtype=np.float32)
   got = read(pickle.dumps({"a": array, "b": [array]}, 2))
   assert got["a"] is got["b"][0]
@@ -116,7 +116,7 @@ def test_an_array_that_is_named_after_it_was_built_is_the_built_one(read):
       2_000,
       after=b"\x85",
     ),
-    # The state of one object after another.
+    # Many objects receive the same state.
     program(
       body({str(i): i for i in range(1000)}),
       put(0),
@@ -127,7 +127,7 @@ def test_an_array_that_is_named_after_it_was_built_is_the_built_one(read):
   ],
   ids=["text", "list", "set", "dict", "file within", "state"],
 )
-def test_a_value_that_is_passed_on_again_and_again_is_refused(data, read):
+def test_copying_one_value_too_often_is_refused(data, read):
   tracemalloc.start()
   try:
     with pytest.raises(ValueError, match="asks for copies") as refusal:
@@ -136,30 +136,32 @@ def test_a_value_that_is_passed_on_again_and_again_is_refused(data, read):
   finally:
     tracemalloc.stop()
   assert "\n" not in str(refusal.value)
-  # What is copied, and a few times the file itself.
+  # Memory holds the allowed copies and a few copies of the file.
   assert most < 4 * (SHARE * len(data) + FREE)
 
 
-def test_what_is_passed_on_a_few_times_is_read(read):
+def test_copying_one_value_a_few_times_is_allowed(read):
   data = passed_on("x" * LARGE, "_codecs", "encode", 5, after=LATIN)
   assert read(data) == [b"x" * LARGE] * 5
 
 
-def test_text_is_not_taken_apart(read):
+def test_a_container_of_the_characters_of_a_text_is_refused(read):
   for name in (("torch", "Size"), ("builtins", "set")):
     data = passed_on("x" * 9, *name, 1, after=b"\x85")
     with pytest.raises(ValueError, match="makes a container of a str"):
       read(data)
 
 
-def test_instructions_are_counted():
+def test_too_many_instructions_are_refused():
   data = program(b"]", b"Na" * 10)
   assert run(io.BytesIO(data), Budget(size=99, operations=30)) == [None] * 10
   with pytest.raises(RefusalError, match="instructions, which no file"):
     run(io.BytesIO(data), Budget(size=99, operations=20))
 
 
-def test_a_file_within_a_file_has_no_budget_of_its_own(tmp_path, monkeypatch):
+def test_a_file_within_a_file_shares_the_budget_of_the_outer_file(
+  tmp_path, monkeypatch
+):
   data = dumps(WRITER["parameter"](np.zeros(3, np.float32)))
   path, budgets = epath.Path(tmp_path / "file.pkl"), []
 
@@ -175,7 +177,7 @@ def test_a_file_within_a_file_has_no_budget_of_its_own(tmp_path, monkeypatch):
   assert MAX_OPERATIONS - budget.operations > outer
 
 
-def test_a_long_whole_number_is_refused(read):
+def test_an_integer_of_too_many_bits_is_refused(read):
   for exponent in (MAX_BITS - 1, 80, 9):
     assert read(pickle.dumps(2**exponent)) == 2**exponent
   for exponent in (MAX_BITS, 10**6):
@@ -207,7 +209,7 @@ def test_lists_that_share_their_parts_too_often_are_refused(read):
 def test_containers_that_are_too_deep_are_refused(read):
   depth = MAX_DEPTH - 1
   assert read(pickle.dumps(nested(depth))) == nested(depth)
-  # Of as many levels as a small file can have.
+  # 20,000 levels fit into a small file.
   for levels in (MAX_DEPTH + 2, 20_000):
     data = program(b"]" * levels, b"a" * (levels - 1))
     with pytest.raises(ValueError, match="levels"):
@@ -221,7 +223,7 @@ def test_a_container_within_itself_is_refused(read):
     read(pickle.dumps(ring))
 
 
-def test_shared_parts_are_looked_at_once():
+def test_shared_parts_are_checked_only_once():
   part = list(range(10_000))
   start = time.process_time()
   with pytest.raises(RefusalError, match="unfold"):
@@ -229,7 +231,7 @@ def test_shared_parts_are_looked_at_once():
   assert time.process_time() - start < 30
 
 
-def test_the_key_of_a_storage_is_short(read):
+def test_a_storage_with_a_long_key_is_refused(read):
   key = "0" * LARGE
   data = WRITER["legacy_file"](
     [WRITER["storage_id"](np.zeros(1, np.float32), key, None)]

@@ -1,4 +1,4 @@
-"""Fixtures that several importers' tests share."""
+"""Fixtures that tests of several importers share."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from diffdistill.interop.model import network_of
 
 @pytest.fixture(scope="session")
 def with_weights():
-  """Gives a model random weights; it compiles nothing, unlike `init`."""
+  """A function that gives a model random weights without compiling `init`."""
 
   def draw(model):
     shapes = jax.eval_shape(network_of(model).init, jax.random.key(0))

@@ -1,4 +1,4 @@
-"""Transformers of diffusers, against diffusers' own answers."""
+"""Compares imported transformers with stored outputs of diffusers."""
 
 import dataclasses
 import functools
@@ -19,13 +19,13 @@ HERE = pathlib.Path(__file__).parent
 MAKER = runpy.run_path(str(HERE / "make_golden_diffusers_dit.py"))
 GOLDEN = json.loads(MAKER["GOLDEN"].read_text())
 CASES, CONFIG = MAKER["CASES"], MAKER["CONFIG"]
-# Their network is told the number of a time, ours a time.
+# The network of diffusers reads a timestep; ours reads timestep / 1000.
 TIME = jnp.array(MAKER["TIMESTEPS"]) / 1000
 
 
 @pytest.fixture(scope="module")
 def state():
-  """The tensors of a case, a copy for each test."""
+  """A function that returns a copy of the tensors of a case."""
   made = functools.cache(lambda name: MAKER["weights"](CASES[name]))
   return lambda name="published": dict(made(name))
 
@@ -54,24 +54,24 @@ def answer(model, config):
 
 
 def near(actual, expected, tolerance):
-  """Relative to the largest value."""
+  """Asserts that errors are below tolerance times the largest value."""
   expected = np.asarray(expected)
   error = np.max(np.abs(actual - expected)) / np.max(np.abs(expected))
   assert error < tolerance, error
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_gives_the_answers_of_diffusers(name, state):
+def test_an_imported_network_gives_the_outputs_of_diffusers(name, state):
   model = model_of(CASES[name], state(name))
   assert all(
     leaf.dtype == np.float32 and leaf.flags.c_contiguous
     for leaf in jax.tree.leaves(model.params)
   )
-  # The answers are float64's.
+  # The stored outputs were computed in float64.
   near(answer(model, CASES[name]), GOLDEN[name], 5e-5)
 
 
-def test_fields_are_those_of_a_config(state):
+def test_read_returns_network_fields_shape_and_classes(state):
   network, _, *rest = read(CONFIG, state())
   assert network == {
     "kind": "dit",
@@ -83,10 +83,10 @@ def test_fields_are_those_of_a_config(state):
   assert rest == [(8, 8, 4), 5, True]
 
 
-def test_reading_undoes_writing_and_writing_reading(state):
+def test_reading_and_writing_undo_each_other(state):
   model = model_of(CASES["one_head"], state("one_head"))
   config, tensors = write(model)
-  # Whose eps of half the norms is that of the released code.
+  # write sets norm_eps to 1e-6, the value in the released DiT code.
   assert config == CASES["one_head"] | {"norm_eps": 1e-6}
   expected = state("one_head")
   assert tensors.keys() == expected.keys()
@@ -99,7 +99,7 @@ def test_reading_undoes_writing_and_writing_reading(state):
 
 
 @pytest.mark.parametrize("name", ["published", "no_attention_bias"])
-def test_what_is_left_out_is_not_missed(name, state):
+def test_writing_fills_in_omitted_biases_and_output_channels(name, state):
   model = model_of(CASES[name], state(name))
   config, tensors = write(model)
   assert config["out_channels"] == config["in_channels"]
@@ -110,7 +110,7 @@ def test_what_is_left_out_is_not_missed(name, state):
 
 
 def trained_here(state):
-  """A model whose classes have a bias, as training leaves them."""
+  """A model whose label embedding has a bias, as after training here."""
   model = model_of(CONFIG, state())
   params = jax.tree.map(jnp.asarray, model.params)
   label = params["embed"]["label"]
@@ -118,7 +118,7 @@ def trained_here(state):
   return dataclasses.replace(model, params=params)
 
 
-def test_the_bias_of_classes_is_written_to_their_rows(state):
+def test_the_label_bias_is_added_to_the_rows_of_the_class_table(state):
   model = trained_here(state)
   again = model_of(*write(model))
   assert not np.any(again.params["embed"]["label"]["bias"])
@@ -126,13 +126,13 @@ def test_the_bias_of_classes_is_written_to_their_rows(state):
 
 
 @pytest.mark.torch
-def test_diffusers_gives_the_answers_of_what_is_written(state):
+def test_diffusers_loads_written_weights_and_gives_our_outputs(state):
   model = trained_here(state)
   config, tensors = write(model)
   near(answer(model, CONFIG), MAKER["answer"](config, tensors), 1e-4)
 
 
-def test_older_configs_and_half_precision_are_read(state):
+def test_configs_of_older_versions_and_float16_weights_are_read(state):
   old = {k: v for k, v in CONFIG.items() if k not in ("norm_eps", "dropout")}
   old |= {
     "_class_name": "Transformer2DModel",
@@ -168,7 +168,9 @@ def test_older_configs_and_half_precision_are_read(state):
     ("cross_attention_dim", 8, "which is no field of a DiTTransformer2DModel"),
   ],
 )
-def test_fields_that_ours_has_not_are_named(field, value, message, state):
+def test_unsupported_config_fields_are_refused_by_name(
+  field, value, message, state
+):
   with pytest.raises(ValueError, match=message) as refusal:
     read(CONFIG | {field: value}, state())
   assert str(refusal.value).startswith(f"the transformer's {field} is ")
@@ -200,7 +202,9 @@ EMBED = "transformer_blocks.2.norm1.emb"
     ),
   ],
 )
-def test_tensors_that_do_not_fit_are_named(name, tensor, message, state):
+def test_tensors_that_do_not_fit_are_refused_by_name(
+  name, tensor, message, state
+):
   tensors = state() | {name: tensor}
   if tensor is None:
     del tensors[name]
@@ -209,7 +213,7 @@ def test_tensors_that_do_not_fit_are_named(name, tensor, message, state):
   assert "\n" not in str(refusal.value)
 
 
-def test_reading_leaves_its_tensors_alone(state):
+def test_reading_does_not_change_its_argument(state):
   tensors = state()
   read(CONFIG, tensors)
   assert tensors.keys() == state().keys()
@@ -228,7 +232,9 @@ def test_reading_leaves_its_tensors_alone(state):
     ),
   ],
 )
-def test_models_that_diffusers_has_not_are_refused(fields, message, state):
+def test_models_that_diffusers_cannot_represent_are_refused(
+  fields, message, state
+):
   model = dataclasses.replace(model_of(CONFIG, state()), **fields)
   with pytest.raises(ValueError, match=message) as refusal:
     write(model)

@@ -1,6 +1,6 @@
-"""Folders of diffusers: what is written is read, what cannot be is refused.
+"""Reading and writing of diffusers folders, without diffusers.
 
-That diffusers itself agrees is live_test's.
+live_test.py checks that diffusers itself reads these folders.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ SCHEDULER = "scheduler/scheduler_config.json"
 
 @pytest.fixture(scope="module")
 def teacher(with_weights):
-  """A model that reads DDPM's index, as diffusers' do."""
+  """A model that reads DDPM's timestep index, as models of diffusers do."""
   bare = Model(
     network={
       "kind": "unet",
@@ -86,7 +86,9 @@ def grid(count, schedule=None, times=None):
     ({"kind": "cosine_beta", "num_steps": 1000}, "x0"),
   ],
 )
-def test_what_is_written_is_read(teacher, schedule, output, tmp_path):
+def test_a_written_folder_is_read_as_the_same_model(
+  teacher, schedule, output, tmp_path
+):
   if "kind" not in schedule:
     schedule = {**teacher.schedule, **schedule}
   model = dataclasses.replace(teacher, schedule=schedule, output=output)
@@ -100,7 +102,9 @@ def test_what_is_written_is_read(teacher, schedule, output, tmp_path):
   assert again.origin == "diffusers UNet2DModel of out"
 
 
-def test_a_student_that_reads_the_index_keeps_its_schedule(teacher, tmp_path):
+def test_a_student_that_reads_the_index_is_written_with_its_schedule(
+  teacher, tmp_path
+):
   folder = epath.Path(tmp_path / "out")
   student = dataclasses.replace(
     teacher, sampler={"kind": "ddim", "clip": False}
@@ -109,7 +113,7 @@ def test_a_student_that_reads_the_index_keeps_its_schedule(teacher, tmp_path):
   fields = fields_of(folder)
   assert fields["_class_name"] == "DDIMScheduler"
   assert fields["num_train_timesteps"] == 1000
-  # Trailing: indices 999, 749, 499, 249 are t = 1, 3/4, 1/2, 1/4.
+  # Trailing spacing visits 999, 749, 499 and 249: t = 1, 3/4, 1/2 and 1/4.
   assert fields["timestep_spacing"] == "trailing"
   assert fields["clip_sample"] is False
   assert fields_of(folder, "model_index.json")["_class_name"] == "DDIMPipeline"
@@ -124,7 +128,7 @@ def test_a_student_that_reads_the_index_keeps_its_schedule(teacher, tmp_path):
     ((4, "quadratic"), 0.0, "DDPMScheduler", "fixed_small"),
   ],
 )
-def test_another_student_has_a_table_of_its_steps(
+def test_another_student_is_written_with_a_table_of_its_steps(
   teacher, steps, noise, kind, variance, tmp_path
 ):
   count, shape = steps
@@ -140,18 +144,21 @@ def test_another_student_has_a_table_of_its_steps(
   assert fields.get("variance_type") == variance
   assert fields["num_train_timesteps"] == count
   squares = np.cumprod(1 - np.asarray(fields["trained_betas"]))
-  # No beta is above the largest of float32 below 1.
+  # Betas are at most 1 - 2**-24, the largest float32 below 1.
   np.testing.assert_allclose(squares, steps.alphas**2, rtol=1e-6, atol=2**-24)
   unet = fields_of(folder, "unet/config.json")
   assert unet["time_embedding_type"] == "learned"
   assert unet["num_train_timesteps"] == count
 
 
-def test_a_clipped_student_s_steps_need_no_argument(teacher, tmp_path):
-  """A plain call of DPMSolverMultistepScheduler.step, written out.
+def test_a_clipped_student_is_written_with_a_scheduler_that_clips(
+  teacher, tmp_path
+):
+  """Compares our steps with the formula of DPMSolverMultistepScheduler.step.
 
-  First order, "dpmsolver++": x = sigma_s / sigma_t x - alpha_s (exp(-h) - 1) x0
-  with h the difference of log(alpha / sigma).
+  A "dpmsolver++" step of first order is
+  x = sigma_s / sigma_t x - alpha_s (exp(-h) - 1) x0,
+  where h is the difference of log(alpha / sigma).
   """
   process = GaussianProcess(schedule=Cosine(logsnr_min=-12.0))
   sampler = DDIM(process=process)
@@ -174,7 +181,7 @@ def test_a_clipped_student_s_steps_need_no_argument(teacher, tmp_path):
   alphas = np.concatenate([[1.0], np.sqrt(squares)])
   sigmas = np.concatenate([[0.0], np.sqrt(1 - squares)])
   x = jax.random.normal(jax.random.key(0), (2, 2, 2, 1))
-  x0 = 3 * jnp.tanh(x[::-1])  # of which some is to be clipped
+  x0 = 3 * jnp.tanh(x[::-1])  # some values are outside [-1, 1]
   for i in (4, 3, 2, 1):
     t, s = (jnp.full(2, sampler.time(j, 4)) for j in (i, i - 1))
     with np.errstate(divide="ignore"):
@@ -190,8 +197,8 @@ def test_a_clipped_student_s_steps_need_no_argument(teacher, tmp_path):
     np.testing.assert_allclose(stepped, expected, atol=2e-5)
 
 
-def test_betas_of_float32_are_below_one(teacher, tmp_path):
-  """Where a beta rounds to 1, theirs divide by zero."""
+def test_written_betas_are_below_one_in_float32(teacher, tmp_path):
+  """Schedulers of diffusers divide by zero if a beta rounds to 1."""
   student = dataclasses.replace(
     teacher,
     sampler={"kind": "ddim"},
@@ -203,8 +210,8 @@ def test_betas_of_float32_are_below_one(teacher, tmp_path):
   assert betas.max() < 1
 
 
-def test_a_shifted_schedule_is_a_table(teacher, tmp_path):
-  """Its betas are not those that its fields name."""
+def test_a_shifted_schedule_is_written_as_a_table(teacher, tmp_path):
+  """beta_min and beta_max do not describe the betas of a shifted schedule."""
   schedule = {**teacher.schedule, "shift_from": 32}
   student = dataclasses.replace(
     teacher, schedule=schedule, sampler={"kind": "ddim"}
@@ -225,16 +232,18 @@ def test_a_shifted_schedule_is_a_table(teacher, tmp_path):
     ("\xff", ""),
   ],
 )
-def test_a_licence_is_what_a_card_s_header_says(folder, header, license_):
+def test_the_licence_is_read_from_the_header_of_the_card(
+  folder, header, license_
+):
   (folder / "README.md").write_bytes(header.encode("latin-1"))
   assert diffusers.read(folder).license == license_
 
 
-def test_a_network_with_classes_has_no_pipeline(
+def test_a_network_with_classes_is_written_without_a_pipeline(
   teacher, with_weights, tmp_path
 ):
   model = with_weights(dataclasses.replace(teacher, num_classes=3))
-  # diffusers has a table of classes, whose layer has no bias.
+  # The class table of diffusers has no bias.
   model.params["embed"]["label"]["bias"][:] = 0
   folder = epath.Path(tmp_path / "out")
   diffusers.write(model, folder, None)
@@ -258,7 +267,7 @@ def test_a_network_with_classes_has_no_pipeline(
     ({"network": {"kind": "unet", "two_times": True}}, "told a second time"),
   ],
 )
-def test_what_diffusers_has_no_way_to_say_is_refused(
+def test_models_that_diffusers_cannot_represent_are_refused(
   teacher, change, match, tmp_path
 ):
   model = dataclasses.replace(teacher, **change)
@@ -280,7 +289,9 @@ def test_what_diffusers_has_no_way_to_say_is_refused(
     (SCHEDULER, {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr is"),
   ],
 )
-def test_what_is_not_represented_here_is_refused(folder, path, change, match):
+def test_unsupported_folders_are_refused_in_one_line(
+  folder, path, change, match
+):
   file = folder / path
   file.write_text(json.dumps(fields_of(folder, path) | change))
   with pytest.raises(ValueError, match=match) as refusal:
@@ -288,7 +299,7 @@ def test_what_is_not_represented_here_is_refused(folder, path, change, match):
   assert "\n" not in str(refusal.value)
 
 
-def test_folders_that_are_not_whole_are_refused(folder, tmp_path):
+def test_incomplete_and_damaged_folders_are_refused(folder, tmp_path):
   with pytest.raises(ValueError, match=r"has no unet/config\.json"):
     diffusers.read(epath.Path(tmp_path))
   weights = folder / "unet" / "diffusion_pytorch_model.safetensors"

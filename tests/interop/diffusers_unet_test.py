@@ -1,4 +1,4 @@
-"""UNet2DModel's weights, against diffusers' own answers."""
+"""Compares imported UNet2DModels with stored outputs of diffusers."""
 
 import dataclasses
 import functools
@@ -26,13 +26,13 @@ from diffdistill.networks.unet import UNet
 HERE = pathlib.Path(__file__).parent
 MAKER = runpy.run_path(str(HERE / "make_golden_diffusers_unet.py"))
 GOLDEN = json.loads(MAKER["GOLDEN"].read_text())
-# The networks are tiny: compiling is what takes the time.
+# Compiling tiny networks takes longer than running them, so optimise less.
 jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
 
 
-# Tracing takes the rest of it, and the same networks come again and again.
+# Tests trace the same networks again and again, so cache their shapes.
 shapes_of = functools.cache(unet_layers.shapes_of)
 
 
@@ -56,7 +56,7 @@ def model(fields, params, image_shape, num_classes):
 
 
 def shapes_of_tensors(config):
-  """The tensors that such a network is written as."""
+  """Names and shapes of the tensors that `write` gives for a config."""
   fields, image_shape, num_classes = diffusers_unet_config.read_config(config)
   module = network_of(model(fields, {}, image_shape, num_classes)).module
   zeros = jax.tree.map(
@@ -74,7 +74,7 @@ def tensors_of(config, seed=1):
 
 
 def answer(net, params, seed, noise=None):
-  """Every second number of what the network says, as the golden ones."""
+  """Every second number of the output, like the stored outputs."""
   images, timesteps, labels = MAKER["inputs"](net.image_shape[-1], seed)
   noise = timesteps / 1000 if noise is None else noise
   label = jnp.asarray(labels) if net.num_classes else None
@@ -84,14 +84,14 @@ def answer(net, params, seed, noise=None):
 
 
 def close(actual, expected):
-  """To 1e-4 of the numbers' size, the promise; rounding alone is 1e-5."""
+  """Asserts errors below 5e-5 of the spread; the importer promises 1e-4."""
   assert np.std(expected) > 0.1
   np.testing.assert_allclose(
     actual, expected, rtol=0, atol=5e-5 * np.std(expected)
   )
 
 
-# One network of each variant; the others differ from it in their settings.
+# One case of each variant is fast; the other cases are marked slow.
 FAST = {variant: (variant, seed) for variant, seed in MAKER["CASES"]}.values()
 
 
@@ -102,7 +102,9 @@ FAST = {variant: (variant, seed) for variant, seed in MAKER["CASES"]}.values()
     for case in MAKER["CASES"]
   ],
 )
-def test_gives_diffusers_answers_and_goes_back(variant, seed):
+def test_an_imported_network_gives_the_outputs_of_diffusers_and_returns(
+  variant, seed
+):
   config = MAKER["config"](variant, seed)
   expected = GOLDEN[f"{variant}_{seed}"]
   shapes = shapes_of_tensors(config)
@@ -122,7 +124,9 @@ def test_gives_diffusers_answers_and_goes_back(variant, seed):
 
 @pytest.mark.torch
 @pytest.mark.parametrize(("variant", "seed"), MAKER["CASES"][::3])
-def test_gives_the_answers_of_the_diffusers_that_is_here(variant, seed):
+def test_an_imported_network_gives_the_outputs_of_installed_diffusers(
+  variant, seed
+):
   config = MAKER["config"](variant, seed)
   expected = MAKER["answer"](config, seed)
   ours = model(*diffusers_unet.read(config, tensors_of(config, seed)))
@@ -130,7 +134,7 @@ def test_gives_the_answers_of_the_diffusers_that_is_here(variant, seed):
 
 
 def drawn(draw):
-  """A U-Net of ours that diffusers has too."""
+  """Random fields of a U-Net that diffusers can represent."""
   style = draw(st.sampled_from(("film", "ddpm")))
   resampling = draw(st.sampled_from((None, "block", "conv")))
   heads = draw(st.sampled_from(({}, {"head_dim": 4}, {"head_dim": 2})))
@@ -155,7 +159,7 @@ def drawn(draw):
 
 @given(st.data())
 @settings(max_examples=8, deadline=None)
-def test_what_is_written_is_read_as_the_same_network(data):
+def test_a_written_network_is_read_as_the_same_network(data):
   fields = drawn(data.draw)
   image_shape, num_classes = (8, 12, 2), data.draw(st.sampled_from((0, 3)))
   ours = model(fields, {}, image_shape, num_classes)
@@ -166,7 +170,7 @@ def test_what_is_written_is_read_as_the_same_network(data):
     shapes_of(module, image_shape),
   )
   if num_classes:
-    # A table of embeddings has no bias.
+    # The class table of diffusers has no bias.
     params["embed"]["label"]["bias"][:] = 0
   written = diffusers_unet.write(dataclasses.replace(ours, params=params))
   back, tree, *rest = diffusers_unet.read(*written)
@@ -175,7 +179,7 @@ def test_what_is_written_is_read_as_the_same_network(data):
   del back["kind"]
   again = UNet(**back, out_channels=2, num_classes=num_classes)
   ignored = {
-    # None means the same as the value that it stands for.
+    # None and the default value mean the same, so do not compare them.
     "resampling": None,
     "embed_dim": None,
     "group_size": 2,
@@ -196,7 +200,7 @@ def config():
 
 
 @pytest.mark.torch
-def test_what_a_config_leaves_out_is_diffusers_default(config):
+def test_omitted_config_fields_have_the_defaults_of_diffusers(config):
   from diffusers.models.unets import unet_2d
 
   theirs = dict(unet_2d.UNet2DModel(**config).config)
@@ -207,7 +211,7 @@ def test_what_a_config_leaves_out_is_diffusers_default(config):
     assert value == (list(given) if isinstance(given, tuple) else given), name
 
 
-def test_old_names_of_attention_mean_the_same(config):
+def test_old_names_of_attention_tensors_are_read(config):
   tensors = tensors_of(config)
   old = {"to_q": "query", "to_k": "key", "to_v": "value"}
   old |= {"to_out.0": "proj_attn"}
@@ -222,9 +226,9 @@ def test_old_names_of_attention_mean_the_same(config):
   jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
-def test_a_students_steps_become_a_learned_embedding(config):
+def test_the_noise_levels_of_a_student_become_a_learned_embedding(config):
   ours = model(*diffusers_unet.read(config, tensors_of(config)))
-  # Whatever it reads as its noise level.
+  # A learned embedding allows any precondition.
   ours = dataclasses.replace(
     ours, precondition={"kind": "edm"}, params=dict(ours.params)
   )
@@ -241,7 +245,7 @@ def test_a_students_steps_become_a_learned_embedding(config):
 
 
 @pytest.mark.torch
-def test_diffusers_reads_a_learned_embedding(config):
+def test_diffusers_loads_a_written_learned_embedding(config):
   import diffusers
   import torch
 
@@ -259,7 +263,7 @@ def test_diffusers_reads_a_learned_embedding(config):
   close(answer(network_of(ours), ours.params, 1, levels[[2, 0]]), expected)
 
 
-def test_the_bias_of_the_labels_goes_into_every_row(config):
+def test_the_label_bias_is_added_to_every_row_of_the_class_table(config):
   config = config | {"num_class_embeds": 4}
   fields, params, *rest = diffusers_unet.read(config, tensors_of(config))
   label = params["embed"]["label"]
@@ -306,9 +310,7 @@ def test_the_bias_of_the_labels_goes_into_every_row(config):
     ({"upsample_type": "resnet"}, "up_block_types .* as upsample_type and"),
   ],
 )
-def test_what_cannot_be_represented_is_refused_by_its_name(
-  config, change, message
-):
+def test_unsupported_config_fields_are_refused_by_name(config, change, message):
   with pytest.raises(ValueError, match=message) as refusal:
     diffusers_unet.read(config | change, {})
   assert "\n" not in str(refusal.value)
@@ -328,7 +330,7 @@ def test_what_cannot_be_represented_is_refused_by_its_name(
     ),
   ],
 )
-def test_tensors_that_do_not_fit_are_named(config, change, message):
+def test_tensors_that_do_not_fit_are_refused_by_name(config, change, message):
   with pytest.raises(ValueError, match=message) as refusal:
     diffusers_unet.read(config, change(tensors_of(config)))
   assert "\n" not in str(refusal.value)
@@ -348,7 +350,9 @@ def test_tensors_that_do_not_fit_are_named(config, change, message):
     ),
   ],
 )
-def test_networks_that_diffusers_does_not_have(config, fields, message):
+def test_networks_that_diffusers_cannot_represent_are_refused(
+  config, fields, message
+):
   given = model(*diffusers_unet.read(config, tensors_of(config)))
   network = given.network | fields
   if "groups" in fields:
@@ -363,7 +367,7 @@ def test_networks_that_diffusers_does_not_have(config, fields, message):
   assert "\n" not in str(refusal.value)
 
 
-def test_other_networks_and_noise_levels_are_refused(config):
+def test_other_networks_and_other_noise_inputs_are_refused(config):
   given = model(*diffusers_unet.read(config, tensors_of(config)))
   angle = dataclasses.replace(given, precondition={"kind": "identity"})
   with pytest.raises(ValueError, match="pass the noise_levels of a student's"):
@@ -373,7 +377,7 @@ def test_other_networks_and_noise_levels_are_refused(config):
     diffusers_unet.write(dataclasses.replace(given, network=mlp))
 
 
-def test_one_head_count_of_one_width_is_a_head_dim(config):
+def test_num_heads_is_written_as_head_dim_if_one_width_has_attention(config):
   given = model(*diffusers_unet.read(config, tensors_of(config)))
   network = {**given.network, "num_heads": 2}
   del network["head_dim"]

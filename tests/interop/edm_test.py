@@ -1,4 +1,4 @@
-"""Pickles of EDM's, against answers of its published networks."""
+"""Compares imported EDM pickles with stored outputs of torch networks."""
 
 import functools
 import json
@@ -24,16 +24,16 @@ HERE = pathlib.Path(__file__).parent
 MAKER = runpy.run_path(str(HERE / "make_golden_edm.py"))
 WRITER = runpy.run_path(str(HERE / "write_pickles.py"))
 GOLDEN = json.loads(MAKER["GOLDEN"].read_text())
-# For what does not depend on the model: a level of one of them.
+# A one-level model, for tests that do not depend on the architecture.
 SMALL = {**MAKER["CASES"]["ncsnpp_5"][0], "channel_mult": [1]}
-# The networks are tiny: compiling is what takes the time.
+# Compiling tiny networks takes longer than running them, so optimise less.
 jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
 
 
 def tree(tensors):
-  """{"a.b": tensor} as torch's modules within modules."""
+  """Converts {"a.b": tensor} to {"a": {"b": tensor}}."""
   nested = {}
   for name, value in tensors.items():
     *parents, last = name.split(".")
@@ -45,10 +45,10 @@ def tree(tensors):
 
 
 def module(class_name, nested, **fields):
-  """An object of the module, as `torch_utils.persistence` pickles it."""
+  """A module as EDM's `torch_utils.persistence` pickles it."""
   own = {k: v for k, v in nested.items() if not isinstance(v, dict)}
   buffers = ("freqs", "resample_filter")
-  # Layers that have no weights of their own are ModuleDicts.
+  # "enc" and "dec" hold only modules, so torch pickles them as ModuleDicts.
   state = WRITER["module_state"](
     {k: WRITER["parameter"](v) for k, v in own.items() if k not in buffers},
     {k: WRITER["parameter"](v) for k, v in own.items() if k in buffers},
@@ -70,7 +70,7 @@ def module_dict(nested):
 
 
 def pickled(settings, tensors, class_name="EDMPrecond", **fields):
-  """The bytes of a network, as EDM's training writes them."""
+  """Bytes of a network snapshot, in the format of EDM's training."""
   outer = ("img_resolution", "img_channels", "label_dim", "sigma_data")
   given = {k: v for k, v in settings.items() if k not in outer}
   kind = given.pop("model_type")
@@ -88,7 +88,7 @@ def pickled(settings, tensors, class_name="EDMPrecond", **fields):
       "model": module(
         kind,
         tree(tensors),
-        # As numpy's own numbers are pickled.
+        # A numpy scalar is pickled differently from a Python float.
         skip_scale=np.sqrt(0.5),
         _init_args=(),
         _init_kwargs=given,
@@ -111,7 +111,7 @@ def pickled(settings, tensors, class_name="EDMPrecond", **fields):
 
 @pytest.fixture
 def saved(tmp_path):
-  """Writes bytes and gives their path."""
+  """A function that writes bytes to a file and returns its path."""
 
   def save(data):
     path = epath.Path(tmp_path / "network-snapshot.pkl")
@@ -138,7 +138,7 @@ def denoiser_of(model):
   )
 
 
-# One network of each kind; the others differ from it in their settings.
+# One case of each family is fast; the other cases are marked slow.
 FAST = ("ddpmpp_1", "ncsnpp_4", "adm_7", "skip_10")
 
 
@@ -149,7 +149,7 @@ FAST = ("ddpmpp_1", "ncsnpp_4", "adm_7", "skip_10")
     for name in GOLDEN
   ],
 )
-def test_gives_the_published_networks_answers(name, saved):
+def test_an_imported_network_gives_the_outputs_of_torch(name, saved):
   settings, tensors, seed = case(name)
   model = edm.read(saved(pickled(settings, tensors)))
   x, sigma, label = MAKER["inputs"](settings, seed)
@@ -157,19 +157,19 @@ def test_gives_the_published_networks_answers(name, saved):
   t = denoiser.process.schedule.time(-2 * jnp.log(sigma))
   label = jnp.asarray(label) if model.num_classes else None
   if model.null_label:
-    # The vector of zeros is the label after the classes, too.
+    # EDM's no-label vector of zeros is our label num_classes.
     label = label.at[-1].set(model.num_classes)
   condition = Condition(label=label)
   d = jit(denoiser)(model.params, jnp.asarray(x), t, condition).x0
   flat, golden = np.asarray(d, np.float64).reshape(len(x), -1), GOLDEN[name]
   scale = np.abs(flat).max()
-  # The answers are float64's: to 1e-5 of the largest, ten times what is asked.
+  # Stored outputs are float64; 1e-5 is ten times stricter than promised.
   np.testing.assert_allclose(flat[:, ::11], golden["some"], atol=1e-5 * scale)
   np.testing.assert_allclose((flat**2).sum(1), golden["squares"], rtol=5e-5)
   np.testing.assert_allclose(flat.sum(1), golden["sum"], atol=1e-3 * scale)
 
 
-def test_says_what_a_model_is(saved):
+def test_read_returns_the_fields_of_the_model(saved):
   settings, tensors, _ = case()
   data = pickled(settings, tensors, sigma_min=0.01, sigma_max=50.0)
   model = edm.read(saved(data))
@@ -194,7 +194,7 @@ def test_says_what_a_model_is(saved):
   assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(model.params))
 
 
-def test_levels_of_noise_are_those_of_the_paper(saved):
+def test_noise_levels_default_to_those_of_the_paper(saved):
   settings, tensors, _ = case()
   model = edm.read(saved(pickled(settings, tensors)))
   assert model.schedule == {
@@ -211,10 +211,10 @@ def test_a_model_without_label_dropout_has_no_null_label(saved):
   assert model.params["embed"]["label"]["kernel"].shape == (3, 16)
 
 
-def test_defaults_are_those_of_the_published_definition(saved):
+def test_omitted_settings_have_the_published_defaults(saved):
   settings = {**MAKER["CASES"]["ddpmpp_1"][0], "channel_mult": [1]}
   tensors = MAKER["weights"](settings, 1)
-  # What differs from the defaults, and nothing else.
+  # Keep only the settings that differ from the defaults.
   kept = ("channel_mult", "model_channels", "num_blocks", "attn_resolutions")
   outer = ("model_type", "img_resolution", "img_channels", "sigma_data")
   fewer = {k: settings[k] for k in kept + outer} | {"label_dim": 0}
@@ -269,7 +269,7 @@ def replaced(name, value):
     (dict, {}, {"_modules": {}}, "lacks a part or has it in another form"),
   ],
 )
-def test_what_is_no_such_model_is_refused(
+def test_invalid_models_are_refused_in_one_line(
   saved, change, settings, fields, message
 ):
   known, tensors, _ = case()
@@ -280,7 +280,7 @@ def test_what_is_no_such_model_is_refused(
   assert str(refusal.value).startswith(str(path))
 
 
-def test_other_files_are_refused(saved, tmp_path):
+def test_files_without_an_edm_network_are_refused(saved, tmp_path):
   for content, message in (
     ({"net": 3}, "its ema is a NoneType; pass a pickle whose ema is an EDMP"),
     ([1, 2], "its ema is a NoneType; pass a pickle"),
@@ -301,7 +301,7 @@ def test_truncated_pickles_are_refused(saved):
     assert "\n" not in str(refusal.value)
 
 
-def test_a_module_within_itself_is_refused(saved):
+def test_a_module_in_two_places_is_refused(saved):
   settings, tensors, _ = case()
   nested = tree(tensors)
   twice = module("UNetBlock", {})

@@ -1,4 +1,4 @@
-"""JSON of others is refused in one line where it is not what is due."""
+"""Reading of JSON files that other programs wrote."""
 
 import pytest
 from etils import epath
@@ -19,7 +19,9 @@ from diffdistill.interop.foreign_json import read_foreign_json
     (b" " * 2000, "has 2,000 bytes"),
   ],
 )
-def test_what_is_no_object_is_refused(data, message, tmp_path, monkeypatch):
+def test_files_that_hold_no_json_object_are_refused_in_one_line(
+  data, message, tmp_path, monkeypatch
+):
   if data.isspace():
     monkeypatch.setattr(foreign_json, "MAX_SIZE", 1999)
   path = epath.Path(tmp_path / "config.json")
@@ -31,7 +33,7 @@ def test_what_is_no_object_is_refused(data, message, tmp_path, monkeypatch):
   assert "\n" not in str(refusal.value)
 
 
-def test_an_object_is_its_fields(tmp_path):
+def test_a_json_object_is_read_as_a_dict(tmp_path):
   path = epath.Path(tmp_path / "config.json")
   path.write_text('{"a": [1, {"b": null}]}')
   assert read_foreign_json(path, "") == {"a": [1, {"b": None}]}

@@ -1,4 +1,4 @@
-"""Checkpoints of Google's names, against a network of their definition."""
+"""Compares imported Google checkpoints with their network, rewritten here."""
 
 import functools
 from typing import Any
@@ -14,7 +14,7 @@ from diffdistill.arrays import Condition
 from diffdistill.interop import google
 from diffdistill.interop.model import network_of
 
-# The networks are tiny: compiling is what takes the time.
+# Compiling tiny networks takes longer than running them, so optimise less.
 jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
@@ -59,7 +59,7 @@ NUM_CLASSES = {"cifar": 0, "imagenet": 5, "convolutions": 0}
 
 
 class Theirs(nn.Module):
-  """Salimans & Ho 2022, section 5 and released code, by their names."""
+  """The U-Net of Salimans & Ho 2022 with the tensor names of its code."""
 
   settings: Any
   num_classes: int
@@ -170,7 +170,7 @@ class Attend(nn.Module):
 
 @functools.cache
 def theirs(name):
-  """(their network, the averaged weights of a seeded one)."""
+  """The network of a case and random weights for it."""
   settings = CASES[name]
   out = 6 if settings["mean_type"] == "both" else 3
   module = Theirs(settings, NUM_CLASSES[name], out)
@@ -194,7 +194,7 @@ def theirs(name):
 
 @pytest.fixture
 def saved(tmp_path):
-  """Writes a training state and gives its path."""
+  """A function that writes weights in a training state and returns its path."""
 
   def save(params):
     path = tmp_path / "cifar_original"
@@ -206,7 +206,7 @@ def saved(tmp_path):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_gives_the_answers_of_their_network(name, saved):
+def test_an_imported_network_gives_the_outputs_of_the_original(name, saved):
   module, params = theirs(name)
   model = google.read(saved(params), CASES[name])
   assert model.num_classes == NUM_CLASSES[name]
@@ -229,11 +229,11 @@ def test_gives_the_answers_of_their_network(name, saved):
   )
   size = float(jnp.std(expected))
   assert size > 0.1
-  # The promise is 1e-4; rounding of float32 alone is 1e-5.
+  # Importers promise an error below 1e-4; float32 rounding alone is 1e-5.
   np.testing.assert_allclose(actual, expected, rtol=0, atol=5e-5 * size)
 
 
-def test_shapes_of_older_versions_of_flax_are_understood(saved):
+def test_checkpoints_of_older_versions_of_flax_are_read(saved):
   _, params = theirs("cifar")
   expected = google.read(saved(params), CASES["cifar"]).params
 
@@ -273,14 +273,14 @@ def test_shapes_of_older_versions_of_flax_are_understood(saved):
     ),
   ],
 )
-def test_settings_that_cannot_be_are_refused_by_name(change, message, saved):
+def test_invalid_settings_are_refused_by_name(change, message, saved):
   path = saved(theirs("cifar")[1])
   with pytest.raises(ValueError, match=message) as refusal:
     google.read(path, CASES["cifar"] | change)
   assert "\n" not in str(refusal.value)
 
 
-def test_files_that_cannot_be_read(saved, tmp_path):
+def test_missing_damaged_and_other_files_are_refused(saved, tmp_path):
   def refused(path, message):
     with pytest.raises(ValueError, match=message) as refusal:
       google.read(path, CASES["cifar"])

@@ -1,4 +1,4 @@
-"""ADM's weights, against the answers of a torch network of its definition."""
+"""Compares imported ADM weights with stored outputs of a torch network."""
 
 import functools
 import json
@@ -19,7 +19,7 @@ HERE = pathlib.Path(__file__).parent
 MAKER = runpy.run_path(str(HERE / "make_golden_guided_diffusion.py"))
 CASES = MAKER["CASES"]
 GOLDEN = json.loads(MAKER["GOLDEN"].read_text())
-# The networks are tiny: compiling is what takes the time.
+# Compiling tiny networks takes longer than running them, so optimise less.
 jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
@@ -32,7 +32,7 @@ def tensors_of(name):
 
 @pytest.fixture
 def saved(tmp_path):
-  """Writes tensors and gives their path."""
+  """A function that writes tensors to a file and returns its path."""
 
   def save(tensors):
     path = tmp_path / "64x64_diffusion.safetensors"
@@ -43,7 +43,7 @@ def saved(tmp_path):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_gives_torchs_answers(name, saved):
+def test_an_imported_network_gives_the_outputs_of_torch(name, saved):
   settings, seed = CASES[name], list(CASES).index(name)
   model = guided_diffusion.read(saved(tensors_of(name)), settings)
   images, timesteps, labels = MAKER["inputs"](settings["image_size"], seed)
@@ -55,12 +55,12 @@ def test_gives_torchs_answers(name, saved):
   actual, expected = np.ravel(output)[::5], np.array(GOLDEN[name]["output"])
   size = np.std(expected)
   assert size > 0.1
-  # The promise is 1e-4; rounding of float32 alone is 1e-5.
+  # Importers promise an error below 1e-4; float32 rounding alone is 1e-5.
   np.testing.assert_allclose(actual, expected, rtol=0, atol=5e-5 * size)
 
 
-def test_the_published_64x64_and_512x512_networks():
-  # Dhariwal & Nichol's README: the flags of two released models.
+def test_flags_of_released_models_give_their_network_fields():
+  # The README of guided-diffusion gives these flags for two released models.
   network = guided_diffusion._network(
     guided_diffusion.DEFAULTS
     | {
@@ -131,7 +131,7 @@ NAME = "addition_conv_new_order"
     ),
   ],
 )
-def test_what_the_flags_mean(flags, schedule, output, saved):
+def test_flags_give_schedule_and_output(flags, schedule, output, saved):
   path = saved(tensors_of(NAME))
   model = guided_diffusion.read(path, CASES[NAME] | flags)
   assert model.schedule == schedule
@@ -166,14 +166,14 @@ def test_what_the_flags_mean(flags, schedule, output, saved):
     ({"use_scale_shift_norm": True}, r"emb_layers\.1\.bias has shape \(64,\)"),
   ],
 )
-def test_flags_that_cannot_be_are_refused_by_name(flags, message, saved):
+def test_invalid_flags_are_refused_by_name(flags, message, saved):
   path = saved(tensors_of(NAME))
   with pytest.raises(ValueError, match=message) as refusal:
     guided_diffusion.read(path, CASES[NAME] | flags)
   assert "\n" not in str(refusal.value)
 
 
-def test_other_files_are_refused(saved):
+def test_files_without_an_adm_network_are_refused(saved):
   path = saved({"conv1.weight": np.zeros((1, 1), np.float32)})
   with pytest.raises(ValueError, match="pass a state dict of guided-diffusion"):
     guided_diffusion.read(path, CASES[NAME])

@@ -1,6 +1,6 @@
-"""diffusers reads what is exported, and what it wrote is a teacher here.
+"""diffusers samples exported models, and its models become teachers here.
 
-Where diffusers is installed (`make check-diffusers`).
+These tests need diffusers; `make check-diffusers` installs it and runs them.
 """
 
 import re
@@ -20,7 +20,7 @@ from diffdistill.tools import export, import_model, train
 pytestmark = [
   pytest.mark.slow,
   pytest.mark.torch,
-  # Their own: of torch's and the hub's deprecations we can mend none.
+  # torch and the Hugging Face hub give warnings that we cannot fix.
   pytest.mark.filterwarnings("ignore"),
 ]
 SIZE, IMAGES = 8, 8
@@ -28,7 +28,7 @@ SIZE, IMAGES = 8, 8
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-  """A U-Net teacher of a few updates and students of 4 steps and 2."""
+  """Config of a U-Net teacher and a student of 4 steps, 3 updates each."""
   random = np.random.default_rng(0)
   path = tmp_path_factory.mktemp("data") / "images.npz"
   images = random.integers(0, 256, (64, SIZE, SIZE, 3), dtype=np.uint8)
@@ -71,7 +71,7 @@ def config(tmp_path_factory):
 
 
 def ours(workdir, name, noise, num_steps):
-  """Our images of torch's noise, as a pipeline gives them: in [0, 1]."""
+  """Images that our sampler makes from `noise`, scaled to [0, 1]."""
   run = from_config.reopen(workdir)
   stage, round_ = run.rounds[name]
   generator = run.generator(stage.objective.sampler, IMAGES)
@@ -82,9 +82,9 @@ def ours(workdir, name, noise, num_steps):
 
 
 def theirs(folder, num_steps, ask_to_clip=False):
-  """(noise, images) of the folder's own pipeline, called plainly.
+  """Noise and images of the diffusers pipeline that a folder names.
 
-  Their own DDIMScheduler clips as we do only where it is asked to.
+  DDIMScheduler clips as we do only with use_clipped_model_output=True.
   """
   import torch
   from diffusers import DiffusionPipeline
@@ -105,7 +105,9 @@ def theirs(folder, num_steps, ask_to_clip=False):
 
 
 @pytest.mark.parametrize("output", ["v", "x0"])
-def test_a_student_s_images_are_its_pipeline_s(config, output, tmp_path):
+def test_an_exported_student_samples_the_same_images_in_diffusers(
+  config, output, tmp_path
+):
   workdir, folder = epath.Path(tmp_path / "run"), epath.Path(tmp_path / "out")
   config = {**config, "model": {**config["model"], "output": output}}
   train.train(config, workdir)
@@ -114,7 +116,7 @@ def test_a_student_s_images_are_its_pipeline_s(config, output, tmp_path):
   expected = ours(workdir, "halve/004", noise, 4)
   assert expected.std() > 0.05
   np.testing.assert_allclose(images, expected, atol=1e-3)
-  # As its card has it.
+  # The code in the model card gives the same images.
   card = (folder / "README.md").read_text()
   snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
   names = {}
@@ -123,8 +125,10 @@ def test_a_student_s_images_are_its_pipeline_s(config, output, tmp_path):
   np.testing.assert_allclose(again / 255, images, atol=0.5 / 255 + 1e-3)
 
 
-def test_an_ancestral_student_s_steps_are_its_scheduler_s(config, tmp_path):
-  """The mean, and what the noise is multiplied by, at every step."""
+def test_an_ancestral_student_takes_the_same_steps_in_diffusers(
+  config, tmp_path
+):
+  """Compares the mean and the standard deviation of every step."""
   import torch
   from diffusers import DDPMPipeline
 
@@ -176,7 +180,7 @@ def test_an_ancestral_student_s_steps_are_its_scheduler_s(config, tmp_path):
 
 
 def network():
-  """A U-Net as diffusers makes one, of random weights."""
+  """A UNet2DModel of diffusers with random weights."""
   import torch
   from diffusers import UNet2DModel
 
@@ -196,10 +200,10 @@ def network():
   ("beta_schedule", "prediction_type"),
   [("linear", "v_prediction"), ("squaredcos_cap_v2", "sample")],
 )
-def test_their_teacher_becomes_our_student_and_theirs(
+def test_a_teacher_of_diffusers_is_imported_distilled_and_exported(
   config, beta_schedule, prediction_type, tmp_path
 ):
-  """Made by diffusers, imported, distilled, exported, sampled by diffusers."""
+  """diffusers makes the teacher and samples the exported student."""
   from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 
   scheduler = DDIMScheduler(
@@ -216,17 +220,17 @@ def test_their_teacher_becomes_our_student_and_theirs(
   stages["teacher"] = {**stages["teacher"], "source": f"imported:{imported}"}
   train.train({**config, "stages": stages}, workdir)
 
-  # The teacher samples as diffusers has it sample,
+  # The imported teacher samples the images that diffusers samples.
   noise, images = theirs(tmp_path / "teacher", 8, ask_to_clip=True)
   expected = ours(workdir, "teacher", noise, 8)
   np.testing.assert_allclose(images, expected, atol=1e-3)
-  # the student as its own export does,
+  # The student samples the same images here and in diffusers.
   student = epath.Path(tmp_path / "student")
   export.export(workdir, "halve/004", None, "diffusers", student)
   noise, images = theirs(student, 4)
   expected = ours(workdir, "halve/004", noise, 4)
   np.testing.assert_allclose(images, expected, atol=1e-3)
-  # and what was imported goes out as it came in.
+  # The exported teacher has exactly the weights that were imported.
   back = epath.Path(tmp_path / "back")
   export.export(workdir, "teacher", 8, "diffusers", back)
   again = UNet2DModel.from_pretrained(str(back / "unet")).state_dict()
@@ -234,9 +238,11 @@ def test_their_teacher_becomes_our_student_and_theirs(
     np.testing.assert_array_equal(tensor.numpy(), again[name].numpy())
 
 
-def test_every_step_of_a_teacher_of_noise_is_theirs(tmp_path):
-  """From the same x_t: of random weights, a whole chain of clipped x0 =
-  (x_t - sigma eps) / alpha multiplies rounding by 1 / alpha at every step.
+def test_every_step_of_an_eps_teacher_equals_the_step_of_diffusers(tmp_path):
+  """Compares single steps that start from the same x_t.
+
+  Over a whole chain, each step would enlarge rounding errors by 1 / alpha,
+  because x0 = (x_t - sigma eps) / alpha.
   """
   import torch
   from diffusers import DDIMPipeline, DDIMScheduler

@@ -1,8 +1,8 @@
-"""diffusers' answers for transformers of seeded weights, to a JSON file.
+"""Stores outputs of diffusers' DiT with seeded weights in a JSON file.
 
-Run once, where torch and diffusers are:
-python tests/interop/make_golden_diffusers_dit.py. The test makes the same
-weights with numpy alone. diffusers 0.42.1 made those that are kept.
+Run `python tests/interop/make_golden_diffusers_dit.py` once where torch and
+diffusers are installed. The test makes the same weights with numpy alone. The
+file in the repository comes from diffusers 0.42.1.
 """
 
 import json
@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 
 GOLDEN = pathlib.Path(__file__).with_name("golden_diffusers_dit.json")
-# Of the published weights' config.json, smaller.
+# A smaller version of the config.json of the published weights.
 CONFIG = {
   "_class_name": "DiTTransformer2DModel",
   "num_attention_heads": 2,
@@ -59,7 +59,7 @@ TIMESTEPS = (37, 981)
 
 
 def shapes(config):
-  """(name, shape) of every tensor of the state dict, in order."""
+  """Yields (name, shape) for every tensor of the state dict, in order."""
   width = config["num_attention_heads"] * config["attention_head_dim"]
   inputs, patch = config["in_channels"], config["patch_size"]
 
@@ -90,8 +90,8 @@ def shapes(config):
 
 
 def weights(config):
-  """A state dict in numpy; the embeddings of all blocks are block 0's."""
-  # The legacy generator: its stream is the same in every numpy.
+  """A numpy state dict where all blocks have the same embeddings."""
+  # RandomState draws the same numbers in every version of numpy.
   random = np.random.RandomState(config["num_layers"])
   state = {}
   for name, shape in shapes(config):
@@ -108,7 +108,7 @@ def weights(config):
 
 
 def inputs(config):
-  """Two images, channels last, and labels, the second of which is "none"."""
+  """Two images (channels last) and two labels; the second means no label."""
   side, channels = config["sample_size"], config["in_channels"]
   random = np.random.RandomState(100 + config["num_layers"])
   shape = (len(TIMESTEPS), side, side, channels)
@@ -117,7 +117,7 @@ def inputs(config):
 
 
 def answer(config, state):
-  """What diffusers outputs in float64, channels last."""
+  """The output of diffusers in float64, channels last."""
   import torch
   from diffusers import DiTTransformer2DModel
 
@@ -136,7 +136,7 @@ def answer(config, state):
 
 
 if __name__ == "__main__":
-  # Of the mean: what comes after it is a variance, which nothing reads.
+  # Keep the mean; the other channels are a variance that nothing reads.
   answers = {
     name: np.round(
       answer(config, weights(config))[..., : config["in_channels"]], 6

@@ -1,8 +1,9 @@
-"""diffusers' answers for UNet2DModels of seeded weights and configs.
+"""Stores outputs of diffusers' UNet2DModels with seeded weights and configs.
 
-Run once, where diffusers is: python tests/interop/make_golden_diffusers_unet.py
-writes golden_diffusers_unet.json. The test makes the same configs and weights
-with numpy alone. diffusers 0.42.1 made those that are kept.
+Run `python tests/interop/make_golden_diffusers_unet.py` once where diffusers is
+installed; it writes golden_diffusers_unet.json. The test makes the same configs
+and weights with numpy alone. The file in the repository comes from diffusers
+0.42.1.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import numpy as np
 
 GOLDEN = pathlib.Path(__file__).with_name("golden_diffusers_unet.json")
 SIZE = 8
-# Three seeds each, whose draws together make most choices either way.
+# Each variant has three seeds; together they try most settings both ways.
 SEEDS = {"ddpm": 194, "film": 191, "class_conditional": 186}
 CASES = [
   (variant, first + i) for variant, first in SEEDS.items() for i in range(3)
@@ -22,8 +23,8 @@ CASES = [
 
 
 def config(variant, seed):
-  """A small UNet2DModel, drawn at random."""
-  # The legacy generator: its stream is the same in every numpy.
+  """A random config of a small UNet2DModel."""
+  # RandomState draws the same numbers in every version of numpy.
   random = np.random.RandomState(zlib.crc32(f"{variant} {seed}".encode()))
 
   def pick(*values):
@@ -70,17 +71,18 @@ def config(variant, seed):
 
 
 def weights(shapes, seed):
-  """A state dict in numpy whose activations stay near one.
+  """A numpy state dict that keeps activations near one.
 
   Args:
-    shapes: of its tensors, by name; each is drawn for its name alone.
+    shapes: shapes of the tensors by name. A tensor's values depend on its name
+      and the seed only.
   """
 
   def draw(name, shape):
     random = np.random.RandomState(zlib.crc32(name.encode()) ^ seed)
     value = random.random_sample(shape).astype(np.float32)
     if len(shape) == 1:
-      # Scales about one, biases about zero.
+      # Draw scales around one and biases around zero.
       scale = "norm" in name and name.endswith("weight")
       return value + 0.5 if scale else 0.4 * (value - 0.5)
     fan_in = int(np.prod(shape[1:]))
@@ -90,20 +92,20 @@ def weights(shapes, seed):
 
 
 def inputs(channels, seed):
-  """(images, channels last; timesteps; labels)."""
+  """Images (channels last), timesteps and labels."""
   random = np.random.RandomState(100 + seed)
   images = 4 * random.random_sample((2, SIZE, SIZE, channels)) - 2
   return images.astype(np.float32), np.array([3, 777]), np.array([4, 1])
 
 
 def fingerprint(shapes):
-  """Of the names and the shapes of a state dict."""
+  """A hash of the names and shapes of a state dict."""
   text = json.dumps(sorted((n, list(s)) for n, s in shapes.items()))
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def answer(config, seed):
-  """What diffusers' network of this config says."""
+  """The output of diffusers' network of this config."""
   import torch
   from diffusers import UNet2DModel
 
@@ -119,7 +121,7 @@ def answer(config, seed):
       torch.from_numpy(timesteps),
       class_labels=labels,
     ).sample
-  # Every second number is enough.
+  # Store every second number, to keep the file small.
   return {
     "tensors": fingerprint(shapes),
     "output": [

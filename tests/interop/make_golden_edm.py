@@ -1,9 +1,10 @@
-"""Torch's answers for the networks of Karras et al. 2022, to golden_edm.json.
+"""Stores torch's outputs of the networks of Karras et al. 2022 in a JSON file.
 
-Run once, where torch is: python tests/interop/make_golden_edm.py. The test
-makes the same weights with numpy alone, and writes them as EDM's training does.
-The networks are written down from their published definition (NVIDIA's EDM,
-SongUNet and DhariwalUNet), as functions of a state dict.
+Run `python tests/interop/make_golden_edm.py` once where torch is installed; it
+writes golden_edm.json. The test makes the same weights with numpy alone and
+pickles them as EDM's training does. The networks here follow the published
+definition (SongUNet and DhariwalUNet of NVIDIA's EDM) as functions of a state
+dict.
 """
 
 import json
@@ -13,7 +14,7 @@ import numpy as np
 
 GOLDEN = pathlib.Path(__file__).with_name("golden_edm.json")
 SIGMAS = (0.1, 1.0, 20.0)
-# What tells a family apart, and what else may differ.
+# FAMILIES holds settings that define a family; CHOICES holds the others.
 FAMILIES = {
   "ddpmpp": {
     "model_type": "SongUNet",
@@ -44,11 +45,11 @@ CHOICES = {
 
 
 def configuration(family, seed):
-  """A random tiny model of a family."""
+  """Random settings of a tiny model of a family."""
   random = np.random.RandomState(seed)
   settings = {name: c[random.randint(len(c))] for name, c in CHOICES.items()}
   song = family != "adm"
-  # A head has 64 channels in ADM.
+  # In ADM, an attention head has 64 channels.
   settings["model_channels"] = 8 * random.randint(1, 4) if song else 64
   multipliers = ([1, 2], [2, 2], [2, 1]) if song else ([1], [1, 1], [1, 2])
   settings["channel_mult"] = multipliers[random.randint(3)]
@@ -65,7 +66,7 @@ CASES = {
   )
   for seed in seeds
 }
-# Between the families: a skip up and down.
+# A model with skip encoder and decoder, which belongs to no family.
 CASES["skip_10"] = (
   {
     **configuration("ddpmpp", 10),
@@ -79,7 +80,7 @@ CASES["skip_10"] = (
 
 
 def layers(c):
-  """(name, kind, channels in and out, resampling, attention), in order."""
+  """Yields (name, kind, inputs, outputs, resampling, attention) per layer."""
   song, channels = c["model_type"] == "SongUNet", c["model_channels"]
   multipliers, width, skips = c["channel_mult"], c["img_channels"], []
   last = len(multipliers) - 1
@@ -128,7 +129,7 @@ def layers(c):
 
 
 def shapes(c):
-  """(name, shape) of every tensor of the model's state dict."""
+  """Yields (name, shape) for every tensor of the state dict."""
   song, channels = c["model_type"] == "SongUNet", c["model_channels"]
   embed = channels * c["channel_mult_emb"]
   waves = channels * c["channel_mult_noise"] if song else channels
@@ -191,8 +192,8 @@ def shapes(c):
 
 
 def weights(c, seed):
-  """A state dict in numpy whose activations stay near one."""
-  # The legacy generator: its stream is the same in every numpy.
+  """A numpy state dict that keeps activations near one."""
+  # RandomState draws the same numbers in every version of numpy.
   random = np.random.RandomState(seed)
 
   def draw(name, shape):
@@ -203,7 +204,7 @@ def weights(c, seed):
     if name.endswith("freqs"):
       return 32 * (value - np.float32(0.5))
     if len(shape) == 1:
-      # Scales about one, biases about zero.
+      # Draw scales around one and biases around zero.
       is_scale = name.endswith("weight")
       return value + 0.5 if is_scale else 0.4 * (value - 0.5)
     fan_in = int(np.prod(shape[1:]))
@@ -213,7 +214,7 @@ def weights(c, seed):
 
 
 def inputs(c, seed):
-  """x_t, channels last, its sigmas and labels; the last label is none."""
+  """x_t (channels last), sigmas and labels; label -1 means no label."""
   random = np.random.RandomState(100 + seed)
   shape = (len(SIGMAS), *2 * (c["img_resolution"],), c["img_channels"])
   x = 2 * random.random_sample(shape) - 1
@@ -222,7 +223,7 @@ def inputs(c, seed):
 
 
 def answer(c, seed):
-  """D(x; sigma) that torch gives, in float64."""
+  """The denoised images D(x; sigma) of torch, in float64."""
   import torch
   from torch.nn import functional
 
@@ -276,7 +277,7 @@ def answer(c, seed):
     n, width, _, _ = h.shape
     heads = 1 if song else width // 64
     qkv = conv(f"{name}.qkv", norm(f"{name}.norm2", h))
-    # Channels are (head, channel of the head, query or key or value).
+    # The channel axis is (head, channel of the head, query or key or value).
     q, k, v = qkv.reshape(n, heads, width // heads, 3, -1).unbind(3)
     logits = torch.einsum("nhcq,nhck->nhqk", q, k) / (width // heads) ** 0.5
     a = torch.einsum("nhqk,nhck->nhcq", logits.softmax(-1), v)
@@ -304,7 +305,7 @@ def answer(c, seed):
       if kind == "conv":
         x = conv(name, x)
       elif kind == "aux_residual":
-        # Zeros around the image alone, as wide as both filters need.
+        # Pad once with zeros, as wide as convolution and filter need together.
         side = 1 + (w[f"{name}.resample_filter"].shape[-1] - 1) // 2
         small = functional.conv2d(small, w[f"{name}.weight"], padding=side)
         small = resample(name, small, "down", pad=0)
@@ -343,7 +344,7 @@ def answer(c, seed):
   d = (skip[column] * x + gain[column] * raw).permute(0, 2, 3, 1).numpy()
   flat = d.reshape(len(SIGMAS), -1)
   return {
-    # Some of them, and two numbers that all of them decide.
+    # Store some numbers, and two sums that depend on all of them.
     "some": np.round(flat[:, ::11], 6).tolist(),
     "sum": np.round(flat.sum(1), 5).tolist(),
     "squares": np.round((flat**2).sum(1), 5).tolist(),

@@ -1,9 +1,9 @@
-"""Torch's answers for ADM networks of seeded weights and settings, to JSON.
+"""Stores torch's outputs of ADM networks with seeded weights in a JSON file.
 
-Run once, where torch is: python tests/interop/make_golden_guided_diffusion.py.
-The network is written down from Dhariwal & Nichol 2021 (section 3 and appendix)
-with the names of the tensors of their files; those names and shapes are kept
-beside the answers, and the test makes the same weights with numpy alone.
+Run `python tests/interop/make_golden_guided_diffusion.py` once where torch is
+installed. The network follows Dhariwal & Nichol 2021 (section 3 and appendix)
+and uses the tensor names of their files. The JSON file also stores names and
+shapes of the tensors, so the test makes the same weights with numpy alone.
 """
 
 import json
@@ -13,8 +13,8 @@ import zlib
 import numpy as np
 
 GOLDEN = pathlib.Path(__file__).with_name("golden_guided_diffusion.json")
-NUM_CLASSES = 7  # theirs is 1000
-# guided-diffusion's flags; small, and between them each of both kinds.
+NUM_CLASSES = 7  # the released models have 1000
+# Flags of guided-diffusion for small models; each flag takes both values.
 CASES = {
   "film_resblock_heads_first": {
     "image_size": 8,
@@ -56,18 +56,19 @@ CASES = {
 
 
 def weights(shapes, seed):
-  """A state dict in numpy whose activations stay near one.
+  """A numpy state dict that keeps activations near one.
 
   Args:
-    shapes: of its tensors, by name; each is drawn for its name alone.
+    shapes: shapes of the tensors by name. A tensor's values depend on its name
+      and the seed only.
   """
 
   def draw(name, shape):
-    # The legacy generator: its stream is the same in every numpy.
+    # RandomState draws the same numbers in every version of numpy.
     random = np.random.RandomState(zlib.crc32(name.encode()) ^ seed)
     value = random.random_sample(shape).astype(np.float32)
     if len(shape) == 1:
-      # Scales about one, biases about zero.
+      # Draw scales around one and biases around zero.
       scale = name.endswith("weight")
       return value + 0.5 if scale else 0.4 * (value - 0.5)
     fan_in = int(np.prod(shape[1:]))
@@ -77,14 +78,14 @@ def weights(shapes, seed):
 
 
 def inputs(size, seed):
-  """(images, channels last; timesteps; labels)."""
+  """Images (channels last), timesteps and labels."""
   random = np.random.RandomState(100 + seed)
   images = (4 * random.random_sample((2, size, size, 3)) - 2).astype("float32")
   return images, np.array([3, 777]), np.array([6, 1])
 
 
 def network(settings):
-  """ADM, in torch."""
+  """The ADM network in torch."""
   import math
 
   import torch
@@ -254,7 +255,7 @@ def network(settings):
 
 
 def answer(settings, seed):
-  """The tensors of such a file, and what the network says of the noise."""
+  """Shapes of the tensors, and a part of the predicted noise."""
   import torch
 
   model = network(settings)
@@ -271,7 +272,7 @@ def answer(settings, seed):
   output = output[:, :3].permute(0, 2, 3, 1).numpy().ravel()
   return {
     "shapes": shapes,
-    # A part of them is enough.
+    # Store every fifth number, to keep the file small.
     "output": [float(f"{value:.7g}") for value in output[::5]],
   }
 

@@ -1,8 +1,8 @@
-"""pytorch-fid's features for seeded weights, to golden_inception.json.
+"""Stores features of pytorch-fid for seeded weights in golden_inception.json.
 
-Run once, where torch, torchvision, pytorch-fid and scikit-learn are:
-python tests/interop/make_golden_inception.py. The network is pytorch-fid's own,
-in float64; the test makes the same weights and images with numpy alone.
+Run `python tests/interop/make_golden_inception.py` once where torch,
+torchvision, pytorch-fid and scikit-learn are installed. It runs pytorch-fid's
+network in float64. The test makes the same weights with numpy alone.
 """
 
 import json
@@ -14,14 +14,14 @@ import zlib
 import numpy as np
 
 GOLDEN = pathlib.Path(__file__).with_name("golden_inception.json")
-HEIGHT, WIDTH = 72, 56  # of every image: not square, and smaller than 299
-# (image of scikit-learn, top, left) of the natural images.
+HEIGHT, WIDTH = 72, 56  # size of every image: not square, below 299
+# Crops of scikit-learn's sample images: (name, top, left).
 CROPS = (("china.jpg", 150, 300), ("flower.jpg", 120, 280))
-EVERY = 16  # of the features and logits that are kept
+EVERY = 16  # the file stores every 16th feature and logit
 
 
 def convolutions():
-  """(name, (outputs, inputs, height, width)) of each, as torch has them."""
+  """Yields (name, (outputs, inputs, height, width)) of each convolution."""
   yield "Conv2d_1a_3x3", (32, 3, 3, 3)
   yield "Conv2d_2a_3x3", (32, 32, 3, 3)
   yield "Conv2d_2b_3x3", (64, 32, 3, 3)
@@ -73,10 +73,10 @@ def convolutions():
 
 
 def weights():
-  """A state dict in numpy whose activations stay near one."""
+  """A numpy state dict that keeps activations near one."""
 
   def draw(name, shape):
-    # The legacy generator: its stream is the same in every numpy.
+    # RandomState draws the same numbers in every version of numpy.
     random = np.random.RandomState(zlib.crc32(name.encode()))
     return random.random_sample(shape).astype(np.float32)
 
@@ -101,7 +101,7 @@ def weights():
 
 
 def images():
-  """Two random and two natural images in bytes, channels last."""
+  """Two random and two natural images as uint8, channels last."""
   from sklearn.datasets import load_sample_image
 
   random = np.random.RandomState(0).randint(0, 256, (2, HEIGHT, WIDTH, 3))
@@ -113,12 +113,12 @@ def images():
 
 
 def pytorch_fid_inception():
-  """The module pytorch_fid.inception, whatever torchvision can do."""
+  """Imports pytorch_fid.inception even if torchvision's operators fail."""
   try:
     import torchvision  # noqa: F401
   except RuntimeError:
-    # Where torch is another than torchvision's compiled operators expect, its
-    # Python alone is imported: Inception needs none of them.
+    # torchvision's compiled operators need another version of torch. Import
+    # its Python code only; Inception needs no compiled operator.
     for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
       del sys.modules[name]
     name = "torchvision._meta_registrations"
@@ -129,14 +129,14 @@ def pytorch_fid_inception():
 
 
 def answer(state, pixels):
-  """(features, logits without bias) that pytorch-fid's network gives."""
+  """Features and logits (without bias) of pytorch-fid's network."""
   import torch
 
   module = pytorch_fid_inception()
   tensors = {name: torch.from_numpy(value) for name, value in state.items()}
   module.load_state_dict_from_url = lambda url, progress: tensors
   model = module.InceptionV3().eval().double()
-  # What pytorch-fid's ToTensor makes of an image.
+  # pytorch-fid's ToTensor scales images to [0, 1].
   x = torch.from_numpy(pixels).permute(0, 3, 1, 2).double() / 255
   with torch.no_grad():
     (features,) = model(x)
@@ -145,7 +145,7 @@ def answer(state, pixels):
 
 
 def resized():
-  """Torch's interpolation of an image with rows halved and columns doubled."""
+  """An image that torch resized; rows are halved and columns doubled."""
   import torch
 
   pixels = np.random.RandomState(1).randint(0, 256, (1, 600, 150, 3))
@@ -161,7 +161,7 @@ def main():
   golden = {
     "crops": [zlib.crc32(image.tobytes()) for image in images()[2:]],
     "features": np.round(features[:, ::EVERY], 6).tolist(),
-    # Of all of them.
+    # The mean and the rms are over all features.
     "features_mean": features.mean(1).tolist(),
     "features_rms": np.sqrt((features**2).mean(1)).tolist(),
     "logits": np.round(logits[:, ::EVERY], 6).tolist(),

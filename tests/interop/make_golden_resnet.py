@@ -1,8 +1,8 @@
-"""Torch's answers for ResNets of seeded weights, to golden_resnet.json.
+"""Stores torch's outputs of ResNets with seeded weights in golden_resnet.json.
 
-Run once, where torch is: python tests/interop/make_golden_resnet.py. The test
-makes the same weights with numpy alone. The modules are torchvision's, written
-down from its published definition and without its inits.
+Run `python tests/interop/make_golden_resnet.py` once where torch is installed.
+The test makes the same weights with numpy alone. The modules follow the
+published definition of torchvision, without its initialisation.
 """
 
 import json
@@ -11,9 +11,9 @@ import pathlib
 import numpy as np
 
 GOLDEN = pathlib.Path(__file__).with_name("golden_resnet.json")
-WIDTH = 16  # of the first level: 64 in the literature, lighter here
+WIDTH = 16  # channels of the first level; published ResNets have 64
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
-# An odd side shows on which side a strided layer pads.
+# An image of odd size shows on which side a strided layer pads.
 CASES = {
   "18_cifar": {"depth": 18, "stem": "cifar", "size": 16, "seed": 1},
   "18_imagenet": {"depth": 18, "stem": "imagenet", "size": 33, "seed": 2},
@@ -23,7 +23,7 @@ NUM_CLASSES = 5
 
 
 def shapes(depth, stem):
-  """(name, shape) of every tensor of the state dict, in order."""
+  """Yields (name, shape) for every tensor of the state dict, in order."""
 
   def norm(name, channels):
     for part in ("weight", "bias", "running_mean", "running_var"):
@@ -54,8 +54,8 @@ def shapes(depth, stem):
 
 
 def weights(depth, stem, seed):
-  """A state dict in numpy whose activations stay near one."""
-  # The legacy generator: its stream is the same in every numpy.
+  """A numpy state dict that keeps activations near one."""
+  # RandomState draws the same numbers in every version of numpy.
   random = np.random.RandomState(seed)
 
   def draw(name, shape):
@@ -65,7 +65,7 @@ def weights(depth, stem, seed):
     if name.endswith("running_var"):
       return value + 0.5
     if len(shape) == 1:
-      # Scales about one, biases and means about zero.
+      # Draw scales around one, biases and means around zero.
       is_scale = name.endswith("weight")
       return value + 0.5 if is_scale else 0.4 * (value - 0.5)
     fan_in = int(np.prod(shape[1:]))
@@ -75,13 +75,13 @@ def weights(depth, stem, seed):
 
 
 def images(size, seed):
-  """Two images, channels last."""
+  """Two random images, channels last."""
   random = np.random.RandomState(100 + seed)
   return (4 * random.random_sample((2, size, size, 3)) - 2).astype(np.float32)
 
 
 def answer(depth, stem, size, seed):
-  """Logits and features that torch gives."""
+  """Logits and features of torch's network."""
   import torch
   from torch import nn
 
@@ -148,7 +148,7 @@ def answer(depth, stem, size, seed):
     logits, features = model(x)
   return {
     "logits": np.round(logits.numpy(), 7).tolist(),
-    # The first of them, and a sum that all of them decide.
+    # Store the first features, and a sum that depends on all of them.
     "features": np.round(features.numpy()[:, :4], 7).tolist(),
     "features_sum": np.round(features.numpy().sum(1), 5).tolist(),
   }

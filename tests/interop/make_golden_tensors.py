@@ -1,7 +1,7 @@
-"""Files that torch itself writes, in both formats, to golden_tensors.json.
+"""Stores files of torch.save, in both formats, in golden_tensors.json.
 
-Run once, where torch is: python tests/interop/make_golden_tensors.py. The test
-makes the same tensors with numpy alone.
+Run `python tests/interop/make_golden_tensors.py` once where torch is installed.
+The test makes the same tensors with numpy alone.
 """
 
 import base64
@@ -15,10 +15,10 @@ GOLDEN = pathlib.Path(__file__).with_name("golden_tensors.json")
 
 
 def arrays():
-  """What the files hold, in numpy."""
+  """The tensors of the files, as numpy arrays."""
   base = np.arange(24, dtype=np.float32) / 7
   half = base[:6].astype(np.float16)
-  # The upper half of each: rounded to it already.
+  # Clear the lower 16 bits, so that conversion to bfloat16 is exact.
   bits = base[:6].view(np.uint32) & 0xFFFF0000
   return {
     "whole": base.reshape(2, 3, 4),
@@ -37,14 +37,14 @@ def arrays():
 
 
 def written():
-  """The bytes of each format."""
+  """Bytes of a file in each format of torch.save."""
   import torch
 
   base = torch.arange(24, dtype=torch.float32) / 7
   known = {k: torch.from_numpy(np.array(v)) for k, v in arrays().items()}
   tensors = {
     **known,
-    # Three views of one storage.
+    # The next three tensors are views of one storage.
     "whole": base.view(2, 3, 4),
     "view": base[3:17:2],
     "transposed": base.view(4, 6).t(),

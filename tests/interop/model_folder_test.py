@@ -1,4 +1,4 @@
-"""A model in a folder: what is written is what is read."""
+"""Saving a model to a folder and loading the folder."""
 
 import dataclasses
 import json
@@ -45,7 +45,7 @@ def saved(model, tmp_path_factory):
   return folder
 
 
-def test_what_is_written_is_read(model, saved):
+def test_a_saved_model_is_loaded_unchanged(model, saved):
   again = model_folder.load(saved)
   jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
   for field in dataclasses.fields(Model):
@@ -54,13 +54,13 @@ def test_what_is_written_is_read(model, saved):
   assert model_folder.describe(saved).params == {}
 
 
-def test_the_network_has_its_classes_and_the_null_label(model):
+def test_network_of_counts_the_null_label_as_a_class(model):
   network = network_of(model)
   assert network.num_classes == 3
   assert network.module.out_channels == 6
 
 
-def test_nested_undoes_flat(model):
+def test_nested_restores_the_tree_that_flat_flattens(model):
   tensors = model_folder.flat(model.params)
   assert tensors["down_0_block_0.conv1.kernel"].shape == (3, 3, 8, 8)
   again = model_folder.nested(tensors)

@@ -1,4 +1,4 @@
-"""What is read of pickles, and that nothing in them ever runs."""
+"""Pickles are read without running any code in them."""
 
 import collections
 import copyreg
@@ -26,7 +26,7 @@ VALUES = np.arange(12, dtype=np.float32)
 
 @pytest.fixture
 def read(tmp_path):
-  """Reads bytes as a file of them."""
+  """A function that writes bytes to a file and reads the file as a pickle."""
 
   def read(data):
     path = epath.Path(tmp_path / "file.pt")
@@ -37,7 +37,7 @@ def read(tmp_path):
 
 
 def zipped(content, storages=(), *, root="archive", more=(), **settings):
-  """What torch.save writes; storages and more are (name, bytes)s."""
+  """A zip like torch.save's; storages and more are lists of (name, bytes)."""
   file = io.BytesIO()
   with zipfile.ZipFile(file, "w", **settings) as archive:
     archive.writestr(f"{root}/data.pkl", dumps(content, protocol=2))
@@ -67,17 +67,17 @@ def test_plain_containers_and_numbers_are_read(read):
   }
   for protocol in (0, 1, 2, 3, 4):
     if protocol < 4:
-      # Sets are calls of a name before.
+      # Protocols below 4 pickle a set as a call of builtins.set.
       content["z"] = {"z": {1, 2}}
     if protocol < 2:
-      # There, these two are written in ways that nobody needs.
+      # The reader does not support how protocols 0 and 1 write these values.
       content = {k: v for k, v in content.items() if k not in (3, "a", "z")}
     got = read(pickle.dumps(content, protocol))
     assert got == content
     assert got["twice"] is got["again"]
 
 
-def test_ordered_dicts_and_their_remarks_become_dicts(read):
+def test_ordered_dicts_with_attributes_become_dicts(read):
   ordered = collections.OrderedDict([("b", 1), ("a", 2)])
   ordered._metadata = {"version": 1}
   got = read(pickle.dumps(ordered))
@@ -86,7 +86,7 @@ def test_ordered_dicts_and_their_remarks_become_dicts(read):
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
-def test_arrays_of_numpy_are_read(read, protocol):
+def test_numpy_arrays_are_read(read, protocol):
   arrays = {
     "c": np.arange(6.0).reshape(2, 3),
     "fortran": np.asfortranarray(np.arange(6, dtype=np.int16).reshape(2, 3)),
@@ -102,14 +102,14 @@ def test_arrays_of_numpy_are_read(read, protocol):
     np.testing.assert_array_equal(got[name], array)
 
 
-def test_an_array_of_numpy_that_is_there_twice_is_the_same(read):
+def test_two_references_to_a_numpy_array_give_one_array(read):
   array = np.arange(3.0)
   got = read(pickle.dumps([array, array]))
   assert got[0] is got[1]
   np.testing.assert_array_equal(got[0], array)
 
 
-def test_views_of_a_storage(read):
+def test_views_of_one_storage_are_read_without_copying(read):
   views = {
     "whole": view((3, 4), (4, 1)),
     "transposed": view((4, 3), (1, 4)),
@@ -128,12 +128,12 @@ def test_views_of_a_storage(read):
   assert not any(tensor.flags.writeable for tensor in got.values())
 
 
-# Ways to run code. Each leaves a trace where pickle itself reads it, of which
-# the first test makes sure; trace is a path as a string.
+# Attacks are pickles that run code: each makes the file `trace` when pickle
+# loads it. test_no_attack_runs_code checks that every attack works on pickle.
 
 
 def touching(trace):
-  """Python that leaves the trace."""
+  """Python code that makes the file `trace`."""
   return f"open({trace!r}, 'w').close()"
 
 
@@ -142,7 +142,7 @@ def reduced(module, member, *arguments, call=Call):
 
 
 def file_within(content):
-  """The hostile pickle as the storage of a tensor outside torch's files."""
+  """A pickle inside a call of torch's `_load_from_bytes`."""
   return reduced("torch.storage", "_load_from_bytes", dumps(content, 2))
 
 
@@ -178,7 +178,7 @@ def path_of(trace):
 
 
 def body(content):
-  """The instructions of a pickle, without its beginning and end."""
+  """Instructions of a pickle of `content`, without header and STOP."""
   return dumps(content, protocol=2)[2:-1]
 
 
@@ -187,13 +187,13 @@ NAMES = tuple(attacks("trace"))
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("wrap", ["plain", "zip", "legacy", "in a file"])
-def test_nothing_runs(name, wrap, read, tmp_path):
+def test_no_attack_runs_code(name, wrap, read, tmp_path):
   trace = tmp_path / "trace"
   attack = attacks(str(trace))[name]
-  # STACK_GLOBAL, or GLOBAL.
+  # Protocol 4 writes names with STACK_GLOBAL, protocol 2 with GLOBAL.
   plain = dumps(attack, 2 if name == "python 2" else 4)
   if wrap == "plain":
-    # It is no attack that does nothing.
+    # Check that the attack works on Python's own pickle.
     pickle.loads(plain)
     assert trace.exists()
     trace.unlink()
@@ -214,10 +214,10 @@ def refused(read, data, message):
   assert "file.pt" in str(refusal.value)
 
 
-def test_a_class_that_is_known_to_the_process_cannot_be_built(
+def test_a_class_that_is_already_imported_is_not_built(
   read, tmp_path, monkeypatch
 ):
-  """Even one that this test has imported and that has a __setstate__."""
+  """The attack is a __setstate__ method of an imported class."""
   trace = tmp_path / "trace"
   here = types.ModuleType("hostile_module")
   monkeypatch.setitem(sys.modules, "hostile_module", here)
@@ -244,7 +244,7 @@ def test_extensions_of_copyreg_are_refused(read, tmp_path):
     pickle.loads(attack)
     assert trace.exists()
     trace.unlink()
-    # By now the process has a cache of the extension.
+    # pickle.loads has put the extension into the cache of this process.
     refused(read, attack, "has the instruction EXT1")
   finally:
     copyreg.remove_extension("os", "system", code)
@@ -252,7 +252,7 @@ def test_extensions_of_copyreg_are_refused(read, tmp_path):
   assert not trace.exists()
 
 
-def test_the_source_of_a_class_is_not_run(read, tmp_path):
+def test_source_code_in_a_pickle_is_not_run(read, tmp_path):
   trace = tmp_path / "trace"
   source = touching(str(trace))
   got = read(dumps(WRITER["persistent"]("Net", {"a": [1]}, source)))
@@ -274,28 +274,28 @@ def array(*state):
 @pytest.mark.parametrize(
   ("content", "message"),
   [
-    # Calls of what is no known function.
+    # Pickles that call a value that is no allowed function.
     (Call(3, 4), "calls int"),
     (Call("os.system", "true"), "calls str"),
     (Call(Call(DICT), 4), "calls dict"),
     (Call(Name("numpy", "ndarray"), (2,)), r"calls numpy\.ndarray"),
     (Call(Name("torch", "FloatStorage"), 2), r"calls torch\.FloatStorage"),
-    # States of what has none.
+    # Pickles that set the state of a value without state.
     (Call(DICT, state={"__class__": 1}), None),
     (Raw(b"]" + body({"__class__": 1}) + b"b"), "gives a state to a list"),
     (Raw(body(DICT) + body({"a": 1}) + b"b"), "gives a state to a Global"),
     (Raw(body(DICT) + body((None, {"fromkeys": 1})) + b"b"), "state to a Glob"),
-    # Containers that are none.
+    # Pickles that add items to a value that is no container.
     (Raw(body(DICT) + b"K\x01a"), "appends to a value that is no list"),
     (Raw(body(DICT) + b"K\x01K\x01s"), "sets items of a value that is no"),
     (Raw(b"}((K\x01tK\x02u"), "has a key that is a tuple"),
-    # Persistent ids.
+    # Pickles with persistent ids outside a torch file.
     (
       Persistent(("storage", Name("torch", "FloatStorage"), "0", "cpu", 1)),
       "pe",
     ),
     (Persistent("os.system"), "has a persistent id"),
-    # Arrays of objects, of structures, and of a type that is none.
+    # Arrays of objects, of structures and of invalid types.
     (Call(DTYPE, "O8", False, True), "numpy's type 'O8'"),
     (Call(DTYPE, "V4", False, True), "numpy's type 'V4'"),
     (Call(DTYPE, "f4,O", False, True), "numpy's type 'f4,O'"),
@@ -308,18 +308,20 @@ def array(*state):
     (array(1, (3,), FLOAT, False, b"1234"), "damaged"),
     (array(1, (2**40,), FLOAT, False, b"1234"), "damaged"),
     (Call(Name("_codecs", "encode"), "a", "rot13"), "has text in place of"),
-    # A file in a file in a file, or of another kind.
+    # Files within files that are nested twice or hold no storage.
     (file_within(file_within([])), "has a persistent id or a file within it"),
     (file_within([1]), "has a file within it that is no storage"),
-    # Objects without what they need.
+    # NVIDIA's objects that lack a class or a state.
     (WRITER["persistent"]("Net", None), "an object without a class or a state"),
-    # Of instructions that could take memory for nothing.
+    # Instructions that ask for much memory.
     (Raw(b"r\xff\xff\xff\xff"), "damaged"),
     (Raw(b"\x8e" + bytes([0, 0, 0, 0, 0, 1, 0, 0])), "damaged"),
     (Raw(b"\x97"), "has the instruction NEXT_BUFFER"),
   ],
 )
-def test_tricks_are_refused(content, message, read):
+def test_unsupported_instructions_are_refused_or_have_no_effect(
+  content, message, read
+):
   if message is None:
     assert read(dumps(content)) == {}
   else:
@@ -356,13 +358,13 @@ def test_tensors_beyond_their_storage_are_refused(tensor, kind, read):
   refused(read, data, "beyond its storage|no plain view")
 
 
-def test_storages_that_are_not_what_they_say(read):
+def test_missing_wrong_and_misnamed_storages_are_refused(read):
   content, bytes_of = [view((12,), (1,))], VALUES.tobytes()
   good = [("0", bytes_of)]
   np.testing.assert_array_equal(read(zipped(content, good))[0], VALUES)
   for storages in ([], [("0", bytes_of[:-1])], [("0", bytes_of + b"0000")]):
     refused(read, zipped(content, storages), "in the storage 0|damaged")
-  # A key is a number, whatever the zip has.
+  # A key must be a number, even if the zip has an entry of that name.
   for key in ("../0", "/etc/passwd", "0/../0", "", 0):
     named = [view((12,), (1,), key=key)]
     data = zipped(named, good, more=[("archive/data/../0", bytes_of)])
@@ -371,7 +373,7 @@ def test_storages_that_are_not_what_they_say(read):
   np.testing.assert_array_equal(read(zipped(again, good))[0], VALUES)
 
 
-def test_zips_that_torch_does_not_write(read, recwarn):
+def test_zips_unlike_those_of_torch_are_refused(read, recwarn):
   content, good = [1], [("0", bytes(9))]
   packed = zipped(content, good, compression=zipfile.ZIP_DEFLATED)
   refused(read, packed, "entries that are packed or shared")
@@ -387,7 +389,7 @@ def test_zips_that_torch_does_not_write(read, recwarn):
   assert read(zipped(content, root="../../a")) == [1]
 
 
-def test_legacy_storages_that_are_not_what_they_say(read):
+def test_missing_and_short_legacy_storages_are_refused(read):
   def file(storages, array=VALUES):
     tensor = WRITER["tensor"](
       WRITER["storage_id"](array, "0", None), (12,), (1,)
@@ -401,20 +403,20 @@ def test_legacy_storages_that_are_not_what_they_say(read):
   refused(read, file([("0", VALUES[:-1])]), "is damaged or shorter")
   refused(read, file([("1", VALUES)]), "is damaged")
   refused(read, file([]), "is damaged")
-  # No memory is taken for values that the file cannot have.
+  # The reader refuses before it allocates more values than the file has.
   huge = types.SimpleNamespace(dtype=VALUES.dtype, size=2**50)
   refused(read, file([], huge), "is shorter than its storage 0")
   assert data.startswith(LEGACY)
   refused(read, data[: len(LEGACY)] + pickle.dumps(1000, 2), "damaged")
 
 
-def test_what_is_no_pickle(read):
+def test_bytes_that_are_no_pickle_are_refused(read):
   for data in (b"", b"\x00", b"text", b"PK\x03\x04", LEGACY, b"\x80\x04", b"."):
     refused(read, data, "is damaged|has no end")
 
 
 @pytest.mark.parametrize("kind", ["plain", "zip", "legacy"])
-def test_any_damage_is_one_line(kind, read):
+def test_damaged_files_are_refused_in_one_line(kind, read):
   tensor = view((3, 4), (4, 1))
   content = {"a": tensor, "b": [1, 2.5, ("c", None)], "d": {1}}
   if kind == "zip":

@@ -1,4 +1,4 @@
-"""Samplers as files, run where there is no diffdistill."""
+"""Exported samplers run in a process that has no diffdistill."""
 
 import ast
 import functools
@@ -36,7 +36,7 @@ UNET = {
   "num_blocks": 1,
 }
 CASES = {
-  # (network, channels, classes, sampler, guidance)
+  # Each case is (network, channels, classes, sampler, guidance).
   "unconditional": (UNET, 1, 0, {"kind": "ddim"}, None),
   "conditional": (DIT, 3, 3, {"kind": "ddim"}, None),
   "stochastic": (
@@ -47,7 +47,7 @@ CASES = {
     Guidance(weight=1.5),
   ),
 }
-# (case, number of images)
+# Each run is (case, number of images).
 RUNS = (
   ("unconditional", 2),
   ("unconditional", 5),
@@ -55,7 +55,8 @@ RUNS = (
   ("conditional", 5),
   ("stochastic", 2),
 )
-# What the process may not have. -P: nor what lies beside the script.
+# This program runs exported scripts while diffdistill and flax cannot be
+# imported. Python's option -P also hides modules beside a script.
 BLOCKED = """
 import json, os, runpy, sys
 
@@ -80,7 +81,7 @@ for folder, count, seed, out in json.loads(sys.argv[1]):
 
 
 def parts(network, channels, classes, sampler, guidance):
-  """(sample, params, image_shape, classes)."""
+  """The function sample, its weights, the image shape and the classes."""
   fields = dict(network)
   known = classes + (guidance is not None)
   image_shape = (4, 4, channels)
@@ -115,7 +116,7 @@ def parts(network, channels, classes, sampler, guidance):
 
 @functools.cache
 def made(name):
-  """The parts of a case, and the sampler of it as bytes."""
+  """The parts of a case, and its exported sampler as bytes."""
   sample, params, image_shape, classes = parts(*CASES[name])
   sampler = stablehlo.export_sampler(
     sample, params, image_shape, classes, NUM_STEPS
@@ -125,7 +126,7 @@ def made(name):
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory):
-  """The folder of what a process without diffdistill made of each case."""
+  """A folder of images that a process without diffdistill sampled."""
   root = tmp_path_factory.mktemp("exported")
   for name in CASES:
     *_, image_shape, classes, sampler = made(name)
@@ -139,7 +140,7 @@ def elsewhere(tmp_path_factory):
   environment = {
     k: v for k, v in os.environ.items() if not k.startswith(("JAX", "XLA"))
   }
-  # Of a machine of one device, which compiles fast.
+  # One CPU device with little optimisation compiles fast.
   environment["JAX_PLATFORMS"] = "cpu"
   environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
   with Children() as children:
@@ -165,7 +166,9 @@ def generator_of(name, count, mesh):
 
 
 @pytest.mark.parametrize(("name", "count"), RUNS)
-def test_gives_our_images_elsewhere(name, count, elsewhere, mesh_of):
+def test_an_exported_sampler_gives_our_images_without_diffdistill(
+  name, count, elsewhere, mesh_of
+):
   _, params, image_shape, *_ = made(name)
   generator = generator_of(name, count, mesh_of(1))
   (expected,) = generator.batches(params, SEED, count, NUM_STEPS)
@@ -179,7 +182,7 @@ def test_gives_our_images_elsewhere(name, count, elsewhere, mesh_of):
 @pytest.mark.parametrize(
   "counts", [COUNTS, (1, 1, 1), (0, 0, 7), (5, 2, 1, 0, 13, 4), (6, 4)]
 )
-def test_the_script_draws_classes_as_a_run_does(counts):
+def test_the_script_draws_the_same_labels_as_a_run(counts):
   functions = [
     node
     for node in ast.parse(stablehlo.SCRIPT).body
@@ -193,7 +196,7 @@ def test_the_script_draws_classes_as_a_run_does(counts):
   )
 
 
-def test_one_file_for_all_platforms_any_batch_and_seed():
+def test_one_exported_file_serves_all_platforms_batch_sizes_and_seeds():
   _, _, image_shape, _, sampler = made("stochastic")
   model = jax.export.deserialize(bytearray(sampler))
   assert model.platforms == ("cpu", "cuda", "tpu")
@@ -208,7 +211,7 @@ def test_one_file_for_all_platforms_any_batch_and_seed():
   assert np.max(np.abs(one - other)) > 0.1
 
 
-def test_weights_on_several_devices_are_gathered(elsewhere, mesh_of):
+def test_weights_on_several_devices_are_exported_for_one(elsewhere, mesh_of):
   sample, params, image_shape, classes, _ = made("conditional")
   mesh = mesh_of(8)
   split = jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
@@ -243,7 +246,7 @@ def test_the_script_is_short_and_imports_jax_and_numpy_alone():
     ({"platforms": ("cpu", "gpu")}, "the platform is 'gpu'; pass some of cpu"),
   ],
 )
-def test_refusals(fields, message):
+def test_zero_steps_and_unknown_platforms_are_refused(fields, message):
   sample, params, image_shape, classes, _ = made("conditional")
   with pytest.raises(ValueError, match=message):
     stablehlo.export_sampler(
@@ -263,7 +266,7 @@ def test_weights_too_large_for_the_file_are_refused():
     stablehlo.export_sampler(sample, params, image_shape, classes, NUM_STEPS)
 
 
-def test_flatbuffers_are_asked_for(monkeypatch):
+def test_an_export_without_flatbuffers_tells_how_to_install_them(monkeypatch):
   sample, params, image_shape, classes, _ = made("conditional")
   monkeypatch.setitem(sys.modules, "jax._src.export.serialization", None)
   with pytest.raises(ValueError, match="pip install flatbuffers"):

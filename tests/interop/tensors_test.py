@@ -1,4 +1,4 @@
-"""Files of weights: those that torch wrote, and those that hold no weights."""
+"""Reading of weights from files of torch and from safetensors."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ def same(tensors, expected):
 
 @pytest.fixture
 def written(tmp_path):
-  """The path of a file of these bytes."""
+  """A function that writes bytes to a file and returns its path."""
 
   def write(data, name="weights.pt"):
     path = tmp_path / name
@@ -39,25 +39,25 @@ def written(tmp_path):
 
 @pytest.mark.parametrize("kind", GOLDEN)
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin"])
-def test_files_of_torch_s(kind, suffix, written):
+def test_files_that_torch_wrote_are_read(kind, suffix, written):
   data = base64.b64decode(GOLDEN[kind])
   same(read_tensors(written(data, f"a{suffix}")), MAKER["arrays"]())
 
 
 @pytest.mark.torch
-def test_files_of_the_torch_that_is_here(written):
+def test_files_of_the_installed_torch_are_read(written):
   for data in MAKER["written"]().values():
     same(read_tensors(written(data)), MAKER["arrays"]())
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "net"])
-def test_a_state_dict_in_what_a_script_saved(wrapper, written):
+def test_a_state_dict_within_a_training_checkpoint_is_read(wrapper, written):
   a = np.arange(3, dtype=np.float32)
   content = {wrapper: {"a": WRITER["parameter"](a)}, "epoch": 3}
   same(read_tensors(written(WRITER["dumps"](content))), {"a": a})
 
 
-def test_safetensors(tmp_path):
+def test_safetensors_files_are_read(tmp_path):
   path = tmp_path / "weights.safetensors"
   save_file({"a": np.arange(3, dtype=np.float32)}, path)
   same(read_tensors(path), {"a": np.arange(3, dtype=np.float32)})
@@ -71,12 +71,12 @@ def refused(path, message):
 
 
 @pytest.mark.parametrize("content", [3, [1, 2], {"epoch": 3}, {"net": 3}, None])
-def test_other_things_are_refused(content, written):
+def test_pickles_without_a_state_dict_are_refused(content, written):
   path = written(WRITER["dumps"](content))
   refused(path, "holds no state dict of tensors; save model")
 
 
-def test_files_that_cannot_be_read(tmp_path, written):
+def test_missing_damaged_and_other_files_are_refused(tmp_path, written):
   refused(tmp_path / "none.pt", "there is no file")
   refused(
     written(b"", "weights.pkl"), "ends in .safetensors, .pt, .pth or .bin"
@@ -87,7 +87,7 @@ def test_files_that_cannot_be_read(tmp_path, written):
       refused(written(data[:size]), "is damaged|has no end|is shorter")
 
 
-def test_many_views_of_little_are_refused(written):
+def test_too_many_views_of_one_storage_are_refused(written):
   values = np.zeros(10000, np.float32)
   storage = WRITER["storage_id"](values, "0", None)
 
@@ -97,7 +97,7 @@ def test_many_views_of_little_are_refused(written):
     }
     return WRITER["legacy_file"](tensors, [("0", values)])
 
-  # Weights can be tied.
+  # A few views are allowed, because networks may share weights.
   assert len(read_tensors(written(file(9)))) == 9
   path = written(file(200))
   refused(path, f"of {path.stat().st_size} bytes has tensors of 2000000 values")

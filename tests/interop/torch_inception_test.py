@@ -1,4 +1,4 @@
-"""The FID network with seeded weights, against pytorch-fid's own."""
+"""Compares the FID network with stored outputs of pytorch-fid."""
 
 import hashlib
 import importlib.util
@@ -30,7 +30,7 @@ def state():
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-  """Writes tensors and gives (their path, the hash of that file)."""
+  """A function that writes a file of tensors and returns its path and hash."""
 
   def save(tensors):
     path = tmp_path_factory.mktemp("weights") / "inception.safetensors"
@@ -49,7 +49,7 @@ def params(state, saved):
 @pytest.fixture(scope="module")
 def pixels():
   images = MAKER["images"]()
-  # A decoder that gives other pixels would look like another network.
+  # JPEG decoders differ; check that these pixels are those of the stored run.
   assert [zlib.crc32(image.tobytes()) for image in images[2:]] == (
     GOLDEN["crops"]
   )
@@ -58,7 +58,7 @@ def pixels():
 
 @pytest.fixture(scope="module")
 def output(params, pixels):
-  """(features, logits) of our network."""
+  """Features and logits of our network."""
   apply = jax.jit(
     inception(pixels.shape[1:]).apply,
     compiler_options={"xla_backend_optimization_level": 0},
@@ -73,33 +73,35 @@ def rms(values):
 
 
 def assert_near(ours, theirs):
-  """To 1e-4 of each number, or of the image's root mean square below it."""
+  """Asserts errors below 1e-4 of the number or, if larger, the image's rms."""
   theirs = np.asarray(theirs)
   sizes = np.maximum(np.abs(theirs), rms(theirs)[:, None])
   assert (np.abs(ours - theirs) / sizes).max() < 1e-4
 
 
-def test_features_are_pytorch_fid_s(output):
+def test_features_equal_those_of_pytorch_fid(output):
   features, _ = output
   assert_near(features[:, ::EVERY], GOLDEN["features"])
   np.testing.assert_allclose(rms(features), GOLDEN["features_rms"], rtol=1e-4)
   np.testing.assert_allclose(
     features.mean(axis=1), GOLDEN["features_mean"], rtol=1e-4
   )
-  # Images are further apart than that: another's features would not do.
+  # Features of different images differ more than the tolerance.
   gaps = rms(features - np.roll(features, 1, axis=0)) / rms(features)
   assert gaps.min() > 0.01
 
 
-def test_logits_are_pytorch_fid_s_without_their_bias(output, state):
+def test_logits_equal_those_of_pytorch_fid_without_bias(output, state):
   _, logits = output
   assert_near(logits[:, ::EVERY], GOLDEN["logits"])
   np.testing.assert_allclose(rms(logits), GOLDEN["logits_rms"], rtol=1e-4)
-  # It would have been seen.
+  # The bias is large enough that adding it would fail the test.
   assert state["fc.bias"].mean() > 0.4
 
 
-def test_pytorch_fid_itself_agrees(output, state, pixels):
+def test_outputs_equal_those_of_the_installed_pytorch_fid(
+  output, state, pixels
+):
   for module in ("torch", "pytorch_fid"):
     pytest.importorskip(module)
   if importlib.util.find_spec("torchvision") is None:
@@ -120,7 +122,7 @@ def test_only_the_published_file_is_read(tmp_path, monkeypatch):
   path = tmp_path / FILE
   refused(path, f"there is no file .*; pass the path of {FILE}")
   path.write_bytes(b"its name alone")
-  # Nothing of a file with another hash is looked at, let alone unpickled.
+  # A file with another hash must be refused before it is read.
   monkeypatch.setattr(torch_inception, "read_tensors", None)
   digest = hashlib.sha256(b"its name alone").hexdigest()
   refused(path, f"has SHA-256 {digest}, not {SHA256}: it is truncated, conver")
@@ -165,11 +167,13 @@ def test_tensors_of_another_network_are_refused(
 
 @pytest.mark.torch
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_torch_file_gives_the_same(zipped, params, state, tmp_path):
+def test_a_torch_file_gives_the_same_weights_as_safetensors(
+  zipped, params, state, tmp_path
+):
   import torch
 
   path = tmp_path / FILE
-  # Files of before torch 1.6 are no zips.
+  # torch before 1.6 wrote files that are no zips.
   torch.save(
     {name: torch.from_numpy(value) for name, value in state.items()},
     path,

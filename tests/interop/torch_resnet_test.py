@@ -1,4 +1,4 @@
-"""Weights of torchvision's names, against torch's own answers."""
+"""Compares imported ResNet weights with stored outputs of torch."""
 
 import functools
 import json
@@ -19,7 +19,7 @@ HERE = pathlib.Path(__file__).parent
 MAKER = runpy.run_path(str(HERE / "make_golden_resnet.py"))
 WRITER = runpy.run_path(str(HERE / "write_pickles.py"))
 GOLDEN = json.loads(MAKER["GOLDEN"].read_text())
-# The networks are tiny: compiling is what takes the time.
+# Compiling tiny networks takes longer than running them, so optimise less.
 jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
@@ -39,7 +39,7 @@ def state():
 
 @pytest.fixture
 def saved(tmp_path):
-  """Writes tensors and gives their path."""
+  """A function that writes tensors to a file and returns its path."""
 
   def save(tensors):
     path = tmp_path / "weights.safetensors"
@@ -50,7 +50,7 @@ def saved(tmp_path):
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_gives_torch_s_answers(name, saved):
+def test_an_imported_network_gives_the_outputs_of_torch(name, saved):
   case = MAKER["CASES"][name]
   depth, stem, size, seed = case.values()
   net = classifier(depth, stem, size)
@@ -58,16 +58,16 @@ def test_gives_torch_s_answers(name, saved):
   x = MAKER["images"](size, seed)
   logits, features = jit(net.apply)(load_resnet(path, net), x)
   expected = GOLDEN[name]
-  # The answers are float64's; 53 layers of float32 lie between.
+  # Stored outputs are float64; ours pass up to 53 layers of float32.
   near = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
   near(logits, expected["logits"])
   near(features[:, :4], expected["features"])
   near(features.sum(1), expected["features_sum"])
 
 
-def test_parameters_are_those_of_init_and_float32(state, saved):
+def test_imported_weights_are_float32_with_the_shapes_of_init(state, saved):
   net = classifier()
-  # float16 is a common way to store them.
+  # Weights are often stored as float16.
   params = load_resnet(
     saved({k: v.astype(np.float16) for k, v in state.items()}), net
   )
@@ -81,7 +81,7 @@ def test_parameters_are_those_of_init_and_float32(state, saved):
 
 
 def renamed_like_cifar_repositories(state):
-  """Their names, as saved from several devices."""
+  """A state dict with names as in CIFAR repositories, saved by DataParallel."""
   return {
     "module."
     + name.replace("downsample", "shortcut").replace("fc.", "linear."): value
@@ -89,7 +89,7 @@ def renamed_like_cifar_repositories(state):
   }
 
 
-def test_names_of_cifar_repositories_are_understood(state, saved):
+def test_tensor_names_of_cifar_repositories_are_read(state, saved):
   net = classifier()
   expected = load_resnet(saved(state), net)
   renamed = renamed_like_cifar_repositories(state)
@@ -130,7 +130,7 @@ def replaced(name, value):
     (dict, {"depth": 50}, r"\(5, 128\), but .* needs \(5, 512\)"),
   ],
 )
-def test_tensors_that_do_not_fit_are_named(
+def test_tensors_that_do_not_fit_are_refused_by_name(
   state, saved, change, fields, message
 ):
   path = saved(change(state))
@@ -140,7 +140,7 @@ def test_tensors_that_do_not_fit_are_named(
   assert str(path) in str(refusal.value)
 
 
-def test_deeper_weights_leave_tensors_over(saved, monkeypatch):
+def test_weights_of_a_deeper_network_are_refused(saved, monkeypatch):
   monkeypatch.setitem(MAKER["BLOCKS"], 34, (3, 4, 6, 3))
   path = saved(MAKER["weights"](34, "cifar", seed=1))
   with pytest.raises(ValueError, match=r"layer1\.2\.bn1\.bias is none of a"):
@@ -153,13 +153,13 @@ def refused(path, message, net=None):
   assert "\n" not in str(refusal.value)
 
 
-def test_files_that_cannot_be_read(tmp_path):
+def test_missing_damaged_and_other_files_are_refused(tmp_path):
   refused(tmp_path / "none.safetensors", "there is no file")
   refused(tmp_path / "weights.pkl", "that ends in .safetensors, .pt,")
   damaged = tmp_path / "damaged.safetensors"
   damaged.write_bytes(b"\x08" + bytes(30))
   refused(damaged, "is damaged or no safetensors file")
-  # One value of a type that numpy has not.
+  # numpy has no bfloat16.
   header = b'{"x":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
   damaged.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
   refused(damaged, "has tensors of type BF16; save them as float32")
@@ -172,7 +172,7 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 class Hostile:
-  """Runs a program when it is unpickled."""
+  """An object that makes the file `path` when pickle loads it."""
 
   def __init__(self, path):
     self.path = path
@@ -183,7 +183,7 @@ class Hostile:
 
 @pytest.fixture
 def hostile(tmp_path):
-  """(a file that is a program, the trace that the program leaves)."""
+  """A hostile file, and the path that loading it with pickle would make."""
   path, trace = tmp_path / "hostile.pth", tmp_path / "trace"
   path.write_bytes(pickle.dumps({"fc.weight": Hostile(trace)}))
   pickle.loads(path.read_bytes())
@@ -192,7 +192,7 @@ def hostile(tmp_path):
   return path, trace
 
 
-def test_no_program_is_unpickled(hostile, tmp_path):
+def test_a_hostile_pickle_is_refused_and_does_not_run(hostile, tmp_path):
   path, trace = hostile
   refused(path, "names 'pathlib.Path.touch', and only arrays")
   assert not trace.exists()
@@ -202,7 +202,7 @@ def test_no_program_is_unpickled(hostile, tmp_path):
 
 
 @pytest.mark.torch
-def test_no_program_is_unpickled_from_torch_s_format(hostile):
+def test_a_hostile_torch_file_is_refused_and_does_not_run(hostile):
   import torch
 
   path, trace = hostile
@@ -213,12 +213,14 @@ def test_no_program_is_unpickled_from_torch_s_format(hostile):
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "net"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_torch_files_give_the_same(wrapper, dtype, state, saved, tmp_path):
+def test_torch_files_give_the_same_weights_as_safetensors(
+  wrapper, dtype, state, saved, tmp_path
+):
   net, path = classifier(), tmp_path / "weights.pth"
   state = {name: value.astype(dtype) for name, value in state.items()}
   counters = {k for k in state if k.endswith("num_batches_tracked")}
   tensors = {
-    # Of a type of its own in a state dict.
+    # Counters in a state dict are int64, other tensors are floats.
     k: WRITER["parameter"](v.astype(np.int64) if k in counters else v)
     for k, v in state.items()
   }
@@ -232,7 +234,9 @@ def test_torch_files_give_the_same(wrapper, dtype, state, saved, tmp_path):
 
 
 @pytest.mark.torch
-def test_files_of_the_torch_that_is_here_give_the_same(state, saved, tmp_path):
+def test_files_of_the_installed_torch_give_the_same_weights(
+  state, saved, tmp_path
+):
   import torch
 
   net, path = classifier(), tmp_path / "weights.pth"

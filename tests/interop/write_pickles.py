@@ -1,7 +1,8 @@
-"""Pickles that name what is not installed, as torch and NVIDIA's code write.
+"""Writes pickles like those of torch and of NVIDIA's EDM, importing neither.
 
-Python's own pickler writes a name only where it can import it. Each class here
-stands for instructions; the bytes are those that the originals write.
+Python's pickler writes only names that it can import. Pickler here writes any
+name: each class below stands for instructions of the pickle format, and the
+bytes are those that torch and EDM write.
 """
 
 import io
@@ -15,39 +16,39 @@ STORAGES = {"f4": "Float", "f2": "Half", "f8": "Double", "i8": "Long"}
 
 
 class Name:
-  """module.member, put on the stack."""
+  """An instruction that puts module.member on the stack."""
 
   def __init__(self, module, member):
     self.module, self.member = module, member
 
 
 class Call:
-  """name(*arguments), then given a state."""
+  """Instructions that call name(*arguments) and set a state."""
 
   def __init__(self, name, *arguments, state=None):
     self.name, self.arguments, self.state = name, arguments, state
 
 
 class New(Call):
-  """name.__new__(name, *arguments), then given a state."""
+  """Instructions that call name.__new__(name, *arguments) and set a state."""
 
 
 class Persistent:
-  """What torch.save's files find by a key."""
+  """A persistent id; torch.save's files refer to storages by it."""
 
   def __init__(self, key):
     self.key = key
 
 
 class Raw:
-  """Instructions as they are."""
+  """Bytes that the pickler writes unchanged."""
 
   def __init__(self, code):
     self.code = code
 
 
 class Pickler(pickle._Pickler):
-  """Python's pickler in Python, with these classes."""
+  """Python's pickler, extended by Name, Call, New, Persistent and Raw."""
 
   dispatch: typing.ClassVar = dict(pickle._Pickler.dispatch)
 
@@ -94,7 +95,7 @@ def storage_id(array, key, *rest):
 
 
 def legacy_file(content, storages=()):
-  """What torch.save wrote before torch 1.6; storages are (key, array)s."""
+  """A file like torch.save's before 1.6; storages is a list of (key, array)."""
   machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
   parts = [LEGACY_MAGIC, 1001, machine, content, [key for key, _ in storages]]
   data = b"".join(dumps(part, protocol=2) for part in parts)
@@ -110,7 +111,7 @@ def tensor(storage, shape, strides, offset=0):
 
 
 def parameter(array):
-  """A parameter outside a file of torch's: its storage is such a file."""
+  """A pickled torch parameter; its storage is a legacy file within it."""
   array = np.ascontiguousarray(array)
   file = legacy_file(storage_id(array, "7", None), [("7", array)])
   storage = Call(Name("torch.storage", "_load_from_bytes"), file)
@@ -121,7 +122,7 @@ def parameter(array):
 
 
 def module_state(parameters, buffers, modules):
-  """What a torch module has of its own."""
+  """The attributes of a torch module, as pickled."""
   empty = Call(Name("collections", "OrderedDict"))
   return {
     "training": False,
@@ -135,7 +136,7 @@ def module_state(parameters, buffers, modules):
 
 
 def persistent(class_name, state, source="raise RuntimeError('it ran')"):
-  """An object of NVIDIA's; the source of its class is never run."""
+  """An object of NVIDIA's `persistence`, pickled with its class's source."""
   name = Name("torch_utils.persistence", "_reconstruct_persistent_obj")
   meta = {
     "type": "class",
