@@ -26,7 +26,7 @@ def test_values_are_rounded_and_clipped_not_truncated(value, expected):
   assert to_uint8(images).item() == expected
 
 
-def test_images_with_nan_are_refused_with_their_number():
+def test_images_that_hold_nan_are_refused_and_counted():
   images = jnp.zeros((3, 2, 2, 1)).at[1, 0, 0, 0].set(jnp.nan)
   with pytest.raises(ValueError, match="1 of 3 images hold NaN"):
     to_uint8(images)

@@ -52,7 +52,7 @@ def test_x0_and_eps_are_extrapolated_from_the_unconditional_ones(w):
     np.testing.assert_allclose(
       getattr(guided, name), (1 + w) * c - w * u, rtol=1e-5, atol=1e-5
     )
-  # The guided x0 and eps still combine to x_t.
+  # The guided x0 and eps still satisfy alpha x0 + sigma eps = x_t.
   alpha, sigma = PROCESS.coefficients(T, X)
   np.testing.assert_allclose(
     alpha * guided.x0 + sigma * guided.eps, X, atol=1e-5

@@ -188,7 +188,7 @@ def test_to_circle_gives_cos_of_the_angle_times_x0_plus_sin_times_eps(name):
 @every_schedule
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_exact_flow_map_satisfies_the_eulerian_identity(name, sign):
-  """cos(d) (v - vbar) - sin(d) (x + dvbar/dp_t) = 0; a plus sign fails."""
+  """cos(d) (v - vbar) - sin(d) (x + dvbar/dp_t) = 0; the sign is checked."""
   process = GaussianProcess(schedule=ALL_SCHEDULES[name])
   schedule = process.schedule
   x_t, t, s = (jnp.asarray(value) for value in (X, T, S))

@@ -59,7 +59,7 @@ def test_output_at_t_1_is_the_mean_of_the_data():
   pi = jax.nn.softmax(params["logits"])
   mean = jnp.einsum("k,khwc->hwc", pi, params["means"])
   actual = apply(params, x, jnp.ones(5))
-  # Because alpha(1) is 4.5e-5 and not 0, x still has a small effect.
+  # alpha(1) is 4.5e-5 and not 0, so x still changes the output a little.
   np.testing.assert_allclose(actual, np.broadcast_to(mean, x.shape), atol=5e-4)
 
 

@@ -113,7 +113,7 @@ def test_wrong_image_shape_is_refused():
     jax.eval_shape(net.apply, params, images(16))
 
 
-def test_the_name_resnet_means_resnet():
+def test_the_table_of_classifiers_has_resnet():
   assert CLASSIFIERS["resnet"] is ResNet
 
 

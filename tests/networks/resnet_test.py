@@ -90,5 +90,5 @@ def test_invalid_fields_are_refused(fields, message):
     classifier(**fields)
 
 
-def test_the_name_torch_resnet_means_torch_resnet():
+def test_the_table_of_classifiers_has_torch_resnet():
   assert CLASSIFIERS["torch_resnet"] is TorchResNet

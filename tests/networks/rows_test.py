@@ -9,7 +9,7 @@ from diffdistill.training.sharding import batch_sharding, replicated
 
 
 class Noisy(nn.Module):
-  """Maps h to 2 h + given + shared + b; also returns b and dropped-out ones."""
+  """Maps h to 2 h + given + shared + b; also returns b and dropout of ones."""
 
   @nn.compact
   def __call__(self, h, shared, given):

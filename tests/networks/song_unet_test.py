@@ -57,8 +57,8 @@ CIFAR = {
 @pytest.mark.parametrize(
   ("fields", "classes", "expected"),
   [
-    # Counts of NVIDIA's code with its CIFAR-10 settings and no augmentation
-    # labels. That code does not count the 128 frequencies as parameters.
+    # Counts of NVIDIA's code for CIFAR-10 without augmentation labels. NVIDIA's
+    # code does not count the 128 frequencies as parameters.
     (CIFAR, 0, 55_732_739),
     (
       CIFAR | {**NCSNPP, "num_waves": 256, "taps": (1, 3, 3, 1)},
@@ -78,7 +78,7 @@ def test_parameter_counts_are_those_of_nvidia_s_code(
   assert count(network) == expected
 
 
-def test_the_name_song_unet_means_song_unet():
+def test_the_table_of_networks_has_song_unet():
   assert NETWORKS["song_unet"] is SongUNet
 
 

@@ -92,7 +92,9 @@ def test_an_added_second_time_has_a_gradient_at_once(kind, trained):
 
 
 @every_network
-def test_derivatives_of_exact_agree_with_finite_differences(kind, trained):
+def test_derivatives_of_an_exact_denoiser_agree_with_finite_differences(
+  kind, trained
+):
   exact = denoiser_of(kind, two_times=True).exact
   params, x = trained(network_of(kind, two_times=True)), images()
   along = (0.3 * images()[::-1], jnp.array([1.0, -0.5]), jnp.array([0.7, 1.0]))
@@ -135,7 +137,7 @@ def test_the_network_input_for_s_is_smooth_from_0_to_t(schedule, precondition):
   np.testing.assert_allclose(aim(t), noise, atol=1e-6)
   values, slopes = jax.jvp(aim, (0 * t,), (1 + 0 * t,))
   assert np.isfinite(values).all()
-  # For rectified flow, a slope of 1/sigma(0) is 1e5 and a clipped slope is 0.
+  # For rectified flow, neither 1/sigma(0) = 1e5 nor a clipped 0 may occur.
   assert (np.asarray(slopes) < 40).all()
   assert (np.asarray(slopes) > 0.01).all()
   assert (np.asarray(noise - values) > 0).all()
@@ -203,7 +205,7 @@ def test_unknown_features_are_refused_with_the_known_names():
 
 
 @every_network
-def test_exact_uses_full_precision_and_keeps_other_fields(kind):
+def test_an_exact_denoiser_has_full_precision_and_the_same_other_fields(kind):
   fields = {} if kind == "mlp" else dict(ALL_REDUCED)
   if kind in ("uvit", "dit"):
     fields["attention"] = "cudnn"
@@ -212,7 +214,7 @@ def test_exact_uses_full_precision_and_keeps_other_fields(kind):
   assert reduced.exact.network.precision == "highest"
 
 
-def test_exact_keeps_the_heights_that_have_attention():
+def test_an_exact_denoiser_keeps_the_heights_that_have_attention():
   half = denoiser_of("unet", attention=(4,), **ALL_REDUCED)
   exact = half.exact.network.module
   assert exact == network_of("unet", attention=(4,)).module

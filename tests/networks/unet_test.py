@@ -324,5 +324,5 @@ def test_a_module_with_other_num_classes_is_refused():
     LinenNetwork(module=UNet(**TINY, num_classes=3), image_shape=(8, 8, 3))
 
 
-def test_the_name_unet_means_unet():
+def test_the_table_of_networks_has_unet():
   assert NETWORKS["unet"] is UNet

@@ -20,9 +20,9 @@ class Toy:
   """A mixture of d-dimensional Gaussians with its process and denoiser."""
 
   process: GaussianProcess
-  means: np.ndarray  # (k, d)
-  std: np.ndarray  # (k,)
-  logits: np.ndarray  # (k,)
+  means: np.ndarray  # shape (k, d)
+  std: np.ndarray  # shape (k,)
+  logits: np.ndarray  # shape (k,)
 
   @property
   def denoise(self) -> Model:

@@ -21,7 +21,7 @@ def test_one_step_calls_the_model_at_exactly_t_1_and_returns_x0(
   x = jax.random.normal(jax.random.key(0), (4, 1, 1, 2))
   sampler = OneStep(process=process, clip=False)
   actual = sampler(denoise, x, jax.random.key(1), num_steps)
-  # The model returns x t, so this is exact only if t is exactly 1.
+  # The model returns x * t, which equals x only if t is exactly 1.
   np.testing.assert_array_equal(actual, x)
 
 
@@ -74,7 +74,7 @@ def test_one_step_with_the_exact_denoiser_gives_the_mean_of_the_data(toys):
   x = jax.random.normal(jax.random.key(0), (4, 1, 1, 2))
   sampler = OneStep(process=toy.process)
   actual = sampler(toy.denoise, x, jax.random.key(1))
-  # Because alpha(1) is 4.5e-5 and not 0, x still has a small effect.
+  # alpha(1) is 4.5e-5 and not 0, so x still changes the output a little.
   np.testing.assert_allclose(
     actual[:, 0, 0], np.tile(pi @ toy.means, (4, 1)), atol=2e-4
   )

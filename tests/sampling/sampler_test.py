@@ -119,7 +119,7 @@ def test_a_step_between_equal_indices_changes_nothing(toys):
   sampler = DDIM(
     process=toy.process, grid="quadratic_indices", first_time=0.801, clip=False
   )
-  # The index (i - 1)^2 800 / 99^2 rounds to 0 for the last four of 100 steps.
+  # (i - 1)^2 800 / 99^2 rounds down to index 0 for the last 4 of 100 steps.
   times = [float(sampler.time(i, 100)) for i in (4, 3, 2, 1)]
   np.testing.assert_array_equal(times, np.float32([0.001] * 4))
   x = jax.random.normal(jax.random.key(0), (2, 2, 2, 1))
@@ -160,7 +160,7 @@ def test_sampling_from_first_time_follows_the_flow_from_there(toys):
     x = toy.noise(0.5, z)
     actual = sampler(toy.denoise, x, jax.random.key(0), num_steps)
     errors.append(np.abs(actual[:, 0, 0] - toy.flow(x, 0.5)).max())
-  # DDIM is of first order: four times the steps, a quarter of the error.
+  # DDIM is of first order: 4 times the steps make the error 4 times smaller.
   assert errors[1] < errors[0] / 3
   assert errors[1] < 0.01
 
