@@ -41,7 +41,7 @@ def tiny(**fields):
 
 def data(batch=2):
   x = jax.random.normal(jax.random.key(1), (batch, 8, 8, 3))
-  # These times are c_noise / 1000 for sigmas from 0.1 to 10.
+  # The times are c_noise / 1000 for sigmas from 0.1 to 10.
   return x, jnp.linspace(-6e-4, 6e-4, batch)
 
 

@@ -51,7 +51,7 @@ class Toy:
     return jnp.asarray(x[:, None, None], jnp.float32)
 
   def flow(self, x, t):
-    """Where the probability flow from x at time t ends at 0; shape (n, d).
+    """The end at time 0 of the probability flow from x at time t; shape (n, d).
 
     One Gaussian has a closed form. A mixture needs Runge-Kutta in float64, with
     y = x / |(alpha, sigma)| and dy/dangle = cos(angle) eps - sin(angle) x0.
