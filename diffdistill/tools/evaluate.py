@@ -1,6 +1,7 @@
 """The command that judges a run's teacher and students."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -96,17 +97,18 @@ def judge(
   size = min(settings.batch_size, settings.num_images)
   beside = [open_exported(path, size, settings.num_steps) for path in exported]
   with Preemption() as preemption:
-
-    def between() -> None:
-      if preemption.agreed(run.mesh):
-        raise PreemptedError(
-          "asked to leave the evaluation; the rows that are done are kept, and"
-          " the same command goes on from there"
-        )
-
+    between = functools.partial(_leave_if_asked, preemption, run)
     evaluation = evaluating.evaluate(run, workdir, say, between, beside)
   hosts.on_first(lambda: evaluating.write_evaluation(workdir, evaluation, say))
   return evaluation
+
+
+def _leave_if_asked(preemption: Preemption, run: Experiment) -> None:
+  if preemption.agreed(run.mesh):
+    raise PreemptedError(
+      "asked to leave the evaluation; the rows that are done are kept, and the"
+      " same command goes on from there"
+    )
 
 
 def _settings(usual: Settings, given: Mapping[str, Any]) -> Settings:

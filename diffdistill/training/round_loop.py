@@ -11,13 +11,13 @@ from diffdistill.arrays import Metrics, Params
 from diffdistill.objectives.objective import turn_of
 from diffdistill.system import signals
 from diffdistill.training import checkpoint
+from diffdistill.training.averages import product_of, products_of
 from diffdistill.training.calls import calls, rates_at, scalars
 from diffdistill.training.clock import Clock
 from diffdistill.training.functions import StageFunctions
 from diffdistill.training.non_finite import check_metrics, check_product
 from diffdistill.training.passes import round_passes
 from diffdistill.training.preemption import PreemptedError
-from diffdistill.training.products import products_of
 from diffdistill.training.report import Meter, Work
 from diffdistill.training.running import Checkpoints
 from diffdistill.training.scores import distance_score, held_out_score
@@ -29,7 +29,7 @@ from diffdistill.training.sharding import (
 )
 from diffdistill.training.shared import Shared
 from diffdistill.training.stage import Round
-from diffdistill.training.state import in_dtype, product_of
+from diffdistill.training.state import in_dtype
 from diffdistill.training.step import Update
 from diffdistill.training.training_stage import Training
 

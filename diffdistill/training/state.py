@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from diffdistill.arrays import Key, Params
 from diffdistill.objectives.objective import Objective, product_tree
-from diffdistill.training.optimizers import EMA, Optimizer
+from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.sharding import Layout, tree_shardings
 
 
@@ -72,22 +72,6 @@ def decays_of(
   own = dict(objective.trees[name].averages)
   of_product = name == product_tree(objective)
   return {**(optimizer.averages if of_product else {}), **own}
-
-
-def product_of(objective: Objective, state: TrainState) -> Params:
-  """The product of a round so far."""
-  name, _, average = objective.product.partition("/")
-  averages = state.averages[name]
-  return averages.get(average or EMA, state.params[name])
-
-
-def named_averages(state: TrainState) -> dict[str, Params]:
-  """Every moving average by its name in a loss, such as "student/target"."""
-  return {
-    f"{name}/{average}": tree
-    for name, averages in state.averages.items()
-    for average, tree in averages.items()
-  }
 
 
 def in_dtype(tree: Params, dtype: str) -> Params:

@@ -18,10 +18,10 @@ from diffdistill.objectives.objective import (
   product_tree,
 )
 from diffdistill.training.augment import as_trained
-from diffdistill.training.ema import ema_update
+from diffdistill.training.averages import averages_by_name, ema_update
 from diffdistill.training.optimizers import Optimizer, applied
 from diffdistill.training.sharding import replicated, unrolled
-from diffdistill.training.state import TrainState, decays_of, named_averages
+from diffdistill.training.state import TrainState, decays_of
 
 # Endings of metrics that are running counts of the round; only the last value
 # counts.
@@ -150,7 +150,7 @@ def _update(
     rates: Rates,
   ) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.fold_in(key, state.step), first)
-    fixed = {**frozen, **state.params, **named_averages(state)}
+    fixed = {**frozen, **state.params, **averages_by_name(state)}
 
     def loss(
       trained: dict[str, Params], rows: Batch, key: Key

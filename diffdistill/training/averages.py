@@ -1,0 +1,78 @@
+"""Moving averages of weights, and the choice of the weights that a round keeps.
+
+A round hands on its product: the average that the objective names, or else the
+average of `ema_decay`, or else the plain weights.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from diffdistill.arrays import Params
+from diffdistill.objectives.objective import Objective
+from diffdistill.training.optimizers import EMA
+from diffdistill.training.stage import SECOND_MOMENTS
+from diffdistill.training.state import TrainState
+from diffdistill.training.training_stage import Training
+
+
+def ema_update(
+  ema: Params, params: Params, decay: float, step: Int[Array, ""]
+) -> Params:
+  """ema + (1 - d) (params - ema), d = min(decay, (1 + step) / (10 + step)).
+
+  Unlike the papers, which use a constant decay, the decay d rises at first, so
+  that the average forgets the first weights quickly. After about
+  10 / (1 - decay) updates it is constant.
+
+  Args:
+    ema: the average so far.
+    params: the weights after the tree's own update number `step` (from 0).
+    decay: the constant, in [0, 1).
+    step: a traced int32 scalar.
+  """
+  d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+  return jax.tree.map(lambda e, p: e + (1 - d) * (p - e), ema, params)
+
+
+def product_of(objective: Objective, state: TrainState) -> Params:
+  """The weights that a round hands on if it ends now, averaged if any are."""
+  name, _, average = objective.product.partition("/")
+  averages = state.averages[name]
+  return averages.get(average or EMA, state.params[name])
+
+
+def averages_by_name(state: TrainState) -> dict[str, Params]:
+  """Every moving average by its name in a loss, such as "student/target"."""
+  return {
+    f"{name}/{average}": tree
+    for name, averages in state.averages.items()
+    for average, tree in averages.items()
+  }
+
+
+def products_of(
+  stage: Training, state: TrainState, best: Params | None
+) -> dict[str, Params]:
+  """The trees that a finished round keeps, by name.
+
+  They are the trained trees and the averages of the product. If best weights
+  were selected, they are the product, and the weights at the end of the round
+  are `last_<name>`. A teacher's second moments are kept beside it.
+
+  Args:
+    stage: of the round.
+    state: at the end of the round.
+    best: the weights that were selected; None to keep those at the end.
+  """
+  name = stage.product
+  products = {**state.params, name: product_of(stage.objective, state)}
+  for average, tree in state.averages[name].items():
+    if average.startswith(f"{EMA}_"):
+      products[f"{name}_{average}"] = tree
+  if best is not None:
+    products |= {name: best, f"last_{name}": products[name]}
+  if name == "teacher":
+    optimizer = stage.all_optimizers[name]
+    products[SECOND_MOMENTS] = optimizer.second_moments(state.opt_state[name])
+  return products
