@@ -1,1 +1,1 @@
-"""Weights that others trained, from their files into our trees."""
+"""Imports weights that others trained, and exports weights for others."""

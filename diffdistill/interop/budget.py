@@ -1,9 +1,9 @@
-"""How much work and memory a foreign pickle may ask for.
+"""How much work and memory a pickle from elsewhere may cost.
 
 A pickle can name one value again and again. So a small file can ask for many
-copies of something large, or build containers that share their parts, each of
-which is met again and again by a program that walks through them. The allowed
-work is at most proportional to the size of the file.
+copies of something large, or build containers that share their parts; a program
+that walks through these containers meets each shared part many times. The
+allowed work is at most proportional to the size of the file.
 """
 
 import dataclasses
@@ -12,22 +12,23 @@ from typing import Any
 
 from diffdistill.interop.pickled_names import Object, RefusalError
 
-# A pickle of weights takes some 50 instructions a tensor.
+# A pickle of weights has about 50 instructions per tensor.
 MAX_OPERATIONS = 5_000_000
 # Calls may copy (SHARE * size of the file + FREE) bytes of their arguments.
 SHARE, FREE = 8, 1 << 24
 ITEM = 64  # bytes, for an item of a list, a set or a dict
-# Levels of containers within containers; a network of NVIDIA's has some 20.
+# The most levels of containers within containers; NVIDIA's networks have about
+# 20.
 MAX_DEPTH = 200
-# Parts of a result when each shared part counts wherever it occurs.
+# The most parts of a result, if each shared part counts wherever it occurs.
 MAX_PARTS = 10_000_000
-MAX_BITS = 256  # bits of a whole number; torch's magic number has 80
+MAX_BITS = 256  # the most bits of a whole number; torch's magic number has 80
 CONTAINERS = (list, tuple, set, dict)
 
 
 @dataclasses.dataclass
 class Budget:
-  """The work that one file, and the files within it, may still ask for.
+  """The work that one file, and the files within it, may still cost.
 
   Args:
     size: the size of the file, in bytes.
@@ -38,10 +39,10 @@ class Budget:
   copied: int = 0
 
   def count(self) -> None:
-    """Pays for one instruction.
+    """Counts one instruction.
 
     Raises:
-      RefusalError: where the file has too many.
+      RefusalError: if the file has too many instructions.
     """
     self.operations -= 1
     if self.operations < 0:
@@ -51,10 +52,10 @@ class Budget:
       )
 
   def copy(self, *values: Any) -> None:
-    """Pays for a copy of each value, whether or not the call makes one.
+    """Counts a copy of each value, even if the call makes no copy.
 
     Raises:
-      RefusalError: where the copies so far are out of proportion to the file.
+      RefusalError: if the copies so far are out of proportion to the file.
     """
     for value in values:
       if isinstance(value, str | bytes):
@@ -70,10 +71,10 @@ class Budget:
 
 
 def check_number(value: Any) -> None:
-  """Refuses a whole number so long that work with it takes time.
+  """Refuses a whole number that is so long that computing with it takes time.
 
   Raises:
-    RefusalError: for one of more than 256 bits.
+    RefusalError: if the number has more than 256 bits.
   """
   if isinstance(value, int) and value.bit_length() > MAX_BITS:
     raise RefusalError(
@@ -83,16 +84,17 @@ def check_number(value: Any) -> None:
 
 
 def check_parts(content: Any) -> None:
-  """Refuses containers that are endless, too deep, or too large unfolded.
+  """Refuses containers that are endless, too deep, or too large when unfolded.
 
   A program that prints a container meets each shared part wherever it occurs,
-  so that a small file of lists within lists can take for ever. This function
-  looks at each part once.
+  so a small file of lists within lists can take forever. This function looks at
+  each part only once.
 
   Raises:
-    RefusalError: for such a container.
+    RefusalError: if there is such a container.
   """
-  # id -> (parts, levels) of a container; None while its parts are looked at.
+  # id -> (parts, levels) of a container; None while its parts are being
+  # counted.
   known: dict[int, tuple[int, int] | None] = {}
   stack: list[tuple[Any, Iterator[Any]]] = [((), iter((content,)))]
   while stack:
@@ -114,7 +116,7 @@ def check_parts(content: Any) -> None:
 def _measured(
   value: Any, known: dict[int, tuple[int, int] | None]
 ) -> tuple[int, int]:
-  """(parts, levels) of a container whose parts are known."""
+  """(parts, levels) of a container whose parts are already counted."""
   parts, levels = 1, 0
   for child in _parts(value):
     found = known[id(child)] if _has_parts(child) else (1, 0)
@@ -136,7 +138,7 @@ def _has_parts(value: Any) -> bool:
 
 
 def _parts(value: Any) -> Collection[Any]:
-  """The parts of a container; the keys of a dict are none."""
+  """The parts of a container; the keys of a dict do not count."""
   if isinstance(value, Object):
     return value.state.values()
   return value.values() if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""Folders of diffusers pipelines, read and written.
+"""Reads and writes folders of diffusers pipelines.
 
 A folder holds `unet/` or `transformer/` (config.json and weights) and
 `scheduler/`; the folder of a whole pipeline also holds model_index.json. Index
@@ -6,10 +6,10 @@ i of a scheduler of n steps is our time t = (i + 1) / n.
 
 A student of k steps is written in one of two ways:
 
-  native   its network reads DDPM's index and k divides n: the schedule stays,
-           its steps are indices n j / k - 1 ("trailing" spacing)
-  table    otherwise, U-Nets only: a schedule of k steps alone, and a table of k
-           embedded noise levels in place of the sinusoid
+  native   if its network reads DDPM's index and k divides n: the schedule is
+           kept, and its steps are indices n j / k - 1 ("trailing" spacing)
+  table    otherwise, for U-Nets only: a schedule of only k steps, and a table
+           of k embedded noise levels in place of the sinusoid
 """
 
 import json
@@ -34,7 +34,7 @@ from diffdistill.interop.tensors import Tensors, as_safetensors, read_tensors
 from diffdistill.system.files import write_atomically
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-# Schedulers of variance-preserving processes in DDPM's indices.
+# Schedulers of variance-preserving processes, whose times are DDPM's indices.
 SCHEDULERS = (
   "DDIMScheduler",
   "DDPMScheduler",
@@ -51,11 +51,11 @@ SCHEDULERS = (
 
 
 def read(folder: epath.Path) -> Model:
-  """The model of a pipeline's folder, or of its network's with a scheduler.
+  """The model in the folder of a pipeline, or of a network and a scheduler.
 
   Raises:
-    ValueError: for another class of model, or one that is not represented
-      here; one line that names its field.
+    ValueError: if the model is of another class, or has a field that is not
+      represented here; the message is one line and names the field.
   """
   part = next(
     (
@@ -102,7 +102,7 @@ def read(folder: epath.Path) -> Model:
 
 
 def write(model: Model, folder: epath.Path, grid: Grid | None) -> None:
-  """A folder that diffusers loads.
+  """Writes a folder that diffusers can load.
 
   Args:
     model: a teacher that reads DDPM's index, or a student.
@@ -110,7 +110,7 @@ def write(model: Model, folder: epath.Path, grid: Grid | None) -> None:
     grid: the steps of a student's sampler; None for a teacher.
 
   Raises:
-    ValueError: for a model that diffusers cannot represent.
+    ValueError: if diffusers cannot represent the model.
   """
   if model.precondition["kind"] != "identity":
     raise ValueError(
@@ -144,7 +144,7 @@ def write(model: Model, folder: epath.Path, grid: Grid | None) -> None:
   _write_part(folder / name, config, tensors)
   _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
   if kind == "unet" and not model.num_classes:
-    # No pipeline of diffusers gives a label to a UNet2DModel.
+    # No pipeline of diffusers passes a label to a UNet2DModel.
     index = {
       "_class_name": pipeline_of(scheduler),
       "_diffusers_version": VERSION,
@@ -177,7 +177,7 @@ def _is_native(model: Model, grid: Grid | None) -> bool:
 
 
 def _schedule(folder: epath.Path) -> tuple[dict[str, Any], str]:
-  """(schedule fields, output) of a folder's scheduler."""
+  """(schedule fields, output) from the scheduler of a folder."""
   path = folder / "scheduler" / "scheduler_config.json"
   if not path.exists():
     path = folder / "scheduler_config.json"
@@ -230,7 +230,7 @@ def _weights(part: epath.Path) -> Tensors:
 
 
 def _license(folder: epath.Path) -> str:
-  """The licence in the header of the model card; empty where there is none."""
+  """The licence in the header of the model card; empty if there is none."""
   path = folder / "README.md"
   if not path.exists():
     return ""

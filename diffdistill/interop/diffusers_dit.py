@@ -1,8 +1,8 @@
-"""diffusers' DiTTransformer2DModel as our DiT, and back.
+"""Converts diffusers' DiTTransformer2DModel to our DiT, and back.
 
 Each of its blocks has an embedding of the noise level and of the class. In the
-published weights all these embeddings are copies of one; our DiT has one. Half
-of the outputs may be a variance, which nothing here reads: it is left out.
+published weights all these embeddings are equal; our DiT has only one. Half of
+the outputs may be a variance, which is left out, because nothing here reads it.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from diffdistill.interop.tensors import Tensors
 from diffdistill.networks.dit import SINUSOID, DiT
 from diffdistill.networks.layers import EPSILON, EXPANSION
 
-# The layers of a block: our names, and their names.
+# The layers of a block: our names, and diffusers' names.
 BLOCK = {
   "film": "norm1.linear",
   "out": "attn1.to_out.0",
@@ -32,7 +32,7 @@ EMBED = "norm1.emb.timestep_embedder.linear_"
 TABLE = "norm1.emb.class_embedder.embedding_table.weight"
 QKV = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
 
-# The tensor of a name, checked to have a shape.
+# Gives the tensor of a name; refuses it if it has another shape.
 Take = Callable[[str, tuple[int, ...]], Float[np.ndarray, "..."]]
 
 
@@ -52,7 +52,7 @@ class Sizes:
 
   @classmethod
   def of(cls, config: dict[str, Any]) -> "Sizes":
-    """The sizes that a checked config says."""
+    """The sizes in a checked config."""
     heads = config["num_attention_heads"]
     return cls(
       heads=heads,
@@ -79,8 +79,8 @@ def read(
     tensors: all tensors of its state dict.
 
   Raises:
-    ValueError: for a field that our network does not have, or tensors that are
-      not those of the config; one line that names the field or tensor.
+    ValueError: if our network does not have a field, or the tensors do not fit
+      the config; the message is one line and names the field or tensor.
   """
   sizes = Sizes.of(checked(config))
   left = Remaining(
@@ -123,7 +123,8 @@ def write(model: Model) -> tuple[dict[str, Any], Tensors]:
   """(config, tensors) of a DiTTransformer2DModel with the model's network.
 
   Raises:
-    ValueError: for a model that it cannot represent, naming the field.
+    ValueError: if the class cannot represent the model; the message names the
+      field.
   """
   module = _representable(model)
   side, _, channels = model.image_shape
@@ -152,7 +153,7 @@ def write(model: Model) -> tuple[dict[str, Any], Tensors]:
   for i in range(module.depth):
     name = f"transformer_blocks.{i}"
     block = jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
-    # A class is a row of the kernel, plus the bias of the layer.
+    # A class is a row of the kernel plus the bias of the layer.
     table = embed["label"]["kernel"] + embed["label"]["bias"][None]
     tensors[f"{name}.{TABLE}"] = table
     for j in (1, 2):
@@ -169,10 +170,10 @@ def write(model: Model) -> tuple[dict[str, Any], Tensors]:
 
 
 def _representable(model: Model) -> DiT:
-  """The module of a model that a DiTTransformer2DModel can be.
+  """The module of a model that a DiTTransformer2DModel can represent.
 
   Raises:
-    ValueError: for any other model, naming the field.
+    ValueError: if it cannot represent the model; the message names the field.
   """
   module = network_of(model).module
   for wrong, what in (
@@ -213,7 +214,7 @@ def _blocks(take: Take, sizes: Sizes) -> tuple[Params, Params]:
   """The embedding that all blocks share, and the blocks, stacked.
 
   Raises:
-    ValueError: for a block whose embedding is not that of the first.
+    ValueError: if a block's embedding differs from that of the first block.
   """
   embeds, blocks = [], []
   for i in range(sizes.depth):
@@ -236,7 +237,8 @@ def _embedding(take: Take, name: str, sizes: Sizes) -> Params:
     "dense1": _dense(take, f"{name}.{EMBED}1", SINUSOID, width),
     "dense2": _dense(take, f"{name}.{EMBED}2", width, width),
     "label": {
-      # The row after those of the classes stands for no class.
+      # The last row of the table, after the rows of the classes, means "no
+      # class".
       "kernel": take(f"{name}.{TABLE}", (sizes.classes + 1, width)),
       "bias": np.zeros(width),
     },
@@ -272,6 +274,6 @@ def _block(take: Take, name: str, sizes: Sizes) -> Params:
 def _mean_of(
   leaf: Float[np.ndarray, "..."], outputs: int, channels: int
 ) -> Float[np.ndarray, "..."]:
-  """The weights that make the images' channels, without those of a variance."""
+  """The weights that make the images' channels, not those for a variance."""
   pixels = leaf.reshape(*leaf.shape[:-1], -1, outputs)[..., :channels]
   return pixels.reshape(*leaf.shape[:-1], -1)

@@ -1,10 +1,10 @@
-"""The config.json of a DiTTransformer2DModel that our DiT can represent."""
+"""Checks that our DiT can represent a DiTTransformer2DModel's config.json."""
 
 from typing import Any
 
 from diffdistill.networks.layers import EPSILON
 
-# The values of the fields that a config leaves out.
+# The values of fields that a config leaves out.
 DEFAULTS: dict[str, Any] = {
   "num_attention_heads": 16,
   "attention_head_dim": 72,
@@ -32,28 +32,28 @@ SIZES = (
   "patch_size",
   "num_embeds_ada_norm",
 )
-# The values that our network has.
+# The values that our network can represent.
 ALLOWED = {
   "dropout": (0,),
   "attention_bias": (True, False),
   "activation_fn": ("gelu-approximate",),
   "norm_type": ("ada_norm_zero",),
   "norm_elementwise_affine": (False,),
-  # Half of the norms have it; the variance is about one, so 1e-5 and EPSILON
-  # give almost the same. All norms of the released code have EPSILON, as ours
-  # have, but diffusers publishes the weights with 1e-5.
+  # Half of the norms have this epsilon. The variance is about one, so 1e-5 and
+  # EPSILON give almost the same result. All norms of the released code have
+  # EPSILON, as ours do, but diffusers publishes the weights with 1e-5.
   "norm_eps": (1e-5, EPSILON),
 }
 
 
 def checked(config: dict[str, Any]) -> dict[str, Any]:
-  """A config.json with all fields, whose values our DiT can represent.
+  """A config.json with all its fields; our DiT can represent their values.
 
   Raises:
-    ValueError: for another value; one line that names the field.
+    ValueError: if a value cannot be represented; the message names its field.
   """
   for name, value in config.items():
-    # Older configs have fields of other transformers, which are off.
+    # Older configs have fields of other transformers, which are switched off.
     if name not in DEFAULTS and not name.startswith("_") and value:
       raise ValueError(
         f"the transformer's {name} is {value!r}, which is no field of a"

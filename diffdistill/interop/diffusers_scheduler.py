@@ -1,4 +1,4 @@
-"""The schedulers of diffusers whose steps are those of our samplers.
+"""The schedulers of diffusers that take the same steps as our samplers.
 
   ours                   theirs
   ddim, x0 clipped       DPMSolverMultistepScheduler, "dpmsolver++" of order 1
@@ -6,13 +6,13 @@
   one_step (x0)          DDIMScheduler
   ancestral, noise 0     DDPMScheduler
 
-Our DDIM computes eps anew from the clipped x0. Their DDIMScheduler does so only
-where each call of a pipeline says use_clipped_model_output=True; without it
-images differ by up to 0.3. DPM-Solver++ of order 1 is DDIM in terms of x0:
+Our DDIM recomputes eps from the clipped x0. Diffusers' DDIMScheduler does so
+only if each call of a pipeline passes use_clipped_model_output=True; without
+it, images differ by up to 0.3. DPM-Solver++ of order 1 is DDIM in terms of x0:
 
   (1)  x_s = sigma_s / sigma_t x_t + (alpha_s - alpha_t sigma_s / sigma_t) x0
 
-(Lu et al. 2022, DPM-Solver++, Eq. 9), so that no argument is needed. Its
+(Lu et al. 2022, DPM-Solver++, Eq. 9), which needs no such argument. Its
 thresholding with sample_max_value = 1 is a clip to [-1, 1].
 """
 
@@ -25,8 +25,8 @@ from jaxtyping import Float
 from diffdistill.interop.model import Model
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
-INDICES = 1000  # noise levels that a network's sinusoid counts
-# The oldest diffusers whose schedulers read all fields that are written here.
+INDICES = 1000  # the number of noise levels that a network's sinusoid counts
+# The oldest diffusers whose schedulers read all fields that are written below.
 VERSION = "0.26.0"
 CLIPPED = "DPMSolverMultistepScheduler"
 CLIPPED_FIELDS = {
@@ -43,7 +43,7 @@ MAX_BETA = 1 - 2**-24
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grid:
-  """A student's steps, from the cleanest (its last) to the noisiest.
+  """A student's steps, from the cleanest (which is the last) to the noisiest.
 
   Attributes:
     times: t of each step, in (0, 1].
@@ -57,14 +57,14 @@ class Grid:
 
 
 def pipeline_of(scheduler: dict[str, Any]) -> str:
-  """The class of a pipeline that calls a scheduler's step as it is."""
+  """The class of a pipeline that keeps this class of scheduler."""
   name = scheduler["_class_name"]
-  # DDIMPipeline makes a DDIMScheduler of any other.
+  # DDIMPipeline replaces any other scheduler by a DDIMScheduler.
   return {"DDIMScheduler": "DDIMPipeline"}.get(name, "DDPMPipeline")
 
 
 def _without_clip(config: dict[str, Any]) -> dict[str, Any]:
-  """The fields without those of a DDIMScheduler's own clip."""
+  """The fields without those of the DDIMScheduler's own clipping."""
   own = ("clip_sample", "clip_sample_range")
   fields = {name: value for name, value in config.items() if name not in own}
   if "trained_betas" in fields:
@@ -77,7 +77,7 @@ def _without_clip(config: dict[str, Any]) -> dict[str, Any]:
 def scheduler_of(
   model: Model, grid: Grid | None, native: bool
 ) -> dict[str, Any]:
-  """The scheduler_config.json whose steps are the sampler's.
+  """The scheduler_config.json of a scheduler with the sampler's steps.
 
   Args:
     model: a teacher, or a student with its sampler.
@@ -85,7 +85,7 @@ def scheduler_of(
     native: whether diffusers can use the model's own schedule and indices.
 
   Raises:
-    ValueError: for a sampler that diffusers has no scheduler for.
+    ValueError: if diffusers has no scheduler for the sampler.
   """
   outputs = {ours: theirs for theirs, ours in PREDICTIONS.items()}
   if model.output not in outputs:
@@ -104,7 +104,7 @@ def scheduler_of(
     **(_betas(model) if native else _table(grid)),
   }
   if sampler["kind"] == "ancestral" and not sampler.get("noise"):
-    # The variance of the posterior.
+    # This is the variance of the posterior.
     variance = {"variance_type": "fixed_small"}
     return {"_class_name": "DDPMScheduler", **variance, **config}
   if sampler["kind"] == "ddim" and config["clip_sample"]:
@@ -141,8 +141,8 @@ def _betas(model: Model) -> dict[str, Any]:
 
 
 def _table(grid: Grid | None) -> dict[str, Any]:
-  """The betas of the student's steps, and no others."""
-  assert grid is not None  # a teacher is native
+  """The betas of a schedule that has only the student's steps."""
+  assert grid is not None  # a teacher is always native
   squares = grid.alphas.astype(np.float64) ** 2
   ratios = squares / np.concatenate([[1.0], squares[:-1]])
   return {

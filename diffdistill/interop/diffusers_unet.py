@@ -1,4 +1,4 @@
-"""diffusers' UNet2DModel as our U-Net, and back: config and tensors.
+"""Converts diffusers' UNet2DModel to our U-Net, and back: config and tensors.
 
 `diffusers.py` reads and writes the files, and the scheduler beside them.
 """
@@ -29,7 +29,7 @@ from diffdistill.networks.embeddings import sinusoid
 from diffdistill.networks.layers import num_groups, require
 from diffdistill.networks.unet import STYLES, UNet
 
-# Their names of the parts of a block; all other parts have our names.
+# Diffusers' names of the parts of a block; all other parts have our names.
 PARTS = {
   "dense1": "linear_1",
   "dense2": "linear_2",
@@ -43,7 +43,7 @@ PARTS = {
   "qkv": ("to_q", "to_k", "to_v"),
   "out": "to_out.0",
 }
-# The names of attention's layers before diffusers 0.15, and today's.
+# The names of attention's layers before diffusers 0.15, and since.
 OLD_PARTS = {
   "query": "to_q",
   "key": "to_k",
@@ -61,8 +61,7 @@ def read(
   says whether its second half is a learned variance.
 
   Raises:
-    ValueError: for a field that we cannot represent, and for tensors that do
-      not fit.
+    ValueError: if we cannot represent a field, or the tensors do not fit.
   """
   fields, image_shape, num_classes = read_config(config)
   module = UNet(
@@ -88,12 +87,12 @@ def write(
 
   Args:
     model: a model whose network is a U-Net.
-    noise_levels: the noise level that the network reads at each timestep 0, 1,
+    noise_levels: the noise levels that the network reads at the timesteps 0, 1,
       ... of a scheduler; their sinusoids become a learned embedding. None for
       the index of Ho et al. 2020, times 1/1000.
 
   Raises:
-    ValueError: for a field that UNet2DModel does not have.
+    ValueError: if UNet2DModel does not have a field of the U-Net.
   """
   module = network_of(model).module
   if not isinstance(module, UNet):
@@ -205,7 +204,7 @@ def _groups(model: Model, module: UNet) -> int:
 def _head_dim(
   module: UNet, widths: list[int], attentive: list[bool]
 ) -> int | None:
-  """The channels of a head; None for one head of all channels."""
+  """The channels of a head; None if one head has all channels."""
   if module.head_dim is not None or module.num_heads == 1:
     return module.head_dim
   attended = {w for w, a in zip(widths, attentive, strict=True) if a}
@@ -220,7 +219,7 @@ def _head_dim(
 
 
 def _namer(levels: int) -> Callable[[str], str | tuple[str, str, str]]:
-  """Their name of a layer of ours, in a U-Net of so many levels."""
+  """A function from our name of a layer to diffusers', for this many levels."""
 
   def place(block: str) -> str:
     way, *place = block.split("_")
@@ -233,7 +232,7 @@ def _namer(levels: int) -> Callable[[str], str | tuple[str, str, str]]:
     if way not in ("down", "up"):
       return {"norm_out": "conv_norm_out"}.get(block, block)
     level = int(place[0])
-    # They count levels in the order in which the map passes them.
+    # Diffusers counts levels in the order in which the map passes them.
     order = level if way == "down" else levels - 1 - level
     prefix = f"{way}_blocks.{order}"
     if place[1] == "resample":

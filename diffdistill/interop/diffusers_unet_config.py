@@ -1,6 +1,6 @@
-"""The fields of our U-Net for a config.json of diffusers' UNet2DModel.
+"""Reads our U-Net's fields from the config.json of a diffusers UNet2DModel.
 
-A field that we cannot represent is refused by its name.
+A field that we cannot represent is refused, and the message names it.
 """
 
 from typing import Any
@@ -43,7 +43,7 @@ DEFAULTS: Config = {
   "num_class_embeds": None,
   "num_train_timesteps": None,
 }
-# The values that we can represent, for fields with few values.
+# For fields with few values: those that we can represent.
 CHOICES = {
   "center_input_sample": (False,),
   "time_embedding_type": ("positional",),
@@ -60,7 +60,7 @@ CHOICES = {
 STYLE = {"default": "ddpm", "scale_shift": "film"}
 RESAMPLING = {"conv": "conv", "resnet": "block", None: "conv"}
 PADDING = {0: "same", 1: "both"}
-# Their names of levels without attention, by how the resolution changes.
+# Diffusers' names of levels without attention, by their kind of resampling.
 PLAIN = {
   "down": {"conv": "DownBlock2D", "block": "ResnetDownsampleBlock2D"},
   "up": {"conv": "UpBlock2D", "block": "ResnetUpsampleBlock2D"},
@@ -71,10 +71,10 @@ ATTENTIVE = {"down": "AttnDownBlock2D", "up": "AttnUpBlock2D"}
 def read_config(config: Config) -> tuple[Fields, tuple[int, int, int], int]:
   """The fields of a U-Net, (h, w, c) and the number of classes.
 
-  Dropout is left at 0: the recipe says it, not the model.
+  Dropout stays at 0, because the recipe sets it and not the model.
 
   Raises:
-    ValueError: for a field that we cannot represent.
+    ValueError: if we cannot represent a field.
   """
   for name in config:
     require(

@@ -1,6 +1,6 @@
 """NVIDIA's pickles of Karras et al. 2022 (EDM): DDPM++, NCSN++ and ADM.
 
-Such a pickle holds the network as an object, with the source code of its
+Such a pickle contains the network as an object, with the source code of its
 classes, which is never read or run. `pickles` keeps the names, settings and
 tensors of the classes. Their meaning is that of the published definition:
 
@@ -9,10 +9,11 @@ tensors of the classes. Their meaning is that of the published definition:
                 DhariwalUNet  our "unet" of style "film", ADM
 
 Noise levels are those of the paper's sampler, 0.002 to 80, as far as the model
-has them. Dropout is left at 0, since it matters to training only. The layers of
-augmentation labels are left out: the labels are zero when images are made. For
-EDM a zero vector means no class, as a label outside the classes does for us; if
-the model was trained with label dropout, that is its null label.
+has them. Dropout is left at 0, since it affects only training. The layers of
+augmentation labels are left out, because these labels are zero when images are
+made. For EDM, a zero vector means no class; for us, a label outside the classes
+means that. If the model was trained with label dropout, the zero vector is its
+null label.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ from diffdistill.interop.remaining import Remaining
 from diffdistill.interop.tensors import Tensors
 
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0  # Karras et al. 2022, Table 1
-# The settings of a model, with their defaults.
+# The settings of a model, and their defaults.
 SETTINGS = {
   "label_dim": 0,
   "augment_dim": 0,
@@ -56,7 +57,7 @@ ADM = SETTINGS | {
   "num_blocks": 3,
   "attn_resolutions": [32, 16, 8],
 }
-# EDM's names of our layers: those of a block, then all others.
+# EDM's names of our layers: first the layers of a block, then all others.
 LAYERS = {
   "norm1/norm": "norm0",
   "conv1": "conv0",
@@ -83,8 +84,8 @@ def read(path: epath.Path) -> Model:
   """The averaged network ("ema") of a pickle.
 
   Raises:
-    ValueError: for a file that is damaged or holds anything but such a network
-      and plain containers; one line that names it.
+    ValueError: if the file is damaged, or contains anything but such a network
+      and plain containers; the message is one line and names it.
   """
   if not path.is_file():
     raise ValueError(f"there is no file {path}; pass a pickle of EDM's")
@@ -141,7 +142,7 @@ def _model(content: Any, origin: str) -> Model:
 
 
 def _settings(given: dict[str, Any], defaults: Fields) -> Fields:
-  # These follow from fields of the precondition.
+  # The fields of the precondition determine these.
   shapes = ("img_resolution", "in_channels", "out_channels")
   for name in given:
     if name not in defaults and name not in shapes:
@@ -159,7 +160,7 @@ def _common(settings: Fields, size: int) -> Fields:
     "channels": channels,
     "multipliers": tuple(multipliers),
     "num_blocks": settings["num_blocks"],
-    # EDM ignores heights that do not occur.
+    # EDM ignores attention heights that do not occur.
     "attention": tuple(h for h in heights if h in settings["attn_resolutions"]),
     "embed_dim": channels * settings["channel_mult_emb"],
   }
@@ -193,7 +194,8 @@ def _adm(settings: Fields, size: int) -> Fields:
 def _tensors(module: Object) -> Tensors:
   """The tensors of a module and its submodules, by their state dict's names."""
   tensors: Tensors = {}
-  # No recursion, and each module once: a hostile pickle may hold a cycle.
+  # Visit each module once and without recursion: a hostile pickle may have a
+  # cycle.
   left, seen = [("", module)], set()
   while left:
     prefix, module = left.pop()
@@ -220,8 +222,8 @@ def _params(model: Model, tensors: Tensors) -> Any:
     tensors={
       name: tensor
       for name, tensor in tensors.items()
-      # No network needs these: the first is of augmentation labels, and the
-      # others repeat a setting.
+      # No network needs these tensors: the first belongs to augmentation
+      # labels, and the others repeat a setting.
       if not re.fullmatch(r"map_augment\.weight|.*\.resample_filter", name)
     },
     holder="the model",
@@ -243,7 +245,7 @@ def _params(model: Model, tensors: Tensors) -> Any:
     if layer == ["embed", "label"] and part == "kernel":
       # EDM's SongUNet multiplies the one-hot vector by sqrt(classes).
       scale = math.sqrt(model.num_classes) if song else 1.0
-      # The null label is a zero vector.
+      # The null label of EDM is a zero vector.
       null = np.zeros((len(value), int(model.null_label)), np.float32)
       value = np.concatenate([scale * value, null], axis=1)
     try:
@@ -263,7 +265,7 @@ def _params(model: Model, tensors: Tensors) -> Any:
 def _laid_out(
   layer: str, part: str, value: np.ndarray, shape: tuple[int, ...]
 ) -> np.ndarray:
-  """A tensor in our layout; EDM's outputs of qkv are (heads, size, 3)."""
+  """A tensor in our layout; in EDM the outputs of qkv are (heads, size, 3)."""
   if layer == "qkv":
     *inputs, _, heads, size = shape
     value = value.reshape(heads, size, 3, *inputs)
@@ -271,7 +273,7 @@ def _laid_out(
   elif part == "kernel" and len(shape) == 4:
     value = value.transpose(2, 3, 1, 0)
   elif part == "kernel":
-    # A dense layer, or a convolution of one pixel.
+    # This is a dense layer, or a convolution of one pixel.
     value = value.reshape(shape[::-1]).transpose()
   if value.shape != shape:
     raise ValueError("another shape")
@@ -279,7 +281,7 @@ def _laid_out(
 
 
 def _name(layer: list[str], size: int, network: Fields) -> str:
-  """Their name of a layer of ours."""
+  """EDM's name of a layer of ours."""
   whole, inner = "/".join(layer), "/".join(layer[1:])
 
   def at(level: int, what: str) -> str:

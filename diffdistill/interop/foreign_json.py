@@ -1,11 +1,11 @@
-"""JSON files that others wrote: settings and the configs of models."""
+"""Reads JSON files from elsewhere: settings, and the configs of models."""
 
 import json
 from typing import Any
 
 from etils import epath
 
-MAX_SIZE = 1 << 24  # bytes; configs have a few thousand
+MAX_SIZE = 1 << 24  # bytes; configs have a few thousand bytes
 
 
 def read_foreign_json(path: epath.Path, remedy: str) -> dict[str, Any]:
@@ -13,11 +13,11 @@ def read_foreign_json(path: epath.Path, remedy: str) -> dict[str, Any]:
 
   Args:
     path: the path of the file.
-    remedy: what the reader of a refusal can do.
+    remedy: a text that says what a person can do about a refusal.
 
   Raises:
-    ValueError: in one line, for a file that is too large, is no JSON, has
-      values that are too deep, or is no object.
+    ValueError: if the file is too large, is not JSON, is nested too deeply, or
+      is not an object; the message is one line.
   """
   size = path.stat().length
   if size > MAX_SIZE:

@@ -21,11 +21,12 @@ def read_model(path: epath.Path, settings: epath.Path | None) -> Model:
   Args:
     path: a folder of ours or of diffusers; an EDM pickle (.pkl); OpenAI's ADM
       (.pt); or a Flax checkpoint of Salimans & Ho 2022 (any other file).
-    settings: a JSON file with the settings of an ADM or a Flax checkpoint,
-      whose files hold weights only.
+    settings: a JSON file with the settings of an ADM or a Flax checkpoint;
+      these files contain only weights.
 
   Raises:
-    ValueError: for anything else, or settings that are missing or not needed.
+    ValueError: if the format is another one, or settings are missing or not
+      needed.
   """
   needs_settings = path.is_file() and path.suffix != ".pkl"
   if not path.exists():
@@ -40,7 +41,7 @@ def read_model(path: epath.Path, settings: epath.Path | None) -> Model:
     return _read(path, settings)
   except ValueError:
     raise
-  # Foreign fields can be wrong in ways that no importer checks.
+  # Fields from elsewhere can be wrong in ways that no importer checks.
   except Exception as error:
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     raise ValueError(

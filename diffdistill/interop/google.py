@@ -1,9 +1,9 @@
-"""Google's progressive-distillation checkpoints of Salimans & Ho 2022.
+"""Google's progressive-distillation checkpoints (Salimans & Ho 2022).
 
-The file is a Flax msgpack of their training state; the averaged weights,
-ema_params, are read. Nothing in it is a program. The meaning of the weights is
-in the config that trained them, config/*.py of the released code: model.args,
-and image_size, mean_type and the schedule's ends beside it.
+The file is a Flax msgpack of the state of a training; only its averaged
+weights, ema_params, are read. It contains no program. The meaning of the
+weights is in the config that trained them, config/*.py of the released code:
+model.args, and beside it image_size, mean_type and the ends of the schedule.
 """
 
 from typing import cast
@@ -21,7 +21,7 @@ from diffdistill.interop.unet_layers import Layer, build, without_defaults
 from diffdistill.networks.layers import require
 from diffdistill.networks.unet import UNet
 
-# Their fields and defaults; None where a config must give a value.
+# Google's fields and their defaults; None if a config must give a value.
 DEFAULTS: Fields = {
   "image_size": None,
   "mean_type": "x",
@@ -43,7 +43,7 @@ OUTPUTS = {"x": "x0", "eps": "eps", "v": "v", "both": "both"}
 LIMIT = 20.0
 GROUPS = 32
 
-# Their names of the parts of a block; all other parts have our names.
+# Google's names of the parts of a block; all other parts have our names.
 PARTS = {
   "embed/dense1": "dense0",
   "embed/dense2": "dense1",
@@ -66,7 +66,7 @@ PARTS = {
 def read(path: epath.PathLike, settings: Fields) -> Model:
   """The model of a checkpoint, such as cifar_original.
 
-  Dropout is left at 0, since it matters to training only.
+  Dropout is left at 0, since it affects only training.
 
   Args:
     path: the path of the checkpoint.
@@ -74,8 +74,8 @@ def read(path: epath.PathLike, settings: Fields) -> Model:
       mean_type, logsnr_min and logsnr_max.
 
   Raises:
-    ValueError: for a field that is unknown, missing or cannot be represented,
-      and for a file that is damaged or does not fit.
+    ValueError: if a field is unknown, missing or cannot be represented; or if
+      the file is damaged or does not fit the fields.
   """
   network, output = _network(settings)
   fields = DEFAULTS | settings
@@ -170,14 +170,14 @@ def _restore(path: epath.Path) -> Tensors:
     raise ValueError(f"there is no file {path}; pass a checkpoint")
   try:
     state = serialization.msgpack_restore(path.read_bytes())
-  # The file is no msgpack, or a msgpack without arrays.
+  # The file is not msgpack, or it is msgpack without arrays.
   except (ValueError, TypeError, KeyError) as error:
     raise ValueError(
       f"{path} is damaged or no Flax checkpoint; fetch it again"
     ) from error
   params = state.get("ema_params") if isinstance(state, dict) else None
   flat = flatten_dict(params, sep="/") if isinstance(params, dict) else {}
-  # Flax's type allows empty branches too; the next line refuses them.
+  # Flax's type allows empty branches too; the next statement refuses them.
   tensors = cast(Tensors, flat)
   if np.ndim(tensors.get("conv_in/kernel", 0)) != 4:
     raise ValueError(
@@ -190,7 +190,7 @@ def _restore(path: epath.Path) -> Tensors:
 def _params(
   module: UNet, image_shape: tuple[int, int, int], tensors: Tensors
 ) -> Params:
-  """Their tensors in our tree; those of older versions of Flax are reshaped."""
+  """Google's tensors in our tree; those of older Flax versions are reshaped."""
   left = Remaining(
     tensors={name: np.asarray(value) for name, value in tensors.items()},
     holder="the checkpoint",
@@ -204,7 +204,8 @@ def _params(
   def layer(path: str, shapes: Layer) -> Layer:
     theirs = _their_name(path)
     if path.endswith("/qkv"):
-      # They have three layers; we stack them on the axis before the heads.
+      # Google's network has three layers; ours are stacked before the axis of
+      # heads.
       return {
         kind: np.stack(
           [
@@ -226,9 +227,10 @@ def _params(
 
 
 def _their_name(path: str) -> str:
-  """Their name of a layer: down_0_block_1/norm1/norm -> down_0.block_1/norm1.
+  """Google's name of a layer of ours, such as down_0.block_1/norm1.
 
-  For qkv it is the name of the block.
+  That is the name of our down_0_block_1/norm1/norm. The name of qkv is the name
+  of its block.
   """
   if path in PARTS:
     return PARTS[path]

@@ -1,7 +1,7 @@
 """OpenAI's ADM from the file of a guided-diffusion state dict.
 
-The file holds weights alone. Their meaning is in the flags that the README
-gives to the sampling script; `DEFAULTS` are the defaults of these flags.
+The file contains only weights. Their meaning is in the flags that the README
+passes to the sampling script; `DEFAULTS` are the defaults of these flags.
 """
 
 from collections.abc import Callable
@@ -82,16 +82,16 @@ PARTS = {
 def read(path: epath.PathLike, settings: Fields) -> Model:
   """The model of a state dict, such as 64x64_diffusion.pt.
 
-  Dropout is left at 0, since it matters to training only. The outputs that are
-  a variance (learn_sigma) are left out: nothing here reads them.
+  Dropout is left at 0, since it affects only training. Outputs that are a
+  variance (learn_sigma) are left out, because nothing here reads them.
 
   Args:
     path: the file of weights, see `read_tensors`.
     settings: the flags of guided-diffusion that differ from its defaults.
 
   Raises:
-    ValueError: for a flag that is unknown or cannot be represented, and for
-      weights that do not fit.
+    ValueError: if a flag is unknown or cannot be represented, or if the weights
+      do not fit.
   """
   flags = _flags(settings)
   tensors = dict(read_tensors(path))
@@ -134,7 +134,7 @@ def read(path: epath.PathLike, settings: Fields) -> Model:
 
 
 def _flags(settings: Fields) -> Fields:
-  """The value of every flag that the weights depend on, of the right type."""
+  """The value, of the right type, of every flag that the weights depend on."""
   for name in settings:
     require(
       name in DEFAULTS or name in IGNORED,
@@ -183,7 +183,7 @@ def _network(flags: Fields) -> Fields:
       "channels": channels,
       "multipliers": tuple(width // channels for width in widths),
       "num_blocks": flags["num_res_blocks"],
-      # Their code too ignores heights that occur at no level.
+      # OpenAI's code also ignores heights that occur at no level.
       "attention": tuple(side for side in heights if side in wanted),
       "num_heads": heads if head_dim == -1 else 1,
       "head_dim": None if head_dim == -1 else head_dim,
@@ -228,7 +228,7 @@ def _schedule(flags: Fields) -> Fields:
 def _image_channels(
   tensors: Tensors, path: epath.PathLike, learn_sigma: bool
 ) -> int:
-  """The channels of the images; cuts the variance off the last layer."""
+  """The channels of the images; cuts the variance out of the last layer."""
   for name in ("input_blocks.0.0.weight", "out.2.weight", "out.2.bias"):
     require(
       name in tensors and tensors[name].ndim in (1, 4),
@@ -248,14 +248,14 @@ def _image_channels(
 
 
 def _namer(module: UNet, size: int) -> Callable[[str], str]:
-  """Gives their name of each layer of ours; they number all blocks in order."""
+  """A function from our name of a layer to OpenAI's, which numbers blocks."""
   last = len(module.multipliers) - 1
   places = {
     "middle_block_1": "middle_block.0",
     "middle_attention": "middle_block.1",
     "middle_block_2": "middle_block.2",
   }
-  count = 1  # their first block is the convolution
+  count = 1  # in OpenAI's numbering the first block is the convolution
   for level in range(last + 1):
     for index in range(module.num_blocks):
       places[f"down_{level}_block_{index}"] = f"input_blocks.{count}.0"
@@ -270,7 +270,8 @@ def _namer(module: UNet, size: int) -> Callable[[str], str]:
       places[f"up_{level}_block_{index}"] = f"output_blocks.{count}.0"
       places[f"up_{level}_attention_{index}"] = f"output_blocks.{count}.1"
       count += 1
-    # It follows the attention of the level's last block, if there is one.
+    # This layer follows the attention of the level's last block, if there is
+    # any.
     after = 2 if size // 2**level in module.attention else 1
     places[f"up_{level}_resample"] = f"output_blocks.{count - 1}.{after}"
 

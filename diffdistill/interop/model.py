@@ -1,6 +1,6 @@
 """A denoiser with its weights, as it is imported and exported.
 
-Its fields have the names and meanings of those in a recipe's `model` section.
+Its fields have the same names and meanings as in a recipe's `model` section.
 """
 
 import dataclasses
@@ -20,16 +20,16 @@ from diffdistill.networks import NETWORKS
 from diffdistill.networks.network import LinenNetwork
 from diffdistill.ranges import Classes, Range, Side, check_ranges
 
-# The short names of licences, such as those of SPDX and of Hugging Face.
+# The short name of a licence, as used by SPDX and Hugging Face.
 LICENSE = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}"
 MAX_ORIGIN = 1000  # characters; each student adds its teacher to the text
-# The shape of an array; None where there is no array.
+# The shape of an array; None if there is no array.
 Shape = tuple[int, ...] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-  """A denoiser's weights and what they mean.
+  """A denoiser's weights, and the fields that give them a meaning.
 
   Args:
     network: the fields of model.network, with its kind; without out_channels
@@ -38,16 +38,16 @@ class Model:
     output: the network's output, see diffusion/prediction.py.
     precondition: the fields of model.precondition, with its kind.
     image_shape: (h, w, c).
-    num_classes: the classes that the network is told; 0 for none.
-    label_counts: the images of each class in its training data; empty where
-      they are not known.
+    num_classes: the number of classes that the network is given; 0 for none.
+    label_counts: the images of each class in its training data; empty if
+      unknown.
     null_label: whether one more class stands for no label, so that the model
       can be guided.
     params: the tree of the network's weights, float32.
     origin: the source of the weights, one line for the model card.
-    license: the name of the weights' licence; empty where it is not known.
-    sampler: a student's sampler: the fields of its section, with its kind;
-      None for a teacher.
+    license: the name of the weights' licence; empty if it is unknown.
+    sampler: the fields of a student's sampler section, with its kind; None for
+      a teacher.
     num_steps: the steps that a student was made for; 0 for a teacher.
   """
 
@@ -91,7 +91,8 @@ def network_of(model: Model) -> LinenNetwork:
   """The architecture of a model's weights.
 
   Raises:
-    ValueError: for an unknown kind of network, or one that its fields refuse.
+    ValueError: if the kind of network is unknown, or the network refuses a
+      field.
   """
   known = model.num_classes + model.null_label
   fields = dict(model.network)
@@ -111,7 +112,8 @@ def check(model: Model) -> Model:
   """The model, if its weights are finite and fit its network.
 
   Raises:
-    ValueError: otherwise; it names one array.
+    ValueError: if a weight is not finite or does not fit; the message names one
+      array.
   """
   wanted = jax.eval_shape(network_of(model).init, jax.random.key(0))
   for path, due, given in misfits(wanted, model.params):
@@ -131,7 +133,7 @@ def check(model: Model) -> Model:
 def misfits(
   wanted: Params, given: Params
 ) -> Iterator[tuple[str, Shape, Shape]]:
-  """(path, shape wanted, shape given) where two trees of weights differ."""
+  """(path, needed shape, given shape) of each difference between two trees."""
   ours, theirs = (
     {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
     for leaves in map(jax.tree_util.tree_leaves_with_path, (wanted, given))

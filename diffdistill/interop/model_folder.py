@@ -1,6 +1,6 @@
 """Our own format: a folder with model.json and model.safetensors.
 
-The JSON holds all fields of `Model` but the weights. The name of a tensor is
+The JSON has all fields of `Model` except the weights. The name of a tensor is
 the path of a parameter, such as down_0_block_0.conv1.kernel.
 """
 
@@ -22,7 +22,7 @@ FORMAT = "diffdistill-1"
 
 
 def save(model: Model, folder: epath.Path) -> None:
-  """Writes both files, the description last: it marks a complete folder."""
+  """Writes both files; model.json comes last and marks a complete folder."""
   weights = as_safetensors(flat(model.params))
   write_atomically(folder / WEIGHTS, weights)
   fields = {
@@ -30,7 +30,7 @@ def save(model: Model, folder: epath.Path) -> None:
     for field in dataclasses.fields(model)
     if field.name != "params"
   }
-  # Another process may see one new file and one old: the digest tells.
+  # Another process may see one new and one old file; the digest detects this.
   fields = {"format": FORMAT, "weights": _digest(weights), **fields}
   write_json(folder / DESCRIPTION, fields)
 
@@ -77,7 +77,7 @@ def _described(folder: epath.Path) -> tuple[Model, str]:
     digest = fields.pop("weights")
     model = Model(**plain(fields), params={})
     network_of(model)
-  # Edited JSON may be wrong in ways that raise any exception.
+  # JSON that a person has edited may be wrong in ways that raise any exception.
   except Exception as error:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     raise ValueError(

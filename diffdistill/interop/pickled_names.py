@@ -1,7 +1,7 @@
 """The names that a file of weights may contain, and their meanings.
 
-Each name stands for a function of this file that makes numbers, arrays or plain
-containers. No name is ever imported.
+Each name stands for a function of this file, which makes numbers, arrays or
+plain containers. No name is ever imported.
 """
 
 import dataclasses
@@ -25,7 +25,8 @@ STORAGES = {
   "torch.ByteStorage": np.dtype("u1"),
   "torch.BoolStorage": np.dtype("?"),
 }
-# The types of keys in dicts and sets. Tuples could take for ever to hash.
+# The allowed types of keys in dicts and sets. A tuple could take forever to
+# hash.
 KEYS = (str, bytes, int, float, bool, type(None))
 
 
@@ -43,21 +44,21 @@ class Object:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Global:
-  """A known name in a pickle."""
+  """A known name that occurs in a pickle."""
 
   name: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Storage:
-  """The values that tensors are views of."""
+  """An array of values, of which tensors are views."""
 
   values: np.ndarray
 
 
 @dataclasses.dataclass(kw_only=True)
 class Dtype:
-  """A type of numpy's; a BUILD instruction gives its byte order."""
+  """A type of numpy; a BUILD instruction gives its byte order."""
 
   code: str
   order: str = "="
@@ -65,7 +66,7 @@ class Dtype:
 
 @dataclasses.dataclass(kw_only=True)
 class Unfilled:
-  """An array of numpy's; a BUILD instruction gives its values."""
+  """An array of numpy without values; a BUILD instruction gives its values."""
 
   values: np.ndarray | None = None
 
@@ -104,14 +105,15 @@ def _check_keys(keys: list[Any]) -> None:
 
 
 def build(target: Any, state: Any) -> Any:
-  """The target with its state."""
+  """Applies a BUILD instruction: returns the target with its state."""
   if isinstance(target, Object):
     require(
       type(state) is dict, "has an object whose state is no dict; save it again"
     )
     target.state.update(state)
   elif isinstance(target, Dtype):
-    # The version, the byte order, and fields that are None for plain numbers.
+    # These are the version, the byte order, and fields that are None for
+    # numbers.
     require(
       state[1] in ("<", ">", "|", "=") and state[2:5] == (None, None, None),
       "has a numpy type with fields; save arrays of numbers",
@@ -120,11 +122,12 @@ def build(target: Any, state: Any) -> Any:
   elif isinstance(target, Unfilled):
     _, shape, dtype, fortran, content = state
     values = np.frombuffer(content, _numpy_dtype(dtype))
-    # reshape refuses a shape of another number of values.
+    # reshape refuses a shape for another number of values.
     target.values = values.reshape(shape, order="F" if fortran else "C")
     return target.values
   else:
-    # Torch puts attributes on its ordered dicts, which hold no values.
+    # Torch adds attributes to its ordered dicts; they have no values that
+    # matter.
     require(
       type(target) is dict,
       f"gives a state to a {type(target).__name__}; save its state_dict()",
@@ -141,7 +144,7 @@ def _make_tensor(
   hooks: Any = None,
   metadata: Any = None,
 ) -> np.ndarray:
-  """A view of a storage, never of more values than the storage has."""
+  """A view of a storage, which must not have more values than the storage."""
   require(
     isinstance(storage, Storage)
     and type(shape) is type(strides) is tuple
@@ -174,9 +177,9 @@ def _make_parameter(tensor: Any, requires_grad: Any, hooks: Any) -> Any:
 
 
 def _make_persistent(meta: Any) -> Object:
-  """An object of NVIDIA's.
+  """An object of one of NVIDIA's classes.
 
-  Its pickle holds the source code of its class too; nothing reads that.
+  The pickle also contains the source code of the class; nothing reads that.
   """
   require(
     meta["type"] == "class"
@@ -266,6 +269,6 @@ CALLS: dict[str, Callable[..., Any]] = {
   "numpy.core.multiarray.scalar": _make_scalar,
   "numpy._core.multiarray.scalar": _make_scalar,
 }
-# This name stands for the function that `run` is given.
+# This name stands for a function that `run` receives as an argument.
 LOAD_STORAGE = "torch.storage._load_from_bytes"
 NAMES = {*CALLS, LOAD_STORAGE, *STORAGES, "numpy.ndarray"}

@@ -1,12 +1,11 @@
-"""The content of a pickle, or of a file of torch's, without running any of it.
+"""Reads a pickle, or a file of torch, without running any code of it.
 
   file                            begins with    then
   of torch.save                   PK             a zip: data.pkl, data/0, ...
   of torch.save before torch 1.6  LEGACY         pickles, then storages
   of pickle.dump                  anything else  one pickle
 
-Pickles are read by `stack_machine`. Tensors become numpy arrays that cannot be
-written to.
+Pickles are read by `stack_machine`. Tensors become read-only numpy arrays.
 """
 
 import io
@@ -27,18 +26,18 @@ from diffdistill.interop.pickled_names import (
 )
 from diffdistill.interop.stack_machine import Find, no_storage, run
 
-# The first bytes of an old file of torch's: the protocol, and a magic number.
+# The first bytes of an old torch file: the protocol, and a magic number.
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 LEGACY_VERSION = 1001
-MAX_KEY = 32  # digits of a storage's key: a count, or an address
+MAX_KEY = 32  # digits of a storage's key, which is a count or an address
 
 
 def read_pickle(path: epath.Path) -> Any:
   """The containers, numbers, arrays and `Object`s in a file.
 
   Raises:
-    ValueError: for a file that is damaged, that names anything else, or that
-      asks for work or memory out of proportion to its size.
+    ValueError: if the file is damaged, names anything else, or needs work or
+      memory out of proportion to its size.
   """
   try:
     data = path.read_bytes()
@@ -48,7 +47,7 @@ def read_pickle(path: epath.Path) -> Any:
     return content
   except RefusalError as error:
     raise ValueError(f"{path} {error}") from error
-  # A damaged file can raise any of a dozen exceptions.
+  # A damaged file can raise any of a dozen different exceptions.
   except Exception as error:
     raise ValueError(
       f"{path} is damaged or no pickle; fetch or save it again"
@@ -56,7 +55,7 @@ def read_pickle(path: epath.Path) -> Any:
 
 
 def _load(data: bytes, budget: Budget, load_storage: Find) -> Any:
-  """The content of a file; load_storage reads files within it."""
+  """The content of a file; load_storage reads the files within it."""
   if data.startswith(b"PK"):
     return _load_zip(data, budget, load_storage)
   if data.startswith(LEGACY):
@@ -65,7 +64,7 @@ def _load(data: bytes, budget: Budget, load_storage: Find) -> Any:
 
 
 def _load_storage(data: bytes, budget: Budget) -> Storage:
-  """A storage in a file of its own within the file."""
+  """A storage that is a file of its own within the file."""
   storage = _load(data, budget, no_storage)
   require(
     isinstance(storage, Storage),
@@ -75,7 +74,7 @@ def _load_storage(data: bytes, budget: Budget) -> Storage:
 
 
 def _load_zip(data: bytes, budget: Budget, load_storage: Find) -> Any:
-  # Entries are read by name, and never written to a disk.
+  # Entries are read by name, and are not written to a disk.
   archive = zipfile.ZipFile(io.BytesIO(data))
   entries = archive.infolist()
   names = [entry.filename for entry in entries]
@@ -135,7 +134,7 @@ def _load_legacy(data: bytes, budget: Budget, load_storage: Find) -> Any:
     if key not in storages:
       room -= count * dtype.itemsize
       require(room >= 0, f"is shorter than its storage {key}; fetch it again")
-      # The values follow the pickle, which holds views of them.
+      # The values come after the pickle, which contains views of them.
       storages[key] = Storage(values=np.zeros(count, dtype))
     values = storages[key].values
     require(
@@ -160,7 +159,7 @@ def _load_legacy(data: bytes, budget: Budget, load_storage: Find) -> Any:
 
 
 def _storage_id(persistent: Any) -> tuple[np.dtype, str, int]:
-  """The type, key and number of values of torch's ("storage", ...)."""
+  """The type, key and number of values in torch's ("storage", ...)."""
   kind, dtype, key, _, count = persistent[:5]
   require(
     kind == "storage"

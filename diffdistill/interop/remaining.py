@@ -1,4 +1,4 @@
-"""The tensors of a file, from which a network takes each of its weights."""
+"""The tensors of a file, which a network takes one by one as its weights."""
 
 import dataclasses
 import math
@@ -13,13 +13,13 @@ SHOWN = 99  # characters of a tensor's name in a message
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Remaining:
-  """The tensors that no weight has been made of yet.
+  """The tensors of a file that no weight has been made of yet.
 
   Args:
-    tensors: all of them at first, by name; `take` removes one.
-    holder: the file or its content, for messages.
-    network: the network that takes the tensors, for messages.
-    remedy: what to do where the tensors do not fit, for messages.
+    tensors: all tensors at first, by name; `take` removes one.
+    holder: a text that names the file or its content, for messages.
+    network: a text that names the network, for messages.
+    remedy: a text for messages that says what to do if the tensors do not fit.
   """
 
   tensors: Tensors
@@ -34,17 +34,17 @@ class Remaining:
     *,
     reshape: bool = False,
   ) -> Float[np.ndarray, "..."]:
-    """A tensor, in the shape that the network needs.
+    """Takes a tensor in the shape that the network needs.
 
     Args:
-      name: of the tensor.
-      shape: that the network needs; None to check it elsewhere. A tensor may
-        have further axes of length 1 at its end, as a convolution of one pixel
-        has.
-      reshape: whether to accept every shape of as many values.
+      name: the name of the tensor.
+      shape: the shape that the network needs; None if the caller checks it. A
+        tensor may have further axes of length 1 at its end, as a convolution of
+        one pixel has.
+      reshape: whether to accept every shape with as many values.
 
     Raises:
-      ValueError: for a tensor that is missing, is no array of finite numbers
+      ValueError: if the tensor is missing, is not an array of finite numbers,
         or has another shape.
     """
     tensor = self.tensors.pop(name, None)
@@ -69,10 +69,10 @@ class Remaining:
     return tensor.reshape(shape)
 
   def check_empty(self) -> None:
-    """Refuses a file with a tensor that the network has not taken.
+    """Refuses a file with tensors that the network has not taken.
 
     Raises:
-      ValueError: where one is left.
+      ValueError: if a tensor is left.
     """
     if not self.tensors:
       return

@@ -1,14 +1,14 @@
-"""A whole sampler, weights and all, as one file that runs with jax alone.
+"""A whole sampler, with its weights, as one file that needs only jax to run.
 
-The file is jax.export's: StableHLO for CPU, CUDA and TPU, for any batch size,
+The file is made by jax.export: StableHLO for CPU, CUDA and TPU, any batch size,
 
   images in [-1, 1] = f(noise of unit variance, label or None, seed)
 
 with float32 noise (b, h, w, c), int32 labels (b,) and a uint32 seed, which only
-stochastic samplers read. The script beside it draws the images that
-`diffdistill sample` draws with the same seed, number of images and batch size.
-sampler.json holds facts that the file cannot: the classes, their frequencies in
-the data, and the number of steps.
+stochastic samplers read. The script beside the file draws the same images as
+`diffdistill sample` with the same seed, number of images and batch size.
+sampler.json has facts that the file cannot hold: the classes, their frequencies
+in the data, and the number of steps.
 """
 
 import json
@@ -29,7 +29,7 @@ from diffdistill.system.files import write_atomically
 Sample = Callable[[Params, Image, Label | None, Key, Array], Image]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-# The file format has offsets of 31 bits; the program needs some bytes too.
+# The file format has offsets of 31 bits; the program itself needs some bytes.
 MAX_BYTES = 2 * 10**9
 PROGRAM, DESCRIPTION = "model.stablehlo", "sampler.json"
 
@@ -90,28 +90,29 @@ def export_sampler(
   num_steps: int,
   platforms: Sequence[str] = PLATFORMS,
 ) -> bytes:
-  """A sampler as a file that `jax.export.deserialize` reads.
+  """A sampler as the bytes of a file for `jax.export.deserialize`.
 
   Args:
     sample: (params, noise of unit variance, label, key, num_steps) -> images.
-      Its network computes attention by "xla", since "cudnn" runs on GPUs only.
-    params: the weights of its network, on any devices of this process.
+      Its network must compute attention by "xla", since "cudnn" runs only on
+      GPUs.
+    params: the weights of the network, on any devices of this process.
     image_shape: (h, w, c).
     num_classes: 0 for a model without labels.
-    num_steps: the number of steps, which the file fixes.
+    num_steps: the number of steps, which is fixed in the file.
     platforms: the platforms that the file can run on.
 
   Raises:
-    ValueError: for values out of these ranges, weights of two gigabytes, or
-      where the flatbuffers that jax.export needs is not installed.
+    ValueError: if a value is out of range, if the weights have two gigabytes or
+      more, or if flatbuffers, which jax.export needs, is not installed.
   """
   check_number("num_steps", num_steps, STEPS)
   _check(params, platforms)
-  # Arrays of the host: they become constants of the program.
+  # Arrays on the host become constants of the program.
   params = jax.tree.map(np.asarray, params)
 
   def program(noise, label, seed):
-    # The key that the first batch of `Generator` gives its sampler.
+    # This is the key that `Generator` gives the sampler for the first batch.
     _, key = jax.random.split(jax.random.key(seed))
     key = jax.random.fold_in(key, 0)
     weights = jax.tree.map(jnp.asarray, params)
@@ -135,7 +136,7 @@ def export_sampler(
 
 
 def _check(params: Params, platforms: Sequence[str]) -> None:
-  """Refuses an unknown platform, and weights that no file can hold."""
+  """Refuses an unknown platform, and weights too large for the file."""
   for platform in platforms:
     if platform not in PLATFORMS:
       raise ValueError(
@@ -163,7 +164,7 @@ def write_sampler(
     sampler: the program, from `export_sampler`.
     image_shape: (h, w, c).
     label_counts: the images of each class in the data; the script draws classes
-      as often. Empty for a model without labels.
+      with the same frequencies. Empty for a model without labels.
     num_steps: the number of steps of the sampler.
   """
   script = SCRIPT.replace("{image_shape}", str(tuple(image_shape)))
@@ -194,7 +195,7 @@ def read_sampler(
     )
   try:
     said = json.loads(path.read_text())
-    # Older files do not hold the frequencies of their classes.
+    # Older files do not have the frequencies of their classes.
     counts = said.get("label_counts", [1] * int(said["num_classes"]))
     parts = tuple(map(int, counts)), int(said["num_steps"])
     program = export.deserialize(bytearray((folder / PROGRAM).read_bytes()))

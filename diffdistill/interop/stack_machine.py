@@ -1,8 +1,8 @@
-"""A machine that runs the program of a pickle, without dangerous instructions.
+"""Runs the program of a pickle on a machine without dangerous instructions.
 
-In Python's own machine some instructions call any function by its name. Here a
-name means only what `pickled_names` says. All other names are refused, and so
-is every instruction that weights do not need.
+In Python's own machine, some instructions call any function by its name. Here,
+a name has only the meaning that `pickled_names` gives it. All other names are
+refused, and so is every instruction that weights do not need.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from diffdistill.interop.pickled_names import (
   set_items,
 )
 
-# The instructions that push their argument, and those that push a constant.
+# Instructions that push their argument, and instructions that push a constant.
 VALUES = {
   *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
   *("FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE"),
@@ -42,12 +42,12 @@ CONSTANTS: dict[str, Callable[[], Any]] = {
   "EMPTY_TUPLE": tuple,
   "EMPTY_SET": set,
 }
-# Gives the storage of a persistent id, or of a file within a file.
+# Returns the storage for a persistent id, or for a file within a file.
 Find = Callable[[Any], Storage]
 
 
 def no_storage(key: Any) -> Storage:
-  """The `Find` of a pickle without storages."""
+  """The `Find` for a pickle that has no storages."""
   raise RefusalError(
     "has a persistent id or a file within it, where torch writes none; save"
     " its state_dict()"
@@ -61,23 +61,24 @@ def run(
   find: Find = no_storage,
   load_storage: Find = no_storage,
 ) -> Any:
-  """The result of the pickle that begins here; the file ends up behind it.
+  """The result of the pickle at this place; reads the file to the pickle's end.
 
   Args:
-    file: at the start of a pickle.
+    file: a file at the start of a pickle.
     budget: the instructions and the memory that the file may still use.
-    find: gives the storage of a persistent id.
-    load_storage: gives the storage of a file within the file, from its bytes.
+    find: returns the storage for a persistent id.
+    load_storage: returns the storage of a file within the file, from its bytes.
 
   Raises:
-    RefusalError: for a name or an instruction that weights do not need, and
-      for more work than the budget allows.
-    Exception: one of many kinds, for a damaged pickle or another file.
+    RefusalError: if there is a name or an instruction that weights do not need,
+      or more work than the budget allows.
+    Exception: if the pickle is damaged or the file is of another kind; one of
+      many classes.
   """
   machine = Machine(
     calls={**CALLS, LOAD_STORAGE: load_storage}, budget=budget, find=find
   )
-  # genops reads instructions and their arguments, and carries out none.
+  # genops reads instructions and their arguments, and does not run them.
   for instruction, argument, _ in pickletools.genops(file):
     budget.count()
     if instruction.name == "STOP":
@@ -103,16 +104,16 @@ def run(
 class Machine:
   """The state of a pickle's program, and its instructions in four groups.
 
-  A method for a group carries out an instruction of its group and returns True.
-  It returns False for all other instructions.
+  The method for a group runs an instruction of its group and returns True. For
+  all other instructions it returns False.
 
   Args:
     calls: the function of each known name.
     budget: the memory that the file may still use.
-    find: gives the storage of a persistent id.
+    find: returns the storage for a persistent id.
     stack: the values since the last mark.
     marks: the stacks before each mark.
-    memo: the values that the program has put aside, by number.
+    memo: the values that the program has stored, by number.
   """
 
   calls: Mapping[str, Callable[..., Any]]
@@ -123,12 +124,12 @@ class Machine:
   memo: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
   def pop_mark(self) -> list[Any]:
-    """Removes the last mark, and the values since then."""
+    """Removes the last mark and the values since then; returns these values."""
     items, self.stack = self.stack, self.marks.pop()
     return items
 
   def push(self, name: str, argument: Any, items: list[Any]) -> bool:
-    """Numbers, text, constants and tuples."""
+    """Runs instructions for numbers, text, constants and tuples."""
     match name:
       case _ if name in VALUES:
         check_number(argument)
@@ -145,7 +146,7 @@ class Machine:
     return True
 
   def remember(self, name: str, argument: Any, items: list[Any]) -> bool:
-    """Marks on the stack, and the memo."""
+    """Runs instructions for marks on the stack and for the memo."""
     match name:
       case "PUT" | "BINPUT" | "LONG_BINPUT":
         self.memo[argument] = self.stack[-1]
@@ -165,7 +166,7 @@ class Machine:
     return True
 
   def fill(self, name: str, argument: Any, items: list[Any]) -> bool:
-    """Lists, dicts and sets, and what is put into them."""
+    """Runs instructions for lists, dicts and sets, and for their items."""
     match name:
       case "LIST":
         self.stack.append(items)
@@ -187,7 +188,7 @@ class Machine:
     return True
 
   def make(self, name: str, argument: Any, items: list[Any]) -> bool:
-    """Names, and the objects that are made by calling them."""
+    """Runs instructions for names, and for objects made by calling them."""
     match name:
       case "GLOBAL":
         self.stack.append(_known(str(argument).replace(" ", ".", 1)))
@@ -219,7 +220,7 @@ def _known(name: str) -> Global:
 
 
 def _filled(value: Any) -> Any:
-  """A value of the memo; an array, if a BUILD has filled it since."""
+  """A value of the memo, or its array if a BUILD instruction has filled it."""
   filled = isinstance(value, Unfilled) and value.values is not None
   return value.values if filled else value
 

@@ -1,7 +1,7 @@
 """The tensors of a file of weights, by name, as numpy arrays.
 
-A pickle can run any program, so nothing is unpickled: `pickles` reads files of
-torch's, and makes arrays and plain containers only.
+Python's unpickler can run any program, so it is not used: `pickles` reads files
+of torch, and makes only arrays and plain containers.
 """
 
 import types
@@ -14,7 +14,8 @@ from diffdistill.interop.pickles import read_pickle
 Tensors = dict[str, np.ndarray]
 # The fields in which training scripts save the state dict.
 WRAPPERS = ("state_dict", "net")
-# All tensors may hold so many times the values of the file, as tied ones do.
+# All tensors together may have this many times the values of the file, because
+# tied tensors share values.
 MAX_SHARED = 8
 
 
@@ -22,7 +23,7 @@ def read_tensors(path: epath.PathLike) -> Tensors:
   """The tensors of a .safetensors, .pt, .pth or .bin file.
 
   Raises:
-    ValueError: for a file that is missing, damaged or more than tensors.
+    ValueError: if the file is missing, damaged, or has more than tensors.
   """
   path = epath.Path(path)
   if path.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
@@ -49,7 +50,7 @@ def as_safetensors(
 
 
 def _library() -> types.ModuleType:
-  # Imported here: a machine that only trains may lack the library.
+  # Import here, because a machine that only trains may lack the library.
   try:
     import safetensors
     import safetensors.numpy
@@ -86,8 +87,8 @@ def _read_torch(path: epath.Path) -> Tensors:
     raise ValueError(
       f"{path} holds no state dict of tensors; save model.state_dict()"
     )
-  # Tied weights are views of one storage. Copies of many such views must not
-  # fill the memory.
+  # Tied weights are views of one storage. Copies of many such views could fill
+  # the memory.
   size, count = path.stat().length, sum(t.size for t in state.values())
   if count > MAX_SHARED * size:
     raise ValueError(

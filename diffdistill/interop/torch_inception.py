@@ -1,8 +1,8 @@
 """The FID network's weights from the file that pytorch-fid uses.
 
-Papers print distances that are computed with these weights, so the file is
-recognised by the SHA-256 of its bytes. A converted file is refused too, since
-its origin cannot be checked.
+Published distances are computed with these weights, so the file is identified
+by the SHA-256 of its bytes. A converted file is refused too, since its origin
+cannot be checked.
 """
 
 import hashlib
@@ -17,22 +17,22 @@ from diffdistill.networks.inception import LOGITS, inception
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-BATCHNORM_EPSILON = 1e-3  # TensorFlow's, which torchvision keeps here
+BATCHNORM_EPSILON = 1e-3  # TensorFlow's value; torchvision keeps it here
 
 
 def load_inception(path: epath.PathLike, *, sha256: str = SHA256) -> Params:
   """The weights of `networks.inception`, as numpy arrays.
 
-  The last layer's bias, which the file has too, is left out; see the network.
+  The file also has the last layer's bias, which is left out; see the network.
 
   Args:
     path: the file pt_inception-2015-12-05-6726825d.pth, under any name that
       ends in .pth.
-    sha256: the digest of the file's bytes, in hexadecimal. Distances with
-      another file than the default one must not be called FID.
+    sha256: the digest of the file's bytes, in hexadecimal. Distances with a
+      file other than the default one must not be called FID.
 
   Raises:
-    ValueError: for a file that is missing, truncated or another one; one line.
+    ValueError: if the file is missing, truncated or another one; one line.
   """
   path = epath.Path(path)
   if not path.is_file():

@@ -1,4 +1,4 @@
-"""A frozen ResNet classifier from the file of a torch state dict.
+"""Reads a ResNet classifier from the file of a torch state dict.
 
 Names are torchvision's: conv1.weight, bn1.running_mean, layer1.0.conv1.weight,
 layer1.0.downsample.0.weight, fc.bias. BatchNorm at inference is folded into
@@ -22,23 +22,23 @@ from diffdistill.networks.resnet import TorchResNet
 
 BATCHNORM_EPSILON = 1e-5  # torch's default, which these networks have
 
-# The tensor of a name, checked to have a shape.
+# Gives the tensor of a name; refuses it if it has another shape.
 Take = Callable[[str, tuple[int, ...]], Float[np.ndarray, "..."]]
 
 
 def load_resnet(path: epath.PathLike, classifier: LinenClassifier) -> Params:
-  """The weights of a `TorchResNet`, as numpy arrays, from torch's.
+  """The weights of a `TorchResNet` from torch's file, as numpy arrays.
 
   Args:
     path: a file that ends in .safetensors, .pt or .pth.
-    classifier: the network of these weights, with the depth, stem and classes
-      of the file. The file does not say how its images were normalised;
-      classifier.normalisation does.
+    classifier: the network for these weights, with the depth, stem and classes
+      of the file. The file does not say how its images were normalised, so
+      classifier.normalisation must.
 
   Raises:
-    ValueError: for a file that is missing, damaged or more than tensors, and
-      for a tensor that is missing, left over, of another shape or not finite;
-      one line that names it.
+    ValueError: if the file is missing, damaged or has more than tensors; or if
+      a tensor is missing, left over, of another shape or not finite. The
+      message is one line and names it.
   """
   module = classifier.module
   if not isinstance(module, TorchResNet):
@@ -72,18 +72,18 @@ def from_torch(
   """The weights of a network, from tensors with torch's names and axes.
 
   Args:
-    tensors: all tensors of the file, but for counters of batches.
+    tensors: all tensors of the file, except counters of batches.
     shapes: the shapes of our tree: kernels and biases; scales and biases of
       norms.
     path: the path of the file, for messages.
-    network: the network in words, for messages.
-    remedy: what to do where the tensors do not fit, for messages.
+    network: a text that names the network, for messages.
+    remedy: a text for messages that says what to do if the tensors do not fit.
     epsilon: the epsilon of equation (1).
-    rename: gives torch's name for our name of a layer.
+    rename: returns torch's name for our name of a layer.
 
   Raises:
-    ValueError: for a tensor that is missing, left over, of another shape or
-      not finite.
+    ValueError: if a tensor is missing, left over, of another shape or not
+      finite.
   """
   left = Remaining(
     tensors=dict(tensors), holder=str(path), network=network, remedy=remedy
@@ -114,7 +114,8 @@ def _fill(
     scale = gamma / np.sqrt(var + epsilon)
     return {"scale": scale, "bias": beta - mean * scale}
   if "kernel" in shapes:
-    # Ours is (height, width, in, out) or (in, out); torch's has out, in first.
+    # Our order is (height, width, in, out) or (in, out); torch has out and in
+    # first.
     *sides, inputs, outputs = shapes["kernel"].shape
     weight = take(f"{name}.weight", (outputs, inputs, *sides))
     layer = {"kernel": np.moveaxis(weight, (1, 0), (-2, -1))}
@@ -135,12 +136,12 @@ def _torch_name(child: str) -> str:
 
 
 def _torchvision_names(path: epath.Path, tensors: Tensors) -> Tensors:
-  """The tensors that inference needs, by torchvision's names."""
+  """The tensors that inference needs, renamed to torchvision's names."""
   renamed = {}
   for name, tensor in tensors.items():
     # DataParallel puts this prefix before every name.
     new = name.removeprefix("module.").replace(".shortcut.", ".downsample.")
-    # Most ResNets for CIFAR-10 call their last layer "linear".
+    # Most ResNets for CIFAR-10 have the name "linear" for their last layer.
     new = "fc." + new[len("linear.") :] if new.startswith("linear.") else new
     if new in renamed:
       raise ValueError(f"{path} has {new} under two names; remove one")

@@ -1,4 +1,4 @@
-"""The weights of our U-Net, from torch's layers and back.
+"""Converts the weights of our U-Net from torch's layers, and back.
 
 Each family of files has its own names of layers. The layout of a layer is the
 same in all families:
@@ -24,8 +24,8 @@ from diffdistill.interop.tensors import Tensors
 from diffdistill.interop.unet_layers import Layer, build, layers
 from diffdistill.networks.unet import UNet
 
-# Gives a family's name of a layer of ours, such as "down_0_block_1/conv1", or
-# three names where queries, keys and values are layers of their own.
+# Returns a family's name of our layer, such as "down_0_block_1/conv1"; or three
+# names if queries, keys and values have their own layers.
 Name = Callable[[str], str | tuple[str, str, str]]
 
 
@@ -42,13 +42,13 @@ def params_from_torch(
   Args:
     module: the U-Net.
     image_shape: (h, w, c).
-    tensors: torch's state dict, each of its tensors a weight of this U-Net.
-    name: gives the name of each layer.
+    tensors: torch's state dict, in which each tensor is a weight of this U-Net.
+    name: returns the name of each layer in the file.
     heads_first: whether the outputs of one layer for queries, keys and values
-      are in the order (heads, 3, size), rather than (3, heads, size).
+      are ordered as (heads, 3, size), not as (3, heads, size).
 
   Raises:
-    ValueError: for a tensor that is missing, of another shape or left over.
+    ValueError: if a tensor is missing, of another shape or left over.
   """
   left = Remaining(
     tensors=dict(tensors),
@@ -112,13 +112,14 @@ def _attention(
 def torch_from_params(
   params: Params, name: Name, pointwise: Callable[[str], bool]
 ) -> Tensors:
-  """The inverse of `params_from_torch`, except for the bias of the labels.
+  """The inverse of `params_from_torch`; the labels' bias is put into the table.
 
   Args:
     params: the tree of a U-Net's weights.
-    name: gives the name of each layer; three names for queries, keys and
-      values.
-    pointwise: whether a dense layer of ours is a 1x1 convolution of theirs.
+    name: returns the name of each layer in the file; three names for queries,
+      keys and values.
+    pointwise: returns whether our dense layer at a path becomes a 1x1
+      convolution.
   """
   tensors = {}
   for path, ours in layers(jax.tree.map(np.asarray, params)).items():

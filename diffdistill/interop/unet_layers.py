@@ -12,7 +12,7 @@ from diffdistill.interop.model import Fields
 from diffdistill.networks.network import LinenNetwork
 from diffdistill.networks.unet import UNet
 
-# The arrays of a layer, or their shapes: kernel or scale, and bias.
+# The arrays of a layer, or their shapes: a kernel or scale, and a bias.
 Layer = Mapping[str, Any]
 
 
@@ -26,8 +26,8 @@ def build(
   Args:
     module: the U-Net.
     image_shape: (h, w, c).
-    layer: gives the arrays of a layer, from its path, such as
-      "down_0_block_1/conv1", and from their shapes.
+    layer: returns the arrays of a layer, given its path, such as
+      "down_0_block_1/conv1", and their shapes.
   """
   shapes = layers(shapes_of(module, image_shape))
   filled = {path: layer(path, arrays) for path, arrays in shapes.items()}
@@ -43,12 +43,12 @@ def shapes_of(module: UNet, image_shape: tuple[int, int, int]) -> Params:
 
 
 def layers(tree: Mapping[str, Any]) -> dict[str, Any]:
-  """The layers of a tree by path; a layer is a node that holds arrays."""
+  """The layers of a tree, by path; a layer is a node that contains arrays."""
   return flatten_dict(tree, is_leaf=lambda _, part: "bias" in part, sep="/")
 
 
 def without_defaults(fields: Fields) -> Fields:
-  """The fields of a U-Net that differ from the defaults, and its kind."""
+  """The fields of a U-Net that differ from their defaults, and its kind."""
   defaults = {f.name: f.default for f in dataclasses.fields(UNet)}
   return {"kind": "unet"} | {
     name: value for name, value in fields.items() if value != defaults[name]
