@@ -239,7 +239,7 @@ class Objective(abc.ABC):
     return (tuple(self.trees),)
 
   def network(self, name: str) -> HasInit:
-    """The network of a trained tree."""
+    """The network whose weights the trained tree of this name holds."""
     return self.trees[name].network or self.denoiser.network
 
   def frozen_init(self, name: str) -> Callable[[Key], Params]:

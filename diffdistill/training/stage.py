@@ -183,7 +183,7 @@ class Stage(abc.ABC):
 
 
 def trainings(stages: Iterable[Stage]) -> dict[str, "Training"]:
-  """The stages that have weights, by name: all stages except those of pairs."""
+  """The stages that train or load a network, by the name of the stage."""
 
   def keep(stage: "Training") -> list["Training"]:
     return [stage]
@@ -196,7 +196,7 @@ def trainings(stages: Iterable[Stage]) -> dict[str, "Training"]:
 
 
 def pairs_stages(stages: Iterable[Stage]) -> dict[str, "Pairs"]:
-  """The stages that make pairs, by name."""
+  """The stages that make pairs of noise and image, by the name of the stage."""
 
   def keep(stage: "Pairs") -> list["Pairs"]:
     return [stage]

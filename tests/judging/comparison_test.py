@@ -24,7 +24,7 @@ def compared(contestant, judge_by):
     [
       contestant("teacher", (1, 4), facts={"paper": "denoising"}),
       contestant("halve/002", (2,), facts={"paper": "x", "passes": 7}),
-      # With twice the scale at half the steps, images equal the teacher's.
+      # This student at 2 steps draws the images of the teacher at 4 steps.
       contestant("moments/002", (2,), 1.0),
       contestant("moments/002 last", (2,), 2.0, shown=False),
     ],

@@ -48,7 +48,7 @@ def test_cross_entropy_and_accuracy(smoothing):
   total, count = metrics["classifier/loss"]
   assert float(total) == pytest.approx(expected.sum(), rel=1e-5)
   assert float(count) == 4
-  # The logits 1, -1, 0.5 and 2: the third image is taken for class 0.
+  # Only the third image, whose label is 2, is classified wrongly, as 0.
   correct, count = metrics["classifier/accuracy"]
   assert float(correct / count) == 0.75
 

@@ -82,7 +82,7 @@ def test_the_loss_is_of_what_the_sampler_makes(schedule, form, norm):
   sampler = dataclasses.replace(goal.sampler, clip=False)
   x = sampler.start(batch["noise"], 1)
   images = sampler(goal.denoiser.bind(params), x, jax.random.key(9), 1)
-  # Float32 in another order; eps at the noisy end is alpha out / alpha.
+  # The tolerance is for float32 operations in another order.
   error = np.asarray(images, np.float64) - np.asarray(batch["image"])
   plain = np.mean(error**2)
   expected = plain if norm == "l2" else np.mean(np.abs(error))
@@ -91,7 +91,7 @@ def test_the_loss_is_of_what_the_sampler_makes(schedule, form, norm):
     total, count = metrics[f"student/{name}"]
     assert float(count) == 64
     assert float(total) == pytest.approx(64 * value, rel=1e-5)
-  # By the formula, at unit noise x0 is the output and eps its complement.
+  # At t = 1 these schedules have alpha close to 0 and sigma close to 1.
   if schedule in ("cosine", "flow", "linear"):
     output = 0.7 * batch["noise"] + 0.2
     by_hand = output if form == "x0" else batch["noise"] - output

@@ -44,7 +44,7 @@ TWO_MODES = {
   "logits": jnp.log(jnp.array([0.6, 0.4])),
 }
 NUM_STEPS = (1, 2, 4, 8)
-# The largest SNR is e^5: the last of the data's noise is 0.08.
+# With the largest SNR e^5, images at t = 0 still have noise of sigma 0.08.
 SCHEDULE = Cosine(logsnr_max=5.0)
 PROCESS = GaussianProcess(schedule=SCHEDULE)
 SAMPLER = Ancestral(process=PROCESS, clip=False)

@@ -78,7 +78,7 @@ def test_only_the_named_tree_changes(least_squares, mesh_of, arguments, name):
     assert set(now) == {"student", "auxiliary"}
     assert equal(old[other], now[other]), part
     assert not equal(old[name], now[name]), part
-  # The product alone has an average.
+  # Only the student, which the round hands on, has a moving average.
   assert set(after.averages["student"]) == {"ema"}
   assert after.averages["auxiliary"] == {}
   assert equal(before.averages, after.averages) == (name == "auxiliary")
