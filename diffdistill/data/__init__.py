@@ -2,7 +2,7 @@
 
 A source returns any of its images by index; a `Pipeline` shuffles indices, not
 images. A source reads no file, and imports neither scikit-learn nor
-tensorflow-datasets, before it is asked for its data.
+tensorflow-datasets, until its data is needed.
 """
 
 from diffdistill.kinds import Kinds

@@ -1,4 +1,4 @@
-"""Sets training images apart, so that a classifier can be tested on them."""
+"""Sets some training images apart, on which a classifier can be tested."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from diffdistill.data.sources import Examples, Indices, Labels, Source
 
-# In each class, one image in this number of images is set apart.
+# In each class, one of this many images is set apart.
 OF_EACH = 10
 
 

@@ -56,12 +56,12 @@ def entries(folder: epath.Path) -> list[Entry]:
 
 
 def normal(name: str) -> str:
-  """A name in Unicode NFC: macOS and Linux use different Unicode forms."""
+  """A name in Unicode NFC; macOS and Linux use different Unicode forms."""
   return unicodedata.normalize("NFC", name)
 
 
 def _entry_in_bucket(path: epath.Path) -> Entry:
-  # `is_dir` sends a request to the bucket, so images are not asked.
+  # `is_dir` sends a request to the bucket, so it is not called for images.
   is_file = path.suffix.lower() in SUFFIXES or not path.is_dir()
   return Entry(path.name, FILE if is_file else FOLDER)
 
@@ -83,7 +83,7 @@ def loose(inside: Sequence[Entry], beside: bool = True) -> list[str]:
 
   Args:
     inside: the entries of the folder.
-    beside: whether it holds class folders; else its images are read.
+    beside: whether the folder holds class folders; if not, its images are read.
   """
   system = [entry.name for entry in inside if entry.is_system]
   files = [e for e in inside if not e.is_system and e.kind != FOLDER]

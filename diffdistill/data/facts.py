@@ -1,4 +1,4 @@
-"""Facts of a data set: enough to recognise it and to open a run without it."""
+"""Facts of a data set: they identify it, and open a run without the data."""
 
 import dataclasses
 import itertools

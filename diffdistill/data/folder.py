@@ -25,7 +25,7 @@ class Folder(Streamed):
   Images are the files directly in a class folder, in the formats of
   `data/pictures.py`. Images with no class folder beside them are one class,
   "all". Images are rotated according to their EXIF data. Folders of the system,
-  such as @eaDir, are no classes. `left_out` names everything that is not read.
+  such as @eaDir, are not classes. `left_out` names everything that is not read.
 
   Args:
     path: the folder of the data.
@@ -33,7 +33,7 @@ class Folder(Streamed):
     background: the colour behind transparent pixels, as in CSS: "white" or
       "#808080".
     only: the classes to read, in the order of their labels; a class may be
-      missing in the folder. Empty: all classes, sorted.
+      missing in the folder. If empty, all classes are read, sorted.
 
   `check()` raises FileNotFoundError if the folder is missing, and ValueError if
   there is no image, a class has no image, or a file is empty or a dead link.
@@ -81,7 +81,7 @@ class Folder(Streamed):
     return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
 
   def held_out(self) -> Source | None:
-    """The split "test" or "val", with the classes of this split."""
+    """The split "test" or "val", with the same classes as this split."""
     split = self._listing.held_out
     if not split:
       return None
@@ -105,10 +105,10 @@ class Folder(Streamed):
     """(the shorter side, whether it is grey) of some images, evenly spaced.
 
     Args:
-      count: of how many images at most.
+      count: the largest number of images to measure.
 
     Raises:
-      ValueError: for an image that cannot be read.
+      ValueError: if an image cannot be read.
     """
     places = np.linspace(0, len(self) - 1, min(count, len(self)))
     paths = [self._path(int(index))[0] for index in places]
@@ -152,8 +152,8 @@ def _naming(path: epath.Path) -> Iterator[None]:
   """Names the file of an image that cannot be read."""
   try:
     yield
-  # The error of Pillow depends on the format and the damage: OSError,
-  # SyntaxError, ValueError, struct.error and more.
+  # Pillow's error depends on the format and the damage: OSError, SyntaxError,
+  # ValueError, struct.error and more.
   except Exception as error:
     raise ValueError(
       f"{path} cannot be decoded ({one_line(error)}); replace or remove it"

@@ -1,4 +1,4 @@
-"""Labels for generated images, as frequent as in the data.
+"""Labels for generated images, with the same frequencies as in the data.
 
 With n_c images of class c among N, the first k labels hold class c
 
@@ -7,8 +7,8 @@ With n_c images of class c among N, the first k labels hold class c
 So any number of generated images has the class proportions of the data, and
 nothing is random. Label j of class c may come at positions floor(j N / n_c) + 1
 to ceil((j + 1) N / n_c), counted from 1. Among the classes that may come next,
-the one with the earliest last position is taken (Baruah et al. 1996: such a
-schedule exists, and this rule finds it). Classes of equal size take turns:
+the rule takes the class with the earliest last position (Baruah et al. 1996:
+such an order exists, and this rule finds it). Classes of equal size take turns:
 image i has class i % C. After N labels the order repeats.
 """
 
@@ -46,7 +46,7 @@ def labels_of(
   divisor = math.gcd(*counts)
   reduced = tuple(n // divisor for n in counts)
   period = sum(reduced)
-  # The length is rounded up to a power of two, so that the cache is hit often.
+  # Round the length up to a power of two, so that the cache is hit often.
   needed = 1 << (max(first + count, 1) - 1).bit_length()
   order = _order(reduced, min(needed, period))
   return order[np.arange(first, first + count) % period]
@@ -64,8 +64,8 @@ def abbreviated(items: Sequence[object], most: int = 12) -> str:
 def _order(counts: tuple[int, ...], size: int) -> Int[np.ndarray, " size"]:
   """The first `size` labels of a period."""
   total = sum(counts)
-  # waiting: (first position of the next label, class) if the class must wait;
-  # ready: (last position of the next label, class) if the class may come.
+  # waiting: (first position of the next label, class), if the class must wait;
+  # ready: (last position of the next label, class), if the class may come.
   waiting = [(1, label) for label, n in enumerate(counts) if n]
   ready: list[tuple[int, int]] = []
   placed = [0] * len(counts)

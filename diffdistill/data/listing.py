@@ -181,7 +181,7 @@ def _listed(
     )
   present = [by_name.get(name) for name in names]
   inside = [[] if name is None else entries(root / name) for name in present]
-  # `loose` has named what else lies in a folder without classes.
+  # `loose` has already named the other entries of a folder without classes.
   left_out += left_in_classes(root, present, inside) if any(present) else []
   files = [[e.name for e in found if e.is_image] for found in inside]
   for folder, found in zip(present, files, strict=True):
@@ -224,7 +224,7 @@ def _check_files(
   inside: Sequence[Sequence[Entry]],
   files: Sequence[Sequence[str]],
 ) -> list[list[int]] | None:
-  """The sizes of all images; None for a bucket, which has no fast listing.
+  """The sizes of all images; None for a bucket, which cannot list them fast.
 
   Raises:
     ValueError: if there is a dead link or an empty file.

@@ -33,9 +33,9 @@ class Npz(InMemory):
     image_key: the name of the array of images, uint8 of shape `n h w c`.
     label_key: the name of the array of labels, integers from 0 of shape `n`.
     classes, channels: the numbers of classes and channels of a file whose
-      images already have image_size. With these a run can be built on a machine
-      without the data; `check()` compares them with the data. None: read them
-      from the data.
+      images already have image_size. With these, a run can be built on a
+      machine without the data; `check()` compares them with the data. If None,
+      they are read from the data.
 
   `check()` raises FileNotFoundError if the file is missing, and ValueError if
   its arrays are missing or have another type or shape.
@@ -115,14 +115,14 @@ class Npz(InMemory):
         f"{file} takes more memory than there is; pass a smaller one, or"
         " kind='folder', which reads images as they are needed"
       ) from error
-    # A damaged archive, or one with other content, may raise any error.
+    # A damaged archive, or an archive of other things, may raise any error.
     except Exception as error:
       raise ValueError(
         f"{file} is not a readable .npz of plain arrays; write it with"
         f" np.savez(path, {self.image_key}=..., {self.label_key}=...)"
       ) from error
     for key in (self.image_key, self.label_key):
-      # NumPy returns bytes if a member is no .npy.
+      # NumPy returns bytes for a member that is not an .npy.
       if not isinstance(found.get(key), np.ndarray):
         raise ValueError(
           f"{file} holds {', '.join(names) or 'no named array'} but no array"
@@ -135,7 +135,7 @@ class Npz(InMemory):
   def _check_arrays(
     self, file: epath.Path, images: np.ndarray, labels: np.ndarray
   ) -> None:
-    """Refuses arrays that are no images and labels."""
+    """Refuses arrays that are not images and labels."""
     if images.dtype != np.uint8 or images.ndim != 4:
       raise ValueError(
         f"{self.image_key} in {file} is {images.dtype} of shape"
@@ -148,8 +148,8 @@ class Npz(InMemory):
         f"{self.label_key} in {file} is {labels.dtype} of shape"
         f" {labels.shape}; store integers of shape {images.shape[:1]}"
       )
-    # The limit exists because a network has a row for each label up to the
-    # largest.
+    # The limit exists because a network has a row for each number up to the
+    # largest label.
     limit = max(10 * len(labels), MOST_CLASSES)
     wrong = labels[(labels < 0) | (labels >= limit)]
     if wrong.size:
@@ -216,7 +216,8 @@ def _write(
       beside.open("wb") as file,
       zipfile.ZipFile(file, "w") as archive,
     ):
-      # The file is like that of np.savez, without all images in memory at once.
+      # Write the file as np.savez does, but without all images in memory at
+      # once.
       with archive.open("image.npy", "w", force_zip64=True) as member:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(member, header)
@@ -253,7 +254,7 @@ def _write(
 def _chunks(
   source: Source, split: str, say: Callable[[str], None]
 ) -> Iterator[tuple[int, Examples]]:
-  """Gives (first index, examples) of all images; reports each tenth of them."""
+  """Yields (first index, examples) of all images; reports each tenth part."""
   size = len(source)
   for first in range(0, size, CHUNK):
     last = min(first + CHUNK, size)

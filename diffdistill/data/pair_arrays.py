@@ -80,7 +80,7 @@ def drawn_noise(
 
 
 def checksum(noise: Half) -> np.ndarray:
-  """A checksum that detects other noise."""
+  """A checksum that detects a change of the noise."""
   return np.array(zlib.crc32(noise.tobytes()), np.uint32)
 
 
@@ -94,7 +94,7 @@ def _parts(numbers: range, size: int) -> Iterator[tuple[slice, int, int]]:
 
 
 def _half(noise: Noise) -> Half:
-  """float32 noise as float16, which must hold it exactly."""
+  """float32 noise as float16, which must represent it exactly."""
   half = noise.astype(np.float16)
   if not np.array_equal(half.astype(np.float32), noise):
     raise ValueError(

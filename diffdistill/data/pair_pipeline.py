@@ -47,13 +47,13 @@ class PairPipeline:
 
   Args:
     store: the pairs on disk.
-    batch_size: the number of rows of the global batch; it divides shard_size
-      and held_out.
+    batch_size: the number of rows of the global batch; it must divide
+      shard_size and held_out.
     seed: the seed of the order of pairs.
     num_updates: the number of batches of the training, in which the pool moves
       over all S shards.
     rows: the rows of the global batch that this process gets; by default all.
-    say: called with a line for every shard that is made.
+    say: is called with a line for every shard that is made.
   """
 
   store: PairStore
@@ -77,7 +77,7 @@ class PairPipeline:
   def batch(self, step: int) -> Arrays:
     """This process's rows of the global batch of `step`.
 
-    Reads a whole shard for one batch, and makes the shard if it is missing.
+    It reads a whole shard for one batch, and makes the shard if it is missing.
 
     Returns:
       "noise": float16 and "image": uint8, as they are stored, both of shape
@@ -87,7 +87,7 @@ class PairPipeline:
     return next(self.iterate(step))
 
   def iterate(self, start: int) -> Iterator[Arrays]:
-    """Gives batch(start), batch(start + 1), and so on; a visit reads once."""
+    """Yields batch(start), batch(start + 1), ...; reads shards once a visit."""
     check_number("step", start, STEP)
     self.store.claim()
     return self._batches(start)
@@ -101,7 +101,7 @@ class PairPipeline:
     """The pool: the training shards on disk at a visit."""
     count = len(self.store.train_shards)
     size = self.store.capacity
-    # If the last epoch is not whole, it keeps the pool of the epoch before.
+    # An incomplete last epoch keeps the pool of the epoch before it.
     epochs = max(self.num_updates // self._visit_length // size, 1)
     epoch = min(visit // size, epochs - 1)
     first = epoch * (count - size) // max(epochs - 1, 1)

@@ -34,7 +34,7 @@ class PairSet:
     shard_size: the number of pairs per file; the last held-out file may have
       fewer.
     store_noise: whether the noise is stored, which takes two thirds of the
-      bytes of a pair; else it is drawn again when a shard is read.
+      bytes of a pair; otherwise it is drawn again when a shard is read.
   """
 
   teacher: str

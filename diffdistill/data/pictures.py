@@ -1,10 +1,10 @@
 """Decodes picture files to arrays of bytes, as a viewer shows them.
 
 Pillow's decoders of the formats below run no other program and read no other
-file. These formats are left out on purpose: EPS, PS and PDF (they run
-Ghostscript), PSD, XCF and SVG (layers or shapes that must be rendered), WMF and
-EMF (only Windows renders them), HEIC (Pillow has no decoder), camera raw files,
-and rare formats.
+file. Some formats are left out on purpose: EPS, PS and PDF (they run
+Ghostscript), PSD, XCF and SVG (layers or shapes must be rendered), WMF and EMF
+(only Windows renders them), HEIC (Pillow has no decoder), camera raw files, and
+rare formats.
 """
 
 import functools
@@ -33,7 +33,7 @@ FORMATS = {
   "WEBP": (".webp",),
 }
 SUFFIXES = tuple(suffix for group in FORMATS.values() for suffix in group)
-# Files of these endings may hold several pictures.
+# Files with these endings may hold several pictures.
 SEVERAL = (".apng", ".avif", ".avifs", ".gif", ".mpo", ".tif", ".tiff", ".webp")
 # Endings of picture files that are not read.
 UNREAD = (
@@ -76,20 +76,20 @@ def decode(
       below = PillowImage.new("RGBA", picture.size, behind)
       picture = PillowImage.alpha_composite(below, picture).convert("RGB")
     elif picture.mode != "L":
-      # Pillow converts a palette or CMYK to grey only by way of RGB.
+      # Pillow converts a palette or CMYK to grey only through RGB.
       picture = picture.convert("RGB")
     array = np.asarray(picture.convert(MODES_OF_CHANNELS[channels]))
   return array.reshape(*array.shape[:2], channels)
 
 
 def measure(data: bytes) -> tuple[int, bool]:
-  """(the shorter side, whether it is grey) of a picture, which is not decoded.
+  """(the shorter side, whether it is grey) of a picture, without decoding it.
 
   Args:
     data: the bytes of the file.
 
   Raises:
-    Exception: of many classes, as `decode` does.
+    Exception: if the data is damaged; of the same classes as in `decode`.
   """
   with PillowImage.open(io.BytesIO(data), formats=_formats()) as opened:
     return min(opened.size), opened.mode in GREY
@@ -99,7 +99,7 @@ def colour(name: str) -> tuple[int, int, int]:
   """(Red, green, blue) of a CSS colour, such as "white" or "#808080".
 
   Raises:
-    ValueError: if the text is no colour.
+    ValueError: if the text is not a colour.
   """
   try:
     red, green, blue, *_ = ImageColor.getrgb(name)
@@ -113,7 +113,7 @@ def colour(name: str) -> tuple[int, int, int]:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-  """The formats of this Pillow; a Pillow built from source may lack some."""
+  """The formats that this Pillow reads; one built from source may lack some."""
   PillowImage.init()
   return tuple(name for name in FORMATS if name in PillowImage.OPEN)
 

@@ -34,8 +34,8 @@ class Pipeline:
 
   The global batch of a step depends only on (source, batch_size, seed, flip,
   step). It is the same bit for bit, however processes share its rows. Every
-  epoch visits each image once, in its own order. A batch may hold the end of
-  one epoch and the beginning of the next.
+  epoch visits each image once, in an order of its own. A batch may hold the end
+  of one epoch and the beginning of the next.
 
   Args:
     source: the source of the images; it is checked at construction.
@@ -74,7 +74,7 @@ class Pipeline:
     The device scales and mirrors the images; see training/augment.py.
 
     Returns:
-      "image": uint8, or float32 where the source resizes, in [0, 255], shape
+      "image": uint8, or float32 if the source resizes, in [0, 255], shape
       `b h w c` with b the number of rows; "label" (if asked for): int32,
       shape `b`; "flip" (if there are flips): which images to mirror, bool,
       shape `b`.
@@ -92,7 +92,7 @@ class Pipeline:
     return batch
 
   def iterate(self, start: int) -> Iterator[Examples]:
-    """Gives batch(start), batch(start + 1), ..., prepared ahead by threads."""
+    """Yields batch(start), batch(start + 1), ..., prepared ahead by threads."""
     check_number("step", start, STEP)
     options = grain.ReadOptions(
       num_threads=self.num_threads, prefetch_buffer_size=self.prefetch
@@ -101,7 +101,7 @@ class Pipeline:
     return iter(steps.map(self.batch).to_iter_dataset(options))
 
   def _indices(self, step: int) -> Indices:
-    """The indices of a global batch, from one epoch or more."""
+    """The indices of a global batch, which come from one epoch or more."""
     size, parts = len(self.source), []
     first, end = step * self.batch_size, (step + 1) * self.batch_size
     while first < end:
@@ -123,7 +123,7 @@ class Pipeline:
 
 
 def once(source: Source, batch_size: int) -> Iterator[Examples]:
-  """Gives every example exactly once, in order, for reference statistics.
+  """Yields every example exactly once, in order, for reference statistics.
 
   Examples are as in training, but not shuffled and not flipped: "image" is
   float32 in [-1, 1] of shape `b h w c`, "label" is int32 of shape `b`. The last
@@ -151,7 +151,7 @@ def _scale(examples: Examples) -> Examples:
 
 
 def check_rows(rows: tuple[int, ...] | None, batch_size: int) -> None:
-  """Refuses rows that a global batch does not have.
+  """Refuses rows that do not exist in a global batch.
 
   Raises:
     ValueError: if a row is outside the global batch, or if there are no rows.

@@ -1,6 +1,6 @@
-"""Refuses image shapes that a later step could not use."""
+"""Refuses image shapes that other commands could not use."""
 
-# Sheets, classifiers and exported pipelines take grey and RGB only.
+# Sheets, classifiers and exported pipelines accept only grey and RGB.
 CHANNELS = (1, 3)
 
 

@@ -1,4 +1,4 @@
-"""Writes and reads shards: files of arrays, of which damaged ones are refused.
+"""Writes and reads shards, which are files of arrays; refuses damaged ones.
 
 A shard is an uncompressed .npz, which is a zip archive. It has a checksum for
 every array and ends with its table of contents. So a file that was cut short is
@@ -19,7 +19,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def write_shard(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes all arrays to a file, or no file.
+  """Writes one file with all arrays, or no file.
 
   Raises:
     ValueError: if the disk is full.
@@ -27,8 +27,8 @@ def write_shard(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
   buffer = io.BytesIO()
   with zipfile.ZipFile(buffer, "w") as archive:
     for name, array in arrays.items():
-      # np.savez cannot write an array called "file", a name of its own
-      # argument.
+      # np.savez cannot write an array called "file", because it has an argument
+      # of this name.
       with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
         np.lib.format.write_array(member, array, allow_pickle=False)
   try:
@@ -57,8 +57,8 @@ def read_shard(path: epath.Path, like: Mapping[str, np.ndarray]) -> Arrays:
     try:
       with np.load(file, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
-    # zipfile raises RuntimeError for an unknown flag or method, and a file
-    # raises OSError for a negative position.
+    # zipfile raises RuntimeError for an unknown flag or method; a file raises
+    # OSError for a negative position.
     except (
       EOFError,
       KeyError,

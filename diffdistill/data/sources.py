@@ -18,7 +18,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int, Shaped
 
-# Before Python 3.12, isinstance with typing's Protocol evaluates properties,
+# Before Python 3.12, isinstance evaluates the properties of a typing.Protocol,
 # and the properties of a source read files.
 from typing_extensions import Protocol, runtime_checkable
 
@@ -68,7 +68,7 @@ class Source(Protocol):
 
   @property
   def left_out(self) -> tuple[str, ...]:
-    """Phrases that name the things beside the images that are not read."""
+    """Phrases that name the entries beside the images that are not read."""
     ...
 
   def digests(self) -> dict[str, str]:
@@ -130,7 +130,7 @@ class InMemory(abc.ABC):
 
   @property
   def image_dtype(self) -> np.dtype:
-    """uint8 for images that need no resizing, else float32."""
+    """uint8 for images that need no resizing, otherwise float32."""
     resized = self._arrays[0].shape[1:] != self.image_shape
     return np.dtype(np.float32 if resized else np.uint8)
 
@@ -197,12 +197,12 @@ class InMemory(abc.ABC):
 class Digits(InMemory):
   """The 1797 handwritten digits of scikit-learn, 8x8 grey, without a download.
 
-  The set has no official split: every sixth image (300 in all) is for testing.
+  The set has no official split: every sixth image (300 in all) is a test image.
   """
 
   def _read(self) -> tuple[Images, Labels]:
     try:
-      # Imported here, because it is slow and only needed for digits.
+      # Import here, because the import is slow and only digits need it.
       datasets = importlib.import_module("sklearn.datasets")
     except ImportError as error:
       raise ValueError(

@@ -1,4 +1,4 @@
-"""Sources too large for memory: each image is decoded when it is taken."""
+"""Sources too large for memory: an image is decoded when it is taken."""
 
 import abc
 import dataclasses
@@ -27,9 +27,9 @@ class Streamed(abc.ABC):
     resize: "area" or "bilinear" (antialiased).
     crop: "center" (the centre square) or "none" (stretch).
     num_threads: the number of images that are decoded at the same time.
-    classes: the number of classes. With it a run can be built on a machine
-      without the data; `check()` compares it with the data. None: read it from
-      the data.
+    classes: the number of classes. With it, a run can be built on a machine
+      without the data; `check()` compares it with the data. If None, it is read
+      from the data.
   """
 
   split: str
@@ -74,7 +74,7 @@ class Streamed(abc.ABC):
 
   @property
   def image_dtype(self) -> np.dtype:
-    """float32 if image_size is given, else uint8."""
+    """float32 if image_size is given, otherwise uint8."""
     return np.dtype(np.uint8 if self.image_size is None else np.float32)
 
   @property

@@ -30,7 +30,7 @@ class Tfds(Streamed):
       "train[:300]".
     data_dir: the folder where the data set was prepared; None for the default
       of the library.
-    channels: the number of channels of the images. With it a run can be built
+    channels: the number of channels of the images. With it, a run can be built
       on a machine without the data; see `classes`.
 
   `check()` raises ValueError if the library is not installed, the data set was
@@ -140,8 +140,8 @@ class Tfds(Streamed):
   @functools.cached_property
   def _source(self) -> Any:
     try:
-      # Imported here, because the library is optional and takes seconds to
-      # import.
+      # Import here, because the library is optional and its import takes
+      # seconds.
       tfds = importlib.import_module("tensorflow_datasets")
     except ImportError as error:
       raise ValueError(

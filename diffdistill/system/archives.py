@@ -13,8 +13,8 @@ SHARE, FREE = 200, 1 << 28
 def check_unpacked_size(path: epath.Path) -> None:
   """Refuses an archive whose content is far larger than its file.
 
-  A file that is no zip archive, or is damaged, is not refused here: its reader
-  refuses it.
+  A file that is not a zip archive, or is damaged, is not refused here, because
+  its reader refuses it.
 
   Args:
     path: the path of the file, local or in a bucket.

@@ -24,7 +24,7 @@ def in_bucket(path: epath.PathLike) -> bool:
 
 @contextlib.contextmanager
 def naming(path: epath.PathLike, writer: str = "") -> Iterator[None]:
-  """Makes an OSError name the file that is being written.
+  """Makes an OSError name the file that is to be written.
 
   The error of a write to a full disk names no file, and an unfinished file has
   a name that the user does not know.
@@ -78,8 +78,7 @@ def whole_folder(folder: epath.Path) -> Iterator[epath.Path]:
 def matching(folder: epath.PathLike, pattern: str) -> list[epath.Path]:
   """The paths in a folder that match a pattern, sorted; none without a folder.
 
-  Unlike `glob`, it does not take brackets in the name of the folder for a
-  pattern.
+  Unlike `glob`, it does not treat brackets in the folder's name as a pattern.
   """
   folder = epath.Path(folder)
   if not folder.is_dir():

@@ -34,10 +34,10 @@ TEXTS = "diffdistill/texts"
 SECONDS_TO_GATHER = 300
 LINK = "diffdistill/link"
 SECONDS_TO_LINK = 60
-# The news of a lost process may come after connections to it have failed.
+# A lost process may be reported this long after connections to it have failed.
 SECONDS_TO_HEAR = 2
 THREADS = 64
-# JAX takes a process for lost if it is silent this long, and aborts the
+# JAX treats a process as lost if it is silent for this long, and aborts the
 # processes that wait for it. Usually links.py notices the loss earlier.
 HEARTBEAT_SECONDS = 100
 # Messages are padded to multiples of this size: each length is compiled once.
@@ -52,15 +52,16 @@ def join(
   """Joins the other processes; call it before anything touches a device.
 
   Args:
-    coordinator: HOST:PORT of the first process; by default the cluster tells
+    coordinator: HOST:PORT of the first process; by default the cluster provides
       it.
     num_processes: the number of processes.
     process_id: the index of this process.
 
   Raises:
-    ValueError: if no cluster tells the missing arguments.
+    ValueError: if arguments are missing and no cluster provides them.
   """
-  # JAX's service would catch SIGTERM; training/preemption.py does it better.
+  # JAX's service would also catch SIGTERM, which training/preemption.py
+  # handles.
   jax.config.update("jax_enable_preemption_service", False)
   # The number of threads of the CPU client, by default one per core. In each
   # running program, each local device holds a thread while it waits for another
@@ -159,9 +160,9 @@ def everywhere(true: bool) -> bool:
 def on_first(act: Callable[[], T]) -> T:
   """Calls a function on the first process only; all get its result or error.
 
-  An error that a person can mend is a ValueError or an OSError on every
-  process. For other errors the first process has the traceback, and the others
-  get the message.
+  An error that a person can repair is a ValueError or an OSError on every
+  process. For other errors, the first process has the traceback and the others
+  have only the message.
 
   Args:
     act: the function; its result must be JSON values, and it must not
@@ -188,8 +189,8 @@ def on_first(act: Callable[[], T]) -> T:
 def gathered(text: str) -> list[str]:
   """The texts of all processes, in order, without compiling anything.
 
-  The first process reads all texts and shares them as one. So many processes do
-  not send many requests each.
+  The first process reads all texts and shares them as one, so that many
+  processes do not send many requests each.
   """
   client: Any = distributed.global_state.client
   count = jax.process_count() if client is not None else 1
@@ -232,7 +233,7 @@ def place(tree: Any, sharding: jax.sharding.Sharding) -> Any:
 
 
 def unanimous(words: str) -> bool:
-  """Whether every process ends with the same words; waits a while for all."""
+  """Whether every process ends with the same words; waits a while for them."""
   client = distributed.global_state.client
   if client is None:
     return True

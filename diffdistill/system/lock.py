@@ -3,9 +3,10 @@
 `lock.json` names the host and the process that hold the workdir. The holder
 writes the file again every RENEW_SECONDS. A new training that finds the file
 watches it. If the file changes, the holder is alive, and the new training is
-refused. If the file stays the same for STALE_SECONDS, the new training takes it
-over. Clocks of hosts differ, so file times are not compared with clocks. If the
-holder ran on this host and has ended, this is known at once.
+refused. If the file stays the same for STALE_SECONDS, the new training takes
+the workdir over. Clocks of hosts differ, so file times are not compared with
+clocks. If the holder was on this host and has ended, the new training notices
+it at once.
 
 If a holder's lock was taken over, for example while it was suspended, the
 holder ends at once, so that two trainings never run. Commands that only read a
@@ -36,7 +37,8 @@ STALE_SECONDS = 60.0
 # Seconds between two looks at a lock, and between two messages of the first
 # process to the processes that wait for it.
 POLL_SECONDS, WORD_SECONDS = 1.0, 5.0
-# In a bucket, two may write at once; after these seconds the last one holds.
+# In a bucket, two processes may write at once. The last one holds the lock
+# after this time.
 SETTLE_SECONDS = 2.0
 
 Say = Callable[[str], None]
@@ -112,7 +114,7 @@ class Lock:
       self._say(f"{self._path} could not be removed ({error})")
 
   def _is_free(self, seen: Signature | None) -> bool:
-    """Whether nobody holds the lock any more."""
+    """Whether no process holds the lock any more."""
     if seen is None or _is_dead(holder := self._holder()):
       return True
     now = time.monotonic()
@@ -130,7 +132,7 @@ class Lock:
     return now - self._since >= STALE_SECONDS
 
   def _take(self, seen: Signature | None) -> bool:
-    """Writes the lock if nobody changed the file; gives whether it is held."""
+    """Writes the lock if the file is unchanged; returns whether it is held."""
     self._workdir.mkdir(parents=True, exist_ok=True)
     with _alone(self._workdir) as alone:
       if self.look() != seen:
@@ -243,7 +245,7 @@ def idle(workdir: epath.Path, say: Say) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alone(folder: epath.Path) -> Iterator[bool]:
-  """Keeps other processes from looking and writing; gives whether that works.
+  """Keeps other processes from looking and writing; yields whether that works.
 
   A bucket and a network disk without file locks do not allow this.
   """
@@ -274,7 +276,7 @@ def _identity() -> dict[str, Any]:
 
 
 def _boot() -> str:
-  """The boot and namespace in which process numbers are unique, or ""."""
+  """The boot and the namespace in which process numbers are unique, or ""."""
   try:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -288,7 +290,7 @@ def _started(process: int) -> str:
     text = Path(f"/proc/{process}/stat").read_text()
   except OSError:
     return ""
-  # The fields follow the name in brackets: see proc(5).
+  # The fields come after the name, which is in brackets: see proc(5).
   state, *fields = text.rpartition(")")[2].split()
   return "" if state in "ZX" else fields[18]
 

@@ -24,7 +24,7 @@ def place(name: str, text: str) -> epath.Path:
 
   Raises:
     ValueError: if the path is in a store that cannot be reached, in the home
-      folder of an unknown user, or no UTF-8.
+      folder of an unknown user, or not valid UTF-8.
   """
   return epath.Path(_place(name, text))
 

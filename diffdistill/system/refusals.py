@@ -1,4 +1,4 @@
-"""Refusals: which errors a person can mend, and the line that says how."""
+"""Refusals: which errors a person can repair, and the line that says how."""
 
 import errno
 from pathlib import Path
@@ -21,8 +21,8 @@ REMEDIES = {
   errno.ENODEV: "mount its disk again, and run the same command again",
   errno.ENXIO: "mount its disk again, and run the same command again",
 }
-# Other errors of the system that a person can mend. A connection that broke is
-# none of them.
+# Other errors of the system that a person can repair. A broken connection is
+# not one of these.
 MENDABLE = (
   FileNotFoundError,
   FileExistsError,
@@ -39,10 +39,11 @@ class UsageError(ValueError):
 
 
 def is_refusal(error: Exception) -> bool:
-  """Whether a person can mend an error: the system or our code refused.
+  """Whether a person can repair an error: the system or our code refused.
 
-  An error that a library raises inside our code is a fault of ours and keeps
-  its traceback, and so does an error that Python raises, such as a TypeError.
+  An error that a library raises inside our code is a fault of our code and
+  keeps its traceback. The same holds for an error that Python raises, such as a
+  TypeError.
   """
   if isinstance(error, OSError):
     if isinstance(error, MENDABLE) or error.errno in REMEDIES:
@@ -71,7 +72,7 @@ def line_of(error: Exception | str) -> str:
     return " ".join(f"{place}: {error.strerror}; {remedy}".split())
   line = " ".join(str(error).split()) or type(error).__name__
   half = LONGEST_LINE // 2
-  # A long line is cut in its middle.
+  # Cut a long line in its middle.
   return (
     line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
   )

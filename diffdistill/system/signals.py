@@ -89,7 +89,7 @@ class Listener:
       self._hang_up()
 
   def boundary(self) -> None:
-    """Notes that a loop is at a boundary, where it could leave."""
+    """Notes that a loop is at a boundary, where it can end."""
     now = time.monotonic()
     least, most = SECONDS_TO_BOUNDARY
     if self._boundary:
@@ -131,7 +131,7 @@ class Listener:
       self._deadline = time.monotonic() + self._patience
 
   def end(self, message: str, status: int) -> NoReturn:
-    """Ends the process; an earlier signal or status wins over the arguments."""
+    """Ends the process; an earlier signal or status has priority."""
     # Only one thread prints; another one waits here until the process ends.
     self._ends.acquire()
     if self._status is not None:

@@ -1,4 +1,4 @@
-"""Standard streams that accept any text and survive a reader that leaves.
+"""Standard streams that accept any text and survive a reader that ends.
 
 This file imports nothing slow, because the program may restart in it.
 """
