@@ -1,4 +1,4 @@
-"""A bench on which tests run every paper: tiny networks, compiled once."""
+"""Builds each objective with a tiny network, compiled once for all tests."""
 
 import dataclasses
 import functools
@@ -44,23 +44,24 @@ PAPERS: dict[str, dict[str, Any]] = {
   "classifier_features": {},
   "moment_matching": {"sampler": Ancestral},
   "parameter_moment_matching": {"sampler": Ancestral},
-  # No papers: what the interface must be able to say, see proving.py.
+  # Objectives of no paper, which test the interface; see proving.py.
   **{name: {} for name in PROVING},
 }
 every_paper = pytest.mark.parametrize("name", PAPERS)
 
 IMAGE = (4, 4, 1)
 CLASSES = 3
-BATCH = 16  # of which every device has a row, of each half too
-# With eps = 1 an update is nearly in proportion to its gradient. As Adam is
-# meant, it is the gradient's sign where that is small, and so is its rounding.
+BATCH = 16  # each of 8 devices has a row of each half of a batch
+# With eps = 1 an update of Adam is nearly proportional to its gradient. With
+# the usual eps it is nearly the sign, which amplifies the rounding of small
+# gradients.
 OPTIMIZER = Optimizer(learning_rate=0.1, eps=1.0, ema_decay=0.9)
 
 
 def build(name, width=8, depth=1, channels=8):
-  """The objective of that name, given what from_config.py would give it."""
+  """The objective of this name, built as from_config.py builds it."""
   process = GaussianProcess(schedule=Cosine())
-  # A class more: the null label.
+  # The network has one class more, for the null label.
   mlp = MLP(
     width=width,
     depth=depth,
@@ -94,7 +95,7 @@ def build(name, width=8, depth=1, channels=8):
 
 @functools.cache
 def weights(network):
-  """A network's weights, far from the zeros that some layers start with."""
+  """Random weights of a network; no layer is left at its zeros."""
 
   @jax.jit
   def draw(key):
@@ -112,7 +113,7 @@ def weights(network):
 
 
 def frozen_of(objective):
-  """Weights of the right shapes for what the objective is given."""
+  """Random weights for each frozen tree of an objective, by name."""
   frozen = {}
   kinds = {**dict.fromkeys(objective.starts, "denoiser"), **objective.needs}
   for name, kind in kinds.items():
@@ -126,12 +127,12 @@ def frozen_of(objective):
 
 
 def needed(objective, frozen):
-  """The frozen trees of every update: without those that only begin one."""
+  """The frozen trees that every update needs, by name."""
   return {name: frozen[name] for name in objective.needs}
 
 
 def rows(objective, step, size=BATCH):
-  """The batch of an update, as this process's data would have it."""
+  """The random batch of an update, with images as bytes."""
   random = np.random.default_rng(step)
   batch = {
     "image": random.integers(0, 256, (size, *IMAGE), np.uint8),
@@ -157,7 +158,7 @@ class Bench:
     return self.init(self._everywhere(jax.random.key(0)), self.frozen)
 
   def update(self, state, turn, step=0, learning_rate=0.1, **fields):
-    """(state, metrics) after one update of the trees of a turn."""
+    """(State, metrics) after one update of the trees of a turn."""
     batch = shard_batch(rows(self.objective, step), self.mesh)
     rates = dict.fromkeys(self.objective.trees, np.float32(learning_rate))
     traced = self._everywhere((jax.random.key(1), now_of(**fields), rates))
@@ -165,7 +166,7 @@ class Bench:
     return self.updates[turn](state, frozen, batch, *traced)
 
   def run(self, state, first, last):
-    """(state, metrics of all) after the updates of steps first to last - 1."""
+    """(State, all metrics) after the updates of steps first to last - 1."""
     heard = {}
     for step in range(first, last):
       turn = turn_of(self.objective, step)
@@ -179,7 +180,7 @@ class Bench:
 
 @functools.cache
 def bench(name, mesh, accumulate=1):
-  """The objective on a mesh: compiled once for all tests."""
+  """The compiled objective on a mesh; the cache serves all tests."""
   objective = build(name)
   optimizers = dict.fromkeys(objective.trees, OPTIMIZER)
   frozen = frozen_of(objective)
@@ -188,7 +189,7 @@ def bench(name, mesh, accumulate=1):
     return create_state(objective, optimizers, key, frozen)
 
   with pytest.MonkeyPatch.context() as patch:
-    # Split even these small networks over fsdp.
+    # This splits even small networks over fsdp.
     patch.setattr("diffdistill.training.sharding.MIN_SIZE_TO_SPLIT", 1)
     shapes = jax.eval_shape(init, jax.random.key(0), frozen)
     abstract = with_shardings(shapes, Layout(mesh=mesh))
@@ -209,7 +210,7 @@ def bench(name, mesh, accumulate=1):
 
 
 def on_host(tree):
-  """A copy that outlives a donation."""
+  """A copy of a tree on the host, which donation does not delete."""
   return jax.tree.map(np.array, tree)
 
 

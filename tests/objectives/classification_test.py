@@ -18,7 +18,7 @@ class Answer(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
-  """Logits linear in the mean of the image; writes down its inputs."""
+  """A classifier with logits linear in the image's mean; it records inputs."""
 
   heard: list
 
@@ -35,7 +35,7 @@ LABEL = jnp.array([0, 1, 2, 0])
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
-def test_cross_entropy_and_accuracy(smoothing):
+def test_cross_entropy_and_accuracy_agree_with_sums_by_hand(smoothing):
   goal = Classification(classifier=Linear([]), label_smoothing=smoothing)
   key = jax.random.key(0)
   batch = batch_of(jnp.array([1.0, -1.0, 0.5, 2.0]).reshape(4, 1, 1, 1), LABEL)
@@ -63,14 +63,14 @@ def test_noise_is_added_to_the_image():
 
 
 def heard_by(goal, image, key=0):
-  """The images that reach the classifier for these images."""
+  """The images that the classifier gets, after crop and noise."""
   batch = batch_of(image, jnp.zeros(len(image), jnp.int32))
   loss_of(goal, {"classifier": jnp.ones(3)}, batch, jax.random.key(key))
   return np.asarray(goal.classifier.heard[-1]["x"])
 
 
 def moved(image, down, right):
-  """The image further down and right, zeros coming in; written out."""
+  """The image, shifted down and right by loops, with zeros at the border."""
   out = np.zeros_like(image)
   height, width, _ = image.shape
   for i in range(height):
@@ -80,7 +80,7 @@ def moved(image, down, right):
   return out
 
 
-def test_crop_shifts_each_image_by_every_offset_alike():
+def test_crop_draws_every_shift_equally_often():
   goal = Classification(classifier=Linear([]), crop=2)
   image = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
   offsets = list(itertools.product(range(-2, 3), repeat=2))
@@ -88,15 +88,15 @@ def test_crop_shifts_each_image_by_every_offset_alike():
   number = 2500
   seen = heard_by(goal, jnp.tile(image, (number, 1, 1, 1)))
   same = (seen[:, None] == candidates).all(axis=(2, 3, 4))
-  # Each is one of the 25, and only one: the image does not repeat itself.
+  # Each result is exactly one of the 25 shifts.
   assert (same.sum(axis=1) == 1).all()
-  # 100 of each are expected; five standard deviations.
+  # Each shift is expected 100 times; 50 is five standard deviations.
   assert np.abs(same.sum(axis=0) - 100).max() < 50
   again = heard_by(goal, jnp.tile(image, (number, 1, 1, 1)), key=1)
   assert not np.array_equal(seen, again)
 
 
-def test_crop_is_drawn_for_each_image():
+def test_crop_shifts_each_image_of_a_batch():
   goal = Classification(classifier=Linear([]), crop=1)
   images = np.random.default_rng(1).normal(size=(64, 3, 3, 1))
   images = images.astype(np.float32)
@@ -107,11 +107,11 @@ def test_crop_is_drawn_for_each_image():
     assert any(np.array_equal(seen, moved(image, *o)) for o in offsets)
 
 
-def test_no_crop_changes_no_bit():
+def test_a_crop_of_zero_changes_no_bit():
   image = jnp.array(np.random.default_rng(2).normal(size=(8, 4, 4, 1)))
   goal = Classification(classifier=Linear([]), crop=0)
   np.testing.assert_array_equal(heard_by(goal, image), image)
-  # Nor does it change the noise of those who have some.
+  # crop=0 does not change the noise either.
   key_noise, _ = jax.random.split(jax.random.key(0))
   noisy = Classification(classifier=Linear([]), noise=0.5)
   np.testing.assert_array_equal(
@@ -129,6 +129,6 @@ def test_no_crop_changes_no_bit():
     ({"crop": -1}, "crop is -1; pass 0 or more"),
   ],
 )
-def test_refusals(fields, words):
+def test_fields_out_of_range_are_refused(fields, words):
   with pytest.raises(ValueError, match=words):
     Classification(classifier=Linear([]), **fields)

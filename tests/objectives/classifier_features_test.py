@@ -1,4 +1,4 @@
-"""The losses, gradients and refusals of classifier-feature distillation."""
+"""The loss of classifier-feature distillation agrees with sums by hand."""
 
 import dataclasses
 
@@ -35,7 +35,7 @@ from tests.objectives.given import OneTime, batch_of, loss_of
   ("temperature", "dataset_weight", "entropy_share"),
   [(1.0, 0.0, 0.75), (0.7, 0.0, 0.75), (0.95, 0.5, 0.75), (0.95, 2.0, 0.0)],
 )
-def test_loss_and_gradient_are_those_by_hand(
+def test_loss_and_gradient_agree_with_sums_by_hand(
   temperature, dataset_weight, entropy_share
 ):
   goal = objective(
@@ -51,7 +51,7 @@ def test_loss_and_gradient_are_those_by_hand(
     assert float(value) == pytest.approx(expected_gradient[name], rel=1e-5)
 
 
-def test_x_t_and_times_are_those_of_progressive():
+def test_inputs_and_times_are_the_same_as_in_progressive():
   goal = objective()
   progressive = Progressive(denoiser=goal.denoiser, sampler=goal.sampler)
   _, metrics, _, heard = evaluate(goal, STUDENT, TEACHER)
@@ -64,18 +64,19 @@ def test_x_t_and_times_are_those_of_progressive():
 
 
 def at(goal, student, teacher):
-  """Loss and gradients of constants."""
+  """(Loss, gradients) of a student and a teacher that output constants."""
   loss, _, (gradient, _), _ = evaluate(
     goal, constant(student), constant(teacher)
   )
   return float(loss), {name: float(value) for name, value in gradient.items()}
 
 
-def test_a_student_that_is_its_target_rests_at_temperature_one():
+def test_at_temperature_one_a_student_at_its_target_has_no_gradient():
   goal = objective(temperature=1.0, dataset_weight=0.0)
   loss, gradient = at(goal, 0.4, 0.4)
   np.testing.assert_allclose([loss, *gradient.values()], 0, atol=1e-6)
-  # And nowhere near it: up on one side, down on the other.
+  # Beside the target the loss is positive, and its gradient points away from
+  # it.
   loss, gradient = at(goal, 0.6, 0.4)
   assert loss > 1e-3
   assert gradient["offset"] > 1e-2
@@ -83,18 +84,20 @@ def test_a_student_that_is_its_target_rests_at_temperature_one():
 
 
 @pytest.mark.parametrize("temperature", [0.5, 0.95, 1.5])
-def test_linear_features_rest_at_the_target_over_the_temperature(temperature):
+def test_linear_features_have_no_gradient_at_the_target_over_the_temperature(
+  temperature,
+):
   goal = objective(temperature=temperature, dataset_weight=0.0)
   loss, gradient = at(goal, 0.4 / temperature, 0.4)
   np.testing.assert_allclose([loss, *gradient.values()], 0, atol=1e-6)
-  # Below 1 it sharpens: the student at the target is sent away from zero.
+  # A temperature below 1 moves a student at the target away from zero.
   _, gradient = at(goal, 0.4, 0.4)
   assert np.sign(gradient["offset"]) == np.sign(temperature - 1)
   assert abs(gradient["offset"]) > 1e-3
 
 
 def test_a_student_learns_the_target_over_the_temperature():
-  """At t = 1 an affine teacher has a target that is affine in x_t."""
+  """At t = 1 the target of an affine teacher is affine in x_t."""
   goal = objective(temperature=0.8, dataset_weight=0.0)
   optimizer = optax.adam(0.05)
 
@@ -144,7 +147,7 @@ def test_metrics_add_up_to_the_loss():
   assert float(loss) == pytest.approx(expected, rel=1e-6)
 
 
-def test_without_dataset_terms_nobody_asks_for_logits():
+def test_logits_are_not_used_without_dataset_terms():
   weights = WEIGHTS | {"logits": np.full((5, 3), np.nan, np.float32)}
   loss, metrics, _, _ = evaluate(
     objective(dataset_weight=0.0), STUDENT, TEACHER, weights=weights
@@ -173,7 +176,7 @@ def test_only_the_student_is_trained():
 
 
 class Pixels(nn.Module):
-  """A classifier whose features are its input."""
+  """A classifier whose features and logits are three times its input."""
 
   @nn.compact
   def __call__(self, x, train):
@@ -181,8 +184,8 @@ class Pixels(nn.Module):
     return Classification(logits=features, features=features)
 
 
-def test_classifier_input_is_what_its_name_says():
-  """Constants of teacher and student, so the pixels that are fed are known."""
+def test_each_classifier_input_has_its_normalisation():
+  """Teacher and student output constants, so the input of the loss is known."""
   classifier = LinenClassifier(
     module=Pixels(), image_shape=(1, 1, 3), normalisation="cifar10"
   )
@@ -208,13 +211,13 @@ def test_classifier_input_is_what_its_name_says():
   normalised = expected((0.75 - mean) / std, (0.25 - mean) / std)
   assert normalised > 1e-2
   assert float(loss("as_trained")) == pytest.approx(normalised, rel=1e-4)
-  # All channels are equal, so the two inputs cannot be told apart.
+  # With this input all features are equal, so their divergence is zero.
   assert float(loss("reference_mismatch")) == pytest.approx(0, abs=1e-6)
 
 
 @dataclasses.dataclass(frozen=True)
 class Echo(OneTime):
-  """A network that says its label."""
+  """A network that outputs its label plus its parameter."""
 
   def init(self, key):
     return {}
@@ -230,7 +233,7 @@ def test_the_first_teacher_is_guided_and_a_student_is_not():
   goal = objective(denoiser=denoiser, guidance=Guidance(weight=2.0))
   label = jnp.ones(16, jnp.int32)
   for guided, target in ((0, 1), (1, 1 + 2 * (1 - 0))):
-    # The student says 1 - 1 = 0.
+    # The student outputs 1 - 1 = 0.
     _, metrics, _, _ = evaluate(
       goal, jnp.float32(-1), jnp.float32(0), label=label, guided=guided
     )
@@ -269,6 +272,6 @@ def test_the_first_teacher_is_guided_and_a_student_is_not():
     ),
   ],
 )
-def test_refusals(fields, message):
+def test_impossible_fields_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     objective(**fields)

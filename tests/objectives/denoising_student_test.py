@@ -23,7 +23,7 @@ from tests.objectives.given import loss_of as loss_of_trees
 
 @dataclasses.dataclass(frozen=True)
 class Affine(OneTime):
-  """scale x + shift, at t = 1 only; writes down what it is asked."""
+  """A network: scale x + shift at t = 1, else NaN; it records its calls."""
 
   heard: list = dataclasses.field(default_factory=list)
 
@@ -51,7 +51,7 @@ def objective(schedule="cosine", form="x0", norm="l2", network=None, **fields):
 
 
 def noise(n=64, seed=0):
-  """Noise rounded to float16, as pairs hold it."""
+  """Noise that is rounded to float16, as stored pairs are."""
   values = np.random.default_rng(seed).normal(size=(n, 1, 2, 3))
   return jnp.asarray(values.astype(np.float16).astype(np.float32))
 
@@ -74,7 +74,7 @@ def loss_of(goal, params, batch, key=0):
     ("linear", "difference"),
   ],
 )
-def test_the_loss_is_of_what_the_sampler_makes(schedule, form, norm):
+def test_the_loss_compares_the_images_of_the_sampler(schedule, form, norm):
   goal = objective(schedule, form, norm)
   params = {"scale": jnp.float32(0.7), "shift": jnp.float32(0.2)}
   batch = {"noise": noise(), "image": jnp.tanh(noise(seed=1))}
@@ -99,8 +99,8 @@ def test_the_loss_is_of_what_the_sampler_makes(schedule, form, norm):
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])
-def test_the_exact_map_is_a_fixed_point(norm):
-  """In the same operations: there is no rounding to have an L1 gradient."""
+def test_the_exact_map_has_no_loss_and_no_gradient(norm):
+  """The images are computed by the same operations, so no rounding is left."""
   goal = objective("linear", "x0", norm)
   params = {"scale": jnp.float32(0.7), "shift": jnp.float32(0.2)}
   x = goal.sampler.start(noise(), 1)
@@ -111,7 +111,7 @@ def test_the_exact_map_is_a_fixed_point(norm):
   assert float(loss) == 0
   assert float(metrics["student/x0_mse"][0]) == 0
   assert all(float(leaf) == 0 for leaf in jax.tree.leaves(gradient))
-  # And nowhere beside it.
+  # Beside the exact map the loss is positive.
   for name in params:
     beside = params | {name: params[name] + 0.01}
     assert float(loss_of(goal, beside, batch)[0]) > 1e-5
@@ -119,7 +119,7 @@ def test_the_exact_map_is_a_fixed_point(norm):
 
 @pytest.mark.parametrize("form", ["x0", "difference"])
 @pytest.mark.parametrize("norm", ["l1", "l2"])
-def test_the_gradient_by_finite_differences(norm, form):
+def test_the_gradient_agrees_with_finite_differences(norm, form):
   goal = objective("linear", form, norm)
   batch = {"noise": noise(), "image": jnp.tanh(noise(seed=1))}
 
@@ -130,15 +130,15 @@ def test_the_gradient_by_finite_differences(norm, form):
   for shift in (-2.0, 0.1, 2.0):
     actual = float(jax.grad(loss)(jnp.float32(shift)))
     high, low = (float(loss(jnp.float32(shift + d))) for d in (0.02, -0.02))
-    # The kinks of L1 within the step: up to 3 of 100 pixels.
+    # Up to 3 of 100 pixels have the kink of L1 inside the difference.
     assert actual == pytest.approx((high - low) / 0.04, abs=0.03)
-    # Downhill is towards the images, which are within [-1, 1].
+    # A shift outside [-1, 1], where the images are, must move back.
     if abs(shift) == 2:
       assert np.sign(actual) == np.sign(shift)
 
 
 def test_images_beyond_the_range_still_have_a_gradient():
-  """The sampler clips, training does not."""
+  """The sampler clips its images, but the loss uses images without clipping."""
   goal = objective("flow", "x0", "l1")
   assert goal.sampler.clip
   batch = {"noise": noise(), "image": jnp.ones((64, 1, 2, 3))}
@@ -152,7 +152,7 @@ def test_images_beyond_the_range_still_have_a_gradient():
   assert float(slope) == pytest.approx(1, rel=1e-5)
 
 
-def test_the_student_is_told_its_label_and_nothing_random():
+def test_the_student_gets_its_label_and_no_key():
   network = Affine()
   goal = objective(network=network, conditional=True)
   label = jnp.arange(64) % 3
@@ -181,23 +181,23 @@ def test_the_student_starts_as_a_copy_of_the_teacher():
   check_copies(params, teacher)
 
 
-def test_its_passes_and_frozen_trees():
+def test_the_student_trains_alone_and_costs_one_gradient():
   goal = objective()
   assert goal.passes(("student",), 1, False).units == 3
   assert tuple(goal.trees) == turn_of(goal, 7) == ("student",)
-  # The teacher is needed to begin, and by no update.
+  # The student starts as the teacher, but no update needs the teacher.
   assert goal.starts == ("teacher",)
   assert goal.needs == {}
   assert (goal.consumes, goal.rounds) == ("pairs", "one_step")
 
 
 @pytest.mark.parametrize("output", ["x0", "v", "velocity", "both"])
-def test_a_difference_needs_eps(output):
+def test_the_difference_form_needs_an_eps_network(output):
   with pytest.raises(ValueError, match=f"'difference', .* is '{output}'; pass"):
     objective(form="difference", output=output)
 
 
-def test_refusals():
+def test_an_unknown_norm_and_another_sampler_are_refused():
   with pytest.raises(ValueError, match="norm is 'l3'; pass one of l1, l2"):
     objective(norm="l3")
   goal = objective()

@@ -53,7 +53,7 @@ def images(n, key):
 
 @pytest.mark.parametrize("schedule", [Cosine(), EDM()])
 @pytest.mark.parametrize("weighting", ["truncated_snr", "constant"])
-def test_the_exact_denoiser_is_best(schedule, weighting):
+def test_the_exact_denoiser_has_the_least_loss(schedule, weighting):
   goal = exact(schedule, weighting=weighting)
 
   @jax.jit
@@ -85,7 +85,7 @@ def test_the_gradient_at_the_exact_denoiser_has_zero_mean():
     return jax.vmap(one)(jax.random.split(jax.random.key(1), 64))
 
   def scores(params):
-    """Means over 64 batches in units of their standard errors."""
+    """The mean gradients over 64 batches, divided by their standard errors."""
     return np.concatenate(
       [
         np.ravel(np.mean(g, 0) / (np.std(g, 0) / 8))
@@ -93,7 +93,7 @@ def test_the_gradient_at_the_exact_denoiser_has_zero_mean():
       ]
     )
 
-  # Eight numbers of about unit variance.
+  # Each of these eight numbers has a variance of about 1.
   assert np.abs(scores(MIXTURE)).max() < 3.5
   assert np.abs(scores(MIXTURE | {"std": jnp.array([0.4, 0.3])})).max() > 10
 
@@ -117,7 +117,7 @@ def test_a_zero_network_has_the_mean_square_of_the_data():
   assert float(total / count) == pytest.approx(expected, rel=1e-6)
 
 
-def test_dropout_is_on_and_differs_between_updates():
+def test_dropout_has_another_key_in_each_update():
   heard = []
   goal = objective(Listener(heard))
   for seed in (0, 1):
@@ -138,9 +138,10 @@ def test_the_share_of_hidden_labels_is_label_dropout():
   one, other = (np.asarray(call["label"]) for call in heard)
   hidden = one == 3
   np.testing.assert_array_equal(one[~hidden], label[~hidden])
-  # Four standard errors of 0.2.
+  # The tolerance is four standard errors of a share of 0.2.
   assert hidden.mean() == pytest.approx(0.2, abs=4 * 0.4 / np.sqrt(n))
-  # Whatever the class, the time, and the labels hidden in another update.
+  # The share depends neither on the class, nor on the time, nor on the labels
+  # that another update hides.
   by_class = [hidden[k::3].mean() for k in range(3)]
   np.testing.assert_allclose(by_class, 0.2, atol=4 * 0.4 / np.sqrt(n / 3))
   for what in (heard[0]["t"], other == 3):
@@ -148,7 +149,7 @@ def test_the_share_of_hidden_labels_is_label_dropout():
 
 
 @pytest.mark.parametrize("conditional", [False, True])
-def test_labels_reach_a_conditional_network_only(conditional):
+def test_only_a_conditional_network_gets_labels(conditional):
   heard = []
   goal = objective(Listener(heard), conditional=conditional)
   label = jnp.array([3, 1])
@@ -160,7 +161,7 @@ def test_labels_reach_a_conditional_network_only(conditional):
     assert heard[0]["label"] is None
 
 
-def test_x_t_is_the_data_diffused_to_its_time():
+def test_x_t_is_the_data_diffused_to_time_t():
   heard, schedule = [], LinearBeta()
   goal = objective(Listener(heard), schedule, discrete_steps=1000)
   x0 = jnp.full((4096, 1, 1, 1), 0.5)
@@ -170,14 +171,14 @@ def test_x_t_is_the_data_diffused_to_its_time():
   np.testing.assert_array_equal(t, i / np.float32(1000))
   assert t.min() >= 0.001
   eps = (x.ravel() - 0.5 * schedule.alpha(t)) / schedule.sigma(t)
-  # Four standard errors; and independent of the time.
+  # The tolerance is four standard errors; the noise is independent of the time.
   assert float(eps.mean()) == pytest.approx(0, abs=4 / 64)
   assert float(eps.std()) == pytest.approx(1, abs=4 / 90)
   assert np.corrcoef(eps, t)[0, 1] == pytest.approx(0, abs=4 / 64)
 
 
 def test_snr_weighting_is_the_noise_prediction_loss_of_ddpm():
-  """Ho et al. 2020, Eq. 14: mean of ||eps - eps_hat||^2."""
+  """Eq. 14 of Ho et al. 2020 is the mean of ||eps - eps_hat||^2."""
   schedule, heard = LinearBeta(), []
   process = GaussianProcess(schedule=schedule)
   goal = Denoising(
@@ -200,7 +201,7 @@ def test_snr_weighting_is_the_noise_prediction_loss_of_ddpm():
   assert float(loss) == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_refusals():
+def test_an_unknown_weighting_and_negative_steps_are_refused():
   with pytest.raises(ValueError, match="weighting is 'x'"):
     exact(weighting="x")
   with pytest.raises(ValueError, match="discrete_steps is -1"):
@@ -208,7 +209,7 @@ def test_refusals():
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
-def test_refuses_to_hide_all_labels_or_fewer_than_none(share):
+def test_a_label_dropout_out_of_range_is_refused(share):
   with pytest.raises(
     ValueError, match=rf"label_dropout is {share}; pass a val"
   ):
@@ -216,7 +217,7 @@ def test_refuses_to_hide_all_labels_or_fewer_than_none(share):
 
 
 @pytest.mark.parametrize(("share", "null_label"), [(0.1, None), (0.0, 3)])
-def test_labels_are_hidden_by_a_null_label(share, null_label):
+def test_label_dropout_and_a_null_label_need_each_other(share, null_label):
   with pytest.raises(
     ValueError,
     match=f"label_dropout is {share}, but .* null label is {null_label}; pass",
@@ -224,7 +225,7 @@ def test_labels_are_hidden_by_a_null_label(share, null_label):
     objective(Listener([]), null_label=null_label, label_dropout=share)
 
 
-def test_times_are_drawn_as_the_draw_says():
+def test_times_come_from_the_draw_of_the_objective():
   heard = []
   goal = objective(Listener(heard), draw=LogitNormal(mean=2.0, std=0.01))
   loss_of(goal, jnp.ones(()), jnp.zeros((8, 1, 1, 2)), jax.random.key(0))

@@ -1,4 +1,4 @@
-"""The terms of classifier-feature distillation: divergence, entropy, spread."""
+"""The terms of the classifier-feature loss agree with sums by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +12,18 @@ from diffdistill.objectives.classifier_features import (
 )
 
 
-def test_feature_kl_by_hand():
+def test_feature_kl_agrees_with_sums_by_hand():
   target = np.log([[0.5, 0.5, 1e-30], [0.2, 0.3, 0.5]]).astype(np.float32)
   student = np.log([[0.25, 0.5, 0.25], [0.2, 0.3, 0.5]]).astype(np.float32)
   kl = feature_kl(jnp.asarray(target), jnp.asarray(student), 1.0)
   np.testing.assert_allclose(kl, [0.5 * np.log(2), 0], atol=1e-6)
-  # softmax(log p / tau) is p^(1 / tau): the teacher's side alone.
+  # The temperature acts on the teacher alone: softmax(log p / tau) is p^(1 /
+  # tau).
   kl = feature_kl(jnp.asarray(target[1:]), jnp.asarray(student[1:]), 0.5)
   sharp = np.array([0.04, 0.09, 0.25]) / 0.38
   expected = np.sum(sharp * np.log(sharp / [0.2, 0.3, 0.5]))
   np.testing.assert_allclose(kl, [expected], rtol=1e-5)
-  # Far apart, it is large and no more.
+  # For features that are far apart, the divergence is large but finite.
   far = jnp.array([[1e4, 0.0]])
   assert feature_kl(far, far[:, ::-1], 1.0) == pytest.approx(1e4)
   assert np.all(
@@ -33,15 +34,15 @@ def test_feature_kl_by_hand():
 @pytest.mark.parametrize(
   ("logits", "unsure", "even"),
   [
-    # Sure of every image: of all classes alike, or of one class alone.
+    # Each image is classified surely: as all classes in turn, or as one class.
     (1e4 * np.eye(4), 0, -np.log(4)),
     (1e4 * np.eye(4)[[1, 1, 1, 1]], 0, 0),
-    # Sure of none.
+    # No image is classified surely.
     (np.zeros((4, 4)), np.log(4), -np.log(4)),
     (np.log([[0.9, 0.1], [0.6, 0.4]]), None, None),
   ],
 )
-def test_dataset_terms_by_hand(logits, unsure, even):
+def test_dataset_terms_agree_with_sums_by_hand(logits, unsure, even):
   if unsure is None:
     unsure = [
       -0.9 * np.log(0.9) - 0.1 * np.log(0.1),

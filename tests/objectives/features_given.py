@@ -37,7 +37,7 @@ class Output(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
-  """Features W x of an image x, and logits V W x."""
+  """A classifier with features W x of an image x, and logits V W x."""
 
   def init(self, key):
     return WEIGHTS
@@ -50,7 +50,7 @@ class Linear:
 
 @dataclasses.dataclass(frozen=True)
 class Affine(OneTime):
-  """The least network, and what it was asked."""
+  """A network that outputs scale x + offset, and records its calls."""
 
   heard: list = dataclasses.field(default_factory=list)
 
@@ -79,7 +79,7 @@ def objective(network=None, **fields):
 
 
 def evaluate(goal, student, teacher, key=0, num_steps=4, **options):
-  """(loss, metrics, gradients, what the network was asked), compiled."""
+  """(Loss, metrics, gradients, recorded calls of the network), compiled."""
   frozen = {"teacher": teacher, "classifier": options.get("weights", WEIGHTS)}
   batch = batch_of(options.get("image", IMAGES), options.get("label"))
   heard = getattr(goal.denoiser.network, "heard", [])
@@ -103,7 +103,7 @@ def evaluate(goal, student, teacher, key=0, num_steps=4, **options):
 
 
 def constant(value):
-  """The weights of a network that always says `value`."""
+  """The weights of a network that always outputs `value`."""
   return {"scale": jnp.float32(0.0), "offset": jnp.float32(value)}
 
 
@@ -113,7 +113,7 @@ def softmax(x):
 
 
 def by_hand(goal, heard):
-  """Loss and gradients to scale and offset, of equations (1) to (4)."""
+  """(Loss, its gradients by scale and offset), by equations (1) to (4)."""
   (x_t, t, _), (_, mid, _), _ = heard
   teacher = goal.denoiser.bind(TEACHER)
   target = two_step_target(PROCESS, teacher, x_t, t, mid, 2 * mid - t)
@@ -126,7 +126,7 @@ def by_hand(goal, heard):
   p, q = softmax(target @ weight / goal.temperature), softmax(student @ weight)
   loss = np.mean(np.sum(p * np.log(p / q), axis=1))
   to_features = (q - p) / 16
-  # The classes of each image, and of the batch.
+  # c holds the class probabilities of each image, for equations (2) to (4).
   c = softmax(student @ weight @ top)
   mean = c.mean(0)
   unsure = -np.sum(c * np.log(c), axis=1, keepdims=True)

@@ -23,14 +23,14 @@ def objective(kind):
   return kind(denoiser=denoiser, sampler=DDIM(process=process))
 
 
-def test_it_is_denoising_from_a_copy_of_the_teacher():
+def test_fine_tuning_is_denoising_from_a_copy_of_the_teacher():
   tuning, training = objective(FineTuning), objective(Denoising)
   assert isinstance(tuning, Objective)
-  # The teacher is needed to begin, and by no update.
+  # The student starts as the teacher, but no update needs the teacher.
   assert tuple(tuning.trees) == tuning.starts == ("teacher",)
   assert tuning.needs == {}
   key = jax.random.key(0)
-  # The weights differ from those that init draws.
+  # These weights differ from the weights that init draws.
   teacher = training.init(jax.random.key(1), {})["teacher"]
   params = tuning.init(key, {"teacher": teacher})
   assert set(params) == {"teacher"}

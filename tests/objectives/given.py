@@ -1,4 +1,4 @@
-"""Shared by tests of objectives: the arguments of a loss, and toy networks."""
+"""Arguments of a loss and toy networks, for tests of objectives."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ MIXTURE = {
 
 
 def now_of(num_steps=4, guided=1.0, step=0, progress=0.0):
-  """The scalars of an update; each may be traced."""
+  """The scalars of an update; each one may be traced."""
   return Now(
     num_steps=jnp.asarray(num_steps, jnp.int32),
     guided=jnp.asarray(guided, jnp.float32),
@@ -27,24 +27,24 @@ def now_of(num_steps=4, guided=1.0, step=0, progress=0.0):
 
 
 def batch_of(image, label=None, **more):
-  """A batch of these images, and of their labels where there are any."""
+  """A batch of these images, with their labels if there are any."""
   return {"image": image, "condition": Condition(label=label), **more}
 
 
 def loss_of(goal, trees, batch, key, turn=None, **now):
-  """(loss, metrics) of a turn, the first of the cycle where none is named."""
+  """(Loss, metrics) of a turn; by default the first turn of the cycle."""
   return goal.loss(turn or goal.cycle[0], trees, batch, key, now_of(**now))
 
 
 class OneTime:
-  """A toy network that is told no target time."""
+  """A toy network that has no input s."""
 
   two_times = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Listener(OneTime):
-  """A network that outputs params x and writes down what it is asked."""
+  """A network that outputs params x and records its calls."""
 
   heard: list
 
@@ -59,11 +59,11 @@ class Listener(OneTime):
 
 
 def check_copies(params, teacher):
-  """Fails where a trained tree is not a copy of the teacher's weights."""
+  """Fails if a trained tree is not a copy of the teacher's weights."""
   buffers = set()
   for tree in (*params.values(), teacher):
     for name, value in tree.items():
       np.testing.assert_array_equal(value, teacher[name])
       buffers.add(value.unsafe_buffer_pointer())
-  # Every tree has its own buffers, since all but the teacher's are donated.
+  # No two trees share a buffer, because all but the teacher's are donated.
   assert len(buffers) == len(teacher) * (len(params) + 1)

@@ -1,4 +1,4 @@
-"""The gradient in parameter space, and the gap of the moments."""
+"""The gradient and the moment gap agree with their formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -37,12 +37,12 @@ from tests.objectives.moment_given import (
 
 
 def test_surrogate_is_the_finite_difference_of_half_m_lambda_m():
-  """In float64, with one batch of given draws for both halves."""
+  """The test uses float64, and one batch of fixed draws for both halves."""
   with jax.enable_x64(True):
     module = MLP(width=4, depth=1, out_channels=2)
     network = LinenNetwork(module=module, image_shape=(1, 1, 2))
     random = np.random.default_rng(0)
-    # Random weights, because a new network's last layer is zero.
+    # The weights are random, because the last layer of a new network is zero.
     shapes = jax.eval_shape(network.init, jax.random.key(0))
     params, second = (
       jax.tree.map(lambda leaf, d=d: jnp.asarray(d(size=leaf.shape)), shapes)
@@ -73,9 +73,10 @@ def test_surrogate_is_the_finite_difference_of_half_m_lambda_m():
       return (high - low) / 2e-5
 
     expected = jax.jit(jax.vmap(difference))(jnp.arange(x0.size))
-    # 1/2 m^T Lambda m is quadratic in x0: only rounding is left.
+    # 1/2 m^T Lambda m is quadratic in x0, so the difference is exact up to
+    # rounding.
     np.testing.assert_allclose(gradient.ravel(), expected, rtol=1e-6)
-    # With one batch for both halves the gap is m^T Lambda m itself.
+    # If both halves are the same batch, the gap is m^T Lambda m itself.
     half = float(jax.jit(half_m_lambda_m)(x0))
     assert float(gap) == pytest.approx(2 * half)
 
@@ -114,15 +115,15 @@ WRONG = 0.3
 
 
 def one_step_student():
-  """x0 = 2 + WRONG x_1: normal like the data N(2, 0.5^2), but narrower."""
+  """The student x0 = 2 + WRONG x_1, narrower than the data N(2, 0.5^2)."""
   return blend(WRONG, 2.0)
 
 
-def test_the_gap_of_a_narrow_one_step_student():
-  """With the best auxiliary the metric's mean is a formula.
+def test_a_narrow_one_step_student_has_the_gap_of_the_formula():
+  """With the best auxiliary, a formula gives the mean of the metric.
 
-  x_1 is almost pure noise, so x_s = alpha x0 + sigma eps, and E[x0 | x_s] is
-  the exact denoiser of the narrower normal distribution.
+  x_1 is almost pure noise, so x_s = alpha x0 + sigma eps. So E[x0 | x_s] is the
+  exact denoiser of the narrower normal distribution.
   """
   schedule = Cosine(logsnr_max=8.0)
   network = Blend(GaussianMixture(schedule=schedule))
@@ -151,13 +152,13 @@ def test_the_gap_of_a_narrow_one_step_student():
 
   gains = alpha * WRONG**2 / var(WRONG) - alpha * 0.5**2 / var(0.5)
   expected = jnp.mean((alpha / sigma) ** 2 * gains**2 * var(WRONG))
-  # One standard error is 0.5 %.
+  # The standard error of the gap is 0.5 %.
   actual = mean_of(metrics["student/moment_gap"])
   assert actual == pytest.approx(float(expected), rel=0.02)
 
 
-def test_the_gap_in_parameter_space_is_that_of_the_mean_moments():
-  """m^T m' of independent halves has no bias."""
+def test_the_gap_in_parameter_space_is_the_square_of_the_mean_moments():
+  """The estimate m^T m' of two independent halves has no bias."""
   network = Blend(GaussianMixture(schedule=Cosine()))
   goal = objective(
     ParameterMomentMatching, network, times="grid", weighting="clipped_snr"
@@ -192,13 +193,13 @@ def test_the_gap_in_parameter_space_is_that_of_the_mean_moments():
     return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(m)), jnp.mean(gaps)
 
   square, gap = map(float, both(jax.random.key(0)))
-  # Each is known to 4 %. With one half for both m's own noise would be added,
-  # and more than double it.
+  # Both values are known to 4 %. If one half were used twice, the noise of m
+  # would more than double the gap.
   assert gap == pytest.approx(square, rel=0.2)
 
 
 def test_a_one_step_student_as_wide_as_the_data_has_no_gradient():
-  """The fixed point, in parameter space, and the signs on both sides of it."""
+  """On both sides of this fixed point, the gradient has the right sign."""
   network = Blend(GaussianMixture(schedule=Cosine()))
   goal = objective(
     ParameterMomentMatching, network, times="grid", weighting="clipped_snr"
@@ -215,7 +216,7 @@ def test_a_one_step_student_as_wide_as_the_data_has_no_gradient():
     return jax.vmap(one)(jax.random.split(jax.random.key(0), 256))
 
   def score(slope):
-    """The mean gradient in units of its standard error."""
+    """The mean gradient, divided by its standard error."""
     values = np.asarray(slopes(slope))
     return values.mean() / (values.std() / 16)
 

@@ -1,4 +1,4 @@
-"""Shared by tests of moment matching: toy networks, and their losses."""
+"""Toy networks and their losses, for tests of moment matching."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ KINDS = (MomentMatching, ParameterMomentMatching)
 
 
 def gaussian(std):
-  """x0 ~ N(2, std^2)."""
+  """The distribution x0 ~ N(2, std^2)."""
   return {
     "means": jnp.full((1, 1, 1, 1), 2.0),
     "std": jnp.array([std]),
@@ -37,7 +37,7 @@ def gaussian(std):
 
 @dataclasses.dataclass(frozen=True)
 class Blend(OneTime):
-  """params["slope"] x + params["shift"] + a sum of exact denoisers."""
+  """A network: slope x + shift + a weighted sum of exact denoisers."""
 
   exact: GaussianMixture
 
@@ -61,9 +61,9 @@ def blend(slope=0.0, shift=0.0, *exact):
 
 @dataclasses.dataclass(frozen=True)
 class Listener(OneTime):
-  """A network that drops half of its input and writes down what it is asked.
+  """A network that sets half of its input to zero and records its calls.
 
-  Its output is params[label] times what is left.
+  The output is params[label] times the remaining input.
   """
 
   heard: list
@@ -82,7 +82,7 @@ class Listener(OneTime):
 
 @dataclasses.dataclass(frozen=True)
 class Table(OneTime):
-  """A constant image per label."""
+  """A network that outputs one constant image for each label."""
 
   def init(self, key):
     return jnp.zeros(3)
@@ -108,7 +108,7 @@ def objective(kind, network, schedule=Cosine(), model=None, **fields):  # noqa: 
 def moment_loss_of(
   goal, name, trees, image, key, num_steps=4, guided=1, label=None, **frozen
 ):
-  """trees: the student's, the auxiliary's (or None) and the teacher's."""
+  """(Loss, metrics) of a turn, for trees (student, auxiliary, teacher)."""
   named = zip(("student", "auxiliary", "teacher"), trees, strict=True)
   return loss_of(
     goal,
@@ -141,7 +141,7 @@ def mean_of(metric):
 
 
 def calls_of(kind, name, seed=0, label=None, model=None, **fields):
-  """The calls of the network in one loss of six rows, in order."""
+  """The recorded calls of the network in one loss of six images, in order."""
   heard = []
   goal = objective(kind, Listener(heard), model=model, **fields)
   trees = (jnp.full(3, 0.5),) * 3

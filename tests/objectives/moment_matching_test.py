@@ -1,4 +1,4 @@
-"""The losses and gradients of moment matching, and what they cost."""
+"""The losses, gradients and passes of moment matching agree with formulas."""
 
 import dataclasses
 
@@ -36,8 +36,8 @@ from tests.objectives.moment_given import (
 )
 
 
-def test_losses_of_constants():
-  """Student c, auxiliary a, teacher b."""
+def test_losses_of_constant_networks_agree_with_formulas():
+  """The student outputs c, the auxiliary a, and the teacher b."""
   a, b, c = 0.4, -0.3, 1.5
   network = Blend(GaussianMixture(schedule=Cosine()))
   goal = objective(MomentMatching, network, weighting="constant")
@@ -65,14 +65,17 @@ def test_losses_of_constants():
     trees = blend(shift=c), blend(shift=a), blend(shift=b)
     return moment_loss_of(goal, "auxiliary", trees, x0, key)[0]
 
-  # Towards the midpoint of student and teacher.
+  # The loss of the auxiliary is least halfway between student and teacher.
   assert float(gradient_at((b + c) / 2)) == pytest.approx(0, abs=1e-6)
   assert float(gradient_at(a)) == pytest.approx(2 * (2 * a - b - c), rel=1e-5)
 
 
 @pytest.mark.parametrize("guided", [0, 1])
-def test_the_teacher_is_guided_and_nothing_else_is(guided):
-  """Constants per label: told p1, untold p0, guided g = p1 + w (p1 - p0)."""
+def test_only_the_teacher_is_guided(guided):
+  """The teacher outputs p1 for the label and p0 without it.
+
+  The guided output is g = p1 + w (p1 - p0).
+  """
   p0, p1, c, a, w = 0.3, -0.4, 1.5, 0.2, 2.0 * guided
   model = {"conditional": True, "null_label": 0}
   fields = {"weighting": "constant", "guidance": Guidance(weight=2.0)}
@@ -81,7 +84,7 @@ def test_the_teacher_is_guided_and_nothing_else_is(guided):
   g = p1 + w * (p1 - p0)
   expected = {
     MomentMatching: (c * (a - g), 2 * (c - g) * (a - g)),
-    # m is (2 w (c - g), -2 (1 + w) (c - g)) in p0 and p1.
+    # The components of m for p0 and p1 are 2 w (c - g) and -2 (1 + w) (c - g).
     ParameterMomentMatching: tuple(
       4 * (c - g) * ((1 + w) ** 2 + w**2) * factor for factor in (c, c - g)
     ),
@@ -102,10 +105,11 @@ def test_the_teacher_is_guided_and_nothing_else_is(guided):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_gradient_through_x_s(kind):
-  """x0 is linear in the student here, and so is the loss at given x_s.
+def test_no_gradient_flows_through_x_s(kind):
+  """params . gradient = loss, unless a gradient flows through x_s.
 
-  Then params . gradient = loss, unless the gradient leaks.
+  This holds because x0 is linear in the student's parameters here, and for a
+  fixed x_s the loss is linear in x0.
   """
   goal = objective(kind, Blend(GaussianMixture(schedule=Cosine())))
   other = MIXTURE | {"std": jnp.array([0.5, 0.4])}
@@ -124,7 +128,7 @@ def test_no_gradient_through_x_s(kind):
 
 
 @pytest.mark.parametrize("dropout", [False, True])
-def test_no_gradient_where_the_auxiliary_is_the_teacher(dropout):
+def test_there_is_no_gradient_if_the_auxiliary_is_the_teacher(dropout):
   goal = objective(MomentMatching, Listener([]), dropout=dropout)
   student, teacher = jnp.full(3, 0.4), jnp.full(3, 0.7)
   trees = student, teacher, teacher
@@ -145,7 +149,7 @@ def same(*keys):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_dropout_nobody_gets_a_key(kind):
+def test_without_dropout_no_network_gets_a_key(kind):
   assert all(call["key"] is None for call in calls_of(kind, "student"))
 
 
@@ -173,7 +177,7 @@ LABEL = jnp.array([0, 1, 0, 1, 0, 2])
 
 
 @pytest.mark.parametrize("name", ["auxiliary", "student"])
-def test_passes_of_an_alternating_update(name):
+def test_an_alternating_update_calls_each_network_once(name):
   calls = calls_of(
     MomentMatching, name, label=LABEL, model={"conditional": True}
   )
@@ -186,12 +190,12 @@ def test_passes_of_an_alternating_update(name):
   assert np.all(teacher["t"] < student["t"])
   goal = objective(MomentMatching, Listener([]))
   passes = goal.passes((name,), 4, False)
-  # Three calls, one of them differentiated: 2 + 3.
+  # The loss calls the network three times and differentiates one call: 2 + 3.
   assert passes.forward + passes.gradient == len(calls)
   assert passes.units == 5
 
 
-def test_halves_of_a_parameter_space_update():
+def test_the_two_halves_of_a_parameter_space_update_are_independent():
   model = {"conditional": True}
   student, other_student, other_teacher, teacher = calls_of(
     ParameterMomentMatching, "student", label=LABEL, model=model
@@ -206,19 +210,19 @@ def test_halves_of_a_parameter_space_update():
   (_, metrics), gradient = compiled_gradient(
     goal, (one, None, one), images(6), key, label=LABEL
   )
-  # The second half says where to go but does not go.
+  # Only labels of the first half get a gradient. Here that is label 0.
   np.testing.assert_array_equal(gradient[1:], 0)
   for _, count in metrics.values():
     assert float(count) == 3
-  # Per example of both halves: a forward pass, a gradient, a tangent and
-  # another gradient, each in one half.
+  # One half has a forward pass, a gradient (3), a tangent (3) and another
+  # gradient (3). Units are counted per example of both halves.
   assert goal.passes(("student",), 4, False).units == 0.5 * (1 + 3 + 3 + 3)
   with pytest.raises(ValueError, match="batch size is 3; pass an even one"):
     moment_loss_of(goal, "student", (one, None, one), images(3), key)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_its_trees_and_turns(kind):
+def test_student_and_auxiliary_take_turns(kind):
   goal = objective(kind, GaussianMixture(schedule=Cosine()))
   assert isinstance(goal, Objective)
   assert goal.rounds == "each"
@@ -235,7 +239,7 @@ def test_its_trees_and_turns(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_refusals(kind):
+def test_unknown_fields_and_other_samplers_are_refused(kind):
   exact = GaussianMixture(schedule=Cosine())
   goal = objective(kind, exact)
   with pytest.raises(ValueError, match="weighting is 'x'"):

@@ -1,8 +1,9 @@
-"""Students trained by moment matching, against what they must converge to.
+"""Students trained by moment matching converge to the solution of a formula.
 
-Data x0 ~ N(2, 0.5^2). Student, auxiliary and teacher are the exact denoiser
-plus one affine function of x_t for each interval of the student's grid, zero
-at first. Where both objectives then come to rest is a formula.
+The data is x0 ~ N(2, 0.5^2). Student, auxiliary and teacher are the exact
+denoiser plus one affine function of x_t for each interval of the student's
+grid. The affine functions start at zero. A formula gives the student at which
+both objectives have zero gradient.
 """
 
 import dataclasses
@@ -53,9 +54,9 @@ EXACT = GaussianMixture(schedule=SCHEDULE)
 
 @dataclasses.dataclass(frozen=True)
 class Affine(OneTime):
-  """The exact denoiser of GAUSSIAN plus an affine function per interval.
+  """The exact denoiser of GAUSSIAN plus an affine function for each interval.
 
-  The intervals are (0, 1/k], ..., (1 - 1/k, 1], for up to eight.
+  The intervals are (0, 1/k], ..., (1 - 1/k, 1], and k is at most eight.
   """
 
   num_intervals: Any
@@ -75,7 +76,7 @@ class Affine(OneTime):
 
 @dataclasses.dataclass(frozen=True)
 class Perceptron(OneTime):
-  """The exact denoiser of TWO_MODES plus a perceptron, zero at first."""
+  """The exact denoiser of TWO_MODES plus a perceptron that starts at zero."""
 
   mlp: LinenNetwork
 
@@ -95,7 +96,7 @@ def with_network(kind, network, **fields):
 
 
 def second_moments(goal, data, num_updates=100):
-  """Adam's, of a teacher that is fine-tuned with a learning rate of 0."""
+  """Adam's second moments of a teacher, fine-tuned at a learning rate of 0."""
   tuning = with_network(FineTuning, goal.denoiser.network)
   adam = optax.scale_by_adam(b1=0, b2=0.99)
   frozen = {"teacher": goal.denoiser.network.init(jax.random.key(0))}
@@ -116,7 +117,7 @@ def second_moments(goal, data, num_updates=100):
 
 
 def distil(goal, num_steps, data, key, *, updates, rate, sign=1, batch=1024):
-  """(student, moment gap per update) after training, Adam as the paper's."""
+  """(Student, moment gap per update) after training with the paper's Adam."""
   frozen = {"teacher": goal.denoiser.network.init(jax.random.key(0))}
   if "second_moments" in goal.needs:
     frozen["second_moments"] = second_moments(goal, data)
@@ -170,9 +171,10 @@ def moments(x):
 
 @functools.cache
 def trained(kind, **fields):
-  """(mean, std, first gap, last gap) of every student.
+  """(Mean, std, first gap, last gap) of every student.
 
-  The students of NUM_STEPS steps, then one of four whose gradient was negated.
+  The students have NUM_STEPS steps; one more has four steps, and was trained
+  with the negated gradient.
   """
 
   def one(k, sign, key):
@@ -192,7 +194,7 @@ def trained(kind, **fields):
 
 
 def step_coefficients(t, s):
-  """(a, b, c) of x_s = a x_t + b x0 + c noise, in float64."""
+  """The factors (a, b, c) of x_s = a x_t + b x0 + c noise, in float64."""
   one, zero = jnp.ones((t.size, 1, 1, 1)), jnp.zeros((t.size, 1, 1, 1))
   t, s = jnp.asarray(t, jnp.float32), jnp.asarray(s, jnp.float32)
   a, c = PROCESS.posterior(one, zero, t, s)
@@ -201,7 +203,7 @@ def step_coefficients(t, s):
 
 
 def variance(t):
-  """The variance of x_t, and the covariance of x0 with it."""
+  """(The variance of x_t, the covariance of x0 and x_t)."""
   t = jnp.asarray(t, jnp.float32)
   alpha, sigma = (
     np.asarray(f(t), np.float64) for f in (SCHEDULE.alpha, SCHEDULE.sigma)
@@ -210,16 +212,16 @@ def variance(t):
 
 
 def teacher_gain(t):
-  """The slope of E[x0 | x_t]."""
+  """The slope of the teacher's output, E[x0 | x_t], in x_t."""
   return np.divide(*variance(t)[::-1])
 
 
 def matched_gain(t, k, weighting):
-  """The slope of x0 in x_t that matches the moments.
+  """The slope of the student's x0 in x_t at which the moments match.
 
-  Auxiliary and teacher can differ by an affine function of x_s that is the
-  same for all s of the interval; it is zero where
-  E_s w (slope of E[x0 | x_s] - the teacher's) Var(x_s) is.
+  Auxiliary and teacher can differ by an affine function of x_s that is the same
+  for all s of an interval. This function is zero if
+  E_s[w (slope of E[x0 | x_s] - slope of the teacher) Var(x_s)] is zero.
   """
   s = t - (np.arange(1000) + 0.5) / 1000 / k
   a, b, c = step_coefficients(np.full_like(s, t), s)
@@ -237,7 +239,7 @@ def matched_gain(t, k, weighting):
 
 
 def sampled_std(k, gain):
-  """The spread after k ancestral steps with x0 = gain(t) x_t, for mean 0."""
+  """The std after k ancestral steps with x0 = gain(t) x_t, for mean 0."""
   var = np.asarray(SCHEDULE.sigma(jnp.ones(())), np.float64) ** 2
   for i in range(k, 1, -1):
     t, s = np.array([i / k]), np.array([(i - 1) / k])
@@ -246,7 +248,7 @@ def sampled_std(k, gain):
   return gain(1 / k) * np.sqrt(var)
 
 
-def test_without_distillation_the_samples_are_too_narrow():
+def test_samples_of_the_teacher_in_few_steps_are_too_narrow():
   def one(k):
     goal = with_network(MomentMatching, Affine(k))
     teacher = goal.denoiser.network.init(jax.random.key(0))
@@ -254,7 +256,7 @@ def test_without_distillation_the_samples_are_too_narrow():
 
   _, std = jax.jit(jax.vmap(one))(jnp.array(NUM_STEPS))
   expected = [sampled_std(k, teacher_gain) for k in NUM_STEPS]
-  # 32768 samples: 0.4 % is one standard error.
+  # The standard error of 32768 samples is 0.4 %.
   np.testing.assert_allclose(std, expected, rtol=0.015)
   np.testing.assert_allclose(std, [0, 0.190, 0.298, 0.368], atol=0.005)
 
@@ -276,13 +278,13 @@ def test_students_have_the_spread_of_the_data(kind, fields):
   mean, std, first, last = (v[:4] for v in trained(kind, **fields))
   np.testing.assert_allclose(std, STD, rtol=0.03)
   np.testing.assert_allclose(mean, MEAN, atol=0.03)
-  # At 8 steps the gap is within its noise from the start.
+  # The gap falls; at 8 steps it is smaller than its noise from the start.
   assert np.all(np.abs(last[:3]) < 0.2 * first[:3])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "fields"), VARIANTS)
-def test_with_the_other_sign_students_diverge(kind, fields):
+def test_students_with_the_negated_gradient_diverge(kind, fields):
   mean, std, first, last = (v[4] for v in trained(kind, **fields))
   assert abs(std / STD - 1) > 0.5
   assert abs(mean - MEAN) > 1
@@ -294,24 +296,24 @@ def test_with_the_other_sign_students_diverge(kind, fields):
   ["snr", pytest.param("clipped_snr", marks=pytest.mark.slow)],
 )
 @pytest.mark.parametrize("kind", [MomentMatching, ParameterMomentMatching])
-def test_students_are_the_ones_of_the_formula(kind, weighting):
-  """An affine student cannot match every s at once: weights decide a little."""
+def test_students_converge_to_the_formula(kind, weighting):
+  """An affine student cannot match all s, so the weighting changes its std."""
   fields = {} if weighting == "snr" else {"weighting": weighting}
   _, std, _, _ = trained(kind, **fields)
   expected = [
     sampled_std(k, lambda t, k=k: matched_gain(t, k, weighting))
     for k in NUM_STEPS
   ]
-  # Measured: within 1.2 %. Over seeds Adam's noise is 2 %.
+  # The measured error is at most 1.2 %; over seeds, Adam's noise is 2 %.
   np.testing.assert_allclose(std[:4], expected, rtol=0.03)
-  # The formula is not the data's own spread: 11 % below it at two steps.
+  # At two steps, the formula's std is 11 % below the std of the data.
   if weighting == "clipped_snr":
     assert expected[1] < 0.46
 
 
 @pytest.mark.slow
 def test_one_step_students_need_times_on_the_grid():
-  """An auxiliary that does not see t lets t = 1 hide among the other t."""
+  """The auxiliary does not see t, so it mixes t = 1 with the other times."""
 
   @jax.jit
   def one_step_std(key):
@@ -328,8 +330,8 @@ def test_one_step_students_need_times_on_the_grid():
 
 
 @pytest.mark.slow
-def test_a_mixture_of_two_modes():
-  """Four steps of a perceptron: the mean and the spread of the whole."""
+def test_a_student_of_two_modes_has_the_mean_and_std_of_the_data():
+  """A student with four steps has the mean and the std of the mixture."""
   mlp = MLP(width=16, depth=2, out_channels=1)
   network = Perceptron(LinenNetwork(module=mlp, image_shape=(1, 1, 1)))
   goal = with_network(MomentMatching, network, times="grid")
@@ -348,6 +350,7 @@ def test_a_mixture_of_two_modes():
   mean = share @ centre
   std = np.sqrt(share @ (width**2 + centre**2) - mean**2)
   assert before[1] < 0.85 * std
-  # Over three seeds: 1 to 4 % too narrow, the mean 0.02 to 0.03 too low.
+  # Measured over three seeds: the std is 1 to 4 % too small, and the mean is
+  # 0.02 to 0.03 too low.
   assert after[1] == pytest.approx(std, rel=0.05)
   assert after[0] == pytest.approx(mean, abs=0.05)

@@ -1,4 +1,4 @@
-"""Gradients of the progressive loss: where they vanish, and never NaN."""
+"""The gradient of the progressive loss is zero at its target and never NaN."""
 
 import dataclasses
 import functools
@@ -49,7 +49,7 @@ def data(n, seed=0):
 
 @dataclasses.dataclass(frozen=True)
 class Affine(OneTime):
-  """The least network: a scale and an offset, as many channels as asked."""
+  """A network that outputs scale x + offset, repeated `copies` times."""
 
   copies: int = 1
 
@@ -63,7 +63,7 @@ class Affine(OneTime):
 
 @dataclasses.dataclass(frozen=True)
 class Ideal(OneTime):
-  """The exact denoiser as teacher; as student, its own two-step target."""
+  """The exact denoiser as teacher; the two-step target as student."""
 
   schedule: Cosine
   num_steps: int
@@ -86,7 +86,7 @@ class Ideal(OneTime):
 
 
 @pytest.mark.parametrize("num_steps", [1, 4])
-def test_the_ideal_student_is_a_fixed_point(num_steps):
+def test_a_student_at_its_target_has_no_gradient(num_steps):
   goal, x0 = objective(Ideal(Cosine(), num_steps), Cosine()), data(64)
 
   @jax.jit
@@ -142,18 +142,18 @@ def finite_gradient(goal, num_steps):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_nothing_is_nan_at_the_ends_of_any_schedule(name):
-  """num_steps = 1 is all t = 1 and s = 0; 8192 comes near t = 0."""
+def test_gradients_are_finite_at_the_ends_of_every_schedule(name):
+  """num_steps = 1 has only t = 1 and s = 0; 8192 steps come near t = 0."""
   finite_gradient(objective(Affine(), SCHEDULES[name]), (1, 2, 8192))
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_nothing_is_nan_for_any_output(output):
+def test_gradients_are_finite_for_every_output(output):
   network = Affine(copies=2 if output == "both" else 1)
   goal = objective(network, Cosine(), output=output)
   finite_gradient(goal, (1, 8192))
 
 
-def test_nothing_is_nan_with_edm_preconditioning():
+def test_gradients_are_finite_with_edm_preconditioning():
   goal = objective(Affine(), Cosine(), precondition=EDMPrecondition())
   finite_gradient(goal, (1, 8192))

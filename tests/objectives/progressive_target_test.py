@@ -1,4 +1,4 @@
-"""The target of progressive distillation, against float64 and other forms."""
+"""The target of progressive distillation agrees with float64 formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -20,28 +20,28 @@ DIM = 64
 
 
 def cosine(t):
-  """The angle of the cosine schedule in float64."""
+  """The angle of the cosine schedule at t, in float64."""
   start = np.arctan(np.exp(-10.0))
   return start + (np.pi / 2 - 2 * start) * np.asarray(t, np.float64)
 
 
 def grid(num_steps):
-  """(t, mid, s) of each of the student's steps."""
+  """The times (t, mid, s) of each step of the student."""
   i = np.arange(1, num_steps + 1)
   return tuple((2 * i - k) / (2 * num_steps) for k in range(3))
 
 
 def draws(num_steps):
-  """x_t and two predictions per step, values of float32."""
+  """Random float32 values (x_t, first prediction, second) for each step."""
   rng = np.random.default_rng(num_steps)
   return rng.normal(size=(3, num_steps, DIM)).astype(np.float32)
 
 
 def textbook(x_t, x1, x2, angles, dtype=np.float64):
-  """(x_s - (sigma_s/sigma_t) x_t) / (alpha_s - (sigma_s/sigma_t) alpha_t).
+  """(Target, x_s) by Algorithm 2 of Salimans & Ho 2022, in a given precision.
 
-  Salimans & Ho 2022, Algorithm 2, line by line in the given precision; also
-  x_s.
+  The target is (x_s - (sigma_s/sigma_t) x_t) / (alpha_s - (sigma_s/sigma_t)
+  alpha_t).
   """
   a = [np.cos(angle).astype(dtype)[:, None] for angle in angles]
   b = [np.sin(angle).astype(dtype)[:, None] for angle in angles]
@@ -53,7 +53,7 @@ def textbook(x_t, x1, x2, angles, dtype=np.float64):
 
 
 def weights(angles):
-  """(w1, w2) of the convex combination, each by its own formula."""
+  """The weights (w1, w2) of the convex combination, by two formulas."""
   t, mid, s = angles
   w1 = np.sin(s) / np.sin(mid) * np.sin(t - mid) / np.sin(t - s)
   w2 = np.sin(mid - s) / np.sin(mid) / (np.sin(t - s) / np.sin(t))
@@ -61,7 +61,7 @@ def weights(angles):
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 4, 64, 1024, 4096])
-def test_three_forms_agree_in_float64(num_steps):
+def test_three_formulas_of_the_target_agree_in_float64(num_steps):
   x_t, x1, x2 = draws(num_steps).astype(np.float64)
   angles = [cosine(t) for t in grid(num_steps)]
   quotient, x_s = textbook(x_t, x1, x2, angles)
@@ -76,7 +76,7 @@ def test_three_forms_agree_in_float64(num_steps):
 
 
 def ours(num_steps, draws):
-  """two_step_target with x1 at the first time and x2 at the second."""
+  """two_step_target for a teacher that predicts x1 first and then x2."""
   process = GaussianProcess(schedule=Cosine())
 
   @jax.jit
@@ -96,17 +96,20 @@ def ours(num_steps, draws):
 @pytest.mark.parametrize(
   ("num_steps", "textbook_error"), [(64, 2e-5), (1024, 3.9e-4), (4096, 1.5e-3)]
 )
-def test_float32_is_exact_where_the_textbook_is_not(num_steps, textbook_error):
-  """Why the target is a convex combination: the quotient cancels."""
+def test_in_float32_the_target_is_more_exact_than_the_paper_s_formula(
+  num_steps, textbook_error
+):
+  """The paper's quotient loses digits; the convex combination does not."""
   data = draws(num_steps)
   angles = [cosine(t) for t in grid(num_steps)]
   expected, _ = textbook(*data, angles)
-  expected[0] = data[2][0]  # s = 0: the teacher's last prediction
+  expected[0] = data[2][0]  # at s = 0, the teacher's last prediction
   bad, _ = textbook(*data, angles, np.float32)
-  # The first row is another target; the rest is rounding alone.
+  # The target of the first row is defined otherwise; other rows differ only by
+  # rounding.
   bad_error = np.abs(bad - expected)[1:].max()
   assert textbook_error / 4 < bad_error < 4 * textbook_error
-  # 3 units in the last place of x1 + w (x2 - x1), which reaches 4.
+  # The tolerance is 3 units in the last place of x1 + w (x2 - x1), at most 4.
   np.testing.assert_allclose(ours(num_steps, data), expected, atol=1.5e-6)
 
 
@@ -114,8 +117,11 @@ def test_float32_is_exact_where_the_textbook_is_not(num_steps, textbook_error):
   ("num_steps", "inverted"),
   [(1, 0.99995), (4, 0.9999), (64, 0.998), (1024, 0.972), (4096, 0.904)],
 )
-def test_the_last_step_is_the_second_prediction(num_steps, inverted):
-  """Exact inversion of the finite end is less; the sampler returns x0."""
+def test_the_target_at_s_0_is_the_second_prediction(num_steps, inverted):
+  """The weight is 1, because the sampler's last step returns x0.
+
+  Exact inversion of a schedule with a finite largest SNR gives less than 1.
+  """
   times = [t[:1] for t in grid(num_steps)]
   _, w2 = weights([cosine(t) for t in times])
   # The tolerance is half of the last digit of the expected number.
@@ -127,7 +133,7 @@ def test_the_last_step_is_the_second_prediction(num_steps, inverted):
 
 
 @every_schedule
-def test_weight_lies_between_the_predictions(name):
+def test_the_weight_of_the_second_prediction_is_in_0_to_1(name):
   process = GaussianProcess(schedule=SCHEDULES[name])
   for num_steps in (1, 4, 256):
     times = (
@@ -138,12 +144,14 @@ def test_weight_lies_between_the_predictions(name):
     assert w.min() > 0
     assert w.max() <= 1
     if num_steps == 256:
-      assert w[-1] < 0.6  # nearly equal shares, far from the end
+      assert (
+        w[-1] < 0.6
+      )  # far from t = 0, both predictions weigh nearly the same
 
 
 @every_schedule
-def test_one_ddim_step_to_the_target_lands_on_two(name):
-  """It holds for the exact denoiser of a mixture, at every step of the grid."""
+def test_one_ddim_step_to_the_target_equals_two_steps_of_the_teacher(name):
+  """The teacher is the exact denoiser of a mixture."""
   schedule = SCHEDULES[name]
   process = GaussianProcess(schedule=schedule)
   denoise = Denoiser(
@@ -164,17 +172,17 @@ def test_one_ddim_step_to_the_target_lands_on_two(name):
   x0, eps = np.random.default_rng(0).normal(size=(2, 64, 1, 1, 2))
   x0, eps = x0.astype(np.float32), eps.astype(np.float32)
   for num_steps in (1, 4, 64, 1024):
-    # Sixty-four of the steps, the first and the last among them.
+    # Test 64 of the steps, with the first and the last step.
     rows = np.linspace(0, num_steps - 1, 64).round().astype(int)
     times = (u[rows].astype(np.float32) for u in grid(num_steps))
     two, one, (_, sigma) = two_and_one(x0, eps, *times)
-    # In units of the noise where it is above 1 (EDM).
+    # Divide by sigma where it is above 1, which only EDM's schedule has.
     scale = np.maximum(1, np.asarray(sigma))
     np.testing.assert_allclose(one / scale, two / scale, atol=1e-5)
 
 
 @every_schedule
-def test_a_point_mass_is_its_own_target_to_the_bit(name):
+def test_the_target_of_a_point_mass_is_the_point_to_the_bit(name):
   schedule = SCHEDULES[name]
   process = GaussianProcess(schedule=schedule)
   point = jnp.array([0.37, -0.81]).reshape(1, 1, 1, 2)

@@ -49,7 +49,7 @@ def data(n, seed=0):
   return network.sample(MIXTURE, jax.random.key(seed), n)
 
 
-def test_times_are_the_sampler_s_to_the_bit(monkeypatch):
+def test_times_are_on_the_grid_of_the_sampler_to_the_bit(monkeypatch):
   heard, ends = [], []
   goal = objective(Listener(heard), Cosine())
   weigh = progressive.second_weight
@@ -66,7 +66,7 @@ def test_times_are_the_sampler_s_to_the_bit(monkeypatch):
     ends.clear()
     one, x0 = jnp.ones(()), jnp.zeros((2048, 1, 1, 1))
     loss_of(goal, one, one, x0, key, num_steps)
-    # The teacher twice, then the student.
+    # The loss calls the teacher twice, then the student.
     return [call["t"] for call in heard], ends[0]
 
   for num_steps in (*(2**k for k in range(14)), 3, 5, 49, 100):
@@ -77,7 +77,8 @@ def test_times_are_the_sampler_s_to_the_bit(monkeypatch):
     i, n = np.round(t * num_steps), np.float32(num_steps)
     assert i.min() >= 1
     assert i.max() <= num_steps
-    # Correctly rounded quotients: the student's grid, the teacher's between.
+    # The times are correctly rounded quotients: t and s are on the student's
+    # grid, and mid is between them.
     np.testing.assert_array_equal(t, i / n)
     np.testing.assert_array_equal(s, (i - 1) / n)
     np.testing.assert_array_equal(mid, (2 * i - 1) / (2 * n))
@@ -87,7 +88,7 @@ def test_times_are_the_sampler_s_to_the_bit(monkeypatch):
       assert np.any(s == 0)
 
 
-def test_models_get_labels_but_no_key_and_no_end():
+def test_models_get_labels_but_no_key_and_no_s():
   heard = []
   goal = objective(Listener(heard), Cosine(), conditional=True)
   label, one = jnp.array([3, 1]), jnp.ones(())
@@ -103,7 +104,7 @@ def test_models_get_labels_but_no_key_and_no_end():
 
 @dataclasses.dataclass(frozen=True)
 class Constant(OneTime):
-  """A network that outputs the number it has for a label."""
+  """A network that outputs one constant for each label."""
 
   def init(self, key):
     return jnp.zeros(2)
@@ -131,14 +132,14 @@ def test_the_first_teacher_is_guided_and_a_student_is_not(guided):
     jax.random.key(0),
     guided=guided,
   )
-  # Both of the teacher's predictions are the same constant, and so the target.
+  # Both predictions of the teacher are one constant, so the target is too.
   target = told + 2 * guided * (told - untold)
   assert float(loss) == pytest.approx((target - student) ** 2, rel=1e-5)
   passes = goal.passes(("student",), 4, bool(guided))
   assert passes.forward == 2 * (1 + guided)
 
 
-def test_metrics_are_sums_of_the_loss():
+def test_metrics_are_sums_and_counts_of_the_loss():
   student = MIXTURE | {"std": jnp.array([0.5, 0.4])}
 
   @jax.jit
@@ -163,7 +164,7 @@ def test_the_student_starts_as_a_copy_of_the_teacher():
   check_copies(params, MIXTURE)
 
 
-def test_refusals():
+def test_an_unknown_weighting_and_other_samplers_are_refused():
   process = GaussianProcess(schedule=Cosine())
   denoiser = exact(Cosine()).denoiser
   with pytest.raises(ValueError, match="weighting is 'x'"):

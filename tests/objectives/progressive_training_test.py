@@ -1,4 +1,4 @@
-"""All rounds of a progressive run of a toy, with one compiled update."""
+"""All rounds of progressive distillation of a toy, with one compiled update."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ ROUNDS = (8, 4, 2, 1)
 
 @dataclasses.dataclass(frozen=True)
 class Corrected(OneTime):
-  """The exact denoiser plus a perceptron, whose output starts at zero."""
+  """The exact denoiser plus a perceptron whose output starts at zero."""
 
   exact: GaussianMixture
   mlp: LinenNetwork
@@ -44,11 +44,11 @@ class Corrected(OneTime):
 
 
 def distance(a, b):
-  """Root mean square of a - b, relative to b's."""
+  """The root mean square of a - b, divided by the root mean square of b."""
   return np.sqrt(np.mean((a - b) ** 2) / np.mean(b**2))
 
 
-def test_one_step_does_what_the_teacher_does_in_sixteen():
+def test_one_step_of_the_last_student_is_close_to_the_teacher_s_16():
   exact = GaussianMixture(schedule=Cosine())
   mlp = MLP(width=64, depth=2, out_channels=2)
   network = Corrected(exact, LinenNetwork(module=mlp, image_shape=(1, 1, 2)))
@@ -62,7 +62,7 @@ def test_one_step_does_what_the_teacher_does_in_sixteen():
 
   @jax.jit
   def distil(teacher, num_steps):
-    """One round: 150 updates of a copy of the teacher."""
+    """The student after one round: 150 updates of a copy of the teacher."""
     traces.append(num_steps)
 
     def update(state, key):
@@ -95,8 +95,8 @@ def test_one_step_does_what_the_teacher_does_in_sixteen():
   truth = np.asarray(sample(first, 2 * ROUNDS[0]))
   for num_steps in ROUNDS:
     teacher = distil(teacher, jnp.int32(num_steps))
-    # 3 % as measured after the last round.
+    # The measured distance after the last round is 3 %.
     assert distance(np.asarray(sample(teacher, num_steps)), truth) < 0.05
   assert len(traces) == 1
-  # One step of the first teacher itself makes the mean.
+  # One step of the first teacher makes only the mean of the data.
   assert distance(np.asarray(sample(first, 1)), truth) > 0.5

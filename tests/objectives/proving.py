@@ -1,4 +1,4 @@
-"""Objectives that are no papers: they prove what the interface can say."""
+"""Objectives that test the interface of objectives; none is a paper's file."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ from diffdistill.sampling.sampler import Sampler
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AverageTarget(Objective):
-  """A student that follows its own moving average, a step nearer the data.
+  """A student whose target is its own moving average at an earlier time.
 
-  Consistency distillation with a target network (Song et al. 2023, Eq. 7): the
-  student at t agrees with its average at s, where one DDIM step of the teacher
-  arrives.
+  This is consistency distillation with a target network (Song et al. 2023, Eq.
+  7). One DDIM step of the teacher goes from t to s. The student at t learns the
+  prediction of its average at s.
   """
 
   denoiser: Denoiser
@@ -47,7 +47,7 @@ class AverageTarget(Objective):
     x0, condition = batch["image"], batch["condition"]
     process, key_t, key_eps = self.denoiser.process, *jax.random.split(key)
     t = jax.random.uniform(key_t, x0.shape[:1], minval=0.5)
-    # The step shrinks as the round goes on.
+    # t - s shrinks as the round progresses.
     s = t - 0.25 * (1 - 0.5 * now.progress) / now.num_steps
     x_t = process.diffuse(x0, jax.random.normal(key_eps, x0.shape), t)
     teacher = self.denoiser.bind(trees["teacher"], condition)
@@ -76,12 +76,14 @@ class Head:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CriticAndHead(Objective):
-  """A one-step student, a critic that follows it, a head on its features.
+  """A one-step student, a critic that follows it, and a head on its features.
 
-  As DMD2 (Yin et al. 2024): the critic denoises the student's images and the
-  head tells them from real ones, five times for one update of the student,
-  which moves against critic minus teacher and towards what the head takes for
-  real. The critic learns nothing from real images here.
+  This is similar to DMD2 (Yin et al. 2024). The critic denoises the student's
+  images. The head learns from the critic's features to tell the student's
+  images from real images. Critic and head have five updates for one update of
+  the student. The student moves against critic minus teacher, and towards
+  images that the head takes for real. Unlike the paper, the critic has no
+  gradient from real images.
   """
 
   denoiser: Denoiser
@@ -112,7 +114,8 @@ class CriticAndHead(Objective):
 
   def passes(self, turn, num_steps, guided):
     if turn == ("student",):
-      # The critic's pass is differentiated as far as its last features.
+      # The gradient by the image goes through the critic up to its last
+      # features.
       return Passes(forward=1, gradient=1, trunk_gradient=1)
     return Passes(forward=1, gradient=1, trunk=1)
 
@@ -151,11 +154,11 @@ class CriticAndHead(Objective):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AverageNoise(Objective):
-  """A network of two times that predicts the mean noise from t down to s.
+  """A network with two times that predicts the mean noise between t and s.
 
-  MeanFlow (Geng et al. 2025) for any schedule: with y = x / alpha and tau =
-  sigma / alpha the flow is dy/dtau = eps, so that the mean e of eps over [s, t]
-  obeys e = eps - (tau_t - tau_s) de/dtau, de/dtau along the flow.
+  This is MeanFlow (Geng et al. 2025) for any schedule. With y = x / alpha and
+  tau = sigma / alpha, the flow is dy/dtau = eps. So the mean e of eps over
+  [s, t] satisfies e = eps - (tau_t - tau_s) de/dtau, taken along the flow.
   """
 
   denoiser: Denoiser

@@ -1,4 +1,4 @@
-"""No draw near t = 1 drowns the others of a moment-matching batch."""
+"""No draw near t = 1 dominates the gradient of a moment-matching batch."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ from tests.objectives.given import OneTime, batch_of, loss_of
 
 @dataclasses.dataclass(frozen=True)
 class Affine(OneTime):
-  """The output is gain x + shift."""
+  """A network that outputs gain x + shift."""
 
   def init(self, key):
     return {"gain": jnp.zeros(()), "shift": jnp.zeros(())}
@@ -50,8 +50,8 @@ def objective(output, schedule=None, kind=ParameterMomentMatching):
   return kind(**fields)
 
 
-def test_sensitivity_is_its_closed_form():
-  """J of eps is sigma / alpha, of score sigma^2 / alpha."""
+def test_sensitivity_agrees_with_its_formula():
+  """For example, the sensitivity of an eps network is sigma / alpha."""
   for schedule in (Cosine(), Cosine(logsnr_min=-8.0), LinearBeta()):
     t = jnp.ones(1)
     alpha, sigma = float(schedule.alpha(t)[0]), float(schedule.sigma(t)[0])
@@ -66,7 +66,7 @@ def test_sensitivity_is_its_closed_form():
     for output, slope in slopes.items():
       found = sensitivity.sensitivity(denoiser_of(output, schedule))
       assert found == pytest.approx(slope, rel=1e-3)
-  # x0 of EDM's preconditioning feels c_out of the output.
+  # With EDM's preconditioning, the sensitivity of x0 is c_out.
   edm = denoiser_of("x0", EDM(), precondition=EDMPrecondition())
   c_out = 80 * 0.5 / math.hypot(80, 0.5)
   assert sensitivity.sensitivity(edm) == pytest.approx(c_out, rel=1e-3)
@@ -81,12 +81,12 @@ def test_networks_of_eps_and_score_are_refused(schedule):
       objective(output, schedule)
   for output in ("x0", "v", "velocity", "both"):
     objective(output, schedule)
-  # If x_1 still has some of the image, eps determines x0 well enough.
+  # If x_1 still holds a part of the image, eps determines x0 well enough.
   objective("eps", Cosine(logsnr_min=-4.0))
 
 
 def gradient(goal, weighting="clipped_snr"):
-  """The size of a student's gradient away from the optimum, where it is 0."""
+  """The norm of the gradient of a student that is not at the optimum."""
   goal = dataclasses.replace(goal, weighting=weighting)
   teacher = {"gain": jnp.float32(0.4), "shift": jnp.float32(0.1)}
   auxiliary = {"gain": jnp.float32(0.5), "shift": jnp.float32(0.0)}
@@ -106,11 +106,11 @@ def gradient(goal, weighting="clipped_snr"):
 @pytest.mark.parametrize(
   ("kind", "drowned"), [(MomentMatching, 1e3), (ParameterMomentMatching, 1e9)]
 )
-def test_a_wrong_students_gradient_is_of_the_size_of_its_error(
+def test_the_gradient_of_a_wrong_student_is_not_too_large(
   kind, drowned, monkeypatch
 ):
   assert 1e-3 < gradient(objective("v", kind=kind)) < 10
-  # No weighting would bound that of a network which is refused.
+  # The gradient of a refused network is too large with every weighting.
   monkeypatch.setattr(sensitivity, "MAX_SENSITIVITY", math.inf)
   for weighting in ("clipped_snr", "snr"):
     assert gradient(objective("eps", kind=kind), weighting) > drowned

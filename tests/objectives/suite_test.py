@@ -1,10 +1,9 @@
-"""The rules that every objective must keep, whatever its paper.
+"""Every objective keeps the rules of the interface.
 
-A paper has one line in PAPERS of bench.py. The line has the class of its
-sampler, if that is not DDIM, and fields that differ from their defaults.
-Everything else comes from the objective itself. Networks and images are as
-small as possible: nothing is learned here, and the mathematics of each paper
-has its own tests.
+Each objective has one line in PAPERS of bench.py: the fields that differ from
+their defaults, and the class of its sampler if that is not DDIM. The tests take
+everything else from the objective itself. Networks and images are tiny, because
+nothing is learned here. The mathematics of each paper has its own tests.
 """
 
 import contextlib
@@ -42,7 +41,7 @@ from tests.objectives.given import now_of
 from tests.objectives.proving import PROVING
 
 
-def test_every_objective_has_its_line():
+def test_every_objective_has_a_line_in_papers():
   assert set(PAPERS) == {*OBJECTIVES, *PROVING}
 
 
@@ -92,14 +91,14 @@ def test_an_update_changes_the_trees_of_its_turn_only(name, mesh_of):
 
 
 @every_paper
-def test_it_starts_from_copies(name):
+def test_trees_start_from_copies(name):
   objective = build(name)
   if not any(tree.start for tree in objective.trees.values()):
     return  # All trees are drawn anew.
   frozen = frozen_of(objective)
   params = objective.init(jax.random.key(0), frozen)
   assert set(params) == set(objective.trees)
-  # No buffer twice: each tree will be donated, and the teacher must not be.
+  # No two trees share a buffer: trained trees are donated, the teacher is not.
   buffers = [
     leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((params, frozen))
   ]
@@ -107,7 +106,7 @@ def test_it_starts_from_copies(name):
 
 
 @every_paper
-def test_its_metrics_are_finite_sums_and_counts(name, mesh_of):
+def test_metrics_are_finite_sums_and_counts(name, mesh_of):
   on = bench(name, mesh_of(1))
   for turn in set(on.objective.cycle):
     _, metrics = on.update(on.start(), turn)
@@ -163,13 +162,13 @@ def test_the_mesh_changes_no_result_of_accumulated_gradients(mesh_of):
 
 
 def same_on_every_mesh(name, mesh_of, accumulate=1):
-  """Fails where a mesh changes losses, gradients' norms or weights."""
+  """Fails if a mesh changes losses, norms of gradients or weights."""
   steps = max(2, len(build(name).cycle))
 
   def run(data, fsdp):
     on = bench(name, mesh_of(data, fsdp), accumulate)
     state, metrics = on.run(on.start(), 0, steps)
-    # Every array that can be split is split, in the state and frozen trees.
+    # In the state and in frozen trees, every array that can be split is split.
     for leaf in jax.tree.leaves((state, on.frozen)):
       assert is_split(leaf) == (
         fsdp > 1 and any(n % fsdp == 0 for n in leaf.shape)
@@ -183,8 +182,9 @@ def same_on_every_mesh(name, mesh_of, accumulate=1):
     for metric, (total, count) in metrics.items():
       new_total, new_count = new_metrics[metric]
       assert new_count == count
-      # Rows and devices add up in another order: 6e-8 of terms that weigh up to
-      # 50 (clipped_snr) and cancel in a moment gap.
+      # Sums over rows and devices have another order. Each rounding is 6e-8 of
+      # a term, and terms with weights up to 50 (clipped_snr) cancel in a moment
+      # gap.
       np.testing.assert_allclose(
         new_total / count, total / count, rtol=1e-5, atol=3e-6, err_msg=metric
       )
@@ -213,16 +213,18 @@ def test_a_teacher_in_bfloat16_is_the_rounded_one(name):
   found = loss(light)
   assert found.dtype == np.float32
   np.testing.assert_allclose(found, loss(rounded), rtol=1e-5, atol=1e-6)
-  # Moments of teacher and auxiliary agree here, but for the rounding.
+  # The rounding of the teacher changes the loss a little.
   assert found != loss(frozen)
   np.testing.assert_allclose(found, loss(frozen), rtol=0.02, atol=0.02)
 
 
 @every_paper
-def test_an_interruption_changes_no_bit(name, mesh_of, tmp_path):
+def test_a_restored_checkpoint_continues_to_the_same_bits(
+  name, mesh_of, tmp_path
+):
   on = bench(name, mesh_of(1))
   whole, _ = on.run(on.start(), 0, 3)
-  # After one update, which is in the middle of an alternating paper's turns.
+  # One update ends in the middle of the cycle of an alternating objective.
   state, _ = on.run(on.start(), 0, 1)
   with contextlib.closing(Checkpoints(epath.Path(tmp_path))) as checkpoints:
     checkpoints.save(state, 1)
@@ -235,14 +237,14 @@ def test_an_interruption_changes_no_bit(name, mesh_of, tmp_path):
 
 
 def flops(function, *arguments):
-  """The operations that XLA counts before it compiles."""
+  """The number of operations that XLA counts before it compiles."""
   costs: Any = jax.jit(function).lower(*arguments).cost_analysis()
   return costs["flops"]
 
 
 @every_paper
 def test_xla_counts_the_passes_of_an_objective(name, monkeypatch):
-  """Above all that no gradient is taken that the paper does not need."""
+  """The count shows above all that no unneeded gradient is computed."""
   objective = build(name, width=256, depth=5, channels=32)
   key, t = jax.random.key(0), jnp.full(8, 0.5)
   batch = as_trained(jax.tree.map(jnp.asarray, rows(objective, 0, size=8)))
@@ -282,18 +284,20 @@ def test_xla_counts_the_passes_of_an_objective(name, monkeypatch):
   classifier_pass = flops(classify, classifier) if classifier else 0
   for guided in (True, False) if hasattr(objective, "guidance") else (False,):
     if not guided:
-      # XLA counts the dearer branch, a guided teacher; this takes the other.
+      # XLA counts the costlier branch of a cond, the guided teacher. This takes
+      # the other branch.
       monkeypatch.setattr(jax.lax, "cond", lambda _, yes, no: no())
     for turn in set(objective.cycle):
       passes = objective.passes(turn, 4, guided)
-      # A gradient in the image, and not in the weights, goes forward and back.
+      # A gradient by the image costs a forward and a backward pass; a gradient
+      # by the weights costs one more.
       backward = 2 if turn == ("classifier",) else 1
       whole = dataclasses.replace(passes, trunk=0, trunk_gradient=0)
       expected = whole.units * pass_ + classifier_pass * (
         passes.classifier + (1 + backward) * passes.classifier_gradient
       )
-      # A part of a pass is counted as it is: embeddings of times and labels
-      # are no part of the way back to the image.
+      # The parts of a pass up to the features are counted by XLA. A gradient by
+      # the image does not go through the embeddings of times and labels.
       if passes.trunk or passes.trunk_gradient:
         image = batch["image"]
         expected += passes.trunk * flops(trunk, product, image)
@@ -301,8 +305,8 @@ def test_xla_counts_the_passes_of_an_objective(name, monkeypatch):
           jax.grad(trunk, argnums=1), product, image
         )
       run = functools.partial(gradient, turn=turn, guided=guided)
-      # The first layers' inputs need no gradient: up to 4 % of these networks'
-      # passes. One more forward pass is 10 % of the dearest paper.
+      # The inputs of the first layers need no gradient, which saves up to 4 %
+      # of the passes. One forward pass too many adds at least 10 %.
       fixed = {**frozen, **averages}
       assert flops(run, params, fixed) == pytest.approx(expected, rel=0.05), (
         turn,
