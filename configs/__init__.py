@@ -1,1 +1,1 @@
-"""The recipes: one file per data set; recipes/ has the papers' settings."""
+"""The recipes, one file per data set; recipes/ has the papers' settings."""

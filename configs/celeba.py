@@ -10,8 +10,8 @@ aligned and cropped images, all in one class:
   unzip -j img_align_celeba.zip -d data/celeba/all
 
 The pairs take 38 GB on disk, or 13 GB without their noise:
---config.stages.pairs.store_noise=False. There are no labels, so there is no
-classifier to judge by: look at the sample sheets of a run.
+--config.stages.pairs.store_noise=False. There are no labels, so no classifier
+can judge: look at the sample sheets of a run.
 
 Deviations, besides those that recipes/ states: Unlike the paper, the teacher
 is trained here. We do not know how the paper prepared its images: ours are the

@@ -1,7 +1,7 @@
 """CIFAR-10, 32x32, unconditional, as three of the papers distilled it.
 
-The recipe `half_hour` trains every paper from one teacher in thirty minutes on
-one accelerator. All of it is [ours]: see recipes/half_hour.py.
+The recipe `half_hour` trains all papers' students from one teacher in thirty
+minutes on one accelerator. Its settings are [ours]: see recipes/half_hour.py.
 
   diffdistill train --workdir=runs/cifar10 \\
     --config=cifar10:progressive
@@ -70,7 +70,7 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
     "flip": True,  # [PD], section 5.1; [CFD code]
     "conditional": False,  # [PD code], [CFD code], [DS code]
   }
-  config.classifier = {  # ResNet18's shape
+  config.classifier = {  # the shape of ResNet18
     "kind": "resnet",
     "channels": 64,
     "multipliers": (1, 2, 4, 8),
@@ -111,7 +111,7 @@ def _google_teacher(config: ConfigDict) -> None:
       "attention": (8, 16),
       "num_heads": 1,
       "embed_dim": 1024,
-      # 0.2 for the teacher. Students are trained without dropout.
+      # The rate is 0.2 for the teacher. Students are trained without dropout.
       "dropout": 0.2,
       "remat": False,
       "dtype": "float32",
@@ -132,7 +132,8 @@ def _google_teacher(config: ConfigDict) -> None:
 def _classifier_features(config: ConfigDict) -> None:
   """Adds progressive rounds from 1024 to 8 steps, then three on features."""
   config.model = {
-    # For the teacher. Students are trained without dropout [CFD code].
+    # The dropout is for the teacher. Students are trained without it [CFD
+    # code].
     "network": recipes.ddpm_network((1, 2, 2, 2), dropout=0.1),
     "schedule": recipes.COSINE,
     "output": "x0",  # [CFD code]

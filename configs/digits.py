@@ -55,8 +55,8 @@ def _describe(config: ConfigDict) -> None:
   config.model = {
     "network": recipes.small_network(32, patch=2),
     "schedule": recipes.COSINE,
-    # A small network learns v faster than x0: at low noise it would have to
-    # copy x0 from its input to many digits.
+    # A small network learns v faster than x0: at low noise, it would have to
+    # copy many digits of x0 from its input.
     "output": "v",
     "label_dropout": 0.0,
   }
@@ -87,7 +87,7 @@ def _teach(config: ConfigDict) -> None:
 
 
 def _compare(config: ConfigDict) -> None:
-  """Adds every other paper."""
+  """Adds the stages of all other papers."""
   recipes.compared(
     config,
     learning_rate=1e-3,
@@ -102,15 +102,15 @@ def _compare(config: ConfigDict) -> None:
       "batch_size": 512,
     },
   )
-  # The distance of 2,000 images is too noisy to compare papers by.
+  # The distance of 2,000 images is too noisy to compare papers.
   config.evaluation.num_images = 5000
   stages = config.stages
   stages.expert.num_updates = 400
   stages.expert.optimizer.learning_rate = 2e-3
   stages.denoising_student.optimizer.learning_rate = 2e-3
-  # With the 32 features of the judge's network the students were further from
-  # the data than progressive ones; these are 128. The terms of entropy and
-  # diversity did not help either: at 1 step the distance of 2,000 images was
-  # 0.201 with them and 0.191 without.
+  # With the 32 features of a network like the judge's, the students were
+  # further from the data than progressive students, so this network has 128
+  # features. The terms of entropy and diversity did not help: at 1 step, the
+  # distance of 2,000 images was 0.201 with them and 0.191 without.
   stages.expert.classifier = {**config.classifier.to_dict(), "channels": 64}
   stages.features.objective.dataset_weight = 0.0

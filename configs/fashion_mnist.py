@@ -43,7 +43,7 @@ def _describe(config: ConfigDict) -> None:
   config.data = {
     "source": {
       "kind": "idx",
-      "path": "/usr/share/datasets/fashion-mnist",  # where Debian puts it
+      "path": "/usr/share/datasets/fashion-mnist",  # Debian's folder
       "split": "train",
     },
     "flip": False,
@@ -82,7 +82,7 @@ def _teach(config: ConfigDict) -> None:
 
 
 def _compare(config: ConfigDict) -> None:
-  """Adds every other paper."""
+  """Adds the stages of all other papers."""
   recipes.compared(
     config,
     learning_rate=5e-4,

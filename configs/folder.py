@@ -3,9 +3,9 @@
   diffdistill train --config=folder:progressive --workdir=runs/photos \
     --config.data.source.path=photos --config.minutes=60
 
-A field that is auto() is chosen once the images and the device are known: train
-says what it has chosen, and the workdir keeps it. Write a value in its place,
-here or as --config.FIELD=VALUE. Everything is [ours].
+A field that is auto() is chosen when the images and the device are known. train
+prints the choice, and the workdir keeps it. To choose a value yourself, write
+it in place of auto(), or pass --config.FIELD=VALUE. Everything is [ours].
 """
 
 from typing import Any
@@ -25,33 +25,33 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
   """The config of one recipe."""
   recipes.choose(recipe, RECIPES)
   config = ConfigDict(recipes.shared())
-  config.minutes = auto()  # of training: 60 on a CPU, 30 on an accelerator
+  config.minutes = auto()  # total: 60 on a CPU, 30 on an accelerator
   config.data = {
     "source": {"kind": "folder", "path": "photos", "split": "train"},
-    "flip": True,  # False for letters, or where left and right must stay
-    "conditional": auto(),  # whether models are told the classes
+    "flip": True,  # False for letters, or if left and right differ
+    "conditional": auto(),  # whether models are given the classes
   }
   config.data.source.image_size = auto()  # 16, 32 or 64
   config.data.source.channels = auto()  # 3 for RGB, 1 for grey
-  config.data.source.crop = "center"  # "none" squeezes pictures that are wide
+  config.data.source.crop = "center"  # "none" squeezes wide pictures
   config.evaluation.num_steps = (1, 2, 4, 8, 16, 32)
   config.model = {
     "network": recipes.automatic_network(dropout=0.1),
     "schedule": recipes.COSINE,
-    "output": "v",  # learned faster than x0 by a small network
-    "label_dropout": auto(),  # 0.1 with classes, so that samples can be guided
+    "output": "v",  # a small network learns v faster than x0
+    "label_dropout": auto(),  # 0.1 with classes, which allows guidance
   }
-  config.classifier = recipes.automatic_classifier(dropout=0.1)  # it judges
-  settings: Any = {"batch_size": 64, "num_updates": 1000}  # neither stays
+  config.classifier = recipes.automatic_classifier(dropout=0.1)  # the judge
+  settings: Any = {"batch_size": 64, "num_updates": 1000}  # placeholders
   recipes.teacher(
     config, learning_rate=1e-3, weight_decay=0.0, warmup=200, **settings
   )
   config.stages.teacher.optimizer.decay = "cosine"
   config.stages.teacher.optimizer.ema_decay = 0.999
-  config.stages.classifier.objective.crop = 2  # few images: shifts make more
+  config.stages.classifier.objective.crop = 2  # suits few images
   recipes.progressive(config, learning_rate=5e-4, start_steps=32, **settings)
   if recipe == "all":
     recipes.compared_by_the_clock(config)
-  # How the stages share the minutes.
+  # The shares of the stages in the minutes.
   recipes.by_the_device(config, {"classifier": 1, "teacher": 7, "halve": 4})
   return config

@@ -50,11 +50,12 @@ def get_config(recipe: str = "moment_matching") -> ConfigDict:
     "flip": True,  # [ours]
     "conditional": True,  # [ours]
   }
-  # Splits three networks and their moments over the chips of a slice [ours].
+  # Split three networks and their moments over the chips of a slice [ours].
   config.mesh.fsdp = -1
   config.model = {
     "network": recipes.uvit_network(128),
-    # The paper interpolates from the noise for 32x32 images.
+    # The paper interpolates between this noise, for 32x32 images, and the plain
+    # one.
     "schedule": {**recipes.COSINE, "shift_from": 32},
     "output": "v",  # [ours]
     "label_dropout": 0.1,  # [ours]
@@ -73,6 +74,6 @@ def get_config(recipe: str = "moment_matching") -> ConfigDict:
     batch_size=2048,  # [ours], as at 64x64
     weight_decay=0.0,  # [ours], as at 64x64
   )
-  config.stages.classifier.batch_size = 1024  # divides over 256 chips
+  config.stages.classifier.batch_size = 1024  # 256 chips can share it
   recipes.moment_matching(config, recipe, learning_rate=1e-5)  # [ours]
   return config

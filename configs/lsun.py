@@ -7,8 +7,8 @@ the figure of their FID. Luhman & Luhman 2021 distilled 256x256 images on a
 TPUv2-8; we found no FID. We have measured none. Prepare the data once with
 TFDS, in a format of random access:
 tfds.builder("lsun/bedroom", file_format="array_record").download_and_prepare()
-LSUN has one class, so there is no classifier to judge by: look at the sample
-sheets of a run.
+LSUN has one class, so no classifier can judge: look at the sample sheets of a
+run.
 
 At 256x256 the pairs would take 605 GB on disk. The recipes do not store the
 noise, which is drawn again when a pair is read, so that all pairs take 202 GB.
@@ -53,7 +53,7 @@ def get_config(recipe: str = "bedroom") -> ConfigDict:
     "conditional": False,  # [PD code], [DS code]
   }
   if large:
-    # 50 epochs or 40 [DS code].
+    # This is 50 epochs for bedrooms and 40 for churches [DS code].
     _denoising_student(config, num_updates=1_600_000 if bedroom else 1_280_000)
   else:
     _progressive(config)

@@ -1,6 +1,6 @@
-"""Fields that are chosen once the images and the device are known [ours].
+"""Fields that are chosen when the images and the device are known [ours].
 
-A config is made before anyone knows the images, the device or the minutes. So a
+A config is made before the images, the device or the minutes are known. So a
 field says "auto", and run/automatic.py puts a value in its place.
 """
 
@@ -12,7 +12,7 @@ from ml_collections import FieldReference
 from diffdistill.configs.recipes.compared import compared
 from diffdistill.configs.recipes.stages import Fields
 
-# A round ends by the clock long before so many updates.
+# The clock ends a round long before it has this many updates.
 MOST = 1_000_000
 
 
@@ -28,10 +28,10 @@ def by_the_device(
   """Ends every stage by the clock, with sizes that suit the device.
 
   Args:
-    config: has all its stages; config.minutes says how long they take together,
-      without compiling.
+    config: has all its stages; config.minutes is their total time, without
+      compiling.
     shares: the relative length of each stage.
-    rest: the relative length of a stage that is not among them.
+    rest: the relative length of each stage that `shares` does not name.
   """
   config.shares = {name: shares.get(name, rest) for name in config.run}
   with config.ignore_type():
@@ -52,7 +52,7 @@ def by_the_device(
 
 
 def automatic_network(*, dropout: float) -> Fields:
-  """The U-Net of Salimans & Ho 2022, of a size that suits images and device."""
+  """The U-Net of Salimans & Ho 2022, in a size that suits images and device."""
   return {
     "kind": "unet",
     "style": "film",
@@ -68,7 +68,7 @@ def automatic_network(*, dropout: float) -> Fields:
 
 
 def automatic_classifier(*, dropout: float) -> Fields:
-  """The classifier that judges; none where it could not be trusted."""
+  """The classifier that judges; none if it could not be trusted."""
   return {
     "kind": auto(),
     "channels": auto(),
@@ -79,10 +79,10 @@ def automatic_classifier(*, dropout: float) -> Fields:
 
 
 def compared_by_the_clock(config: Any) -> None:
-  """Adds every other paper; call `by_the_device` after it.
+  """Adds the stages of all other papers; call `by_the_device` after it.
 
-  Unlike `compared` alone, where all students have the passes of the stage
-  "halve", each stage has its share of the minutes.
+  In `compared`, all students have as many passes as the stage "halve". Here,
+  each stage has its share of the minutes.
   """
   compared(
     config,

@@ -16,12 +16,12 @@ def classifier_features(
   temperature: float = 0.95,  # with a ResNet18 [CFD code]
   dataset_weight: float = 0.003,  # with a ResNet18 [CFD code]
 ) -> None:
-  """Adds the stage "features": the last rounds on features, Sun et al. 2023.
+  """Adds the stage "features", whose rounds match features: Sun et al. 2023.
 
   Unlike the paper, whose times are 1024 discrete ones, the times and the
   teacher are those of `progressive`. Unlike the released code, which feeds the
-  classifier other pixel values than it was trained on, ours feeds it what it
-  knows; objective.classifier_input="reference_mismatch" does as the code does.
+  classifier other pixel values than it was trained on, ours feeds it the same
+  values; objective.classifier_input="reference_mismatch" does as the code does.
 
   Args:
     config: has the stage "halve".

@@ -1,4 +1,4 @@
-"""Every paper from one teacher, at one budget of network passes [ours]."""
+"""All papers with one teacher, and equally many network passes [ours]."""
 
 from typing import Any
 
@@ -26,27 +26,28 @@ def compared(
   select_every: int,
   pairs: Fields,
 ) -> None:
-  """Adds every other paper, each with the passes of the whole stage "halve".
+  """Adds all other papers, each with as many passes as the stage "halve".
 
   A pass is one image forward through the denoiser. A gradient counts as three
   passes, and so does a derivative along the weights. The classifiers, the
   held-out losses and the distances that select a student are not counted. The
-  settings are [ours], as alike as the papers allow. The numbers of updates are
-  computed here: a number that is changed on the command line changes the budget
-  of its own paper.
+  settings are [ours], and as similar as the papers allow. The numbers of
+  updates are computed here: if the command line changes a number, it changes
+  the budget of that paper.
 
   Args:
     config: has the stage "halve", whose batch size all stages get.
-    learning_rate: for feature distillation and the denoising student.
-    moments_rate: learning rate for moment matching by turns.
-    parameter_rate: learning rate for moment matching in parameter space.
+    learning_rate: the rate of feature distillation and the denoising student.
+    moments_rate: the rate of moment matching in turns.
+    parameter_rate: the rate of moment matching in parameter space.
     select_every: updates between the scores that select a student.
-    pairs: as in `denoising_student`; their passes are part of its budget.
+    pairs: the fields as in `denoising_student`; their passes are part of its
+      budget.
   """
   halve = config.stages.halve
   batch_size, budget = halve.batch_size, _passes_of(halve)
   expert(config)
-  # The rounds are those of `halve` after its student of 8 steps.
+  # The rounds begin where `halve` has its student of 8 steps.
   classifier_features(
     config,
     classifier="expert",
@@ -97,7 +98,7 @@ def _student_of_pairs(
   learning_rate: float,
   pairs: Fields,
 ) -> None:
-  """Adds the denoising student; its pairs are paid from the budget."""
+  """Adds the denoising student; the passes of its pairs count in the budget."""
   made = pairs["num_steps"] * (pairs["num_pairs"] + pairs["held_out"])
   denoising_student(
     config,

@@ -22,14 +22,14 @@ def denoising_student(
   rounded to bytes, not cut off; and the EMA has a ramp.
 
   Args:
-    config: has a teacher.
+    config: a config with a teacher.
     pairs: the fields num_steps, num_pairs, held_out, shard_size and batch_size
-      of the stage "pairs", and others that are not the default.
+      of the stage "pairs", and fields that differ from their defaults.
     optimizer: fields of the student's optimizer, which differ by data set.
     num_updates, batch_size: settings of the student.
     norm: "l1" or "l2".
-    form: what the student's network predicts: "difference" for a teacher that
-      predicts eps, "x0" for any other.
+    form: what the student's network predicts: "difference" if the teacher
+      predicts eps, otherwise "x0".
     select_every: updates between held-out losses; the best student is kept.
   """
   stored = {"store_noise": True, "max_gigabytes": 0.0, "path": ""}

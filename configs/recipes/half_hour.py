@@ -1,4 +1,4 @@
-"""Every paper from one teacher, in half an hour on one GPU."""
+"""All papers with one teacher, in half an hour on one GPU."""
 
 from typing import Any
 
@@ -16,9 +16,10 @@ def half_hour(config: Any) -> None:
     bash launch/one_gpu.sh --workdir=runs/half_hour --minutes=9.5
 
   The U-Net is that of Salimans & Ho 2022 with half the channels, and two blocks
-  at each level, not three: 11.7M parameters, 6.9 GFLOP for each image. Students
-  have less time than in any paper. The stage "expert" trains the classifier
-  from which students learn; the stage "classifier" trains the one that judges.
+  at each level instead of three: 11.7M parameters, 6.9 GFLOP per image.
+  Students have less time than in any paper. The stage "expert" trains the
+  classifier that students learn from; the stage "classifier" trains the one
+  that judges.
   """
   _describe(config)
   _teach_on_features(config)

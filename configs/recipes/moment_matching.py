@@ -1,16 +1,15 @@
-"""Moment matching, Salimans et al. 2024, of both kinds."""
+"""Both kinds of moment matching of Salimans et al. 2024."""
 
 from typing import Any
 
 from diffdistill.configs.recipes.stages import Fields, add_stage
 
-# The numbers of steps of the students of each kind [ours].
+# The students of each kind, by their numbers of steps [ours].
 NUM_STEPS = {
   "moment_matching": (8, 4, 2, 1),
   "parameter_moment_matching": (8, 4),
 }
-# Plain ancestral sampling, with the smaller variance [MM]; the clipping is
-# [ours].
+# Plain ancestral sampling with the smaller variance [MM]; clipping is [ours].
 SAMPLER: Fields = {
   "kind": "ancestral",
   "grid": "uniform",
@@ -42,22 +41,22 @@ def moment_matching(
 ) -> None:
   """Adds a stage of moment matching, Salimans et al. 2024.
 
-  It is "moments", in which student and auxiliary take turns, one an update; or
-  "parameter_moments", which works in parameter space and has no auxiliary
-  ("instant" in the paper). Unlike the paper, which selects by FID, the best
-  student is the one with the least distance on the run's own classifier. Unlike
-  the paper, t is drawn on the sampler's grid, as objectives/moment_matching.py
-  says.
+  The stage is "moments", in which student and auxiliary take turns, one update
+  each; or "parameter_moments", which works in parameter space and has no
+  auxiliary ("instant" in the paper). Unlike the paper, which selects by FID,
+  the best student is the one with the smallest distance on the run's own
+  classifier. Unlike the paper, t is drawn on the sampler's grid, see
+  objectives/moment_matching.py.
 
   Args:
-    config: has a teacher.
-    kind: of the objective: a name of `NUM_STEPS`.
-    learning_rate: we do not know the paper's.
-    num_steps: steps of the students, each trained from the teacher; the default
-      is in `NUM_STEPS`.
+    config: a config with a teacher.
+    kind: the kind of the objective, a name of `NUM_STEPS`.
+    learning_rate: the highest rate; we do not know the paper's.
+    num_steps: the steps of the students, each trained from the teacher; the
+      default is in `NUM_STEPS`.
     batch_size, num_updates, warmup, ema_decay: settings of each student.
-    select_every: updates between distances.
-    select_images: images for each distance.
+    select_every: updates between two distances.
+    select_images: how many images each distance is measured on.
   """
   frozen = {"teacher": "teacher"}
   if kind == "parameter_moment_matching":

@@ -92,8 +92,8 @@ def dit_network(
 def uvit_network(image_size: int) -> Fields:
   """The smaller UViT for ImageNet at 64x64 (394M) or 128x128 (397M) [MSCM].
 
-  The larger UViTs have twice the channels, and dropout 0.1 in both stages of
-  transformers [MSCM].
+  The larger UViTs have twice the channels, and dropout 0.1 in both transformer
+  stages [MSCM].
   """
   sizes = (64, 128)
   if image_size not in sizes:
@@ -114,7 +114,7 @@ def uvit_network(image_size: int) -> Fields:
     }
   return fields | {
     "head_dim": 128,  # [ours]
-    "embed_dim": 1024,  # [ours]; it suits the published numbers of parameters
+    "embed_dim": 1024,  # [ours]; gives the published parameter counts
     "attention": "xla",  # parameter_moment_matching needs its derivative
     "remat": True,  # [ours]
     "dtype": "bfloat16",  # [ours]

@@ -18,14 +18,15 @@ def progressive(
   """Adds the stage "halve": rounds of halving, Salimans & Ho 2022.
 
   The learning rate is annealed as the paper says; the released code leaves that
-  to its caller. The deviations of `teacher` hold here too.
+  to its caller. The deviations that `teacher` states apply here too.
 
   Args:
-    config: has a teacher.
-    learning_rate, batch_size: the paper's are in its code [PD code].
-    start_steps: steps of the first teacher [PD], section 5.2.
-    end_steps: steps of the last student.
-    num_updates: updates in each round.
+    config: a config with a teacher.
+    learning_rate, batch_size: settings of each round, which differ by data set
+      [PD code].
+    start_steps: the steps of the first teacher [PD], section 5.2.
+    end_steps: the steps of the last student.
+    num_updates: the updates of each round.
     decay: how the learning rate falls in each round.
   """
   add_stage(

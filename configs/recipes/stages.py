@@ -1,4 +1,4 @@
-"""What all recipes share: the fields of a stage, the sections of a config."""
+"""The parts that all recipes share: stages' fields and configs' sections."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ Fields = dict[str, Any]
 def add_stage(config: Any, name: str, stage: Fields) -> None:
   """Adds a stage to the end of a run.
 
-  The stage also gets the fields that no paper sets, so that the command line
-  can change them.
+  The stage also gets the fields that no paper sets, because the command line
+  can change only fields that exist.
   """
   stage = {"minutes": 0.0, **stage}
   if stage.get("kind") != "pairs":
@@ -20,7 +20,7 @@ def add_stage(config: Any, name: str, stage: Fields) -> None:
       **stage,
     }
     if stage["objective"]["kind"] != "classification":
-      # Off: no images are judged while the stage trains.
+      # By default no images are judged while the stage trains.
       never = {"by": "distance", "every": 0, "patience": 0, "num_images": 1000}
       stage = {"select": never, **stage}
   config.run = (*config.run, name)
@@ -33,9 +33,9 @@ def shared(
   """The sections that are the same in every config.
 
   Args:
-    log: updates between two lines of metrics.
+    log: updates between two records of metrics.
     checkpoint: updates between two checkpoints.
-    observe: updates between two sample sheets; 0: only one after each round.
+    observe: updates between two sample sheets; 0 for one after each round only.
   """
   return {
     "seed": 0,
@@ -54,25 +54,25 @@ def shared(
       "batch_size": 500,
       "seed": 0,
       "gap_images": 500,
-      "inception": "",  # a file: the weights of FID's network
-      "reference": "",  # an .npz: FID's statistics of the data
+      "inception": "",  # the file of the FID network's weights, if any
+      "reference": "",  # the .npz file of the data's FID statistics, if any
     },
   }
 
 
 def choose(recipe: str, recipes: dict[str, str]) -> str:
-  """The recipe; refused in one line if it is none of `recipes`."""
+  """Returns the recipe; refuses it in one line if it is none of `recipes`."""
   if recipe not in recipes:
     raise ValueError(f"recipe is {recipe!r}; pass one of {', '.join(recipes)}")
   return recipe
 
 
 def proportional_warmups(config: Any) -> None:
-  """Makes each warm-up follow num_updates when the command line changes it.
+  """Makes each warm-up change with num_updates on the command line.
 
-  It is for small data sets, whose stages people shorten to try them. Recipes of
-  published settings keep the published warm-ups. Call it last: later stages
-  would be missed.
+  Use it for small data sets, because people shorten their stages to try them.
+  Recipes of published settings keep the published warm-ups. Call it last,
+  because it changes only the stages that exist.
   """
   for stage in config.stages.values():
     warmup = stage.get("optimizer", {}).get("warmup", 0)
@@ -84,16 +84,17 @@ def proportional_warmups(config: Any) -> None:
 def by_the_clock(
   config: Any, minutes: float, parts: dict[str, float], most: int
 ) -> None:
-  """Ends every stage by the clock, after its part of the minutes.
+  """Ends every stage by the clock, after its share of the minutes.
 
   Unlike the papers, whose stages have numbers of updates, the learning rate is
   held for a quarter of each round and then annealed: see training/clock.py.
 
   Args:
-    config: has all its stages; --config.minutes then changes all their minutes.
-    minutes: total time of training, without compiling.
+    config: has all its stages; --config.minutes then changes the minutes of
+      all.
+    minutes: the total time of training, without compiling.
     parts: the relative length of each stage.
-    most: the largest number of updates of a round, however fast it trains.
+    most: the largest number of updates of a round, at any speed.
   """
   config.minutes = minutes
   total = config.get_ref("minutes")

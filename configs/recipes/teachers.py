@@ -1,4 +1,4 @@
-"""The stages of teachers and of classifiers, and what teachers predict."""
+"""The stages of teachers and classifiers, and the outputs of teachers."""
 
 from typing import Any
 
@@ -25,10 +25,12 @@ def teacher(
   see training/averages.py.
 
   Args:
-    config: gets the first stages, "classifier" and "teacher".
-    num_updates: the main text of the paper states no number.
-    learning_rate, batch_size, weight_decay: the data set's file has the source.
-    weighting, discrete_steps, warmup: the defaults are the paper's.
+    config: a config, which gets its first stages, "classifier" and "teacher".
+    num_updates: the updates of the teacher; the main text of the paper states
+      none.
+    learning_rate, batch_size, weight_decay: settings whose source is stated in
+      the data set's file.
+    weighting, discrete_steps, warmup: settings whose defaults are the paper's.
     judged: whether to add the classifier, which needs images with labels.
   """
   config.run, config.stages = (), {}
@@ -63,7 +65,7 @@ def teacher(
 
 # The schedule of Salimans & Ho 2022 [PD code].
 COSINE: Fields = {"kind": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0}
-# The process and the output of Ho et al. 2020.
+# The process and the network output of Ho et al. 2020.
 DDPM_MEANING: Fields = {
   "schedule": {  # [DS code]
     "kind": "linear_beta",
@@ -96,12 +98,12 @@ def ddpm_teacher(
 ) -> None:
   """Adds the teacher of Luhman & Luhman 2021: a DDPM, sampled by DDIM.
 
-  Unlike the paper, which took published weights, we train it here, with our own
-  settings. The deviations of `teacher` hold here too.
+  Unlike the paper, which used published weights, we train it here, with our own
+  settings. The deviations that `teacher` states apply here too.
 
   Args:
     config: gets the model, the sampler, and the first stages as in `teacher`.
-    multipliers: the network's channels at each level, over 128 [DS code].
+    multipliers: the network's channels at each level, divided by 128 [DS code].
     grid: the name of the sampler's grid of times [DS code].
     first_time: the time at which the sampler begins: see sampling/sampler.py.
     num_updates, learning_rate, batch_size, dropout: [ours].
@@ -135,7 +137,7 @@ def ddpm_teacher(
 
 
 def classifier_stage() -> Fields:
-  """The classifier that judges a run [ours]; no paper's FID is by it."""
+  """The classifier that judges a run [ours]; published FIDs do not use it."""
   return {
     "objective": {
       "kind": "classification",
@@ -158,7 +160,7 @@ def classifier_stage() -> Fields:
 def expert(config: Any) -> None:
   """Adds a second classifier, "expert", from which students learn.
 
-  Its random numbers differ from the judge's, so that no student is judged by
-  the network that it was trained to please.
+  Its random numbers differ from the judge's, so no student is judged by the
+  classifier that it learned from.
   """
   add_stage(config, "expert", classifier_stage())

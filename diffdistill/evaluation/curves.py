@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeGuard
 from diffdistill.evaluation.speeds import LEAST, MOST
 
 Number = int | float
-# A distance above this is not drawn, because its computation failed.
+# A larger distance is not drawn, because it means that its computation failed.
 LARGEST = 1e30
 # A teacher's curve has this colour: the colour of text.
 INK = -1
@@ -50,8 +50,7 @@ def families(
   """The points of each family of models, the teacher's first.
 
   The students halve/004, halve/002 and halve/001 are one family. If a round
-  kept its best weights, a model with its last weights has a name that ends in "
-  last"; it is left out.
+  last"; such a model is left out.
 
   Args:
     rows: the rows of an evaluation; the first one is the teacher's.
@@ -71,7 +70,7 @@ def families(
       for name, end in zip((LEAST, MOST), ends, strict=True)
     )
     family = row["model"].split("/")[0]
-    # The value may come from another evaluation than the repeats.
+    # The value may come from an evaluation that is not among the repeats.
     least, most = min(least, value), max(most, value)
     point = Point(float(row["steps"]), float(value), float(least), float(most))
     found.setdefault(family, []).append(point)
@@ -98,7 +97,7 @@ def curves(
 
 
 def is_last(row: Mapping[str, Any]) -> bool:
-  """Whether a row is of the last weights of a round that kept its best."""
+  """Whether a row has the last weights of a round that kept its best ones."""
   return row["model"].endswith(" last")
 
 

@@ -35,8 +35,8 @@ from diffdistill.evaluation.curves import (
 from diffdistill.evaluation.shown import Picture
 from diffdistill.evaluation.trust import distrust
 
-# Okabe and Ito's colours, which colour-blind people can tell apart. They are
-# made darker for a white page; yellow became olive.
+# Okabe and Ito's colours, which colour-blind people can distinguish. They are
+# darkened for a white page, and yellow is replaced by olive.
 COLOURS = (
   *("#0072b2", "#d55e00", "#008560", "#b0528c"),
   *("#b07c00", "#2a95d0", "#7a7000", "#7d4a2e"),
@@ -177,7 +177,7 @@ def as_png(figure: Figure) -> bytes:
 
 
 def picture(figure: Figure) -> Picture:
-  """A picture whose text has its true size in a notebook."""
+  """A picture that shows text at its true size in a notebook."""
   return Picture(as_png(figure), round(96 * figure.get_figwidth()))
 
 
@@ -196,7 +196,7 @@ def as_svg(figure: Figure, name: str) -> str:
   with matplotlib.rc_context(settings), _quiet():
     FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
   text = stream.getvalue()
-  # matplotlib's style rule would change all elements of the page.
+  # Without this, matplotlib's style rule would change all elements of the page.
   text = re.sub(
     r"<metadata>.*?</metadata>|<defs>\s*<style.*?</defs>", "", text, flags=re.S
   )
@@ -243,7 +243,8 @@ def _plot(
     axes: empty axes.
     shown: the curves to draw.
     log: whether the axis is logarithmic; with None the values decide.
-    room: with fewer decades than this, there are ticks between powers of ten.
+    room: if an axis spans fewer decades, it has ticks between powers of ten
+      too.
   """
   points = [p for curve in shown for line in curve.lines for p in line]
   values = [p.y for p in points if is_measured(p.y)]
@@ -300,7 +301,7 @@ def _apart(steps: Sequence[Number]) -> list[Number]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Silences the warning about letters that the font does not have."""
+  """Silences the warning about letters that the font lacks."""
   with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "Glyph")
     yield

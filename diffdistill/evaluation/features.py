@@ -33,7 +33,8 @@ class Features(NamedTuple):
   probabilities: np.ndarray
 
 
-# Images of shape `b h w c` in [-1, 1] on the host -> Features of each.
+# Images of shape `b h w c` in [-1, 1] on the host -> the Features of each
+# image.
 FeatureFn = Callable[[np.ndarray], Features]
 
 
@@ -112,7 +113,7 @@ class RowSample:
     self._rows: np.ndarray | None = None
 
   def update(self, rows: Float[np.ndarray, "b d"]) -> None:
-    """Takes the next rows of the stream."""
+    """Adds the next rows of the stream."""
     ranks = np.concatenate([self._ranks, self._rng.random(len(rows))])
     if self._rows is not None:
       rows = np.concatenate([self._rows, rows])

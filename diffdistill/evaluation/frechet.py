@@ -153,7 +153,7 @@ def inception_score(
   scores = []
   for part in np.array_split(probabilities.astype(np.float64), splits):
     marginal = part.mean(axis=0, keepdims=True)
-    # At p = 0 the ratio is replaced by 1, so that p log p is 0.
+    # If p = 0, replace the ratio by 1, so that p log p is 0.
     ratio = np.where(part > 0, part / np.where(marginal > 0, marginal, 1), 1)
     scores.append(np.exp((part * np.log(ratio)).sum(axis=1).mean()))
   return float(np.mean(scores)), float(np.std(scores))
@@ -180,7 +180,7 @@ def precision_recall(
       f"precision and recall with k={k} need k >= 1 and more than k images on"
       f" each side, got {len(real)} real and {len(generated)} generated"
     )
-  # Centred vectors lose fewer digits in `_squared_distances`.
+  # Vectors that are centred lose fewer digits in `_squared_distances`.
   centre = real.mean(axis=0, dtype=np.float64)[None]
   real = real.astype(np.float64) - centre
   generated = generated.astype(np.float64) - centre

@@ -46,9 +46,9 @@ class Generator:
     image_shape: (h, w, c).
     num_classes: the number of classes that the model is told; 0 for an
       unconditional model.
-    label_counts: gives the number of images of each class in the data.
+    label_counts: returns the number of images of each class in the data.
       Generated labels have the same frequencies, see `data.label_order`. By
-      default classes are equally frequent, and image i is of class i %
+      default, classes are equally frequent, and image i has class i %
       num_classes.
     label: one class for all images, in [0, num_classes); the data must have
       images of it.
@@ -171,7 +171,7 @@ class Generator:
       yield images
 
   def _scalars(self, *values: int) -> tuple[Array, ...]:
-    """Puts whole numbers on the mesh, explicitly because of transfer guards."""
+    """Puts whole numbers on the mesh explicitly, as transfer guards demand."""
     for value in values:
       check_number("a seed or image number", value, SEED)
     return tuple(

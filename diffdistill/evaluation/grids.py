@@ -14,8 +14,8 @@ from diffdistill.images import AnyImages, to_uint8
 from diffdistill.ranges import Range, check_number
 from diffdistill.system.files import write_atomically
 
-# In pixels: the white gap between images, and the side up to which a small
-# image is enlarged.
+# Both are in pixels: the white gap between images, and the side up to which a
+# small image is enlarged.
 _GAP = 2
 _VISIBLE = 48
 _COUNT = Range(1, 10**6)
@@ -56,7 +56,7 @@ def labelled_rows(rows: Mapping[str, Array | np.ndarray]) -> PillowImage.Image:
   names = list(rows)
   columns = shapes.pop()[0]
   strips = [_tiled(_enlarged(rows[name], None), columns) for name in names]
-  # Neighbouring rows share their gap.
+  # Neighbouring rows share one gap.
   body = np.concatenate([strip[_GAP:] for strip in strips])
   picture = _as_pillow(
     np.concatenate([np.full_like(strips[0][:_GAP], 255), body])

@@ -34,7 +34,8 @@ def interpolated(
   ends = dataclasses.replace(generator, batch_size=2 * rows)
   ways = dataclasses.replace(generator, batch_size=count)
   noise, labels = ends.noise(seed, 0), ends.labels(0)
-  # A batch size that was rounded up to the devices gives more noise than asked.
+  # The batch size is rounded up to the devices, so there may be more noise than
+  # asked.
   last = len(noise) - 1
   arcs = [
     slerp(noise[min(2 * r, last - 1)], noise[min(2 * r + 1, last)], points)

@@ -1,4 +1,4 @@
-"""The metrics of generated images, from features of these and of the data."""
+"""Metrics of generated images, from their features and the data's features."""
 
 import numpy as np
 from jaxtyping import Float
@@ -30,9 +30,10 @@ def image_metrics(
 ) -> dict[str, float]:
   """The metrics of generated images against a data set.
 
-  Images are first rounded to bytes and back, like those of the reference.
+  Images are first rounded to bytes and back, as the reference images are.
   Moments are streamed in float64. Precision, recall and the kernel distance use
-  equal numbers of real and generated images: as many as both sides kept.
+  equal numbers of real and generated images: the largest number that both sides
+  kept.
 
   Args:
     images: generated images in [-1, 1], batch by batch.
@@ -47,7 +48,7 @@ def image_metrics(
     `frechet_distance` (the caller names it after the feature network: FID for
     Inception, FD-<classifier> for a classifier trained here),
     `inception_score`, `inception_score_std` and `num_images`. If the reference
-    has kept features, also `precision` and `recall`; with `kernel` also
+    has kept features, also `precision` and `recall`; with `kernel`, also
     `kernel_distance` and `kernel_distance_std` (KID on Inception).
   """
   moments = Moments.empty(len(reference.moments.mean))
@@ -92,7 +93,7 @@ def _kernel(
 def distance(
   images: ImageStream, features: FeatureFn, reference: Reference
 ) -> float:
-  """The Frechet distance alone.
+  """The Frechet distance without other metrics.
 
   The distance is NaN if an image is not finite, because the model has diverged.
   """
@@ -105,7 +106,7 @@ def distance(
 
 
 def distance_of_halves(pooled: Float[np.ndarray, "n d"]) -> float:
-  """The distance between two halves of shuffled features, which is noise."""
+  """The distance between two halves of shuffled features: it is only noise."""
   half = len(pooled) // 2
   empty = Moments.empty(pooled.shape[1])
   return frechet_distance(

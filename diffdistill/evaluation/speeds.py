@@ -2,9 +2,9 @@
 
 A single timing can be wrong by a factor of two. So a speed is the median of
 several timings of one batch size, after a first batch that is not counted.
-Fields whose names end in `_least` and `_most` hold the slowest and the fastest
+Fields whose names end in `_least` and `_most` have the slowest and the fastest
 timing. All three are rounded to the first digit of half their difference: 412.3
-from 380.1 to 440.2 becomes 410.
+with a spread from 380.1 to 440.2 becomes 410.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 Number = int | float
-# The fewest timings that a median and a spread need.
+# A median and a spread need at least this many timings.
 FEWEST = 3
 # No speed is shown with more digits, because clocks are not so exact.
 MOST_DIGITS = 3
@@ -27,14 +27,14 @@ TIMED, BATCH = "timed_batches", "timed_batch_size"
 def speeds(
   name: str, per_timing: Number, seconds: Sequence[Number]
 ) -> dict[str, float]:
-  """The median, the least and the most speed, by field name.
+  """The median, the lowest and the highest speed, by field name.
 
   Args:
     name: the name of the speed.
     per_timing: the number of things done in one timing, such as images.
     seconds: the seconds of each timing.
   """
-  # A coarse clock may measure 0 seconds.
+  # A coarse clock may measure 0 seconds, so divide by more than 0.
   each = np.maximum(np.array(seconds), 1e-9)
   return {
     name: float(per_timing / np.median(each)),

@@ -23,7 +23,7 @@ import numpy as np
 from diffdistill.evaluation.features import FeatureFn
 from diffdistill.system import hosts
 
-# 99 % of a normal distribution lies within this number of standard deviations.
+# 99 % of a normal distribution lie within this number of standard deviations.
 DEVIATIONS = 2.5758293035489004
 # How far the bar is on the way from chance (0) to perfect (1).
 SHARE = 0.25
@@ -106,7 +106,7 @@ class Trust:
 
 
 def distrust(facts: dict[str, Any]) -> str | None:
-  """Why the judge of an evaluation is not trusted; None if it is."""
+  """Why the judge of an evaluation is not trusted; None if it is trusted."""
   if facts.get(TRUSTED, True):
     return None
   return str(facts.get(VERDICT, "NOT TRUSTED"))
@@ -142,7 +142,8 @@ def measure_trust(
     return Trust(right=0, count=0, most_frequent=0, images=images)
   joined = np.concatenate(labels)
   most = int(np.unique(joined, return_counts=True)[1].max())
-  # All use the first process's count: rounding may differ between machines.
+  # All processes use the first one's count: rounding may differ between
+  # machines.
   right = hosts.on_first(lambda: right)
   return Trust(
     right=right, count=len(joined), most_frequent=most, images=images

@@ -82,7 +82,7 @@ def compile_program(
     CompilerError: if the compiler fails for another reason than memory.
   """
   lowered = traced.lower()
-  # The cache holds what hlo.py read, so a changed hlo.py compiles again.
+  # The cache has results of hlo.py, so a changed hlo.py must compile again.
   key = hashlib.sha256(Path(hlo.__file__).read_bytes())
   for part in (topology.name, topology.compiler, jax.__version__):
     key.update(part.encode() + b"\n")
@@ -179,7 +179,7 @@ def _compiler(dump: Path) -> Iterator[subprocess.Popen[Any]]:
 
 
 def _laid_out(dump: Path) -> str | None:
-  """The program's text; None until the compiler has written it completely."""
+  """The text of the program; None until the compiler has written all of it."""
   for path in dump.glob("*.after_optimizations_after_buffer_assignment.txt"):
     text = path.read_text()
     # The entry computation is the last one of the text.
@@ -190,7 +190,7 @@ def _laid_out(dump: Path) -> str | None:
 
 
 def _wanted(errors: str) -> float:
-  """The largest number of bytes that a refusal names."""
+  """The largest number of bytes in the text of a refusal."""
   return max(
     (float(n) * _UNITS[unit] for n, unit in _SIZE.findall(errors)), default=0.0
   )

@@ -39,7 +39,7 @@ def _of_jaxpr(jaxpr: Any) -> float:
 
 
 def _inside(equation: Any) -> Iterator[Any]:
-  """The jaxprs that an equation runs."""
+  """The jaxprs that an equation contains and runs."""
   for value in equation.params.values():
     for item in value if isinstance(value, tuple | list) else (value,):
       closed = getattr(item, "jaxpr", item)

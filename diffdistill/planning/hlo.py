@@ -10,7 +10,8 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
-# How often a chip in a ring of n sends (n - 1) / n of the larger side's bytes.
+# How many times a chip in a ring of n sends (n - 1) / n of the larger side's
+# bytes.
 COLLECTIVES = {
   "all-gather": 1.0,
   "all-reduce": 2.0,
@@ -123,7 +124,7 @@ def read_program(text: str, num_devices: int) -> Program:
         continue
       channel = _CHANNEL.search(instruction.attributes)
       if name.startswith("all-reduce-scatter"):
-        # This one is fused with a slice.
+        # This all-reduce is fused with a slice.
         kind = "reduce-scatter"
       elif fused and channel:
         if channel[1] in channels:

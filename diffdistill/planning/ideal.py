@@ -284,6 +284,6 @@ def _compiled(
 def _timed(call: Callable[[], Any], times: int) -> float:
   start, result = time.monotonic(), None
   for _ in range(times):
-    result = call()  # frees the last result, since gradients are large
+    result = call()  # free the last result, since gradients are large
   jax.block_until_ready(result)
   return (time.monotonic() - start) / times

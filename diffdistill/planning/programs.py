@@ -56,7 +56,7 @@ class Program:
 
 
 def programs(run: Experiment) -> Iterator[Program]:
-  """Every update of a recipe in order, then the sampler of its last student.
+  """Yields the updates of a recipe in order, then its last student's sampler.
 
   Raises:
     ValueError: if a batch size is no multiple of the number of devices.

@@ -14,7 +14,7 @@ _PARTS = (2, 4, 8, 16, 32)
 
 
 def remedies(config: Fields, stage: str, num_devices: int) -> Iterator[Remedy]:
-  """Gives remedies to try: first single changes, then several at once.
+  """Yields remedies to try: first single changes, then several at once.
 
   More fsdp costs messages, rematerialisation costs a forward pass, accumulation
   costs only smaller products, and a teacher in bfloat16 loses some accuracy.

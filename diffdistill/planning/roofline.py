@@ -23,7 +23,7 @@ class Roofline:
 
   @property
   def seconds(self) -> float:
-    """The largest of the three limits, as if all overlapped perfectly."""
+    """The largest of the three limits, as if all three overlapped perfectly."""
     return max(self.compute, self.memory, self.network)
 
   @property

@@ -16,7 +16,7 @@ from diffdistill.fields import plain
 from diffdistill.run import environment
 from diffdistill.system import hosts
 
-# Messages cut a longer value.
+# Messages cut values that are longer than this.
 LONGEST = 80
 
 

@@ -1,4 +1,4 @@
-"""Values in nested fields, by the path to them."""
+"""Reads and changes values in nested fields, by the path to them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ Path = tuple[str, ...]
 
 
 def automatic_paths(fields: Fields, path: Path = ()) -> Iterator[Path]:
-  """The paths of all fields that say "auto"."""
+  """The paths of all fields whose value is "auto"."""
   for name, value in fields.items():
     if isinstance(value, dict):
       yield from automatic_paths(value, (*path, name))
@@ -19,7 +19,7 @@ def automatic_paths(fields: Fields, path: Path = ()) -> Iterator[Path]:
 
 
 def at(fields: Fields, path: Path) -> Any:
-  """The value at a path; None where there is none."""
+  """The value at a path; None if there is none."""
   value: Any = fields
   for name in path:
     value = value.get(name) if isinstance(value, dict) else None
@@ -27,7 +27,7 @@ def at(fields: Fields, path: Path) -> Any:
 
 
 def put(fields: Fields, path: Path, value: Any) -> Fields:
-  """The fields with a value at a path."""
+  """The fields with one value replaced at a path."""
   name, *rest = path
   if rest:
     value = put(fields.get(name) or {}, tuple(rest), value)

@@ -1,9 +1,9 @@
-"""Puts values in the place of the fields that say "auto".
+"""Replaces each "auto" in a config by a value.
 
-They are chosen when a run begins, by choosing.py, and its workdir records them.
-A run that goes on takes the recorded ones, so that another device goes on with
-the same network. A field that cannot be chosen stays "auto", and is refused as
-any other wrong value.
+The values are chosen by choosing.py when a run begins, and the workdir records
+them. A run that is resumed takes the recorded values, so another device
+continues with the same network. A field for which no value can be chosen stays
+"auto", and is refused like any other wrong value.
 """
 
 import dataclasses
@@ -25,13 +25,13 @@ from diffdistill.run.sections import BUILDER, raw_section
 from diffdistill.run.workdir import stored_config
 from diffdistill.system import hosts
 
-# How many pictures are measured.
+# The largest number of pictures that are measured.
 MEASURED = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Resolved:
-  """A config without "auto", and lines that say what was chosen and why."""
+  """A config without "auto", and lines that state the choices and reasons."""
 
   fields: Fields
   said: tuple[str, ...] = ()
@@ -42,16 +42,17 @@ def resolved_automatic(
   devices: Sequence[jax.Device] | None = None,
   workdir: epath.Path | None = None,
 ) -> Resolved:
-  """The config with a value for each automatic field; every process calls it.
+  """The config with a value for each "auto"; every process must call this.
 
   Args:
-    fields: of the whole config.
-    devices: those of a plan, whose speed is assumed; None for those that are
-      here, whose speed is measured.
-    workdir: of the run; where a run has begun, its values are taken again.
+    fields: the fields of the whole config.
+    devices: the devices of a plan, whose speed is assumed; None for the devices
+      of this run, whose speed is measured.
+    workdir: the folder of the run; if a run has begun there, its recorded
+      values are used again.
 
   Raises:
-    ValueError: where the images cannot be read, or a stage has no share.
+    ValueError: if the images cannot be read, or a stage has no share.
   """
   if not any(automatic_paths(fields)):
     return Resolved(fields=fields)
@@ -79,11 +80,12 @@ def _recorded(workdir: epath.Path) -> Fields | None:
 
 
 def _as_recorded(fields: Fields, known: Fields) -> Fields:
-  """The fields with the values of the workdir, where they say "auto"."""
+  """The fields, with recorded values of the workdir in place of "auto"."""
   same = at(fields, ("minutes",)) in (AUTO, known.get("minutes"))
   for path in automatic_paths(fields):
     value = at(known, path)
-    # Other minutes are a wish: a stage that has begun refuses its new share.
+    # Other total minutes may be wanted; a stage that has begun refuses a new
+    # share.
     if value is not None and (same or path[-1] != "minutes"):
       fields = put(fields, path, value)
   kind = ("classifier", "kind")
@@ -93,7 +95,7 @@ def _as_recorded(fields: Fields, known: Fields) -> Fields:
 
 
 def _look(fields: Fields) -> Found:
-  """Reads what the choices need to know of the images."""
+  """Reads the facts about the images that the choices need."""
   data = raw_section(raw_section(fields, "data"), "source", "data")
   usual = {"image_size": 32, "channels": 3}
   section = {
@@ -124,7 +126,7 @@ def _look(fields: Fields) -> Found:
 def _choices(
   fields: Fields, found: Found, devices: Sequence[jax.Device] | None
 ) -> dict[str, Any]:
-  """The values by path, and what is said of them, as JSON holds them."""
+  """The chosen values by path, and lines about them, in types that JSON has."""
   if devices is None:
     one = speed.measured_speed()
     memory, devices = speed.memory_of(jax.local_devices()[0]), jax.devices()
@@ -147,5 +149,5 @@ def _choices(
 
 
 def _without_shares(fields: Fields) -> Fields:
-  """The fields without the shares, which the stages' minutes replace."""
+  """The fields without `shares`, which are replaced by the stages' minutes."""
   return {name: value for name, value in fields.items() if name != "shares"}

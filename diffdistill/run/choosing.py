@@ -1,4 +1,4 @@
-"""Chooses the fields that say "auto", to suit those that are given."""
+"""Chooses values for the fields that say "auto", to suit the other fields."""
 
 import dataclasses
 import math
@@ -18,22 +18,22 @@ LABEL_DROPOUT = 0.1
 def choose(
   fields: Fields, found: Found, device: Device
 ) -> tuple[dict[Path, Any], list[str]]:
-  """(a value for each field that can be automatic, lines about them).
+  """Returns (a value for each field that can be automatic, lines about them).
 
-  A field that is given is no choice, and the others suit it.
+  A field with a value of its own is not chosen, and the others must suit it.
 
   Args:
-    fields: of the whole config.
-    found: what is known of the images.
-    device: what is known of the devices.
+    fields: the fields of the whole config.
+    found: the known facts about the images.
+    device: the known facts about the devices.
   """
   values: dict[Path, Any] = {}
 
   def pick(path: str, value: Any) -> Any:
-    """Chooses the value, or takes the one that is given."""
+    """Takes this value, unless the config gives a value of its own."""
     keys = tuple(path.split("."))
     given = at(fields, keys)
-    # The builder refuses a wrong value, which nothing here can suit.
+    # If the given value is wrong, ignore it here; the builder will refuse it.
     values[keys] = given if _is_like(given, value) else value
     return values[keys]
 
@@ -74,7 +74,7 @@ def choose(
 def _pick_stages(
   fields: Fields, pick: Any, batch: int, can_judge: bool, found: Found
 ) -> None:
-  """Chooses the sizes of all stages but the teacher's."""
+  """Chooses the sizes of all stages except the teacher's."""
   enough = can_judge and chosen.enough_to_select(found)
   stages = raw_section(fields, "stages")
   for name in stages:
@@ -90,7 +90,7 @@ def _pick_stages(
 
 
 def _network_of(fields: Fields) -> Fields:
-  """The fields of the network's size that are given."""
+  """The fields of the network's size that the config gives."""
   model = raw_section(fields, "model")
   network = raw_section(model, "network", "model")
   usual = {"patch": 1, "channels": 1, "multipliers": (1,), "attention": (1,)}
@@ -102,7 +102,7 @@ def _network_of(fields: Fields) -> Fields:
 
 
 def _is_like(given: Any, value: Any) -> bool:
-  """Whether a value that is given could stand in the place of a choice."""
+  """Whether a given value has the type and the range of a chosen one."""
   if isinstance(value, bool | str | None):
     return given != AUTO and isinstance(given, type(value))
   if isinstance(value, tuple):
@@ -120,7 +120,7 @@ def _with_values(fields: Fields, values: dict[Path, Any]) -> Fields:
 
 
 def _teacher(fields: Fields) -> str:
-  """The stage that trains the teacher, or else the first of the run."""
+  """The name of the teacher's stage; if it is missing, of the first stage."""
   for name, stage in stages_of_run(fields).items():
     if at(stage, ("objective", "kind")) == "denoising":
       return name
@@ -128,10 +128,10 @@ def _teacher(fields: Fields) -> str:
 
 
 def _minutes(fields: Fields, total: float) -> dict[str, float]:
-  """The minutes of each stage; 0 for one that is not run.
+  """The minutes of each stage; 0 for a stage that is not run.
 
   Raises:
-    ValueError: where a stage of the run has no share.
+    ValueError: if a stage of the run has no share.
   """
   shares = raw_section(fields, "shares")
   run = [
@@ -154,7 +154,7 @@ def _minutes(fields: Fields, total: float) -> dict[str, float]:
 
 
 def without_judge(fields: Fields) -> Fields:
-  """The fields without the stages of a classifier, where there is none."""
+  """The fields without the classifier's stages, if there is no classifier."""
   if at(fields, ("classifier", "kind")) is not None or not isinstance(
     fields.get("classifier"), dict
   ):

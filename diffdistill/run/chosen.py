@@ -1,15 +1,15 @@
-"""What the fields that say "auto" become, as a function of images and device.
+"""The values that replace "auto", as functions of the images and the device.
 
-All of this is [ours]. The network is the largest one of a table that leaves the
-teacher enough updates within its share of the minutes. How long an update takes
-is estimated:
+All of this is [ours]. The network is the largest of a table that leaves the
+teacher enough updates in its share of the minutes. The time of an update is
+estimated:
 
   (1)  seconds = OVERHEAD * 3 * operations * batch size / speed
 
-`operations` are those of one image forward through the convolutions and
-attention of the U-Net, counted by `cost`; a gradient costs two more of it.
-`speed` is what the device reaches on a few plain convolutions and their
-gradient, see speed.py.
+`operations` is the number of operations of one image forward through the
+convolutions and attention of the U-Net, counted by `cost`; a gradient adds
+twice as many. `speed` is the speed of the device for a few plain
+convolutions and their gradient, see speed.py.
 """
 
 import dataclasses
@@ -22,35 +22,36 @@ from diffdistill.evaluation.trust import Trust
 from diffdistill.fields import Fields
 
 AUTO = "auto"
-# An update against the bare passes of its convolutions. The gradient of a
-# network of 32 channels took 1.0 to 1.5 of them on two busy CPU cores; the
-# optimizer, the averages and the data are on top.
+# The time of an update, divided by that of the bare passes of its convolutions.
+# The gradient of a network of 32 channels took 1.0 to 1.5 times as long as its
+# bare passes on two busy CPU cores; the optimizer, the averages and the data
+# take more time.
 OVERHEAD = 2.0
 SIDES = (16, 32, 64)
 LARGEST_ON_A_CPU = 32
-# (side of a patch, channels) of the networks that are tried. A network with
-# few channels draws better on patches, which cost less, than on pixels.
+# (side of a patch, channels) of the networks to try. A network with few
+# channels makes better images on patches, which cost less, than on pixels.
 SIZES = (
   *((1, channels) for channels in (128, 96, 64)),
   *((2, channels) for channels in (128, 96, 64, 48)),
   *((4, channels) for channels in (128, 96, 64, 48, 32)),
 )
-# Fewer patches than this in a row show too little of where things are.
+# With fewer patches in a row, a network learns too little about positions.
 FEWEST_PATCHES = 6
-# Levels are added until an image has so many patches in a row, or fewer.
+# Levels are added until an image has at most this many patches in a row.
 COARSEST = 8
-# Updates that a teacher has at the least, if any network allows them.
+# The fewest updates of a teacher, if any network allows that many.
 UPDATES = {"cpu": 3000, "accelerator": 10_000}
 BATCH = {"cpu": 64, "accelerator": 256}
 MINUTES = {"cpu": 60.0, "accelerator": 30.0}
 MINUTES_OF_ANOTHER_STUDENT = {"cpu": 20.0, "accelerator": 10.0}
 NUM_IMAGES = {"cpu": 1000, "accelerator": 5000}
-# A judge that is right on so many of the images must be trusted.
+# A judge with this accuracy must be trusted, or no judge is trained.
 RIGHT = 0.9
-# Held-out images without which no student is selected by its distance.
+# Students are selected by distance only if there are this many test images.
 ENOUGH_TO_SELECT = 1000
 SELECT_EVERY = 500
-# Seconds between two lines, two checkpoints and two sheets of samples.
+# Seconds between two progress lines, two checkpoints and two sample sheets.
 SECONDS = {"log": 5, "checkpoint": 60, "observe": 120}
 
 
@@ -60,9 +61,9 @@ class Device:
 
   Args:
     kind: "cpu" or "accelerator".
-    count: how many there are.
-    speed: floating-point operations a second of all together.
-    memory: bytes of one device; infinite where it is not known.
+    count: the number of devices.
+    speed: floating-point operations per second of all devices together.
+    memory: the bytes of one device; infinite if unknown.
   """
 
   kind: str
@@ -73,13 +74,13 @@ class Device:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Found:
-  """What is known of the images.
+  """The known facts about the images.
 
   Args:
     sides: the shorter sides of some pictures.
-    grey: whether all of these are grey.
-    counts: images of each class.
-    held_out: images of the test split; None if there is none.
+    grey: whether all of these pictures are grey.
+    counts: the number of images of each class.
+    held_out: the number of images of the test split; None if there is none.
   """
 
   sides: tuple[int, ...]
@@ -90,7 +91,7 @@ class Found:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Size:
-  """The fields of a network that its size decides."""
+  """The fields of a network that determine its size."""
 
   patch: int
   channels: int
@@ -105,9 +106,9 @@ class Size:
 
 
 def image_size(sides: Sequence[int], kind: str) -> int:
-  """The largest side that three of four pictures have, within limits.
+  """The largest of SIDES that three of four pictures reach.
 
-  At least the smallest of SIDES, and on a CPU at most 32.
+  It is at least the smallest of SIDES, and on a CPU at most 32.
   """
   enough = sorted(sides)[len(sides) // 4]
   most = LARGEST_ON_A_CPU if kind == "cpu" else SIDES[-1]
@@ -130,14 +131,14 @@ def can_be_judged(found: Found) -> bool:
 def enough_to_select(found: Found) -> bool:
   """Whether students can be selected by distances.
 
-  A judge of fewer images may turn out to be no better than chance when the
-  first student begins, and would end the run.
+  A judge that is tested on fewer images may turn out to be no better than
+  chance when the first student begins, which would end the run.
   """
   return _tested(found) >= ENOUGH_TO_SELECT
 
 
 def _tested(found: Found) -> int:
-  """The images on which a classifier would be tested."""
+  """The number of images on which a classifier would be tested."""
   if found.held_out is not None:
     return found.held_out
   return sum(max(1, n // OF_EACH) for n in found.counts if n > 1)
@@ -147,8 +148,8 @@ def sizes(side: int, given: Mapping[str, Any]) -> list[Size]:
   """The networks for images of this side, from the largest to the smallest.
 
   Args:
-    side: of the images.
-    given: the fields of the network that are no choice.
+    side: the side of the images.
+    given: the fields of the network that the config gives.
   """
   result = []
   for patch, channels in SIZES:
@@ -161,7 +162,7 @@ def sizes(side: int, given: Mapping[str, Any]) -> list[Size]:
     while heights[-1] > COARSEST and heights[-1] % 2 == 0:
       heights.append(heights[-1] // 2)
     usual = (1, *(2 for _ in heights[1:]))
-    # On the finest level attention costs more than the convolutions.
+    # On the finest level, attention would cost more than the convolutions.
     below = tuple(h for h in heights[1:] if h <= 16)
     size = Size(
       patch=patch,
@@ -172,17 +173,17 @@ def sizes(side: int, given: Mapping[str, Any]) -> list[Size]:
     if size not in result:
       result.append(size)
   if not result:
-    # A side that no patch divides, or fields that fit nothing: the builder
-    # refuses what does not fit.
+    # No patch divides this side, or the given fields do not fit each other. The
+    # builder refuses them.
     result = [Size(patch=1, channels=32, multipliers=(1,), attention=())]
   return sorted(result, key=lambda size: -cost(size, side)[0])
 
 
 def cost(size: Size, side: int, blocks: int = 2) -> tuple[float, float]:
-  """(operations, values to keep for the gradient) of one image forward.
+  """(operations, values kept for the gradient) of one image forward.
 
-  A multiplication and addition are two operations. Eight maps are kept in each
-  block.
+  A multiplication with its addition counts as two operations. Each block keeps
+  eight maps.
   """
   operations = values = 0.0
 
@@ -201,7 +202,7 @@ def cost(size: Size, side: int, blocks: int = 2) -> tuple[float, float]:
     values += 6.0 * channels * rows**2 + 2.0 * rows**4
 
   rows, width = side // size.patch, size.channels
-  # The first convolution, and the last.
+  # These are the first convolution and the last.
   operations += 2 * 2.0 * 9 * 3 * size.patch**2 * width * rows**2
   skips = [width]
   for level, multiplier in enumerate(size.multipliers):
@@ -227,18 +228,18 @@ def cost(size: Size, side: int, blocks: int = 2) -> tuple[float, float]:
 
 
 def seconds_of(size: Size, side: int, batch: int, device: Device) -> float:
-  """How long an update of a teacher takes, by equation (1)."""
+  """The estimated seconds of an update of a teacher, by equation (1)."""
   return OVERHEAD * 3 * cost(size, side)[0] * batch / device.speed
 
 
 def network(
   side: int, given: Mapping[str, Any], seconds: float, device: Device
 ) -> tuple[Size, int]:
-  """(the network, the images of a batch over all devices).
+  """Returns (the network, the batch size over all devices).
 
-  The network is the largest one that has enough updates in the seconds; half
-  the usual batch comes before a network that is too large, and the smallest
-  network is taken where none has enough.
+  The network is the largest one that can do enough updates in these seconds. If
+  no network can with the usual batch size, half of that size is tried. If no
+  network can with that either, the smallest network is used.
   """
   options, batches = sizes(side, given), BATCH[device.kind]
   for usual in (batches, batches // 2):
@@ -251,8 +252,8 @@ def network(
 
 
 def _in_memory(batch: int, size: Size, side: int, device: Device) -> int:
-  """A batch, or as much of it as the memory holds; each device has some."""
-  # In bfloat16, and half of the memory for all else.
+  """The batch, halved until it fits into memory; all devices get some of it."""
+  # Count values in bfloat16, and leave half of the memory for everything else.
   fit = device.count * device.memory / 2 / (2 * cost(size, side)[1])
   while batch > 8 and batch > fit:
     batch //= 2
@@ -260,20 +261,20 @@ def _in_memory(batch: int, size: Size, side: int, device: Device) -> int:
 
 
 def students(stages: Mapping[str, Fields]) -> int:
-  """How many of the stages make students."""
+  """The number of stages that make students."""
   kinds = [stage.get("objective", {}).get("kind") for stage in stages.values()]
   rest = (None, "denoising", "fine_tuning", "classification")
   return sum(kind not in rest for kind in kinds)
 
 
 def minutes(stages: Mapping[str, Fields], kind: str) -> float:
-  """How long a run takes, where nobody has said it."""
+  """The minutes of a whole run, if nobody has given them."""
   more = max(0, students(stages) - 1)
   return MINUTES[kind] + more * MINUTES_OF_ANOTHER_STUDENT[kind]
 
 
 def cadence(seconds: float) -> dict[str, int]:
-  """Updates between lines, checkpoints and sheets, for updates of so long."""
+  """Updates between lines, checkpoints and sheets, given seconds per update."""
   return {
     name: max(1, _round_number(every / seconds))
     for name, every in SECONDS.items()
@@ -281,7 +282,7 @@ def cadence(seconds: float) -> dict[str, int]:
 
 
 def _round_number(number: float) -> int:
-  """A number of the form 1, 2 or 5 times a power of ten, or a little less."""
+  """The largest number of 1, 2 or 5 times 10^n that is not above `number`."""
   if number < 1:
     return 1
   power = 10 ** math.floor(math.log10(number))

@@ -1,4 +1,4 @@
-"""Settings of JAX from outside a config that change the computed numbers.
+"""Settings of JAX outside a config that change the computed numbers.
 
 People or schedulers set them as variables (JAX_ENABLE_X64=1), often for other
 programs. There are three kinds:
@@ -42,7 +42,7 @@ PRECISION = "matmul_precision"
 PRECISION_SETTING = "jax_default_matmul_precision"
 PRECISION_VARIABLE = "JAX_DEFAULT_MATMUL_PRECISION"
 VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
-# Flags that only make the compiler write about its work.
+# Flags that only make the compiler write about its work, without other effects.
 HARMLESS = ("--xla_dump", "--xla_hlo_profile", "--vmodule", "--v=")
 FILE = "environment.json"
 

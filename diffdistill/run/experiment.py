@@ -76,7 +76,7 @@ class Experiment:
 
   @property
   def num_classes(self) -> int:
-    """The number of classes that the denoiser is told; 0 for none."""
+    """The number of classes that the denoiser is given; 0 for none."""
     return self.source.num_classes if self.denoiser.conditional else 0
 
   @property

@@ -63,8 +63,8 @@ def denoiser_of_section(
   Args:
     model: the section.
     image_shape: (h, w, c).
-    num_classes: the number of classes that the denoiser is told; 0 if it is
-      told no class.
+    num_classes: the number of classes that the denoiser is given; 0 if it is
+      given no class.
     null_label: whether one more class stands for "no class", for guidance.
 
   Raises:
@@ -150,6 +150,6 @@ def trace(path: str, network: Network | LinenClassifier) -> None:
 
 @functools.lru_cache(maxsize=32)
 def num_parameters(network: Network | LinenClassifier) -> int:
-  """How many parameters a network has; nothing is compiled."""
+  """The number of parameters of a network; nothing is compiled."""
   shapes = jax.eval_shape(network.init, jax.random.key(0))
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

@@ -68,7 +68,7 @@ class DataSection:
 
   Args:
     source: the source of the images.
-    conditional: whether models are told the labels of the images.
+    conditional: whether models are given the labels of the images.
     flip: whether training sees images mirrored left to right, half the time.
   """
 
@@ -117,7 +117,7 @@ class MeshSection:
   """How devices share the work; see training/sharding.py.
 
   Args:
-    data, fsdp: sizes of the mesh axes; -1 for one of them means all devices
+    data, fsdp: the sizes of the mesh axes; -1 for one of them means all devices
       that are left.
     overrides: pairs of a regular expression and an axis, to split the
       parameters with such names along that axis.

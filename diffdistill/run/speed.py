@@ -1,4 +1,4 @@
-"""How fast a device is, on convolutions and their gradient."""
+"""Measures the speed of a device on convolutions and their gradient."""
 
 import time
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 LAYERS = 4
 SECONDS = 0.5
-# Operations a second where nothing is measured, as for a pod that is planned.
+# Operations per second if nothing is measured, as in a plan for other devices.
 ASSUMED = {"cpu": 5e10, "accelerator": 5e13}
 
 
@@ -17,12 +17,12 @@ def kind_of(device: jax.Device) -> str:
 
 
 def measured_speed() -> float:
-  """Floating-point operations a second of one device of this process.
+  """Floating-point operations per second of one device of this process.
 
-  It takes a second or two, with compiling.
+  The measurement takes a second or two, including compilation.
   """
   kind = kind_of(jax.local_devices()[0])
-  # The shapes of the networks that such a device trains.
+  # These shapes are typical of networks that such a device trains.
   batch, side, channels, dtype = (
     (64, 16, 64, jnp.float32) if kind == "cpu" else (256, 32, 128, jnp.bfloat16)
   )
@@ -49,6 +49,6 @@ def measured_speed() -> float:
 
 
 def memory_of(device: jax.Device) -> float:
-  """Bytes of a device; infinite where it does not say."""
+  """The bytes of a device's memory; infinite if the device does not tell."""
   stats = device.memory_stats() or {}
   return float(stats.get("bytes_limit", float("inf")))

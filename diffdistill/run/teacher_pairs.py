@@ -32,7 +32,7 @@ def pair_store(
   generator = run.generator(
     stage.sampler, stage.batch_size, guidance=guidance, half=True
   )
-  # The run's own seed makes the noise that students are judged on.
+  # The run's own seed makes the noise of evaluations, so use another one here.
   seed = run.seed ^ round_.code
 
   def noise(first: int, count: int) -> np.ndarray:

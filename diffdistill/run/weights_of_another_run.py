@@ -57,7 +57,7 @@ def load_outside(
 
 
 def _with_second_time(run: Experiment, params: Params) -> Params:
-  """The weights, with the branch of t - s where this run's network has one.
+  """The weights, with the branch of t - s if this run's network has one.
 
   A network of two times may begin from weights of one time. Every start of a
   run draws the same branch.
@@ -66,7 +66,7 @@ def _with_second_time(run: Experiment, params: Params) -> Params:
   filled = add_second_time(run.denoiser.network, params, key)
   if filled is params:
     return params
-  # The other weights are on their devices already.
+  # The other weights are already on their devices.
   places = tree_shardings(filled, run.layout)["embed"]["gap"]
   gap = jax.tree.map(hosts.place, filled["embed"]["gap"], places)
   return {**filled, "embed": {**filled["embed"], "gap": gap}}
