@@ -10,6 +10,7 @@ A program or a notebook needs three functions:
 
 The rooms, each importing only from those before it:
 
+  version      the version, alone
   configs      the recipes: a link to configs/ at the top of the repository
   arrays       names of what flows
   images       bytes <-> floats: the one rounding rule
@@ -39,7 +40,9 @@ The rooms, each importing only from those before it:
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from diffdistill.version import VERSION
+
+__version__ = VERSION
 __all__ = ["Run", "open", "recipe", "train"]
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import difflib
 import textwrap
 from collections.abc import Collection, Sequence
 
-from diffdistill import __version__
 from diffdistill.cli.command import CONFIG, HOSTS, Command, Flag
 from diffdistill.cli.commands import COMMANDS
 from diffdistill.system.refusals import UsageError
+from diffdistill.version import VERSION
 
 HELP = ("--help", "-h", "-help")
 WIDTH, COLUMN = 80, 26
@@ -44,7 +44,7 @@ def answer(words: Sequence[str]) -> str | None:
   """
   first, *others = words or ["help"]
   if first == "--version":
-    return f"diffdistill {__version__}"
+    return f"diffdistill {VERSION}"
   if first == "help" and others:
     first, others = others[0], ["--help"]
   if first in ("help", *HELP):

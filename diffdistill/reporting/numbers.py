@@ -6,13 +6,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffdistill import __version__
 from diffdistill.evaluation.curves import is_last
 from diffdistill.evaluation.speeds import LEAST, MOST, SPEED_UP, rounded
 from diffdistill.fields import Fields
 from diffdistill.reporting.costs import Cost, total
 from diffdistill.reporting.gather import RoundLog, Run, is_number
 from diffdistill.reporting.judged import Judged
+from diffdistill.version import VERSION
 
 
 def numbers(
@@ -26,7 +26,7 @@ def numbers(
   """
   each = [_run(run, spent[run.name], notes[run.name]) for run in runs]
   made = each[0] if len(each) == 1 else {"runs": each}
-  return {"diffdistill": __version__, **_plain(made)}
+  return {"diffdistill": VERSION, **_plain(made)}
 
 
 def _run(

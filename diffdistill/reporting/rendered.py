@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 
 import jinja2
 
-from diffdistill import __version__
 from diffdistill.reporting import charts, quality, side_by_side, stages
 from diffdistill.reporting.costs import Cost, total
 from diffdistill.reporting.formats import breakable, cell, flops, number, size
 from diffdistill.reporting.gather import Run, flat, written
 from diffdistill.training.report import duration
+from diffdistill.version import VERSION
 
 # The browser must load and run nothing, even if a workdir holds bad text.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -54,6 +54,6 @@ def page(
     totals={run.name: total(spent[run.name]) for run in runs},
     notes=notes,
     policy=POLICY,
-    version=__version__,
+    version=VERSION,
   )
   return f"{text.strip()}\n"

@@ -23,9 +23,9 @@ from typing import Any
 import jax
 from etils import epath
 
-from diffdistill import __version__
 from diffdistill.system import hosts
 from diffdistill.system.files import read_json, write_json
+from diffdistill.version import VERSION
 
 PINNED = {
   "jax_default_prng_impl": "threefry2x32",
@@ -73,7 +73,7 @@ def described() -> dict[str, Any]:
   return {
     PRECISION: str(precision),
     **{name: value for name, value in flags.items() if value},
-    "diffdistill": __version__,
+    "diffdistill": VERSION,
     **versions,
   }
 

@@ -26,8 +26,8 @@ from diffdistill.training import checkpoint
 from diffdistill.training.cadence import Cadence
 from diffdistill.training.curriculum import curriculum, judging_stage
 from diffdistill.training.sharding import Layout, process_rows
-from diffdistill.training.stage import Round, Stage, trainings
-from diffdistill.training.training_stage import Training
+from diffdistill.training.stage import Round, Stage
+from diffdistill.training.training_stage import Training, trainings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from etils import epath
 
-from diffdistill import __version__
 from diffdistill.system.files import in_bucket
 from diffdistill.tools.speaking import answer
+from diffdistill.version import VERSION
 
 # The packages of each extra of the installation.
 EXTRAS = {
@@ -49,7 +49,7 @@ def doctor(workdir: epath.Path | None) -> None:
   devices, found = _devices()
   disk, writable = _disk(workdir or epath.Path())
   for what, finding in (
-    ("diffdistill", f"{__version__}, in {Path(__file__).parents[1]}"),
+    ("diffdistill", f"{VERSION}, in {Path(__file__).parents[1]}"),
     ("Python", f"{platform.python_version()}, {platform.platform()}"),
     ("packages", _versions()),
     ("devices", devices),

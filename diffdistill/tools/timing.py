@@ -43,9 +43,9 @@ from diffdistill.run.weights_of_another_run import load_outside
 from diffdistill.training.functions import StageFunctions
 from diffdistill.training.report import Report, Work
 from diffdistill.training.sharding import replicated
-from diffdistill.training.stage import Round, trainings
+from diffdistill.training.stage import Round
 from diffdistill.training.trainer import Trainer
-from diffdistill.training.training_stage import Training
+from diffdistill.training.training_stage import Training, trainings
 
 
 class Turns:

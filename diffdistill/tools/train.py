@@ -30,9 +30,10 @@ from diffdistill.tools.speaking import say
 from diffdistill.training import checkpoint
 from diffdistill.training.curriculum import judging_stage
 from diffdistill.training.effects import notes
+from diffdistill.training.pairs_stage import pairs_stages
 from diffdistill.training.preemption import Preemption
 from diffdistill.training.shared import Observe
-from diffdistill.training.stage import OUTSIDE, Round, pairs_stages
+from diffdistill.training.stage import OUTSIDE, Round
 from diffdistill.training.trainer import Trainer
 from diffdistill.training.training_stage import Training
 from diffdistill.training.watchdog import Watchdog

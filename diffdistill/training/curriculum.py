@@ -3,12 +3,12 @@
 import itertools
 from collections.abc import Mapping, Sequence
 
+from diffdistill.training.pairs_stage import pairs_stages
 from diffdistill.training.stage import (
   OUTSIDE,
   SECOND_MOMENTS,
   Round,
   Stage,
-  pairs_stages,
 )
 
 

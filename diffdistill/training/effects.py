@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 
 from diffdistill.objectives.objective import Objective
 from diffdistill.training.cadence import Cadence
-from diffdistill.training.stage import Stage, trainings
-from diffdistill.training.training_stage import Training
+from diffdistill.training.stage import Stage
+from diffdistill.training.training_stage import Training, trainings
 
 # The most values in one batch of images: 32 GiB of float32, on all devices.
 LARGEST_BATCH = 2**33

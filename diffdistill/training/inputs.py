@@ -13,14 +13,13 @@ from diffdistill.data.pairs import PairStore
 from diffdistill.data.sources import Examples
 from diffdistill.training import checkpoint
 from diffdistill.training.curriculum import curriculum
-from diffdistill.training.pairs_stage import Pairs
+from diffdistill.training.pairs_stage import Pairs, pairs_stages
 from diffdistill.training.sharding import Layout, process_rows
 from diffdistill.training.stage import (
   OUTSIDE,
   SECOND_MOMENTS,
   Round,
   Stage,
-  pairs_stages,
 )
 from diffdistill.training.training_stage import Training
 

@@ -1,8 +1,8 @@
 """The stage that makes pairs of noise and the teacher's image."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from etils import epath
 
@@ -11,9 +11,6 @@ from diffdistill.ranges import Range, Steps
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training.clock import SHARDS, recorded
 from diffdistill.training.stage import Round, Stage, T
-
-if TYPE_CHECKING:
-  from diffdistill.training.training_stage import Training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,8 +108,21 @@ class Pairs(Stage):
   def by_kind(
     self,
     *,
-    train: Callable[["Training"], T],
-    take: Callable[["Training"], T],
-    make: Callable[["Pairs"], T],
+    train: Callable[[Any], T],
+    take: Callable[[Any], T],
+    make: Callable[[Any], T],
   ) -> T:
     return make(self)
+
+
+def pairs_stages(stages: Iterable[Stage]) -> dict[str, Pairs]:
+  """The stages that make pairs of noise and image, by the name of the stage."""
+
+  def keep(stage: Pairs) -> list[Pairs]:
+    return [stage]
+
+  def drop(stage: Stage) -> list[Pairs]:
+    return []
+
+  kept = (s.by_kind(train=drop, take=drop, make=keep) for s in stages)
+  return {stage.name: stage for found in kept for stage in found}

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from etils import epath
@@ -11,9 +11,7 @@ from etils import epath
 from diffdistill.ranges import BatchSize, Minutes, check_ranges
 
 if TYPE_CHECKING:
-  from diffdistill.training.pairs_stage import Pairs
   from diffdistill.training.selection import Selection
-  from diffdistill.training.training_stage import Training
 
 # A source of weights outside the run: "path:DIR" is a finished round of another
 # run, and "imported:FILE" is a file of another framework.
@@ -115,9 +113,9 @@ class Stage(abc.ABC):
   def by_kind(
     self,
     *,
-    train: Callable[["Training"], T],
-    take: Callable[["Training"], T],
-    make: Callable[["Pairs"], T],
+    train: Callable[[Any], T],
+    take: Callable[[Any], T],
+    make: Callable[[Any], T],
   ) -> T:
     """Calls the function for this kind of stage, and returns its result.
 
@@ -180,29 +178,3 @@ class Stage(abc.ABC):
   def updates_per_call(self) -> int:
     """How many updates the devices do in one call from the host."""
     return 1
-
-
-def trainings(stages: Iterable[Stage]) -> dict[str, "Training"]:
-  """The stages that train or load a network, by the name of the stage."""
-
-  def keep(stage: "Training") -> list["Training"]:
-    return [stage]
-
-  def drop(stage: "Pairs") -> list["Training"]:
-    return []
-
-  kept = (s.by_kind(train=keep, take=keep, make=drop) for s in stages)
-  return {stage.name: stage for found in kept for stage in found}
-
-
-def pairs_stages(stages: Iterable[Stage]) -> dict[str, "Pairs"]:
-  """The stages that make pairs of noise and image, by the name of the stage."""
-
-  def keep(stage: "Pairs") -> list["Pairs"]:
-    return [stage]
-
-  def drop(stage: "Training") -> list["Pairs"]:
-    return []
-
-  kept = (s.by_kind(train=drop, take=drop, make=keep) for s in stages)
-  return {stage.name: stage for found in kept for stage in found}

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from etils import epath
 
@@ -18,9 +18,6 @@ from diffdistill.training.clock import UPDATES, recorded
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.selection import Selection
 from diffdistill.training.stage import OUTSIDE, Round, Stage, T
-
-if TYPE_CHECKING:
-  from diffdistill.training.pairs_stage import Pairs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,9 +113,9 @@ class Training(Stage):
   def by_kind(
     self,
     *,
-    train: Callable[["Training"], T],
-    take: Callable[["Training"], T],
-    make: Callable[["Pairs"], T],
+    train: Callable[[Any], T],
+    take: Callable[[Any], T],
+    make: Callable[[Any], T],
   ) -> T:
     return take(self) if self.source else train(self)
 
@@ -266,3 +263,16 @@ class Training(Stage):
         f"stages.{self.name}.select is given, but its objective makes no"
         " images to select by; remove it"
       )
+
+
+def trainings(stages: Iterable[Stage]) -> dict[str, Training]:
+  """The stages that train or load a network, by the name of the stage."""
+
+  def keep(stage: Training) -> list[Training]:
+    return [stage]
+
+  def drop(stage: Stage) -> list[Training]:
+    return []
+
+  kept = (s.by_kind(train=keep, take=keep, make=drop) for s in stages)
+  return {stage.name: stage for found in kept for stage in found}
