@@ -48,7 +48,7 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
   )
   config.stages.teacher.optimizer.decay = "cosine"
   config.stages.teacher.optimizer.ema_decay = 0.999
-  config.stages.classifier.objective.crop = 2  # suits few images
+  config.stages.classifier.objective.crop = 2  # shifts augment few images
   recipes.progressive(config, learning_rate=5e-4, start_steps=32, **settings)
   if recipe == "all":
     recipes.compared_by_the_clock(config)

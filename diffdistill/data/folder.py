@@ -21,7 +21,7 @@ from diffdistill.system import hosts
 class Folder(Streamed):
   """Images in one folder per class; the sorted class names are labels 0, 1...
 
-  Classes are the folders in path/split if it exists, else the folders in path.
+  Classes are the folders in path/split if it exists, otherwise those in path.
   Images are the files directly in a class folder, in the formats of
   `data/pictures.py`. Images with no class folder beside them are one class,
   "all". Images are rotated according to their EXIF data. Folders of the system,

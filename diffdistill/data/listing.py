@@ -58,10 +58,10 @@ class Listing:
 def list_images(path: str, split: str, only: Sequence[str]) -> Listing:
   """Lists a split; no image is opened.
 
-  Classes are the folders in path/split if it has class folders, else the
-  folders in path. A folder with the name of a split is a class if it holds
-  images and lies beside other class folders. Images with no class folder beside
-  them are one class.
+  Classes are the folders in path/split if it has class folders, otherwise those
+  in path. A folder with the name of a split is a class if it holds images and
+  lies beside other class folders. Images with no class folder beside them are
+  one class.
 
   Args:
     path: the folder of the data.

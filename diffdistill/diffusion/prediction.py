@@ -46,7 +46,7 @@ def output_channels(output: str, channels: int) -> int:
   """How many channels a network of this output has for images of `channels`.
 
   Raises:
-    ValueError: for an unknown output.
+    ValueError: if the output is unknown.
   """
   if output not in OUTPUTS:
     raise ValueError(f"output is {output!r}; pass one of {', '.join(OUTPUTS)}")

@@ -44,7 +44,7 @@ class Generator:
   Args:
     sample: makes images from weights, noise and labels; see `Sample`.
     image_shape: (h, w, c).
-    num_classes: the number of classes that the model is told; 0 for an
+    num_classes: the number of classes that the model is given; 0 for an
       unconditional model.
     label_counts: returns the number of images of each class in the data.
       Generated labels have the same frequencies, see `data.label_order`. By
@@ -122,7 +122,7 @@ class Generator:
 
     Args:
       params: weights, in any sharding on the devices of `mesh`.
-      seed: in [0, 2^32).
+      seed: the seed of the noise, in [0, 2^32).
       num_images: the number of images.
       num_steps: the number of steps of the sampler.
       first: the number of the first image.

@@ -38,7 +38,7 @@ def image_metrics(
   Args:
     images: generated images in [-1, 1], batch by batch.
     features: the feature network that made `reference`.
-    reference: from `reference_statistics` or `load_reference`.
+    reference: the result of `reference_statistics` or `load_reference`.
     splits: the splits of the inception score.
     k: the number of neighbours for precision and recall.
     kernel: whether to measure the kernel distance too.

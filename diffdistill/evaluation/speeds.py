@@ -110,7 +110,7 @@ def _spreads(
 
 
 def _number(value: object) -> Number | None:
-  """The value if it is a finite number, else None."""
+  """The value if it is a finite number, otherwise None."""
   if isinstance(value, bool) or not isinstance(value, int | float):
     return None
   return value if math.isfinite(value) else None

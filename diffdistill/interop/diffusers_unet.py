@@ -43,7 +43,7 @@ PARTS = {
   "qkv": ("to_q", "to_k", "to_v"),
   "out": "to_out.0",
 }
-# The names of attention's layers before diffusers 0.15, and since.
+# Attention's layers: the names before diffusers 0.15, and the names since.
 OLD_PARTS = {
   "query": "to_q",
   "key": "to_k",

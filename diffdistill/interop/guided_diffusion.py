@@ -248,7 +248,7 @@ def _image_channels(
 
 
 def _namer(module: UNet, size: int) -> Callable[[str], str]:
-  """A function from our name of a layer to OpenAI's, which numbers blocks."""
+  """A function from our names of layers to OpenAI's, which are numbered."""
   last = len(module.multipliers) - 1
   places = {
     "middle_block_1": "middle_block.0",

@@ -105,7 +105,7 @@ class DiT(nn.Module, kw_only=True):
       the statistics of norms, softmax, the embedding, the last layer and the
       output are always float32.
     out_channels: the channels of the output.
-    num_classes: 0 for unconditional.
+    num_classes: the number of classes; 0 for an unconditional network.
     two_times: whether the network is also given s, the time aimed at.
 
   Raises:

@@ -30,9 +30,9 @@ def sinusoid(
 ) -> Vector:
   """concat(sin, cos) of 1000 t f_j, f_j = exp(-ln(1e4) j / (dim/2 - shift)).
 
-  Ho et al. 2020 (code); the factor 1000 turns t in [0, 1] into their index.
-  Cosines come first and the shift is 0 in the code of Dhariwal & Nichol 2021.
-  `scale` replaces the 1000.
+  Ho et al. 2020 (code); the factor 1000 turns t in [0, 1] into the index of a
+  step. Cosines come first and the shift is 0 in the code of Dhariwal & Nichol
+  2021. `scale` replaces the 1000.
   """
   half = dim // 2
   frequency = jnp.exp(-math.log(1e4) * jnp.arange(half) / (half - shift))

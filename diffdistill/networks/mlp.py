@@ -21,7 +21,7 @@ class MLP(nn.Module, kw_only=True):
     depth: the number of hidden layers.
     out_channels: the channels of the output; its height and width are those of
       the input.
-    num_classes: 0 for unconditional.
+    num_classes: the number of classes; 0 for an unconditional network.
     two_times: whether the network is also given s, the time aimed at.
   """
 

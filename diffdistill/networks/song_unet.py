@@ -105,7 +105,7 @@ class SongUNet(nn.Module, kw_only=True):
     remat: recompute each block in the backward pass, for memory.
     dtype: "float32" or "bfloat16", see `UNet`.
     out_channels: the channels of the output.
-    num_classes: 0 for unconditional.
+    num_classes: the number of classes; 0 for an unconditional network.
     two_times: whether the network is also given s, the time aimed at.
   """
 
@@ -188,7 +188,7 @@ class SongUNet(nn.Module, kw_only=True):
     Args:
       h: the output of the first convolution.
       small: the image, which the encoder shrinks in parallel with h.
-      told: the embedding, and `train`.
+      told: the embedding and `train`, which every block is given.
       names: the features to keep.
     """
     skips = [h]

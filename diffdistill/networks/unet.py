@@ -99,7 +99,7 @@ class UNet(nn.Module, kw_only=True):
     groups: the groups of each norm; fewer if the channels do not allow so many,
       see `layers.num_groups`.
     out_channels: the channels of the output.
-    num_classes: 0 for unconditional.
+    num_classes: the number of classes; 0 for an unconditional network.
     two_times: whether the network is also given s, the time aimed at.
     resampling: "block" for a residual block; "conv" for a strided convolution
       on the way down, and a convolution after nearest neighbours on the way up;

@@ -99,7 +99,7 @@ class UViT(nn.Module, kw_only=True):
       the output are always float32.
     groups: the groups of the norms of convolutions, see `layers.num_groups`.
     out_channels: the channels of the output.
-    num_classes: 0 for unconditional.
+    num_classes: the number of classes; 0 for an unconditional network.
     two_times: whether the network is also given s, the time aimed at.
 
   Raises:

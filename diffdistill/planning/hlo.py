@@ -285,7 +285,7 @@ def _fusion_traffic(
 
 
 def _parts(shape: str) -> list[str]:
-  """The arrays of a shape's text."""
+  """The texts of single arrays in the text of a shape."""
   return [found[0] for found in _SHAPE.finditer(shape)] or [shape]
 
 

@@ -260,7 +260,7 @@ def _classifier_passes(
   if classifier is None:
     return {}
   weights = _drawn(run, classifier.init, key)
-  # The gradient is in the weights if they are trained, else in the image.
+  # The gradient is in the weights if they are trained, otherwise in the image.
   argument = 0 if makes_classifier(objective) else 1
 
   def features(weights: Params, x: jax.Array) -> jax.Array:

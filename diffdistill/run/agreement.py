@@ -21,7 +21,7 @@ LONGEST = 80
 
 
 def agree(command: Mapping[str, Any]) -> None:
-  """Refuses to go on if another process runs another command.
+  """Refuses to continue if another process runs another command.
 
   Args:
     command: the flags of the command by name, and its config as a ConfigDict or

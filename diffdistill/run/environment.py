@@ -8,7 +8,7 @@ programs. There are three kinds:
   checked    The person chooses the precision of matrix products, and a workdir
              keeps the one that it began with.
   recorded   The compiler's flags, versions and the kind of device may change
-             between two lives of a run; the second life says so.
+             between two lives of a run; the second life prints the change.
 
 Settings that only make JAX stricter (JAX_DEBUG_NANS, JAX_NUMPY_RANK_PROMOTION)
 stay as they are: they change no number.

@@ -77,7 +77,7 @@ def _of_another_run(
 ) -> Params:
   """Loads weights of a finished round of another run.
 
-  For the name "teacher" it loads the round's teacher, or else its student.
+  For the name "teacher" it loads the round's teacher; without one, its student.
 
   Raises:
     ValueError: if the other run's weights have another schedule, output or

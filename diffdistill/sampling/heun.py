@@ -76,8 +76,7 @@ class Heun(Sampler):
     second = self.predict(model, euler, s)
     alpha_t, sigma_t = self.process.coefficients(t, x_t)
     alpha_s, sigma_s = self.process.coefficients(s, x_t)
-    # This is the trapezoid minus Euler: alpha_s (tau_s - tau_t) (eps_s - eps_t)
-    # / 2.
+    # Trapezoid minus Euler is alpha_s (tau_s - tau_t) (eps_s - eps_t) / 2.
     difference = sigma_s - alpha_s * sigma_t / alpha_t
     correction = 0.5 * difference * (second.eps - first.eps)
     last = s.reshape((-1, 1, 1, 1)) <= 0

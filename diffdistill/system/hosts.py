@@ -126,7 +126,7 @@ def lost_process() -> int | None:
 
 
 def check_devices(expected: int) -> None:
-  """Refuses to go on if some devices of a pod are missing.
+  """Refuses to continue if some devices of a pod are missing.
 
   Raises:
     ValueError: if there are more or fewer devices than expected.

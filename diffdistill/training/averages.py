@@ -1,7 +1,8 @@
 """Moving averages of weights, and the choice of the weights that a round keeps.
 
-A round hands on its product: the average that the objective names, or else the
-average of `ema_decay`, or else the plain weights.
+The product of a round is the average that the objective names. If it names
+none, the product is the average of `ema_decay`, and without that the plain
+weights.
 """
 
 import jax
@@ -22,12 +23,12 @@ def ema_update(
   """ema + (1 - d) (params - ema), d = min(decay, (1 + step) / (10 + step)).
 
   Unlike the papers, which use a constant decay, the decay d rises at first, so
-  that the average forgets the first weights quickly. After about
-  10 / (1 - decay) updates it is constant.
+  that the average forgets the first weights quickly. The decay is constant
+  after about 10 / (1 - decay) updates.
 
   Args:
     ema: the average so far.
-    params: the weights after the tree's own update number `step` (from 0).
+    params: the weights after update number `step` of this tree, counted from 0.
     decay: the constant, in [0, 1).
     step: a traced int32 scalar.
   """
@@ -36,7 +37,7 @@ def ema_update(
 
 
 def product_of(objective: Objective, state: TrainState) -> Params:
-  """The weights that a round hands on if it ends now, averaged if any are."""
+  """The product of a round that ends now: averaged weights if there are any."""
   name, _, average = objective.product.partition("/")
   averages = state.averages[name]
   return averages.get(average or EMA, state.params[name])
@@ -56,13 +57,13 @@ def products_of(
 ) -> dict[str, Params]:
   """The trees that a finished round keeps, by name.
 
-  They are the trained trees and the averages of the product. If best weights
-  were selected, they are the product, and the weights at the end of the round
-  are `last_<name>`. A teacher's second moments are kept beside it.
+  They are the trained trees, and the averages of the product. If best weights
+  were selected, these are the product, and the weights at the end of the round
+  are `last_<name>`. A teacher's second moments are kept beside the teacher.
 
   Args:
-    stage: of the round.
-    state: at the end of the round.
+    stage: the stage of the round.
+    state: the state at the end of the round.
     best: the weights that were selected; None to keep those at the end.
   """
   name = stage.product

@@ -87,8 +87,8 @@ class Clock:
   def progress(self, step: int) -> float:
     """The share of the round that is done, in [0, 1).
 
-    If the clock ends the round, the share is that of the anneal, and 0 before
-    it.
+    If the clock ends the round, it is the share of the anneal that is done, and
+    0 before the anneal.
     """
     return max(step - self.held, 0) / max(self.last - self.held, 1)
 

@@ -1,4 +1,4 @@
-"""Saves and leaves when the machine is needed for something else (SIGTERM).
+"""Saves and ends a run when its machine is needed elsewhere (SIGTERM).
 
 A scheduler sends SIGTERM before it takes a machine away. `docker stop`,
 Kubernetes, Slurm, and a cloud that stops a spot machine do the same. A closed

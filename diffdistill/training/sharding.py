@@ -94,7 +94,7 @@ class Layout:
   """A mesh, and overrides that split some parameters along another axis.
 
   Args:
-    mesh: from `make_mesh`.
+    mesh: the mesh, from `make_mesh`.
     overrides: pairs of a regular expression and an axis. A parameter is split
       along the axis of the first expression that is found in its path, such as
       "conv_out/kernel"; axis -1 keeps it whole on every device. The moments and

@@ -120,9 +120,9 @@ class Stage(abc.ABC):
     """Calls the function for this kind of stage, and returns its result.
 
     Args:
-      train: for a stage that trains weights.
-      take: for a stage whose weights come from outside the run.
-      make: for a stage that makes pairs.
+      train: the function for a stage that trains weights.
+      take: the function for a stage whose weights come from outside the run.
+      make: the function for a stage that makes pairs.
     """
 
   @property

@@ -39,7 +39,7 @@ def create_state(
   Args:
     objective: declares the trained trees.
     optimizers: the optimizer of each tree.
-    key: for trees that are drawn anew.
+    key: the key for trees that are drawn at random.
     frozen: the frozen trees by name; some trained trees start as copies of
       them.
   """
