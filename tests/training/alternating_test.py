@@ -1,4 +1,4 @@
-"""Moment matching through the trainer, killed between its turns."""
+"""The trainer runs moment matching, also after kills between its turns."""
 
 import jax
 import numpy as np
@@ -34,7 +34,7 @@ def run(tiny_config, run_of):
 
 @pytest.fixture(scope="module")
 def finished(run, tmp_path_factory):
-  """The workdir of a run that nothing interrupted."""
+  """The workdir of a run without interruptions."""
   workdir = tmp_path_factory.mktemp("finished")
   run.train(workdir)
   return workdir
@@ -60,7 +60,7 @@ def test_a_round_keeps_the_student_s_average_and_the_auxiliary(finished, run):
       assert np.abs(a - b).max() > 1e-4
 
 
-def test_every_student_starts_at_the_first_teacher(run):
+def test_every_student_starts_as_the_first_teacher(run):
   rounds = [r for name, (_, r) in run.built.rounds.items() if name != "teacher"]
   assert [r.frozen for r in rounds] == [{"teacher": "teacher"}] * 2
   assert [r.guided for r in rounds] == [True, True]
@@ -70,11 +70,12 @@ def test_both_trees_are_reported_and_counted(finished, records_of):
   last = records_of(finished)[-1]
   assert (last["round"], last["step"]) == ("moments/002", STUDENT)
   assert {"student/loss", "auxiliary/loss", "student/moment_gap"} <= set(last)
-  # A gradient of one tree, and the other and the teacher once each.
+  # An update has a gradient of one tree (3), one pass of the other tree and one
+  # pass of the teacher.
   assert last["passes"] == 5 * last["images"]
 
 
-# Checkpoints come after 5, 10 and 15 updates: after either's turn.
+# The checkpoints are after 5, 10 and 15 updates, so after turns of both trees.
 def test_kills_between_turns_change_nothing(finished, run, tmp_path):
   for life in (TEACHER + 6, 2, 6, 9, 3, 5, 1, 8):
     run.crash(tmp_path, life)
@@ -82,7 +83,7 @@ def test_kills_between_turns_change_nothing(finished, run, tmp_path):
   run.assert_same(tmp_path, finished)
 
 
-def test_one_compilation_a_tree_serves_all_rounds(finished, run):
+def test_each_tree_s_update_is_compiled_once_for_all_rounds(finished, run):
   updates = run.compiled("moments").updates
   assert list(updates) == [("auxiliary",), ("student",)]
   assert [update._cache_size() for update in updates.values()] == [1, 1]

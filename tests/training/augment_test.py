@@ -1,4 +1,4 @@
-"""Bytes become what is trained on, by the formula and to rounding."""
+"""Stored bytes become training images by the formula, up to rounding."""
 
 import jax
 import jax.numpy as jnp
@@ -8,17 +8,17 @@ import pytest
 from diffdistill.arrays import Condition
 from diffdistill.training.augment import as_trained
 
-# Every byte once.
+# Each byte occurs once.
 BYTES = np.random.default_rng(0).permutation(256).astype(np.uint8)
 BYTES = BYTES.reshape(4, 4, 8, 2)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_every_byte_is_the_closed_form_to_rounding(dtype):
+def test_every_byte_agrees_with_the_formula_up_to_rounding(dtype):
   made = jax.jit(as_trained)({"image": jnp.array(BYTES, dtype)})
   assert made["image"].dtype == jnp.float32
   expected = BYTES.astype(np.float64) / 127.5 - 1
-  # The quotient, below 2, and the difference are each rounded once.
+  # The tolerance allows one rounding of the quotient and one of the difference.
   np.testing.assert_allclose(made["image"], expected, rtol=0, atol=2**-23)
 
 
@@ -29,7 +29,7 @@ def test_black_is_minus_one_and_white_is_one_exactly(dtype):
   np.testing.assert_array_equal(made[0, 0, :, 0], [-1, 1])
 
 
-def test_sizes_between_bytes_are_not_rounded():
+def test_float_images_are_not_rounded_to_bytes():
   image = jnp.array([63.75, 191.25]).reshape(1, 1, 2, 1)
   made = as_trained({"image": image})["image"]
   np.testing.assert_array_equal(made[0, 0, :, 0], [-0.5, 0.5])

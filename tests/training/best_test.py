@@ -1,4 +1,4 @@
-"""The best weights of a round are kept, whatever happens meanwhile."""
+"""The best weights of a round are kept, even after a crash."""
 
 import shutil
 
@@ -16,16 +16,14 @@ pytestmark = pytest.mark.usefixtures("small_arrays_are_split")
 
 
 def best_files(round_dir):
-  """The folders; a file of the same name is beside each."""
+  """The folders of best weights; each must have a .json file beside it."""
   found = names(round_dir / "best")
   folders = {name for name in found if not name.endswith(".json")}
   assert found == folders | {f"{name}.json" for name in folders}
   return sorted(folders)
 
 
-def test_the_best_takes_the_place_of_the_one_before(
-  state_on, mesh_of, round_dir
-):
+def test_new_best_weights_replace_the_old_ones(state_on, mesh_of, round_dir):
   first, second = (state_on(mesh_of(2), seed)[0].params for seed in (0, 1))
   assert best_of(round_dir) is None
   save_best(round_dir, first, 5, 0.3)
@@ -61,7 +59,7 @@ def test_a_crash_before_the_old_best_is_removed_leaves_the_new_one(
   shutil.copytree(folder, tmp_path / "before")
   save_best(round_dir, second, 5, 0.1)
   shutil.copytree(tmp_path / "before", folder, dirs_exist_ok=True)
-  # And one that a crash cut off while it was being written.
+  # Add weights that a crash cut off while they were written.
   (new,) = set(best_files(round_dir)) - {old}
   shutil.copytree(
     folder / new, folder / f"15_{(0.01).hex()}.orbax-checkpoint-tmp"

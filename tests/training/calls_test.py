@@ -1,4 +1,4 @@
-"""Several updates in one call, and a teacher of half the memory."""
+"""One call may do several updates, and a teacher may be in bfloat16."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ def run(tiny_config, run_of):
 
 
 def of_stage(run, name, **fields):
-  """The stages of a run, one of them changed."""
+  """The stages of a run; the fields of one stage are changed."""
   return tuple(
     dataclasses.replace(stage, **fields) if stage.name == name else stage
     for stage in run.built.stages
@@ -37,11 +37,11 @@ def batch(i):
   }
 
 
-# Loops are written out on a CPU, and are loops on accelerators.
+# The program unrolls loops on a CPU, but not on accelerators.
 @pytest.mark.parametrize(
   ("devices", "unroll"), [(1, True), (8, True), (8, False)]
 )
-def test_one_call_makes_the_updates_of_several(
+def test_one_call_makes_the_same_updates_as_several(
   least_squares, at_update, mesh_of, monkeypatch, devices, unroll
 ):
   monkeypatch.setattr("diffdistill.training.step.unrolled", lambda _: unroll)
@@ -50,7 +50,7 @@ def test_one_call_makes_the_updates_of_several(
   frozen = {"teacher": {"w": jax.random.normal(jax.random.key(5), (6, 6))}}
   optimizers = dict.fromkeys(objective.trees, optimizer)
   state = create_state(objective, optimizers, jax.random.key(0), frozen)
-  state = jax.device_get(state)  # updates donate what is on the devices
+  state = jax.device_get(state)  # because updates donate arrays on the devices
   abstract = with_shardings(state, Layout(mesh=mesh))
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
   rates, key = [0.1, 0.2, 0.05, 0.3], jax.random.key(1)
@@ -82,11 +82,11 @@ def test_one_call_makes_the_updates_of_several(
       assert total == pytest.approx(sum(t for t, _ in pairs), rel=1e-5)
 
 
-def test_a_round_is_the_same_by_calls_of_any_length(run, tmp_path, records_of):
+def test_calls_of_four_updates_make_the_same_round(run, tmp_path, records_of):
   stage = run.built.stages[0]
   calls = of_stage(run, "teacher", updates_per_call=4)[:1]
   run.train(tmp_path / "one", stages=run.built.stages[:1], log=4)
-  # The tail is done one by one.
+  # The last updates do not fill a call, so they are done one by one.
   assert stage.num_updates % 4
   run.train(tmp_path / "four", stages=calls, log=4, checkpoint=4)
   ones, fours = (run.products(tmp_path / name) for name in ("one", "four"))
@@ -105,7 +105,7 @@ def test_a_round_is_the_same_by_calls_of_any_length(run, tmp_path, records_of):
 def test_a_crash_between_calls_changes_no_bit(run, tmp_path):
   stages = of_stage(run, "teacher", updates_per_call=4)[:1]
   run.train(tmp_path / "whole", stages=stages, log=4, checkpoint=4)
-  # Two calls, and a half of the third.
+  # Crash in the third call.
   run.crash(tmp_path / "crashed", 2, stages=stages, log=4, checkpoint=4)
   run.train(tmp_path / "crashed", stages=stages, log=4, checkpoint=4)
   run.assert_same_weights(tmp_path / "crashed", tmp_path / "whole")
@@ -118,7 +118,7 @@ def test_a_cadence_in_the_middle_of_a_call_is_refused(run, tmp_path):
     run.train(tmp_path, stages=stages, log=4, checkpoint=6)
 
 
-def test_a_call_has_whole_cycles(edited):
+def test_a_call_that_cuts_a_cycle_is_refused(edited):
   config = edited("stages.halve.objective", {"kind": "moment_matching"})
   stage = config["stages"]["halve"]
   for field in ("start_steps", "long_rounds"):
@@ -132,7 +132,7 @@ def test_a_call_has_whole_cycles(edited):
 
 
 @pytest.mark.slow
-def test_a_bfloat16_teacher_makes_nearly_the_same_student(run, tmp_path):
+def test_a_student_of_a_bfloat16_teacher_is_nearly_the_same(run, tmp_path):
   stages = of_stage(run, "halve", teacher_dtype="bfloat16")
   run.train(tmp_path / "whole")
   run.train(tmp_path / "light", stages=stages)
@@ -146,7 +146,8 @@ def test_a_bfloat16_teacher_makes_nearly_the_same_student(run, tmp_path):
     jax.tree.leaves(whole[name]), jax.tree.leaves(light[name]), strict=True
   ):
     assert b.dtype == np.float32
-    # bfloat16 has 8 bits, and Adam has made several updates.
+    # The tolerance is large, because bfloat16 has 8 bits and Adam makes several
+    # updates.
     np.testing.assert_allclose(a, b, atol=0.1)
     assert not np.array_equal(a, b)
 
@@ -181,7 +182,7 @@ def test_only_floats_change_their_dtype():
   assert cast["count"].dtype == jnp.int32
 
 
-# The frozen trees include the second moments, or do not.
+# Only adam has the second moments among its frozen trees.
 @pytest.mark.parametrize("preconditioner", ["adam", "identity"])
 def test_a_differentiated_teacher_stays_in_float32(edited, preconditioner):
   config = edited("stages.halve.teacher_dtype", "bfloat16")
@@ -209,6 +210,6 @@ def test_a_differentiated_teacher_stays_in_float32(edited, preconditioner):
     ("stages.teacher.teacher_dtype", "bfloat16", "has no teacher"),
   ],
 )
-def test_a_dtype_that_cannot_be_is_refused(edited, path, value, message):
+def test_an_impossible_teacher_dtype_is_refused(edited, path, value, message):
   with pytest.raises(ValueError, match=message):
     from_config.build(edited(path, value))

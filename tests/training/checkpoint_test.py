@@ -39,7 +39,7 @@ def test_a_save_is_not_changed_by_later_updates(state_on, mesh_of, round_dir):
   expected = jax.device_get(state)
   checkpoints = Checkpoints(round_dir)
   checkpoints.save(state, 5)
-  # The next update does this too: it writes into the donated buffers.
+  # Like the next update, this writes into the donated buffers.
   overwrite = jax.jit(
     lambda s: jax.tree.map(jnp.zeros_like, s), donate_argnums=0
   )
@@ -57,12 +57,12 @@ def test_another_mesh_restores_the_same_numbers(state_on, mesh_of, round_dir):
   assert restored.params["student"]["w"].sharding.mesh == mesh_of(2, 2)
 
 
-def test_the_newest_are_kept_and_the_newest_is_used(
+def test_the_newest_checkpoints_are_kept_and_the_newest_is_restored(
   state_on, mesh_of, round_dir
 ):
   states = {step: state_on(mesh_of(1), step)[0] for step in (5, 10, 15, 20)}
   save(round_dir, states)
-  # The last one is not read back in time to remove another for it.
+  # The last checkpoint is not read back yet, so no older one is removed for it.
   assert names(round_dir / "checkpoints") == {
     f"{step}{ending}" for step in (10, 15, 20) for ending in ("", ".json")
   }
@@ -77,7 +77,7 @@ def test_a_round_without_checkpoints_restores_nothing(
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_broken_newest_checkpoint_leaves_the_one_before(
+def test_a_broken_newest_checkpoint_is_skipped_with_a_warning(
   state_on, mesh_of, round_dir, tmp_path, warnings, damage
 ):
   states = {step: state_on(mesh_of(1), step)[0] for step in (5, 10)}
@@ -141,7 +141,7 @@ def test_an_unfinished_save_of_a_killed_process_is_ignored(
 def test_in_a_bucket_a_checkpoint_without_its_mark_is_ignored(
   state_on, mesh_of, round_dir, tmp_path, monkeypatch
 ):
-  # There Orbax writes under the last name, and its mark at the end.
+  # In a bucket, Orbax writes under the final name and adds a mark at the end.
   monkeypatch.setattr(stored, "in_bucket", lambda path: True)
   states = {step: state_on(mesh_of(1), step)[0] for step in (5, 10)}
   save(round_dir, states)
@@ -149,7 +149,7 @@ def test_in_a_bucket_a_checkpoint_without_its_mark_is_ignored(
   assert_same(restore(round_dir, state_on(mesh_of(1))[1]), states[5])
 
 
-def test_checkpoints_may_lie_in_a_relative_folder(
+def test_checkpoints_may_be_in_a_relative_folder(
   state_on, mesh_of, tmp_path, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)
@@ -164,7 +164,7 @@ def test_checkpoints_may_lie_in_a_relative_folder(
   assert_same(load_best(relative, best, Layout(mesh=mesh_of(1))), product)
 
 
-def test_a_checkpoint_with_one_other_bit_is_skipped_and_its_array_is_named(
+def test_a_checkpoint_with_a_flipped_bit_is_skipped_and_the_array_named(
   state_on, mesh_of, round_dir, warnings, write_wrongly
 ):
   states = {step: state_on(mesh_of(1), step)[0] for step in (5, 10)}
@@ -189,7 +189,7 @@ def test_a_wrongly_written_checkpoint_leaves_the_older_ones(
   states = {step: state_on(mesh_of(1), step)[0] for step in (5, 10, 15)}
   save(round_dir, {5: states[5]}, keep=1)
   write_wrongly("state/averages/student/ema/w")
-  # Each is read back before the next is saved.
+  # Each checkpoint is read back before the next one is saved.
   save(round_dir, {10: states[10], 15: states[15]}, keep=1)
   assert steps_in(round_dir / "checkpoints") == [15, 5]
   assert_same(restore(round_dir, state_on(mesh_of(1))[1]), states[5])

@@ -1,4 +1,4 @@
-"""The length of a round that ends by the clock, on a clock of our own."""
+"""A round that ends by the clock gets the right length; the clock is a fake."""
 
 import math
 
@@ -14,7 +14,7 @@ from diffdistill.training.optimizers import Optimizer
 
 
 class Time:
-  """A clock that goes on when it is told to."""
+  """A clock that tests move by hand."""
 
   def __init__(self):
     self.seconds = 1000.0
@@ -24,11 +24,20 @@ class Time:
 
 
 def run(round_dir, seconds, per_update, most=10**6, multiple=1, first=0, **end):
-  """A round as the trainer makes it: its clock, and the rates it was given.
+  """Runs a round as the trainer does.
 
   Args:
-    per_update: seconds of update i.
-    end: `crash` ends it before that update.
+    round_dir: the folder of the round.
+    seconds: the time limit of the round.
+    per_update: gives the seconds of update i.
+    most: the most updates of the round.
+    multiple: the number of updates in a call.
+    first: the first update of this process.
+    end: `crash` ends the round before that update.
+
+  Returns:
+    (The clock, the learning rates, the times of waiting for devices, the
+    seconds)
   """
   time = Time()
   clock = Clock(epath.Path(round_dir), seconds, most, multiple, time)
@@ -47,7 +56,7 @@ def run(round_dir, seconds, per_update, most=10**6, multiple=1, first=0, **end):
   return clock, rates, waits, time.seconds - 1060
 
 
-def test_a_round_of_updates_has_its_updates(tmp_path):
+def test_a_round_without_a_time_limit_has_its_number_of_updates(tmp_path):
   clock = Clock(epath.Path(tmp_path), 0.0, 7)
   assert (clock.length, clock.last, clock.held) == (7, 7, 0)
   assert not list(tmp_path.iterdir())
@@ -55,21 +64,22 @@ def test_a_round_of_updates_has_its_updates(tmp_path):
 
 @pytest.mark.parametrize("seconds", [10.0, 60.0, 600.0])
 @pytest.mark.parametrize("per_update", [0.01, 0.3])
-def test_a_round_has_as_many_updates_as_fit_into_its_seconds(
+def test_a_timed_round_has_as_many_updates_as_fit(
   tmp_path, seconds, per_update
 ):
   clock, rates, waits, took = run(tmp_path, seconds, lambda i: per_update)
   assert clock.length == len(rates)
-  # The update that compiled is not on the clock.
+  # The time of the first update, which compiles, does not count.
   assert took == pytest.approx(seconds, abs=2 * per_update)
   assert read_json(tmp_path / "clock.json") == {"num_updates": clock.length}
-  # The clock waits for the devices only a few tens of times.
+  # The clock waits for the devices at most a few dozen times.
   assert len(waits) <= 4 + math.log2(clock.length)
 
 
-def test_a_round_has_a_few_updates_even_if_one_is_as_long_as_it(tmp_path):
+def test_a_round_has_eight_updates_even_if_one_takes_too_long(tmp_path):
   clock, _, _, _ = run(tmp_path, 5.0, lambda i: 10.0)
-  # One that compiled and one that was timed are the quarter that is held.
+  # Two updates, the one that compiles and a timed one, are a quarter of the
+  # round, in which the rate is held.
   assert clock.length == 8
 
 
@@ -80,10 +90,10 @@ def test_a_round_has_a_few_updates_even_if_one_is_as_long_as_it(tmp_path):
   most=st.integers(1, 5000),
   multiple=st.sampled_from([1, 2, 10]),
 )
-def test_the_learning_rate_depends_on_the_length_of_the_round_alone(
+def test_the_learning_rate_depends_only_on_the_length_of_a_round(
   tmp_path_factory, seconds, times, most, multiple
 ):
-  """At any speed the rate is constant for a quarter, and then falls to 0."""
+  """The rate is constant for a quarter of the round, then falls to 0."""
   most *= multiple
   clock, rates, _, _ = run(
     tmp_path_factory.mktemp("round"),
@@ -100,14 +110,14 @@ def test_the_learning_rate_depends_on_the_length_of_the_round_alone(
     warm = min((min(i, start - 1) + 1) / 3, 1)
     decay = 1 - max(i - start, 0) / max(length - start, 1)
     assert rate == pytest.approx(warm * decay, abs=1e-12)
-  # Annealed, whatever there was to anneal.
+  # The last rate is close to 0.
   if length > 3:
     assert rates[-1] <= max(rates) / (length - start) + 1e-12
 
 
 @pytest.mark.parametrize("crash", [1, 20, 199, 200, 201, 500, 999])
-def test_a_killed_round_goes_on_with_the_length_it_had(tmp_path, crash):
-  """Elsewhere, at a tenth of the speed."""
+def test_a_killed_round_keeps_its_settled_length(tmp_path, crash):
+  """After the kill, the round continues at a tenth of the speed."""
   clock, before, _, _ = run(tmp_path, 10.0, lambda i: 0.01, crash=crash)
   settled = clock.length
   again, after, _, _ = run(tmp_path, 10.0, lambda i: 0.1, first=crash)
@@ -122,14 +132,14 @@ def test_a_killed_round_goes_on_with_the_length_it_had(tmp_path, crash):
   np.testing.assert_allclose(rates[3:], expected[3:])
 
 
-def test_a_round_ends_with_its_most_updates_where_those_come_first(tmp_path):
+def test_a_timed_round_has_at_most_its_number_of_updates(tmp_path):
   clock, rates, _, took = run(tmp_path, 100.0, lambda i: 0.01, most=400)
   assert clock.length == len(rates) == 400
   assert took < 5
 
 
-def test_a_long_warm_up_is_cut_off_and_annealed(tmp_path):
-  """On a machine so slow that warming up would take all of the time."""
+def test_a_long_warm_up_ends_when_the_anneal_begins(tmp_path):
+  """The machine is so slow that the warm-up would take all the time."""
   write_json(tmp_path / "clock.json", {"num_updates": 100})
   clock = Clock(epath.Path(tmp_path), 100.0, 10**6, 1, Time())
   optimizer = Optimizer(learning_rate=1.0, warmup=1000, decay="linear")
@@ -139,7 +149,7 @@ def test_a_long_warm_up_is_cut_off_and_annealed(tmp_path):
 
 
 def test_skipped_seconds_do_not_shorten_a_round(tmp_path):
-  """Two scores of the time of a hundred updates each, and slow first ones."""
+  """Each of two scores takes as long as a hundred updates."""
   time = Time()
   clock = Clock(epath.Path(tmp_path), 10.0, 10**6, 1, time)
   clock.start(1)
@@ -149,13 +159,13 @@ def test_skipped_seconds_do_not_shorten_a_round(tmp_path):
       time.seconds += 1.0
       clock.skip(1.0)
     clock.look(step, lambda: None)
-    # Every twentieth reads a file.
+    # Every twentieth update is slower, because it reads a file.
     time.seconds += 0.03 if step % 20 == 0 else 0.01
     step += 1
   assert clock.length == pytest.approx(10 / 0.011, rel=0.02)
 
 
-def test_the_time_left_of_a_round(tmp_path):
+def test_the_time_left_follows_from_the_speed(tmp_path):
   clock, _, _, _ = run(tmp_path, 10.0, lambda i: 0.01, crash=300)
   assert clock.left(300) == pytest.approx(7.0, rel=0.01)
   assert clock.left(2000) == 0

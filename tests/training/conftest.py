@@ -1,4 +1,4 @@
-"""A paper that is arithmetic, and tiny runs that crash when they are told."""
+"""A simple objective, and tiny runs that crash at a chosen update."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ from tests.training.stored_given import flip_a_bit_of_an_array
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-  """A network of one square matrix."""
+  """A network that is one square matrix."""
 
   size: int
 
@@ -40,10 +40,10 @@ class Matrix:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LeastSquares(Objective):
-  """x (student + auxiliary / 10) against x teacher; nothing random in it.
+  """Compares x (student + auxiliary / 10) with x teacher, without randomness.
 
-  A NaN in a batch makes its gradient NaN. `traces` grows by the turn's name at
-  each trace; the metric "draw" shows which key the loss was given.
+  A NaN in a batch makes the gradient NaN. Each trace of the loss adds the
+  turn's name to `traces`. The metric "draw" depends on the key of the loss.
   """
 
   size: int = 6
@@ -95,9 +95,9 @@ def least_squares():
 
 @pytest.fixture(scope="session")
 def at_update():
-  """at_update(objective, ...): the scalars (now, rates) of one update or more.
+  """at_update(objective, ...) gives the scalars (now, rates) of updates.
 
-  Lists of rates and steps give a row for each update.
+  Lists of rates and steps give one row for each update.
   """
 
   def make(objective, rate=0.1, num_steps=0, step=0):
@@ -119,7 +119,10 @@ class CrashError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A tiny run on one device, whose compiled functions all its lives share."""
+  """A tiny run on one device; all its processes share compiled functions.
+
+  A process here is one call of `train`, which a crash may end.
+  """
 
   built: Experiment
   functions: dict
@@ -136,9 +139,9 @@ class Run:
     clock=None,
     **cadence,
   ):
-    """The whole run, or a life that crashes after so many updates.
+    """Trains to the end, or crashes after a number of updates.
 
-    Each update takes a tick of the clock, where there is one.
+    Each update makes the clock tick, if there is a clock.
     """
     functions, left = self.functions, updates
 
@@ -156,7 +159,7 @@ class Run:
       return call
 
     class Warm(Trainer):
-      """Compiles once for all lives."""
+      """A trainer that reuses the functions of earlier calls."""
 
       def compile(self, stage, frozen, report):
         optimizer = stage.optimizer
@@ -188,17 +191,17 @@ class Run:
     ).run()
 
   def crash(self, workdir, updates=None, **arguments):
-    """A life that must end in a crash."""
+    """Trains, and checks that it ends in a crash."""
     with pytest.raises(CrashError):
       self.train(workdir, updates, **arguments)
 
   def compiled(self, name):
-    """The functions of a stage, which all its lives have shared."""
+    """The compiled functions of a stage, which all calls have shared."""
     [found] = [f for (stage, *_), f in self.functions.items() if stage == name]
     return found
 
   def products(self, workdir):
-    """Everything that the finished rounds keep."""
+    """All trees that the finished rounds keep, by name."""
     result = {}
     for name in self.built.rounds:
       round_dir = epath.Path(workdir) / name
@@ -210,12 +213,12 @@ class Run:
     return result
 
   def assert_same(self, workdir, other):
-    """Both made the same weights, and scores of them, to the bit."""
+    """Checks that two workdirs have the same weights and scores, to the bit."""
     self.assert_same_weights(workdir, other)
     assert scores(workdir) == scores(other)
 
   def assert_same_weights(self, workdir, other):
-    """Both made the same weights, to the bit."""
+    """Checks that two workdirs have the same weights, to the bit."""
     expected, actual = self.products(other), self.products(workdir)
     assert jax.tree.structure(expected) == jax.tree.structure(actual)
     for (path, a), b in zip(
@@ -225,7 +228,7 @@ class Run:
 
 
 def scores(workdir):
-  """(round, step, score if it is one) of every record."""
+  """(Round, step, distance or None, held-out loss or None) of every record."""
   keys = "round", "step", "distance", "held_out_loss"
   return [tuple(map(record.get, keys)) for record in records(workdir)]
 
@@ -237,7 +240,7 @@ def records(workdir):
 
 @pytest.fixture(scope="session")
 def run_of(mesh_of):
-  """The `Run` of a config."""
+  """run_of(config) gives the `Run` of a config."""
 
   def make(config):
     built = from_config.build(config)
@@ -248,7 +251,7 @@ def run_of(mesh_of):
 
 @pytest.fixture(scope="session")
 def records_of():
-  """The records of metrics.jsonl."""
+  """records_of(workdir) gives the records of metrics.jsonl."""
   return records
 
 
@@ -268,7 +271,7 @@ def small_arrays_are_split(monkeypatch):
 
 @pytest.fixture
 def state_on(least_squares):
-  """A state full of distinct numbers on a mesh, and what describes it."""
+  """state_on(mesh) gives a state of distinct numbers, and its shapes."""
 
   def make(mesh, seed=0, ema_decay=0.9):
     optimizer = Optimizer(learning_rate=0.1, ema_decay=ema_decay)
@@ -294,13 +297,13 @@ def warnings(monkeypatch):
   monkeypatch.setattr(
     logging, "warning", lambda text, *args: seen.append(text % args)
   )
-  # Orbax has warnings of its own.
+  # Leave out the warnings of Orbax.
   return lambda: [line for line in seen if line.startswith("skipped")]
 
 
 @pytest.fixture
 def write_wrongly(monkeypatch):
-  """Lets the disk keep another bit of one array than it is given."""
+  """write_wrongly(name) flips a bit of one array when it is written."""
 
   def wrong(name):
     real = stored.begin

@@ -18,7 +18,7 @@ SAMPLER = DDIM(process=GaussianProcess(schedule=Cosine()))
 
 @pytest.fixture
 def stage(least_squares):
-  """A stage that makes images, from those it is frozen from."""
+  """stage(...) makes a stage that trains on images."""
 
   def make(name, rounds="one", consumes="images", frozen=None, **fields):
     frozen = {} if frozen is None else frozen
@@ -61,7 +61,7 @@ def classifier(least_squares):
 
 @pytest.fixture
 def student(stage):
-  """A stage of a teacher."""
+  """student(...) makes a stage that learns from a teacher."""
 
   def make(name="halve", source="teacher", rounds="halving", **fields):
     if rounds == "halving":
@@ -117,7 +117,7 @@ def refusal(*stages):
   return str(error.value)
 
 
-def test_rounds_come_in_order_each_with_its_stage(teacher, student, pairs):
+def test_rounds_are_in_the_order_of_their_stages(teacher, student, pairs):
   stages = teacher, student(), pairs()
   rounds = curriculum(stages)
   assert [(made.name, round_.name) for made, round_ in rounds] == [
@@ -141,7 +141,7 @@ def test_rounds_come_in_order_each_with_its_stage(teacher, student, pairs):
     ("path:runs/a/teacher", "path:runs/a/teacher"),
   ],
 )
-def test_weights_come_from_a_stage_s_last_round_or_one_that_is_named(
+def test_weights_come_from_the_named_round_or_a_stage_s_last(
   teacher, student, source, round_name
 ):
   rounds = rounds_of(teacher, student(), student("tune", source, "one"))
@@ -182,7 +182,7 @@ def test_a_teacher_is_guided_unless_it_is_a_student(
     assert all(r.guided == (guided and not halved) for r in others)
 
 
-def test_a_source_must_come_before(teacher, student):
+def test_weights_must_come_from_an_earlier_stage(teacher, student):
   late = student(), teacher
   assert refusal(*late).endswith(
     "frozen names 'teacher', which is no earlier stage; the earlier ones are"
@@ -196,7 +196,7 @@ def test_a_source_must_come_before(teacher, student):
   )
 
 
-def test_a_name_takes_weights_of_its_own_kind(
+def test_weights_of_another_kind_are_refused(
   teacher, classifier, stage, student, pairs
 ):
   fields = {"start_steps": 4, "rounds": "halving"}
@@ -221,14 +221,16 @@ def test_second_moments_come_from_the_teacher_s_round(teacher, stage):
   assert rounds["m/002"].frozen == frozen
 
 
-def test_a_stage_that_trains_nothing_has_no_second_moments(teacher, stage):
+def test_second_moments_of_a_stage_that_trains_nothing_are_refused(
+  teacher, stage
+):
   given = dataclasses.replace(teacher, source="imported:x")
   frozen = {"teacher": "teacher", "second_moments": "teacher"}
   late = stage("m", "each", frozen=frozen, num_steps=(2,))
   assert "from 'teacher', which trains nothing" in refusal(given, late)
 
 
-def test_a_student_has_no_second_moments(teacher, student, stage):
+def test_second_moments_of_a_student_are_refused(teacher, student, stage):
   frozen = {"teacher": "teacher", "second_moments": "halve/004"}
   late = stage("m", "each", frozen=frozen, num_steps=(2,))
   assert "only a stage that trains a teacher keeps" in refusal(
@@ -236,7 +238,7 @@ def test_a_student_has_no_second_moments(teacher, student, stage):
   )
 
 
-def test_only_a_classifier_is_imported(teacher, stage, student):
+def test_only_a_classifier_may_be_imported_by_frozen(teacher, stage, student):
   frozen = {"teacher": "teacher", "classifier": "imported:a.safetensors"}
   rounds = rounds_of(teacher, stage("f", frozen=frozen))
   assert rounds["f"].frozen == frozen
@@ -246,7 +248,7 @@ def test_only_a_classifier_is_imported(teacher, stage, student):
   )
 
 
-def test_a_student_of_k_steps_is_halved_from_k(teacher, student):
+def test_halving_starts_at_the_steps_of_the_teacher(teacher, student):
   first = student(end_steps=4)
   rounds = rounds_of(teacher, first, student("on", "halve", start_steps=4))
   assert list(rounds) == ["teacher", "halve/004", "on/002", "on/001"]
@@ -254,12 +256,14 @@ def test_a_student_of_k_steps_is_halved_from_k(teacher, student):
     "stages.on.start_steps is 8, but its teacher halve/004 was made for 4"
     " steps; pass start_steps=4"
   )
-  # Other kinds may have any.
+  # A stage that does not halve may have any number of steps.
   each = student("moments", "halve", "each", num_steps=(8,))
   assert "moments/008" in rounds_of(teacher, first, each)
 
 
-def test_pairs_are_an_earlier_stage_of_pairs(teacher, pairs, on_pairs):
+def test_pairs_must_come_from_an_earlier_stage_of_pairs(
+  teacher, pairs, on_pairs
+):
   assert "student/001" in rounds_of(teacher, pairs(), on_pairs())
   for stages in (
     (teacher, on_pairs(), pairs()),
@@ -269,7 +273,9 @@ def test_pairs_are_an_earlier_stage_of_pairs(teacher, pairs, on_pairs):
 
 
 @pytest.mark.parametrize("field", ["shard_size", "held_out"])
-def test_pairs_make_whole_batches(teacher, pairs, on_pairs, field):
+def test_pairs_that_do_not_fill_batches_are_refused(
+  teacher, pairs, on_pairs, field
+):
   stages = teacher, pairs(**{field: 4}), on_pairs()
   assert refusal(*stages) == (
     f"stages.pairs.{field} is 4, which stages.student.batch_size=8 does not"
@@ -277,14 +283,16 @@ def test_pairs_make_whole_batches(teacher, pairs, on_pairs, field):
   )
 
 
-def test_a_held_out_loss_needs_held_out_pairs(teacher, pairs, on_pairs):
+def test_selection_by_held_out_loss_needs_held_out_pairs(
+  teacher, pairs, on_pairs
+):
   select = Selection(by="held_out_loss", every=5)
   stages = teacher, pairs(held_out=0), on_pairs(select=select)
   assert refusal(*stages).endswith("stages.pairs.held_out is 0; pass 8 or more")
   assert rounds_of(teacher, pairs(held_out=0), on_pairs())
 
 
-def test_a_distance_needs_images_and_an_earlier_classifier(
+def test_selection_by_distance_needs_images_and_a_classifier(
   teacher, classifier, student
 ):
   select = Selection(by="distance", every=5)

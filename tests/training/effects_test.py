@@ -1,4 +1,4 @@
-"""A field of a recipe that would have no effect is refused, or said."""
+"""A field of a recipe that would have no effect is refused or reported."""
 
 import copy
 
@@ -18,7 +18,7 @@ CLASSIFICATION = {
 
 @pytest.fixture(scope="module")
 def config(pairs_config):
-  """A judge, a teacher, halved once, and a student of pairs."""
+  """A config with a judge, a teacher, one halving and a student of pairs."""
   config = copy.deepcopy(pairs_config)
   stages = config["stages"]
   stages["judge"] = copy.deepcopy(CLASSIFICATION)
@@ -86,7 +86,7 @@ STUDENT = {"by": "held_out_loss", "every": 4}
       {**STUDENT, "patience": 5},
       "select.patience is 5 times every=4 updates, but its rounds have 18",
     ),
-    # While nothing is selected, nothing reads the rest.
+    # Without a selection, its other fields have no effect.
     (
       "stages.halve.select",
       {**NEVER, "num_images": 2000},
@@ -107,7 +107,7 @@ STUDENT = {"by": "held_out_loss", "every": 4}
       "select.by is 'held_out_loss', but stages.halve.select.every is 0",
     ),
     ("stages.halve.select", {"by": "distance", "every": False}, "type bool"),
-    # No machine has so much memory.
+    # No machine has enough memory for this batch.
     ("stages.halve.batch_size", 10**19, "batch_size is 10000000000000000000;"),
     (
       "stages.judge.objective.crop",
@@ -119,7 +119,7 @@ STUDENT = {"by": "held_out_loss", "every": 4}
     ("model.network.depth", 10**9, "depth is 1000000000; pass 1 or more, at"),
     ("evaluation", {"num_images": 10**15}, "pass 20 or more, at most 10000000"),
     ("evaluation", {"num_steps": (4, 4)}, "num_steps is (4, 4); pass each"),
-    # Numbers that float32 has not.
+    # Numbers that float32 cannot hold.
     (
       "minutes",
       10**400,
@@ -158,7 +158,7 @@ def test_fields_with_an_effect_are_accepted(config, path, value):
 
 
 def test_only_fine_tuning_may_have_a_learning_rate_of_0(config):
-  """Fine tuning at a rate of 0 estimates the second moments of a teacher."""
+  """Fine-tuning at a rate of 0 estimates the second moments of a teacher."""
   config = changed(config, "stages.teacher.num_updates", 6)
   config["stages"]["moments"] = {
     **CLASSIFICATION,

@@ -88,7 +88,7 @@ def test_a_final_folder_without_its_record_is_ignored(
   with pytest.raises(ValueError, match="004 has no final result; train until"):
     checkpoint.product_names(round_dir)
   assert best_of(round_dir) is None
-  # And what is there makes room for the whole.
+  # A new result replaces the incomplete one.
   checkpoint.save_final(round_dir, params)
   assert checkpoint.is_done(round_dir, layout)
 
@@ -135,7 +135,7 @@ def test_a_final_result_that_was_written_wrong_is_refused(
   assert names(round_dir) == {"checkpoints"}
 
 
-def test_a_final_result_that_changed_leaves_its_checkpoints(
+def test_a_damaged_final_result_does_not_count_as_done(
   state_on, mesh_of, round_dir, tmp_path
 ):
   state, _ = state_on(mesh_of(1))

@@ -1,4 +1,4 @@
-"""A name of weights: the same wherever they are, another for any other."""
+"""A fingerprint names weights: equal weights have the same one on any mesh."""
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ def params():
 
 
 def changed(params, change):
-  """The tree with its kernel changed in place."""
+  """The fingerprint of the tree after a change of its kernel."""
   tree = jax.tree.map(np.copy, params)
   change(tree["dense"]["kernel"])
   return fingerprint(tree)

@@ -1,4 +1,4 @@
-"""A disk that takes no more: one line, nothing half-written, nothing lost."""
+"""A full disk gives an error of one line, and damages no file."""
 
 import os
 import pathlib
@@ -17,7 +17,7 @@ from diffdistill.training.running import Checkpoints, steps_in
 from diffdistill.training.sharding import Layout
 from diffdistill.training.state import TrainState
 
-VALUES = 100_000  # 0.4 MB, which are not compressed to less
+VALUES = 100_000  # 0.4 MB of random numbers, which cannot be compressed
 
 
 def weights(seed, count=VALUES):
@@ -46,7 +46,7 @@ def on_one_device(tree):
 
 @pytest.fixture
 def disk(tmp_path):
-  """A disk of 2 MB."""
+  """A small disk with 2 MB."""
   place = tmp_path / "disk"
   place.mkdir()
   mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place]
@@ -62,13 +62,13 @@ def round_dir(disk):
 
 
 def fill(disk, room=0):
-  """Leaves so many bytes of a disk."""
+  """Fills a disk, except for `room` bytes."""
   free = shutil.disk_usage(disk).free
   (disk / "fill").write_bytes(b"0" * (free - room))
 
 
 def unfinished(disk):
-  """Incomplete files and files that should not be there."""
+  """The files on a disk that are incomplete or unexpected."""
   return [p for p in disk.rglob("*") if "tmp" in p.name or "partial" in p.name]
 
 
@@ -78,14 +78,14 @@ def restored(round_dir):
 
 
 def save(checkpoints, *steps):
-  """Saves as a training does; the last save fails when it closes, or before."""
+  """Saves as a training does; on a full disk, this raises an error."""
   with checkpoints:
     for step in steps:
       checkpoints.save(state(step), step)
 
 
 @pytest.mark.parametrize("room", [0, 8_000, 200_000])
-def test_a_full_disk_ends_a_run_that_goes_on_once_there_is_room(
+def test_a_run_continues_after_its_full_disk_has_room_again(
   disk, round_dir, room, capfd
 ):
   save(Checkpoints(round_dir), 1)
@@ -97,7 +97,7 @@ def test_a_full_disk_ends_a_run_that_goes_on_once_there_is_room(
   ) as refused:
     save(checkpoints, 2)
   assert "\n" not in str(refused.value)
-  # The message leaves out the words of the library.
+  # The traceback of the library is not printed.
   assert "Traceback" not in capfd.readouterr().err
   assert unfinished(disk) == []
   assert steps_in(round_dir / "checkpoints") == [1]

@@ -1,13 +1,13 @@
-"""Runs a config in child processes that are killed; killed_test.py's script.
+"""The script of killed_test.py: trains in child processes and kills them.
 
   python killed_run.py CONFIG.json WORKDIR CACHE [SEED]
 
-Without a seed the run is left in peace. With one, children are killed by
-SIGKILL at ten moments spread over the run, and the last is left to finish.
-Prints how many updates were recorded at each kill.
+Without a seed, no child is killed. With a seed, children are killed by SIGKILL
+at ten moments spread over the run, and the last child finishes the run. The
+script prints the number of recorded updates at each kill.
 
-One process imports everything and forks a child for each attempt: a child has
-a JAX of its own, since none was started before, and no import to wait for.
+The parent imports all modules and forks a child for each attempt, so no child
+waits for imports. The parent never starts JAX, so each child starts its own.
 """
 
 import functools
@@ -32,7 +32,7 @@ KILLS = 10
 
 
 def train(config: dict, workdir: str, cache: str) -> None:
-  """The whole run, from wherever it was left."""
+  """Trains the run to its end, from its newest checkpoint."""
   jax.config.update("jax_compilation_cache_dir", cache)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
   run = from_config.build(config)
@@ -51,7 +51,7 @@ def train(config: dict, workdir: str, cache: str) -> None:
 
 
 def fork(*arguments) -> int:
-  """The process id of a child that trains and exits."""
+  """Forks a child that trains and exits; returns its process id."""
   child = os.fork()
   if child:
     return child
@@ -66,13 +66,17 @@ def fork(*arguments) -> int:
 
 
 def updates_recorded(workdir: str) -> int:
-  """How far a run with a record of each update is."""
+  """The number of updates done by a run that records each update."""
   path = pathlib.Path(workdir) / "metrics.jsonl"
   return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def kill_after(child: int, workdir: str, updates: int, delay: float) -> int:
-  """Kills at `updates` and `delay` seconds; how many were recorded by then."""
+  """Kills a child some seconds after it has recorded a number of updates.
+
+  Returns:
+    The number of recorded updates at the kill.
+  """
   while updates_recorded(workdir) < updates:
     if os.waitpid(child, os.WNOHANG) != (0, 0):
       raise RuntimeError("the run ended before it could be killed")
@@ -91,7 +95,8 @@ def main(config: str, workdir: str, cache: str, seed: str = "") -> None:
   total = 4 * length
   if seed:
     draw = random.Random(int(seed))
-    # The ends of rounds, a checkpoint being written, and anywhere else.
+    # Kill at ends of rounds, while checkpoints are written, and at random
+    # updates.
     moments = {length, 2 * length, length + every, 3 * length + 2 * every}
     others = sorted(set(range(1, total)) - moments)
     moments |= set(draw.sample(others, KILLS - len(moments)))

@@ -1,4 +1,4 @@
-"""A run killed by SIGKILL ten times makes the same weights, to the bit."""
+"""A run that is killed ten times makes the same weights, to the bit."""
 
 import json
 import os
@@ -19,7 +19,9 @@ ROUNDS = ("teacher", "halve/004", "halve/002", "halve/001")
 
 
 @pytest.mark.slow
-def test_kills_leave_no_trace(tiny_config, children, tmp_path, mesh_of):
+def test_a_run_killed_ten_times_makes_the_same_weights(
+  tiny_config, children, tmp_path, mesh_of
+):
   # A record of each update tells the script how far a run is.
   config = {**tiny_config, "cadence": {"log": 1, "checkpoint": 5}}
   path = tmp_path / "config.json"
@@ -27,7 +29,7 @@ def test_kills_leave_no_trace(tiny_config, children, tmp_path, mesh_of):
 
   def run(workdir, *seed):
     (tmp_path / workdir).mkdir()
-    # One device and no hook: what a user runs.
+    # The run has one device and no hooks, like a user's run.
     return children.run(
       *(sys.executable, SCRIPT, path),
       *(tmp_path / workdir, tmp_path / "cache", *seed),
@@ -38,7 +40,7 @@ def test_kills_leave_no_trace(tiny_config, children, tmp_path, mesh_of):
     assert done.returncode == 0, done.stderr
   kills = [int(line) for line in done.stdout.split()]
   assert len(kills) == 10
-  # The kills are spread over the run, and come while it trains.
+  # The kills came while the run trained, in its first and its second half.
   assert kills[0] < 36
   assert kills[-1] > 54
   for name in ROUNDS:

@@ -1,4 +1,4 @@
-"""Runs of several processes, killed, stopped and told to leave; by the CLI."""
+"""Runs of several processes survive kills, hangs and signals."""
 
 import json
 import os
@@ -26,15 +26,15 @@ ROUNDS = ("teacher", "halve/002", "halve/001")
 
 @pytest.fixture(scope="module")
 def fork():
-  """Starts a process of a command on some devices; its output goes to a log."""
+  """Starts a process of a command with some devices; a log gets its output."""
   with Forked() as start:
     yield start
 
 
 class Job:
-  """The processes of one command, 0 to hosts - 1.
+  """The processes of one command, numbered from 0 to hosts - 1.
 
-  All but the first have the arguments `own` too.
+  All processes but the first also get the arguments `own`.
   """
 
   def __init__(self, fork, tmp_path, hosts, devices, *arguments, own=()):
@@ -65,12 +65,12 @@ class Job:
     os.kill(self.processes[to].pid, number)
 
   def said(self, process=0):
-    """The lines that a process printed, without those of Gloo."""
+    """The lines that a process printed, without the lines of Gloo."""
     lines = self.logs[process].read_text().splitlines()
     return [x for x in lines if "[Gloo]" not in x and "peer ranks" not in x]
 
   def until(self, true):
-    """Waits until it is so, while all are alive."""
+    """Waits until `true` holds; fails if a process ends before."""
     wait_until(true, *self.processes, said=self.said)
 
 
@@ -89,11 +89,11 @@ def updates_recorded(workdir):
 
 @pytest.fixture(scope="module")
 def config_of(tiny_config, write_config):
-  """The path of a config of two halvings, whose weights span processes.
+  """config_of(...) writes a config of two halvings; weights span processes.
 
-  A record of each update tells how far a run is. The learning rate is low: at
-  a higher one Adam's first updates, of about the sign of the gradient, make
-  much of what is rounded otherwise.
+  The run records each update, so tests know how far it is. The learning rate is
+  low, because Adam's first updates are about the sign of the gradient, which
+  amplifies differences of rounding.
   """
 
   def make(*run, **fields):
@@ -122,7 +122,7 @@ def config_of(tiny_config, write_config):
 
 
 def products(workdir, mesh, rounds):
-  """Everything that rounds keep, by name, as float64 of a row."""
+  """All trees that rounds keep, by name, each as one float64 vector."""
   result = {}
   for name in rounds:
     round_dir = epath.Path(workdir / name)
@@ -134,7 +134,7 @@ def products(workdir, mesh, rounds):
 
 
 def distances(workdir, other, mesh, rounds=ROUNDS):
-  """The relative distances of what rounds keep."""
+  """The relative distance of each kept tree between two workdirs, by name."""
   ours, theirs = (products(w, mesh, rounds) for w in (workdir, other))
   assert ours.keys() == theirs.keys()
   return {
@@ -146,7 +146,7 @@ def distances(workdir, other, mesh, rounds=ROUNDS):
 
 @pytest.fixture(scope="module")
 def peace(fork, config_of, tmp_path_factory):
-  """The workdir of a run on one process that nothing interrupted."""
+  """The workdir of a run in one process without interruptions."""
   folder = tmp_path_factory.mktemp("peace")
   config = f"--config={config_of()}"
   job = Job(fork, folder, 1, 8, "train", config, f"--workdir={folder}/run")
@@ -155,10 +155,10 @@ def peace(fork, config_of, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_killed_twice_goes_on_on_another_mesh(
+def test_a_run_killed_twice_continues_on_other_meshes(
   job, config_of, peace, tmp_path, mesh_of
 ):
-  """Two processes of four devices, one of eight, two of two."""
+  """The meshes are two processes of four devices, one of eight, two of two."""
   workdir = tmp_path / "run"
   command = ("train", f"--config={config_of()}", f"--workdir={workdir}")
 
@@ -188,9 +188,10 @@ def test_a_run_killed_twice_goes_on_on_another_mesh(
   print(f"relative distances: {apart}")
   assert set(apart) >= {"teacher teacher", "halve/001 student"}
   assert max(apart.values()) < 1e-5
-  # Bit for bit it is not: sums over two processes add in another order.
+  # The weights are not equal to the bit, because sums over two processes add in
+  # another order.
   assert max(apart.values()) > 0
-  # No round has left anything but its result, and no record came twice.
+  # Each round has left only its result, and no record is there twice.
   for name in ROUNDS:
     made = {path.name for path in (workdir / name).iterdir()}
     assert made == {"final", "final.json"}
@@ -203,9 +204,10 @@ def test_a_run_killed_twice_goes_on_on_another_mesh(
 
 @pytest.fixture(scope="module")
 def long_run(tiny_config, pairs_config):
-  """The fields of a run of images, pairs and halvings: 300 updates, 6 shards.
+  """The config of a run with images, pairs and halvings.
 
-  So long that it outlives twenty signals on a fast machine.
+  It has 300 updates and 6 shards, so that it is not finished after twenty
+  signals on a fast machine.
   """
   stages = pairs_config["stages"] | {"halve": tiny_config["stages"]["halve"]}
   stages |= {
@@ -224,11 +226,11 @@ def long_run(tiny_config, pairs_config):
 def test_a_run_that_leaves_twenty_times_makes_the_same_weights(
   job, long_run, write_config, tmp_path, mesh_of
 ):
-  """Finished, and bit for bit what a run in peace makes.
+  """After twenty SIGTERM the weights are the same to the bit.
 
-  SIGTERM comes when chance says: after so many updates more and a while, or a
-  while after the process began. Before the first update there is nothing to
-  save, and before the command listens the process ends as any other does.
+  SIGTERM comes at random: some time after a number of updates, or some time
+  after the process began. Before the first update there is nothing to save, and
+  before the command listens to signals, SIGTERM kills it.
   """
   config = f"--config={write_config(long_run)}"
   whole, told = tmp_path / "whole", tmp_path / "told"
@@ -270,7 +272,7 @@ def test_a_run_that_leaves_twenty_times_makes_the_same_weights(
 
 
 @pytest.mark.slow
-def test_all_processes_leave_if_one_is_told_to(
+def test_a_signal_to_one_process_makes_all_leave(
   job, config_of, peace, tmp_path, mesh_of
 ):
   workdir = tmp_path / "run"
@@ -283,7 +285,7 @@ def test_all_processes_leave_if_one_is_told_to(
     r"diffdistill: asked to leave halve/002 after update (\d+);", two.said()[-1]
   )
   step = int(left[1])
-  # A message of all processes is printed once.
+  # If all processes have the same message, only the first prints it.
   assert two.said(1) == []
   kept = workdir / "halve" / "002" / "checkpoints"
   assert step == max(int(path.stem) for path in kept.iterdir())
@@ -310,9 +312,10 @@ def test_a_command_saves_and_leaves_on_a_signal(children, config_of, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_others_of_a_hung_process_end(job, config_of, tmp_path):
+def test_the_other_processes_end_if_one_hangs(job, config_of, tmp_path):
   workdir = tmp_path / "run"
-  # Room for an update of a busy machine; six times as long for compilation.
+  # 10 s are enough for an update on a busy machine. A compilation may take six
+  # times as long.
   cadence = {"log": 1, "stall_seconds": 10}
   config = f"--config={config_of(cadence=cadence)}"
   two = job(2, 1, "train", config, f"--workdir={workdir}")
@@ -327,10 +330,10 @@ def test_the_others_of_a_hung_process_end(job, config_of, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_others_of_a_lost_first_process_end_in_one_line(
+def test_the_other_processes_end_with_one_line_if_the_first_is_lost(
   job, config_of, tmp_path
 ):
-  """JAX would abort them, after a longer time, with a stack of C++."""
+  """JAX alone would abort the other processes later, with a C++ stack."""
   workdir = tmp_path / "run"
   two = job(2, 1, "train", f"--config={config_of()}", f"--workdir={workdir}")
   two.until(lambda: updates_recorded(workdir) >= 3)
@@ -361,7 +364,7 @@ def test_processes_with_two_learning_rates_are_refused(
 
 @pytest.fixture(scope="module")
 def judged_run(small_config, pairs_config, learnable, good_judge):
-  """A classifier, a teacher, a pool of its pairs, and students of them."""
+  """A config with a classifier, a teacher, a pool of pairs and two students."""
   stages = {
     name: {**stage, "num_updates": 4}
     for name, stage in small_config["stages"].items()
@@ -370,7 +373,8 @@ def judged_run(small_config, pairs_config, learnable, good_judge):
   stages["teacher"]["updates_per_call"] = 2
   stages["halve"]["select"] = {"by": "distance", "every": 2, "num_images": 24}
   stages["student"] = {**pairs_config["stages"]["student"], "num_updates": 8}
-  # Room for the held-out pairs and two shards, of a byte a value.
+  # The pool has room for the held-out pairs and two shards, with a byte a
+  # value.
   pool = {"store_noise": False, "max_gigabytes": 260e-9}
   stages["pairs"] = {**pairs_config["stages"]["pairs"], **pool}
   return {
@@ -386,10 +390,10 @@ def judged_run(small_config, pairs_config, learnable, good_judge):
 
 
 @pytest.mark.slow
-def test_two_processes_make_and_judge_what_one_does(
+def test_two_processes_make_the_same_results_as_one(
   job, judged_run, write_config, tmp_path, mesh_of
 ):
-  """On the same two devices: the same pairs, weights, images and numbers."""
+  """On two devices, one or two processes make the same pairs and images."""
   config = f"--config={write_config(judged_run)}"
   workdirs = {1: tmp_path / "one", 2: tmp_path / "two"}
   for hosts, workdir in workdirs.items():
@@ -440,7 +444,9 @@ def test_a_refusal_is_printed_once_and_ends_all_processes(
   job, config_of, judged_run, write_config, peace, tmp_path
 ):
   config, other = f"--config={config_of()}", tmp_path / "other"
-  # Both know; the first alone has looked at the disk; the first alone writes.
+  # In the first case both processes find the problem. In the other two, only
+  # the first process does, because it alone reads the workdir and writes the
+  # pairs.
   blocked = {**judged_run, "run": ("teacher", "pairs")}
   (tmp_path / "file").write_text("no folder")
   blocked["stages"]["pairs"]["path"] = str(tmp_path / "file" / "pairs")

@@ -21,7 +21,7 @@ def rates(num_updates, **fields):
   return [optimizer.rate(step, num_updates) for step in range(num_updates)]
 
 
-def test_a_constant_rate_after_warm_up():
+def test_the_rate_is_constant_after_the_warm_up():
   np.testing.assert_allclose(rates(6, warmup=4), [0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
 
 
@@ -30,7 +30,7 @@ def test_linear_decay_ends_one_step_before_zero():
   np.testing.assert_allclose(rates(6, warmup=2, decay="linear"), expected)
 
 
-def test_cosine_decay():
+def test_cosine_decay_agrees_with_its_formula():
   actual = rates(9, warmup=1, decay="cosine")
   np.testing.assert_allclose(actual[1], 0.8)
   np.testing.assert_allclose(actual[5], 0.4)
@@ -38,7 +38,7 @@ def test_cosine_decay():
 
 
 @pytest.mark.parametrize("decay", ["linear", "cosine"])
-def test_decay_reaches_zero_with_the_round(decay):
+def test_the_rate_decays_to_zero_at_the_round_s_end(decay):
   optimizer = Optimizer(learning_rate=0.8, warmup=3, decay=decay)
   assert optimizer.rate(50, 50) == pytest.approx(0, abs=1e-12)
 
@@ -64,7 +64,7 @@ def test_a_round_shorter_than_its_warm_up_only_warms_up():
     ({"other_ema_decays": (0.0,)}, "pass decays above 0"),
   ],
 )
-def test_refuses_values_out_of_range(fields, message):
+def test_values_out_of_range_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     Optimizer(**{"learning_rate": 0.1, **fields})
 
@@ -86,7 +86,7 @@ def test_weight_decay_is_decoupled_from_the_gradient():
 
 
 class Setting:
-  """One update of LeastSquares on a mesh, and what it should give."""
+  """A compiled update of LeastSquares on a mesh, with its inputs."""
 
   def __init__(self, least_squares, at_update, mesh, **fields):
     self.objective = least_squares()
@@ -105,7 +105,8 @@ class Setting:
 
   def __call__(self, state, image):
     place = replicated(self.mesh)
-    # The device makes the image of floats: bytes could not have every size.
+    # The batch holds floats in place of bytes, so that images may have any
+    # size.
     batch = shard_batch({"image": (image + 1) * 127.5}, self.mesh)
     frozen, key, now, rates = jax.device_put(
       (self.frozen, jax.random.key(1), *self.scalars), place
@@ -114,15 +115,15 @@ class Setting:
 
 
 def images(seed=0):
-  """Rows of very different size, so that parts of a batch clip differently."""
+  """Images of different size, so that each gradient is clipped differently."""
   random = np.random.default_rng(seed)
   scale = np.array([0.1, 5, 0.1, 0.1, 0.1, 0.1, 0.1, 9])[:, None, None, None]
   return (scale * random.normal(size=(8, 1, 2, 3))).astype(np.float32)
 
 
-# eps = 1 keeps the size of the gradient in Adam's direction.
+# With eps = 1, Adam's direction depends on the size of the gradient.
 @pytest.mark.parametrize("devices", [1, 8])
-def test_clips_the_mean_gradient_of_all_devices(
+def test_the_mean_gradient_of_all_devices_is_clipped(
   least_squares, at_update, mesh_of, devices
 ):
   setting = Setting(
@@ -152,7 +153,7 @@ def test_clips_the_mean_gradient_of_all_devices(
   per_device = np.mean([clipped(gradient(row[None])) for row in rows], axis=0)
   assert np.abs(moved(per_device) - expected).max() > 1e-3
   state, metrics = setting(setting.state, rows)
-  # A step is at most 0.1, and Adam's correction is off by 1e-5.
+  # A step is at most 0.1, and the relative error of Adam's correction is 1e-5.
   np.testing.assert_allclose(
     state.params["student"]["w"], expected, rtol=1e-6, atol=1e-6
   )
@@ -161,7 +162,7 @@ def test_clips_the_mean_gradient_of_all_devices(
   )
 
 
-def test_skips_and_counts_gradients_that_are_not_finite(
+def test_gradients_that_are_not_finite_are_skipped_and_counted(
   least_squares, at_update, mesh_of
 ):
   setting = Setting(
@@ -170,7 +171,7 @@ def test_skips_and_counts_gradients_that_are_not_finite(
   bad = images()
   bad[3, 0, 1, 2] = np.nan
   state, counts = setting.state, []
-  # The average and the weights differ after the first update.
+  # The first rows are finite, so that the average differs from the weights.
   for rows in (images(1), bad, bad, images(2), bad):
     before = jax.device_get(state)
     state, metrics = setting(state, rows)
@@ -201,7 +202,8 @@ def test_second_moments_are_means_of_squared_gradients():
   gradients = ([2.0, 0.0], [np.nan, 1.0], [4.0, -1.0])
   for gradient in gradients:
     _, state = chain.update({"w": jnp.array(gradient)}, state, params)
-  # The second was skipped. Weights 0.75^(n - i) / 4, over their sum.
+  # The second gradient was skipped. Gradient i has the weight 0.75^(n - i) / 4,
+  # divided by the sum of the weights.
   weights = np.array([0.75, 1.0])
   expected = (weights @ np.array([[4.0, 0.0], [16.0, 1.0]])) / weights.sum()
   np.testing.assert_allclose(
@@ -210,12 +212,12 @@ def test_second_moments_are_means_of_squared_gradients():
   assert int(applied(state)) == 2
 
 
-def test_no_clipping_at_zero():
+def test_a_clip_of_zero_means_no_clipping():
   params = {"w": jnp.zeros(2)}
   grads = {"w": jnp.array([30.0, -40.0])}
   chain = Optimizer(learning_rate=1.0, clip=0.0, eps=1.0).transformation()
   direction, _ = chain.update(grads, chain.init(params), params)
-  # Adam's correction, 1 - 0.999 in float32, is off by 1e-5.
+  # The relative error of Adam's correction, 1 - 0.999 in float32, is 1e-5.
   np.testing.assert_allclose(direction["w"], [30 / 31, -40 / 41], rtol=2e-5)
 
 

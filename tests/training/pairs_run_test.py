@@ -1,4 +1,4 @@
-"""A teacher, its pairs and their student, killed anywhere on the way."""
+"""A run of a teacher, its pairs and their student survives kills anywhere."""
 
 import copy
 import dataclasses
@@ -19,14 +19,14 @@ PAIRS, HELD_OUT, SHARD = 32, 16, 8
 
 @pytest.fixture(scope="module")
 def run(pairs_config, run_of):
-  # 18 updates of this size end lower than they began for seeds 0, 1, 2, 4 and
-  # 5; for the config's own, 3, the first ones overshoot too far.
+  # With seeds 0, 1, 2, 4 and 5, 18 updates lower the loss. With seed 3 of the
+  # config, the first updates overshoot too far.
   return run_of({**pairs_config, "seed": 0})
 
 
 @pytest.fixture(scope="module")
 def finished(run, tmp_path_factory):
-  """The workdir of a run that nothing interrupted."""
+  """The workdir of a run without interruptions."""
   workdir = tmp_path_factory.mktemp("finished")
   run.train(workdir)
   return workdir
@@ -34,7 +34,7 @@ def finished(run, tmp_path_factory):
 
 @pytest.fixture
 def pairs_until(run, crash_error):
-  """Pairs whose teacher crashes when it is to draw one number or a later."""
+  """pairs_until(workdir, n) gives pairs that crash at pair n."""
 
   def make(workdir, number):
     def pairs(*arguments):
@@ -53,12 +53,14 @@ def pairs_until(run, crash_error):
 
 
 def shards(workdir):
-  """The bytes of every pair on disk."""
+  """The bytes of each shard of pairs, by file name."""
   paths = sorted((workdir / "pairs" / "pairs").glob("*.npz"))
   return {path.name: path.read_bytes() for path in paths}
 
 
-def test_the_student_learns_its_teacher_s_pairs(finished, run, records_of):
+def test_the_student_learns_from_pairs_of_the_teacher(
+  finished, run, records_of
+):
   assert list(run.products(finished)) == [
     "teacher second_moments",
     "teacher teacher",
@@ -70,7 +72,7 @@ def test_the_student_learns_its_teacher_s_pairs(finished, run, records_of):
   assert record["words"] == str(finished / "pairs" / "pairs")
   records = records_of(finished)
   (made,) = (record for record in records if record["round"] == "pairs")
-  # One pass of the teacher a step.
+  # The teacher makes one pass for each of its 4 steps.
   assert made["passes"] == 4 * (PAIRS + HELD_OUT)
   assert made["seconds"] > 0
   losses = [r["held_out_loss"] for r in records if "held_out_loss" in r]
@@ -81,7 +83,7 @@ def test_the_student_learns_its_teacher_s_pairs(finished, run, records_of):
 def test_the_selected_student_has_the_best_held_out_loss(
   finished, run, records_of, at_update
 ):
-  """The score is the mean over the held-out pairs, computed apart."""
+  """The score of weights is their mean loss over the held-out pairs."""
   _, pairs, student = run.built.stages
   store = pair_store(
     run.built,
@@ -115,10 +117,10 @@ def test_the_selected_student_has_the_best_held_out_loss(
   assert float(total / count) == pytest.approx(min(losses), rel=1e-5)
 
 
-def test_a_killed_run_makes_the_same_and_no_pair_twice(
+def test_a_killed_run_makes_the_same_weights_and_no_pair_twice(
   run, finished, tmp_path, pairs_until, capsys
 ):
-  # Killed in the third shard, and among the held-out ones.
+  # Crash in the third shard, then in a held-out shard.
   run.crash(tmp_path, pairs=pairs_until(tmp_path, 2 * SHARD))
   kept = shards(tmp_path)
   assert list(kept) == ["00000.npz", "00001.npz"]
@@ -128,7 +130,7 @@ def test_a_killed_run_makes_the_same_and_no_pair_twice(
     line for line in capsys.readouterr().err.splitlines() if "is made" in line
   ]
   assert [line.split()[1] for line in said] == ["2", "3", "4"]
-  # And in the student: before, at and after its scores and checkpoints.
+  # Crash in the student, before, at and after scores and checkpoints.
   for life in (3, 6, 7, 0, 7):
     run.crash(tmp_path, life)
   run.train(tmp_path, STUDENT)
@@ -138,21 +140,23 @@ def test_a_killed_run_makes_the_same_and_no_pair_twice(
 
 @pytest.fixture(scope="module")
 def rolling(pairs_config, run_of, run):
-  """The run with room for two of four training shards, with labels."""
+  """The run with a rolling pool: room for two of four training shards."""
   config = copy.deepcopy(pairs_config)
-  # Three bytes for each of four values, and a label.
+  # A pair has three bytes for each of four values, and a label of four bytes.
   held_out, shard = (count * (3 * 4 + 4) for count in (HELD_OUT, SHARD))
   config["stages"]["pairs"]["max_gigabytes"] = (held_out + 2 * shard) / 1e9
   return dataclasses.replace(run_of(config), functions=run.functions)
 
 
 @pytest.mark.slow
-def test_a_rolling_pool_ends_the_same_after_a_crash(rolling, tmp_path, capsys):
+def test_crashes_do_not_change_the_result_of_a_rolling_pool(
+  rolling, tmp_path, capsys
+):
   whole, killed = tmp_path / "whole", tmp_path / "killed"
   rolling.train(whole)
   assert "a rolling pool of 2 of 4 shards" in capsys.readouterr().err
   assert len(shards(whole)) == 2 + HELD_OUT // SHARD
-  # Over 18 visits of a shard each the pool has moved from one end to another.
+  # In 18 updates the pool has moved from the first two shards to the last two.
   assert list(shards(whole))[:2] == ["00002.npz", "00003.npz"]
   for life in (TEACHER + 1, 5, 6, 4, 0, 7):
     rolling.crash(killed, life)
@@ -162,7 +166,9 @@ def test_a_rolling_pool_ends_the_same_after_a_crash(rolling, tmp_path, capsys):
   rolling.assert_same(killed, whole)
 
 
-def test_a_student_of_fewer_pairs_is_another(rolling, run, finished, tmp_path):
+def test_a_student_of_fewer_pairs_has_other_weights(
+  rolling, run, finished, tmp_path
+):
   """This test shows that the tests above can fail."""
   rolling.train(tmp_path)
   name = "student/001 last_student"

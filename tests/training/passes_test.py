@@ -1,4 +1,4 @@
-"""The cost of training, counted by hand."""
+"""The counted passes of training agree with counts by hand."""
 
 import pytest
 
@@ -24,19 +24,19 @@ def round_of(guided, num_updates=10):
   )
 
 
-def test_a_gradient_is_three_forward_passes_and_a_tangent_too():
+def test_a_gradient_and_a_tangent_each_count_as_three_passes():
   assert Passes(forward=5, gradient=7, tangent=11).units == 5 + 21 + 33
-  # A pass and its derivative by the input alone, of the whole or of a part.
+  # A derivative by the input costs two passes, or two passes of a part.
   assert Passes(input_gradient=5, input_tangent=7).units == 24
   assert Passes(trunk=2, trunk_gradient=3, trunk_share=0.5).units == 4
-  # A classifier is no denoiser.
+  # Passes of a classifier are not units, which count passes of the denoiser.
   assert Passes(classifier=3, classifier_gradient=2).units == 0
 
 
 @pytest.mark.parametrize("guided", [False, True])
-def test_the_trees_of_an_alternating_paper_take_turns(least_squares, guided):
+def test_alternating_turns_are_counted_in_their_order(least_squares, guided):
   passes = round_passes(least_squares(), round_of(guided))
-  # In the turns of the paper the student comes first.
+  # The student has the first turn of the cycle.
   student, auxiliary = 0.5 + 3 * 2 + 3, 2 + guided + 3
   expected = 0
   for updates in range(7):
@@ -44,7 +44,7 @@ def test_the_trees_of_an_alternating_paper_take_turns(least_squares, guided):
     expected += auxiliary if updates % 2 else student
 
 
-def test_all_trees_may_learn_in_each_update(least_squares):
+def test_a_turn_of_all_trees_is_counted_once(least_squares):
   class Together(least_squares):
     @property
     def cycle(self):
@@ -58,7 +58,7 @@ def test_all_trees_may_learn_in_each_update(least_squares):
   assert [passes(n) for n in range(3)] == [0, 12, 24]
 
 
-def test_five_updates_of_a_critic_to_one_of_the_student(least_squares):
+def test_five_critic_updates_are_counted_for_one_of_the_student(least_squares):
   class Critic(least_squares):
     @property
     def cycle(self):
@@ -76,13 +76,15 @@ def test_five_updates_of_a_critic_to_one_of_the_student(least_squares):
   [
     (DDIM(process=GaussianProcess(schedule=Cosine())), 0.0, True, 4),
     (DDIM(process=GaussianProcess(schedule=Cosine())), 1.5, True, 8),
-    # The teacher of these pairs is a student, guided once and for all.
+    # The teacher of these pairs is a student, whose weights hold the guidance.
     (DDIM(process=GaussianProcess(schedule=Cosine())), 1.5, False, 4),
     (Heun(process=GaussianProcess(schedule=EDM())), 0.0, True, 8),
     (Heun(process=GaussianProcess(schedule=EDM())), 1.5, True, 16),
   ],
 )
-def test_pairs_cost_their_teacher_s_steps(sampler, weight, guided, per_pair):
+def test_pairs_cost_the_sampler_steps_of_their_teacher(
+  sampler, weight, guided, per_pair
+):
   stage = Pairs(
     name="pairs",
     sampler=sampler,

@@ -1,7 +1,8 @@
-"""A run of one process leaves when told to; multihost_test.py has several.
+"""A run of one process saves and leaves when it is told to.
 
-Here a run is told to leave at chosen boundaries; by real signals, at random
-moments, there.
+These tests choose the boundary between updates at which a run must leave.
+multihost_test.py sends real signals at random moments, also to several
+processes.
 """
 
 import os
@@ -19,7 +20,7 @@ UPDATES = 18
 
 
 class Told(Preemption):
-  """Is told to leave at one boundary, counted from 0, and counts them."""
+  """A fake that tells a run to leave at one boundary, counted from 0."""
 
   def __init__(self, boundary=None):
     super().__init__()
@@ -40,13 +41,13 @@ def run(tiny_config, run_of):
 def finished(run, tmp_path_factory):
   workdir, never = tmp_path_factory.mktemp("finished"), Told()
   run.train(workdir, preemption=never)
-  # At each boundary before an update of the four rounds, once.
+  # The run asks once before each update of the four rounds.
   assert never.asked == 4 * UPDATES
   return workdir
 
 
 def leave(run, workdir, boundary, **arguments):
-  """The message of a run that is told to leave at a boundary."""
+  """Runs until a boundary at which the run must leave; returns its message."""
   with pytest.raises(PreemptedError) as error:
     run.train(workdir, preemption=Told(boundary), **arguments)
   assert error.value.status == 75
@@ -58,16 +59,18 @@ def saved(workdir, name):
   return sorted(steps_in(epath.Path(workdir) / name / "checkpoints"))
 
 
-def test_a_run_that_leaves_saves_and_goes_on_from_there(run, tmp_path, capsys):
+def test_a_run_that_leaves_saves_and_continues_from_there(
+  run, tmp_path, capsys
+):
   assert leave(run, tmp_path, 7) == (
     "asked to leave teacher after update 7; the same command goes on from there"
   )
-  # The cadence's own, and its own.
+  # The run saved update 5 at the cadence, and update 7 as it left.
   assert saved(tmp_path, "teacher") == [5, 7]
   capsys.readouterr()
   leave(run, tmp_path, 3)
   assert "teacher: goes on from update 7\n" in capsys.readouterr().err
-  # Older checkpoints stay until the next start has read the newest.
+  # Older checkpoints are kept until the next start has read the newest one.
   assert saved(tmp_path, "teacher") == [5, 7, 10]
 
 
@@ -86,19 +89,21 @@ def test_a_state_that_is_saved_is_not_saved_again(run, tmp_path):
 def test_a_run_that_leaves_many_times_makes_the_same_weights(
   run, finished, tmp_path, records_of
 ):
-  # In the middle, at a checkpoint, at once, at the end of a round, across one.
+  # Leave in a round, at a checkpoint, at once, and at and after a round's end.
   for boundary in (4, 6, 0, 5, 18, 17, 1, 16):
     leave(run, tmp_path, boundary)
   run.train(tmp_path)
   run.assert_same_weights(tmp_path, finished)
-  # The records account for all of the time.
+  # No record without a student's loss has negative seconds.
   lives = [r for r in records_of(tmp_path) if "student/loss" not in r]
   assert all(r["seconds"] >= 0 for r in lives)
 
 
-def test_pairs_are_left_between_two_shards(pairs_config, run_of, tmp_path):
+def test_a_stage_of_pairs_leaves_between_two_shards(
+  pairs_config, run_of, tmp_path
+):
   run = run_of(pairs_config)
-  # Six boundaries of the teacher, then one after each of six shards.
+  # The teacher has six boundaries, and then there is one after each shard.
   message = leave(run, tmp_path, 6 + 2)
   assert message.startswith("asked to leave pairs after a shard;")
   shards = tmp_path / "pairs" / "pairs"
@@ -108,7 +113,7 @@ def test_pairs_are_left_between_two_shards(pairs_config, run_of, tmp_path):
   assert len(list(shards.glob("*.npz"))) == 4
 
 
-def test_the_command_has_a_status_of_its_own(
+def test_train_exits_with_status_75_when_told_to_leave(
   monkeypatch, refuse, config_file, tmp_path
 ):
   monkeypatch.setattr(Preemption, "agreed", lambda *_, **__: True)
@@ -118,13 +123,13 @@ def test_the_command_has_a_status_of_its_own(
   assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_signal_is_noted_and_what_was_before_comes_back(mesh_of):
+def test_a_signal_is_noted_and_the_old_handler_restored(mesh_of):
   noted = []
   before = signal.signal(signal.SIGTERM, lambda *_: noted.append(1))
   try:
     with Preemption() as preemption:
       assert not preemption.agreed(mesh_of(1))
-      # A second one says nothing else.
+      # A second signal changes nothing.
       for _ in range(2):
         os.kill(os.getpid(), signal.SIGTERM)
         assert preemption.agreed(mesh_of(1))
@@ -136,7 +141,7 @@ def test_a_signal_is_noted_and_what_was_before_comes_back(mesh_of):
     signal.signal(signal.SIGTERM, before)
 
 
-def test_a_run_in_another_thread_has_no_signals(mesh_of):
+def test_a_run_in_another_thread_listens_to_no_signals(mesh_of):
   before, agreed = signal.getsignal(signal.SIGTERM), []
 
   def life():

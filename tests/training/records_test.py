@@ -1,4 +1,4 @@
-"""A record is whole and proves itself, or its line is skipped and named."""
+"""A damaged line of metrics.jsonl is skipped, and a warning names it."""
 
 import contextlib
 import errno
@@ -36,7 +36,7 @@ def records(workdir):
   return [record for _, record in read_records(workdir).good]
 
 
-def test_records_come_back_as_they_were_written(workdir, file):
+def test_records_are_read_as_they_were_written(workdir, file):
   assert records(workdir) == RECORDS
   assert read_records(workdir).warning == ""
   lines = [json.loads(line) for line in file.read_bytes().splitlines()]
@@ -56,7 +56,7 @@ def test_every_flipped_bit_is_found_or_harmless(workdir, file):
       assert all(record in RECORDS for _, record in read.good)
     else:
       assert records(workdir) == RECORDS
-  # A flip between two tokens can leave the same record, and 1e-7 is 1E-7.
+  # A few flips keep the record, such as a flip of a space or of 1e-7 to 1E-7.
   assert found > 7.8 * len(written)
 
 
@@ -113,7 +113,7 @@ def test_a_workdir_without_records_is_not_damaged(tmp_path):
   assert (list(read.good), read.warning) == ([], "")
 
 
-def test_a_folder_in_place_of_the_record_is_an_error_that_names_it(tmp_path):
+def test_a_folder_in_place_of_metrics_jsonl_is_an_error(tmp_path):
   (tmp_path / "metrics.jsonl").mkdir()
   for act in (
     lambda: read_records(epath.Path(tmp_path)),
@@ -143,7 +143,7 @@ def test_a_full_disk_leaves_whole_records_and_names_the_file(small_disk):
   with contextlib.suppress(OSError):
     append_record(workdir, {**record, "note": "x" * 5000})
   assert len(read_records(workdir).good) == written
-  # Once there is room, the same run goes on.
+  # With new room on the disk, the run continues.
   keep_records(workdir, lambda record: False, print)
   append_record(workdir, record)
   assert records(workdir) == [record]

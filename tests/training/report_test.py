@@ -23,13 +23,13 @@ from diffdistill.training.report import (
 
 @pytest.fixture(autouse=True)
 def no_clu(monkeypatch):
-  """None in sys.modules makes an import fail."""
+  """Makes every import of clu fail, by None in sys.modules."""
   monkeypatch.setitem(sys.modules, "clu", None)
 
 
 @pytest.fixture
 def clock(monkeypatch):
-  """time.monotonic(), moved by hand."""
+  """A clock in place of time.monotonic(), which tests move by hand."""
 
   class Clock:
     now = 1000.0
@@ -52,7 +52,7 @@ def pair(total, count):
 
 
 def records(workdir):
-  """Without what each says of its machine."""
+  """The records of metrics.jsonl, without the fields about the machine."""
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   machine = ("num_devices", "device_kind", "peak_host_bytes", "crc")
   return [
@@ -67,10 +67,10 @@ def test_a_record_names_the_devices_and_the_peak_memory(workdir):
   record = json.loads((workdir / "metrics.jsonl").read_text())
   assert (record["num_devices"], record["device_kind"]) == (8, "cpu")
   assert before <= record["peak_host_bytes"] < 2 * before
-  assert "peak_device_bytes" not in record  # a CPU does not say
+  assert "peak_device_bytes" not in record  # unknown on a CPU
 
 
-def test_means_weigh_by_count_and_counts_are_the_last():
+def test_means_are_weighted_and_counters_are_the_last_value():
   updates = [
     {"a/loss": pair(6, 3), "a/skipped": pair(1, 1)},
     {"b/loss": pair(5, 1)},
@@ -99,13 +99,13 @@ def test_means_weigh_by_count_and_counts_are_the_last():
     (360000.0, "100h00m"),
   ],
 )
-def test_durations_are_short(seconds, words):
+def test_durations_are_written_briefly(seconds, words):
   assert duration(seconds) == words
 
 
 def test_speed_leaves_out_the_compilation(clock):
   begun = clock.now
-  clock.now += 3  # of loading
+  clock.now += 3  # loading takes 3 seconds
   meter = Meter(10, begun)
   clock.now += 57
   meter.add({"a/loss": pair(2, 1)})
@@ -116,7 +116,7 @@ def test_speed_leaves_out_the_compilation(clock):
   values, speed, seconds = meter.read()
   assert values == {"a/loss": 3.0, "compile_seconds": 57.0}
   assert speed == 5.0
-  # But a round costs what it takes.
+  # The seconds of a round include the compilation.
   assert seconds == 62
   clock.now += 1
   for _ in range(2):
@@ -143,7 +143,7 @@ def test_each_record_is_a_line_of_json(workdir):
   ]
 
 
-def test_a_round_that_goes_on_forgets_what_is_made_again(workdir):
+def test_a_resumed_round_drops_records_of_updates_made_again(workdir):
   log = Report(workdir, Work(100))
   for name in ("teacher", "halve/004"):
     for step in (10, 20, 30):
@@ -167,14 +167,14 @@ def test_a_line_that_was_cut_off_is_dropped_and_named(workdir, cut, capsys):
   path.write_text(path.read_text()[:-cut])
   log.start_round("teacher", 20)
   log.write("teacher", 30, {"teacher/loss": 0.125})
-  # Only the newline is missing: the record is whole.
+  # If only the newline is cut off, the record is whole.
   expected = [10, 20, 30] if cut == 1 else [10, 30]
   assert [record["step"] for record in records(workdir)] == expected
   said = f"{path}: line 2 is damaged and skipped\n" if cut > 1 else ""
   assert capsys.readouterr().err == said
 
 
-def test_costs_are_the_passes_so_far_and_the_seconds_together(workdir):
+def test_costs_are_the_last_passes_and_the_sum_of_seconds(workdir):
   said = []
   assert costs(workdir, said.append) == {}
   log = Report(workdir, Work(100))
@@ -182,7 +182,8 @@ def test_costs_are_the_passes_so_far_and_the_seconds_together(workdir):
   log.write("teacher", 20, {"passes": 480, "seconds": 0.5})
   log.write("teacher", 20, {"distance": 0.25})
   log.write("pairs", 40, {"passes": 160, "seconds": 2.0})
-  # A life that was killed made 30 too, and its seconds were spent for nothing.
+  # This record at update 30 is of a killed process, so its seconds do not
+  # count.
   log.write("teacher", 30, {"passes": 720, "seconds": 1.0})
   log.start_round("teacher", 20)
   log.write("teacher", 30, {"passes": 720, "seconds": 0.25})
@@ -201,9 +202,9 @@ def test_numbers_that_are_not_finite_are_recorded_as_null(workdir, value):
   ]
 
 
-def test_a_bucket_holds_the_same_records(workdir, monkeypatch):
+def test_a_bucket_gets_the_same_records_without_appending(workdir, monkeypatch):
   monkeypatch.setattr(training_records, "in_bucket", lambda path: True)
-  # Object stores do this.
+  # An object store cannot append to a file.
   opened = type(workdir).open
 
   def no_append(self, mode="r", **kwargs):
@@ -218,18 +219,18 @@ def test_a_bucket_holds_the_same_records(workdir, monkeypatch):
   assert [path.name for path in workdir.iterdir()] == ["metrics.jsonl"]
 
 
-def test_a_new_run_has_nothing_to_forget(workdir):
+def test_starting_the_first_round_writes_no_records(workdir):
   Report(workdir, Work(100)).start_round("teacher", 0)
   assert not (workdir / "metrics.jsonl").exists()
 
 
-def test_the_progress_line(workdir, clock, capsys):
+def test_the_progress_line_shows_speed_time_and_share(workdir, clock, capsys):
   log = Report(workdir, Work(1000))
   log.progress("halve/004", 20, 50, 12.5, Work(600))
   line = capsys.readouterr().err
   assert " ".join(line.split()) == ("halve/004 20/50 12 images/s 48s left 40 %")
   assert line.endswith("\n")
-  # Without a terminal there is one line in 30 seconds at most, and the last.
+  # Without a terminal, there is one line in 30 seconds, and one at the end.
   clock.now += 29
   log.progress("halve/004", 30, 50, 12.5, Work(500))
   assert capsys.readouterr().err == ""
@@ -241,14 +242,14 @@ def test_the_progress_line(workdir, clock, capsys):
   assert lines[-1].split()[-4:] == ["0s", "left", "100", "%"]
 
 
-def test_the_progress_line_by_the_clock(workdir, capsys):
+def test_the_progress_line_of_a_timed_round_shows_seconds_left(workdir, capsys):
   log = Report(workdir, Work(1000, 60.0))
   log.progress("teacher", 20, None, 10.0, Work(500, 30.0))
   line = capsys.readouterr().err
   assert " ".join(line.split()) == "teacher 20/? 10 images/s 1m20s left 50 %"
 
 
-def test_a_terminal_has_one_line_for_a_round(
+def test_on_a_terminal_a_round_rewrites_one_line(
   workdir, clock, capsys, monkeypatch
 ):
   monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
@@ -278,7 +279,7 @@ def test_only_the_first_process_writes(workdir, capsys, monkeypatch):
   assert list(workdir.iterdir()) == []
 
 
-def test_tensorboard_gets_the_scalars(workdir, monkeypatch):
+def test_tensorboard_gets_all_numbers_of_a_record(workdir, monkeypatch):
   calls = []
 
   class SummaryWriter:

@@ -1,7 +1,8 @@
-"""The best weights are the product, whatever happens on the way to them.
+"""A round's product is its best weights, also after crashes.
 
-Scores are scripted: the first run gives each product, to the bit, the next
-score, and any life of another run must come by the same products.
+The scores are scripted: the first run gives each new product the next score. A
+product with the same bits has the same score in other runs, and another product
+fails the test.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ NAN = float("nan")
 
 @dataclasses.dataclass(frozen=True)
 class Mean(Objective):
-  """A classifier, as far as a curriculum asks for one."""
+  """An objective that a curriculum takes for a classifier's."""
 
   rounds = "one"
   sampler = None
@@ -47,7 +48,7 @@ class Mean(Objective):
 
 
 class Zero:
-  """A network of one number."""
+  """A network that is one number."""
 
   def init(self, key):
     return jnp.zeros(())
@@ -63,7 +64,7 @@ JUDGE = Training(
 
 
 class Scripted:
-  """Scores by product, which later lives must make again."""
+  """Gives each new product the next score, and an old product its old score."""
 
   def __init__(self, *script):
     self.script = list(script)
@@ -82,7 +83,7 @@ class Scripted:
 
 @pytest.fixture(scope="module")
 def run(tiny_config, run_of):
-  """A judge, a teacher and one student, whose average is selected."""
+  """A run of a judge, a teacher and one student with an average."""
   fields = {**tiny_config["stages"]["halve"], "start_steps": 2}
   fields["optimizer"] = {**fields["optimizer"], "ema_decay": 0.9}
   config = {
@@ -98,7 +99,7 @@ def run(tiny_config, run_of):
 
 @pytest.fixture
 def select(run):
-  """The stages, with the student selected."""
+  """select(...) gives the stages; the student's best weights are selected."""
 
   def make(patience=0):
     *others, halve = run.built.stages
@@ -111,7 +112,7 @@ def select(run):
 
 
 def distances(workdir, records_of):
-  """(step, score) of every record that has one."""
+  """(Step, score) of every record that has a score."""
   return [
     (record["step"], record["distance"])
     for record in records_of(workdir)
@@ -134,7 +135,7 @@ def scores():
 
 @pytest.fixture(scope="module")
 def finished(run, scores, tmp_path_factory):
-  """The workdir of a run that nothing interrupted."""
+  """The workdir of a run without interruptions."""
   workdir = tmp_path_factory.mktemp("finished")
   *others, halve = run.built.stages
   halve = dataclasses.replace(
@@ -159,16 +160,17 @@ def test_the_product_is_the_best_and_the_last_is_kept(
   assert made == {"final", "final.json"}
 
 
-def test_a_selection_changes_nothing_of_the_training(finished, run, tmp_path):
+def test_a_selection_does_not_change_the_training(finished, run, tmp_path):
   run.train(tmp_path)
   last = run.products(tmp_path)["halve/001 student"]
   assert_trees_are_same(last, run.products(finished)["halve/001 last_student"])
 
 
-def test_an_interrupted_selection_ends_the_same(
+def test_an_interrupted_selection_has_the_same_result(
   finished, run, scores, select, tmp_path
 ):
-  # Before, at and after scores (every 4th) and checkpoints (every 5th).
+  # Crash before, at and after scores (every 4th update) and checkpoints (every
+  # 5th).
   for life in (BEFORE_THE_STUDENT + 4, 3, 5, 4, 8, 2, 0, 5):
     run.crash(tmp_path, life, distance=scores, stages=select())
   run.train(tmp_path, distance=scores, stages=select())
@@ -191,16 +193,17 @@ def test_a_crash_around_the_writing_of_a_best_changes_nothing(
     save(self, *arguments)
     raise crash_error
 
-  # The bests are after 4 and 8 updates, the checkpoints after 5, 10 and 15.
+  # Best weights are saved after 4 and 8 updates, checkpoints after 5, 10 and
+  # 15.
   for place, name, broken, step in (
     (selection, "save_best", crash, None),
     (selection, "save_best", crash_after_best, 4),
-    # With the best on disk, and no checkpoint of it.
+    # The best weights are on disk, but no checkpoint is.
     (Checkpoints, "save", crash, 4),
     (Checkpoints, "save", crash_after_save, 4),
     (selection, "save_best", crash, 4),
     (selection, "save_best", crash_after_best, 8),
-    # With a best that is later than the newest checkpoint.
+    # The best weights are newer than the newest checkpoint.
     (Checkpoints, "save", crash, 8),
     (selection, "load_best", crash, 8),
     (checkpoint, "save_final", crash, 8),
@@ -209,7 +212,7 @@ def test_a_crash_around_the_writing_of_a_best_changes_nothing(
     with monkeypatch.context() as patch:
       patch.setattr(place, name, broken)
       if name == "discard":
-        # The rounds before have no score.
+        # Crash only in the round with scores.
         def discard(round_dir):
           if str(round_dir).endswith("halve/001"):
             raise crash_error
@@ -222,7 +225,9 @@ def test_a_crash_around_the_writing_of_a_best_changes_nothing(
   run.assert_same(tmp_path, finished)
 
 
-def test_patience_ends_a_round(run, select, tmp_path, records_of, capsys):
+def test_a_round_ends_when_its_patience_is_used_up(
+  run, select, tmp_path, records_of, capsys
+):
   scores = Scripted(0.2, 0.5, 0.6)
   whole, killed = tmp_path / "whole", tmp_path / "killed"
   run.train(whole, distance=scores, stages=select(patience=2))
@@ -231,7 +236,7 @@ def test_patience_ends_a_round(run, select, tmp_path, records_of, capsys):
   products = run.products(whole)
   assert_trees_are_same(products["halve/001 student"], scores.products[0])
   assert_trees_are_same(products["halve/001 last_student"], scores.products[2])
-  # Killed before its last score, it ends there too; and after it.
+  # A run that crashes before or after its last score ends at the same update.
   run.crash(
     killed,
     BEFORE_THE_STUDENT + 11,

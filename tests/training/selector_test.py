@@ -1,4 +1,4 @@
-"""The selector keeps the best weights, and knows when to give up."""
+"""The selector keeps the best weights, and ends a round without progress."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +13,7 @@ NAN = float("nan")
 
 @pytest.fixture
 def selector(tmp_path, mesh_of):
-  """A selector of weights that are their own scores."""
+  """selector(...) makes a selector; the score of weights is their value."""
 
   def make(**fields):
     return Selector(
@@ -27,7 +27,7 @@ def selector(tmp_path, mesh_of):
 
 
 def consider(selector, *scores):
-  """The scores after 5, 10, ... updates; the best weights."""
+  """Gives scores after 5, 10, ... updates; returns the best weights."""
   for i, score in enumerate(scores, 1):
     given = selector.consider({"w": jnp.float32(score)}, 5 * i)
     assert given == np.float32(score) or np.isnan(given)
@@ -47,7 +47,7 @@ def consider(selector, *scores):
 )
 def test_the_lowest_score_is_kept_and_nan_never(selector, scores, best):
   assert consider(selector(), *scores) == best
-  # Another process finds it on disk.
+  # Another selector finds the best weights on disk.
   assert consider(selector()) == best
 
 
@@ -69,7 +69,7 @@ def test_patience_counts_scores_since_the_best(selector, scores):
   exhausted = [seen.exhausted(step) for step in range(best, best + 16, 5)]
   assert exhausted == [False, False, True, True]
   assert not selector(patience=0).exhausted(10**6)
-  # A resumed round comes to its best again: that is no waiting.
+  # A resumed round repeats updates before its best; they do not count.
   assert not seen.exhausted(best - 5)
 
 

@@ -40,14 +40,14 @@ def test_a_mesh_has_all_devices(data, fsdp, sizes):
   ("data", "fsdp"),
   [(3, -1), (-1, 3), (2, 2), (16, 1), (0, 8), (-1, 0), (-8, -1)],
 )
-def test_refuses_sizes_that_do_not_use_the_devices(data, fsdp):
+def test_mesh_sizes_that_do_not_use_all_devices_are_refused(data, fsdp):
   with pytest.raises(ValueError, match=rf"data={data}, fsdp={fsdp}.* 8 dev"):
     make_mesh(data=data, fsdp=fsdp)
 
 
 @dataclasses.dataclass(frozen=True)
 class Far:
-  """A device that is not here."""
+  """A fake device."""
 
   id: int
   platform: str
@@ -57,7 +57,7 @@ class Far:
 
 @dataclasses.dataclass(frozen=True)
 class Sliced(Far):
-  """One that names its slice."""
+  """A fake device that names its slice."""
 
   slice_index: int = 0
   coords: tuple = ()
@@ -65,7 +65,7 @@ class Sliced(Far):
 
 
 def tpu_slices(count):
-  """Slices of 2 x 4 chips, two hosts each; the last one's come first."""
+  """Chips of slices of 2 x 4 with two hosts each, the last slice first."""
   return [
     Sliced(
       id=8 * number + chip,
@@ -92,7 +92,7 @@ def test_fsdp_stays_inside_a_slice(fsdp):
   assert devices.shape == (16 // fsdp, fsdp)
   assert len(set(devices.ravel())) == 16
   slices = np.vectorize(lambda device: device.slice_index)(devices)
-  # Data goes through one slice and then through the other.
+  # The data axis goes through one slice and then through the other.
   assert (slices.ravel() == np.repeat([0, 1], 8)).all()
 
 
@@ -103,33 +103,33 @@ def test_neighbours_on_the_mesh_are_neighbours_on_the_torus():
     assert (np.ptp(places, axis=0) == [0, 3, 0]).all()
 
 
-def test_fsdp_is_a_whole_slice_where_neither_size_is_given():
+def test_fsdp_is_a_whole_slice_if_neither_size_is_given():
   mesh = make_mesh(data=-1, fsdp=-1, devices=tpu_slices(2))
   assert dict(mesh.shape) == {"data": 2, "fsdp": 8}
   assert dict(make_mesh(data=-1, fsdp=-1).shape) == {"data": 1, "fsdp": 8}
 
 
-def test_the_hosts_of_gpus_are_slices_unless_they_name_theirs():
+def test_gpu_hosts_are_slices_unless_devices_name_their_slice():
   for fsdp in (2, 4):
     devices = make_mesh(fsdp=fsdp, devices=gpu_hosts(3)).devices
     hosts = np.vectorize(lambda device: device.process_index)(devices)
     assert (hosts == hosts[:, :1]).all()
   with pytest.raises(ValueError, match=r"mesh.fsdp is 12, which does not div"):
     make_mesh(fsdp=12, devices=gpu_hosts(3))
-  # Hosts that one fast network joins.
+  # Hosts with one slice index count as one slice.
   joined = gpu_hosts(3, kind=Sliced, slice_index=7)
   assert make_mesh(fsdp=12, devices=joined).shape["fsdp"] == 12
 
 
 @pytest.mark.parametrize(("data", "fsdp"), [(1, -1), (-1, 16), (1, 16)])
-def test_refuses_an_fsdp_across_slices(data, fsdp):
+def test_an_fsdp_across_slices_is_refused(data, fsdp):
   with pytest.raises(
     ValueError, match=r"^mesh.fsdp is 16, .* the 8 devices of each of 2 slices"
   ):
     make_mesh(data=data, fsdp=fsdp, devices=tpu_slices(2))
 
 
-def test_refuses_half_a_slice():
+def test_half_a_slice_is_refused():
   with pytest.raises(ValueError, match=r"the 2 slices have \[4, 8\] devices"):
     make_mesh(devices=tpu_slices(2)[:12])
 
@@ -143,7 +143,7 @@ BIG = MIN_SIZE_TO_SPLIT
     ((BIG,), ("fsdp",)),
     ((BIG // 4, 8), ("fsdp", None)),
     ((8, BIG // 4), (None, "fsdp")),
-    # The largest axis that 4 divides, and the first of equals.
+    # The largest axis that 4 divides is split; of equal axes, the first.
     ((BIG - 1, 8), (None, "fsdp")),
     ((3, 3, 512, 512), (None, None, "fsdp", None)),
     ((BIG - 1, 3), ()),
@@ -152,7 +152,7 @@ BIG = MIN_SIZE_TO_SPLIT
     ((), ()),
   ],
 )
-def test_the_rule_from_shape_to_place(shape, spec):
+def test_the_largest_axis_that_fsdp_divides_is_split(shape, spec):
   mesh = make_mesh(data=2, fsdp=4)
   array = jax.ShapeDtypeStruct(shape, jnp.float32)
   actual = tree_shardings({"a": array}, Layout(mesh=mesh))
@@ -166,7 +166,7 @@ def test_nothing_is_split_without_fsdp():
 
 
 def paths_of(places):
-  """Axis of the split by path, without those that are whole."""
+  """The split axis of each array by path, without arrays that are whole."""
   return {
     parameter_path(path): place.spec.index("fsdp")
     for path, place in jax.tree.leaves_with_path(places)
@@ -189,7 +189,7 @@ NET = {
       {"conv_in/kernel": 3, "block/conv_in/kernel": 3},
     ),
     ((("^conv_in", -1), ("kernel", -1)), {}),
-    # The first that is found, and smaller arrays too.
+    # The first override that matches counts, also for smaller arrays.
     (
       (("^conv_in/kernel$", 2), ("block/.*kernel", 3), ("conv_in", -1)),
       {"conv_in/kernel": 2, "block/conv_in/kernel": 3},
@@ -218,19 +218,19 @@ def test_an_override_comes_before_the_rule(overrides, expected):
     ((("bias", -2),), r"\('bias', -2\), but conv_in/bias is of shape"),
   ],
 )
-def test_refuses_overrides_that_do_not_fit(overrides, message):
+def test_overrides_that_do_not_fit_are_refused(overrides, message):
   with pytest.raises(ValueError, match=rf"^mesh\.overrides has {message}"):
     Layout(mesh=make_mesh(data=2, fsdp=4), overrides=overrides).check([NET])
 
 
-def test_moments_and_averages_lie_as_their_parameters_do(least_squares):
+def test_moments_and_averages_are_split_like_their_parameters(least_squares):
   class Net(least_squares):
     def init(self, key, frozen):
       return {name: jax.tree.map(jnp.asarray, NET) for name in self.trees}
 
   layout = Layout(
     mesh=make_mesh(data=2, fsdp=4),
-    # Anchored: a parameter's path is the same in every tree.
+    # The patterns are anchored: a parameter's path is the same in every tree.
     overrides=(("^conv_in/kernel$", 3), ("^block", -1)),
   )
   optimizer = Optimizer(learning_rate=0.1, ema_decay=0.9)
@@ -296,7 +296,7 @@ def test_the_first_state_is_split_when_it_is_made(least_squares):
       large += 1
       for shard in array.addressable_shards:
         assert shard.data.size == array.size // 8
-  # Three layers of 512 x 512, each with two moments and an average.
+  # Each of three layers of 512 x 512 has two moments and an average.
   assert large == 3 * 4
   held = sum(
     shard.data.nbytes

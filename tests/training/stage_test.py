@@ -1,4 +1,4 @@
-"""The rounds of every kind of stage, and the stages that are none."""
+"""Every kind of stage has the right rounds; impossible stages are refused."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ FROZEN = {"teacher": "teacher"}
 
 @pytest.fixture
 def stage(least_squares):
-  """A stage of the kind whose fields it is given."""
+  """stage(...) makes a stage with these fields."""
 
   def make(name="halve", rounds="one", consumes="images", **fields):
     fields = {"num_updates": 10, "batch_size": 8, "frozen": FROZEN, **fields}
@@ -62,11 +62,11 @@ def test_rounds_halve_and_each_teaches_the_next(halving):
     "halve/002",
   ]
   assert {r.stage for r in rounds} == {"halve"}
-  # A student has its teacher's guidance in its weights.
+  # The weights of a student hold the guidance of its teacher.
   assert [r.guided for r in rounds] == [True, False, False, False, False]
 
 
-def test_only_the_teacher_changes_from_round_to_round(halving):
+def test_only_the_teacher_changes_between_rounds(halving):
   frozen = {"teacher": "teacher", "classifier": "judge"}
   rounds = halving(frozen=frozen, start_steps=4).rounds(frozen, guided=False)
   assert [r.frozen for r in rounds] == [
@@ -85,13 +85,13 @@ def test_the_last_rounds_are_twice_as_long(halving, long_rounds, lengths):
   assert [r.num_updates for r in rounds] == lengths
 
 
-def test_rounds_end_where_they_are_told(halving):
+def test_halving_ends_at_end_steps(halving):
   rounds = halving(start_steps=24, end_steps=3).rounds(FROZEN, True)
   assert names(rounds) == ["halve/012", "halve/006", "halve/003"]
 
 
 @pytest.mark.parametrize("guided", [False, True])
-def test_other_kinds_have_rounds_of_one_length(stage, guided):
+def test_rounds_of_other_kinds_have_the_same_length(stage, guided):
   frozen = {"teacher": "somewhere"}
   each = stage("moments", "each", num_steps=(8, 2, 1))
   one_step = stage("student", "one_step", consumes="pairs", pairs="pairs")
@@ -108,19 +108,19 @@ def test_other_kinds_have_rounds_of_one_length(stage, guided):
       assert round_.guided == guided
 
 
-def test_codes_are_distinct_and_do_not_change(halving):
+def test_codes_of_rounds_are_distinct_and_fixed(halving):
   rounds = halving(start_steps=1024).rounds(FROZEN, True)
   codes = [round_.code for round_ in rounds]
   assert len(set(codes)) == 10
   assert all(0 <= code < 2**31 for code in codes)
-  # A run that began with other keys and data order would not go on as it was.
+  # With another code, a run that began earlier would have other keys and data.
   assert dict(zip(names(rounds), codes, strict=True))["halve/004"] == (
     2139373561
   )
 
 
 @pytest.mark.parametrize(("start", "end"), [(24, 1), (1, 1), (2, 4), (12, 8)])
-def test_refuses_steps_that_do_not_halve(halving, start, end):
+def test_steps_that_do_not_halve_are_refused(halving, start, end):
   with pytest.raises(
     ValueError, match=f"start_steps={start} to end_steps={end}; pass a start"
   ):
@@ -138,7 +138,7 @@ def test_refuses_steps_that_do_not_halve(halving, start, end):
       {"accumulate": 3},
       "accumulate=3 times groups of 1 does not divide",
     ),
-    # Fields that a kind does not use, or that it needs.
+    # A kind of stage does not use these fields, or needs them.
     ({"start_steps": 8}, "start_steps is 8, but its objective has no use for"),
     ({"num_steps": (8,)}, "num_steps is (8,), but its objective has no use"),
     ({"pairs": "pairs"}, "pairs is 'pairs', but its objective has no use for"),
@@ -154,7 +154,9 @@ def test_refuses_steps_that_do_not_halve(halving, start, end):
     ),
   ],
 )
-def test_refuses_in_one_line(stage, fields, message):
+def test_impossible_fields_of_a_stage_are_refused_in_one_line(
+  stage, fields, message
+):
   with pytest.raises(ValueError) as error:  # noqa: PT011 (matched below)
     stage(**fields)
   assert message in str(error.value)
@@ -178,7 +180,7 @@ def test_frozen_names_are_what_the_objective_needs(stage, frozen):
     ({"num_images": 19}, "num_images is 19; pass 20 or more"),
   ],
 )
-def test_refuses_a_selection_out_of_range(fields, message):
+def test_a_selection_out_of_range_is_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     Selection(**{"by": "distance", "every": 5, **fields})
 

@@ -18,7 +18,7 @@ from diffdistill.training.step import make_evaluate, make_update
 
 
 def start(objective, optimizer, frozen, mesh, accumulate=1):
-  """(state, updates by name, frozen) on a mesh."""
+  """(State, updates by turn, frozen trees) on a mesh."""
   optimizers = dict.fromkeys(objective.trees, optimizer)
   state = create_state(objective, optimizers, jax.random.key(0), frozen)
   shardings = tree_shardings(state, Layout(mesh=mesh))
@@ -34,7 +34,7 @@ def start(objective, optimizer, frozen, mesh, accumulate=1):
 
 @pytest.fixture(scope="module")
 def arguments(at_update):
-  """arguments(objective, rows, mesh): (batch, key, now, rates) on a mesh."""
+  """arguments(objective, rows, mesh) gives (batch, key, now, rates)."""
 
   def make(objective, rows, mesh, **scalars):
     traced = (jax.random.key(1), *at_update(objective, **scalars))
@@ -63,7 +63,9 @@ def equal(a, b):
 
 
 @pytest.mark.parametrize("name", ["student", "auxiliary"])
-def test_only_the_named_tree_changes(least_squares, mesh_of, arguments, name):
+def test_an_update_changes_only_the_trees_of_its_turn(
+  least_squares, mesh_of, arguments, name
+):
   optimizer = Optimizer(learning_rate=0.1, ema_decay=0.9)
   mesh = mesh_of(2)
   state, updates, frozen = start(least_squares(), optimizer, teacher(), mesh)
@@ -105,7 +107,9 @@ def test_state_is_donated_and_frozen_trees_are_not(
     assert not leaf.is_deleted()
 
 
-def test_keys_differ_by_step_and_by_name(least_squares, mesh_of, arguments):
+def test_each_step_and_each_turn_has_its_own_key(
+  least_squares, mesh_of, arguments
+):
   mesh = mesh_of(1)
   state, updates, frozen = start(
     least_squares(), Optimizer(learning_rate=0.0), teacher(), mesh
@@ -127,7 +131,7 @@ def test_keys_differ_by_step_and_by_name(least_squares, mesh_of, arguments):
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_an_evaluation_returns_the_metrics_of_an_update_and_changes_nothing(
+def test_an_evaluation_gives_an_update_s_metrics_and_changes_nothing(
   least_squares, mesh_of, devices, arguments
 ):
   mesh, goal = mesh_of(devices), least_squares()
@@ -140,7 +144,7 @@ def test_an_evaluation_returns_the_metrics_of_an_update_and_changes_nothing(
   metrics = evaluate({**frozen, **state.params}, batch, key, now)
   assert equal(before, jax.device_get(state.params))
   _, updated = updates["student"](state, frozen, batch, key, now, rates)
-  # The product's own loss, of the first trained name.
+  # An evaluation has the loss of the turn that trains the product.
   assert set(metrics) == {"student/loss", "student/draw"}
   for value, expected in zip(
     metrics["student/loss"], updated["student/loss"], strict=True
@@ -154,7 +158,7 @@ def test_an_evaluation_returns_the_metrics_of_an_update_and_changes_nothing(
 def test_accumulation_gives_the_gradient_of_the_whole_batch(
   least_squares, mesh_of, monkeypatch, devices, unroll, arguments
 ):
-  # Loops are written out on a CPU, and are loops on accelerators.
+  # The program unrolls loops on a CPU, but not on accelerators.
   monkeypatch.setattr("diffdistill.training.step.unrolled", lambda _: unroll)
   mesh = mesh_of(devices)
   results = []
@@ -174,14 +178,14 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(
       whole_metrics[name], part_metrics[name], strict=True
     ):
       np.testing.assert_allclose(total, part, rtol=1e-5, err_msg=name)
-  # The norm of the whole batch's gradient, not of a part's.
+  # The loss counts all 16 rows, and each of the 4 parts has its own key.
   assert float(part_metrics["student/loss"][1]) == 16
   assert float(part_metrics["student/draw"][1]) == 4
 
 
 @pytest.fixture
 def seen(least_squares):
-  """LeastSquares, and the types of the batches that its loss is given."""
+  """(LeastSquares, the dtypes of each batch that its loss gets)."""
   batches = []
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,7 +202,7 @@ def flipped_rows(size):
 
 
 def by_hand(stored, params, frozen):
-  """Loss and gradient of LeastSquares' student, on a stored batch, in numpy."""
+  """(Loss, norm of the gradient) of LeastSquares' student, by NumPy."""
   image = stored["image"].astype(np.float64) / 127.5 - 1
   image[stored["flip"]] = image[stored["flip"], :, ::-1]
   x = image.reshape(len(image), -1)
@@ -210,7 +214,7 @@ def by_hand(stored, params, frozen):
 
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_device_scales_and_mirrors_what_is_stored(
+def test_the_device_scales_and_mirrors_stored_images(
   seen, mesh_of, devices, accumulate, arguments
 ):
   mesh, (goal, heard_of) = mesh_of(devices), seen
@@ -239,13 +243,13 @@ def test_the_device_scales_and_mirrors_what_is_stored(
 
 @pytest.fixture(scope="module")
 def progressive(tiny_config):
-  """(objective, its frozen teacher) of the tiny run, far from zero."""
+  """(The objective of the tiny run, a random frozen teacher)."""
   built = from_config.build(tiny_config)
   objective = built.stages[1].objective
   params = built.denoiser.network.init(jax.random.key(2))
   leaves, structure = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(3), len(leaves))
-  # The last layer starts at zero: such a teacher has nothing to teach.
+  # A new network's last layer is zero, so all weights are made random.
   leaves = [
     leaf + 0.3 * jax.random.normal(key, leaf.shape)
     for leaf, key in zip(leaves, keys, strict=True)
@@ -272,7 +276,7 @@ def on_one_device(progressive, mesh_of, arguments):
 def test_the_mesh_changes_no_result(
   progressive, on_one_device, mesh_of, monkeypatch, data, fsdp, arguments
 ):
-  # Split even this small network over fsdp.
+  # This splits even a small network over fsdp.
   monkeypatch.setattr("diffdistill.training.sharding.MIN_SIZE_TO_SPLIT", 1)
   expected, params = on_one_device
   actual, new_params = first_update(progressive, mesh_of(data, fsdp), arguments)

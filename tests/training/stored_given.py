@@ -1,4 +1,4 @@
-"""Shared by tests of what is stored: saving, restoring and damaging."""
+"""Saves, restores and damages files, for tests of stored weights."""
 
 import shutil
 
@@ -83,7 +83,7 @@ DAMAGES = (
 
 
 def flip_a_bit_of_an_array(tree, name):
-  """The tree with one bit of one of its arrays flipped."""
+  """The tree with one flipped bit in the named array."""
 
   def flip(path, leaf):
     if jax.tree_util.keystr(path, simple=True, separator="/") != name:

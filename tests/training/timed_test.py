@@ -1,4 +1,4 @@
-"""Stages that end by the clock, on a clock that ticks with every update."""
+"""Stages that end by the clock have the right length; each update is a tick."""
 
 import copy
 import dataclasses
@@ -16,7 +16,7 @@ ROUNDS = ("teacher", "halve/004", "halve/002", "halve/001")
 
 
 class Clock:
-  """Seconds that pass only where something is made."""
+  """A clock on which time passes only by ticks."""
 
   def __init__(self, seconds=0.125):
     self._seconds, self._now = seconds, 5000.0
@@ -30,7 +30,7 @@ class Clock:
 
 @pytest.fixture(scope="module")
 def config(tiny_config):
-  """6 seconds for the teacher, 12 for the students; all at most 500 updates."""
+  """A config with 6 seconds for the teacher and 12 seconds for the students."""
   config = copy.deepcopy(tiny_config)
   for name, minutes in (("teacher", 0.1), ("halve", 0.2)):
     config["stages"][name] |= {"minutes": minutes, "num_updates": 500}
@@ -59,8 +59,9 @@ def lengths(workdir):
   }
 
 
-def test_rounds_have_as_many_updates_as_fit(finished, records_of):
-  # 8 updates a second; the long rounds have two parts of five each.
+def test_timed_rounds_have_as_many_updates_as_fit(finished, records_of):
+  # There are 8 updates a second. Each of the two long rounds has two fifths of
+  # the time.
   assert lengths(finished) == {
     "teacher": 48,
     "halve/004": 20,
@@ -75,13 +76,13 @@ def test_rounds_have_as_many_updates_as_fit(finished, records_of):
 
 
 @pytest.mark.parametrize("speed", [0.125, 0.01])
-def test_killed_anywhere_it_makes_the_same_weights(
+def test_a_timed_run_killed_anywhere_makes_the_same_weights(
   finished, run, tmp_path, speed
 ):
-  """At another speed too, once the length of a round is settled."""
+  """This holds at another speed too, after the length of a round is settled."""
   clock = Clock()
-  # Before, at and after the update at which a length is settled (10 of 48, 4
-  # of 20), and beside checkpoints.
+  # Crash before, at and after the update at which a length is settled (10 of
+  # 48, 4 of 20), and around checkpoints.
   for life in (3, 8, 3, 0, 9, 30, 1, 4):
     run.crash(tmp_path, life, clock=clock)
     if lengths(tmp_path):
@@ -99,7 +100,7 @@ def test_killed_anywhere_it_makes_the_same_weights(
 def test_a_recorded_length_makes_the_same_weights_at_any_speed(
   finished, run, tmp_path
 ):
-  """Given the lengths, a machine at any speed makes the same weights."""
+  """clock.json states the lengths of rounds, so the speed does not matter."""
   for name in ROUNDS:
     (tmp_path / name).mkdir(parents=True)
     record = (finished / name / "clock.json").read_bytes()
@@ -115,15 +116,15 @@ def test_num_updates_limits_a_round_that_the_clock_ends(run, tmp_path):
   assert lengths(tmp_path / "both") == {"teacher": 18}
 
 
-def test_calls_of_several_updates_are_whole(run, tmp_path):
+def test_a_timed_round_has_whole_calls(run, tmp_path):
   (teacher, _) = run.built.stages
   calls = dataclasses.replace(teacher, updates_per_call=4)
-  clock = Clock(0.51)  # a call, not an update, takes a tick
+  clock = Clock(0.51)  # one tick for each call, not for each update
   run.train(tmp_path, clock=clock, stages=(calls,), log=8, checkpoint=8)
   assert lengths(tmp_path) == {"teacher": 48}
 
 
-def test_scores_and_pictures_are_not_on_the_clock(run, tmp_path):
+def test_the_time_of_scores_and_pictures_does_not_count(run, tmp_path):
   clock = Clock()
   (teacher, _) = run.built.stages
   select = Selection(by="distance", every=5)
@@ -146,10 +147,10 @@ def test_scores_and_pictures_are_not_on_the_clock(run, tmp_path):
   assert lengths(tmp_path) == {"teacher": 48}
 
 
-def test_the_pairs_that_fit_are_made_and_learned(
+def test_as_many_shards_of_pairs_are_made_as_fit(
   pairs_config, run_of, tmp_path, crash_error
 ):
-  """2 shards of the 4 that there could be, and those that are held out."""
+  """In the given time, 2 of 4 shards and the held-out shards are made."""
   config = copy.deepcopy(pairs_config)
   config["stages"]["pairs"]["minutes"] = 0.55
   run, clock = run_of(config), Clock(1.0)
@@ -168,8 +169,8 @@ def test_the_pairs_that_fit_are_made_and_learned(
 
     return dataclasses.replace(store, draw=draw)
 
-  # 33 s at a second each: 16 held out, and two shards of 8. The second shard
-  # is where it is killed; the first draw of all compiles.
+  # 33 seconds are enough for 16 held-out pairs and two shards of 8, at a second
+  # each. The first draw compiles. The run crashes in the second shard.
   run.crash(tmp_path, clock=clock, pairs=pairs)
   assert drawn == [0, 0, None]
   record = read_json(tmp_path / "pairs" / "clock.json")
@@ -180,7 +181,7 @@ def test_the_pairs_that_fit_are_made_and_learned(
   assert made == ["00000.npz", "00001.npz", "00004.npz", "00005.npz"]
 
 
-def test_pairs_that_were_left_behind_are_not_on_their_student_s_clock(
+def test_the_time_of_making_lost_pairs_again_does_not_count(
   pairs_config, run_of, records_of, tmp_path
 ):
   config = copy.deepcopy(pairs_config)
@@ -204,8 +205,8 @@ def test_pairs_that_were_left_behind_are_not_on_their_student_s_clock(
   def lines(name):
     return [r for r in records_of(tmp_path) if r["round"] == name]
 
-  # Before the student's first update, before its length is settled, and where
-  # but three updates are left, each of another shard.
+  # Crash before the student's first update, before its length is settled, and
+  # when three updates are left, each of another shard.
   for life in (6, 7, 40):
     run.crash(tmp_path, life, clock=clock, pairs=pairs)
     left_behind()
@@ -215,7 +216,7 @@ def test_pairs_that_were_left_behind_are_not_on_their_student_s_clock(
   assert {"00004", "00005"} < made
   record = read_json(tmp_path / "student" / "001" / "clock.json")
   assert record == {"num_updates": 48}
-  # The seconds are recorded with the pairs; compiling has its own field.
+  # The seconds are in the records of the pairs; compiling has a field there.
   first, *again = lines("pairs")
   assert first["passes"] == 4 * (32 + 16)
   assert [record["step"] for record in again] == [0, 0, 0]
@@ -250,7 +251,7 @@ def test_impossible_fields_of_a_timed_stage_are_refused(
     from_config.build(config)
 
 
-def test_a_rolling_pool_has_no_end_by_the_clock(pairs_config):
+def test_a_rolling_pool_for_a_timed_student_is_refused(pairs_config):
   config = copy.deepcopy(pairs_config)
   config["stages"]["pairs"]["max_gigabytes"] = 1.0
   config["stages"]["student"]["minutes"] = 1.0

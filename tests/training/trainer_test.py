@@ -1,7 +1,7 @@
-"""In one process: what a run makes, and that an interruption changes nothing.
+"""A run makes all its rounds, and an interruption changes no result.
 
-Runs share their compiled functions (conftest.py), on one device; fresh
-processes are the business of killed_test.py.
+The runs are in one process, on one device, and share compiled functions
+(conftest.py). killed_test.py tests new processes.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ def run(tiny_config, run_of):
 
 @pytest.fixture(scope="module")
 def finished(run, tmp_path_factory):
-  """(workdir of a run that nothing interrupted, what `observe` saw)."""
+  """(Workdir of a run without interruptions, arguments that `observe` got)."""
   workdir, seen = tmp_path_factory.mktemp("finished"), []
 
   def observe(stage, round_, params, step):
@@ -43,13 +43,13 @@ def product_of(name):
   return f"{name} {'teacher' if name == 'teacher' else 'student'}"
 
 
-def test_a_run_makes_every_round_and_tidies_up(finished, run):
+def test_a_run_makes_every_round_and_leaves_only_results(finished, run):
   workdir, _ = finished
   for name in ROUNDS:
     made = {path.name for path in (workdir / name).iterdir()}
     assert made == {"final", "final.json"}
   products = run.products(workdir)
-  # Adam's second moments too, for papers that weigh by them.
+  # Adam's second moments are kept too, for objectives that need them.
   assert list(products) == ["teacher second_moments", *map(product_of, ROUNDS)]
   trees = list(products.values())
   leaves = [
@@ -59,7 +59,7 @@ def test_a_run_makes_every_round_and_tidies_up(finished, run):
     assert np.abs(a - b).max() > 1e-4
 
 
-def test_one_compilation_serves_all_rounds(finished, run):
+def test_each_update_is_compiled_once_for_all_rounds(finished, run):
   for functions in run.functions.values():
     for update in functions.updates.values():
       assert update._cache_size() == 1
@@ -76,7 +76,7 @@ def test_records_come_at_the_cadence_and_at_the_end(finished, records_of):
     assert record["images"] == 8 * record["step"]
     assert record["images_per_second"] > 0
     assert record["seconds"] > 0
-    # A gradient is three passes, and a student has two of its teacher.
+    # A gradient counts as three passes, and a student's teacher makes two more.
     per_image = 3 if record["round"] == "teacher" else 5
     assert record["passes"] == per_image * record["images"]
   last = records[-1]
@@ -84,19 +84,19 @@ def test_records_come_at_the_cadence_and_at_the_end(finished, records_of):
   assert {"student/loss", "student/grad_norm", "student/skipped"} <= set(last)
 
 
-def test_products_are_shown_at_the_end_of_each_round(finished, run):
+def test_products_are_observed_at_the_end_of_each_round(finished, run):
   workdir, seen = finished
   assert [s[:3] for s in seen] == [
     (name.split("/")[0], name, UPDATES) for name in ROUNDS
   ]
-  # The average of the teacher, which is what is kept.
+  # `observe` gets the products that are kept, such as the teacher's average.
   products = run.products(workdir)
   for _, name, _, shown in seen:
     kept = products[product_of(name)]
     jax.tree.map(np.testing.assert_array_equal, shown, kept)
 
 
-def test_products_are_shown_at_the_cadence_before_the_update(run, tmp_path):
+def test_products_are_observed_at_the_cadence(run, tmp_path):
   seen = []
 
   def observe(stage, round_, params, step):
@@ -112,7 +112,7 @@ def test_products_are_shown_at_the_cadence_before_the_update(run, tmp_path):
   assert seen == [("teacher", 8), ("teacher", 16), ("teacher", UPDATES)]
 
 
-def test_a_finished_run_is_left_as_it_is(finished, run):
+def test_a_finished_run_is_not_changed(finished, run):
   workdir, _ = finished
 
   def snapshot():
@@ -126,8 +126,9 @@ def test_a_finished_run_is_left_as_it_is(finished, run):
   assert snapshot() == before
 
 
-# Updates between crashes: at the beginning, in the middle and at the end of
-# rounds, before and after a checkpoint (every 5th), twice at the same place.
+# The crashes are at the beginning, in the middle and at the end of rounds,
+# before and after a checkpoint (every 5th update), and twice at the same
+# update.
 def test_an_interrupted_run_makes_the_same_weights(finished, run, tmp_path):
   for life in (3, 6, 11, 4, 17, 18, 19, 0, 2):
     run.crash(tmp_path, life)
@@ -135,10 +136,10 @@ def test_an_interrupted_run_makes_the_same_weights(finished, run, tmp_path):
   run.assert_same(tmp_path, finished[0])
 
 
-def test_a_run_goes_on_from_its_newest_checkpoint(run, tmp_path, capsys):
+def test_a_run_continues_from_its_newest_checkpoint(run, tmp_path, capsys):
   run.crash(tmp_path, 17)
   capsys.readouterr()
-  # Saved before update 15: three are left, and no update more is made.
+  # The checkpoint is of update 15, so exactly three updates are left.
   run.train(tmp_path, UPDATES - 15, stages=run.built.stages[:1])
   assert "teacher: goes on from update 15\n" in capsys.readouterr().err
 
@@ -154,17 +155,17 @@ def test_a_crash_at_a_round_s_end_changes_nothing(
       raise crash_error
 
   for crashes in range(2):
-    # Trained but not written.
+    # Crash after the training, before the result is written.
     with monkeypatch.context() as patch:
       patch.setattr(checkpoint, "save_final", crash)
       run.crash(tmp_path)
     assert not checkpoint.has_final(epath.Path(tmp_path) / ROUNDS[crashes])
-    # Written, but its checkpoints are still there.
+    # Crash after the result is written, before the checkpoints are removed.
     with monkeypatch.context() as patch:
       patch.setattr(checkpoint, "discard", crash_here)
       run.crash(tmp_path)
     assert checkpoint.has_final(epath.Path(tmp_path) / ROUNDS[crashes])
-  # Written, but the picture of it fails.
+  # Crash while the picture of the result is drawn.
   run.crash(tmp_path, observe=crash)
   assert checkpoint.has_final(epath.Path(tmp_path) / ROUNDS[2])
   run.train(tmp_path)
@@ -182,7 +183,7 @@ def test_finished_rounds_are_not_made_again(run, tmp_path):
   }
 
 
-def test_a_run_goes_on_on_another_mesh(finished, run, tmp_path, mesh_of):
+def test_a_run_continues_on_another_mesh(finished, run, tmp_path, mesh_of):
   run.crash(tmp_path, 12)
   other = dataclasses.replace(run.built, layout=Layout(mesh=mesh_of(2, 4)))
   elsewhere = dataclasses.replace(run, built=other, functions={})
@@ -193,7 +194,8 @@ def test_a_run_goes_on_on_another_mesh(finished, run, tmp_path, mesh_of):
     )
     for folder in (finished[0], tmp_path)
   )
-  # Equal up to rounding: sums over 8 devices add in another order.
+  # The weights are equal up to rounding, because sums over 8 devices add in
+  # another order.
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), expected, actual
   )
@@ -231,6 +233,6 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(run, mesh_of):
     ({"stall_seconds": -1}, "cadence.stall_seconds is -1; pass 0 or more"),
   ],
 )
-def test_refuses_a_cadence_out_of_range(fields, message):
+def test_a_cadence_out_of_range_is_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     Cadence(**fields)

@@ -1,4 +1,4 @@
-"""Cycles of turns: several trees in one, five of one to one of another."""
+"""A turn may train several trees, and a cycle may have any turns."""
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ def batch(i):
 
 
 def with_cycle(least_squares, turns, rows=1):
-  """LeastSquares with other turns, and groups of so many rows."""
+  """LeastSquares with these turns, and with groups of `rows` rows."""
 
   class Turns(least_squares):
     group = rows
@@ -41,7 +41,7 @@ def with_cycle(least_squares, turns, rows=1):
 
 @pytest.fixture
 def train(mesh_of, at_update):
-  """train(objective, optimizers, updates, ...): the state after updates."""
+  """train(objective, optimizers, updates) gives the state after the updates."""
 
   def make(objective, optimizers, updates, rates=None, accumulate=1):
     mesh = mesh_of(1)
@@ -69,9 +69,7 @@ def both(optimizer):
   return {"student": optimizer, "auxiliary": optimizer}
 
 
-def test_trees_of_one_turn_share_a_loss_and_have_rates_of_their_own(
-  least_squares, train
-):
+def test_trees_of_one_turn_share_a_loss_but_not_a_rate(least_squares, train):
   objective = with_cycle(least_squares, JOINT)
   optimizers = both(Optimizer(learning_rate=0.1))
   start = objective.init(jax.random.key(0), FROZEN)
@@ -102,8 +100,8 @@ def test_each_tree_has_an_optimizer_of_its_own(least_squares, train):
   )
   moved = np.abs(mixed.params["auxiliary"]["w"] - same.params["auxiliary"]["w"])
   assert moved.max() > 1e-3
-  # Adam's first step is the sign of the gradient; RAdam has none yet, and
-  # goes by the first moment.
+  # Adam's first step is the sign of the gradient. RAdam's first step has no
+  # second moment yet, so it is the first moment.
   steps = np.abs(
     mixed.params["student"]["w"]
     - objective.init(jax.random.key(0), FROZEN)["student"]["w"]
@@ -150,7 +148,9 @@ def test_one_call_makes_whole_cycles(least_squares, train, mesh_of, at_update):
   assert metrics["student/loss"][1] == 2 * 8
 
 
-def test_an_average_ramps_by_the_updates_of_its_own_tree(least_squares, train):
+def test_the_decay_of_an_average_rises_by_its_own_tree_s_updates(
+  least_squares, train
+):
   objective = with_cycle(least_squares, CRITIC)
   optimizer = Optimizer(
     learning_rate=0.1, ema_decay=0.99, other_ema_decays=(0.05,)

@@ -1,4 +1,4 @@
-"""A run that hangs ends by itself, and one that is slow does not."""
+"""A run that hangs is ended, but a slow run is not."""
 
 import dataclasses
 import sys
@@ -10,12 +10,12 @@ from diffdistill.training import watchdog
 from diffdistill.training.watchdog import PATIENCE, Watchdog
 from tests.children import wait_until
 
-# Seconds of the clock that the tests move. The watcher looks four times in this
-# time, by a real clock.
+# The watchdog's limit. Tests move its clock, but in real time the watching
+# thread looks four times in these seconds.
 SECONDS = 0.04
 
-# The main thread waits for a device, as in a collective with a lost process; no
-# signal wakes it.
+# In this script the main thread waits for a device forever, as in a collective
+# with a lost process. No signal wakes it.
 HUNG = """
 import sys, time
 import jax
@@ -41,7 +41,7 @@ hang()
 
 
 class Result:
-  """An array of an update that is there when it is told."""
+  """The result of an update; a test says when it is ready."""
 
   ready = False
 
@@ -50,7 +50,7 @@ class Result:
 
 
 class Clock:
-  """time.monotonic() as the watchdog sees it: it passes as it is told."""
+  """A clock in place of the watchdog's time.monotonic(), moved by tests."""
 
   def __init__(self):
     self.now, self.looks = 1000.0, 0
@@ -61,9 +61,9 @@ class Clock:
     return self.now
 
   def let(self, seconds):
-    """Lets time pass, and then the watcher look at least twice."""
+    """Moves the clock, then waits until the watchdog has looked twice."""
     self.now += seconds
-    # Each look asks for the time once, and once for each of four results.
+    # Each look reads the clock once, and once for each of four results.
     enough = self.looks + 10
     wait_until(lambda: self.looks > enough)
 
@@ -77,7 +77,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def ended(monkeypatch):
-  """The statuses that processes ended with."""
+  """The exit statuses with which the watchdog would have ended the process."""
   statuses = []
   monkeypatch.setattr(Watchdog, "_end", lambda self: statuses.append(70))
   return statuses
@@ -107,7 +107,7 @@ def test_each_finished_update_restarts_the_watchdog(ended, clock):
   results = [Result() for _ in range(4)]
   with Watchdog(SECONDS) as dog:
     dog.alive()
-    # All are dispatched together, as by a loop that reads no result.
+    # All updates are dispatched at once, as by a loop that reads no result.
     for result in results:
       dog.dispatched(result)
     for result in results:
@@ -129,7 +129,7 @@ def test_an_update_that_may_compile_has_more_time(ended, clock):
     assert ended
 
 
-def test_a_watchdog_that_is_off_or_done_ends_nothing(ended):
+def test_a_watchdog_that_is_off_or_done_ends_no_process(ended):
   with Watchdog(0) as off:
     off.alive()
     off.dispatched(Result())
@@ -140,20 +140,18 @@ def test_a_watchdog_that_is_off_or_done_ends_nothing(ended):
   assert not ended
 
 
-def test_updates_finished_before_do_not_shorten_the_watchdog_s_patience(
-  ended, clock
-):
+def test_earlier_updates_do_not_shorten_the_watchdog_s_patience(ended, clock):
   begins = []
 
   class Main(Watchdog):
-    """The main thread begins something just as the watcher sees an end."""
+    """A watchdog whose main thread asks for patience while the thread looks."""
 
     def alive(self):
       if not begins:
         begun = threading.Thread(target=self.patience)
         begun.start()
         begins.append(begun)
-        # That thread waits until the watcher has finished its look.
+        # The thread `begun` waits until the watchdog has finished its look.
         begins[0].join(0.1)
       super().alive()
 
@@ -177,6 +175,6 @@ def test_the_watchdog_allows_each_function_time_to_compile(
   (teacher,) = (s for s in run.built.stages if s.name == "teacher")
   teacher = dataclasses.replace(teacher, num_updates=6, updates_per_call=4)
   run.train(tmp_path, stages=(teacher,), log=4, checkpoint=0)
-  # Four updates at once, and the last two one by one.
+  # Four updates are one call, and the last two are single calls.
   first = seen.index("call")
   assert seen[first - 1 : first + 4] == ["wait", "call", "wait", "call", "call"]
