@@ -42,7 +42,7 @@ def kernel_distance(
       " subsets of 2 or more, and as many images on each side; got"
       f" {len(real)} real and {len(generated)} generated"
     )
-  # This old generator gives the same numbers in every version of NumPy.
+  # RandomState gives the same numbers in every version of NumPy.
   random = np.random.RandomState(seed)
   distances = []
   for _ in range(subsets):

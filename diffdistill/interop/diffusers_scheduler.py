@@ -104,7 +104,7 @@ def scheduler_of(
     **(_betas(model) if native else _table(grid)),
   }
   if sampler["kind"] == "ancestral" and not sampler.get("noise"):
-    # This is the variance of the posterior.
+    # "fixed_small" is diffusers' name of the variance of the posterior.
     variance = {"variance_type": "fixed_small"}
     return {"_class_name": "DDPMScheduler", **variance, **config}
   if sampler["kind"] == "ddim" and config["clip_sample"]:

@@ -55,7 +55,7 @@ SINUSOID = 256  # channels of the sinusoid of the noise level, as in the paper
 def positions(height: int, width: int, dim: int) -> Float[Array, "n d"]:
   """sin and cos of the column, then of the row, for each patch row by row.
 
-  Each at dim / 4 frequencies, 1e4^(-4 j / dim) for j = 0, 1, ...
+  Each of these has dim / 4 frequencies, 1e4^(-4 j / dim) for j = 0, 1, ...
   """
   count = dim // 4
   frequency = 1e4 ** (-np.arange(count) / count)

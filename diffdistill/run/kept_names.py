@@ -96,7 +96,8 @@ def check_out(
     folder: whether the output is a folder.
 
   Returns:
-    ", replaced" if the file exists already, for the command's message; else "".
+    ", replaced" if the file exists already, for the command's message;
+    otherwise "".
 
   Raises:
     ValueError: if `out` is a folder and should be a file, or if a run keeps its

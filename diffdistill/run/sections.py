@@ -103,7 +103,7 @@ class ModelSection:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShiftSection:
-  """A field of model.schedule beside those of the schedule's kind.
+  """The field of model.schedule that every kind of schedule has.
 
   Args:
     shift_from: the image size that the schedule was made for; 0 for any.
