@@ -37,7 +37,7 @@ STATUSES = {
 
 
 def answer(words: Sequence[str]) -> str | None:
-  """The help or version that a command line asks for; None if it asks for none.
+  """The help or the version, if a command line asks for it; else None.
 
   Raises:
     UsageError: if the words ask for help about a command that does not exist.

@@ -26,9 +26,9 @@ def check_judge(
     say: receives the number of images that the classifier does not train on.
 
   Raises:
-    ValueError: if the data has fewer than two classes. Also, if a stage selects
-      by distance: if there are too few held-out images to trust any classifier,
-      or if the test split cannot be read.
+    ValueError: if the data has fewer than two classes. If a stage selects by
+      distance, also if too few images are held out to trust any classifier, or
+      if the test split cannot be read.
   """
   stage = run.judging_stage
   if stage is None or not to_do:

@@ -36,7 +36,7 @@ def can_draw() -> bool:
 
 
 def quality(run: Run) -> list[Markup]:
-  """Distance, gap from the teacher and speed, each against sampler steps."""
+  """Charts of the distance, the teacher gap and the speed, by sampler steps."""
   judged = run.judged
   if judged is None or not can_draw():
     return []

@@ -22,7 +22,7 @@ class Cost:
   Args:
     seconds: wall-clock time of the records.
     device_seconds: `seconds` multiplied by the number of devices.
-    devices: the devices that it ran on, such as "8 TPU v5e".
+    devices: the devices of the stage or run, such as "8 TPU v5e".
     images: images taken from the data, or pairs made.
     passes: images forward through the denoiser; a gradient counts as three.
     flops: operations of the updates, counted from their programs.

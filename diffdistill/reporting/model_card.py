@@ -129,7 +129,7 @@ def teacher_of(run: Experiment, name: str) -> str:
 
 
 def _outside(run: Experiment, name: str) -> str:
-  """The kind of place outside the run where its weights came from, or ""."""
+  """The kind of source outside the run that gave a round its weights, or ""."""
   for made in run.lineage(name):
     stage, round_ = run.rounds[made]
     for place in (stage.source, round_.frozen.get("teacher", "")):

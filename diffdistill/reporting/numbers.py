@@ -75,8 +75,8 @@ def _round(log: RoundLog) -> dict[str, Any]:
 def _evaluation(judged: Judged) -> dict[str, Any]:
   """The evaluation, with two more columns in each row.
 
-  They are its distance divided by the teacher's least distance, and its
-  speed-up divided by the ratio of steps.
+  The new columns are the row's distance divided by the teacher's least
+  distance, and the row's speed-up divided by the ratio of steps.
   """
   most = max(r["steps"] for r in judged.rows if r["model"] == judged.teacher)
   _, near = judged.nearest_teacher()

@@ -1,4 +1,4 @@
-"""The command that says what this machine has and what it lacks."""
+"""The command that prints what this machine has and what it lacks."""
 
 import importlib.metadata
 import importlib.util

@@ -179,7 +179,7 @@ class Children:
         f"JAX does not find its device in {SECONDS_TO_CHECK} s; {GO_ON}", 70
       )
     if status:
-      sys.exit(1)  # the check has said why
+      sys.exit(1)  # the check has printed the reason
     # A plugin of JAX may print lines before the name.
     return printed.decode().splitlines()[-1]
 
@@ -197,7 +197,7 @@ class Children:
     if status in (-signal.SIGTERM, -signal.SIGKILL):
       raise StoppedError(f"{name} was killed; {GO_ON}", 70)
     if status in (1, 2, 70, 130):
-      sys.exit(status)  # the command has said why
+      sys.exit(status)  # the command has printed the reason
     if status:
       raise StoppedError(f"{name} died with status {status}; {GO_ON}", 70)
     return printed

@@ -77,7 +77,7 @@ def distance(a, b):
 @pytest.fixture(scope="module")
 def batches(tmp_path_factory):
   """(The batches of one epoch, the held-out batches)."""
-  # The grid of the paper.
+  # The paper samples its teacher on this grid of times.
   sampler = DDIM(process=PROCESS, grid="quadratic", first_time=0.8)
   teacher = denoiser_of("x0")
   params = teacher.network.init(jax.random.key(0))

@@ -17,8 +17,8 @@ def test_feature_kl_agrees_with_sums_by_hand():
   student = np.log([[0.25, 0.5, 0.25], [0.2, 0.3, 0.5]]).astype(np.float32)
   kl = feature_kl(jnp.asarray(target), jnp.asarray(student), 1.0)
   np.testing.assert_allclose(kl, [0.5 * np.log(2), 0], atol=1e-6)
-  # The temperature acts on the teacher alone: softmax(log p / tau) is p^(1 /
-  # tau).
+  # The temperature tau acts only on the teacher, whose p becomes p^(1 / tau),
+  # divided by its sum.
   kl = feature_kl(jnp.asarray(target[1:]), jnp.asarray(student[1:]), 0.5)
   sharp = np.array([0.04, 0.09, 0.25]) / 0.38
   expected = np.sum(sharp * np.log(sharp / [0.2, 0.3, 0.5]))

@@ -73,8 +73,8 @@ def test_surrogate_is_the_finite_difference_of_half_m_lambda_m():
       return (high - low) / 2e-5
 
     expected = jax.jit(jax.vmap(difference))(jnp.arange(x0.size))
-    # 1/2 m^T Lambda m is quadratic in x0, so the difference is exact up to
-    # rounding.
+    # 1/2 m^T Lambda m is quadratic in x0, so its finite difference is exact up
+    # to rounding.
     np.testing.assert_allclose(gradient.ravel(), expected, rtol=1e-6)
     # If both halves are the same batch, the gap is m^T Lambda m itself.
     half = float(jax.jit(half_m_lambda_m)(x0))

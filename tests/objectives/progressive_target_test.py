@@ -176,7 +176,7 @@ def test_one_ddim_step_to_the_target_equals_two_steps_of_the_teacher(name):
     rows = np.linspace(0, num_steps - 1, 64).round().astype(int)
     times = (u[rows].astype(np.float32) for u in grid(num_steps))
     two, one, (_, sigma) = two_and_one(x0, eps, *times)
-    # Divide by sigma where it is above 1, which only EDM's schedule has.
+    # EDM's schedule has a sigma above 1, so errors are divided by such a sigma.
     scale = np.maximum(1, np.asarray(sigma))
     np.testing.assert_allclose(one / scale, two / scale, atol=1e-5)
 
