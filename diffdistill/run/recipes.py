@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from diffdistill import configs
+import diffdistill.configs as configs
 
 FOLDER = Path(configs.__file__).parent
 
