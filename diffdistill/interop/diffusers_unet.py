@@ -26,7 +26,8 @@ from diffdistill.interop.torch_unet import (
 )
 from diffdistill.interop.unet_layers import layers
 from diffdistill.networks.embeddings import sinusoid
-from diffdistill.networks.layers import num_groups, require
+from diffdistill.networks.layers import num_groups
+from diffdistill.networks.require import require
 from diffdistill.networks.unet import STYLES, UNet
 
 # Diffusers' names of the parts of a block; all other parts have our names.

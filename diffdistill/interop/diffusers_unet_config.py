@@ -7,7 +7,7 @@ from typing import Any
 
 from diffdistill.interop.model import Fields
 from diffdistill.interop.unet_layers import without_defaults
-from diffdistill.networks.layers import require
+from diffdistill.networks.require import require
 from diffdistill.networks.unet import STYLES
 
 Config = dict[str, Any]

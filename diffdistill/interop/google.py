@@ -18,7 +18,7 @@ from diffdistill.interop.model import Fields, Model, check
 from diffdistill.interop.remaining import Remaining
 from diffdistill.interop.tensors import Tensors
 from diffdistill.interop.unet_layers import Layer, build, without_defaults
-from diffdistill.networks.layers import require
+from diffdistill.networks.require import require
 from diffdistill.networks.unet import UNet
 
 # Google's fields and their defaults; None if a config must give a value.

@@ -12,7 +12,7 @@ from diffdistill.interop.model import Fields, Model, check
 from diffdistill.interop.tensors import Tensors, read_tensors
 from diffdistill.interop.torch_unet import params_from_torch
 from diffdistill.interop.unet_layers import without_defaults
-from diffdistill.networks.layers import require
+from diffdistill.networks.require import require
 from diffdistill.networks.unet import STYLES, UNet
 
 DEFAULTS: Fields = {

@@ -15,10 +15,12 @@ from jaxtyping import Array, Float
 
 from diffdistill.arrays import Image, Key, Params
 from diffdistill.networks.layers import (
-  DTYPES,
   Map,
   Norm,
   conv,
+)
+from diffdistill.networks.require import (
+  DTYPES,
   require,
   require_known,
   require_multipliers,

@@ -40,11 +40,13 @@ from diffdistill.networks.layers import (
   Tokens,
   Vector,
   fold,
+  self_attention,
+  unfold,
+)
+from diffdistill.networks.require import (
   require,
   require_divisor,
   require_precision,
-  self_attention,
-  unfold,
 )
 from diffdistill.networks.rows import in_pieces, keep_rows, scanned
 from diffdistill.ranges import Channels, Classes, Depth, Side, check_ranges

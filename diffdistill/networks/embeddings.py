@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from diffdistill.arrays import Label, Time
-from diffdistill.networks.layers import Vector, require_label
+from diffdistill.networks.layers import Vector
+from diffdistill.networks.require import require_label
 
 # The standard deviation of NCSN++'s random frequencies (Song et al. 2021).
 FOURIER = 16.0

@@ -27,7 +27,8 @@ from jaxtyping import Array, Float
 
 from diffdistill.arrays import Image
 from diffdistill.networks.classifier import Classification, LinenClassifier
-from diffdistill.networks.layers import Map, require
+from diffdistill.networks.layers import Map
+from diffdistill.networks.require import require
 from diffdistill.networks.resnet import FixedNorm
 
 FEATURES = 2048

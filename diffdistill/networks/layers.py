@@ -6,7 +6,6 @@ every dtype: they are cheap, and bfloat16 would make them too inexact.
 """
 
 import functools
-from collections.abc import Collection
 
 import flax.linen as nn
 import jax
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from diffdistill.arrays import Label
+from diffdistill.networks.require import require, require_divisor
 
 Map = Float[Array, "b h w c"]
 Tokens = Float[Array, "b n c"]
@@ -23,82 +22,8 @@ Vector = Float[Array, "b e"]
 # Norms add this number to the variance. It is the default of Flax, and the
 # released weights of Salimans & Ho 2022 and of Ho et al. 2020 expect it.
 EPSILON = 1e-6
-DTYPES = ("float32", "bfloat16")
 # The width of a transformer's hidden layer, as a multiple of the tokens' width.
 EXPANSION = 4
-# Attention is computed by XLA on any platform, or by NVIDIA's fused kernel.
-ATTENTIONS = ("xla", "cudnn")
-
-
-def require(condition: bool, message: str) -> None:
-  """Raises ValueError(message) unless the condition holds."""
-  if not condition:
-    raise ValueError(message)
-
-
-def require_known(name: str, value: object, known: Collection[object]) -> None:
-  """Raises ValueError unless the value of a field is a known value."""
-  require(
-    value in known,
-    f"{name} is {value!r}; pass one of {', '.join(map(str, known))}",
-  )
-
-
-def require_multipliers(multipliers: tuple[int, ...]) -> None:
-  """Raises ValueError if there is no multiplier."""
-  require(
-    len(multipliers) > 0,
-    f"multipliers is {multipliers}; pass one number for each level",
-  )
-
-
-def require_even(name: str, value: int) -> None:
-  """Raises ValueError unless the value of a field is even."""
-  require(value % 2 == 0, f"{name} is {value}; pass an even number")
-
-
-def require_label(label: Label | None, num_classes: int) -> None:
-  """Raises ValueError if labels are missing, or given without classes."""
-  require(
-    (label is None) == (num_classes == 0),
-    f"label is {'None' if label is None else 'given'} but num_classes is"
-    f" {num_classes}; pass labels exactly when num_classes > 0",
-  )
-
-
-def require_levels(x: Map, levels: int, attention: tuple[int, ...]) -> None:
-  """Raises ValueError unless levels and attention heights fit the image.
-
-  Args:
-    x: the input.
-    levels: the number of levels; each level but the first halves the image.
-    attention: the heights at which the network has attention.
-  """
-  height, width = x.shape[1:3]
-  divisor = 2 ** (levels - 1)
-  require(
-    height % divisor == 0 and width % divisor == 0,
-    f"images of {height}x{width} do not halve {levels - 1} times for the"
-    f" {levels} multipliers; pass sizes divisible by {divisor}",
-  )
-  heights = [height // 2**level for level in range(levels)]
-  absent = [size for size in attention if size not in heights]
-  require(
-    not absent,
-    f"attention at {absent} never occurs in images of height {height}; pass"
-    f" some of {heights}",
-  )
-
-
-def require_precision(dtype: str, attention: str) -> None:
-  """Raises ValueError for an unknown value, or two that cannot be combined."""
-  require_known("dtype", dtype, DTYPES)
-  require_known("attention", attention, ATTENTIONS)
-  require(
-    attention == "xla" or dtype == "bfloat16",
-    f"attention is {attention!r}, which computes no {dtype}; pass"
-    " dtype='bfloat16' or attention='xla'",
-  )
 
 
 def num_groups(groups: int, channels: int, group_size: int = 2) -> int:
@@ -201,15 +126,6 @@ class Attention(nn.Module, kw_only=True):
     h = h.reshape(batch, height * width, channels)
     h = self_attention(h, heads, dtype=self.dtype, zero=True)
     return x + h.reshape(x.shape)
-
-
-def require_divisor(name: str, divisor: int, channels: int) -> None:
-  """Raises ValueError unless the heads divide the channels."""
-  require(
-    channels % divisor == 0,
-    f"{name} is {divisor}, but attention has {channels} channels; pass a"
-    " divisor",
-  )
 
 
 def self_attention(

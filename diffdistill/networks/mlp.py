@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 from diffdistill.arrays import Image, Label, Time
 from diffdistill.networks.embeddings import Embedding
 from diffdistill.networks.features import keep
-from diffdistill.networks.layers import require_even
+from diffdistill.networks.require import require_even
 from diffdistill.ranges import Channels, Classes, Depth, Waves, check_ranges
 
 

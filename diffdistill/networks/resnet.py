@@ -13,7 +13,8 @@ from jaxtyping import Array, Float
 
 from diffdistill.arrays import Image
 from diffdistill.networks.classifier import Classification
-from diffdistill.networks.layers import Map, require_known
+from diffdistill.networks.layers import Map
+from diffdistill.networks.require import require_known
 from diffdistill.ranges import Channels, Range, SomeClasses, check_ranges
 
 # Blocks per level (He et al. 2016a, Table 1), and whether the blocks are

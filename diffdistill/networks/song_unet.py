@@ -35,12 +35,14 @@ from diffdistill.arrays import Image, Label, Time
 from diffdistill.networks.embeddings import SongEmbedding
 from diffdistill.networks.features import keep, levels_of
 from diffdistill.networks.layers import (
-  DTYPES,
   Attention,
   Map,
   Norm,
   Vector,
   conv,
+)
+from diffdistill.networks.require import (
+  DTYPES,
   require,
   require_even,
   require_known,

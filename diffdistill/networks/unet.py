@@ -29,7 +29,6 @@ from diffdistill.arrays import Image, Label, Time
 from diffdistill.networks.embeddings import Embedding
 from diffdistill.networks.features import keep, levels_of
 from diffdistill.networks.layers import (
-  DTYPES,
   EPSILON,
   Attention,
   Map,
@@ -39,11 +38,14 @@ from diffdistill.networks.layers import (
   Vector,
   conv,
   fold,
+  unfold,
+)
+from diffdistill.networks.require import (
+  DTYPES,
   require_even,
   require_known,
   require_levels,
   require_multipliers,
-  unfold,
 )
 from diffdistill.networks.unet_block import ResBlock
 from diffdistill.ranges import (

@@ -52,11 +52,13 @@ from diffdistill.networks.layers import (
   conv,
   downsample,
   fold,
+  unfold,
+  upsample,
+)
+from diffdistill.networks.require import (
   require,
   require_divisor,
   require_precision,
-  unfold,
-  upsample,
 )
 from diffdistill.networks.rows import scanned
 from diffdistill.networks.uvit_blocks import ConvBlock, TransformerBlock
