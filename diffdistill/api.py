@@ -44,8 +44,7 @@ def open(path: Path) -> "Run":
       `diffdistill export` wrote. The folder may be in a bucket (gs://...).
 
   Raises:
-    ValueError: if the folder holds neither a run nor a model, or if the run is
-      damaged.
+    ValueError: if the folder holds no run and no model, or is damaged.
   """
   folder = _place("path", path)
   if is_exported(folder):
@@ -63,8 +62,7 @@ def recipe(name: str) -> Any:
   """The config of a recipe; all its fields can be changed.
 
   Args:
-    name: a name that `diffdistill list` prints, such as "digits:progressive",
-      or FILE.py:RECIPE.
+    name: a name in `diffdistill list`, or FILE.py:RECIPE.
 
   Returns:
     A ConfigDict, for example with `config.stages.halve.num_updates = 200`.
@@ -106,8 +104,7 @@ class Run:
 
   Args:
     folder: the workdir of the run, or the folder of the exported model.
-    exported: whether the folder holds an exported model, which can draw images
-      but has neither data nor records.
+    exported: whether it is an exported model, which has no data or records.
   """
 
   folder: epath.Path
@@ -132,8 +129,7 @@ class Run:
     """Draws images of a model: the same bytes as `diffdistill sample`.
 
     Args:
-      model: the name of the model, such as "halve/004"; by default the last
-        model that makes images.
+      model: such as "halve/004"; by default the last model that makes images.
       num_images: the number of images, or of rows if `interpolate` is set.
       num_steps: the number of sampler steps; by default the number that a
         student was made for, or the largest at which a teacher is judged.
@@ -150,8 +146,7 @@ class Run:
       Bytes of shape (n, h, w, c), where n is num_images * (interpolate or 1).
 
     Raises:
-      ValueError: if the model is not finished, or if it cannot draw images with
-        one of these values.
+      ValueError: if the model is not finished, or a value does not suit it.
     """
     wish = Wish(
       num_images=num_images,

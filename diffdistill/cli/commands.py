@@ -4,7 +4,8 @@ The usage, the help, the refusals and the call of a command's function follow
 from this table. A new command is one more entry. A new flag is one more `Flag`
 and one more parameter of the function.
 
-This file imports no slow library, because the help imports this file.
+This file imports no slow library, because the help imports this file. It is one
+table, which is clearer in one file of more than 320 lines than in two.
 """
 
 import dataclasses

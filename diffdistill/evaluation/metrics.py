@@ -32,8 +32,7 @@ def image_metrics(
 
   Images are first rounded to bytes and back, as the reference images are.
   Moments are streamed in float64. Precision, recall and the kernel distance use
-  equal numbers of real and generated images: the largest number that both sides
-  kept.
+  as many real as generated images: the largest number that both sides kept.
 
   Args:
     images: generated images in [-1, 1], batch by batch.

@@ -4,9 +4,8 @@
 writes the file again every RENEW_SECONDS. A new training that finds the file
 watches it. If the file changes, the holder is alive, and the new training is
 refused. If the file stays the same for STALE_SECONDS, the new training takes
-the workdir over. Clocks of hosts differ, so file times are not compared with
-clocks. If the holder was on this host and has ended, the new training notices
-it at once.
+the workdir over. File times are compared with no clock: hosts' clocks differ. A
+holder of this host that has ended is noticed at once.
 
 If a holder's lock was taken over, for example while it was suspended, the
 holder ends at once, so that two trainings never run. Commands that only read a

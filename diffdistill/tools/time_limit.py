@@ -1,12 +1,10 @@
 """Runs a recipe from its data to its results under a time limit.
 
-`diffdistill run` starts the commands train, evaluate, benchmark and report as
-child processes. When the time is over, the child is told to save and leave. The
-same command line then continues from the files in the workdir. One such call is
-a piece. A row of an evaluation, the benchmark and a report start over in the
-next piece, so a piece must be long enough for each of them.
-
-The parent process uses no device, because its children need the device.
+`diffdistill run` starts train, evaluate, benchmark and report as child
+processes. When the time is over, the child is told to save and leave. The same
+command line then continues from the files in the workdir. One such call is a
+piece. It must be long enough for a row of an evaluation, the benchmark and a
+report, which start over in the next piece. The parent uses no device.
 """
 
 import contextlib
@@ -34,19 +32,13 @@ PROGRAM = (sys.executable, "-m", "diffdistill")
 CHECK = (sys.executable, "-m", "diffdistill.tools.device")
 # A driver that has not answered after this time hangs.
 SECONDS_TO_CHECK = 300
-# How long to wait for the lock of the workdir: a killed piece may have left a
-# child that runs for some seconds more.
+# A killed piece may leave a child, which holds the workdir for some seconds.
 SECONDS_TO_HOLD = 10
 GO_ON = "the same command goes on"
 
 
 class StoppedError(Exception):
-  """The piece ended before the recipe was done.
-
-  Args:
-    message: the reason, and what to do next.
-    status: the exit status of the piece.
-  """
+  """The piece ended before the recipe was done, with this exit status."""
 
   def __init__(self, message: str, status: int = 75):
     super().__init__(message)
