@@ -20,7 +20,7 @@ from diffdistill.run import sections
 from diffdistill.sampling import SAMPLERS
 from diffdistill.training.cadence import Cadence
 from diffdistill.training.optimizers import Optimizer
-from diffdistill.training.selection import Selection
+from diffdistill.training.selection_by_score import Selection
 
 CLASSES = (
   *SOURCES.values(),

@@ -16,7 +16,7 @@ from diffdistill.run.model_section import classifier_of_section
 from diffdistill.run.sections import BUILDER, STAGES, OwnSections, raw_section
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training.pairs_stage import Pairs
-from diffdistill.training.selection import Selection
+from diffdistill.training.selection_by_score import Selection
 from diffdistill.training.stage import Stage
 
 

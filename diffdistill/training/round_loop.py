@@ -21,7 +21,7 @@ from diffdistill.training.preemption import PreemptedError
 from diffdistill.training.report import Meter, Work
 from diffdistill.training.running import Checkpoints
 from diffdistill.training.scores import distance_score, held_out_score
-from diffdistill.training.selection import Selector
+from diffdistill.training.selection_by_score import Selector
 from diffdistill.training.sharding import (
   shard_batch,
   shard_batches,

@@ -11,7 +11,7 @@ from etils import epath
 from diffdistill.ranges import BatchSize, Minutes, check_ranges
 
 if TYPE_CHECKING:
-  from diffdistill.training.selection import Selection
+  from diffdistill.training.selection_by_score import Selection
 
 # A source of weights outside the run: "path:DIR" is a finished round of another
 # run, and "imported:FILE" is a file of another framework.

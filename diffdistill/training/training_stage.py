@@ -16,7 +16,7 @@ from diffdistill.objectives.objective import (
 from diffdistill.ranges import Range, Steps, Updates
 from diffdistill.training.clock import UPDATES, recorded
 from diffdistill.training.optimizers import Optimizer
-from diffdistill.training.selection import Selection
+from diffdistill.training.selection_by_score import Selection
 from diffdistill.training.stage import OUTSIDE, Round, Stage, T
 
 

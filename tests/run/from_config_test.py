@@ -18,7 +18,7 @@ from diffdistill.run import from_config
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.sampling.heun import Heun
 from diffdistill.sampling.one_step import OneStep
-from diffdistill.training.selection import Selection
+from diffdistill.training.selection_by_score import Selection
 
 CLASSIFIER = {
   "kind": "resnet",

@@ -10,7 +10,7 @@ from diffdistill.sampling.ddim import DDIM
 from diffdistill.training.curriculum import check_judges, curriculum
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.pairs_stage import Pairs
-from diffdistill.training.selection import Selection
+from diffdistill.training.selection_by_score import Selection
 from diffdistill.training.training_stage import Training
 
 SAMPLER = DDIM(process=GaussianProcess(schedule=Cosine()))

@@ -17,7 +17,7 @@ from diffdistill.objectives.objective import Objective, Passes, Tree
 from diffdistill.training import best, checkpoint, selection
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.running import Checkpoints
-from diffdistill.training.selection import Selection
+from diffdistill.training.selection_by_score import Selection
 from diffdistill.training.training_stage import Training
 
 UPDATES, EVERY = 18, 4

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill.training.selection import Selection, Selector
+from diffdistill.training.selection_by_score import Selection, Selector
 from diffdistill.training.sharding import Layout
 
 NAN = float("nan")

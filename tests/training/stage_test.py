@@ -9,7 +9,7 @@ from diffdistill.diffusion.schedule import Cosine
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.pairs_stage import Pairs
-from diffdistill.training.selection import Selection
+from diffdistill.training.selection_by_score import Selection
 from diffdistill.training.training_stage import Training
 
 OPTIMIZER = Optimizer(learning_rate=0.1)

@@ -10,7 +10,7 @@ from etils import epath
 from diffdistill.run import from_config
 from diffdistill.run.teacher_pairs import pair_store
 from diffdistill.system.files import read_json
-from diffdistill.training.selection import Selection
+from diffdistill.training.selection_by_score import Selection
 
 ROUNDS = ("teacher", "halve/004", "halve/002", "halve/001")
 
