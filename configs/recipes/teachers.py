@@ -22,7 +22,7 @@ def teacher(
 
   Unlike the released code, which clips the gradient on each device before the
   mean over devices, ours clips after it. Unlike the paper, the EMA has a ramp:
-  see training/averages.py.
+  see training/averaged_weights.py.
 
   Args:
     config: a config, which gets its first stages, "classifier" and "teacher".

@@ -11,7 +11,7 @@ from diffdistill.arrays import Metrics, Params
 from diffdistill.objectives.objective import turn_of
 from diffdistill.system import signals
 from diffdistill.training import checkpoint
-from diffdistill.training.averages import product_of, products_of
+from diffdistill.training.averaged_weights import product_of, products_of
 from diffdistill.training.calls import calls, rates_at, scalars
 from diffdistill.training.clock import Clock
 from diffdistill.training.functions import StageFunctions

@@ -18,7 +18,7 @@ from diffdistill.objectives.objective import (
   product_tree,
 )
 from diffdistill.training.augment import as_trained
-from diffdistill.training.averages import averages_by_name, ema_update
+from diffdistill.training.averaged_weights import averages_by_name, ema_update
 from diffdistill.training.optimizers import Optimizer, applied
 from diffdistill.training.sharding import replicated, unrolled
 from diffdistill.training.state import TrainState, decays_of

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffdistill.training.averages import ema_update
+from diffdistill.training.averaged_weights import ema_update
 
 
 def one(ema, params, decay, step):
