@@ -12,6 +12,17 @@ from diffdistill.training.stage import (
 )
 
 
+def halved(start_steps: int, end_steps: int) -> list[int]:
+  """The numbers of steps of students that each have half of their teacher's.
+
+  Args:
+    start_steps: the steps of the first teacher, a power of 2 times `end_steps`.
+    end_steps: the steps of the last student.
+  """
+  halvings = (start_steps // end_steps).bit_length() - 1
+  return [start_steps >> i for i in range(1, halvings + 1)]
+
+
 def curriculum(
   stages: tuple[Stage, ...],
 ) -> tuple[tuple[Stage, Round], ...]:

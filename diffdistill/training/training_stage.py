@@ -15,6 +15,7 @@ from diffdistill.objectives.objective import (
 )
 from diffdistill.ranges import Range, Steps, Updates
 from diffdistill.training.clock import UPDATES, recorded
+from diffdistill.training.curriculum import halved
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.selection_by_score import Selection
 from diffdistill.training.stage import OUTSIDE, Round, Stage, T
@@ -141,8 +142,7 @@ class Training(Stage):
     """The students' numbers of steps; 0 for a round that has none."""
     if self.objective.rounds != "halving":
       return list(self.num_steps) or [0]
-    halvings = (self.start_steps // self.end_steps).bit_length() - 1
-    return [self.start_steps >> i for i in range(1, halvings + 1)]
+    return halved(self.start_steps, self.end_steps)
 
   def _parts(self, num_steps: int) -> int:
     """The updates of a round, as a multiple of num_updates."""
