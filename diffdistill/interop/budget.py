@@ -12,17 +12,18 @@ from typing import Any
 
 from diffdistill.interop.pickled_names import Object, RefusalError
 
-# A pickle of weights has about 50 instructions per tensor.
+# The most instructions of a pickle. Weights need about 50 per tensor.
 MAX_OPERATIONS = 5_000_000
 # Calls may copy (SHARE * size of the file + FREE) bytes of their arguments.
 SHARE, FREE = 8, 1 << 24
-ITEM = 64  # bytes, for an item of a list, a set or a dict
-# The most levels of containers within containers; NVIDIA's networks have about
-# 20.
+ITEM = 64  # The bytes that an item of a list, a set or a dict counts as.
+# The most levels of containers within containers. Pickles of NVIDIA's networks
+# have about 20.
 MAX_DEPTH = 200
-# The most parts of a result, if each shared part counts wherever it occurs.
+# The most values within a file's content. A shared container counts again at
+# each place where it occurs.
 MAX_PARTS = 10_000_000
-MAX_BITS = 256  # the most bits of a whole number; torch's magic number has 80
+MAX_BITS = 256  # the most bits of an integer; torch's magic number has 80
 CONTAINERS = (list, tuple, set, dict)
 
 
@@ -93,8 +94,8 @@ def check_parts(content: Any) -> None:
   Raises:
     RefusalError: if there is such a container.
   """
-  # id -> (parts, levels) of a container; None while its parts are being
-  # counted.
+  # Maps the id of a container to (parts, levels). The value is None while the
+  # parts are being counted.
   known: dict[int, tuple[int, int] | None] = {}
   stack: list[tuple[Any, Iterator[Any]]] = [((), iter((content,)))]
   while stack:
@@ -116,7 +117,10 @@ def check_parts(content: Any) -> None:
 def _measured(
   value: Any, known: dict[int, tuple[int, int] | None]
 ) -> tuple[int, int]:
-  """(parts, levels) of a container whose parts are already counted."""
+  """Counts the values in a container and the levels below it.
+
+  The parts of the container must be counted already. Returns (values, levels).
+  """
   parts, levels = 1, 0
   for child in _parts(value):
     found = known[id(child)] if _has_parts(child) else (1, 0)
@@ -138,7 +142,7 @@ def _has_parts(value: Any) -> bool:
 
 
 def _parts(value: Any) -> Collection[Any]:
-  """The parts of a container; the keys of a dict do not count."""
+  """Returns the parts of a container. The keys of a dict are not parts."""
   if isinstance(value, Object):
     return value.state.values()
   return value.values() if isinstance(value, dict) else value

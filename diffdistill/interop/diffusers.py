@@ -34,7 +34,8 @@ from diffdistill.interop.tensors import Tensors, as_safetensors, read_tensors
 from diffdistill.system.files import write_atomically
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-# Schedulers of variance-preserving processes, whose times are DDPM's indices.
+# The schedulers that can be read. Their processes preserve the variance, and
+# their times are DDPM's time indices.
 SCHEDULERS = (
   "DDIMScheduler",
   "DDPMScheduler",
@@ -51,7 +52,7 @@ SCHEDULERS = (
 
 
 def read(folder: epath.Path) -> Model:
-  """The model in the folder of a pipeline, or of a network and a scheduler.
+  """Reads the model in a folder of a pipeline, or of a network and a scheduler.
 
   Raises:
     ValueError: if the model is of another class, or has a field that is not
@@ -144,7 +145,8 @@ def write(model: Model, folder: epath.Path, grid: Grid | None) -> None:
   _write_part(folder / name, config, tensors)
   _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
   if kind == "unet" and not model.num_classes:
-    # No pipeline of diffusers passes a label to a UNet2DModel.
+    # Write no model_index.json for a network with labels, because no pipeline
+    # of diffusers passes a label to a UNet2DModel.
     index = {
       "_class_name": pipeline_of(scheduler),
       "_diffusers_version": VERSION,
@@ -177,7 +179,7 @@ def _is_native(model: Model, grid: Grid | None) -> bool:
 
 
 def _schedule(folder: epath.Path) -> tuple[dict[str, Any], str]:
-  """(schedule fields, output) from the scheduler of a folder."""
+  """Returns the fields of model.schedule and what the network predicts."""
   path = folder / "scheduler" / "scheduler_config.json"
   if not path.exists():
     path = folder / "scheduler_config.json"
@@ -230,7 +232,7 @@ def _weights(part: epath.Path) -> Tensors:
 
 
 def _license(folder: epath.Path) -> str:
-  """The licence in the header of the model card; empty if there is none."""
+  """Returns the licence in the model card's header; empty if there is none."""
   path = folder / "README.md"
   if not path.exists():
     return ""

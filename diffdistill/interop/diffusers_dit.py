@@ -1,8 +1,9 @@
 """Converts diffusers' DiTTransformer2DModel to our DiT, and back.
 
-Each of its blocks has an embedding of the noise level and of the class. In the
-published weights all these embeddings are equal; our DiT has only one. Half of
-the outputs may be a variance, which is left out, because nothing here reads it.
+Each block of theirs has its own embedding of the noise level and of the class.
+In the published weights all these embeddings are equal; our DiT has only one.
+Their network may also predict a variance in a second half of its output
+channels. The variance is left out, because nothing here reads it.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from diffdistill.interop.tensors import Tensors
 from diffdistill.networks.dit import SINUSOID, DiT
 from diffdistill.networks.layers import EPSILON, EXPANSION
 
-# The layers of a block: our names, and diffusers' names.
+# Maps our names of the layers of a block to diffusers' names.
 BLOCK = {
   "film": "norm1.linear",
   "out": "attn1.to_out.0",
@@ -32,7 +33,8 @@ EMBED = "norm1.emb.timestep_embedder.linear_"
 TABLE = "norm1.emb.class_embedder.embedding_table.weight"
 QKV = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
 
-# Gives the tensor of a name; refuses it if it has another shape.
+# A function that returns the tensor of a name. It refuses a tensor of another
+# shape.
 Take = Callable[[str, tuple[int, ...]], Float[np.ndarray, "..."]]
 
 
@@ -70,7 +72,9 @@ class Sizes:
 def read(
   config: dict[str, Any], tensors: Tensors
 ) -> tuple[Fields, Params, tuple[int, int, int], int, bool]:
-  """A transformer's (network, params, image_shape, num_classes, null_label).
+  """Reads a transformer from its config and its tensors.
+
+  Returns (network, params, image_shape, num_classes, null_label).
 
   The network's noise input is the timestep divided by 1000.
 
@@ -206,12 +210,12 @@ def _dense(
 
 
 def _linear(name: str, dense: Params) -> Tensors:
-  """The inverse of `_dense`."""
+  """Returns the tensors of a dense layer under torch's names."""
   return {f"{name}.weight": dense["kernel"].T, f"{name}.bias": dense["bias"]}
 
 
 def _blocks(take: Take, sizes: Sizes) -> tuple[Params, Params]:
-  """The embedding that all blocks share, and the blocks, stacked.
+  """Returns the embedding that all blocks share, and the stacked blocks.
 
   Raises:
     ValueError: if a block's embedding differs from that of the first block.
@@ -237,8 +241,8 @@ def _embedding(take: Take, name: str, sizes: Sizes) -> Params:
     "dense1": _dense(take, f"{name}.{EMBED}1", SINUSOID, width),
     "dense2": _dense(take, f"{name}.{EMBED}2", width, width),
     "label": {
-      # The last row of the table, after the rows of the classes, means "no
-      # class".
+      # The last row of the table, after the rows of the classes, is the
+      # embedding of "no class".
       "kernel": take(f"{name}.{TABLE}", (sizes.classes + 1, width)),
       "bias": np.zeros(width),
     },
@@ -274,6 +278,6 @@ def _block(take: Take, name: str, sizes: Sizes) -> Params:
 def _mean_of(
   leaf: Float[np.ndarray, "..."], outputs: int, channels: int
 ) -> Float[np.ndarray, "..."]:
-  """The weights that make the images' channels, not those for a variance."""
+  """Keeps the weights that predict the image; drops the variance's weights."""
   pixels = leaf.reshape(*leaf.shape[:-1], -1, outputs)[..., :channels]
   return pixels.reshape(*leaf.shape[:-1], -1)

@@ -4,7 +4,7 @@ from typing import Any
 
 from diffdistill.networks.layers import EPSILON
 
-# The values of fields that a config leaves out.
+# The values that diffusers gives to the fields that a config leaves out.
 DEFAULTS: dict[str, Any] = {
   "num_attention_heads": 16,
   "attention_head_dim": 72,
@@ -18,7 +18,7 @@ DEFAULTS: dict[str, Any] = {
   "patch_size": 2,
   "activation_fn": "gelu-approximate",
   "num_embeds_ada_norm": 1000,
-  "upcast_attention": False,  # our softmax is always float32
+  "upcast_attention": False,  # ignored, because our softmax is always float32
   "norm_type": "ada_norm_zero",
   "norm_elementwise_affine": False,
   "norm_eps": 1e-5,
@@ -32,22 +32,22 @@ SIZES = (
   "patch_size",
   "num_embeds_ada_norm",
 )
-# The values that our network can represent.
+# For each field, the values that our network can represent.
 ALLOWED = {
   "dropout": (0,),
   "attention_bias": (True, False),
   "activation_fn": ("gelu-approximate",),
   "norm_type": ("ada_norm_zero",),
   "norm_elementwise_affine": (False,),
-  # Half of the norms have this epsilon. The variance is about one, so 1e-5 and
-  # EPSILON give almost the same result. All norms of the released code have
-  # EPSILON, as ours do, but diffusers publishes the weights with 1e-5.
+  # In the published weights, half of the norms have an epsilon of 1e-5. The
+  # released code, like ours, has EPSILON in all norms. The variance is about
+  # one, so both values give almost the same result.
   "norm_eps": (1e-5, EPSILON),
 }
 
 
 def checked(config: dict[str, Any]) -> dict[str, Any]:
-  """A config.json with all its fields; our DiT can represent their values.
+  """Fills in the missing fields of a config.json and checks all values.
 
   Raises:
     ValueError: if a value cannot be represented; the message names its field.

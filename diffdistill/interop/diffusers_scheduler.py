@@ -25,7 +25,7 @@ from jaxtyping import Float
 from diffdistill.interop.model import Model
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
-INDICES = 1000  # the number of noise levels that a network's sinusoid counts
+INDICES = 1000  # The number of time steps whose indices a network reads.
 # The oldest diffusers whose schedulers read all fields that are written below.
 VERSION = "0.26.0"
 CLIPPED = "DPMSolverMultistepScheduler"
@@ -36,8 +36,9 @@ CLIPPED_FIELDS = {
   "thresholding": True,
   "sample_max_value": 1.0,
 }
-# The largest float32 below 1. A beta of 1 makes the ratio of noise to image
-# infinite; the betas of diffusers, in float32, end at this number too.
+# The largest beta, which is the largest float32 below 1. A beta of 1 would
+# make the ratio of noise to image infinite. The betas of diffusers, in
+# float32, end at this number too.
 MAX_BETA = 1 - 2**-24
 
 
@@ -57,14 +58,14 @@ class Grid:
 
 
 def pipeline_of(scheduler: dict[str, Any]) -> str:
-  """The class of a pipeline that keeps this class of scheduler."""
+  """Returns the class of the pipeline to use with this class of scheduler."""
   name = scheduler["_class_name"]
-  # DDIMPipeline replaces any other scheduler by a DDIMScheduler.
+  # A DDIMPipeline replaces every other scheduler by a DDIMScheduler.
   return {"DDIMScheduler": "DDIMPipeline"}.get(name, "DDPMPipeline")
 
 
 def _without_clip(config: dict[str, Any]) -> dict[str, Any]:
-  """The fields without those of the DDIMScheduler's own clipping."""
+  """Removes the fields of the clipping that only DDIMScheduler does."""
   own = ("clip_sample", "clip_sample_range")
   fields = {name: value for name, value in config.items() if name not in own}
   if "trained_betas" in fields:
@@ -77,7 +78,7 @@ def _without_clip(config: dict[str, Any]) -> dict[str, Any]:
 def scheduler_of(
   model: Model, grid: Grid | None, native: bool
 ) -> dict[str, Any]:
-  """The scheduler_config.json of a scheduler with the sampler's steps.
+  """Returns the scheduler_config.json of a scheduler with the sampler's steps.
 
   Args:
     model: a teacher, or a student with its sampler.
@@ -104,7 +105,7 @@ def scheduler_of(
     **(_betas(model) if native else _table(grid)),
   }
   if sampler["kind"] == "ancestral" and not sampler.get("noise"):
-    # "fixed_small" is diffusers' name of the variance of the posterior.
+    # Diffusers calls the variance of the posterior "fixed_small".
     variance = {"variance_type": "fixed_small"}
     return {"_class_name": "DDPMScheduler", **variance, **config}
   if sampler["kind"] == "ddim" and config["clip_sample"]:
@@ -119,7 +120,7 @@ def scheduler_of(
 
 
 def _betas(model: Model) -> dict[str, Any]:
-  """The betas of a schedule of 1000 steps."""
+  """Returns the fields that define the betas of a schedule of 1000 steps."""
   if model.schedule["kind"] == "cosine_beta":
     return {
       "num_train_timesteps": INDICES,
@@ -141,7 +142,7 @@ def _betas(model: Model) -> dict[str, Any]:
 
 
 def _table(grid: Grid | None) -> dict[str, Any]:
-  """The betas of a schedule that has only the student's steps."""
+  """Returns the betas of a schedule that has only the student's steps."""
   assert grid is not None  # a teacher is always native
   squares = grid.alphas.astype(np.float64) ** 2
   ratios = squares / np.concatenate([[1.0], squares[:-1]])

@@ -30,7 +30,8 @@ from diffdistill.networks.layers import num_groups
 from diffdistill.networks.require import require
 from diffdistill.networks.unet import STYLES, UNet
 
-# Diffusers' names of the parts of a block; all other parts have our names.
+# Maps our names of the parts of a block to diffusers' names. All other parts
+# have the same names in both.
 PARTS = {
   "dense1": "linear_1",
   "dense2": "linear_2",
@@ -44,7 +45,8 @@ PARTS = {
   "qkv": ("to_q", "to_k", "to_v"),
   "out": "to_out.0",
 }
-# Attention's layers: the names before diffusers 0.15, and the names since.
+# Maps the names of attention's layers before diffusers 0.15 to the names since
+# then.
 OLD_PARTS = {
   "query": "to_q",
   "key": "to_k",
@@ -56,10 +58,10 @@ OLD_PARTS = {
 def read(
   config: Config, tensors: Tensors
 ) -> tuple[Fields, Params, tuple[int, int, int], int]:
-  """The fields of a U-Net, its weights, (h, w, c) and the number of classes.
+  """Returns the fields of a U-Net, its weights, (h, w, c), and the classes.
 
-  An output of twice the image's channels is kept whole. The scheduler's config
-  says whether its second half is a learned variance.
+  If the network predicts twice as many channels as the image has, all are kept.
+  The scheduler's config says whether the second half is a learned variance.
 
   Raises:
     ValueError: if we cannot represent a field, or the tensors do not fit.
@@ -84,7 +86,7 @@ def read(
 def write(
   model: Model, noise_levels: Float[np.ndarray, " k"] | None = None
 ) -> tuple[Config, Tensors]:
-  """The config and the tensors of a UNet2DModel; the inverse of `read`.
+  """Returns the config and the tensors of a UNet2DModel; inverts `read`.
 
   Args:
     model: a model whose network is a U-Net.
@@ -149,7 +151,7 @@ def _require_representable(module: UNet) -> None:
 
 
 def _config(model: Model, module: UNet) -> Config:
-  """The config.json of a U-Net whose noise level is an index of 1000."""
+  """Returns the config.json of a U-Net that reads a time index below 1000."""
   height, width, image_channels = model.image_shape
   widths = [module.channels * factor for factor in module.multipliers]
   resampling = module.resampling or STYLES[module.style]
@@ -188,7 +190,7 @@ def _config(model: Model, module: UNet) -> Config:
 
 
 def _groups(model: Model, module: UNet) -> int:
-  """The number of groups, which must be the same for all norms."""
+  """Returns the number of groups, which must be the same in all norms."""
   counts = {
     num_groups(module.groups, len(layer["scale"]), module.group_size)
     for layer in layers(model.params).values()
@@ -205,7 +207,7 @@ def _groups(model: Model, module: UNet) -> int:
 def _head_dim(
   module: UNet, widths: list[int], attentive: list[bool]
 ) -> int | None:
-  """The channels of a head; None if one head has all channels."""
+  """Returns the channels of an attention head; None for a single head."""
   if module.head_dim is not None or module.num_heads == 1:
     return module.head_dim
   attended = {w for w, a in zip(widths, attentive, strict=True) if a}
@@ -220,7 +222,11 @@ def _head_dim(
 
 
 def _namer(levels: int) -> Callable[[str], str | tuple[str, str, str]]:
-  """A function from our name of a layer to diffusers', for this many levels."""
+  """Returns a function that maps our name of a layer to diffusers' name.
+
+  A layer of queries, keys and values has three names in diffusers. `levels` is
+  the number of resolutions of the U-Net.
+  """
 
   def place(block: str) -> str:
     way, *place = block.split("_")
@@ -233,7 +239,7 @@ def _namer(levels: int) -> Callable[[str], str | tuple[str, str, str]]:
     if way not in ("down", "up"):
       return {"norm_out": "conv_norm_out"}.get(block, block)
     level = int(place[0])
-    # Diffusers counts levels in the order in which the map passes them.
+    # On the way up, diffusers counts the levels from the coarsest one.
     order = level if way == "down" else levels - 1 - level
     prefix = f"{way}_blocks.{order}"
     if place[1] == "resample":

@@ -12,7 +12,7 @@ from diffdistill.networks.unet import STYLES
 
 Config = dict[str, Any]
 
-# The values of fields that config.json leaves out: UNet2DModel's defaults.
+# UNet2DModel's defaults, for the fields that a config.json leaves out.
 DEFAULTS: Config = {
   "sample_size": None,
   "in_channels": 3,
@@ -43,7 +43,8 @@ DEFAULTS: Config = {
   "num_class_embeds": None,
   "num_train_timesteps": None,
 }
-# For fields with few values: those that we can represent.
+# For each field that has only a few possible values, the values that we can
+# represent.
 CHOICES = {
   "center_input_sample": (False,),
   "time_embedding_type": ("positional",),
@@ -60,7 +61,8 @@ CHOICES = {
 STYLE = {"default": "ddpm", "scale_shift": "film"}
 RESAMPLING = {"conv": "conv", "resnet": "block", None: "conv"}
 PADDING = {0: "same", 1: "both"}
-# Diffusers' names of levels without attention, by their kind of resampling.
+# Diffusers' names of levels without attention, by the way in which they change
+# the resolution.
 PLAIN = {
   "down": {"conv": "DownBlock2D", "block": "ResnetDownsampleBlock2D"},
   "up": {"conv": "UpBlock2D", "block": "ResnetUpsampleBlock2D"},
@@ -69,9 +71,9 @@ ATTENTIVE = {"down": "AttnDownBlock2D", "up": "AttnUpBlock2D"}
 
 
 def read_config(config: Config) -> tuple[Fields, tuple[int, int, int], int]:
-  """The fields of a U-Net, (h, w, c) and the number of classes.
+  """Returns the fields of a U-Net, (h, w, c) and the number of classes.
 
-  Dropout stays at 0, because the recipe sets it and not the model.
+  The dropout of the config is ignored, because the recipe sets it.
 
   Raises:
     ValueError: if we cannot represent a field.
@@ -124,7 +126,7 @@ def read_config(config: Config) -> tuple[Fields, tuple[int, int, int], int]:
 
 
 def _sizes(config: Config) -> tuple[tuple[int, ...], int, int]:
-  """The channels of each level, and the height and width of the images."""
+  """Returns the channels of each level, and the height and width of images."""
   widths = tuple(config["block_out_channels"])
   _require(
     config,
@@ -153,7 +155,7 @@ def _sizes(config: Config) -> tuple[tuple[int, ...], int, int]:
 
 
 def _levels(config: Config) -> tuple[list[int], str | None]:
-  """The levels with attention, and how every level changes the resolution."""
+  """Returns the levels with attention, and how levels change the resolution."""
   attentive, ways = {}, {}
   for way in ("down", "up"):
     field = f"{way}_block_types"
@@ -167,13 +169,15 @@ def _levels(config: Config) -> tuple[list[int], str | None]:
       len(types) == count and set(types) <= set(known),
       f"{count} of {', '.join(known)}",
     )
-    # The last block down and the first block up belong to the coarsest level.
+    # Order the levels from fine to coarse. The blocks on the way up are listed
+    # from coarse to fine.
     types = types if way == "down" else types[::-1]
     attentive[way] = [
       i for i, name in enumerate(types) if name == ATTENTIVE[way]
     ]
     own = RESAMPLING[config[f"{way}sample_type"]]
-    # The coarsest level has no way down, and the finest no way up.
+    # The last level does not change the resolution, so leave it out. It is the
+    # coarsest level on the way down and the finest on the way up.
     moving = types[:-1] if way == "down" else types[1:]
     ways[way] = {plain.get(name, own) for name in moving}
   _require(

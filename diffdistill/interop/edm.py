@@ -8,12 +8,12 @@ tensors of the classes. Their meaning is that of the published definition:
   model         SongUNet      our "song_unet", DDPM++ or NCSN++
                 DhariwalUNet  our "unet" of style "film", ADM
 
-Noise levels are those of the paper's sampler, 0.002 to 80, as far as the model
-has them. Dropout is left at 0, since it affects only training. The layers of
-augmentation labels are left out, because these labels are zero when images are
-made. For EDM, a zero vector means no class; for us, a label outside the classes
-means that. If the model was trained with label dropout, the zero vector is its
-null label.
+The noise levels range from 0.002 to 80, as in the paper's sampler, or over the
+smaller range of the model. Dropout is left at 0, since it affects only
+training. The layers of augmentation labels are left out, because these labels
+are zero when images are made. EDM marks "no class" by a zero vector; here, a
+label outside the classes does. If the model was trained with label dropout, the
+zero vector is its null label.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from diffdistill.interop.remaining import Remaining
 from diffdistill.interop.tensors import Tensors
 
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0  # Karras et al. 2022, Table 1
-# The settings of a model, and their defaults.
+# The settings that every model has, and their defaults.
 SETTINGS = {
   "label_dim": 0,
   "augment_dim": 0,
@@ -57,7 +57,7 @@ ADM = SETTINGS | {
   "num_blocks": 3,
   "attn_resolutions": [32, 16, 8],
 }
-# EDM's names of our layers: first the layers of a block, then all others.
+# Maps our names of layers to EDM's; the first ones are layers of a block.
 LAYERS = {
   "norm1/norm": "norm0",
   "conv1": "conv0",
@@ -81,7 +81,7 @@ PARTS = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
 def read(path: epath.Path) -> Model:
-  """The averaged network ("ema") of a pickle.
+  """Reads the averaged network ("ema") of a pickle.
 
   Raises:
     ValueError: if the file is damaged, or contains anything but such a network
@@ -142,7 +142,7 @@ def _model(content: Any, origin: str) -> Model:
 
 
 def _settings(given: dict[str, Any], defaults: Fields) -> Fields:
-  # The fields of the precondition determine these.
+  # These settings have no defaults; the precondition determines them.
   shapes = ("img_resolution", "in_channels", "out_channels")
   for name in given:
     if name not in defaults and name not in shapes:
@@ -160,7 +160,7 @@ def _common(settings: Fields, size: int) -> Fields:
     "channels": channels,
     "multipliers": tuple(multipliers),
     "num_blocks": settings["num_blocks"],
-    # EDM ignores attention heights that do not occur.
+    # Leave out heights that occur at no level, because EDM ignores them.
     "attention": tuple(h for h in heights if h in settings["attn_resolutions"]),
     "embed_dim": channels * settings["channel_mult_emb"],
   }
@@ -192,7 +192,7 @@ def _adm(settings: Fields, size: int) -> Fields:
 
 
 def _tensors(module: Object) -> Tensors:
-  """The tensors of a module and its submodules, by their state dict's names."""
+  """Returns the tensors of a module, with the names of torch's state dict."""
   tensors: Tensors = {}
   # Visit each module once and without recursion: a hostile pickle may have a
   # cycle.
@@ -216,14 +216,14 @@ def _tensors(module: Object) -> Tensors:
 
 
 def _params(model: Model, tensors: Tensors) -> Any:
-  """The tree of our network's weights."""
+  """Builds the tree of our network's weights."""
   song, size = model.network["kind"] == "song_unet", model.image_shape[0]
   left = Remaining(
     tensors={
       name: tensor
       for name, tensor in tensors.items()
-      # No network needs these tensors: the first belongs to augmentation
-      # labels, and the others repeat a setting.
+      # Our network does not need these tensors. The first belongs to
+      # augmentation labels, and the others repeat a setting.
       if not re.fullmatch(r"map_augment\.weight|.*\.resample_filter", name)
     },
     holder="the model",
@@ -243,9 +243,9 @@ def _params(model: Model, tensors: Tensors) -> Any:
     name = f"{_name(layer, size, model.network)}.{PARTS[part]}"
     value = take(name)
     if layer == ["embed", "label"] and part == "kernel":
-      # EDM's SongUNet multiplies the one-hot vector by sqrt(classes).
+      # EDM's SongUNet multiplies one-hot labels by sqrt(classes).
       scale = math.sqrt(model.num_classes) if song else 1.0
-      # The null label of EDM is a zero vector.
+      # Add a zero row for the null label, because EDM uses a zero vector.
       null = np.zeros((len(value), int(model.null_label)), np.float32)
       value = np.concatenate([scale * value, null], axis=1)
     try:
@@ -265,7 +265,7 @@ def _params(model: Model, tensors: Tensors) -> Any:
 def _laid_out(
   layer: str, part: str, value: np.ndarray, shape: tuple[int, ...]
 ) -> np.ndarray:
-  """A tensor in our layout; in EDM the outputs of qkv are (heads, size, 3)."""
+  """Returns a tensor in our layout; EDM's qkv outputs are (heads, size, 3)."""
   if layer == "qkv":
     *inputs, _, heads, size = shape
     value = value.reshape(heads, size, 3, *inputs)
@@ -273,7 +273,7 @@ def _laid_out(
   elif part == "kernel" and len(shape) == 4:
     value = value.transpose(2, 3, 1, 0)
   elif part == "kernel":
-    # This is a dense layer, or a convolution of one pixel.
+    # The layer is dense, or a convolution of one pixel.
     value = value.reshape(shape[::-1]).transpose()
   if value.shape != shape:
     raise ValueError("another shape")
@@ -281,7 +281,7 @@ def _laid_out(
 
 
 def _name(layer: list[str], size: int, network: Fields) -> str:
-  """EDM's name of a layer of ours."""
+  """Returns EDM's name of our layer."""
   whole, inner = "/".join(layer), "/".join(layer[1:])
 
   def at(level: int, what: str) -> str:

@@ -1,15 +1,15 @@
-"""Reads JSON files from elsewhere: settings, and the configs of models."""
+"""Reads JSON files that other programs wrote, such as configs of models."""
 
 import json
 from typing import Any
 
 from etils import epath
 
-MAX_SIZE = 1 << 24  # bytes; configs have a few thousand bytes
+MAX_SIZE = 1 << 24  # The most bytes of a file. Configs have a few thousand.
 
 
 def read_foreign_json(path: epath.Path, remedy: str) -> dict[str, Any]:
-  """The fields of a JSON object.
+  """Reads the fields of a JSON object.
 
   Args:
     path: the path of the file.

@@ -16,17 +16,18 @@ from diffdistill.interop.model import Model
 
 
 def read_model(path: epath.Path, settings: epath.Path | None) -> Model:
-  """The model in a file or a folder.
+  """Reads the model in a file or a folder.
 
   Args:
-    path: a folder of ours or of diffusers; an EDM pickle (.pkl); OpenAI's ADM
-      (.pt); or a Flax checkpoint of Salimans & Ho 2022 (any other file).
+    path: a folder in our format or in diffusers'; an EDM pickle (.pkl); a file
+      of OpenAI's ADM (.pt); or a Flax checkpoint of Salimans & Ho 2022 (any
+      other file).
     settings: a JSON file with the settings of an ADM or a Flax checkpoint;
       these files contain only weights.
 
   Raises:
-    ValueError: if the format is another one, or settings are missing or not
-      needed.
+    ValueError: if the format is none of these, or if settings are missing or
+    not needed.
   """
   needs_settings = path.is_file() and path.suffix != ".pkl"
   if not path.exists():
@@ -41,7 +42,8 @@ def read_model(path: epath.Path, settings: epath.Path | None) -> Model:
     return _read(path, settings)
   except ValueError:
     raise
-  # Fields from elsewhere can be wrong in ways that no importer checks.
+  # A file from elsewhere can have errors that no importer checks, so turn
+  # every exception into a refusal.
   except Exception as error:
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     raise ValueError(

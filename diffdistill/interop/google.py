@@ -1,9 +1,9 @@
 """Google's progressive-distillation checkpoints (Salimans & Ho 2022).
 
 The file is a Flax msgpack of the state of a training; only its averaged
-weights, ema_params, are read. It contains no program. The meaning of the
-weights is in the config that trained them, config/*.py of the released code:
-model.args, and beside it image_size, mean_type and the ends of the schedule.
+weights, ema_params, are read. It contains no code. The weights need the config
+that trained them, config/*.py of the released code: its model.args, image_size,
+mean_type and the ends of the schedule.
 """
 
 from typing import cast
@@ -21,7 +21,8 @@ from diffdistill.interop.unet_layers import Layer, build, without_defaults
 from diffdistill.networks.require import require
 from diffdistill.networks.unet import UNet
 
-# Google's fields and their defaults; None if a config must give a value.
+# The fields of Google's configs, and their defaults. None marks a field that a
+# config must give.
 DEFAULTS: Fields = {
   "image_size": None,
   "mean_type": "x",
@@ -43,7 +44,8 @@ OUTPUTS = {"x": "x0", "eps": "eps", "v": "v", "both": "both"}
 LIMIT = 20.0
 GROUPS = 32
 
-# Google's names of the parts of a block; all other parts have our names.
+# Maps our names of the parts of a block to Google's names. All other parts
+# have the same names in both.
 PARTS = {
   "embed/dense1": "dense0",
   "embed/dense2": "dense1",
@@ -58,13 +60,13 @@ PARTS = {
   "norm/norm": "norm",
   "qkv": "",
   "out": "proj_out",
-  # A convolution that changes the resolution is one layer, not a block.
+  # Google's layer that changes the resolution is not inside a block.
   "conv": "",
 }
 
 
 def read(path: epath.PathLike, settings: Fields) -> Model:
-  """The model of a checkpoint, such as cifar_original.
+  """Reads the model of a checkpoint, such as cifar_original.
 
   Dropout is left at 0, since it affects only training.
 
@@ -107,7 +109,7 @@ def read(path: epath.PathLike, settings: Fields) -> Model:
 
 
 def _network(settings: Fields) -> tuple[Fields, str]:
-  """The fields of our network, and the name of its output."""
+  """Returns the fields of our network, and the kind of Google's output."""
   for name in settings:
     require(
       name in DEFAULTS,
@@ -165,19 +167,19 @@ def _network(settings: Fields) -> tuple[Fields, str]:
 
 
 def _restore(path: epath.Path) -> Tensors:
-  """The averaged weights of a checkpoint: "down_0.block_0/conv1/kernel", ..."""
+  """Reads the averaged weights by name: "down_0.block_0/conv1/kernel", ..."""
   if not path.is_file():
     raise ValueError(f"there is no file {path}; pass a checkpoint")
   try:
     state = serialization.msgpack_restore(path.read_bytes())
-  # The file is not msgpack, or it is msgpack without arrays.
+  # The file is not msgpack, or its msgpack contains no arrays.
   except (ValueError, TypeError, KeyError) as error:
     raise ValueError(
       f"{path} is damaged or no Flax checkpoint; fetch it again"
     ) from error
   params = state.get("ema_params") if isinstance(state, dict) else None
   flat = flatten_dict(params, sep="/") if isinstance(params, dict) else {}
-  # Flax's type allows empty branches too; the next statement refuses them.
+  # Flax's type also allows empty branches, which the next statement refuses.
   tensors = cast(Tensors, flat)
   if np.ndim(tensors.get("conv_in/kernel", 0)) != 4:
     raise ValueError(
@@ -190,7 +192,10 @@ def _restore(path: epath.Path) -> Tensors:
 def _params(
   module: UNet, image_shape: tuple[int, int, int], tensors: Tensors
 ) -> Params:
-  """Google's tensors in our tree; those of older Flax versions are reshaped."""
+  """Builds our tree from Google's tensors.
+
+  Older Flax versions stored tensors in other shapes, so tensors are reshaped.
+  """
   left = Remaining(
     tensors={name: np.asarray(value) for name, value in tensors.items()},
     holder="the checkpoint",
@@ -204,8 +209,8 @@ def _params(
   def layer(path: str, shapes: Layer) -> Layer:
     theirs = _their_name(path)
     if path.endswith("/qkv"):
-      # Google's network has three layers; ours are stacked before the axis of
-      # heads.
+      # Google's network has separate layers of queries, keys and values. Ours
+      # stacks them on an axis before the axis of heads.
       return {
         kind: np.stack(
           [
@@ -227,10 +232,10 @@ def _params(
 
 
 def _their_name(path: str) -> str:
-  """Google's name of a layer of ours, such as down_0.block_1/norm1.
+  """Returns Google's name of our layer.
 
-  That is the name of our down_0_block_1/norm1/norm. The name of qkv is the name
-  of its block.
+  For our down_0_block_1/norm1/norm it is down_0.block_1/norm1. A layer "qkv"
+  has the name of its block.
   """
   if path in PARTS:
     return PARTS[path]

@@ -1,7 +1,8 @@
 """OpenAI's ADM from the file of a guided-diffusion state dict.
 
-The file contains only weights. Their meaning is in the flags that the README
-passes to the sampling script; `DEFAULTS` are the defaults of these flags.
+The file contains only weights. The README of guided-diffusion gives the flags
+of each model for the sampling script, which define the network; `DEFAULTS` has
+the defaults of these flags.
 """
 
 from collections.abc import Callable
@@ -48,7 +49,8 @@ IGNORED = (
   "use_fp16",
   "use_kl",
 )
-# The multipliers for each image size, used if channel_mult is empty.
+# The widths of the levels, as multiples of the first, for each image size.
+# They are used if channel_mult is empty.
 MULTIPLIERS = {
   512: "0.5,1,1,2,2,4,4",
   256: "1,1,2,2,4,4",
@@ -56,7 +58,8 @@ MULTIPLIERS = {
   64: "1,2,3,4",
 }
 GROUPS, EPSILON = 32, 1e-5
-# The number of steps that betas and the network's indices refer to.
+# The network's time indices and the betas are those of a schedule of this many
+# steps.
 STEPS = 1000
 
 PARTS = {
@@ -80,10 +83,11 @@ PARTS = {
 
 
 def read(path: epath.PathLike, settings: Fields) -> Model:
-  """The model of a state dict, such as 64x64_diffusion.pt.
+  """Reads the model of a state dict, such as 64x64_diffusion.pt.
 
-  Dropout is left at 0, since it affects only training. Outputs that are a
-  variance (learn_sigma) are left out, because nothing here reads them.
+  Dropout is left at 0, since it affects only training. If the network also
+  predicts a variance (learn_sigma), its weights are left out, because nothing
+  here reads it.
 
   Args:
     path: the file of weights, see `read_tensors`.
@@ -134,7 +138,7 @@ def read(path: epath.PathLike, settings: Fields) -> Model:
 
 
 def _flags(settings: Fields) -> Fields:
-  """The value, of the right type, of every flag that the weights depend on."""
+  """Returns the flags that the weights depend on, with checked types."""
   for name in settings:
     require(
       name in DEFAULTS or name in IGNORED,
@@ -183,7 +187,8 @@ def _network(flags: Fields) -> Fields:
       "channels": channels,
       "multipliers": tuple(width // channels for width in widths),
       "num_blocks": flags["num_res_blocks"],
-      # OpenAI's code also ignores heights that occur at no level.
+      # Leave out heights that occur at no level, because OpenAI's code ignores
+      # them.
       "attention": tuple(side for side in heights if side in wanted),
       "num_heads": heads if head_dim == -1 else 1,
       "head_dim": None if head_dim == -1 else head_dim,
@@ -215,7 +220,8 @@ def _schedule(flags: Fields) -> Fields:
     name == "linear",
     f"noise_schedule is {name!r}; pass one of linear, cosine",
   )
-  # The total noise is the same for every number of steps.
+  # Scale the betas, so that the total noise is the same for every number of
+  # steps.
   scale = STEPS / steps
   return {
     "kind": "linear_beta",
@@ -228,7 +234,7 @@ def _schedule(flags: Fields) -> Fields:
 def _image_channels(
   tensors: Tensors, path: epath.PathLike, learn_sigma: bool
 ) -> int:
-  """The channels of the images; cuts the variance out of the last layer."""
+  """Returns the channels of images; cuts the variance out of the last layer."""
   for name in ("input_blocks.0.0.weight", "out.2.weight", "out.2.bias"):
     require(
       name in tensors and tensors[name].ndim in (1, 4),
@@ -248,14 +254,14 @@ def _image_channels(
 
 
 def _namer(module: UNet, size: int) -> Callable[[str], str]:
-  """A function from our names of layers to OpenAI's, which are numbered."""
+  """Returns a function from our names of layers to OpenAI's numbered names."""
   last = len(module.multipliers) - 1
   places = {
     "middle_block_1": "middle_block.0",
     "middle_attention": "middle_block.1",
     "middle_block_2": "middle_block.2",
   }
-  count = 1  # in OpenAI's numbering the first block is the convolution
+  count = 1  # OpenAI's block 0 on the way down is the first convolution.
   for level in range(last + 1):
     for index in range(module.num_blocks):
       places[f"down_{level}_block_{index}"] = f"input_blocks.{count}.0"
@@ -270,8 +276,8 @@ def _namer(module: UNet, size: int) -> Callable[[str], str]:
       places[f"up_{level}_block_{index}"] = f"output_blocks.{count}.0"
       places[f"up_{level}_attention_{index}"] = f"output_blocks.{count}.1"
       count += 1
-    # This layer follows the attention of the level's last block, if there is
-    # any.
+    # OpenAI numbers this layer after the attention of the level's last block,
+    # or after the block itself if there is no attention.
     after = 2 if size // 2**level in module.attention else 1
     places[f"up_{level}_resample"] = f"output_blocks.{count - 1}.{after}"
 

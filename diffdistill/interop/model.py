@@ -20,10 +20,10 @@ from diffdistill.networks import NETWORKS
 from diffdistill.networks.network import LinenNetwork
 from diffdistill.ranges import Classes, Range, Side, check_ranges
 
-# The short name of a licence, as used by SPDX and Hugging Face.
+# The pattern of a licence's short name, as used by SPDX and Hugging Face.
 LICENSE = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}"
-MAX_ORIGIN = 1000  # characters; each student adds its teacher to the text
-# The shape of an array; None if there is no array.
+MAX_ORIGIN = 1000  # The most characters; each student adds its teacher's name.
+# The shape of an array; None if the array is missing.
 Shape = tuple[int, ...] | None
 
 
@@ -32,8 +32,8 @@ class Model:
   """A denoiser's weights, and the fields that give them a meaning.
 
   Args:
-    network: the fields of model.network, with its kind; without out_channels
-      and num_classes, which follow from the others.
+    network: the fields of model.network, with its kind. It lacks out_channels
+      and num_classes, because they follow from the other arguments.
     schedule: the fields of model.schedule, with its kind.
     output: the network's output, see diffusion/prediction.py.
     precondition: the fields of model.precondition, with its kind.
@@ -88,7 +88,7 @@ class Model:
 
 
 def network_of(model: Model) -> LinenNetwork:
-  """The architecture of a model's weights.
+  """Builds the network of a model, without its weights.
 
   Raises:
     ValueError: if the kind of network is unknown, or the network refuses a
@@ -109,7 +109,7 @@ def network_of(model: Model) -> LinenNetwork:
 
 
 def check(model: Model) -> Model:
-  """The model, if its weights are finite and fit its network.
+  """Returns the model if its weights are finite and fit its network.
 
   Raises:
     ValueError: if a weight is not finite or does not fit; the message names one
@@ -133,7 +133,7 @@ def check(model: Model) -> Model:
 def misfits(
   wanted: Params, given: Params
 ) -> Iterator[tuple[str, Shape, Shape]]:
-  """(path, needed shape, given shape) of each difference between two trees."""
+  """Yields (path, needed shape, given shape) for arrays that do not fit."""
   ours, theirs = (
     {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
     for leaves in map(jax.tree_util.tree_leaves_with_path, (wanted, given))

@@ -30,13 +30,14 @@ def save(model: Model, folder: epath.Path) -> None:
     for field in dataclasses.fields(model)
     if field.name != "params"
   }
-  # Another process may see one new and one old file; the digest detects this.
+  # While these files are written, a reader may find one old and one new file.
+  # The digest of the weights detects this.
   fields = {"format": FORMAT, "weights": _digest(weights), **fields}
   write_json(folder / DESCRIPTION, fields)
 
 
 def describe(folder: epath.Path) -> Model:
-  """The model of a folder, without its weights.
+  """Reads the model of a folder, without its weights.
 
   Raises:
     ValueError: if the folder holds no model, or a damaged one.
@@ -45,7 +46,7 @@ def describe(folder: epath.Path) -> Model:
 
 
 def load(folder: epath.Path) -> Model:
-  """The model of a folder.
+  """Reads the model of a folder, with its weights.
 
   Raises:
     ValueError: if the folder holds no model, or weights that are damaged or
@@ -63,7 +64,7 @@ def load(folder: epath.Path) -> Model:
 
 
 def _described(folder: epath.Path) -> tuple[Model, str]:
-  """The model without its weights, and their digest."""
+  """Reads the model without its weights, and the digest of its weights."""
   path = folder / DESCRIPTION
   if not path.exists():
     raise ValueError(
@@ -77,7 +78,7 @@ def _described(folder: epath.Path) -> tuple[Model, str]:
     digest = fields.pop("weights")
     model = Model(**plain(fields), params={})
     network_of(model)
-  # JSON that a person has edited may be wrong in ways that raise any exception.
+  # A person may have edited the JSON, and its errors can raise any exception.
   except Exception as error:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     raise ValueError(
@@ -91,7 +92,7 @@ def _digest(data: bytes) -> str:
 
 
 def flat(params: Params) -> Tensors:
-  """The arrays of a tree by their paths, joined by dots."""
+  """Returns the arrays of a tree, by their paths joined with dots."""
   return {
     path: np.ascontiguousarray(leaf, np.float32)
     for path, leaf in flatten_dict(params, sep=".").items()
@@ -99,5 +100,5 @@ def flat(params: Params) -> Tensors:
 
 
 def nested(tensors: Tensors) -> Params:
-  """The inverse of `flat`."""
+  """Returns the tree of arrays that `flat` has flattened."""
   return unflatten_dict(tensors, sep=".")

@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-# Torch's names for types of values.
+# Maps the classes of torch's storages to numpy's types of their values.
 STORAGES = {
   "torch.DoubleStorage": np.dtype("<f8"),
   "torch.FloatStorage": np.dtype("<f4"),
@@ -25,18 +25,18 @@ STORAGES = {
   "torch.ByteStorage": np.dtype("u1"),
   "torch.BoolStorage": np.dtype("?"),
 }
-# The allowed types of keys in dicts and sets. A tuple could take forever to
-# hash.
+# The allowed types of keys in dicts and sets. A tuple is not allowed, because
+# hashing it could take forever.
 KEYS = (str, bytes, int, float, bool, type(None))
 
 
 class RefusalError(ValueError):
-  """The reason why a pickle is not read, without the name of its file."""
+  """Says why a pickle is refused, without the name of its file."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class Object:
-  """An object in a pickle: the name of its class, and its state."""
+  """Stands for an object in a pickle: the name of its class, and its state."""
 
   name: str
   state: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -112,8 +112,8 @@ def build(target: Any, state: Any) -> Any:
     )
     target.state.update(state)
   elif isinstance(target, Dtype):
-    # These are the version, the byte order, and fields that are None for
-    # numbers.
+    # state[0] is the version and state[1] the byte order. The next fields are
+    # None for types of numbers.
     require(
       state[1] in ("<", ">", "|", "=") and state[2:5] == (None, None, None),
       "has a numpy type with fields; save arrays of numbers",
@@ -122,12 +122,12 @@ def build(target: Any, state: Any) -> Any:
   elif isinstance(target, Unfilled):
     _, shape, dtype, fortran, content = state
     values = np.frombuffer(content, _numpy_dtype(dtype))
-    # reshape refuses a shape for another number of values.
+    # `reshape` refuses a shape that does not fit the number of values.
     target.values = values.reshape(shape, order="F" if fortran else "C")
     return target.values
   else:
-    # Torch adds attributes to its ordered dicts; they have no values that
-    # matter.
+    # Torch sets attributes of its ordered dicts. Weights do not depend on
+    # them, so ignore them.
     require(
       type(target) is dict,
       f"gives a state to a {type(target).__name__}; save its state_dict()",
@@ -144,7 +144,7 @@ def _make_tensor(
   hooks: Any = None,
   metadata: Any = None,
 ) -> np.ndarray:
-  """A view of a storage, which must not have more values than the storage."""
+  """Returns a view of a storage, which must lie within the storage."""
   require(
     isinstance(storage, Storage)
     and type(shape) is type(strides) is tuple
@@ -177,7 +177,7 @@ def _make_parameter(tensor: Any, requires_grad: Any, hooks: Any) -> Any:
 
 
 def _make_persistent(meta: Any) -> Object:
-  """An object of one of NVIDIA's classes.
+  """Returns an `Object` for an object of one of NVIDIA's classes.
 
   The pickle also contains the source code of the class; nothing reads that.
   """
@@ -241,7 +241,7 @@ def _make_scalar(dtype: Any, content: Any) -> Any:
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-  """Bytes, which a pickle of protocol 2 writes as text."""
+  """Returns the bytes that a pickle of protocol 2 has written as text."""
   require(
     type(text) is str and encoding == "latin1",
     "has text in place of bytes; save it again",
@@ -269,6 +269,7 @@ CALLS: dict[str, Callable[..., Any]] = {
   "numpy.core.multiarray.scalar": _make_scalar,
   "numpy._core.multiarray.scalar": _make_scalar,
 }
-# This name stands for a function that `run` receives as an argument.
+# The function of this name is not in CALLS, because `run` receives it as an
+# argument.
 LOAD_STORAGE = "torch.storage._load_from_bytes"
 NAMES = {*CALLS, LOAD_STORAGE, *STORAGES, "numpy.ndarray"}

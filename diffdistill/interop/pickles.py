@@ -26,18 +26,18 @@ from diffdistill.interop.pickled_names import (
 )
 from diffdistill.interop.stack_machine import Find, no_storage, run
 
-# The first bytes of an old torch file: the protocol, and a magic number.
+# The first bytes of an old torch file: a pickle of torch's magic number.
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 LEGACY_VERSION = 1001
-MAX_KEY = 32  # digits of a storage's key, which is a count or an address
+MAX_KEY = 32  # The most digits of a storage's key, a count or an address.
 
 
 def read_pickle(path: epath.Path) -> Any:
-  """The containers, numbers, arrays and `Object`s in a file.
+  """Reads the containers, numbers, arrays and `Object`s in a file.
 
   Raises:
-    ValueError: if the file is damaged, names anything else, or needs work or
-      memory out of proportion to its size.
+    ValueError: if the file is damaged, names other things, or needs work or
+    memory out of proportion to its size.
   """
   try:
     data = path.read_bytes()
@@ -47,7 +47,7 @@ def read_pickle(path: epath.Path) -> Any:
     return content
   except RefusalError as error:
     raise ValueError(f"{path} {error}") from error
-  # A damaged file can raise any of a dozen different exceptions.
+  # A damaged file can raise a dozen different exceptions, so catch them all.
   except Exception as error:
     raise ValueError(
       f"{path} is damaged or no pickle; fetch or save it again"
@@ -55,7 +55,7 @@ def read_pickle(path: epath.Path) -> Any:
 
 
 def _load(data: bytes, budget: Budget, load_storage: Find) -> Any:
-  """The content of a file; load_storage reads the files within it."""
+  """Reads a file from its bytes; `load_storage` reads a file within it."""
   if data.startswith(b"PK"):
     return _load_zip(data, budget, load_storage)
   if data.startswith(LEGACY):
@@ -64,7 +64,7 @@ def _load(data: bytes, budget: Budget, load_storage: Find) -> Any:
 
 
 def _load_storage(data: bytes, budget: Budget) -> Storage:
-  """A storage that is a file of its own within the file."""
+  """Loads a storage from the bytes of a torch file within the file."""
   storage = _load(data, budget, no_storage)
   require(
     isinstance(storage, Storage),
@@ -74,7 +74,7 @@ def _load_storage(data: bytes, budget: Budget) -> Storage:
 
 
 def _load_zip(data: bytes, budget: Budget, load_storage: Find) -> Any:
-  # Entries are read by name, and are not written to a disk.
+  # Read the archive's entries in memory; do not unpack them to a disk.
   archive = zipfile.ZipFile(io.BytesIO(data))
   entries = archive.infolist()
   names = [entry.filename for entry in entries]
@@ -134,7 +134,8 @@ def _load_legacy(data: bytes, budget: Budget, load_storage: Find) -> Any:
     if key not in storages:
       room -= count * dtype.itemsize
       require(room >= 0, f"is shorter than its storage {key}; fetch it again")
-      # The values come after the pickle, which contains views of them.
+      # Reserve memory for the storage now, because the pickle contains views
+      # of it. The file has the values after the pickle.
       storages[key] = Storage(values=np.zeros(count, dtype))
     values = storages[key].values
     require(
@@ -159,7 +160,7 @@ def _load_legacy(data: bytes, budget: Budget, load_storage: Find) -> Any:
 
 
 def _storage_id(persistent: Any) -> tuple[np.dtype, str, int]:
-  """The type, key and number of values in torch's ("storage", ...)."""
+  """Checks torch's id of a storage; returns its type, key and length."""
   kind, dtype, key, _, count = persistent[:5]
   require(
     kind == "storage"

@@ -1,4 +1,4 @@
-"""The tensors of a file, which a network takes one by one as its weights."""
+"""Gives a network the tensors of a file, and notices missing or extra ones."""
 
 import dataclasses
 import math
@@ -8,15 +8,15 @@ from jaxtyping import Float
 
 from diffdistill.interop.tensors import Tensors
 
-SHOWN = 99  # characters of a tensor's name in a message
+SHOWN = 99  # The most characters of a tensor's name in a message.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Remaining:
-  """The tensors of a file that no weight has been made of yet.
+  """The tensors of a file that have not become weights of a network yet.
 
   Args:
-    tensors: all tensors at first, by name; `take` removes one.
+    tensors: all tensors of the file, by name; `take` removes them one by one.
     holder: a text that names the file or its content, for messages.
     network: a text that names the network, for messages.
     remedy: a text for messages that says what to do if the tensors do not fit.

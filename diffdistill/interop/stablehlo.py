@@ -1,4 +1,4 @@
-"""A whole sampler, with its weights, as one file that needs only jax to run.
+"""Writes a sampler with its weights as one file that needs only jax to run.
 
 The file is made by jax.export: StableHLO for CPU, CUDA and TPU, any batch size,
 
@@ -25,11 +25,12 @@ from diffdistill.arrays import Image, Key, Label, Params
 from diffdistill.ranges import STEPS, check_number
 from diffdistill.system.files import write_atomically
 
-# (params, noise of unit variance, label, key, num_steps) -> images.
+# A sampler: (params, noise of unit variance, label, key, num_steps) -> images.
 Sample = Callable[[Params, Image, Label | None, Key, Array], Image]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-# The file format has offsets of 31 bits; the program itself needs some bytes.
+# The most bytes of weights. Offsets in the file have 31 bits, and the program
+# itself needs some bytes.
 MAX_BYTES = 2 * 10**9
 PROGRAM, DESCRIPTION = "model.stablehlo", "sampler.json"
 
@@ -90,7 +91,7 @@ def export_sampler(
   num_steps: int,
   platforms: Sequence[str] = PLATFORMS,
 ) -> bytes:
-  """A sampler as the bytes of a file for `jax.export.deserialize`.
+  """Returns a sampler as the bytes of a file for `jax.export.deserialize`.
 
   Args:
     sample: (params, noise of unit variance, label, key, num_steps) -> images.
@@ -108,11 +109,11 @@ def export_sampler(
   """
   check_number("num_steps", num_steps, STEPS)
   _check(params, platforms)
-  # Arrays on the host become constants of the program.
+  # Copy the weights to the host, so that they become constants of the program.
   params = jax.tree.map(np.asarray, params)
 
   def program(noise, label, seed):
-    # This is the key that `Generator` gives the sampler for the first batch.
+    # `Generator` gives the sampler the same key for its first batch.
     _, key = jax.random.split(jax.random.key(seed))
     key = jax.random.fold_in(key, 0)
     weights = jax.tree.map(jnp.asarray, params)
@@ -182,7 +183,7 @@ def write_sampler(
 def read_sampler(
   folder: epath.Path,
 ) -> tuple[export.Exported, tuple[int, ...], int]:
-  """The program of a folder, its label counts and the number of its steps.
+  """Reads the program of a folder, its label counts and its number of steps.
 
   Raises:
     ValueError: if the folder holds no sampler, or a damaged one.
@@ -195,12 +196,12 @@ def read_sampler(
     )
   try:
     said = json.loads(path.read_text())
-    # Older files do not have the frequencies of their classes.
+    # Files of older versions have no frequencies of classes.
     counts = said.get("label_counts", [1] * int(said["num_classes"]))
     parts = tuple(map(int, counts)), int(said["num_steps"])
     program = export.deserialize(bytearray((folder / PROGRAM).read_bytes()))
   except Exception as error:
-    # A damaged flatbuffer can raise any exception.
+    # A damaged flatbuffer can raise any exception, so catch them all.
     reason = " ".join(str(error).split()) or type(error).__name__
     raise ValueError(
       f"the sampler in {folder} is damaged ({reason}); export it again"

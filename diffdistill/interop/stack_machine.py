@@ -26,7 +26,8 @@ from diffdistill.interop.pickled_names import (
   set_items,
 )
 
-# Instructions that push their argument, and instructions that push a constant.
+# Instructions that push their argument. CONSTANTS has the instructions that
+# push a constant.
 VALUES = {
   *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
   *("FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE"),
@@ -42,12 +43,13 @@ CONSTANTS: dict[str, Callable[[], Any]] = {
   "EMPTY_TUPLE": tuple,
   "EMPTY_SET": set,
 }
-# Returns the storage for a persistent id, or for a file within a file.
+# A function that returns the storage for a persistent id, or for the bytes of
+# a file within the file.
 Find = Callable[[Any], Storage]
 
 
 def no_storage(key: Any) -> Storage:
-  """The `Find` for a pickle that has no storages."""
+  """Refuses every storage; it is the `Find` for a pickle that has none."""
   raise RefusalError(
     "has a persistent id or a file within it, where torch writes none; save"
     " its state_dict()"
@@ -61,7 +63,7 @@ def run(
   find: Find = no_storage,
   load_storage: Find = no_storage,
 ) -> Any:
-  """The result of the pickle at this place; reads the file to the pickle's end.
+  """Runs the pickle that starts at the file's position; returns its result.
 
   Args:
     file: a file at the start of a pickle.
@@ -78,7 +80,7 @@ def run(
   machine = Machine(
     calls={**CALLS, LOAD_STORAGE: load_storage}, budget=budget, find=find
   )
-  # genops reads instructions and their arguments, and does not run them.
+  # `genops` only reads the instructions and their arguments; it runs nothing.
   for instruction, argument, _ in pickletools.genops(file):
     budget.count()
     if instruction.name == "STOP":
@@ -102,10 +104,11 @@ def run(
 
 @dataclasses.dataclass(kw_only=True)
 class Machine:
-  """The state of a pickle's program, and its instructions in four groups.
+  """Holds the state of a pickle's program; its methods run the instructions.
 
-  The method for a group runs an instruction of its group and returns True. For
-  all other instructions it returns False.
+  There are four groups of instructions, and one method for each. The method
+  runs an instruction of its group and returns True. For all other instructions
+  it returns False.
 
   Args:
     calls: the function of each known name.
@@ -220,7 +223,7 @@ def _known(name: str) -> Global:
 
 
 def _filled(value: Any) -> Any:
-  """A value of the memo, or its array if a BUILD instruction has filled it."""
+  """Returns a value of the memo; for an `Unfilled` with values, its array."""
   filled = isinstance(value, Unfilled) and value.values is not None
   return value.values if filled else value
 
@@ -231,7 +234,7 @@ def _call(
   calls: Mapping[str, Callable[..., Any]],
   budget: Budget,
 ) -> Any:
-  """The result of calling the function of a known name."""
+  """Calls the function of a known name and returns its result."""
   name = function.name if isinstance(function, Global) else ""
   require(
     name in calls and type(arguments) is tuple,

@@ -1,4 +1,4 @@
-"""The tensors of a file of weights, by name, as numpy arrays.
+"""Reads the tensors of a file of weights, by name, as numpy arrays.
 
 Python's unpickler can run any program, so it is not used: `pickles` reads files
 of torch, and makes only arrays and plain containers.
@@ -12,18 +12,19 @@ from etils import epath
 from diffdistill.interop.pickles import read_pickle
 
 Tensors = dict[str, np.ndarray]
-# The fields in which training scripts save the state dict.
+# Training scripts save the state dict under one of these names.
 WRAPPERS = ("state_dict", "net")
-# All tensors together may have this many times the values of the file, because
-# tied tensors share values.
+# The most values of all tensors together, as a multiple of the values in the
+# file. Tied tensors share values, so the tensors may have more values than the
+# file.
 MAX_SHARED = 8
 
 
 def read_tensors(path: epath.PathLike) -> Tensors:
-  """The tensors of a .safetensors, .pt, .pth or .bin file.
+  """Reads the tensors of a .safetensors, .pt, .pth or .bin file.
 
   Raises:
-    ValueError: if the file is missing, damaged, or has more than tensors.
+    ValueError: if the file is missing, is damaged, or contains other things.
   """
   path = epath.Path(path)
   if path.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
@@ -41,7 +42,7 @@ def read_tensors(path: epath.PathLike) -> Tensors:
 def as_safetensors(
   tensors: Tensors, metadata: dict[str, str] | None = None
 ) -> bytes:
-  """The bytes of a .safetensors file of these tensors.
+  """Returns the bytes of a .safetensors file of these tensors.
 
   Raises:
     ValueError: if the library safetensors is not installed.
@@ -87,8 +88,8 @@ def _read_torch(path: epath.Path) -> Tensors:
     raise ValueError(
       f"{path} holds no state dict of tensors; save model.state_dict()"
     )
-  # Tied weights are views of one storage. Copies of many such views could fill
-  # the memory.
+  # Tied weights are views of one storage. The caller may copy each view, so a
+  # file with many views could fill the memory.
   size, count = path.stat().length, sum(t.size for t in state.values())
   if count > MAX_SHARED * size:
     raise ValueError(

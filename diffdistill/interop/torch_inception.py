@@ -1,4 +1,4 @@
-"""The FID network's weights from the file that pytorch-fid uses.
+"""Reads the FID network's weights from the file that pytorch-fid uses.
 
 Published distances are computed with these weights, so the file is identified
 by the SHA-256 of its bytes. A converted file is refused too, since its origin
@@ -17,13 +17,13 @@ from diffdistill.networks.inception import LOGITS, inception
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-BATCHNORM_EPSILON = 1e-3  # TensorFlow's value; torchvision keeps it here
+BATCHNORM_EPSILON = 1e-3  # TensorFlow's value, as in torchvision's network
 
 
 def load_inception(path: epath.PathLike, *, sha256: str = SHA256) -> Params:
-  """The weights of `networks.inception`, as numpy arrays.
+  """Reads the weights of `networks.inception` as numpy arrays.
 
-  The file also has the last layer's bias, which is left out; see the network.
+  The file also has a bias of the last layer. It is left out; see the network.
 
   Args:
     path: the file pt_inception-2015-12-05-6726825d.pth, under any name that

@@ -1,7 +1,8 @@
 """Reads a ResNet classifier from the file of a torch state dict.
 
-Names are torchvision's: conv1.weight, bn1.running_mean, layer1.0.conv1.weight,
-layer1.0.downsample.0.weight, fc.bias. BatchNorm at inference is folded into
+The names are torchvision's: conv1.weight, bn1.running_mean,
+layer1.0.conv1.weight, layer1.0.downsample.0.weight, fc.bias. BatchNorm at
+inference becomes one scale and one bias:
 
   (1)  scale = gamma / sqrt(var + epsilon), bias = beta - mean scale
 """
@@ -22,12 +23,13 @@ from diffdistill.networks.resnet import TorchResNet
 
 BATCHNORM_EPSILON = 1e-5  # torch's default, which these networks have
 
-# Gives the tensor of a name; refuses it if it has another shape.
+# A function that returns the tensor of a name. It refuses a tensor of another
+# shape.
 Take = Callable[[str, tuple[int, ...]], Float[np.ndarray, "..."]]
 
 
 def load_resnet(path: epath.PathLike, classifier: LinenClassifier) -> Params:
-  """The weights of a `TorchResNet` from torch's file, as numpy arrays.
+  """Reads the weights of a `TorchResNet` from torch's file, as numpy arrays.
 
   Args:
     path: a file that ends in .safetensors, .pt or .pth.
@@ -69,7 +71,7 @@ def from_torch(
   epsilon: float,
   rename: Callable[[str], str] = str,
 ) -> Params:
-  """The weights of a network, from tensors with torch's names and axes.
+  """Builds a network's weights from tensors with torch's names and axes.
 
   Args:
     tensors: all tensors of the file, except counters of batches.
@@ -104,7 +106,7 @@ def _fill(
   epsilon: float,
   rename: Callable[[str], str],
 ) -> Params:
-  """The tree of a layer and the layers below it, from torch's layer `name`."""
+  """Fills a layer and the layers below it from torch's layer `name`."""
   if "scale" in shapes:
     shape = shapes["scale"].shape
     gamma, beta, mean, var = (
@@ -114,8 +116,8 @@ def _fill(
     scale = gamma / np.sqrt(var + epsilon)
     return {"scale": scale, "bias": beta - mean * scale}
   if "kernel" in shapes:
-    # Our order is (height, width, in, out) or (in, out); torch has out and in
-    # first.
+    # Our axes are (height, width, in, out) or (in, out). Torch's are (out, in,
+    # height, width) or (out, in).
     *sides, inputs, outputs = shapes["kernel"].shape
     weight = take(f"{name}.weight", (outputs, inputs, *sides))
     layer = {"kernel": np.moveaxis(weight, (1, 0), (-2, -1))}
@@ -131,17 +133,20 @@ def _fill(
 
 
 def _torch_name(child: str) -> str:
-  """layer1_0 -> layer1.0, downsample_conv -> downsample.0, its norm -> .1."""
+  """Returns torch's name of our layer; `_torch_name("layer1_0")` is layer1.0.
+
+  In a block, downsample_conv becomes downsample.0, and its norm downsample.1.
+  """
   return child.replace("_conv", ".0").replace("_bn", ".1").replace("_", ".")
 
 
 def _torchvision_names(path: epath.Path, tensors: Tensors) -> Tensors:
-  """The tensors that inference needs, renamed to torchvision's names."""
+  """Keeps the tensors that inference needs, under torchvision's names."""
   renamed = {}
   for name, tensor in tensors.items():
-    # DataParallel puts this prefix before every name.
+    # torch's DataParallel puts this prefix before every name.
     new = name.removeprefix("module.").replace(".shortcut.", ".downsample.")
-    # Most ResNets for CIFAR-10 have the name "linear" for their last layer.
+    # In most ResNets for CIFAR-10, the last layer is called "linear".
     new = "fc." + new[len("linear.") :] if new.startswith("linear.") else new
     if new in renamed:
       raise ValueError(f"{path} has {new} under two names; remove one")

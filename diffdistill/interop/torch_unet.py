@@ -24,8 +24,9 @@ from diffdistill.interop.tensors import Tensors
 from diffdistill.interop.unet_layers import Layer, build, layers
 from diffdistill.networks.unet import UNet
 
-# Returns a family's name of our layer, such as "down_0_block_1/conv1"; or three
-# names if queries, keys and values have their own layers.
+# A function that maps our name of a layer, such as "down_0_block_1/conv1", to
+# its name in the file. It returns three names if queries, keys and values have
+# their own layers.
 Name = Callable[[str], str | tuple[str, str, str]]
 
 
@@ -37,7 +38,7 @@ def params_from_torch(
   *,
   heads_first: bool = False,
 ) -> Params:
-  """The tree of a U-Net's weights, float32.
+  """Builds the tree of a U-Net's weights, float32, from torch's tensors.
 
   Args:
     module: the U-Net.
@@ -66,7 +67,7 @@ def params_from_torch(
       return _attention(theirs, shapes["kernel"].shape, heads_first, take)
     assert isinstance(theirs, str)
     if path.endswith("/label"):
-      # A table of embeddings has no bias.
+      # A table of label embeddings has no bias, so use zeros.
       table = take(f"{theirs}.weight", shapes["kernel"].shape)
       return {"kernel": table, "bias": np.zeros_like(table[0])}
     bias = take(f"{theirs}.bias", shapes["bias"].shape)
@@ -112,7 +113,9 @@ def _attention(
 def torch_from_params(
   params: Params, name: Name, pointwise: Callable[[str], bool]
 ) -> Tensors:
-  """The inverse of `params_from_torch`; the labels' bias is put into the table.
+  """Returns a U-Net's weights as torch's tensors; inverts `params_from_torch`.
+
+  The bias of the label layer is added to the table of embeddings.
 
   Args:
     params: the tree of a U-Net's weights.

@@ -12,7 +12,8 @@ from diffdistill.interop.model import Fields
 from diffdistill.networks.network import LinenNetwork
 from diffdistill.networks.unet import UNet
 
-# The arrays of a layer, or their shapes: a kernel or scale, and a bias.
+# The arrays of a layer, or the shapes of these arrays. A layer has a kernel or
+# a scale, and may have a bias.
 Layer = Mapping[str, Any]
 
 
@@ -21,7 +22,7 @@ def build(
   image_shape: tuple[int, int, int],
   layer: Callable[[str, Layer], Layer],
 ) -> Params:
-  """The tree of a U-Net's weights.
+  """Builds the tree of a U-Net's weights.
 
   Args:
     module: the U-Net.
@@ -35,7 +36,7 @@ def build(
 
 
 def shapes_of(module: UNet, image_shape: tuple[int, int, int]) -> Params:
-  """The tree of the shapes of a U-Net's weights."""
+  """Returns the shapes of a U-Net's weights, as a tree."""
   network = LinenNetwork(
     module=module, image_shape=image_shape, num_classes=module.num_classes
   )
@@ -43,12 +44,12 @@ def shapes_of(module: UNet, image_shape: tuple[int, int, int]) -> Params:
 
 
 def layers(tree: Mapping[str, Any]) -> dict[str, Any]:
-  """The layers of a tree, by path; a layer is a node that contains arrays."""
+  """Returns the layers of a tree, by path; a layer is a node with arrays."""
   return flatten_dict(tree, is_leaf=lambda _, part: "bias" in part, sep="/")
 
 
 def without_defaults(fields: Fields) -> Fields:
-  """The fields of a U-Net that differ from their defaults, and its kind."""
+  """Returns the fields of a U-Net that are no defaults, and its kind."""
   defaults = {f.name: f.default for f in dataclasses.fields(UNet)}
   return {"kind": "unet"} | {
     name: value for name, value in fields.items() if value != defaults[name]
