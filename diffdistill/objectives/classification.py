@@ -1,4 +1,4 @@
-"""The classifier whose features judge the students, and can teach them."""
+"""The classifier whose features judge the students, and can also teach them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -26,11 +26,12 @@ from diffdistill.ranges import Range, Share, check_ranges
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classification(Objective):
-  """Cross-entropy on labelled images: makes the judge of a run.
+  """Trains a run's judge: a classifier, by cross-entropy on labelled images.
 
   Args:
     classifier: the architecture that is trained.
-    label_smoothing: the share of each target that is spread over all classes.
+    label_smoothing: the share of each target's probability that is spread
+      evenly over all classes.
     noise: the standard deviation of Gaussian noise that is added to the images
       as an augmentation; 0 for none.
     crop: the largest shift of an image along each axis, in pixels, as an
@@ -93,12 +94,12 @@ def shifted(x0: Image, key: Key, most: int) -> Image:
   Args:
     x0: the images.
     key: the key of the shifts, uniform in {-most, ..., most} along each axis.
-    most: the largest shift.
+    most: the largest shift, in pixels.
   """
   b, h, w, c = x0.shape
   pad = (most, most)
   padded = jnp.pad(x0, ((0, 0), pad, pad, (0, 0)))
-  # The corner of each new image within its padded image.
+  # This is the corner of each new image within its padded image.
   starts = jax.random.randint(key, (b, 2), 0, 2 * most + 1)
 
   def window(image: Array, start: Array) -> Array:

@@ -15,18 +15,19 @@ Sun et al. 2023, in our names (theirs on the right):
   (4)  L   = L_CFD + beta [gamma H + (1 - gamma) Div]
 
 H makes the student put each image into one class, and Div spreads the batch
-over the classes. Neither model is clipped, no term compares pixels, and no term
-is weighted by the noise level. tau < 1 sharpens the teacher's distribution; a
-student that equals its target has zero gradient only if tau = 1 and beta = 0.
-The paper uses (4) for the last few rounds, after progressive rounds.
+over the classes. The predictions of teacher and student are not clipped, no
+term compares pixels, and no term is weighted by the noise level. tau < 1
+sharpens the teacher's distribution; a student that equals its target has zero
+gradient only if tau = 1 and beta = 0. The paper uses (4) for the last few
+rounds, after progressive rounds.
 
 Unlike the paper, the times are those of `progressive`: t in [0, 1], with a last
 step to exactly s = 0. The paper's times are indices, and its cleanest index
 still has some noise.
 
-A distance that is measured on the features that taught a student makes the
-student look too good. Related features do so too: Inception's, if another
-ImageNet classifier taught it.
+A Frechet distance that is measured on the features that taught a student makes
+the student look too good. Related features do so too: for example the features
+of Inception, if another ImageNet classifier taught the student.
 """
 
 import dataclasses
@@ -64,7 +65,7 @@ CLASSIFIER_INPUTS = ("as_trained", "reference_mismatch")
 
 @runtime_checkable
 class NormalisingClassifier(Classifier, Protocol):
-  """A classifier that normalises its images, and has a version without that."""
+  """A classifier that normalises its images, with a variant that does not."""
 
   @property
   def unnormalised(self) -> Classifier: ...
@@ -75,20 +76,20 @@ def feature_kl(
   student: Float[Array, "b f"],
   temperature: float,
 ) -> Float[Array, " b"]:
-  """Equation (1) for the features of each example."""
+  """Computes equation (1) for the features of each example."""
   log_p = jax.nn.log_softmax(target / temperature, axis=-1)
   log_q = jax.nn.log_softmax(student, axis=-1)
   return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
 
 def entropy(logits: Float[Array, "b k"]) -> Float[Array, " b"]:
-  """The entropy of each image's classes, in nats; (2) is its mean."""
+  """Computes the entropy of each image's classes, in nats; its mean is (2)."""
   log_p = jax.nn.log_softmax(logits, axis=-1)
   return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
 
 
 def diversity(logits: Float[Array, "b k"]) -> Scalar:
-  """Equation (3): minus the entropy of the batch's classes taken together."""
+  """Computes (3): minus the entropy of a batch's mean class distribution."""
   log_p = jax.nn.log_softmax(logits, axis=-1)
   log_mean = jax.nn.logsumexp(log_p, axis=0) - jnp.log(logits.shape[0])
   return jnp.sum(jnp.exp(log_mean) * log_mean)
@@ -102,7 +103,8 @@ class ClassifierFeatures(Objective):
 
   Args:
     denoiser: the architecture of teacher and student.
-    classifier: computes the features that are matched; its weights are frozen.
+    classifier: the network that computes the features that are matched; its
+      weights are frozen.
     sampler: the sampler that the student is made for: DDIM on a uniform grid.
     temperature: tau, above 0; the authors' code has 0.9 for DenseNet201 and
       0.95 for ResNet18.
@@ -145,7 +147,7 @@ class ClassifierFeatures(Objective):
     self._fed()
 
   def _fed(self) -> Classifier:
-    """The classifier, with or without its normalisation of images."""
+    """Returns the classifier, with or without its normalisation of images."""
     if self.classifier_input == "as_trained":
       return self.classifier
     if not isinstance(self.classifier, NormalisingClassifier):

@@ -2,8 +2,8 @@
 
   L = E_t,eps [ w(logsnr(t)) ||x0 - D(x_t, t)||^2 ],  x_t = alpha x0 + sigma eps
 
-Salimans & Ho 2022, Algorithm 1; in discrete time, Ho et al. 2020, Eq. 14 for
-output eps and weighting snr.
+Salimans & Ho 2022, Algorithm 1; in discrete time, this is Ho et al. 2020, Eq.
+14, if the network predicts eps and the weighting is snr.
 """
 
 import dataclasses
@@ -42,8 +42,9 @@ class Denoising(Objective):
     draw: the distribution of continuous times.
     discrete_steps: if above 0, t = i / discrete_steps; 0 draws continuous
       times.
-    label_dropout: the share of labels that are hidden, so that the teacher can
-      be guided; 0 for a denoiser without a null label.
+    label_dropout: the share of labels that the network does not see in
+      training, so that the teacher can be guided; 0 for a denoiser without a
+      null label.
     sampler: the sampler that the teacher is used with.
   """
 

@@ -11,9 +11,9 @@ Luhman & Luhman 2021, in our names (theirs on the right):
        p = 2 for CelebA and LSUN
 
 With p = 2, (2) is twice the divergence of two unit Gaussians, one around the
-teacher's image and one around the student's. Only the pairs are random: no
-time, noise or weight is drawn. No image is clipped, the student starts as a
-copy of the teacher, and no network has dropout.
+teacher's image and one around the student's. Only the choice of the pairs is
+random: an update draws no time, noise or weight. No image is clipped, the
+student starts as a copy of the teacher, and no network has dropout.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ from diffdistill.sampling.sampler import Sampler
 
 
 def _absolute(x: Image) -> Image:
-  """|x|, whose derivative at 0 is 0; that of jnp.abs is 1."""
+  """Computes |x| with the derivative 0 at x = 0, where jnp.abs has 1."""
   return x * jnp.sign(x)
 
 
@@ -73,8 +73,8 @@ class DenoisingStudent(Objective):
         f" {type(self.sampler).__name__}; pass sampler.kind=one_step"
       )
     if self.sampler.form == "difference" and self.denoiser.output != "eps":
-      # Such a network has eps = noise at t = 1, so its "difference" image is
-      # always 0.
+      # A network that predicts eps outputs eps = noise at t = 1, so its
+      # "difference" image is always 0.
       raise ValueError(
         "sampler.form is 'difference', but the network's output is"
         f" {self.denoiser.output!r}; pass sampler.form=x0"

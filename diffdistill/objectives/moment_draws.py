@@ -1,4 +1,4 @@
-"""The draws of moment matching: equations (1) and (2) of moment_matching.py."""
+"""The random draws of moment matching: (1) and (2) of moment_matching.py."""
 
 from typing import NamedTuple
 
@@ -17,12 +17,12 @@ TIMES = ("continuous", "grid")
 
 
 class Draw(NamedTuple):
-  """Equation (2).
+  """The draws of equation (2) of moment_matching.py for a batch.
 
   Args:
     x0: the student's image.
     x_s, s: a noisy image and its time, at which the moments are compared.
-    w: the weight at time s.
+    w: the weight of the loss at time s.
   """
 
   x0: Image
@@ -34,7 +34,7 @@ class Draw(NamedTuple):
 def draw_times(
   times: str, key: Key, batch_size: int, num_steps: int | Int[Array, ""]
 ) -> tuple[Time, Time]:
-  """(t, s) of equation (1).
+  """Draws the times (t, s) of equation (1) of moment_matching.py.
 
   Raises:
     ValueError: if the name of the times is unknown.
@@ -60,7 +60,7 @@ def draw(
   key: Key,
   dropout: bool,
 ) -> Draw:
-  """Equations (1) and (2).
+  """Draws times and images by (1) and (2) of moment_matching.py.
 
   Args:
     denoiser, student: the student's architecture and weights.
@@ -87,7 +87,7 @@ def draw(
 
 
 def product(a: Image, b: Image) -> Float[Array, " b"]:
-  """a . b of each example, as a mean over pixels."""
+  """Computes a . b of each example, as a mean over pixels."""
   return jnp.mean(a * b, axis=(1, 2, 3))
 
 

@@ -85,12 +85,12 @@ from diffdistill.sampling.sampler import Sampler
 PRECONDITIONERS = ("adam", "identity")
 ADAM_EPS = 1e-8  # the number in 1 / (sqrt(second moment) + eps)
 
-# The teacher's x0 as a function of (weights, x_s, s).
+# A function that computes the teacher's x0 from (weights, x_s, s).
 Teacher = Callable[[Params, Image, Time], Image]
 
 
 def moments(teacher: Teacher, params: Params, drawn: Draw) -> Params:
-  """Equation (6): m, the gradient in the teacher's weights, of some draws."""
+  """Computes m of equation (6): the gradient in the teacher's weights."""
 
   def loss(params: Params) -> Scalar:
     x0 = teacher(params, drawn.x_s, drawn.s)
@@ -100,7 +100,7 @@ def moments(teacher: Teacher, params: Params, drawn: Draw) -> Params:
 
 
 def precondition(gradient: Params, second_moments: Params | None) -> Params:
-  """Lambda m: m divided by Adam's scale, or m itself without moments."""
+  """Computes Lambda m: m over Adam's scale, or m itself without moments."""
   if second_moments is None:
     return gradient
   return jax.tree.map(
@@ -111,7 +111,7 @@ def precondition(gradient: Params, second_moments: Params | None) -> Params:
 def moment_loss(
   teacher: Teacher, params: Params, direction: Params, drawn: Draw
 ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-  """Equations (7) and (8) per example: (loss, moment gap).
+  """Computes equations (7) and (8) per example: (loss, moment gap).
 
   Args:
     teacher, params: the teacher and its weights.
@@ -128,7 +128,7 @@ def moment_loss(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MomentMatching(Objective):
-  """Moment matching in turns (Salimans et al. 2024, Algorithm 2).
+  """Matches moments in turns (Salimans et al. 2024, Algorithm 2).
 
   The auxiliary learns on even updates, the student on odd ones.
 
@@ -212,7 +212,7 @@ class MomentMatching(Objective):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParameterMomentMatching(Objective):
-  """Moment matching in parameter space (Salimans et al. 2024, Algorithm 3).
+  """Matches moments in parameter space (Salimans et al. 2024, Algorithm 3).
 
   It needs no auxiliary: the moments are gradients of the teacher's own loss,
   which are 0 on real data. One half of a batch gives the direction Lambda m',
@@ -258,8 +258,9 @@ class ParameterMomentMatching(Objective):
     return {"teacher": "denoiser"}
 
   def passes(self, turn: Turn, num_steps: int, guided: bool) -> Passes:
-    # One half batch costs a student's gradient and a teacher's tangent; the
-    # other costs a student's forward pass and a teacher's gradient.
+    # One half of the batch costs a gradient of the student and a tangent of
+    # the teacher. The other half costs a forward pass of the student and a
+    # gradient of the teacher.
     teacher = 0.5 * self.guidance.passes(guided)
     return Passes(forward=0.5, gradient=0.5 + teacher, tangent=teacher)
 
@@ -290,7 +291,7 @@ class ParameterMomentMatching(Objective):
   def _half(
     self, student: Params, batch: Batch, key: Key, now: Now
   ) -> tuple[Draw, Teacher]:
-    """The draws for half a batch, and the teacher with their conditions."""
+    """Makes the draws for half a batch, and binds their conditions."""
     key_draw, key_teacher = jax.random.split(key)
     drawn = draw(
       self.denoiser,

@@ -31,17 +31,17 @@ from diffdistill.diffusion.prediction import Model
 from diffdistill.ranges import Share
 from diffdistill.sampling.sampler import Sampler
 
-# The names of the trees that learn together, from one loss.
+# The names of the trees that learn together, from one loss, in one update.
 Turn = tuple[str, ...]
-# Weights by name, such as "student" and "teacher"; "student/target" is an
-# average of the student.
+# Trees of weights by name, such as "student" and "teacher"; "student/target" is
+# a moving average of the student.
 Trees = Mapping[str, Params]
 Loss = tuple[Scalar, Metrics]
 
 
 @runtime_checkable
 class HasInit(Protocol):
-  """A network for the trainer, which only draws its first weights."""
+  """A network of which the trainer only needs `init`, which draws weights."""
 
   def init(self, key: Key) -> Params: ...
 
@@ -53,7 +53,7 @@ class Classifier(Protocol):
   def init(self, key: Key) -> Params: ...
 
   def apply(self, params: Params, x: Image, *, key: Key | None = None) -> Any:
-    """An object with the fields `logits` and `features` (which are pooled)."""
+    """Returns an object with the fields `logits` and (pooled) `features`."""
     ...
 
 
@@ -62,12 +62,13 @@ class Tree:
   """One network that an objective trains.
 
   Args:
-    start: the frozen tree of which it is a copy at first; empty to draw it at
-      random.
-    network: the network whose weights it holds; None for the denoiser's. A head
-      or a weighting network is passed to the objective from outside.
-    averages: the decay of each moving average that the loss or the product
-      needs, by name. In "student", {"target": 0.95} makes "student/target".
+    start: the frozen tree whose weights this tree copies at first; empty to
+      draw the weights at random.
+    network: the network whose weights the tree holds; None for the network of
+      the denoiser. A head or a weighting network is passed to the objective
+      from outside.
+    averages: the decay of each moving average that the loss uses or the round
+      hands on, by name. In "student", {"target": 0.95} makes "student/target".
   """
 
   start: str = ""
@@ -78,11 +79,11 @@ class Tree:
 class Now(NamedTuple):
   """The place of an update in its run; traced, so that nothing recompiles.
 
-  num_steps is the number of the student's steps. guided is 1 if the teacher is
-  guided, and 0 if the teacher is itself a student. step is the number of
-  updates done. progress is the share of the round that is done, in [0, 1); if
-  the clock ends the round, it is the share of the anneal, and 0 before the
-  anneal.
+  `num_steps` is the number of the student's sampler steps. `guided` is 1 if the
+  teacher is guided, and 0 if the teacher is itself a student. `step` is the
+  number of updates done. `progress` is the share of the round that is done, in
+  [0, 1). If the clock ends the round, `progress` is the share of the anneal, in
+  which the learning rate falls, and 0 before the anneal.
   """
 
   num_steps: Int[Array, ""]
@@ -93,7 +94,7 @@ class Now(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Passes:
-  """Network passes that one example of a batch costs in one update.
+  """The network passes that one example of a batch costs in one update.
 
   Args:
     forward: passes of the denoiser, forward only.
@@ -126,9 +127,10 @@ class Passes:
   def units(self) -> int | float:
     """The cost in forward passes of the denoiser.
 
-    A layer y = W x has one product. Its tangent W' x + W x' has two more
-    products, and so has its gradient, which makes 3. A derivative along or to
-    the input alone has one more product, which makes 2.
+    A layer y = W x computes one product. Its tangent W' x + W x' needs two more
+    products, and its gradient too, so each costs 3 units. A derivative along
+    the input alone, or a gradient to the input alone, needs one more product,
+    so it costs 2 units.
     """
     return (
       self.forward
@@ -158,22 +160,23 @@ class Objective(abc.ABC):
 
     @property
     def sampler(self) -> Sampler | None:
-      """The sampler that the product is made for; None without images."""
+      """The sampler of the weights handed on; None if they make no images."""
       ...
 
-  # The rounds of a stage. "one": a single round without a number of steps.
-  # "one_step": a single round of a one-step student. "halving": each round
-  # halves the steps, and its teacher is the student before. "each": one round
-  # for each of the stage's num_steps.
+  # How a stage is divided into rounds. "one": a single round without a number
+  # of steps. "one_step": a single round of a one-step student. "halving": each
+  # round halves the steps, and its teacher is the student of the round before.
+  # "each": one round for each number in the stage's num_steps.
   rounds: ClassVar[str]
-  # The data: "images"; or "pairs", the teacher's images with their "noise".
+  # The training data: "images", or "pairs", which are the teacher's images with
+  # the "noise" that they were made from.
   consumes: ClassVar[str] = "images"
   # How many adjacent examples of a batch must stay on one device.
   group: ClassVar[int] = 1
 
   @abc.abstractmethod
   def passes(self, turn: Turn, num_steps: int, guided: bool) -> Passes:
-    """The passes that one example costs in an update.
+    """Counts the network passes that one example costs in an update.
 
     Args:
       turn: one of `cycle`.
@@ -185,7 +188,7 @@ class Objective(abc.ABC):
   def loss(
     self, turn: Turn, trees: Trees, batch: Batch, key: Key, now: Now
   ) -> Loss:
-    """The mean loss over the batch, and metrics as (sum, count).
+    """Computes the mean loss over the batch, and metrics as (sum, count).
 
     Args:
       turn: the trees in which the loss is differentiated.
@@ -202,10 +205,10 @@ class Objective(abc.ABC):
 
   @property
   def product(self) -> str:
-    """The product of a round: a tree, or one of its averages.
+    """The weights that a round hands on: a tree, or one of its averages.
 
-    "student/target" names an average. If the product is a tree whose optimizer
-    keeps a moving average, that average is the product.
+    "student/target" names an average. If this is the name of a tree whose
+    optimizer keeps a moving average, the round hands on that average.
     """
     return next(iter(self.trees))
 
@@ -243,7 +246,7 @@ class Objective(abc.ABC):
     return self.trees[name].network or self.denoiser.network
 
   def frozen_init(self, name: str) -> Callable[[Key], Params]:
-    """A function that draws random weights of the shape of a frozen tree."""
+    """Makes a function that draws weights with the shape of a frozen tree."""
     kind = {**dict.fromkeys(self.starts, "denoiser"), **self.needs}[name]
     if kind == "classifier":
       return classifier_of(self).init
@@ -253,7 +256,7 @@ class Objective(abc.ABC):
     return lambda key: jax.tree.map(jnp.ones_like, draw(key))
 
   def init(self, key: Key, frozen: Trees) -> dict[str, Params]:
-    """The trained trees before the first update."""
+    """Makes the trained trees before the first update."""
     result = {}
     for i, (name, tree) in enumerate(self.trees.items()):
       if tree.start:
@@ -265,12 +268,12 @@ class Objective(abc.ABC):
 
 
 def turn_of(objective: Objective, step: int) -> Turn:
-  """The trees that learn in update number `step`, counted from 0."""
+  """Names the trees that learn in update number `step`, counted from 0."""
   return objective.cycle[step % len(objective.cycle)]
 
 
 def product_tree(objective: Objective) -> str:
-  """The trained tree that is the product, or whose average is the product."""
+  """The trained tree that the round hands on, or whose average it hands on."""
   return objective.product.partition("/")[0]
 
 
@@ -282,10 +285,10 @@ def bind_teacher(
   now: Now,
   key: Key | None = None,
 ) -> Model:
-  """The frozen teacher of a round with its weights and condition.
+  """Gives the frozen teacher of a round its weights and its condition.
 
-  It is guided unless it is itself a student: a student of a guided teacher has
-  the guidance in its weights.
+  The teacher is guided unless it is itself a student: a student of a guided
+  teacher has the guidance in its weights.
   """
   return denoiser.bind(params, condition, guidance, scale=now.guided, key=key)
 
@@ -295,21 +298,21 @@ def weighted_loss(
   x0: Float[Array, "b h w c"],
   weight: Float[Array, " b"],
 ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-  """(weighted error, plain error) of each example, as means over pixels."""
+  """Computes (weighted error, error) per example, as means over pixels."""
   mse = jnp.mean(jnp.square(target - x0), axis=(1, 2, 3))
   return weight * mse, mse
 
 
 def summed(values: Float[Array, " b"]) -> tuple[Array, Array]:
-  """A metric: the (sum, count) of the values of all examples."""
+  """Makes a metric: the (sum, count) of the values of all examples."""
   return jnp.sum(values), jnp.asarray(values.shape[0], jnp.float32)
 
 
 def makes_classifier(objective: Objective) -> bool:
-  """Whether the objective makes a classifier, by which a run can be judged."""
+  """Whether the objective makes a classifier, which can judge a run."""
   return product_tree(objective) == "classifier"
 
 
 def classifier_of(objective: Objective) -> Any:
-  """The classifier that the objective trains or uses; None if there is none."""
+  """Finds the classifier that the objective trains or uses, or None."""
   return getattr(objective, "classifier", None)

@@ -52,7 +52,7 @@ from diffdistill.sampling.sampler import Sampler
 def second_weight(
   process: GaussianProcess, t: Time, mid: Time, s: Time
 ) -> Float[Array, " b"]:
-  """w of equation (3), in [0, 1]: the share of the second prediction."""
+  """Computes w of equation (3), in [0, 1]: the second prediction's share."""
   schedule = process.schedule
   fine = jnp.sin(schedule.rotation(mid, s)) / jnp.sin(schedule.angle(mid))
   coarse = jnp.sin(schedule.rotation(t, s)) / jnp.sin(schedule.angle(t))
@@ -67,7 +67,7 @@ def two_step_target(
   mid: Time,
   s: Time,
 ) -> Image:
-  """Equations (2) and (3): the x0 of one step that equals two of the model."""
+  """Computes (2) and (3): the x0 of one step that equals two of the model's."""
   first = model(x_t, t)
   x_mid = process.ddim(x_t, first, t, mid)
   x1, x2 = first.x0, model(x_mid, mid).x0
@@ -76,7 +76,7 @@ def two_step_target(
 
 
 class TwoSteps(NamedTuple):
-  """Equation (1): noisy images, and the two teacher steps from them."""
+  """Noisy images by equation (1), and the two teacher steps from them."""
 
   x_t: Image
   t: Time
@@ -87,10 +87,10 @@ class TwoSteps(NamedTuple):
 def draw_two_steps(
   process: GaussianProcess, x0: Image, key: Key, num_steps: Array
 ) -> TwoSteps:
-  """Equation (1) for a student of num_steps steps, from real data."""
+  """Draws equation (1) for a student of num_steps steps, from real images."""
   key_t, key_eps = jax.random.split(key)
   t = draw_discrete(key_t, x0.shape[0], num_steps)
-  # Count in whole half steps, so that the s of the last step is exactly 0.
+  # Count time in whole half steps, so that s is exactly 0 at the last step.
   half_steps = jnp.round(t * (2 * num_steps))
   mid, s = (fraction(half_steps - k, 2 * num_steps) for k in (1, 2))
   x_t = process.diffuse(x0, jax.random.normal(key_eps, x0.shape), t)

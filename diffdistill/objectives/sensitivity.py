@@ -1,7 +1,7 @@
-"""The sensitivity of a clean image to its network's output at t = 1.
+"""The sensitivity of a clean image to an error of its network at t = 1.
 
-An error of the output changes x0 by a factor that depends on the noise level
-alone:
+An error in what the network outputs changes the clean image x0 by a factor that
+depends on the noise level alone:
 
   (1)  x0(out) = x0(0) + J(t) out,  J = d x0 / d out
 
@@ -13,9 +13,9 @@ alone:
 The first step of a few-step student is at t = 1. A loss that compares moments
 of its x0 contains w(s) (x0(t) - teacher)^2 at another time s < t, so w cannot
 compensate for J(t). The gradient has one factor J(t) from the error and one
-from d x0. For eps, the draws at t = 1 then weigh 1 / SNR(1) = e^20 times as
-much as others while the output still has an error, and the student learns from
-no other draws.
+from d x0. If the network predicts eps, the draws at t = 1 then weigh 1 / SNR(1)
+= e^20 times as much as others while the prediction still has an error, and the
+student learns from no other draws.
 """
 
 import jax
@@ -25,12 +25,14 @@ from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.prediction import output_channels, to_prediction
 from diffdistill.diffusion.process import expand_like
 
-MAX_SENSITIVITY = 10.0  # ours: an output error of 0.1 changes x0 by at most 1
+# Our choice: an error of 0.1 in the network's output changes x0 by at most 1.
+MAX_SENSITIVITY = 10.0
 
 
 def sensitivity(denoiser: Denoiser) -> float:
-  """|J| of equation (1) at t = 1, for the raw output of the network."""
-  # An objective may be constructed while a function is traced.
+  """Computes |J| of (1) at t = 1, for the raw output of the network."""
+  # Compute this outside of a trace: an objective may be constructed while a
+  # function is traced.
   with jax.ensure_compile_time_eval():
     t, image = jnp.ones(1), jnp.zeros((1, 1, 1, 1))
     scaling = denoiser.precondition.scaling(denoiser.process.schedule, t)

@@ -10,12 +10,13 @@ from diffdistill.arrays import Batch, Condition
 
 
 def as_trained(batch: Batch) -> Batch:
-  """The batch for an objective, made of a batch of a pipeline.
+  """Makes the batch that an objective gets from a batch that a pipeline stores.
 
   Args:
-    batch: has "image", `b h w c`, uint8 or float32, in [0, 255]. It may have
-      "noise" of the same shape, float16; "flip", bool of shape `b`, which is
-      true for images to mirror left to right; "label", int32 of shape `b`.
+    batch: the stored batch. It has "image", `b h w c`, uint8 or float32, in [0,
+      255]. It may have "noise" of the same shape, float16; "flip", bool of
+      shape `b`, which is true for images to mirror left to right; "label",
+      int32 of shape `b`.
 
   Returns:
     A batch with "image", (x - 127.5) / 127.5 in float32, mirrored where "flip"
@@ -27,7 +28,8 @@ def as_trained(batch: Batch) -> Batch:
     flip = batch["flip"][:, None, None, None]
     image = jnp.where(flip, image[:, :, ::-1], image)
   trained = {
-    # In this order there is one rounding, and white is exactly -black.
+    # Subtract before dividing. Then the result is rounded only once, and black
+    # is exactly the negative of white.
     "image": (image.astype(jnp.float32) - 127.5) / 127.5,
     "condition": Condition(label=batch.get("label")),
   }

@@ -1,8 +1,9 @@
 """Moving averages of weights, and the choice of the weights that a round keeps.
 
-The product of a round is the average that the objective names. If it names
-none, the product is the average of `ema_decay`, and without that the plain
-weights.
+The product of a round is the weights that the round hands on. It is the moving
+average that the objective names. If the objective names none, the product is
+the moving average with the decay `ema_decay`. If that is not kept either, the
+product is the plain weights.
 """
 
 import jax
@@ -20,7 +21,10 @@ from diffdistill.training.training_stage import Training
 def ema_update(
   ema: Params, params: Params, decay: float, step: Int[Array, ""]
 ) -> Params:
-  """ema + (1 - d) (params - ema), d = min(decay, (1 + step) / (10 + step)).
+  """Adds new weights to a moving average, and returns the new average.
+
+  The result is ema + (1 - d) (params - ema), d = min(decay, (1 + step) / (10 +
+  step)).
 
   Unlike the papers, which use a constant decay, the decay d rises at first, so
   that the average forgets the first weights quickly. The decay is constant
@@ -29,7 +33,7 @@ def ema_update(
   Args:
     ema: the average so far.
     params: the weights after update number `step` of this tree, counted from 0.
-    decay: the constant, in [0, 1).
+    decay: the constant that d reaches, in [0, 1).
     step: a traced int32 scalar.
   """
   d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
@@ -37,14 +41,17 @@ def ema_update(
 
 
 def product_of(objective: Objective, state: TrainState) -> Params:
-  """The product of a round that ends now: averaged weights if there are any."""
+  """Returns the weights that a round hands on: an average, if there is one."""
   name, _, average = objective.product.partition("/")
   averages = state.averages[name]
   return averages.get(average or EMA, state.params[name])
 
 
 def averages_by_name(state: TrainState) -> dict[str, Params]:
-  """Every moving average by its name in a loss, such as "student/target"."""
+  """Returns every moving average by name.
+
+  A loss uses these names; an example is "student/target".
+  """
   return {
     f"{name}/{average}": tree
     for name, averages in state.averages.items()
@@ -55,11 +62,13 @@ def averages_by_name(state: TrainState) -> dict[str, Params]:
 def products_of(
   stage: Training, state: TrainState, best: Params | None
 ) -> dict[str, Params]:
-  """The trees that a finished round keeps, by name.
+  """Returns the trees of weights that a finished round keeps, by name.
 
-  They are the trained trees, and the averages of the product. If best weights
-  were selected, these are the product, and the weights at the end of the round
-  are `last_<name>`. A teacher's second moments are kept beside the teacher.
+  They are the trained trees of weights, and the moving averages of the product,
+  the tree that the round hands on. If the best weights of the round were
+  selected, they are the product, and the weights at the end of the round are
+  kept as `last_<name>`. Adam's second moments of a teacher's gradients are kept
+  beside the teacher.
 
   Args:
     stage: the stage of the round.

@@ -1,8 +1,9 @@
 """Keeps the best weights of a round that runs, if its stage selects them.
 
 The weights are in the folder `best/<step>_<score>/`. A JSON file beside the
-folder, of the same name, has the digests of their arrays. It is written last,
-after the weights were read back; a folder without such a file is ignored.
+folder, with the same name, has the digests of the arrays of weights. The JSON
+file is written last, after the weights were read back from the disk. A folder
+without such a file is ignored.
 """
 
 import dataclasses
@@ -33,14 +34,17 @@ class Best:
 def save_best(
   round_dir: epath.Path, product: Params, step: int, score: float
 ) -> Best | None:
-  """Keeps these weights and removes the old best ones; ignores a score of NaN.
+  """Saves these weights as the best ones, and removes the best weights so far.
+
+  Weights with a score of NaN are not saved.
 
   Raises:
-    ValueError: if the disk does not keep them; the message is one line.
+    ValueError: if the disk does not keep the weights; the message is one line.
   """
   if math.isnan(score):
     return None
-  # The score is part of the name, so the name of the JSON file tells it too.
+  # The score is a part of the folder's name, so the name of the JSON file holds
+  # the score too.
   name = _best_name(Best(step=step, score=score))
   folder = round_dir / "best" / name
   expected = stored.save(folder, {PRODUCT: product})
@@ -57,7 +61,10 @@ def save_best(
 
 
 def best_of(round_dir: epath.Path) -> Best | None:
-  """The best weights that the first process finds; None if there are none."""
+  """Finds the weights with the best score on disk; None if there are none.
+
+  The first process looks at the disk and tells the other processes.
+  """
   folder = round_dir / "best"
 
   def names() -> list[str]:
@@ -76,7 +83,7 @@ def load_best(round_dir: epath.Path, best: Best, layout: Layout) -> Params:
   """Loads the best weights.
 
   Raises:
-    ValueError: if they are damaged.
+    ValueError: if the weights are damaged.
   """
   place = f"best/{_best_name(best)}"
 

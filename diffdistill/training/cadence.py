@@ -38,7 +38,7 @@ class Cadence:
 
 
 def check_cadence(stages: Sequence[Stage], cadence: Cadence) -> None:
-  """Refuses a cadence that falls into the middle of a call of several updates.
+  """Refuses an interval that is no multiple of the updates in one device call.
 
   Raises:
     ValueError: if a cadence is not a multiple of a stage's updates_per_call.

@@ -1,4 +1,4 @@
-"""Divides a round into calls of one or more updates, with their arguments."""
+"""Divides a round into device calls of some updates, with their inputs."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +15,7 @@ from diffdistill.training.training_stage import Training
 def calls(
   stage: Training, clock: Clock, first: int
 ) -> Iterator[tuple[int, int]]:
-  """(first update, number of updates) of each call, to the end of the round.
+  """Yields (first update, number of updates) for each call of the round.
 
   A call has `updates_per_call` updates if it starts at a multiple of them and
   they all fit into the round; otherwise it has one.
@@ -34,7 +34,7 @@ def calls(
 
 
 def rates_at(stage: Training, clock: Clock, step: int) -> dict[str, float]:
-  """The learning rate of each tree at update `step`, counted from 0."""
+  """Returns each trained tree's learning rate at update `step`, from 0 on."""
   return {
     name: optimizer.rate(step, clock.last, clock.held)
     for name, optimizer in stage.all_optimizers.items()
@@ -44,7 +44,7 @@ def rates_at(stage: Training, clock: Clock, step: int) -> dict[str, float]:
 def scalars(
   stage: Training, round_: Round, clock: Clock, step: int, count: int
 ) -> tuple[Now, dict[str, Any]]:
-  """The place in the round and the learning rates of some updates.
+  """Returns the place in the round and the learning rates, for some updates.
 
   Args:
     stage, round_: the stage and the round that are trained.

@@ -6,8 +6,9 @@ once it is done.
 
 A round is done if and only if it has a file `final.json`. The file has the
 digests of the arrays in `final/`. It is written last, after `final/` was read
-back. It also names the weights that were left on another machine. A round of
-pairs has the file, but no weights and no folder `final/`.
+back. It also names the trees of weights that were left on another machine. A
+round that makes pairs of noise and images has the file, but no weights and no
+folder `final/`.
 """
 
 from collections.abc import Collection, Mapping
@@ -35,11 +36,12 @@ FINAL = "final.json"
 def is_done(round_dir: epath.Path, layout: Layout) -> bool:
   """Whether a round is done, so that it need not be trained.
 
-  If its checkpoints are still there, the result is read first. If the result
-  is damaged, the round is not done: it goes on from its newest checkpoint.
+  If the round still has checkpoints, its final result is read first. If the
+  result is damaged, the round is not done: it goes on from its newest
+  checkpoint.
 
   Raises:
-    ValueError: if the result is damaged and there are no checkpoints.
+    ValueError: if the final result is damaged and there are no checkpoints.
   """
 
   def see() -> dict[str, Any]:
@@ -47,7 +49,8 @@ def is_done(round_dir: epath.Path, layout: Layout) -> bool:
     try:
       record = _record(round_dir)
       if record is not None:
-        # Check the sizes only; the arrays are checked when they are loaded.
+        # Check only the sizes of the files here. The arrays are checked when
+        # they are loaded.
         _check_files(round_dir, record, whole=False)
     except ValueError as error:
       if not going_on:
@@ -76,7 +79,7 @@ def is_done(round_dir: epath.Path, layout: Layout) -> bool:
 
 
 def has_final(round_dir: epath.Path) -> bool:
-  """Whether the round is done, as the first process sees it.
+  """Whether the round is done. The first process looks and tells the others.
 
   Raises:
     ValueError: if `final.json` is damaged and there are no checkpoints.
@@ -101,16 +104,16 @@ def discard(round_dir: epath.Path) -> None:
       stored.remove(round_dir / name)
     stored.clean(round_dir)
 
-  # Wait until no process reads the files that are removed.
+  # Wait here until no process reads the files that are removed next.
   hosts.meet()
   hosts.on_first(remove)
 
 
 def to_go_on_from(round_dir: epath.Path) -> list[epath.Path]:
-  """The files and folders from which an unfinished round is resumed.
+  """Lists the files and folders from which an unfinished round is resumed.
 
   Raises:
-    ValueError: if there are checkpoints and all are damaged.
+    ValueError: if there are checkpoints and all of them are damaged.
   """
   best = round_dir / "best"
   found = newest_sound(round_dir / "checkpoints")
@@ -122,15 +125,15 @@ def save_final(
   products: Mapping[str, Params],
   left_behind: Collection[str] = (),
 ) -> None:
-  """Writes the products of a round, reads them back, and marks it as done.
+  """Writes the weights of a finished round, reads them back, marks it as done.
 
   Args:
     round_dir: the round's directory.
-    products: trees of weights by name.
-    left_behind: names of products that were left on another machine.
+    products: the trees of weights that the round keeps, by name.
+    left_behind: names of trees of weights that were left on another machine.
 
   Raises:
-    ValueError: if the disk does not keep them; the message is one line.
+    ValueError: if the disk does not keep the weights; the message is one line.
   """
   folder = round_dir / "final"
   mendable(
@@ -157,7 +160,7 @@ def mark_final(
   Args:
     round_dir: the round's directory.
     words: a note in the file for people who read it.
-    left_behind: names of products that were left on another machine.
+    left_behind: names of trees of weights that were left on another machine.
   """
   fields = {
     "products": {},
@@ -170,10 +173,10 @@ def mark_final(
 
 
 def load_final(round_dir: epath.Path, name: str, layout: Layout) -> Params:
-  """The product called `name` of a finished round, laid out on the mesh.
+  """Loads one tree of weights of a finished round onto the mesh.
 
   Raises:
-    ValueError: if the round is not finished, has no such product, or is
+    ValueError: if the round is not finished, has no tree called `name`, or is
       damaged.
   """
   names = product_names(round_dir)
@@ -184,7 +187,7 @@ def load_final(round_dir: epath.Path, name: str, layout: Layout) -> Params:
 
   def expected() -> Any:
     record = _record(round_dir)
-    assert record is not None  # product_names has checked it
+    assert record is not None  # `product_names` has checked this
     _check_files(round_dir, record, whole=True)
     return record["products"][name]
 
@@ -195,11 +198,11 @@ def load_final(round_dir: epath.Path, name: str, layout: Layout) -> Params:
 
 
 def product_names(round_dir: epath.Path) -> frozenset[str]:
-  """The names of a finished round's products that are in this workdir.
+  """Lists the trees of weights of a finished round that are in this workdir.
 
   Raises:
-    ValueError: if the round is not finished, if its products are elsewhere, or
-      if its record is damaged.
+    ValueError: if the round is not finished, if its weights are elsewhere, or
+      if `final.json` is damaged.
   """
 
   def names() -> list[str]:
@@ -220,10 +223,13 @@ def product_names(round_dir: epath.Path) -> frozenset[str]:
 
 
 def products_of(round_dir: epath.Path) -> tuple[frozenset[str], frozenset[str]]:
-  """The names of a finished round's products: (in this workdir, elsewhere).
+  """Lists the trees of weights that a finished round has made.
+
+  Returns two sets of names: the trees in this workdir, and the trees that were
+  left on another machine.
 
   Raises:
-    ValueError: if the round is not finished, or its record is damaged.
+    ValueError: if the round is not finished, or `final.json` is damaged.
   """
 
   def names() -> list[list[str]]:
@@ -239,7 +245,7 @@ def products_of(round_dir: epath.Path) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def _record(round_dir: epath.Path) -> dict[str, Any] | None:
-  """The record of a finished round; None if the round is not finished."""
+  """Reads a round's `final.json`; None if the round is not finished."""
   path = round_dir / FINAL
   if not path.exists():
     return None
@@ -252,10 +258,11 @@ def _record(round_dir: epath.Path) -> dict[str, Any] | None:
 def _check_files(
   round_dir: epath.Path, record: Mapping[str, Any], whole: bool
 ) -> None:
-  """Refuses a result of which a file is missing or differs.
+  """Refuses a final result if one of its files is missing or has changed.
 
   Raises:
-    ValueError: if a file is missing or differs; the message names the first.
+    ValueError: if a file is missing or has changed; the message names the first
+      such file.
   """
   try:
     check_files(round_dir / "final", record["files"], whole)
@@ -264,11 +271,11 @@ def _check_files(
 
 
 def _read_final_back(round_dir: epath.Path, layout: Layout) -> None:
-  """Reads the whole result back from the disk, see `stored.read_back`."""
+  """Reads the whole final result back from the disk."""
 
   def products() -> Any:
     record = _record(round_dir)
-    assert record is not None  # the caller has checked it
+    assert record is not None  # the caller has checked this
     check_files(round_dir / "final", record["files"])
     return record["products"]
 

@@ -1,11 +1,11 @@
-"""Fixes the length of a round that the clock ends, in updates or in shards.
+"""Fixes the length of a round that ends by the clock, in updates or in shards.
 
 A round of a given number of seconds has as many updates n as fit into them. The
-learning rate is constant for the first HELD of the round. Before that part is
-over, the speed is measured, and n is fixed and recorded. The updates before
-that point do not depend on n, and the updates after it depend on n but not on
-the time. So a killed round resumes exactly, and a round of num_updates=n makes
-the same weights at any speed.
+learning rate is constant in the first part of the round, which is the share
+HELD of its updates. Before that part is over, the speed is measured, and n is
+fixed and recorded. The updates before that point do not depend on n, and the
+updates after it depend on n but not on the time. So a killed round resumes
+exactly, and a round of num_updates=n makes the same weights at any speed.
 
 Updates, their data and their checkpoints count as time of the round.
 Compilation, scores and pictures do not.
@@ -25,8 +25,8 @@ from diffdistill.data.pairs import PairStore
 from diffdistill.system import hosts
 from diffdistill.system.files import read_json, write_json
 
-# Shares of a round's updates. The first HELD have the full learning rate; the
-# length is fixed after SETTLED.
+# The learning rate keeps its full value for the share HELD of a round's
+# updates. The length of the round is fixed after the share SETTLED of them.
 HELD = 0.25
 SETTLED = 0.2
 FILE = "clock.json"
@@ -61,8 +61,8 @@ class Clock:
     self._from: tuple[int, float] | None = None
     self._next = most
     self._length: int | None = most
-    # Latest update at which to fix the length; later ones might already belong
-    # to the anneal.
+    # This is the latest update at which the length is fixed. A later update
+    # might already belong to the anneal, in which the learning rate falls.
     self._latest = int(HELD * most) // multiple * multiple
     if seconds and self._latest:
       self._length = recorded(round_dir, UPDATES)
@@ -87,8 +87,8 @@ class Clock:
   def progress(self, step: int) -> float:
     """The share of the round that is done, in [0, 1).
 
-    If the clock ends the round, it is the share of the anneal that is done, and
-    0 before the anneal.
+    If the clock ends the round, this is the share that is done of the anneal,
+    the part in which the learning rate falls. It is 0 before the anneal.
     """
     return max(step - self.held, 0) / max(self.last - self.held, 1)
 
@@ -112,20 +112,22 @@ class Clock:
 
     Args:
       step: how many updates came before.
-      wait: returns when those updates are done.
+      wait: a function that returns when the devices have done those updates.
     """
     if self._length is not None or step < min(self._next, self._latest):
       return
     wait()
-    # A round that has just resumed has no measured time, so `here` is infinite.
+    # A process that has just resumed the round has measured no time, so `here`,
+    # its estimate of the length, is infinite.
     first, then = self._from or (step, 0.0)
     here = math.inf
     if step > first:
       here = self._seconds * (step - first) / max(self._now() - then, 1e-9)
-    # The first process decides, because clocks differ.
+    # The first process decides for all, because the clocks of processes differ.
     self._fit = fit = min(hosts.on_first(lambda: here), self._most)
     if step < min(SETTLED * fit, self._latest):
-      # Look again later. Do so seldom, because `wait` makes the devices idle.
+      # Look at the clock again later, but seldom, because `wait` makes the
+      # devices idle.
       soon = min(SETTLED * fit, self._latest, first + 2 * (step - first))
       self._next = max(math.ceil(soon), step + 1)
       return
@@ -147,11 +149,12 @@ def fitting_shards(
   It makes one shard to measure the speed, and then records the number.
 
   Args:
-    store: a store of as many shards as possible. It is claimed, and has drawn
-      once before, so that no compilation is timed here.
+    store: the store of the pairs, with the largest possible number of shards.
+      This process has claimed the store. It has drawn pairs once before, so no
+      compilation is timed here.
     round_dir: where the number is recorded.
-    seconds: the time for all shards, those held out included.
-    say: is called with a line about the shard.
+    seconds: the time for all shards, including the held-out shards.
+    say: is called with a line of text about the shard.
     now: returns the seconds of a clock that never goes back.
   """
   shards, missing = len(store.train_shards), store.missing(store.train_shards)
@@ -175,7 +178,7 @@ def recorded(round_dir: epath.Path, name: str) -> int | None:
   """The recorded length; None if none is recorded.
 
   Raises:
-    ValueError: if it cannot be read.
+    ValueError: if the record cannot be read.
   """
   path = round_dir / FILE
 

@@ -1,4 +1,7 @@
-"""The rounds of a run in order, and what each round takes from earlier ones."""
+"""The order of a run's rounds, and what each round takes from earlier rounds.
+
+A round can take weights or pairs of noise and image.
+"""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -26,13 +29,14 @@ def halved(start_steps: int, end_steps: int) -> list[int]:
 def curriculum(
   stages: tuple[Stage, ...],
 ) -> tuple[tuple[Stage, Round], ...]:
-  """Every round of a run with its stage, in order.
+  """Returns every round of a run with its stage, in order.
 
   Raises:
     ValueError: if a stage names weights or pairs that no earlier stage makes,
       or weights of the wrong kind.
   """
-  # The earlier rounds by name; a stage's name means its last round.
+  # This holds the earlier rounds by name. The name of a stage stands for the
+  # last round of the stage.
   made: dict[str, tuple[Stage, Round]] = {}
   result = []
   for stage in stages:
@@ -53,12 +57,17 @@ def curriculum(
 
 
 def judging_stage(stages: tuple[Stage, ...]) -> Stage | None:
-  """The first stage that makes a classifier, which is the judge, or None."""
+  """Finds the first stage that makes a classifier, which judges the run.
+
+  Returns None if no stage makes a classifier.
+  """
   return next((s for s in stages if s.makes == "classifier"), None)
 
 
 def check_judges(stages: tuple[Stage, ...]) -> None:
-  """Refuses a selection by distance before there is a classifier to judge.
+  """Refuses a selection by distance in a stage before the classifier's stage.
+
+  The distance is measured with the features of the classifier.
 
   Raises:
     ValueError: if a stage selects by distance before the judging stage.
@@ -79,7 +88,7 @@ def _source(
   source: str,
   made: Mapping[str, tuple[Stage, Round]],
 ) -> str:
-  """The round, or the place outside the run, that makes a frozen tree."""
+  """Finds the round, or the address outside the run, that has a frozen tree."""
   field = f"stages.{stage.name}.frozen"
   if source.startswith(OUTSIDE):
     if source.startswith("imported:") and name != "classifier":
@@ -110,7 +119,7 @@ def _source(
 
 
 def _check_pairs(stage: Stage, earlier: Sequence[Stage]) -> None:
-  """Checks that a stage can learn from the pairs that it names."""
+  """Checks that a stage can learn from the stage of pairs that it names."""
   pairs = pairs_stages(earlier).get(stage.pairs)
   if pairs is None:
     raise ValueError(
@@ -138,7 +147,10 @@ def _check_pairs(stage: Stage, earlier: Sequence[Stage]) -> None:
 
 
 def _check_teacher(stage: Stage, teacher: Round) -> None:
-  """Refuses a start_steps other than the steps of a student that teaches."""
+  """Refuses a start_steps that is not the number of steps of the teacher.
+
+  Only a teacher that is itself a student has a number of steps.
+  """
   if stage.start_steps and teacher.num_steps not in (0, stage.start_steps):
     raise ValueError(
       f"stages.{stage.name}.start_steps is {stage.start_steps}, but its teacher"

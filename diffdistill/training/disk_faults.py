@@ -28,11 +28,11 @@ MENDABLE = {
 
 
 def mendable(folder: epath.Path, act: Callable[[], T]) -> T:
-  """Calls `act`; gives an error that a person can repair a one-line message.
+  """Calls `act`; explains a disk error that a person can repair in one line.
 
   Args:
-    folder: the place that the message names.
-    act: writes or reads in that place.
+    folder: the folder that the message names.
+    act: a function that writes or reads in that folder.
 
   Raises:
     ValueError: if the error is one that a person can repair.
@@ -51,7 +51,7 @@ def mendable(folder: epath.Path, act: Callable[[], T]) -> T:
 
 
 def _said(error: BaseException | None) -> str:
-  """The messages of an error and of all its causes."""
+  """Joins the messages of an error and of all the errors that caused it."""
   said = []
   while error is not None:
     said.append(str(error))

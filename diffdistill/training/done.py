@@ -1,4 +1,4 @@
-"""The work of a round, as its records in metrics.jsonl tell it."""
+"""Counts the work of a round by its records in metrics.jsonl."""
 
 import dataclasses
 import math
@@ -23,12 +23,13 @@ class Done:
 
 
 def done(workdir: epath.Path, name: str, score: str = "") -> Done:
-  """The recorded work of a round.
+  """Reads the recorded work of a round.
 
   Args:
     workdir: the folder of the run.
     name: the name of the round.
-    score: the name of the score that selected its weights, or "".
+    score: the name of the score that selected the round's weights; "" if no
+      score did.
   """
   updates, chosen, best = 0, 0, math.inf
   for _, record in read_records(workdir).good:
@@ -36,7 +37,7 @@ def done(workdir: epath.Path, name: str, score: str = "") -> Done:
       continue
     step, found = record["step"], record.get(score)
     updates = max(updates, step)
-    # If two scores are equal, the first one counts, as in Selector.
+    # If two scores are equal, the earlier one is the best, as in Selector.
     if isinstance(found, int | float) and found < best:
       chosen, best = step, found
   return Done(updates=updates, chosen=chosen)

@@ -12,7 +12,8 @@ from diffdistill.training.cadence import Cadence
 from diffdistill.training.stage import Stage
 from diffdistill.training.training_stage import Training, trainings
 
-# The most values in one batch of images: 32 GiB of float32, on all devices.
+# This is the largest number of values in one batch of images. In float32 they
+# take 32 GiB, on all devices together.
 LARGEST_BATCH = 2**33
 
 
@@ -65,10 +66,10 @@ def check_images(
 
 
 def notes(stages: Sequence[Stage], cadence: Cadence) -> Iterator[str]:
-  """One line for each cadence that is longer than every round.
+  """Returns a line for each interval that is longer than every round.
 
-  They are not refused, because a short trial of a long recipe has such
-  cadences.
+  Such intervals, between checkpoints for example, are not refused, because a
+  short trial of a long recipe has them.
   """
   longest = max(stage.longest for stage in stages)
   for name, every, effect in (
@@ -88,7 +89,7 @@ def notes(stages: Sequence[Stage], cadence: Cadence) -> Iterator[str]:
 
 
 def _check_rounds(stage: Training) -> None:
-  """Refuses fields that only a halving objective uses."""
+  """Refuses fields that only an objective that halves the steps would use."""
   halving = stage.objective.rounds == "halving"
   for name in ("end_steps", "long_rounds"):
     value, usual = getattr(stage, name), getattr(Training, name)
@@ -140,6 +141,9 @@ def _check_training(stage: Training) -> None:
 
 def _tunes(objective: Objective) -> bool:
   """Whether the objective continues the training of its teacher.
+
+  Such an objective may have a learning rate of 0, because it still estimates
+  the teacher's second moments.
 
   Even with a learning rate of 0, it estimates the teacher's second moments.
   """

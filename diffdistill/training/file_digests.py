@@ -11,16 +11,19 @@ from typing import Any
 
 from etils import epath
 
-# Size and digest of files by their paths in a folder.
+# The size and the digest of each file, by its path in the folder.
 Files = dict[str, tuple[int, str]]
 
 
 class DamagedError(ValueError):
-  """Data on the disk differs from what was saved; the message has no remedy."""
+  """The error that data on the disk differs from the data that was saved.
+
+  Its message names no remedy; the caller adds the remedy.
+  """
 
 
 def files_of(folder: epath.Path, under: str = "") -> Files:
-  """The size and a digest of each file, by its path within the folder."""
+  """Computes the size and a digest of each file, by its path in the folder."""
   files: Files = {}
   for path in sorted(folder.iterdir()) if folder.exists() else ():
     name = f"{under}{path.name}"
@@ -42,7 +45,8 @@ def check_files(
     whole: whether to compare the digests too, not only the sizes.
 
   Raises:
-    DamagedError: if a file is missing or differs; the message names the first.
+    DamagedError: if a file is missing or differs; the message names the first
+      such file.
   """
   for name, (size, digest) in files.items():
     path = folder / name

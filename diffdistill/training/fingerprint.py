@@ -1,4 +1,4 @@
-"""Short names of arrays and of trees of weights, the same on every mesh."""
+"""Short hashes of arrays and of trees of weights, the same on every mesh."""
 
 import hashlib
 from typing import Any
@@ -10,8 +10,9 @@ from jaxtyping import Array, UInt32
 
 from diffdistill.arrays import Params
 
-# Constants of a 32-bit hash. The bits of each element are mixed with its place,
-# so the sum changes if two values are swapped or two signs are flipped.
+# These are constants of a 32-bit hash. The hash mixes the bits of each element
+# with the position of the element in its array. So the sum of the hashes
+# changes if two values are swapped or two signs are flipped.
 PLACE = 0x9E3779B1
 ROUNDS = ((16, 0x7FEB352D), (15, 0x846CA68B))
 # How many elements the host hashes at a time.
@@ -19,7 +20,7 @@ BLOCK = 2**22
 
 
 def fingerprint(params: Params) -> str:
-  """16 hexadecimal digits that depend on all weights and their names.
+  """Returns 16 hexadecimal digits that depend on all weights and their names.
 
   Sums modulo 2^32 are exact in any order. So the result is the same on every
   mesh and with any number of processes, and no large array leaves the devices.
@@ -31,7 +32,7 @@ def fingerprint(params: Params) -> str:
 
 
 def digests(tree: Any) -> Any:
-  """The same tree with a string in place of each array: type, shape and hash.
+  """Returns the tree with a string for each array: its type, shape and hash.
 
   Every process must call this, because the sums include all devices.
 
@@ -52,14 +53,14 @@ def digests(tree: Any) -> Any:
 
 
 def described(digest: str) -> jax.ShapeDtypeStruct:
-  """The type and the shape in one of the strings of `digests`."""
+  """Reads the type and the shape from one of the strings of `digests`."""
   dtype, shape, _ = digest.split(" ")
   sizes = tuple(int(size) for size in shape.split(",") if size)
   return jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype))
 
 
 def by_name(tree: Any) -> dict[str, Any]:
-  """The leaves of a tree by their path, such as "student/dense/kernel".
+  """Lists the leaves of a tree by their path, such as "student/dense/kernel".
 
   A tree and its copy in JSON or in Orbax have the same names, although the
   classes of their nodes differ.
@@ -71,7 +72,7 @@ def by_name(tree: Any) -> dict[str, Any]:
 
 
 def _sums(tree: Any) -> Any:
-  """The hash of each array; all devices compute at the same time."""
+  """Computes the hash of each array; all devices compute at the same time."""
   return jax.device_get(
     jax.tree.map(
       lambda leaf: (
@@ -84,16 +85,18 @@ def _sums(tree: Any) -> Any:
   )
 
 
-# Compile one array at a time, because a tree has few different shapes.
+# Compile a function for one array at a time. A tree has few different shapes,
+# so few functions are compiled.
 @jax.jit
 def _on_device(leaf: Array) -> UInt32[Array, ""]:
-  """The sum over elements of a hash of their bits and their place."""
+  """Sums a hash of the bits and the position of each element, on the device."""
   if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     leaf = jax.random.key_data(leaf)
   if leaf.dtype == jnp.bool_:
     bits = leaf.astype(jnp.uint32)
   else:
-    # Elements of 8 bytes become two elements of 4 bytes, on a new last axis.
+    # Split elements of 8 bytes into two elements of 4 bytes, on a new last
+    # axis.
     unsigned = jnp.dtype(f"uint{8 * min(leaf.dtype.itemsize, 4)}")
     bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
   # Do not flatten the array, so that a split array stays split.
@@ -106,7 +109,7 @@ def _on_device(leaf: Array) -> UInt32[Array, ""]:
 
 
 def _on_host(array: np.ndarray) -> np.uint32:
-  """The sum of `_on_device`, computed on the host."""
+  """Computes the same sum as `_on_device`, but on the host."""
   if array.dtype != np.bool_:
     unsigned = f"uint{8 * min(array.dtype.itemsize, 4)}"
     array = np.ascontiguousarray(array).reshape(-1).view(unsigned)
@@ -120,7 +123,10 @@ def _on_host(array: np.ndarray) -> np.uint32:
 
 
 def _mixed(bits: Any, place: Any) -> Any:
-  """The hash of each element; at one place, two values never share a hash."""
+  """Hashes each element.
+
+  At one position, two different values never have the same hash.
+  """
   mixed = bits + place * np.uint32(PLACE)
   for shift, factor in ROUNDS:
     mixed = (mixed ^ (mixed >> np.uint32(shift))) * np.uint32(factor)

@@ -28,9 +28,11 @@ class StageFunctions:
 
   Args:
     init: makes the state before the first update from (key, frozen trees).
-    updates: the update of each turn.
-    several: does several updates in one call, in whole cycles of turns.
-    evaluate: returns the metrics of the product, without an update.
+    updates: for each turn of the objective, the function that does an update.
+    several: a function that does several updates in one call, in whole cycles
+      of turns.
+    evaluate: returns the metrics of the weights that the round hands on,
+      without an update.
     abstract: the shapes, dtypes and shardings of the state.
   """
 
@@ -44,7 +46,7 @@ class StageFunctions:
 def stage_functions(
   stage: Training, frozen: Mapping[str, Params], layout: Layout
 ) -> StageFunctions:
-  """The functions of a stage.
+  """Makes the jitted functions of a stage.
 
   Args:
     stage: the stage that is trained.

@@ -29,7 +29,7 @@ class Data(Protocol):
   """The batches of a round."""
 
   def iterate(self, start: int) -> Iterator[Examples]:
-    """The batches of the updates start, start + 1, ..."""
+    """Yields the batches of the updates start, start + 1, ..."""
     ...
 
 
@@ -43,7 +43,7 @@ class Inputs:
     seed: the seed of all random numbers of the run.
     layout: the mesh, and where parameters lie on it.
     batches: returns batches of images for (batch size, seed, stage's name).
-    pairs: returns the pairs of (stage, round, teacher's weights) on disk.
+    pairs: opens the pairs on disk, for (stage, round, teacher's weights).
     outside: loads weights from outside the run, for (stage, name, source).
   """
 
@@ -63,26 +63,26 @@ class Inputs:
     }
 
   def images(self, stage: Training, round_: Round) -> Data:
-    """The batches of a round of a stage that consumes images."""
+    """Returns the batches of a round of a stage that trains on images."""
     seed = self.seed ^ round_.code
     return self.batches(stage.batch_size, seed, stage.name)
 
   def pairs_of(
     self, stage: Training, round_: Round, say: Callable[[str], None]
   ) -> PairPipeline | None:
-    """The batches of a round of a stage that consumes pairs.
+    """Returns the batches of a round of a stage that trains on pairs.
 
     Args:
       stage, round_: the stage and the round that are trained.
-      say: is called with a line about each set of pairs that is made.
+      say: is called with a line of text about each set of pairs that is made.
 
     Returns:
-      The batches, or None for a stage that consumes images.
+      The batches, or None for a stage that trains on images.
     """
     if not stage.pairs:
       return None
     pairs = pairs_stages(self.stages)[stage.pairs]
-    # A stage of pairs has one round, which has the stage's name.
+    # A stage that makes pairs has one round, which has the name of the stage.
     _, made = self._rounds[stage.pairs]
     store = self.pairs(pairs, made, self.frozen(pairs, made)["teacher"])
     return PairPipeline(

@@ -19,7 +19,7 @@ class TrainingStoppedError(Exception):
 def check_metrics(
   round_: Round, step: int, values: Mapping[str, float], max_skipped: int
 ) -> None:
-  """Stops a round whose gradients stay non-finite.
+  """Stops a round if too many updates in a row have NaN or infinite gradients.
 
   Args:
     round_: the round that is trained.
@@ -42,11 +42,11 @@ def check_metrics(
 
 
 def check_product(round_: Round, state: TrainState) -> None:
-  """Refuses the result of a round that learned nothing or is NaN or infinite.
+  """Refuses weights that learned nothing, or that are NaN or infinite.
 
   Raises:
-    TrainingStoppedError: if every update was skipped, or a weight is NaN or
-      infinite.
+    TrainingStoppedError: if every update of the round was skipped, or a weight
+      is NaN or infinite.
   """
   for name, opt_state in state.opt_state.items():
     skipped = int(opt_state.total_notfinite)
@@ -64,6 +64,6 @@ def check_product(round_: Round, state: TrainState) -> None:
 
 @jax.jit
 def _all_finite(tree: Params) -> Array:
-  """Whether every number of a tree is finite."""
+  """Whether every number in a tree of arrays is finite."""
   leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
   return jnp.stack(leaves).all()

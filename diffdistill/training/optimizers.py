@@ -19,7 +19,7 @@ from diffdistill.ranges import Range, Share, check_ranges
 
 DECAYS = ("constant", "linear", "cosine")
 KINDS = {"adam": optax.scale_by_adam, "radam": optax.scale_by_radam}
-# The name of the average that is a round's product.
+# This is the name of the moving average of weights that a round hands on.
 EMA = "ema"
 
 
@@ -36,11 +36,12 @@ class Optimizer:
     b1, b2: the decays of the first and the second moment.
     eps: a number added to the root of the second moment.
     weight_decay: decoupled weight decay, times the learning rate (AdamW).
-    clip: the largest global norm of the gradient, which is the mean over all
-      devices; 0 for no clipping.
-    ema_decay: the decay of the moving average that is the product; 0 makes the
-      weights themselves the product.
-    other_ema_decays: the decays of more averages, kept beside the product.
+    clip: the largest global norm of the gradient, after its mean over all
+      devices is taken; 0 for no clipping.
+    ema_decay: the decay of the moving average of weights that the round hands
+      on; with 0 the round hands on the weights themselves.
+    other_ema_decays: the decays of further moving averages that the round
+      keeps.
   """
 
   learning_rate: Annotated[float, Range(0, 10)]
@@ -71,26 +72,27 @@ class Optimizer:
 
   @property
   def averages(self) -> Mapping[str, float]:
-    """The decay of each moving average, by name: "ema", "ema_0.9999"."""
+    """Returns each moving average's decay by name: "ema", "ema_0.9999"."""
     main = {EMA: self.ema_decay} if self.ema_decay else {}
     return {**main, **{f"{EMA}_{d:g}": d for d in self.other_ema_decays}}
 
   def transformation(self) -> optax.GradientTransformation:
-    """The optimizer without its learning rate; it skips non-finite gradients.
+    """Makes the optimizer without its rate; it skips non-finite gradients.
 
-    Its state counts the skips: `notfinite_count` those in a row, and
-    `total_notfinite` all of them.
+    The optimizer's state counts the skipped updates: `notfinite_count` counts
+    those in a row, and `total_notfinite` counts all of them.
     """
     chain = optax.chain(
       optax.clip_by_global_norm(self.clip) if self.clip else optax.identity(),
       KINDS[self.kind](b1=self.b1, b2=self.b2, eps=self.eps),
       optax.add_decayed_weights(self.weight_decay),
     )
-    # Never apply a non-finite gradient; the trainer stops after too many.
+    # Never apply a non-finite gradient. The trainer stops after too many of
+    # them.
     return optax.apply_if_finite(chain, max_consecutive_errors=2**31 - 1)
 
   def rate(self, step: int, num_updates: int, held: int = 0) -> float:
-    """The learning rate of update `step`, counted from 0.
+    """Returns the learning rate of update `step`, counted from 0.
 
     Args:
       step: the update of the round.
@@ -110,7 +112,7 @@ class Optimizer:
     return self.learning_rate * warm * factor
 
   def second_moments(self, opt_state: optax.OptState) -> Params:
-    """Adam's moving average of squared gradients, with its bias corrected.
+    """Returns Adam's moving average of squared gradients, bias-corrected.
 
     Args:
       opt_state: the state of `transformation`.
@@ -119,19 +121,20 @@ class Optimizer:
       A tree like the trained one.
     """
     adam = _adam(opt_state)
-    # Before the first update, all moments are 0, so divide them by 1.
+    # Before the first update, all moments and their correction are 0. Divide by
+    # 1 instead of 0.
     count = jnp.asarray(adam.count)
     seen = jnp.where(count > 0, 1 - self.b2**count, 1.0)
     return jax.tree.map(lambda nu: nu / seen, adam.nu)
 
 
 def applied(opt_state: optax.OptState) -> Int[Array, ""]:
-  """The number of updates that an optimizer with this state has applied."""
+  """Returns how many updates an optimizer with this state has applied."""
   return jnp.asarray(_adam(opt_state).count)
 
 
 def _adam(opt_state: optax.OptState) -> optax.ScaleByAdamState:
-  """Adam's part of an optimizer's state."""
+  """Finds the part of an optimizer's state that belongs to Adam."""
   states = jax.tree.leaves(
     opt_state, is_leaf=lambda s: isinstance(s, optax.ScaleByAdamState)
   )

@@ -1,4 +1,4 @@
-"""Makes rounds of pairs, and makes missing pairs again."""
+"""Makes the rounds of pairs of noise and image, and missing pairs again."""
 
 import dataclasses
 import functools
@@ -43,7 +43,10 @@ class PairRounds:
   now: Callable[[], float]
 
   def store(self, stage: Pairs, round_: Round, teacher: Params) -> PairStore:
-    """The pairs of a stage on disk; the watchdog sees each draw.
+    """Opens the pairs of a stage on disk.
+
+    The store of pairs tells the watchdog of each draw, so that the run does not
+    count as hung.
 
     If the clock ends the stage, the store has the recorded number of shards.
     While none is recorded, it has as many as possible.
@@ -97,7 +100,7 @@ class PairRounds:
       name: the name of the finished round of pairs.
       store: the store of its pairs.
       shards: the shards that training will read next.
-      report: the report of the run.
+      report: writes the reports of the run.
 
     Returns:
       The seconds that it took. They count as time of the pairs, not of the
@@ -129,7 +132,7 @@ class PairRounds:
       name: the name of the round.
       store: the store, which this process has claimed.
       make: makes the shards, and calls its argument after each shard.
-      report: the report of the run.
+      report: writes the reports of the run.
       again: whether the pairs are made again.
 
     Raises:
@@ -146,9 +149,10 @@ class PairRounds:
 
     def made(line: str) -> None:
       report.say(line)
-      # No update is running, so the processes can wait for each other.
+      # No update is running here, so the processes can wait for each other.
       if self.preemption.agreed(self.mesh, lag=0):
-        # Record at step 0: a resumed round would remove records of later steps.
+        # Record this at step 0, because a resumed round removes the records of
+        # later steps.
         report.write(name, 0, so_far())
         raise PreemptedError(
           f"asked to leave {name} after a shard; the same command goes on from"
@@ -156,7 +160,8 @@ class PairRounds:
         )
 
     if store.missing(store.first_shards):
-      # Draw once to compile, and do not keep the result.
+      # Draw pairs once, so that all functions are compiled, and do not keep the
+      # pairs.
       store.draw(0, store.draw_size or 1)
       compiling = time.monotonic() - start
     make(made)

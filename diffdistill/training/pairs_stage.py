@@ -24,7 +24,7 @@ class Pairs(Stage):
   Args:
     sampler: the sampler of the teacher.
     num_steps: the number of the sampler's steps.
-    guidance: the guidance of the teacher.
+    guidance: the guidance weight of the teacher.
     num_pairs: how many different pairs to train on.
     held_out: how many more pairs are made and not trained on, for held-out
       losses.
@@ -116,7 +116,7 @@ class Pairs(Stage):
 
 
 def pairs_stages(stages: Iterable[Stage]) -> dict[str, Pairs]:
-  """The stages that make pairs of noise and image, by the name of the stage."""
+  """Finds the stages that make pairs of noise and image, by name."""
 
   def keep(stage: Pairs) -> list[Pairs]:
     return [stage]

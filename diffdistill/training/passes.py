@@ -11,9 +11,9 @@ from diffdistill.training.stage import Round
 def round_passes(
   objective: Objective, round_: Round
 ) -> Callable[[int], int | float]:
-  """A function from n to the passes of the first n updates of a round.
+  """Returns a function from n to the passes of the first n updates of a round.
 
-  The passes are counted for one example of a batch.
+  A pass is a forward pass of the denoiser for one example of a batch.
   """
   units = [
     objective.passes(turn, round_.num_steps, round_.guided).units
@@ -29,6 +29,6 @@ def round_passes(
 
 
 def pair_passes(stage: Pairs, round_: Round, num_pairs: int) -> int:
-  """The passes that make `num_pairs` training pairs and all held-out pairs."""
+  """Counts the passes that make `num_pairs` pairs and all held-out pairs."""
   per_step = stage.sampler.evaluations * stage.guidance.passes(round_.guided)
   return (num_pairs + stage.held_out) * stage.num_steps * per_step

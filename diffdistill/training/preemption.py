@@ -24,8 +24,8 @@ from jaxtyping import Array
 from diffdistill.system import signals
 from diffdistill.training.sharding import batch_sharding, replicated
 
-# A vote is counted this many boundaries later. By then it is computed, so the
-# host need not make the devices wait.
+# The processes read the result of a vote this many boundaries later. By then it
+# is computed, so the host need not make the devices wait.
 LAG = 2
 
 
@@ -68,7 +68,7 @@ class Preemption:
     self._votes: collections.deque[Array] = collections.deque()
 
   def __enter__(self) -> "Preemption":
-    # Python delivers signals only to the main thread.
+    # Python delivers signals to the main thread only.
     self._listening = threading.current_thread() is threading.main_thread()
     if self._listening:
       for number in _numbers():
@@ -77,7 +77,8 @@ class Preemption:
 
   def __exit__(self, *_) -> None:
     for number, before in self._before.items():
-      # None: the old handler was not set from Python and cannot be restored.
+      # None means that the old handler was not set from Python, so it cannot be
+      # restored.
       signal.signal(number, before or signal.SIG_DFL)
     self._before.clear()
     self._listening = False
@@ -94,7 +95,8 @@ class Preemption:
 
     Args:
       mesh: the mesh of the run.
-      lag: how many boundaries later a vote is counted; 0 counts it at once.
+      lag: how many boundaries later the result of a vote is read; 0 reads it at
+        once.
     """
     listener = signals.listener()
     if listener is not None:
@@ -105,7 +107,7 @@ class Preemption:
     return leave
 
   def _vote(self, mesh: Mesh, lag: int) -> bool:
-    """Whether any process was told to end."""
+    """Votes with all processes, and returns whether any was told to end."""
     if jax.process_count() == 1 or not self._listening:
       return self._told
     self._votes.append(_counter(mesh)(_ballots(mesh)[self._told]))
@@ -116,7 +118,7 @@ class Preemption:
 
 
 def _numbers() -> tuple[int, ...]:
-  """The signals to listen for."""
+  """Lists the numbers of the signals to listen for."""
   listener = signals.listener()
   if listener is not None:
     return listener.numbers
@@ -128,7 +130,7 @@ def _numbers() -> tuple[int, ...]:
 
 @functools.cache
 def _ballots(mesh: Mesh) -> tuple[Array, Array]:
-  """The two possible votes of this process; each has one row on each device."""
+  """Makes the two possible votes of a process, with a row for each device."""
   sharding = batch_sharding(mesh)
 
   def make(told: bool) -> Array:
@@ -141,5 +143,5 @@ def _ballots(mesh: Mesh) -> tuple[Array, Array]:
 
 @functools.cache
 def _counter(mesh: Mesh) -> Callable[[Array], Array]:
-  """A function that counts votes: whether any of them is yes."""
+  """Makes a function that counts votes and returns whether any is yes."""
   return jax.jit(jnp.any, out_shardings=replicated(mesh))

@@ -27,7 +27,8 @@ class Records:
 
   Args:
     path: the file of the records.
-    good: (line as in the file, record) for each undamaged line, in order.
+    good: a tuple for each undamaged line, in order: the text of the line, and
+      the record in it.
     damaged: the numbers of the damaged lines, counted from 1.
   """
 
@@ -37,7 +38,7 @@ class Records:
 
   @property
   def warning(self) -> str:
-    """One line about the damaged lines; empty if there are none."""
+    """Names the damaged lines in one line of text; empty if there are none."""
     if not self.damaged:
       return ""
     named = ", ".join(map(str, self.damaged[:NAMED]))
@@ -51,7 +52,7 @@ class Records:
 
 
 def read_records(workdir: epath.Path) -> Records:
-  """The records of a run; there are none if it has no file of records yet.
+  """Reads the records of a run; a run without a file of records has none.
 
   Raises:
     OSError: if the file cannot be read.
@@ -83,7 +84,7 @@ def keep_records(
   Args:
     workdir: the folder of the run.
     wanted: returns whether to keep a record.
-    say: is called with a line that names the damaged lines.
+    say: is called with a text that names the damaged lines.
   """
   records = read_records(workdir)
   if records.warning:
@@ -110,7 +111,8 @@ def append_record(workdir: epath.Path, fields: Mapping[str, Any]) -> None:
   record = finite(dict(fields))
   line = json.dumps({**record, CHECKSUM: _checksum(record)}).encode() + b"\n"
   if in_bucket(path):
-    # A bucket's objects cannot be appended to, so the whole file is written.
+    # An object in a bucket cannot be appended to, so the whole file is written
+    # again.
     before = path.read_bytes() if path.exists() else b""
     write_atomically(path, before + line)
     return
@@ -130,7 +132,7 @@ def _checksum(record: Mapping[str, Any]) -> str:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-  """The record of a line without its checksum; None if it is damaged."""
+  """Returns a line's record without its checksum; None if it is damaged."""
   try:
     record = json.loads(line)
     if record.pop(CHECKSUM) != _checksum(record):

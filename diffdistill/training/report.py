@@ -19,19 +19,23 @@ from diffdistill.training.records import (
 )
 
 SECONDS_BETWEEN_LINES = 30.0
-# Fields of a record whose seconds are not training: compiling, scoring, and
-# remaking pairs. The record's "seconds" include them.
+# These fields of a record hold seconds without training: compiling, scoring,
+# and remaking pairs. The record's field "seconds" includes them.
 APART = ("compile_seconds", "score_seconds", "again_seconds")
 
 
 class Work(NamedTuple):
-  """Work to do: images to train on, and the seconds of rounds with a clock."""
+  """The work that is still to be done.
+
+  It is the number of images to train on, and the seconds of rounds that the
+  clock ends.
+  """
 
   images: int
   seconds: float = 0.0
 
   def time(self, speed: float) -> float:
-    """The seconds that this work takes at a speed in images per second."""
+    """Estimates the seconds of this work at a speed in images per second."""
     return self.seconds + (self.images / speed if self.images else 0.0)
 
 
@@ -80,7 +84,8 @@ class Report:
           step, {f"{name}/{k}": v for k, v in scalars.items()}
         )
       except Exception as error:
-        # TensorFlow has its own classes of errors for a disk that refuses.
+        # TensorFlow raises errors of its own classes if the disk refuses a
+        # write.
         raise OSError(_about_events(self._workdir, error)) from error
 
   def progress(
@@ -107,7 +112,8 @@ class Report:
     if not self._active or not due:
       return
     self._last_line = now
-    # The speed is 0 while only the first update, which compiles, is done.
+    # The speed is 0 while only the first update is done, because that update
+    # compiles.
     time_left = duration(left.time(speed)) if speed else "?"
     pace = speed or 1.0
     share = 100 * (1 - left.time(pace) / max(self._total.time(pace), 1e-9))
@@ -135,7 +141,7 @@ class Report:
 def costs(
   workdir: epath.Path, say: Callable[[str], None]
 ) -> dict[str, tuple[int | float, float]]:
-  """The recorded cost of each round: (denoiser passes, seconds), by name.
+  """Reads the recorded cost of each round: (denoiser passes, seconds), by name.
 
   Args:
     workdir: the folder of the run.
@@ -155,11 +161,11 @@ def costs(
 
 
 class Meter:
-  """Measures metrics and speed of one round since its last report.
+  """Measures the metrics and the speed of a round since its last report.
 
   Args:
     batch_size: how many images an update has.
-    begun: the time.monotonic at which the round began.
+    begun: the value of time.monotonic at which the round began.
   """
 
   def __init__(self, batch_size: int, begun: float):
@@ -178,13 +184,13 @@ class Meter:
   def compiled(self, seconds: float) -> None:
     """Notes that the last calls took these seconds because they compiled.
 
-    The means include these calls, but the speed does not.
+    The means of the metrics include these calls, but the speed does not.
     """
     self._compiling += seconds
     self._updates, self._start = 0, time.monotonic()
 
   def skip(self, seconds: float) -> None:
-    """Excludes some seconds, which have a record of their own."""
+    """Excludes some seconds from the speed; they have a record of their own."""
     self._start += seconds
     self._last_read += seconds
 
@@ -208,10 +214,10 @@ class Meter:
 def means(
   records: Sequence[Mapping[str, tuple[Any, Any]]],
 ) -> dict[str, float]:
-  """The means of metrics over some updates, from (sum, count) on the host.
+  """Averages the metrics of some updates, given as (sum, count) on the host.
 
   `.../skipped` and `.../skipped_in_a_row` are running counts, so their last
-  value is returned.
+  value is returned in place of a mean.
   """
   result: dict[str, float] = {}
   for name in {key for record in records for key in record}:
@@ -225,7 +231,7 @@ def means(
 
 
 def duration(seconds: float) -> str:
-  """Seconds as a short text such as 2h05m, 3m20s or 7s."""
+  """Writes seconds as a short text such as 2h05m, 3m20s or 7s."""
   minutes, rest = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   if hours:
@@ -234,7 +240,7 @@ def duration(seconds: float) -> str:
 
 
 def _machine() -> dict[str, Any]:
-  """The devices, and the peak memory of this process so far.
+  """Describes the devices, and the peak memory of this process so far.
 
   A device's peak is left out if the platform does not report it, such as a CPU.
   """
@@ -243,7 +249,7 @@ def _machine() -> dict[str, Any]:
     for device in jax.local_devices()
   ]
   known = [peak for peak in peaks if peak is not None]
-  # Linux counts in kilobytes, a Mac in bytes.
+  # Linux counts this memory in kilobytes, a Mac counts it in bytes.
   unit = 1 if sys.platform == "darwin" else 1024
   usage = resource.getrusage(resource.RUSAGE_SELF)
   return {
@@ -255,7 +261,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _tensorboard(workdir: epath.Path):
-  """The writer of event files by clu; None if clu cannot be imported."""
+  """Makes clu's writer of event files; None if clu cannot be imported."""
   with contextlib.suppress(ImportError):
     from clu import metric_writers
 
@@ -267,7 +273,7 @@ def _tensorboard(workdir: epath.Path):
 
 
 def _about_events(workdir: epath.Path, error: Exception) -> str:
-  """The message for an error of the writer of event files."""
+  """Makes the message for an error of the writer of event files."""
   reason = " ".join(str(error).split())[:200] or type(error).__name__
   return (
     f"{workdir / 'tensorboard'} cannot be written ({reason}); make room there,"

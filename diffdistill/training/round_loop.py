@@ -100,7 +100,7 @@ class RoundLoop:
     return self._shared.workdir / self._round.name
 
   def run(self) -> None:
-    """Trains to the end of the round, and keeps its products.
+    """Trains to the end of the round, and saves the weights that it hands on.
 
     Raises:
       PreemptedError: if the run was asked to end; its work is saved.
@@ -140,7 +140,7 @@ class RoundLoop:
     return seconds
 
   def _make_missing_pairs(self) -> float:
-    """Makes the pairs that are missing here; returns the seconds it took."""
+    """Makes pairs that this machine lacks; returns the seconds that it took."""
     if not (self._round.seconds and self._pairs):
       return 0.0
     shards = self._pairs.shards(self._first, self._clock.last)
@@ -149,7 +149,7 @@ class RoundLoop:
     )
 
   def _make_selector(self) -> Selector | None:
-    """Makes the selector of the best weights; None if there is none."""
+    """Makes the object that selects the best weights, or None."""
     shared, stage, select = self._shared, self._stage, self._stage.select
     if select is None:
       return None
@@ -163,7 +163,7 @@ class RoundLoop:
     return Selector(select, self._dir, score, shared.layout)
 
   def _evaluate(self, step: int) -> bool:
-    """Shows and scores the old state if due; returns True to end the round."""
+    """Shows and scores the state if due; True means to end the round."""
     shown = _due(self._shared.cadence.observe, step)
     selector = self._selector
     scored = selector is not None and selector.due(step)
@@ -192,8 +192,8 @@ class RoundLoop:
         self._checkpoints.save(self._state, step)
     if not leave:
       return
-    # The next process repeats the updates since the last record and records
-    # their metrics. Only the time that was spent on them here would be lost.
+    # Write a record before leaving. The next process repeats these updates and
+    # records their metrics, but the time spent on them here would be lost.
     values, _, seconds = self._meter.read()
     spent = {k: v for k, v in values.items() if k == "compile_seconds"}
     name = self._round.name
@@ -204,19 +204,18 @@ class RoundLoop:
     )
 
   def _check_clock(self, step: int) -> None:
-    """If the clock ends the round, fixes its length when that is due."""
+    """Fixes the length of a round that ends by the clock, when that is due."""
     wait = functools.partial(jax.block_until_ready, self._state.step)
     self._clock.look(step, wait)
 
   def _fetch(self, count: int) -> list[Any]:
-    """The batches of the next updates."""
+    """Returns the batches of the next updates."""
     return [next(self._batches) for _ in range(count)]
 
   def _update(self, step: int, rows: list[Any]) -> tuple[Metrics, float | None]:
     """Does one update for each batch.
 
-    Returns:
-      The metrics; and the time at which the call began if it compiles, or None.
+    Returns the metrics, and the time at which a call that compiles began.
     """
     told = scalars(self._stage, self._round, self._clock, step, len(rows))
     if len(rows) == 1:
@@ -253,7 +252,7 @@ class RoundLoop:
       self._clock.start(done)
 
   def _report(self, done: int) -> None:
-    """Writes a record and the progress line if due."""
+    """Writes a record and the progress line, if they are due."""
     # The next score may end the round, so write a record before it too.
     may_be_last = done == self._clock.last or (
       self._selector is not None and self._selector.exhausted(done)
@@ -283,7 +282,7 @@ class RoundLoop:
     report.progress(name, done, self._clock.length, speed, todo)
 
   def _finish(self) -> None:
-    """Keeps the products of the round, and shows the main product."""
+    """Saves the weights that the round hands on, and shows samples of them."""
     self._shared.watchdog.patience()
     check_product(self._round, self._state)
     if self._selector and int(self._state.step) == self._clock.last:
@@ -291,7 +290,7 @@ class RoundLoop:
     best = self._selector.best() if self._selector else None
     products = products_of(self._stage, self._state, best)
     self._checkpoints.check_place()
-    # Save before showing: a picture that fails loses no work.
+    # Save before showing, so that an error while drawing loses no work.
     with signals.writing():
       checkpoint.save_final(self._dir, products)
     self._show(products[self._stage.product])
@@ -301,7 +300,7 @@ class RoundLoop:
     self._shared.observe(self._stage, self._round, product, step)
 
   def _score(self) -> None:
-    """Scores the product so far; keeps it if best; records the score."""
+    """Scores the current weights; keeps them if best; records the score."""
     assert self._selector is not None
     assert self._stage.select is not None
     self._shared.watchdog.patience()

@@ -31,8 +31,9 @@ class Pending:
 
   Args:
     step: how many updates are done.
-    saving: the write in the background.
-    shapes: the shapes, dtypes and shardings with which it is read back.
+    saving: the write that goes on in the background.
+    shapes: the shapes, dtypes and shardings with which the checkpoint is read
+      back.
     expected: the digests of its arrays, by name.
   """
 
@@ -86,7 +87,8 @@ class Checkpoints:
     def record() -> None:
       write_json(self._record(step), {STATE: expected})
 
-    # Write the digests first, so that a complete checkpoint always has them.
+    # Write the digests of the arrays first, so that every complete checkpoint
+    # has them.
     mendable(self._path(step), lambda: hosts.on_first(record))
     pending = Pending(
       step=step,
@@ -118,13 +120,13 @@ class Checkpoints:
     hosts.on_first(check)
 
   def restore(self, abstract: TrainState) -> TrainState | None:
-    """The newest undamaged state; None if there are no checkpoints.
+    """Restores the newest undamaged state; returns None without checkpoints.
 
     Args:
       abstract: the shapes, dtypes and shardings of the restored state.
 
     Raises:
-      ValueError: if there are checkpoints and all are damaged.
+      ValueError: if there are checkpoints and all of them are damaged.
     """
     steps = hosts.on_first(lambda: steps_in(self._folder))
     for step in steps:
@@ -149,7 +151,7 @@ class Checkpoints:
     return None
 
   def close(self) -> None:
-    """Waits for the last save; does not read it back.
+    """Waits for the last save to end, but does not read it back.
 
     Raises:
       ValueError: if the disk refused the save; the message is one line.
@@ -184,7 +186,7 @@ class Checkpoints:
     try:
       self._finish(pending)
     except BaseException as error:
-      # `_settle` raises this error.
+      # `_settle` raises this error in the main thread.
       ended.set_exception(error)
     else:
       ended.set_result(None)
@@ -196,7 +198,8 @@ class Checkpoints:
     try:
       stored.finish(path, pending.saving)
     except ValueError:
-      # Each process acts alone, because the others may have met no error.
+      # Each process handles this error alone, because other processes may have
+      # met no error.
       if hosts.is_first():
         self._remove(step)
         stored.clean(self._folder)
@@ -247,7 +250,7 @@ class Checkpoints:
 
 
 def steps_in(folder: epath.Path) -> list[int]:
-  """The steps of all complete checkpoints, the newest first."""
+  """Lists the update numbers of all complete checkpoints, the newest first."""
   paths = (path for path in matching(folder, "*") if path.name.isdigit())
   return sorted(
     (int(p.name) for p in paths if stored.is_whole(p)), reverse=True
@@ -255,10 +258,10 @@ def steps_in(folder: epath.Path) -> list[int]:
 
 
 def newest_sound(folder: epath.Path) -> list[epath.Path]:
-  """The folder and the file of the newest undamaged checkpoint.
+  """Finds the folder and the JSON file of the newest undamaged checkpoint.
 
   Raises:
-    ValueError: if there are checkpoints and all are damaged.
+    ValueError: if there are checkpoints and all of them are damaged.
   """
   steps = steps_in(folder)
   for step in steps:
@@ -277,7 +280,7 @@ def newest_sound(folder: epath.Path) -> list[epath.Path]:
 
 
 def _expected(folder: epath.Path, step: int) -> dict[str, str]:
-  """The digests of a checkpoint's arrays; checks the checkpoint's files first.
+  """Reads the digests of a checkpoint's arrays, after checking its files.
 
   Raises:
     ValueError: if a file differs from what was saved.
@@ -286,11 +289,12 @@ def _expected(folder: epath.Path, step: int) -> dict[str, str]:
   if not record.exists():
     raise ValueError(f"{path} has no {record.name} beside it")
   fields = read_json(record)
-  # The last checkpoint of a process has no digests of files.
+  # The last checkpoint of a process has no digests of files, because the
+  # process ends before it reads the checkpoint back.
   check_files(path, fields.get("files", {}))
   return fields[STATE]
 
 
 def _as_tree(state: TrainState) -> Any:
-  """The state as a dict, so that the format on disk names no class."""
+  """Turns the state into a dict, so that the format on disk names no class."""
   return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}

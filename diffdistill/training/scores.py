@@ -1,4 +1,4 @@
-"""The score of a round's weights, by which the best are selected."""
+"""Computes the score of a round's weights, by which the best are selected."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ from diffdistill.training.training_stage import Training
 def distance_score(
   shared: Shared, stage: Training, round_: Round, num_images: int
 ) -> Callable[[Params], float]:
-  """The Frechet distance of a product's images, as a function of the product.
+  """Makes a function from weights to the Frechet distance of their images.
 
   Args:
     shared: the objects that all rounds of the run share.
@@ -35,15 +35,15 @@ def held_out_score(
   name: str,
   now: Now,
 ) -> Callable[[Params], float]:
-  """The mean loss on the pairs held out, as a function of the product.
+  """Makes a function from weights to their mean loss on the held-out pairs.
 
   Args:
     shared: the objects that all rounds of the run share.
     functions: the functions of the stage.
     pairs: the data of the round.
     frozen: the frozen trees of the round.
-    name: the name of the product.
-    now: the place in the round that the loss is given; it is the same for every
+    name: the name of the tree of weights that the round hands on.
+    now: the place in the round that the loss gets; it is the same for every
       score.
   """
   now, key = shared.on_device((now, jax.random.key(shared.seed)))

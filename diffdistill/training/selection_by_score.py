@@ -1,4 +1,4 @@
-"""Selects the weights with a round's best score as its product."""
+"""Selects the weights with the best score as those that a round hands on."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,8 +19,9 @@ SCORES = ("held_out_loss", "distance")
 class Selection:
   """How a stage selects the weights that become a round's product.
 
-  The weights with the best score are the product. The weights at the end of the
-  round are kept too, as `last_<name>`.
+  The product of a round is the weights that it hands on. Here it is the weights
+  with the best score. The weights at the end of the round are kept too, as
+  `last_<name>`.
 
   Args:
     by: "held_out_loss" scores by the loss on pairs that are not trained on;
@@ -44,16 +45,16 @@ class Selection:
 
 
 class Selector:
-  """Scores a round's product at intervals, and keeps the best on disk.
+  """Scores a round's weights at intervals, and keeps the best on disk.
 
-  The best weights are its only state on disk. A resumed round computes the
-  scores after its checkpoint again, with the same results.
+  The selector keeps nothing else on disk. A resumed round computes the scores
+  after its checkpoint again, with the same results.
 
   Args:
     selection: how often to score, and when to end the round.
     round_dir: the round's directory.
-    score: returns the score of a product. The lowest score is the best; NaN
-      never is.
+    score: a function that returns the score of weights. The lowest score is the
+      best; NaN is never the best.
     layout: the mesh, and where parameters lie on it.
   """
 
@@ -69,7 +70,7 @@ class Selector:
     self._score = score
     self._layout = layout
     self._best = best_of(round_dir)
-    # Read the best weights now, so that damage is found before training.
+    # Read the best weights now, so that damage is found before training starts.
     self.best()
 
   def due(self, step: int) -> bool:
@@ -78,8 +79,8 @@ class Selector:
 
   def consider(self, product: Params, step: int) -> float:
     """Scores the weights after `step` updates, and keeps the best."""
-    # The first process decides: other processes' scores may differ in the last
-    # digits.
+    # The first process decides for all, because the scores of other processes
+    # may differ in the last digits.
     here = float(self._score(product))
     score = hosts.on_first(lambda: here)
     if self._best is None or score < self._best.score:

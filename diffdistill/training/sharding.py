@@ -1,8 +1,9 @@
 """The mesh, and where each array lies on it.
 
 Batches are split over both axes of the mesh, data and fsdp. Parameters are
-split over fsdp, along the largest axis that fsdp divides. The layout can
-override that for a parameter by its path. Networks have no annotations.
+split over fsdp, along the largest axis that fsdp divides. The layout can name
+another axis for a parameter, by the path of the parameter. The code of the
+networks does not say how its arrays are split.
 """
 
 import dataclasses
@@ -20,7 +21,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from diffdistill.arrays import Batch
 
 AXES = ("data", "fsdp")
-# Arrays of fewer elements are faster if every device keeps them whole.
+# An array with fewer elements is not split: updates are faster if every device
+# keeps the whole array.
 MIN_SIZE_TO_SPLIT = 2**16
 
 
@@ -29,15 +31,16 @@ def make_mesh(
 ) -> Mesh:
   """A data x fsdp mesh over all devices.
 
-  Neighbours on the mesh are neighbours in the network. If there are several
-  slices (for GPUs, hosts), only the data axis crosses the slow network between
-  them.
+  Neighbours on the mesh are neighbours in the network of devices. If there are
+  several slices (for GPUs, hosts), only the data axis crosses the slow network
+  between them.
 
   Args:
-    data, fsdp: the sizes of the mesh's axes. If one is -1, it takes the devices
-      that the other leaves; if both are -1, fsdp is a whole slice.
-    devices: the devices of another machine, to compile for; by default those
-      here.
+    data, fsdp: the sizes of the mesh's axes. If one size is -1, that axis takes
+      the devices that the other axis leaves; if both are -1, fsdp is a whole
+      slice.
+    devices: the devices of another machine, to compile for; by default the
+      devices of this machine.
 
   Raises:
     ValueError: if the product of the sizes is not the number of devices, or if
@@ -84,7 +87,7 @@ def make_mesh(
 
 
 def _slice_of(device: Any) -> int:
-  """The slice of a device; for a GPU that names no slice, its host."""
+  """Returns the slice of a device; for a GPU that names no slice, its host."""
   host = device.process_index if device.platform == "gpu" else 0
   return getattr(device, "slice_index", host)
 
@@ -115,7 +118,7 @@ class Layout:
         ) from error
 
   def override(self, path: str) -> tuple[str, int] | None:
-    """The override for a parameter's path; None if there is none."""
+    """Finds the override for the path of a parameter; None if there is none."""
     found = (o for o in self.overrides if path and re.search(o[0], path))
     return next(found, None)
 
@@ -126,8 +129,8 @@ class Layout:
       trees: the parameters of each network, or their shapes.
 
     Raises:
-      ValueError: if an axis does not exist or fsdp does not divide it, or if an
-        override matches no parameter.
+      ValueError: if an override names an axis that does not exist or that fsdp
+        does not divide, or if it matches no parameter.
     """
     used = set()
     for tree in trees:
@@ -153,17 +156,17 @@ def unrolled(mesh: Mesh) -> bool:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of an array that every device holds whole."""
+  """Returns the sharding of an array that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The sharding of a batch whose rows are split over all devices."""
+  """Returns the sharding of a batch whose rows are split over all devices."""
   return NamedSharding(mesh, PartitionSpec(AXES))
 
 
 def tree_shardings(shapes: Any, layout: Layout) -> Any:
-  """The sharding of each array in a tree of parameters or of an optimizer.
+  """Returns the sharding of each array in a tree of parameters or moments.
 
   Args:
     shapes: a tree of objects that have a `shape`.
@@ -201,7 +204,7 @@ def tree_shardings(shapes: Any, layout: Layout) -> Any:
 
 
 def parameter_path(path: tuple[Any, ...]) -> str:
-  """The path of a leaf in its tree of parameters, such as "conv_out/kernel".
+  """Returns the path of a parameter in its tree, such as "conv_out/kernel".
 
   Trees of parameters are dicts. An optimizer's state holds them inside tuples,
   which are not part of the path.
@@ -215,7 +218,7 @@ def parameter_path(path: tuple[Any, ...]) -> str:
 
 
 def process_rows(batch_size: int, mesh: Mesh) -> tuple[int, ...]:
-  """The rows of a global batch that the devices of this process hold.
+  """Lists the rows of a global batch that the devices of this process hold.
 
   The rows are in order. On a torus they are not consecutive, because the mesh
   follows its rings, and a ring passes through a host more than once.
@@ -231,14 +234,17 @@ def process_rows(batch_size: int, mesh: Mesh) -> tuple[int, ...]:
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
-  """The rows of `process_rows` as parts of global arrays on the mesh."""
+  """Makes global arrays on the mesh from this process's rows of a batch."""
   return _placed(batch, batch_sharding(mesh))
 
 
 def shard_batches(
   batches: Sequence[Mapping[str, np.ndarray]], mesh: Mesh
 ) -> Batch:
-  """Several batches, stacked on a first axis, as `shard_batch` places one."""
+  """Stacks several batches on a first axis, and places them on the mesh.
+
+  Each batch is placed as `shard_batch` places one batch.
+  """
   stacked = {
     name: np.stack([batch[name] for batch in batches]) for name in batches[0]
   }

@@ -18,10 +18,12 @@ from diffdistill.training.stage import Round
 from diffdistill.training.training_stage import Training
 from diffdistill.training.watchdog import Watchdog
 
-# Shows (stage, round, the product so far, updates done) to the user.
+# A function that shows samples of a round to the user. Its arguments are the
+# stage, the round, the weights so far and the number of updates done.
 Observe = Callable[[Training, Round, Params, int], None]
-# Returns the score of (stage, round, the product so far, number of images to
-# measure it on); a lower score is better.
+# A function that returns the score of weights. Its arguments are the stage, the
+# round, the weights so far and the number of images that are made to measure
+# the score. A lower score is better.
 Distance = Callable[[Training, Round, Params, int], float]
 
 
@@ -31,8 +33,8 @@ class Shared:
 
   Args:
     inputs: gives each round its frozen weights and its batches.
-    pair_rounds: makes pairs.
-    report: the report of the run.
+    pair_rounds: makes pairs of noise and image.
+    report: writes the reports of the run.
   """
 
   workdir: epath.Path

@@ -1,4 +1,4 @@
-"""Drops what Orbax prints about an error that it raises as well."""
+"""Drops log messages of Orbax about errors that Orbax raises as well."""
 
 import functools
 import logging
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class _NotOfOrbax(logging.Filter):
-  """Drops the log records of Orbax: hints, and tracebacks of its errors."""
+  """A filter that drops the log records of Orbax: hints and tracebacks."""
 
   def filter(self, record: logging.LogRecord) -> bool:
     return "orbax" not in Path(record.pathname).parts
@@ -16,7 +16,7 @@ class _NotOfOrbax(logging.Filter):
 
 @functools.cache
 def silence() -> None:
-  """Drops these messages from now on.
+  """Drops these messages from now on, in the whole process.
 
   Orbax stops at the first array that it cannot read. Its reads of the other
   arrays then fail with "Event loop is closed". Python would print this message

@@ -13,11 +13,12 @@ from diffdistill.ranges import BatchSize, Minutes, check_ranges
 if TYPE_CHECKING:
   from diffdistill.training.selection_by_score import Selection
 
-# A source of weights outside the run: "path:DIR" is a finished round of another
-# run, and "imported:FILE" is a file of another framework.
+# The weights of a stage may come from outside the run. The source "path:DIR" is
+# a finished round of another run, and "imported:FILE" is a file of another
+# framework.
 OUTSIDE = ("path:", "imported:")
-# The second moments of a teacher's gradients, kept beside the teacher, because
-# some papers use them as weights.
+# This is the name of the second moments of a teacher's gradients. They are kept
+# beside the teacher, because some papers use them as weights.
 SECOND_MOMENTS = "second_moments"
 
 T = TypeVar("T")
@@ -33,8 +34,8 @@ class Round:
     num_updates: how many updates the round has; the largest possible number if
       the clock ends it; 0 if it makes pairs.
     num_steps: the student's sampler steps; 0 if it has no number of steps.
-    frozen: for each frozen tree, the round that makes it, or a place outside
-      the run.
+    frozen: for each frozen tree of weights, the round that makes it, or the
+      address of weights outside the run.
     guided: whether its teacher is guided. A student of this run is not guided
       again; weights from outside the run count as a teacher.
     seconds: the time after which the clock ends the round; 0 for no limit.
@@ -50,7 +51,10 @@ class Round:
 
   @property
   def code(self) -> int:
-    """A number from the name; it determines the round's keys and data order."""
+    """Makes a number from the name.
+
+    It determines the round's keys and data order.
+    """
     return zlib.crc32(self.name.encode()) & 0x7FFFFFFF
 
 
@@ -66,7 +70,7 @@ class Stage(abc.ABC):
       with it.
     batch_size: images at a time, over all devices.
     frozen: for each frozen tree that the stage needs, its origin: a stage, one
-      round of a stage ("halve/008"), or a place outside the run.
+      round of a stage ("halve/008"), or an address outside the run.
     minutes: the time after which the clock ends the stage; 0 for no limit.
   """
 
@@ -75,7 +79,7 @@ class Stage(abc.ABC):
   frozen: Mapping[str, str] = dataclasses.field(default_factory=dict)
   minutes: Minutes = 0.0
 
-  # The unit in which the progress of a round is counted.
+  # The unit in which the progress of a round is counted, such as updates.
   unit: ClassVar[Literal["updates", "pairs"]]
 
   def __post_init__(self):
@@ -84,13 +88,13 @@ class Stage(abc.ABC):
   @property
   @abc.abstractmethod
   def makes(self) -> Literal["denoiser", "classifier", "pairs"]:
-    """What the stage makes."""
+    """The kind of result that the stage makes, such as a denoiser or pairs."""
 
   @abc.abstractmethod
   def rounds(
     self, frozen: Mapping[str, str], guided: bool
   ) -> tuple[Round, ...]:
-    """The rounds of the stage, in order.
+    """Lists the rounds of the stage, in order.
 
     Args:
       frozen: for each frozen tree, the round that makes it.
@@ -99,11 +103,16 @@ class Stage(abc.ABC):
 
   @abc.abstractmethod
   def most(self, round_: Round) -> int:
-    """How many units a round has, or can have if the clock ends it."""
+    """How many units a round has, or may have if the clock ends it.
+
+    The units are updates or pairs, see `unit`.
+    """
 
   @abc.abstractmethod
   def settled(self, round_dir: epath.Path) -> int | None:
     """How many units the clock gave a round; None until the number is fixed.
+
+    The units are updates or pairs, see `unit`.
 
     Raises:
       ValueError: if the record in the round's directory is damaged.
@@ -120,9 +129,9 @@ class Stage(abc.ABC):
     """Calls the function for this kind of stage, and returns its result.
 
     Args:
-      train: the function for a stage that trains weights.
-      take: the function for a stage whose weights come from outside the run.
-      make: the function for a stage that makes pairs.
+      train: is called for a stage that trains weights.
+      take: is called for a stage whose weights come from outside the run.
+      make: is called for a stage that makes pairs.
     """
 
   @property
@@ -133,12 +142,12 @@ class Stage(abc.ABC):
 
   @property
   def at_a_time(self) -> Mapping[str, int]:
-    """How many images are in memory together, by the fields that say so."""
+    """How many images are in memory together, by the names of the fields."""
     return {"batch_size": self.batch_size}
 
   @property
   def product(self) -> str:
-    """The name of the tree that the stage makes; empty if it makes none."""
+    """The name of the tree of weights that the stage makes; may be empty."""
     return ""
 
   @property
@@ -153,7 +162,7 @@ class Stage(abc.ABC):
 
   @property
   def source(self) -> str:
-    """The place outside the run that has the weights; "" if there is none."""
+    """The address of the weights outside the run; "" if there are none."""
     return ""
 
   @property
@@ -166,12 +175,12 @@ class Stage(abc.ABC):
 
   @property
   def pairs(self) -> str:
-    """The stage whose pairs are the data; empty if the data are images."""
+    """The stage whose pairs are the data; "" if the data are images."""
     return ""
 
   @property
   def select(self) -> "Selection | None":
-    """How the best weights are selected; None keeps those at the end."""
+    """How the best weights are selected; None keeps the last weights."""
     return None
 
   @property

@@ -1,4 +1,4 @@
-"""The state of a round, which each update changes; it has no random key."""
+"""The state of a round, which each update changes; it stores no random key."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,9 +17,10 @@ from diffdistill.training.sharding import Layout, tree_shardings
 class TrainState:
   """The trained trees of a round, by name.
 
-  step is the number of updates done, int32. params and opt_state have one entry
-  for each trained tree. averages has the moving averages of each tree, by name.
-  A TrainState may also hold the shapes or the shardings of these arrays.
+  `step` is the number of updates done, int32. `params` and `opt_state` have one
+  entry for each trained tree. `averages` has the moving averages of each tree,
+  by name. A TrainState may also hold the shapes or the shardings of these
+  arrays.
   """
 
   step: Any
@@ -34,10 +35,10 @@ def create_state(
   key: Key,
   frozen: Mapping[str, Params],
 ) -> TrainState:
-  """The state before the first update; a pure function, to be jitted.
+  """Makes the state before the first update; a pure function, to be jitted.
 
   Args:
-    objective: declares the trained trees.
+    objective: the objective that declares the trained trees.
     optimizers: the optimizer of each tree.
     key: the key for trees that are drawn at random.
     frozen: the frozen trees by name; some trained trees start as copies of
@@ -64,10 +65,11 @@ def create_state(
 def decays_of(
   objective: Objective, name: str, optimizer: Optimizer
 ) -> dict[str, float]:
-  """The decays of a tree's moving averages, by name.
+  """Returns the decays of a tree's moving averages, by name.
 
   If both the objective and the optimizer name an average, the objective's decay
-  is used. The optimizer's averages are made for the product only.
+  is used. The averages of the optimizer are kept only for the tree that the
+  round hands on.
   """
   own = dict(objective.trees[name].averages)
   of_product = name == product_tree(objective)
@@ -75,7 +77,7 @@ def decays_of(
 
 
 def in_dtype(tree: Params, dtype: str) -> Params:
-  """The tree with all floats in another dtype; a pure function."""
+  """Returns the tree with all floats in another dtype; a pure function."""
 
   def cast(leaf):
     is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -85,7 +87,7 @@ def in_dtype(tree: Params, dtype: str) -> Params:
 
 
 def with_shardings(shapes: Any, layout: Layout) -> Any:
-  """Shapes and dtypes, each with its sharding by the layout.
+  """Gives each shape and dtype of a tree its sharding by the layout.
 
   Args:
     shapes: a tree of parameters, or a TrainState. All trees of a TrainState are

@@ -1,4 +1,4 @@
-"""The update: the only place where gradients of trained trees are taken."""
+"""The update of weights: only this file takes gradients of trained trees."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -23,11 +23,11 @@ from diffdistill.training.optimizers import Optimizer, applied
 from diffdistill.training.sharding import replicated, unrolled
 from diffdistill.training.state import TrainState, decays_of
 
-# Endings of metrics that are running counts of the round; only the last value
-# counts.
+# A metric whose name ends like this is a running count of the round. Of several
+# values, only the last one is reported.
 COUNTERS = ("/skipped", "/skipped_in_a_row")
 
-# The traced learning rate of each tree, by name.
+# The learning rate of each tree by name, as a traced scalar.
 Rates = Mapping[str, jax.Array]
 Update = Callable[
   [TrainState, Trees, Batch, Key, Now, Rates], tuple[TrainState, Metrics]
@@ -42,7 +42,7 @@ def make_update(
   mesh: Mesh,
   accumulate: int = 1,
 ) -> Update:
-  """The jitted update of the trees of one turn; the state is donated.
+  """Makes the jitted update of the trees of one turn; it donates the state.
 
   The loss is the mean over the global batch, so its gradient is clipped after
   the all-reduce. The update takes the key of the round, and folds in the step
@@ -50,11 +50,13 @@ def make_update(
   makes the training batch on the device.
 
   Args:
-    objective: its loss is differentiated only in the trees of the turn.
-    turn: one turn of objective.cycle.
+    objective: the objective; its loss is differentiated only in the trees of
+      the turn.
+    turn: one turn of objective.cycle, the names of the trees that learn
+      together.
     optimizers: the optimizer of each tree.
     shardings: a TrainState of shardings, for the new state.
-    mesh: where metrics are replicated.
+    mesh: the mesh on which every device gets the metrics.
     accumulate: the number of parts of the batch, which are computed one by one.
   """
   return jax.jit(
@@ -71,7 +73,7 @@ def make_updates(
   mesh: Mesh,
   accumulate: int = 1,
 ) -> Update:
-  """Several jitted updates in one call, in the order of the cycle.
+  """Makes a jitted function that does several updates, in the cycle's order.
 
   Batches, `now` and `rates` have one row for each update. The first row begins
   a cycle, and the last row ends one. The device need not wait for the host
@@ -98,7 +100,8 @@ def make_updates(
         batch, at, given = jax.tree.map(lambda leaf, i=i: leaf[i], rows)
         state, metrics = update[turn](state, frozen, batch, key, at, given)
         found.append(metrics)
-      # Without this, the partitioner may keep the whole state on every device.
+      # Without this constraint, the partitioner may keep the whole state on
+      # every device.
       return jax.lax.with_sharding_constraint(state, shardings), found
 
     rows = jax.tree.map(
@@ -116,7 +119,7 @@ def make_updates(
 
 
 def _totals(found: list[Metrics]) -> Metrics:
-  """Adds up the metrics of all turns, which have a row for each cycle."""
+  """Adds up the metrics of all turns, which have one row for each cycle."""
   totals: Metrics = {}
   for metrics in found:
     for name, pair in metrics.items():
@@ -137,7 +140,7 @@ def _update(
   mesh: Mesh,
   accumulate: int,
 ) -> Update:
-  """The update of one turn, not jitted; the arguments of `make_update`."""
+  """Does the update of one turn, not jitted; the arguments of `make_update`."""
   first = list(objective.trees).index(turn[0])
   places = {name: shardings.params[name] for name in turn}
 
@@ -197,7 +200,7 @@ def _apply(
   for average, decay in decays.items():
     kept = state.averages[name][average]
     updated = ema_update(kept, params, decay, applied(before))
-    # A skipped update must not change the average.
+    # A skipped update must not change the moving average of the weights.
     averages[average] = jax.tree.map(
       lambda u, k: jnp.where(opt_state.last_finite, u, k), updated, kept
     )
@@ -217,10 +220,11 @@ def _apply(
 
 
 def make_evaluate(objective: Objective, mesh: Mesh) -> Callable[..., Metrics]:
-  """A jitted function that returns the metrics of the product's turn.
+  """Makes a jitted function that evaluates the loss of the weights handed on.
 
-  It takes (trees by name, a batch as a pipeline stores it, key, now), and
-  changes nothing.
+  It takes (trees by name, a batch as a pipeline stores it, key, now). It
+  returns the metrics of the turn that trains the weights which the round hands
+  on, and it changes nothing.
   """
   name = product_tree(objective)
   turn = next(turn for turn in objective.cycle if name in turn)
@@ -241,11 +245,11 @@ def _gradient(
   parts: int,
   group: int,
 ) -> tuple[Params, Metrics]:
-  """The mean gradient and the summed metrics over `parts` slices of a batch.
+  """Computes the mean gradient and the summed metrics over parts of a batch.
 
-  Slice i has the groups of rows i, i + parts, i + 2 parts, ..., so that each
-  slice is spread over all devices. The gradient and its partial sums are split
-  over the devices as the trees are.
+  Of `parts` parts, part i has the groups of rows i, i + parts, i + 2 parts,
+  ..., so that each part is spread over all devices. The gradient and its
+  partial sums are split over the devices as the trees are.
   """
 
   def gradient(trees: Params, rows: Batch, key: Key) -> tuple[Params, Metrics]:

@@ -2,9 +2,8 @@
 
 This is the only file that imports Orbax. A folder holds one or more trees, by
 name. Every write is atomic: Orbax writes to another folder and renames it; in a
-bucket it writes in place and adds a mark last. The digests of the arrays
-(fingerprint.py), which the caller keeps, show later whether the arrays have
-changed.
+bucket it writes in place and adds a mark last. The caller keeps the digests of
+the arrays (fingerprint.py), which show later whether the arrays have changed.
 """
 
 import math
@@ -29,11 +28,12 @@ from diffdistill.training.state import with_shardings
 
 T = TypeVar("T")
 
-# The file with which Orbax marks a complete write in a bucket.
+# Orbax writes a file of this name in a bucket, to mark a complete write.
 COMMITTED = "commit_success.txt"
-# A part of the name of every folder that Orbax has not completed.
+# The name of every folder that Orbax has not completed contains this text.
 UNFINISHED = ".orbax-checkpoint-tmp"
-# How many bytes of arrays are read back at a time.
+# When arrays are read back from the disk, at most this many bytes are in memory
+# at a time.
 BYTES_AT_ONCE = 2**28
 # Orbax numbers its operations, so two threads must not call it at the same
 # time.
@@ -48,13 +48,13 @@ class Saving(Protocol):
 
 
 def save(folder: epath.Path, trees: Mapping[str, Any]) -> dict[str, Any]:
-  """Writes the trees, replacing the folder, and reads them back.
+  """Writes the trees, in place of an old folder, and reads them back.
 
   Returns:
-    The digests of their arrays.
+    The digests of the arrays of the trees.
 
   Raises:
-    ValueError: if the disk does not keep them; the message is one line.
+    ValueError: if the disk does not keep the trees; the message is one line.
   """
   expected = {name: digests(tree) for name, tree in trees.items()}
   try:
@@ -75,10 +75,10 @@ def save(folder: epath.Path, trees: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def begin(folder: epath.Path, trees: Mapping[str, Any]) -> Saving:
-  """Begins a write in the background; the caller may then change the arrays.
+  """Begins a write in the background; later changes of the arrays are safe.
 
   Raises:
-    ValueError: if the disk refuses; the message is one line.
+    ValueError: if the disk refuses the write; the message is one line.
   """
   silence()
 
@@ -95,16 +95,16 @@ def finish(folder: epath.Path, saving: Saving) -> None:
   """Waits until the write that `begin` began is complete.
 
   Raises:
-    ValueError: if the disk refuses; the message is one line.
+    ValueError: if the disk refuses the write; the message is one line.
   """
   mendable(folder, saving.result)
 
 
 def load(folder: epath.Path, name: str, shapes: Any, expected: Any) -> Any:
-  """Loads one tree to the devices.
+  """Loads one tree of arrays to the devices.
 
   Args:
-    folder: where the tree is.
+    folder: the folder in which the tree is.
     name: the name of the tree.
     shapes: the shapes, dtypes and shardings of the loaded arrays.
     expected: the digests of the arrays.
@@ -128,10 +128,10 @@ def load_weights(
   expected: Any,
   layout: Layout,
 ) -> Params:
-  """Loads one tree of weights of a round to a mesh.
+  """Loads one tree of weights of a round onto a mesh.
 
   Raises:
-    ValueError: if it is damaged; the message has the remedy.
+    ValueError: if the tree is damaged; the message has the remedy.
   """
   try:
     return load(folder, name, shapes_like(expected, layout), expected)
@@ -150,14 +150,14 @@ def read_back(
   there are several processes, each reads the parts that its devices hold.
 
   Args:
-    folder: where the trees are.
+    folder: the folder in which the trees are.
     expected: the digests of the arrays, by name of tree.
     shapes: the shapes, dtypes and shardings, by name of tree. A single process
       may leave them out; then they are read from the disk.
 
   Raises:
     DamagedError: if an array differs from what was saved; the message names the
-      first one.
+      first such array.
   """
   for name, wanted in expected.items():
     tree = None if shapes is None else shapes[name]
@@ -214,7 +214,7 @@ def is_whole(folder: epath.Path) -> bool:
 
 
 def clean(folder: epath.Path) -> None:
-  """Removes the unfinished writes of killed processes from a folder."""
+  """Removes from a folder the unfinished writes of killed processes."""
   for pattern in (f"*{UNFINISHED}*", ".*.partial"):
     for path in matching(folder, pattern):
       remove(path)
@@ -229,30 +229,30 @@ def remove(path: epath.Path) -> None:
 
 
 def absolute(path: epath.Path) -> epath.Path:
-  """The absolute path, which Orbax needs; a bucket's path is one already."""
+  """Makes a path absolute, for Orbax; a bucket's path is absolute already."""
   return path if path.is_absolute() else path.resolve()
 
 
 def first_line(error: BaseException) -> str:
-  """The class and the first line of an error."""
+  """Returns the class and the first line of the message of an error."""
   lines = str(error).strip().splitlines() or [""]
   return f"{type(error).__name__}: {lines[0][:200]}"
 
 
 def refusal(error: Exception, round_dir: epath.Path) -> ValueError:
-  """The error with a remedy added to its message."""
+  """Makes the error of damaged data again, with a remedy in its message."""
   return ValueError(
     f"{error}; restore it, or remove {round_dir} to train that round again"
   )
 
 
 def shapes_like(expected: Any, layout: Layout) -> Any:
-  """The shapes, dtypes and shardings of weights that have these digests."""
+  """Returns shapes, dtypes and shardings of weights that have these digests."""
   return with_shardings(jax.tree.map(described, expected), layout)
 
 
 def shapes_of(tree: Any) -> Any:
-  """The shapes, dtypes and shardings of a tree of arrays."""
+  """Returns the shapes, dtypes and shardings of a tree of arrays."""
   return jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None)
@@ -262,7 +262,7 @@ def shapes_of(tree: Any) -> Any:
 
 
 def _on_disk(folder: epath.Path, name: str) -> Any:
-  """The shapes and dtypes that Orbax recorded."""
+  """Returns the shapes and dtypes that Orbax recorded on the disk."""
   return ocp.checkpointables_metadata(absolute(folder)).metadata[name]
 
 
@@ -270,7 +270,7 @@ def _read(folder: epath.Path, act: Callable[[], T]) -> T:
   """Calls `act` on every process; if it fails on one, all raise an error.
 
   Raises:
-    DamagedError: if a process cannot read.
+    DamagedError: if any process cannot read its data.
   """
   reason, result = "another process cannot", None
   silence()
@@ -289,7 +289,10 @@ def _read(folder: epath.Path, act: Callable[[], T]) -> T:
 
 
 def _parts(shapes: Any) -> Iterator[Any]:
-  """Divides a tree: each part has some leaves, and `...` for the others."""
+  """Divides a tree into parts.
+
+  Each part has some leaves, and `...` for the others.
+  """
   leaves, structure = jax.tree.flatten(shapes)
   chosen: list[int] = []
   size = 0

@@ -31,24 +31,25 @@ from diffdistill.training.watchdog import Watchdog
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trainer:
-  """Trains those rounds of a run that are not finished.
+  """Trains all rounds of a run that are not finished.
 
   Args:
     stages: the recipe.
     workdir: the folder of the run.
     seed: the seed of all random numbers of the run.
     batches: returns batches of images for (batch size, seed, stage's name).
-    pairs: returns the pair store of (stage, round, teacher's weights).
+    pairs: opens the pairs on disk, for (stage, round, teacher's weights).
     outside: loads weights from outside the run, for (stage, name, source).
     layout: the mesh, and where parameters lie on it.
     cadence: how often to log, save and show samples.
-    observe: shows the product of each round, at the cadence and at the end.
-    distance: returns the score of a product, for stages that select by
-      distance.
+    observe: shows samples of the weights of each round, at the cadence and at
+      the end of the round.
+    distance: returns the score of weights, for stages that select their weights
+      by a distance.
     begins: is called before a stage trains; it may raise an error to prevent
       it.
     preemption: says when to save and end; by default never.
-    watchdog: ends a run that hangs; by default nothing does.
+    watchdog: ends a run that hangs; by default a run that hangs is not ended.
     now: returns the seconds of the clock that ends rounds, as time.monotonic
       does.
   """
@@ -120,14 +121,15 @@ class Trainer:
           take=functools.partial(self._take, round_, report),
           make=functools.partial(self._make, round_, report),
         )
-      # Finished rounds too: a process may have died just before this line.
+      # Do this for finished rounds too: an earlier process may have died after
+      # it finished a round and just before this line.
       checkpoint.discard(round_dir)
     report.close()
 
   def compile(
     self, stage: Training, frozen: Mapping[str, Params], report: Report
   ) -> StageFunctions:
-    """Makes the stage's functions, and tells how many parameters they train."""
+    """Makes a stage's functions; reports how many parameters they train."""
     functions = stage_functions(stage, frozen, self.layout)
     for name, tree in functions.abstract.params.items():
       count = sum(leaf.size for leaf in jax.tree.leaves(tree))
@@ -142,7 +144,7 @@ class Trainer:
     later: Work,
     stage: Training,
   ) -> None:
-    """Trains a round, and adds the stage's functions to the compiled ones."""
+    """Trains a round; keeps the compiled functions for the next rounds."""
     begun = time.monotonic()
     frozen = self._inputs.frozen(stage, round_)
     if stage.name not in compiled:
@@ -183,7 +185,7 @@ class Trainer:
     self._pair_rounds.make(stage, round_, teacher, report)
 
   def _take(self, round_: Round, report: Report, stage: Training) -> None:
-    """Keeps the product of a stage whose weights come from outside the run."""
+    """Saves the weights of a stage that takes them from outside the run."""
     name = stage.product
     product = self.outside(stage, name, stage.source)
     report.say(f"{round_.name}: {stage.source}")
@@ -192,7 +194,7 @@ class Trainer:
 
 
 def check_batches(stages: Sequence[Stage], mesh: Mesh) -> None:
-  """Refuses a batch that the devices cannot share equally.
+  """Refuses a batch that cannot be divided equally among the devices.
 
   Raises:
     ValueError: if the devices cannot share a batch equally.
@@ -208,7 +210,7 @@ def check_batches(stages: Sequence[Stage], mesh: Mesh) -> None:
 
 
 def _work(stage: Stage, round_: Round) -> Work:
-  """The work of a whole round: its images, or the seconds that it may take."""
+  """Returns the work of a whole round: its images, or its seconds."""
   if round_.seconds:
     return Work(0, round_.seconds)
   return Work(stage.batch_size * round_.num_updates)

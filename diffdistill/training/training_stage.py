@@ -37,20 +37,22 @@ class Training(Stage):
       the other.
     num_updates: the updates of each round, or the largest number if the clock
       ends it.
-    source: a place outside the run whose weights are the product of this
-      stage. Then nothing is trained.
+    source: the address of weights outside the run, which become the result of
+      this stage. Then nothing is trained.
     start_steps: the teacher's steps before the first halving.
-    end_steps: the last student's steps.
+    end_steps: the steps of the last student.
     num_steps: the students' numbers of steps, if the stage trains each student
       by itself.
     long_rounds: students with at most this many steps get twice the num_updates
       (Salimans & Ho 2022, section 5.2: the rounds of 2 steps and of 1 step); 0
       for none.
     pairs: the stage whose pairs are the data, if the objective consumes pairs.
-    select: how the best weights are selected; None keeps those at the end.
+    select: how the best weights are selected; None keeps the weights at the
+      end.
     updates_per_call: how many updates the devices do in one call from the host.
-      More are faster if an update takes milliseconds. It is a multiple of the
-      objective's cycle, and each cadence is a multiple of it.
+      Many updates in one call are faster if one update takes milliseconds. The
+      number is a multiple of the length of the objective's cycle, and each
+      cadence is a multiple of the number.
     teacher_dtype: "bfloat16" halves the memory of the frozen teacher, once the
       student has been copied from it.
   """
@@ -139,13 +141,13 @@ class Training(Stage):
     return tuple(result)
 
   def _students(self) -> list[int]:
-    """The students' numbers of steps; 0 for a round that has none."""
+    """The numbers of steps of the students; 0 for a round without a number."""
     if self.objective.rounds != "halving":
       return list(self.num_steps) or [0]
     return halved(self.start_steps, self.end_steps)
 
   def _parts(self, num_steps: int) -> int:
-    """The updates of a round, as a multiple of num_updates."""
+    """The length of a round, as a multiple of num_updates."""
     halving = self.objective.rounds == "halving"
     return 2 if halving and num_steps <= self.long_rounds else 1
 
@@ -216,8 +218,8 @@ class Training(Stage):
       raise ValueError(f"{path}; pass float32 or bfloat16")
     if "teacher" not in self.objective.needs:
       raise ValueError(f"{path}, but its objective has no teacher; remove it")
-    # An objective that takes tangents computes with a float32 copy, so nothing
-    # would be saved.
+    # An objective that takes tangents computes with a float32 copy of the
+    # teacher, so a bfloat16 teacher would save nothing.
     if any(
       self.objective.passes(turn, 1, True).tangent
       for turn in self.objective.cycle
@@ -266,7 +268,7 @@ class Training(Stage):
 
 
 def trainings(stages: Iterable[Stage]) -> dict[str, Training]:
-  """The stages that train or load a network, by the name of the stage."""
+  """Finds the stages that train or load a network, by the name of the stage."""
 
   def keep(stage: Training) -> list[Training]:
     return [stage]

@@ -1,6 +1,7 @@
 """Ends a run that hangs, so that a scheduler can start it again.
 
-A process that waits in a collective for a lost process may wait forever.
+A process that waits in a collective operation for a lost process may wait
+forever.
 """
 
 import collections
@@ -12,7 +13,8 @@ import time
 from typing import Protocol, runtime_checkable
 
 STALLED = 70  # EX_SOFTWARE of sysexits.h
-# An update that first compiles or reads may take this many times as long.
+# An update that first compiles or reads data may take this many times as long
+# as others.
 PATIENCE = 6
 
 
@@ -38,8 +40,8 @@ class Watchdog:
     self._allowed, self._since = 0.0, 0.0
     self._running: collections.deque[Result] = collections.deque()
     # A thread holds this lock while it changes the deadline. The watching
-    # thread does so when an update is finished, the main thread when it begins
-    # other work.
+    # thread changes the deadline when an update is finished, and the main
+    # thread changes it when it begins other work.
     self._lock = threading.RLock()
     self._stop = threading.Event()
     self._thread: threading.Thread | None = None
@@ -59,19 +61,19 @@ class Watchdog:
       self._thread.join()
 
   def patience(self) -> None:
-    """Notes that the next work may first compile or read much."""
+    """Notes that the next update may first compile, or read much data."""
     with self._lock:
       self._running.clear()
       self._allowed = PATIENCE * self._seconds
       self._since = time.monotonic()
 
   def alive(self) -> None:
-    """Notes that some work is finished."""
+    """Notes that some work is finished, so the run does not count as hung."""
     with self._lock:
       self._allowed, self._since = self._seconds, time.monotonic()
 
   def dispatched(self, result: Result) -> None:
-    """Notes that an update is dispatched; it is done when its result is ready.
+    """Notes that an update was sent to the device; it is done with `result`.
 
     Args:
       result: an array of the update that is never donated.
@@ -89,7 +91,8 @@ class Watchdog:
           self._end()
 
   def _end(self) -> None:
-    # Use file number 2, because sys.stderr has no number in a notebook.
+    # Write to file descriptor 2, because sys.stderr has no descriptor in a
+    # notebook.
     faulthandler.dump_traceback(2, all_threads=True)
     sys.stderr.write(
       f"diffdistill: no update finished in {self._allowed:g} s; every"
