@@ -27,7 +27,7 @@ def read_model(path: epath.Path, settings: epath.Path | None) -> Model:
 
   Raises:
     ValueError: if the format is none of these, or if settings are missing or
-    not needed.
+      not needed.
   """
   needs_settings = path.is_file() and path.suffix != ".pkl"
   if not path.exists():

@@ -109,7 +109,7 @@ def read(path: epath.PathLike, settings: Fields) -> Model:
 
 
 def _network(settings: Fields) -> tuple[Fields, str]:
-  """Returns the fields of our network, and the kind of Google's output."""
+  """Returns the fields of our network, and what the network predicts."""
   for name in settings:
     require(
       name in DEFAULTS,

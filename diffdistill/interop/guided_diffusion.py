@@ -86,8 +86,8 @@ def read(path: epath.PathLike, settings: Fields) -> Model:
   """Reads the model of a state dict, such as 64x64_diffusion.pt.
 
   Dropout is left at 0, since it affects only training. If the network also
-  predicts a variance (learn_sigma), its weights are left out, because nothing
-  here reads it.
+  predicts a variance (learn_sigma), the weights for it are left out, because
+  nothing here reads it.
 
   Args:
     path: the file of weights, see `read_tensors`.

@@ -37,7 +37,7 @@ def read_pickle(path: epath.Path) -> Any:
 
   Raises:
     ValueError: if the file is damaged, names other things, or needs work or
-    memory out of proportion to its size.
+      memory out of proportion to its size.
   """
   try:
     data = path.read_bytes()

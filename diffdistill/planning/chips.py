@@ -41,7 +41,7 @@ CHIPS = {
       flops=275e12,
       memory=32 * GIB,
       memory_bandwidth=1200e9,
-      # A pod of 4096 chips all-reduces 1.1 PB/s.
+      # The source gives 1.1 PB/s for the all-reduce of a pod of 4096 chips.
       network_bandwidth=268e9,
       source=GOOGLE + "v4",
     ),
@@ -68,8 +68,8 @@ CHIPS = {
       name="v6e",
       kinds=("tpu v6 lite", "tpu v6e"),
       flops=918e12,
-      # This is the published size; how much the compiler lets a program use is
-      # not known.
+      # This is the published size. It is not known how much of it the compiler
+      # lets a program use.
       memory=32 * GIB,
       memory_bandwidth=1638e9,
       network_bandwidth=400e9,

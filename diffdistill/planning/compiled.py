@@ -1,9 +1,10 @@
-"""Compiles a program for a machine and reads its memory, traffic and messages.
+"""Compiles a program for a machine and reads its memory and messages.
 
-For a large network, the TPU compiler needs a minute to lay out the memory and
-ten more for the machine's instructions, which a plan does not need. So it runs
-in its own process (compiler.py), which is stopped once the layout is written to
-disk. Results are kept in a cache on disk.
+For a large network, the TPU compiler needs a minute to assign the memory, and
+ten more to write the machine's instructions, which a plan does not need. So the
+compiler runs in its own process (compiler.py). That process is stopped once the
+text of the program, with its memory, is on disk. Results are kept in a cache on
+disk.
 """
 
 import contextlib
@@ -32,13 +33,14 @@ from diffdistill.system.files import read_json, write_json
 
 _POLL_SECONDS = 0.2
 _TOTAL = re.compile(r"Total bytes: (\d+)")
-# A compiler's refusal says "... (16.18G) exceeds available HBM (15.75G) ...".
+# Finds the sizes in a refusal: "... (16.18G) exceeds available HBM (15.75G)
+# ...".
 _SIZE = re.compile(r"([\d.]+)([KMGT])")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class CompilerError(Exception):
-  """The compiler failed for another reason than too little memory."""
+  """The compiler failed for a reason other than too little memory."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,8 @@ def compile_program(
     CompilerError: if the compiler fails for another reason than memory.
   """
   lowered = traced.lower()
-  # The cache has results of hlo.py, so a changed hlo.py must compile again.
+  # The cache holds numbers that hlo.py has computed, so its keys depend on the
+  # source of hlo.py.
   key = hashlib.sha256(Path(hlo.__file__).read_bytes())
   for part in (topology.name, topology.compiler, jax.__version__):
     key.update(part.encode() + b"\n")
@@ -121,7 +124,7 @@ def compile_program(
 
 
 def _stored(path: Path, say: Callable[[str], None]) -> Compiled | None:
-  """The cached result of a program; None if it is missing or damaged."""
+  """Reads the cached result of a program; None if it is missing or damaged."""
   if not path.exists():
     return None
   try:
@@ -137,7 +140,11 @@ def _stored(path: Path, say: Callable[[str], None]) -> Compiled | None:
 def _elsewhere(
   name: str, config: Fields, topology: str
 ) -> tuple[str, float, bool]:
-  """(Text, bytes of memory, whether refused) from a process that compiles."""
+  """Compiles the program in another process.
+
+  Returns its text, the bytes of memory that it needs, and whether the compiler
+  refused it.
+  """
   request = {"name": name, "config": config, "topology": topology}
   with tempfile.TemporaryDirectory() as folder:
     dump = Path(folder)
@@ -179,10 +186,10 @@ def _compiler(dump: Path) -> Iterator[subprocess.Popen[Any]]:
 
 
 def _laid_out(dump: Path) -> str | None:
-  """The text of the program; None until the compiler has written all of it."""
+  """Reads the program's text; None until the compiler has written all of it."""
   for path in dump.glob("*.after_optimizations_after_buffer_assignment.txt"):
     text = path.read_text()
-    # The entry computation is the last one of the text.
+    # The text is complete when it has the entry computation, which comes last.
     _, entry, last = text.rpartition("\nENTRY ")
     if entry and last.rstrip().endswith("\n}"):
       return text
@@ -190,7 +197,7 @@ def _laid_out(dump: Path) -> str | None:
 
 
 def _wanted(errors: str) -> float:
-  """The largest number of bytes in the text of a refusal."""
+  """Returns the largest number of bytes that a compiler's refusal names."""
   return max(
     (float(n) * _UNITS[unit] for n, unit in _SIZE.findall(errors)), default=0.0
   )

@@ -1,8 +1,8 @@
-"""The program of the process that runs the TPU compiler; see compiled.py.
+"""Runs the TPU compiler in its own process; compiled.py starts this program.
 
-The argument of the program is a folder with request.json: the config, the
-topology and the name of the program. The compiler writes its dumps into this
-folder.
+The argument of the program is a folder with request.json, which holds the
+config, the topology and the name of the recipe's program. The compiler writes
+the compiled text into this folder.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Counts the floating-point operations of a function in its jaxpr.
 
-Only products and convolutions count, because a chip's peak speed counts only
-these. A `scan` counts as often as it loops; a `while_loop`, such as a
-sampler's, counts once.
+Only matrix products and convolutions count, because a chip's peak speed counts
+only these. The body of a `scan` counts as often as it runs; the body of a
+`while_loop`, such as a sampler's, counts once.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def count_flops(jaxpr: Any) -> float:
-  """The floating-point operations of one run, over all devices.
+  """Returns the floating-point operations of one run, over all devices.
 
   A multiplication with its addition counts as two. The padding of a convolution
   counts like data; the zeros of a transposed stride do not count.
@@ -39,7 +39,7 @@ def _of_jaxpr(jaxpr: Any) -> float:
 
 
 def _inside(equation: Any) -> Iterator[Any]:
-  """The jaxprs that an equation contains and runs."""
+  """Yields the jaxprs that an equation contains and runs."""
   for value in equation.params.values():
     for item in value if isinstance(value, tuple | list) else (value,):
       closed = getattr(item, "jaxpr", item)
@@ -55,7 +55,7 @@ def _of_product(equation: Any) -> float:
 
 
 def _of_convolution(equation: Any) -> float:
-  # In rhs_spec, the kernel's output features come first, then its inputs.
+  # rhs_spec gives the kernel's axes: output features, input features, space.
   kernel = equation.params["dimension_numbers"].rhs_spec
   shape = equation.invars[1].aval.shape
   inner = math.prod(shape[axis] for axis in kernel[1:])

@@ -10,8 +10,8 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
-# How many times a chip in a ring of n sends (n - 1) / n of the larger side's
-# bytes.
+# A chip in a ring of n chips sends this many times (n - 1) / n of the bytes of
+# the larger of the operands and the result.
 COLLECTIVES = {
   "all-gather": 1.0,
   "all-reduce": 2.0,
@@ -19,7 +19,7 @@ COLLECTIVES = {
   "all-to-all": 1.0,
   "collective-permute": 1.0,
 }
-# Instructions that move no bytes themselves.
+# Instructions that read and write no memory themselves.
 _FREE = (
   "parameter",
   "constant",
@@ -33,7 +33,7 @@ _FREE = (
   "partition-id",
   "replica-id",
 )
-# Instructions that read no more bytes than they return.
+# Instructions that read only as many bytes as they return.
 _SLICES = ("slice", "dynamic-slice")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(
@@ -48,8 +48,8 @@ _CALLED = re.compile(
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
-# Groups: {{0,1},{2,3}}, or [groups,size]<=[devices], or mesh['a'=2,'b'=4]
-# {'b'}.
+# Matches the groups of chips: {{0,1},{2,3}}, or [groups,size]<=[devices], or
+# mesh['a'=2,'b'=4] {'b'}.
 _GROUPS = re.compile(
   r"replica_groups=(?:\{\{([\d,]*)\}|\[\d+,(\d+)\]"
   r"|mesh\[([^\]]*)\] \{([^}]*)\})"
@@ -124,7 +124,7 @@ def read_program(text: str, num_devices: int) -> Program:
         continue
       channel = _CHANNEL.search(instruction.attributes)
       if name.startswith("all-reduce-scatter"):
-        # This all-reduce is fused with a slice.
+        # An all-reduce that is fused with a slice is a reduce-scatter.
         kind = "reduce-scatter"
       elif fused and channel:
         if channel[1] in channels:
@@ -135,7 +135,7 @@ def read_program(text: str, num_devices: int) -> Program:
       made = _bytes(instruction.shape, anywhere=True)
       traffic += times * sum(map(_bytes, (*operands, instruction.shape)))
       if instruction.kind.endswith("-start"):
-        made -= given  # the result of an async start also holds the operands
+        made -= given  # the result also holds the operands
         traffic -= times * sum(map(_bytes, operands))
       size = max(given, made)
       n = _group_size(instruction, num_devices)
@@ -153,7 +153,7 @@ def read_program(text: str, num_devices: int) -> Program:
 
 
 def _parse(text: str) -> tuple[dict[str, Computation], str]:
-  """Every computation by name, and the name of the entry computation."""
+  """Returns all computations by name, and the name of the entry computation."""
   computations: dict[str, Computation] = {}
   entry, current = "", {}
   for line in text.splitlines():
@@ -176,7 +176,7 @@ def _parse(text: str) -> tuple[dict[str, Computation], str]:
 
 
 def _split_at_close(text: str) -> tuple[str, str]:
-  """The text before and the text after the bracket that closes the operands."""
+  """Splits a text at the bracket that closes the operands."""
   depth = 1
   for i, character in enumerate(text):
     depth += {"(": 1, ")": -1}.get(character, 0)
@@ -188,7 +188,7 @@ def _split_at_close(text: str) -> tuple[str, str]:
 def _runs(
   computations: Mapping[str, Computation], name: str, times: float, fused: bool
 ) -> Iterator[tuple[str, float, bool]]:
-  """(Computation, how often it runs, whether in a fusion), from `name` on."""
+  """Yields (computation, how often it runs, whether it is inside a fusion)."""
   yield name, times, fused
   for instruction in computations[name].values():
     inside = fused or not (
@@ -205,11 +205,11 @@ def _runs(
 
 
 def _trips(loop: _Instruction, computations: Mapping[str, Computation]) -> int:
-  """How often a loop runs its body; 1 if unknown.
+  """Returns how often a loop runs its body; 1 if unknown.
 
-  The CPU's compiler writes the number of trips. The TPU's compiler does not.
-  There, a loop of `lax.scan` counts from 0 by 1 while it is less than a
-  constant.
+  The CPU compiler writes this number into the text. The TPU compiler does not,
+  so only a loop of `lax.scan` is recognised: it counts from 0 by 1 while the
+  count is less than a constant.
   """
   known = _TRIPS.search(loop.attributes)
   if known:
@@ -229,14 +229,14 @@ def _traffic(
   computation: Computation,
   computations: Mapping[str, Computation],
 ) -> float:
-  """Bytes of the chip's memory that an instruction reads and writes."""
+  """Counts the bytes of the chip's memory that an instruction moves."""
   kind = instruction.kind
   if kind in _FREE or kind.endswith("-done") or kind.startswith("async-"):
     return 0.0
   given = [_bytes(computation[o].shape) for o in instruction.operands]
   made = _bytes(instruction.shape)
   if kind.endswith("-start"):
-    # The result holds the new array and also the operands.
+    # The result holds the operands in addition to the new array.
     return sum(given) + max(made - sum(given), 0.0)
   if kind in _SLICES:
     return 2 * made
@@ -252,7 +252,7 @@ def _traffic(
 def _fusion_traffic(
   given: list[float], shape: str, inside: Computation
 ) -> float:
-  """The bytes of a fusion, as XLA counts them, without collectives."""
+  """Counts a fusion's bytes as XLA does, without those of collectives."""
   passed = {
     part
     for i in inside.values()
@@ -285,12 +285,12 @@ def _fusion_traffic(
 
 
 def _parts(shape: str) -> list[str]:
-  """The texts of single arrays in the text of a shape."""
+  """Splits the text of a shape into the texts of its arrays."""
   return [found[0] for found in _SHAPE.finditer(shape)] or [shape]
 
 
 def _bytes(shape: str, *, anywhere: bool = False) -> float:
-  """The bytes of a shape's arrays in the chip's main memory, or in any memory.
+  """Counts the bytes of a shape's arrays in main memory, or in any memory.
 
   A layout with another memory space, such as S(1), is in on-chip memory.
   """
@@ -302,7 +302,7 @@ def _bytes(shape: str, *, anywhere: bool = False) -> float:
 
 
 def _width(kind: str) -> float:
-  """The bytes of one number of a type, such as bf16, f32, u8, pred or s4."""
+  """Returns the bytes of one number of a type: bf16, f32, u8, pred, s4, ..."""
   digits = re.search(r"\d+", kind)
   return int(digits[0]) / 8 if digits else float(kind == "pred")
 

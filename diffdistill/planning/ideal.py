@@ -1,8 +1,8 @@
 """Compares an update's time with the network passes that its paper needs.
 
-The bare passes (a forward pass, a gradient, a tangent, each compiled alone and
-called on the update's own batch) are timed in turns with the compiled update.
-So a machine whose speed drifts does not change the ratio.
+A bare pass is a forward pass, a gradient or a tangent, compiled alone and
+called on the update's own batch. Bare passes and the compiled update are timed
+in turns, so a machine whose speed drifts does not change the ratio.
 """
 
 import time
@@ -36,12 +36,12 @@ from diffdistill.training.sharding import (
 from diffdistill.training.state import in_dtype
 from diffdistill.training.training_stage import Training
 
-# The update of a student with this number of steps is measured.
+# If a student's number of steps varies, updates with this number are measured.
 NUM_STEPS = 4
 
 
 def random_frozen(run: Experiment, stage: Training) -> dict[str, Params]:
-  """Random weights for the frozen trees of a stage."""
+  """Draws random weights for the frozen trees of a stage."""
   key = jax.random.key(run.seed)
   return {
     name: _drawn(run, stage.objective.frozen_init(name), key)
@@ -50,20 +50,20 @@ def random_frozen(run: Experiment, stage: Training) -> dict[str, Params]:
 
 
 def random_denoiser(run: Experiment) -> Params:
-  """Random weights for the denoiser."""
+  """Draws random weights for the denoiser."""
   return _drawn(run, run.denoiser.network.init, jax.random.key(run.seed))
 
 
 def _drawn(run: Experiment, init: Callable[[Key], Params], key: Key) -> Params:
-  """Random weights, sharded from the start like those of the run."""
+  """Draws random weights, sharded from the start like those of the run."""
   places = tree_shardings(jax.eval_shape(init, key), run.layout)
   return jax.jit(init, out_shardings=places)(key)
 
 
 def first_batch(run: Experiment, stage: Training) -> Batch:
-  """One batch of the kind that a stage consumes, on the mesh.
+  """Returns one batch of the kind that a stage trains on, on the mesh.
 
-  For a stage on pairs, images of the data stand in for a teacher's images.
+  If a stage trains on pairs, images of the data replace a teacher's images.
   """
   rows = run.batches(stage.batch_size, run.seed).batch(0)
   if stage.objective.consumes == "pairs":
@@ -93,8 +93,8 @@ def share_of_ideal(
     run: the recipe.
     stage: the stage of the recipe.
     functions: the compiled functions of the stage.
-    num_updates: the number of updates of each timing: whole cycles of turns.
-    turns: the number of timings.
+    num_updates: the number of updates in each timing; whole cycles of turns.
+    turns: the number of timings of the update and of each bare pass.
     profile: a folder for the profiler's trace of one more timing.
   """
   batch = first_batch(run, stage)
@@ -106,7 +106,7 @@ def share_of_ideal(
     for kind, call in _passes(run, stage.objective, trained).items()
     if needed[kind]
   }
-  update(len(stage.objective.cycle))  # compiles
+  update(len(stage.objective.cycle))  # not timed, because it compiles
   for call in passes.values():
     _timed(call, 1)
   updates, ideals = [], []
@@ -141,7 +141,11 @@ def share_of_ideal(
 def _timed_update(
   run: Experiment, stage: Training, functions: StageFunctions, batch: Batch
 ) -> tuple[Callable[[int], float], float]:
-  """(Makes updates and gives the seconds of each, their mean FLOPs)."""
+  """Prepares updates of a stage on one batch.
+
+  Returns a function that makes some updates and returns the seconds of each,
+  and the mean FLOPs of an update.
+  """
   objective = stage.objective
   key, now, rates = jax.device_put(
     (jax.random.key(run.seed), *still(objective)), replicated(run.mesh)
@@ -170,7 +174,7 @@ def _timed_update(
 
 
 def share_of_peak(flops_per_second: float) -> float | None:
-  """The share of all devices' peak speed in bfloat16; None if it is unknown."""
+  """Returns the share of all devices' peak bfloat16 speed; None if unknown."""
   chip = chip_of(jax.devices()[0].device_kind)
   if chip is None:
     return None
@@ -178,7 +182,7 @@ def share_of_peak(flops_per_second: float) -> float | None:
 
 
 def still(objective: Objective) -> tuple[Now, dict[str, Any]]:
-  """The progress and rates for an update that changes no weights."""
+  """Returns progress and rates for an update that changes no weights."""
   rate: Any = np.float32(0)
   steps: Any = np.int32(NUM_STEPS)
   guided: Any = np.float32(1)
@@ -187,7 +191,7 @@ def still(objective: Objective) -> tuple[Now, dict[str, Any]]:
 
 
 def _needed(objective: Objective) -> Mapping[str, float]:
-  """The mean passes of one update and example over a cycle, by kind."""
+  """Returns the mean passes per update and example over a cycle, by kind."""
   costs = [
     vars(objective.passes(turn, NUM_STEPS, guided=True))
     for turn in objective.cycle
@@ -202,7 +206,7 @@ def _needed(objective: Objective) -> Mapping[str, float]:
 def _passes(
   run: Experiment, objective: Any, batch: Batch
 ) -> dict[str, Callable[[], Any]]:
-  """The bare passes, by the names of `Passes`, on this batch."""
+  """Returns the bare passes on this batch, by the names of `Passes`."""
   denoiser, x, key = run.denoiser, batch["image"], jax.random.key(run.seed)
   t = jnp.full(x.shape[:1], 0.5)
   params, other = (
@@ -226,8 +230,8 @@ def _passes(
   calls = {
     "forward": (forward, params),
     "gradient": (jax.grad(scalar), params),
-    # The tangent is along other weights, because the compiler could merge
-    # products with the same weights.
+    # The tangent points to other weights. With the same weights, the compiler
+    # could merge products.
     "tangent": (
       lambda trees: jax.jvp(forward, (trees[0],), (trees[1],)),
       (params, other),
@@ -255,12 +259,13 @@ def _passes(
 def _classifier_passes(
   run: Experiment, objective: Any, x: jax.Array, key: Key
 ) -> dict[str, Callable[[], Any]]:
-  """The bare passes of an objective's classifier; none without one."""
+  """Returns the bare passes of an objective's classifier; {} without one."""
   classifier = classifier_of(objective)
   if classifier is None:
     return {}
   weights = _drawn(run, classifier.init, key)
-  # The gradient is in the weights if they are trained, otherwise in the image.
+  # Take the gradient in the weights if they are trained, otherwise in the
+  # image.
   argument = 0 if makes_classifier(objective) else 1
 
   def features(weights: Params, x: jax.Array) -> jax.Array:
@@ -284,6 +289,6 @@ def _compiled(
 def _timed(call: Callable[[], Any], times: int) -> float:
   start, result = time.monotonic(), None
   for _ in range(times):
-    result = call()  # free the last result, since gradients are large
+    result = call()  # drops the last result, since gradients are large
   jax.block_until_ready(result)
   return (time.monotonic() - start) / times

@@ -1,4 +1,4 @@
-"""Plans what a recipe costs on a machine, without having that machine."""
+"""Plans what a recipe costs on a machine, without using that machine."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from diffdistill.planning.roofline import Roofline, roofline
 from diffdistill.planning.topology import Topology, topology_of
 from diffdistill.run import from_config
 
-# Memory kept free for the program's instructions, which a plan does not
-# compile: 0.24 GB for a U-Net of 36M parameters on a v5e.
+# The memory to keep free for the program's instructions, because a plan does
+# not compile them. A U-Net of 36M parameters on a v5e needs 0.24 GB.
 CODE_BYTES = 0.5 * GIB
 
 
@@ -25,7 +25,8 @@ class Row:
   """The cost of one program of a recipe, on one of the devices.
 
   Args:
-    program, stage, images, runs, trained: fields of the `Program`.
+    program, stage, images, runs, trained: the fields of `Program` with these
+      names.
     state_bytes: the bytes of weights, optimizer and averages.
     memory_bytes: the bytes of arguments and temporaries; if the compiler
       refuses, the bytes that its refusal names.
@@ -128,7 +129,7 @@ def make_plan(
 
 
 def table(plan: Plan) -> str:
-  """A text table of a plan, with one line for each program."""
+  """Formats a plan as a text table, with one line for each program."""
   chip = plan.chip
   of = (
     f" of {chip['memory'] / GIB:.2f} GiB, {chip['flops'] / 1e12:.0f} TFLOP/s"
@@ -175,7 +176,7 @@ def table(plan: Plan) -> str:
 
 
 def as_json(plan: Plan) -> Fields:
-  """A plan as plain values, with its totals."""
+  """Returns a plan as plain values, with its totals."""
   return {
     **dataclasses.asdict(plan),
     "fits": all(row.fits for row in plan.rows),
@@ -184,7 +185,7 @@ def as_json(plan: Plan) -> Fields:
 
 
 def refusal(plan: Plan) -> str | None:
-  """A line that says what does not fit and what helps; None if all fits."""
+  """Says what does not fit and what helps; None if all programs fit."""
   over = [row for row in plan.rows if not row.fits]
   if not over:
     return None
@@ -222,7 +223,7 @@ def _row(
   flops = count_flops(traced.jaxpr) / len(topology.devices)
   compiled = compile_program(program.name, traced, config, topology, cache, say)
   if compiled.refused:
-    # A refusal names only the bytes of temporaries.
+    # The refusal counts only the bytes of temporaries, so add the state.
     memory = compiled.memory + program.state_bytes
     compiled = dataclasses.replace(compiled, memory=memory)
   chip, speed, hours, limits = topology.chip, None, None, None
@@ -254,8 +255,8 @@ def _row(
 
 
 def _over(compiled: Compiled, chip: Chip | None) -> float:
-  """The bytes by which a program exceeds the memory of a chip."""
-  # A refused program never fits, even if the refusal names fewer bytes.
+  """Returns by how many bytes a program exceeds a chip's memory."""
+  # The refusal may name fewer bytes than the chip has, so return at least one.
   least = 1.0 if compiled.refused else 0.0
   if chip is None:
     return least
@@ -269,7 +270,7 @@ def _remedy(
   cache: Path,
   say: Callable[[str], None],
 ) -> Remedy | None:
-  """The first remedy with which every program of a stage fits; None if none."""
+  """Finds the first remedy with which all programs of a stage fit, or None."""
   for remedy in remedies(config, stage, len(topology.devices)):
     changed = applied(config, remedy)
     try:

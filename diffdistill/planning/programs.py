@@ -31,8 +31,8 @@ class Program:
   """A program of a recipe, and how often the recipe runs it.
 
   Args:
-    name: "halve/student", the update of a stage's tree; "pairs/teacher" or
-      "sampler", one step of a sampler.
+    name: "halve/student", the update of a tree in a stage; or "pairs/teacher"
+      or "sampler", one step of a sampler.
     stage: the stage of the recipe; "" for the sampler of its last student.
     images: the number of images of one run, over all devices.
     runs: the largest number of runs in the whole recipe; 0 for the sampler of
@@ -148,7 +148,7 @@ def _sampling(
 
 
 def _frozen(run: Experiment, stage: Training) -> dict[str, Params]:
-  """The shapes of the frozen trees of a stage, by name."""
+  """Returns the shapes of a stage's frozen trees, by name."""
   return {
     name: jax.eval_shape(stage.objective.frozen_init(name), _key(run))
     for name in stage.frozen
@@ -162,7 +162,7 @@ def _denoiser_shapes(run: Experiment) -> Params:
 def batch_shapes(
   run: Experiment, stage: Training
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """The shapes of a stage's batch, as the data pipelines give it."""
+  """Returns the shapes of a stage's batch, as the data pipelines give it."""
   shape = (stage.batch_size, *run.source.image_shape)
 
   def rows(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
@@ -192,7 +192,7 @@ def _count(tree: Params) -> int:
 
 
 def _bytes_of_one(tree: Any) -> float:
-  """The bytes of the parts of a tree's arrays that one device holds."""
+  """Counts the bytes of the parts of a tree's arrays that one device holds."""
   return float(
     sum(
       leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))

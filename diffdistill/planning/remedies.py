@@ -7,7 +7,8 @@ from typing import Any
 
 from diffdistill.fields import Fields
 
-# New values for fields of a config, by path, such as {"mesh.fsdp": 8}.
+# New values for fields of a config, by the path of the field: {"mesh.fsdp":
+# 8}.
 Remedy = dict[str, Any]
 
 _PARTS = (2, 4, 8, 16, 32)
@@ -16,8 +17,9 @@ _PARTS = (2, 4, 8, 16, 32)
 def remedies(config: Fields, stage: str, num_devices: int) -> Iterator[Remedy]:
   """Yields remedies to try: first single changes, then several at once.
 
-  More fsdp costs messages, rematerialisation costs a forward pass, accumulation
-  costs only smaller products, and a teacher in bfloat16 loses some accuracy.
+  A larger fsdp costs messages; rematerialisation costs a forward pass;
+  accumulation costs only that products are smaller; and a teacher in bfloat16
+  loses some accuracy.
 
   Args:
     config: the config of the recipe.
@@ -62,7 +64,7 @@ def remedies(config: Fields, stage: str, num_devices: int) -> Iterator[Remedy]:
 
 
 def applied(config: Fields, remedy: Remedy) -> Fields:
-  """The config with a remedy's fields."""
+  """Returns the config with the new values of a remedy."""
   changed = copy.deepcopy(config)
   for path, value in remedy.items():
     *parents, name = path.split(".")
@@ -74,7 +76,7 @@ def applied(config: Fields, remedy: Remedy) -> Fields:
 
 
 def flags(remedy: Remedy) -> str:
-  """A remedy as flags of the command line."""
+  """Writes a remedy as flags of the command line."""
   return " ".join(f"--config.{path}={value}" for path, value in remedy.items())
 
 
@@ -89,5 +91,5 @@ def _fsdp(config: Fields, num_devices: int) -> int:
 
 
 def _sizes(num_devices: int) -> list[int]:
-  """The sizes of fsdp to try: a machine's eight chips, then all chips."""
+  """Returns sizes of fsdp to try: a machine's eight chips, then all chips."""
   return sorted({n for n in (8, num_devices) if num_devices % n == 0})

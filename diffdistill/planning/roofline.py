@@ -1,4 +1,4 @@
-"""The shortest possible time of a program on a chip."""
+"""Computes the shortest possible time of a program on a chip."""
 
 import dataclasses
 
@@ -11,7 +11,8 @@ class Roofline:
   """The seconds of one run if each resource were the only limit.
 
   Args:
-    compute: the operations of products, divided by the chip's peak speed.
+    compute: the operations of matrix products and convolutions, divided by the
+      chip's peak speed.
     memory: the traffic with the chip's memory, divided by its bandwidth.
     network: the bytes of messages, divided by the bandwidth of the chip's links
       within a slice.
@@ -34,7 +35,7 @@ class Roofline:
 
 
 def roofline(flops: float, compiled: Compiled, chip: Chip) -> Roofline:
-  """The roofline of one run, with `flops` operations on one chip."""
+  """Returns the roofline of one run, with `flops` operations on one chip."""
   sent = sum(c.sent for c in compiled.collectives.values())
   return Roofline(
     compute=flops / chip.flops,

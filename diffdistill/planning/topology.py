@@ -1,4 +1,4 @@
-"""Devices of another machine, for which programs can be compiled."""
+"""Describes devices of another machine, for which programs can be compiled."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,8 @@ from jax.experimental import topologies
 
 from diffdistill.planning.chips import CHIPS, Chip
 
-# Names such as v5e:8x8, v5p:4x4x4 and cpu:8; v5e:16x16*2 is two slices.
+# Matches names such as v5e:8x8, v5p:4x4x4 and cpu:8; v5e:16x16*2 is two
+# slices.
 _NAME = re.compile(r"(\w+):([\dx]+)(?:\*(\d{1,4}))?", re.ASCII)
 # These variables stop the TPU compiler from searching for TPUs on this machine,
 # and allow several processes to load it.
@@ -48,7 +49,7 @@ class Topology:
 
 
 def topology_of(name: str) -> Topology:
-  """The topology of a name; call it before anything asks JAX for devices.
+  """Returns the topology of a name, before anything asks JAX for devices.
 
   Args:
     name: "cpu:8" for 8 devices of this machine's CPU, or a topology of the TPU
@@ -65,7 +66,7 @@ def topology_of(name: str) -> Topology:
       " v5e:16x16*2 or cpu:8"
     )
   kind, shape, slices = found.groups()
-  # The compiler needs no accelerator, so JAX must not search for one.
+  # The compiler needs no accelerator, so keep JAX from searching for one.
   jax.config.update("jax_platforms", "cpu")
   if kind == "cpu":
     return _cpu(name, int(shape) if re.fullmatch(r"\d{1,3}", shape) else 0)
@@ -82,7 +83,7 @@ def topology_of(name: str) -> Topology:
       platform="tpu", topology_name=f"{kind}:{shape}", **options
     )
   except Exception as error:
-    # The exceptions of the compiler have no public class.
+    # The compiler's exceptions have no public class, so catch all of them.
     raise ValueError(
       f"topology is {name!r}, which the TPU compiler refuses"
       f" ({' '.join(str(error).split())[:200]}); pass one such as v5e:8x8"
@@ -96,7 +97,7 @@ def topology_of(name: str) -> Topology:
 
 
 def _cpu(name: str, count: int) -> Topology:
-  # JAX raises RuntimeError if it has already created its devices.
+  # JAX raises RuntimeError if it already has devices.
   with contextlib.suppress(RuntimeError, ValueError):
     jax.config.update("jax_num_cpu_devices", count)
   devices = jax.devices("cpu")

@@ -4,9 +4,10 @@ import zipfile
 
 from etils import epath
 
-# An archive may unpack to SHARE times its size, plus FREE bytes. Compression
-# makes drawings about 20 times smaller and zeros 1000 times smaller, and an
-# archive may name the same part of its file many times.
+# An archive may unpack to SHARE times its size, plus FREE bytes. Honest
+# archives stay below this: compression makes drawings about 20 times smaller.
+# A hostile one has zeros, which become 1000 times smaller, or names the same
+# part of its file many times.
 SHARE, FREE = 200, 1 << 28
 
 

@@ -24,10 +24,10 @@ def in_bucket(path: epath.PathLike) -> bool:
 
 @contextlib.contextmanager
 def naming(path: epath.PathLike, writer: str = "") -> Iterator[None]:
-  """Makes an OSError name the file that is to be written.
+  """Makes an OSError inside the `with` name the file that is being written.
 
-  The error of a write to a full disk names no file, and an unfinished file has
-  a name that the user does not know.
+  Without this, the error of a write to a full disk names no file, or an
+  unfinished file that the user does not know.
   """
   try:
     yield
@@ -39,7 +39,7 @@ def naming(path: epath.PathLike, writer: str = "") -> Iterator[None]:
 
 
 def _beside(path: epath.PathLike, writer: str = "") -> epath.Path:
-  """The path of a file while it is written, before it is renamed."""
+  """Returns the path of a file until it is whole and renamed."""
   path = epath.Path(path)
   return path.with_name(f".{path.name}.{writer}{'.' * bool(writer)}partial")
 
@@ -64,10 +64,12 @@ def whole_folder(folder: epath.Path) -> Iterator[epath.Path]:
     with signals.unfinished(remove):
       yield beside
       if beside != folder:
-        # The rename of epath refuses a target that is an empty folder.
+        # Use os.rename, because epath refuses a target that is an empty
+        # folder.
         os.rename(beside, folder)
   except BaseException as error:
-    # A disk on which writing fails may also fail to remove files.
+    # A disk on which writing fails may also fail to remove files, so ignore
+    # that.
     with contextlib.suppress(OSError):
       remove()
     if isinstance(error, OSError) and isinstance(error.filename, str):
@@ -76,9 +78,10 @@ def whole_folder(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def matching(folder: epath.PathLike, pattern: str) -> list[epath.Path]:
-  """The paths in a folder that match a pattern, sorted; none without a folder.
+  """Returns the sorted paths in a folder that match a pattern.
 
-  Unlike `glob`, it does not treat brackets in the folder's name as a pattern.
+  If there is no folder, there are no paths. Unlike `glob`, it does not treat
+  brackets in the folder's name as a pattern.
   """
   folder = epath.Path(folder)
   if not folder.is_dir():
@@ -109,8 +112,8 @@ def write_atomically(
   """
   path = epath.Path(path)
   if isinstance(data, str):
-    # A file name that is no valid text holds characters that UTF-8 cannot
-    # encode.
+    # UTF-8 cannot encode some characters of file names that are not valid
+    # text, so escape them.
     data = data.encode(errors="backslashreplace")
   beside = _beside(path, writer)
   remove = functools.partial(beside.unlink, missing_ok=True)
@@ -121,7 +124,8 @@ def write_atomically(
         beside.write_bytes(data)
         beside.replace(path)
     except OSError:
-      # A disk on which writing fails may also fail to remove files.
+      # A disk on which writing fails may also fail to remove files, so ignore
+      # that.
       with contextlib.suppress(OSError):
         remove()
       raise
@@ -149,7 +153,7 @@ def write_json(
 
 
 def json_of(fields: dict[str, Any]) -> str:
-  """The JSON text of fields and their digest, which `read_json` checks."""
+  """Returns the JSON text of fields with their digest, for `read_json`."""
   fields = finite(fields)
   return json.dumps({**fields, DIGEST: digest_of(fields)}, indent=2)
 
@@ -175,13 +179,16 @@ def read_json(path: epath.PathLike) -> dict[str, Any]:
 
 
 def digest_of(fields: Any) -> str:
-  """A digest of plain values: 16 hexadecimal digits, for any order of keys."""
+  """Returns a digest of plain values that does not depend on the order of keys.
+
+  The digest has 16 hexadecimal digits.
+  """
   text = json.dumps(fields, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def finite(value: Any) -> Any:
-  """Plain values with None in place of NaN and infinities, for JSON."""
+  """Replaces NaN and infinities by None, because JSON has no such numbers."""
   if isinstance(value, dict):
     return {name: finite(item) for name, item in value.items()}
   if isinstance(value, list | tuple):

@@ -1,8 +1,9 @@
 """The processes of one run, which may be on several machines.
 
 All processes run the same program and make the same calls in the same order.
-Only the first process touches the disk. It sends the result or the error to the
-others, so no process waits for one that has failed.
+`on_first` lets only the first process act, such as write to a disk, and sends
+the result or the error to the others. So no process waits for one that has
+failed.
 """
 
 import atexit
@@ -26,15 +27,17 @@ from diffdistill.system.relay import relayed
 
 T = TypeVar("T")
 
-# How long to wait for another process's last words; it may be slower.
+# How long to wait until every process has said how it ends.
 SECONDS_TO_AGREE = 20
 WORDS = "diffdistill/last_words"
 TEXTS = "diffdistill/texts"
-# How long to wait for all texts; a machine may be slow to import and read.
+# How long to wait for the texts of all processes. A machine may be slow to
+# import and read.
 SECONDS_TO_GATHER = 300
 LINK = "diffdistill/link"
 SECONDS_TO_LINK = 60
-# A lost process may be reported this long after connections to it have failed.
+# How long to wait for the news that a process is lost, after a connection to
+# it has failed.
 SECONDS_TO_HEAR = 2
 THREADS = 64
 # JAX treats a process as lost if it is silent for this long, and aborts the
@@ -60,13 +63,12 @@ def join(
   Raises:
     ValueError: if arguments are missing and no cluster provides them.
   """
-  # JAX's service would also catch SIGTERM, which training/preemption.py
-  # handles.
+  # Keep JAX's service from catching SIGTERM, because training/preemption.py
+  # handles it.
   jax.config.update("jax_enable_preemption_service", False)
-  # The number of threads of the CPU client, by default one per core. In each
-  # running program, each local device holds a thread while it waits for another
-  # process. Without a free thread, the processes would wait for each other for
-  # ever.
+  # Set the number of threads of the CPU client; by default it is one per core.
+  # While a device waits for another process, it holds a thread. If no thread
+  # were free, the processes would wait for each other forever.
   os.environ.setdefault("NPROC", str(max(THREADS, os.cpu_count() or 1)))
   with relayed(distributed) as relays:
     jax.distributed.initialize(
@@ -110,7 +112,7 @@ def _link() -> None:
       return
   _links = links
   signals.at_end(links.told)
-  # At exit, JAX waits for the other processes; `leave` is called before that.
+  # Say goodbye before JAX, at exit, waits for the other processes.
   atexit.register(links.leave)
 
 
@@ -121,7 +123,7 @@ def leave() -> None:
 
 
 def lost_process() -> int | None:
-  """The index of a lost process, or None; waits a moment for the news."""
+  """Returns the index of a lost process, or None; waits a moment for news."""
   return None if _links is None else _links.lost(SECONDS_TO_HEAR)
 
 
@@ -151,7 +153,7 @@ def meet() -> None:
 
 
 def everywhere(true: bool) -> bool:
-  """Whether a condition is true on every process."""
+  """Returns whether a condition is true on every process."""
   if jax.process_count() == 1:
     return true
   return bool(multihost_utils.process_allgather(np.int32(true)).all())
@@ -187,7 +189,7 @@ def on_first(act: Callable[[], T]) -> T:
 
 
 def gathered(text: str) -> list[str]:
-  """The texts of all processes, in order, without compiling anything.
+  """Returns the texts of all processes, in order, without compiling anything.
 
   The first process reads all texts and shares them as one, so that many
   processes do not send many requests each.
@@ -233,7 +235,7 @@ def place(tree: Any, sharding: jax.sharding.Sharding) -> Any:
 
 
 def unanimous(words: str) -> bool:
-  """Whether every process ends with the same words; waits a while for them."""
+  """Returns whether every process ends with the same words, after a wait."""
   client = distributed.global_state.client
   if client is None:
     return True
@@ -251,7 +253,7 @@ def unanimous(words: str) -> bool:
 
 
 def _described(error: Exception) -> dict[str, Any]:
-  """An error as JSON values, for `_rebuilt`."""
+  """Returns an error as JSON values, for `_rebuilt`."""
   if not is_refusal(error):
     return {"kind": "fault", "text": f"{type(error).__name__}: {error}"}
   if not isinstance(error, OSError):
@@ -278,7 +280,7 @@ def _rebuilt(
 
 
 def _from_first(message: bytes) -> bytes:
-  """The first process's message; messages of other processes are ignored."""
+  """Returns the first process's message and ignores the others' messages."""
   size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
   padded = np.zeros(-(-size // BLOCK) * BLOCK, np.uint8)
   if is_first():

@@ -23,10 +23,11 @@ import threading
 
 from diffdistill.system import signals
 
-# A silent machine is probed after SECONDS_IDLE, then PROBES times.
+# TCP probes a silent machine after SECONDS_IDLE, and gives up after PROBES
+# probes.
 SECONDS_IDLE, SECONDS_BETWEEN_PROBES, PROBES = 5, 5, 3
 SECONDS_TO_CONNECT = 20
-# The first line of an unknown sender may have at most this many bytes.
+# The most bytes of the first line, because the sender may be a stranger.
 LONGEST = 200
 GO_ON = "start all processes again: they go on from what they have saved"
 
@@ -52,7 +53,7 @@ class Links:
     self._known = threading.Event()
 
   def listen(self) -> tuple[int, str]:
-    """Accepts the other processes on the first process; gives (port, token)."""
+    """Accepts the other processes on the first one; returns (port, token)."""
     both = socket.has_dualstack_ipv6()
     server = socket.create_server(
       ("", 0),
@@ -86,7 +87,7 @@ class Links:
     self._say("told")
 
   def lost(self, seconds: float) -> int | None:
-    """The index of a lost process; waits up to `seconds` to learn of one."""
+    """Returns the index of a lost process; waits `seconds` for such news."""
     self._known.wait(seconds)
     return self._lost
 
@@ -95,7 +96,7 @@ class Links:
 
   def _say(self, line: str) -> None:
     for peer in tuple(self._peers.values()):
-      # If sending fails, the process is lost, and `_read` notices it.
+      # If sending fails, `_read` notices that the process is lost.
       with contextlib.suppress(OSError):
         peer.send(f"{line}\n".encode())
 

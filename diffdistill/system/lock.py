@@ -4,8 +4,8 @@
 writes the file again every RENEW_SECONDS. A new training that finds the file
 watches it. If the file changes, the holder is alive, and the new training is
 refused. If the file stays the same for STALE_SECONDS, the new training takes
-the workdir over. File times are compared with no clock: hosts' clocks differ. A
-holder of this host that has ended is noticed at once.
+the workdir over. No file time is compared with a clock: hosts' clocks differ.
+If the holder was on this host and has ended, the new training sees it at once.
 
 If a holder's lock was taken over, for example while it was suspended, the
 holder ends at once, so that two trainings never run. Commands that only read a
@@ -33,11 +33,11 @@ from diffdistill.system.files import in_bucket, read_json, write_json
 NAME = "lock.json"
 RENEW_SECONDS = 10.0
 STALE_SECONDS = 60.0
-# Seconds between two looks at a lock, and between two messages of the first
-# process to the processes that wait for it.
+# Seconds between two looks at a lock; and seconds between two messages of the
+# first process to the others, which wait for it.
 POLL_SECONDS, WORD_SECONDS = 1.0, 5.0
-# In a bucket, two processes may write at once. The last one holds the lock
-# after this time.
+# In a bucket, two processes may write the lock at the same time. After this
+# many seconds, the process that wrote last holds it.
 SETTLE_SECONDS = 2.0
 
 Say = Callable[[str], None]
@@ -87,12 +87,12 @@ class Lock:
       time.sleep(min(left, POLL_SECONDS * (5 if in_bucket(self._path) else 1)))
 
   def look(self) -> Signature | None:
-    """The lock file as it is now; None if there is no file."""
+    """Reads the lock file; None if there is no file."""
     if not self._path.exists():
       return None
     local = not in_bucket(self._path)
     try:
-      # On a full disk only the time can be renewed, see _renew.
+      # On a full disk, `_renew` changes only the file's time, so compare it.
       written = os.stat(self._path).st_mtime_ns if local else 0
       return self._path.read_bytes(), written
     except FileNotFoundError:
@@ -152,7 +152,7 @@ class Lock:
       try:
         taken_by = self._renew()
       except Exception as error:
-        # A bucket or a disk that does not answer may come back later.
+        # Go on, because a bucket or a disk may answer again later.
         if time.monotonic() - renewed > STALE_SECONDS and not said:
           said = True
           self._say(
@@ -184,7 +184,7 @@ class Lock:
       except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
           raise
-        # A new file time needs no space on the disk.
+        # Renew only the file's time, which needs no space on the disk.
         os.utime(self._path)
     return ""
 
@@ -203,7 +203,7 @@ class Lock:
 
 @contextlib.contextmanager
 def held(workdir: epath.Path, say: Say) -> Iterator[None]:
-  """Holds a workdir's lock; every process calls it, and the first one locks.
+  """Holds a workdir's lock inside the `with`. Every process must call it.
 
   Raises:
     ValueError: if another process holds the lock and is alive.
@@ -244,7 +244,7 @@ def idle(workdir: epath.Path, say: Say) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alone(folder: epath.Path) -> Iterator[bool]:
-  """Keeps other processes from looking and writing; yields whether that works.
+  """Keeps other processes from looking or writing; yields whether this works.
 
   A bucket and a network disk without file locks do not allow this.
   """
@@ -275,7 +275,7 @@ def _identity() -> dict[str, Any]:
 
 
 def _boot() -> str:
-  """The boot and the namespace in which process numbers are unique, or ""."""
+  """Returns the boot and namespace within which process numbers are unique."""
   try:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -284,18 +284,18 @@ def _boot() -> str:
 
 
 def _started(process: int) -> str:
-  """The start time of a process of this host; "" if it has ended."""
+  """Returns the start time of a process of this host; "" if it has ended."""
   try:
     text = Path(f"/proc/{process}/stat").read_text()
   except OSError:
     return ""
-  # The fields come after the name, which is in brackets: see proc(5).
+  # The name of the process is in brackets, and the fields follow; see proc(5).
   state, *fields = text.rpartition(")")[2].split()
   return "" if state in "ZX" else fields[18]
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
-  """Whether a holder was on this host and has certainly ended."""
+  """Returns whether a holder was on this host and has certainly ended."""
   here = _identity()
   if not here["boot"] or any(
     holder.get(name) != here[name] for name in ("host", "boot")

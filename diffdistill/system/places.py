@@ -1,4 +1,4 @@
-"""Paths as people write them: a folder, a file, ~/folder, file:// or gs://."""
+"""Reads paths as people write them: a folder, ~/folder, file:// or gs://."""
 
 import importlib.util
 import os
@@ -8,15 +8,15 @@ from typing import Any
 
 from etils import epath
 
-# The sections of a config whose text fields can hold paths.
+# The sections of a config that can hold paths in text fields.
 SECTIONS = ("data", "evaluation", "stages")
-# The prefixes of a path in a field that says where weights come from.
+# The prefixes of paths in fields that say where weights come from.
 _PREFIXES = ("path:", "imported:")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def place(name: str, text: str) -> epath.Path:
-  """The path that a flag or a field names.
+  """Returns the path that a flag or a field names.
 
   Args:
     name: the name of the flag or field, for refusals: "--out".
@@ -30,7 +30,7 @@ def place(name: str, text: str) -> epath.Path:
 
 
 def places(name: str, values: Sequence[str]) -> list[epath.Path]:
-  """The paths of a flag that takes several: A,B, or the flag several times.
+  """Returns the paths of a flag that takes several: A,B or repeated flags.
 
   If a value with commas is an existing path, it is one path.
 
@@ -54,7 +54,7 @@ def places(name: str, values: Sequence[str]) -> list[epath.Path]:
 
 
 def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
-  """A config in which every ~ is replaced by a home folder.
+  """Returns a config in which home folders replace every ~.
 
   Raises:
     ValueError: in the same cases as `place`; the message names the field.

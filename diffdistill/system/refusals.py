@@ -1,11 +1,11 @@
-"""Refusals: which errors a person can repair, and the line that says how."""
+"""Says which errors a person can repair, and makes the line that says how."""
 
 import errno
 from pathlib import Path
 from types import TracebackType
 
 LONGEST_LINE = 1000
-# The remedies for errors of the operating system, by their number.
+# The remedies for errors of the operating system, by their error number.
 REMEDIES = {
   errno.ENOSPC: "free some space there, and run the same command again",
   errno.EDQUOT: "free some space there, and run the same command again",
@@ -21,8 +21,8 @@ REMEDIES = {
   errno.ENODEV: "mount its disk again, and run the same command again",
   errno.ENXIO: "mount its disk again, and run the same command again",
 }
-# Other errors of the system that a person can repair. A broken connection is
-# not one of these.
+# Other errors of the operating system that a person can repair. A broken
+# connection is missing on purpose.
 MENDABLE = (
   FileNotFoundError,
   FileExistsError,
@@ -39,11 +39,11 @@ class UsageError(ValueError):
 
 
 def is_refusal(error: Exception) -> bool:
-  """Whether a person can repair an error: the system or our code refused.
+  """Returns whether a person can repair an error.
 
-  An error that a library raises inside our code is a fault of our code and
-  keeps its traceback. The same holds for an error that Python raises, such as a
-  TypeError.
+  This is so if the operating system or our code raised it. An error that a
+  library raises inside our code is a fault of our code and keeps its traceback.
+  The same holds for an error that Python raises, such as a TypeError.
   """
   if isinstance(error, OSError):
     if isinstance(error, MENDABLE) or error.errno in REMEDIES:
@@ -63,7 +63,7 @@ def is_refusal(error: Exception) -> bool:
 
 
 def line_of(error: Exception | str) -> str:
-  """The line that says why a command was refused."""
+  """Returns the line that says why a command was refused."""
   if isinstance(error, OSError) and error.strerror and error.errno:
     remedy = REMEDIES.get(
       error.errno, "pass a place that can be read and written"

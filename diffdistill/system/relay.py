@@ -27,7 +27,8 @@ class Relay:
 
   def __init__(self, host: str, port: int):
     self._place = host, port
-    # If False, a lost connection is closed for JAX too. `hosts.join` sets this
+    # Whether JAX is kept from seeing that a connection is lost. `hosts.join`
+    # sets this to True when links.py has connected the processes.
     # to True when links.py has connected the processes.
     self.holds = False
     self._server = socket.create_server(("127.0.0.1", 0))
@@ -35,7 +36,7 @@ class Relay:
 
   @property
   def port(self) -> int:
-    """The port on this host to connect to."""
+    """The port on this host to which JAX connects."""
     return self._server.getsockname()[1]
 
   def _accept(self) -> None:
@@ -44,7 +45,7 @@ class Relay:
       try:
         far = socket.create_connection(self._place, SECONDS_TO_CONNECT)
       except OSError:
-        # The first process has not started yet; JAX's client tries again.
+        # The first process may not have started yet. JAX's client tries again.
         near.close()
         continue
       threading.Thread(

@@ -1,4 +1,4 @@
-"""Signals: ends a command with one line and within seconds, at any time.
+"""Ends a command at any signal, with one line and within seconds.
 
 SIGTERM and SIGHUP tell a command to leave (status 75), SIGINT (ctrl-C)
 interrupts it (status 130). Then the process ends at once. A loop that can save
@@ -25,20 +25,20 @@ from types import FrameType
 from typing import NoReturn
 
 STATUSES = {signal.SIGTERM: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
-# These signals stay ignored if the caller of the command ignores them: nohup
+# If the caller of the command ignores these signals, they stay ignored: nohup
 # ignores SIGHUP, and a shell ignores SIGINT for background commands.
 MAY_BE_IGNORED = (signal.SIGHUP, signal.SIGINT)
-# The seconds that a loop has to reach its next boundary: at least the first
-# number, and up to the second if boundaries are far apart. `docker stop` kills
-# after 10 s, and a spot machine is gone after 30 s.
+# The seconds that a loop has to reach its next boundary between updates: at
+# least the first number, and up to the second if boundaries are far apart.
+# `docker stop` kills after 10 s, and a spot machine is gone after 30 s.
 SECONDS_TO_BOUNDARY = (9.0, 20.0)
 # The seconds that a finished command has to exit: the first number for one
 # process, the second for several, which wait for each other.
 SECONDS_TO_EXIT = (5.0, 60.0)
-# The seconds for removing unfinished files; a disk may not answer.
+# The seconds for removing unfinished files. A disk may not answer at all.
 SECONDS_TO_CLEAN = 3.0
-# Two interrupts within this time are one ctrl-C, which both the terminal and a
-# wrapper program may send.
+# Two interrupts within this many seconds are one ctrl-C, because both the
+# terminal and a wrapper program may send it.
 ONE_INTERRUPT = 0.5
 
 
@@ -110,7 +110,7 @@ class Listener:
       self._writing -= 1
 
   def at_end(self, act: Callable[[], object]) -> None:
-    """Calls a function if a signal ends the process."""
+    """Sets a function to call if a signal ends the process."""
     self._unfinished.append(act)
 
   @contextlib.contextmanager
@@ -132,7 +132,8 @@ class Listener:
 
   def end(self, message: str, status: int) -> NoReturn:
     """Ends the process; an earlier signal or status has priority."""
-    # Only one thread prints; another one waits here until the process ends.
+    # Only one thread prints the line. Another thread waits here until the
+    # process ends.
     self._ends.acquire()
     if self._status is not None:
       os._exit(self._status)
@@ -165,7 +166,7 @@ class Listener:
         self.end("told to leave", 75)
 
   def _again(self) -> bool:
-    """Notes an interrupt; returns whether it is a second one."""
+    """Notes an interrupt; returns whether it is the second one."""
     self._interrupts.append(time.monotonic())
     return self._interrupts[-1] - self._interrupts[0] > ONE_INTERRUPT
 
@@ -186,13 +187,13 @@ _listener: Listener | None = None
 
 
 def _write_line(line: str) -> None:
-  # The main thread may hold the lock of sys.stderr, so it is not used here.
+  # Do not use sys.stderr here, because the main thread may hold its lock.
   with contextlib.suppress(OSError):
     os.write(2, line.encode())
 
 
 def listener() -> Listener | None:
-  """The listener of this process; None in a notebook and in tests."""
+  """Returns the listener of this process; None in a notebook and in tests."""
   return _listener
 
 
@@ -220,7 +221,7 @@ def end(message: str, status: int) -> NoReturn:
 
 
 def at_end(act: Callable[[], object]) -> None:
-  """Calls a function if a signal ends this process."""
+  """Sets a function to call if a signal ends this process."""
   if _listener is not None:
     _listener.at_end(act)
 

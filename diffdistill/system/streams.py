@@ -1,4 +1,4 @@
-"""Standard streams that accept any text and survive a reader that ends.
+"""Makes standard streams accept any text and survive a reader that ends.
 
 This file imports nothing slow, because the program may restart in it.
 """
@@ -36,7 +36,7 @@ def speak_utf8() -> None:
   if sys.getfilesystemencoding().lower().replace("-", "") == "utf8":
     return
   os.environ["PYTHONUTF8"] = "1"
-  # The option works even if Python is told to ignore environment variables.
+  # Pass an option, because Python may be told to ignore environment variables.
   arguments = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
   os.execv(sys.executable, arguments)
 
@@ -60,7 +60,7 @@ def _to_nowhere(number: int) -> None:
 
 
 def _stream(stream: Any) -> Any:
-  """A standard stream that accepts any text and survives its reader."""
+  """Returns a standard stream that accepts any text and survives its reader."""
   if stream is None:
     return open(os.devnull, "w", encoding="utf-8")
   stream.flush()
