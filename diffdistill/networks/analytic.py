@@ -1,4 +1,4 @@
-"""The exact denoiser of a Gaussian mixture, with which tests compare.
+"""The exact denoiser of a Gaussian mixture, a reference for tests.
 
 With x0 ~ sum_k pi_k N(m_k, s_k^2) in d dimensions and x_t = alpha x0 + sigma
 eps, Bayes' rule gives, with V_k = alpha^2 s_k^2 + sigma^2,
@@ -6,6 +6,9 @@ eps, Bayes' rule gives, with V_k = alpha^2 s_k^2 + sigma^2,
   (1)  r_k(x)  = softmax_k( log pi_k - d/2 log V_k - |x - alpha m_k|^2 / 2 V_k )
   (2)  E_k(x)  = m_k + (alpha s_k^2 / V_k) (x - alpha m_k)
   (3)  E[x0 | x_t = x] = sum_k r_k(x) E_k(x)
+
+where r_k is the probability that x0 is from component k, and E_k is the mean of
+x0 in that case.
 """
 
 import dataclasses
@@ -29,7 +32,7 @@ from diffdistill.ranges import Range, check_ranges
 
 @runtime_checkable
 class Coefficients(Protocol):
-  """The part of a noise schedule that this network needs."""
+  """The functions of a noise schedule that `GaussianMixture` calls."""
 
   def alpha(self, t: Float[Array, "..."]) -> Float[Array, "..."]: ...
 
@@ -42,8 +45,8 @@ class GaussianMixture:
 
   Its parameters are the mixture: {"means": (k, h, w, c), "std": (k,), "logits":
   (k,)}. The logits are log pi up to a constant; a std of zero is a point mass.
-  It reads t itself and outputs x0: give it to a Denoiser whose output is "x0"
-  and whose precondition passes the time through (`Identity(noise="time")`).
+  The network reads t itself and outputs x0. So its Denoiser must have the
+  output "x0" and a precondition that keeps t: `Identity(noise="time")`.
 
   Args:
     schedule: gives alpha(t) and sigma(t), elementwise.
@@ -83,16 +86,16 @@ class GaussianMixture:
     s: Time | None = None,
     key: Key | None = None,
   ) -> Image:
-    """Equation (3); a key has no effect, because there is no dropout."""
+    """Computes equation (3). A key has no effect: there is no dropout."""
     if s is not None or any(part is not None for part in condition):
       raise ValueError(
         "a Gaussian mixture takes neither condition nor target time; pass"
         " UNCONDITIONAL and s=None"
       )
-    # Axes: b for images, k for components, then the three axes of an image.
+    # The axes of arrays are images b, components k, and then h, w and c.
     means = params["means"][None]
     alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-    # This is a sum of squares, so nothing cancels at either end of time.
+    # Both terms are positive, so the sum is precise at t = 0 and at t = 1.
     variance = (alpha[:, None] * params["std"][None]) ** 2 + sigma[:, None] ** 2
     gain = alpha[:, None] * params["std"][None] ** 2 / variance
     difference = x[:, None] - alpha[:, None, None, None, None] * means
@@ -108,7 +111,7 @@ class GaussianMixture:
     return jnp.sum(weight[:, :, None, None, None] * expectation, axis=1)
 
   def sample(self, params: Mapping[str, Array], key: Key, n: int) -> Image:
-    """n random images x0 of the mixture."""
+    """Draws n random images x0 from the mixture."""
     key_component, key_eps = jax.random.split(key)
     k = jax.random.categorical(key_component, params["logits"], shape=(n,))
     means = params["means"][k]

@@ -1,7 +1,8 @@
 """Classifiers: networks that give pooled features and logits of an image.
 
-A classifier judges students (its features stand in for Inception's). In
-classifier-based feature distillation it also teaches them.
+Evaluation can measure students by a classifier's features, in place of those of
+Inception. In classifier-based feature distillation, a classifier also teaches
+students.
 """
 
 import dataclasses
@@ -37,19 +38,19 @@ from diffdistill.ranges import (
 
 
 class Classification(NamedTuple):
-  """The outputs of a classifier for each image, float32.
+  """The outputs of a classifier for each image, in float32.
 
-  logits are before the softmax; features are pooled over the image, and the
-  logits are linear in them.
+  The logits are the inputs of the softmax. The features are pooled over the
+  image, and the logits are a linear function of them.
   """
 
   logits: Float[Array, "b k"]
   features: Float[Array, "b f"]
 
 
-# How the training images of a classifier were normalised, by name: (mean,
-# standard deviation) of each channel of images in [0, 1]. "signed" gives images
-# in [-1, 1], the range of all images in this package.
+# The normalisations of classifiers' training images, by name. Each has the mean
+# and the standard deviation of each channel of images in [0, 1]. "signed" gives
+# images in [-1, 1], the range of all images in this package.
 NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
   "signed": ((0.5,), (0.5,)),
   # Most public CIFAR-10 classifiers use these (kuangliu/pytorch-cifar). Each
@@ -63,20 +64,20 @@ NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LinenClassifier:
-  """A classifier without its weights, from a Linen `module(x, train)`.
+  """A classifier, without weights, that calls a Linen `module(x, train)`.
 
-  It takes images in [-1, 1]. It normalises them, then resizes them, as the
-  module expects.
+  It takes images in [-1, 1], and normalises and resizes them as the module
+  expects.
 
   Args:
-    module: takes x of shape `b h w c` and `train: bool` (dropout on), gives a
-      `Classification`.
+    module: the Linen module. It takes x of shape `b h w c` and a bool `train`,
+      which turns dropout on, and returns a `Classification`.
     image_shape: (h, w, c) of the images.
     normalisation: how the module's input is normalised, a name of
       `NORMALISATIONS`.
     resize: the height and width of the module's input; 0 keeps those of the
-      image. Bilinear; unlike the reference of Sun et al. 2023, without aligned
-      corners.
+      image. The interpolation is bilinear. Unlike the code of Sun et al. 2023,
+      it does not align corners.
   """
 
   module: nn.Module
@@ -98,8 +99,8 @@ class LinenClassifier:
   def unnormalised(self) -> "LinenClassifier":
     """The same classifier, except that its module reads images in [-1, 1].
 
-    The reference of Sun et al. 2023 does this, even if the module was trained
-    on images of another normalisation.
+    The code of Sun et al. 2023 reads images in [-1, 1] even if the module was
+    trained on images of another normalisation.
     """
     return dataclasses.replace(self, normalisation="signed")
 
@@ -119,11 +120,12 @@ class LinenClassifier:
     output = self.module.apply(
       {"params": params}, self._prepare(x), key is not None, rngs=rngs
     )
-    # Linen types apply for mutable collections too; this module has none.
+    # Linen's declared result may also hold mutable collections. A classifier
+    # has none, so the cast is safe.
     return cast(Classification, output)
 
   def _prepare(self, x: Image) -> Float[Array, "b H W c"]:
-    """Images in [-1, 1], resized and normalised for the module."""
+    """Resizes and normalises images in [-1, 1] for the module."""
     # For images in [-1, 1], a mean m becomes 2 m - 1 and a deviation d becomes
     # 2 d. For "signed", these are 0 and 1, which change no bit of x.
     mean, std = map(jnp.asarray, NORMALISATIONS[self.normalisation])
@@ -136,7 +138,10 @@ class LinenClassifier:
 
 
 class PreactivationBlock(nn.Module, kw_only=True):
-  """norm, swish, conv, norm, swish, conv; plus the input (He et al. 2016b)."""
+  """Applies norm, swish, conv, norm, swish, conv, and adds the input.
+
+  He et al. 2016b.
+  """
 
   features: int
   stride: int = 1
@@ -172,13 +177,13 @@ class ResNet(nn.Module, kw_only=True):
   in the image.
 
   Args:
-    channels: the channels at the first level.
+    channels: the number of channels at the first level.
     multipliers: the factor of the channels at each level; each level but the
       first halves the image.
     num_blocks: the number of blocks of each level.
     num_classes: the number of logits.
-    dropout: the dropout rate of the features, when `train`; in [0, 1).
-    groups: the groups of each norm, see `layers.num_groups`.
+    dropout: the dropout rate of the features in training, in [0, 1).
+    groups: the number of groups of each norm; see `layers.num_groups`.
     dtype: "float32" or "bfloat16", the dtype of the convolutions.
   """
 
@@ -198,7 +203,7 @@ class ResNet(nn.Module, kw_only=True):
 
   @nn.compact
   def __call__(self, x: Image, train: bool) -> Classification:
-    """Logits and features of images in [-1, 1]."""
+    """Computes logits and features of images in [-1, 1]."""
     dtype = jnp.dtype(self.dtype)
     h = conv(self.channels, dtype=dtype, name="conv_in")(x)
     for level, multiplier in enumerate(self.multipliers):

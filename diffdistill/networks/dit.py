@@ -1,28 +1,30 @@
 """The diffusion transformer, DiT, with adaLN-Zero (Peebles & Xie 2023).
 
-Patches of the image are tokens h, with fixed sine-cosine positions. A block,
-whose norm has no weights, is
+Each patch of the image becomes a token h, to which a fixed sine-cosine vector
+of its position is added. A block, whose norm has no weights, computes
 
   (shift1, scale1, gate1, shift2, scale2, gate2) = dense(swish(embed))
   h = h + gate1 attention(norm(h) (1 + scale1) + shift1)
-  h = h + gate2 mlp(norm(h) (1 + scale2) + shift2),  mlp(h) = dense(gelu(dense))
+  h = h + gate2 mlp(norm(h) (1 + scale2) + shift2)
+  mlp(h) = dense(gelu(dense(h)))
 
 The first dense layer of a block starts at zero, so a block is the identity at
 first. The last layer starts at zero too, so the initial output is exactly zero.
-All blocks are compiled as one block, which is scanned.
+Only one block is compiled. A scan runs it with the weights of each block.
 
 Positions, embeddings and patches have the same order as in the released
 weights.
 
-Unlike the paper's code, the last frequency of the noise level is exactly 1e-4,
-as in diffusers, which publishes the weights; in the code it is just above 1e-4.
-Unlike the paper, a class is a row of a dense layer, whose bias is added to all
-classes. Unlike the paper, layers that do not start at zero start LeCun-normal.
+Unlike the paper's code, the last frequency of the noise level's sinusoid is
+exactly 1e-4, as in diffusers, which publishes the weights. In the paper's code
+it is just above 1e-4. Unlike the paper, the embedding of a class is a row of a
+dense layer, whose bias is added to all classes. Unlike the paper, layers that
+do not start at zero start LeCun-normal.
 
 Names of parameters: embed, patches, blocks, film_out, out.
 
-Features: block_JJ, the tokens that block JJ gives, 00 the first, as an image of
-one pixel a patch.
+Features: block_JJ is the output of block JJ, as an image with one pixel for
+each patch. Block 00 is the first.
 """
 
 import flax.linen as nn
@@ -55,9 +57,10 @@ SINUSOID = 256  # channels of the sinusoid of the noise level, as in the paper
 
 
 def positions(height: int, width: int, dim: int) -> Float[Array, "n d"]:
-  """sin and cos of the column, then of the row, for each patch row by row.
+  """Gives the position vector of each patch, row by row.
 
-  Each of these has dim / 4 frequencies, 1e4^(-4 j / dim) for j = 0, 1, ...
+  The vector has sines and cosines of the column, then of the row. Each of these
+  four parts has dim / 4 frequencies, 1e4^(-4 j / dim) for j = 0, 1, ...
   """
   count = dim // 4
   frequency = 1e4 ** (-np.arange(count) / count)
@@ -67,7 +70,7 @@ def positions(height: int, width: int, dim: int) -> Float[Array, "n d"]:
 
 
 class Block(nn.Module, kw_only=True):
-  """Attention, then a perceptron; equations at the top of this file."""
+  """Applies attention, then a perceptron, by the equations of this file."""
 
   num_heads: int
   attention: str
@@ -92,26 +95,27 @@ class Block(nn.Module, kw_only=True):
 
 
 class DiT(nn.Module, kw_only=True):
-  """A DiT over x_t and its noise level.
+  """A DiT, which reads x_t and its noise level.
 
   Args:
-    width: the channels of a token; divisible by 4 and by num_heads.
+    width: the number of channels of a token; divisible by 4 and by num_heads.
     depth: the number of blocks.
     num_heads: the number of heads of attention.
     patch: the side of the block of pixels that becomes a token.
     attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs. The kernel
       computes only in bfloat16, and has no forward-mode derivative, which
       moment matching in parameter space needs.
-    remat: recompute each block in the backward pass, for memory.
+    remat: whether to save memory by recomputing each block in the backward
+      pass.
     dtype: "float32" or "bfloat16", the dtype of the computation. Parameters,
       the statistics of norms, softmax, the embedding, the last layer and the
       output are always float32.
     out_channels: the channels of the output.
     num_classes: the number of classes; 0 for an unconditional network.
-    two_times: whether the network is also given s, the time aimed at.
+    two_times: whether the network also reads s, the time a step aims at.
 
   Raises:
-    ValueError: if a value is out of these ranges; or, when called, if the patch
+    ValueError: if a field is out of its range; or, when called, if the patch
       does not divide the image.
   """
 
@@ -135,7 +139,7 @@ class DiT(nn.Module, kw_only=True):
 
   @property
   def features(self) -> tuple[str, ...]:
-    """Names of places, from input to output; see the top of this file."""
+    """The names of the features, from input to output."""
     return tuple(f"block_{index:02d}" for index in range(self.depth))
 
   @nn.compact
@@ -148,7 +152,7 @@ class DiT(nn.Module, kw_only=True):
     s: Time | None = None,
     names: tuple[str, ...] = (),
   ) -> Float[Array, "b h w out"]:
-    """The raw output, float32; `train` has no effect: there is no dropout."""
+    """Computes the raw output in float32; `train` has no effect."""
     x = fold(x, self.patch)
     batch, rows, columns, channels = x.shape
     embed = Embedding(

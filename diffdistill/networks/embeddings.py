@@ -1,8 +1,8 @@
-"""The times and the label that a network is given, as one vector.
+"""Embeds the times and the label that a network reads in one vector.
 
-The vector has the noise level, the class, and, for networks of two times, the
-time aimed at. It is always float32: this is cheap, and the derivatives in time
-that jax.jvp computes need it.
+The vector encodes the noise level, the class and, for networks of two times,
+the time that a step aims at. It is always float32: this is cheap, and the
+derivatives in time that jax.jvp computes need this precision.
 """
 
 import math
@@ -17,7 +17,7 @@ from diffdistill.networks.require import require_label
 
 # The standard deviation of NCSN++'s random frequencies (Song et al. 2021).
 FOURIER = 16.0
-# The factor of the gap between two times. It is our own choice, see `Gap`.
+# `Gap` multiplies t - s by this factor. The value is our own choice.
 GAP_SCALE = 10.0
 
 
@@ -43,12 +43,13 @@ def sinusoid(
 
 
 class Gap(nn.Module, kw_only=True):
-  """The gap t - s between two times as one float32 vector; zero at first.
+  """Embeds the gap t - s between two times in one float32 vector.
 
-  sinusoid -> Dense -> swish -> Dense. The last layer starts at zero, so that
-  the weights of a network of one time are a valid start. [ours]: the scale of
-  the sinusoid is 10; a scale of 1000 would make derivatives in time a hundred
-  times larger and a hundred times less exact.
+  The layers are sinusoid -> Dense -> swish -> Dense. The last layer starts at
+  zero, so that adding this part to a trained network of one time does not
+  change its output. [ours]: the scale of the sinusoid is 10; a scale of 1000
+  would make derivatives in time a hundred times larger and a hundred times less
+  exact.
 
   Args:
     dim: the size of the sinusoid; even, 4 or more.
@@ -68,10 +69,10 @@ class Gap(nn.Module, kw_only=True):
 
 
 class Embedding(nn.Module, kw_only=True):
-  """Noise level and class as one float32 vector.
+  """Embeds the noise level and the class in one float32 vector.
 
-  sinusoid -> Dense -> swish -> Dense, plus Dense(one-hot label), plus, for
-  networks of two times, the `Gap` to the time aimed at. A label outside
+  The vector is sinusoid -> Dense -> swish -> Dense, plus Dense(one-hot label),
+  plus, for networks of two times, the `Gap` to the time s. A label outside
   [0, num_classes), such as -1, means no class: its one-hot vector is zero.
 
   Args:
@@ -79,7 +80,7 @@ class Embedding(nn.Module, kw_only=True):
     embed_dim: the size of the result.
     num_classes: the number of classes; 0 for a network without labels.
     cos_first, shift: arguments of `sinusoid`.
-    two_times: whether the vector depends on s, the time aimed at.
+    two_times: whether the vector depends on s, the time a step aims at.
   """
 
   dim: int
@@ -107,11 +108,11 @@ class Embedding(nn.Module, kw_only=True):
 
 
 class SongEmbedding(nn.Module, kw_only=True):
-  """Noise level and class as one float32 vector.
+  """Embeds the noise level and the class in one float32 vector.
 
-  swish(dense(swish(dense(waves + dense(one-hot label)))) + gap), where only
-  networks of two times have the `Gap`. A label outside [0, num_classes), such
-  as -1, means no class: its one-hot vector is zero.
+  The vector is swish(dense(swish(dense(waves + dense(one-hot label)))) + gap),
+  where only networks of two times have the `Gap`. A label outside
+  [0, num_classes), such as -1, means no class: its one-hot vector is zero.
 
   Args:
     kind: "positional" for the sinusoid of DDPM; "fourier" for sines and cosines
@@ -119,7 +120,7 @@ class SongEmbedding(nn.Module, kw_only=True):
     waves: the number of sines and cosines.
     embed_dim: the size of the result.
     num_classes: the number of classes; 0 for a network without labels.
-    two_times: whether the vector depends on s, the time aimed at.
+    two_times: whether the vector depends on s, the time a step aims at.
   """
 
   kind: str

@@ -3,12 +3,12 @@
 It is Inception-v3 (Szegedy et al. 2016) as TensorFlow published it on
 2015-12-05, with 1008 logits. Heusel et al. 2017 measured with it, and
 pytorch-fid has the same weights. It differs from the Inception-v3 of today's
-libraries: average pools do not count the padding, and the last block has a max
-pool in place of one.
+libraries: its average pools do not count the padding, and its last block has a
+max pool in place of an average pool.
 
 Unlike TensorFlow's graph, and like pytorch-fid, it resizes images to 299x299
-with half-pixel centres, and [-1, 1] is (x - 127.5) / 127.5. In the graph it is
-(x - 128) / 128.
+with half-pixel centres, and it maps a byte x to (x - 127.5) / 127.5. The graph
+maps it to (x - 128) / 128.
 
 The logits do not include the bias of the last layer, nor do the inception
 scores that papers print: the code of Salimans et al. 2016 multiplies the pooled
@@ -34,11 +34,11 @@ from diffdistill.networks.resnet import FixedNorm
 FEATURES = 2048
 LOGITS = 1008
 SIDE = 299
-# How images are resized, as a note in each result.
+# Each evaluation result records this text: how images were resized.
 RESIZER = "bilinear to 299x299, half-pixel centres, no antialiasing"
 
 Output = Float[Array, "b H W C"]
-# (name, channels, sides of the kernel, stride); one number for a square kernel.
+# A convolution: its name, channels, kernel size (a number if square), stride.
 # Layers of stride 1 keep the size of the map; layers of stride 2 do not pad.
 Layer = tuple[str, int, int | tuple[int, int], int]
 
@@ -46,8 +46,8 @@ Layer = tuple[str, int, int | tuple[int, int], int]
 def inception(image_shape: tuple[int, int, int]) -> LinenClassifier:
   """The FID network for images in [-1, 1] of any size, grey or RGB.
 
-  Its features are the 2048 of the last pool, float32. Run it at the highest
-  matmul precision, as `evaluation.features` does.
+  Its features are the 2048 float32 outputs of the last pool. Run it at the
+  highest matmul precision, as `evaluation.features` does.
 
   Args:
     image_shape: (h, w, c), where c is 1 or 3.
@@ -61,10 +61,10 @@ def inception(image_shape: tuple[int, int, int]) -> LinenClassifier:
 
 
 def prepare(x: Image) -> Float[Array, "b 299 299 3"]:
-  """Images in [-1, 1] as Inception needs them: 299x299, grey ones as RGB.
+  """Resizes images in [-1, 1] to 299x299, and makes grey ones RGB.
 
-  This equals torch's F.interpolate(mode="bilinear", align_corners=False):
-  larger images are sampled, not averaged.
+  The result equals torch's F.interpolate(mode="bilinear",
+  align_corners=False): larger images are sampled without antialiasing.
   """
   batch, _, _, channels = x.shape
   shape = (batch, SIDE, SIDE, channels)
@@ -101,7 +101,7 @@ class Convolution(nn.Module, kw_only=True):
 
 
 def chain(x: Map, *layers: Layer) -> Output:
-  """Convolutions one after the other, as parts of the calling module."""
+  """Applies convolutions in order; they become parts of the calling module."""
   for name, features, side, stride in layers:
     x = Convolution(
       features=features,
@@ -114,20 +114,20 @@ def chain(x: Map, *layers: Layer) -> Output:
 
 
 def average_pool(x: Map) -> Output:
-  """The mean of 3x3 neighbours; at the border, only of those inside the map."""
+  """Averages 3x3 neighbours; at the border, only those inside the map."""
   return nn.avg_pool(
     x, (3, 3), strides=(1, 1), padding="SAME", count_include_pad=False
   )
 
 
 def max_pool(x: Map, stride: int) -> Output:
-  """The largest of 3x3 neighbours."""
+  """Takes the largest of 3x3 neighbours."""
   padding = "SAME" if stride == 1 else "VALID"
   return nn.max_pool(x, (3, 3), strides=(stride, stride), padding=padding)
 
 
 class BlockA(nn.Module, kw_only=True):
-  """Branches of 1x1, 5x5, two 3x3 and a pool, for maps of 35x35.
+  """Joins branches of 1x1, 5x5, two 3x3 convolutions and a pool, on 35x35 maps.
 
   Args:
     pool_features: the channels after the pool.
@@ -170,12 +170,12 @@ class BlockB(nn.Module):
 
 
 class BlockC(nn.Module, kw_only=True):
-  """Branches of 1x1, 7x7, two 7x7 and a pool, for maps of 17x17.
+  """Joins branches of 1x1, 7x7, two 7x7 convolutions and a pool, on 17x17 maps.
 
-  Each 7x7 convolution is a row and a column.
+  Each 7x7 convolution is a 1x7 and a 7x1 convolution, one after the other.
 
   Args:
-    width: the channels between rows and columns.
+    width: the number of channels between the 1x7 and 7x1 convolutions.
   """
 
   width: int
@@ -224,9 +224,10 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module, kw_only=True):
-  """Branches of 1x1, 3x3, two 3x3 and a pool, for maps of 8x8.
+  """Joins branches of 1x1, 3x3, two 3x3 convolutions and a pool, on 8x8 maps.
 
-  The last 3x3 convolution of a branch is a row and a column side by side.
+  The last 3x3 convolution of a branch is a 1x3 and a 3x1 convolution, whose
+  outputs are concatenated.
 
   Args:
     pool: "average" or "max".
@@ -254,13 +255,13 @@ class BlockE(nn.Module, kw_only=True):
 
 
 class InceptionV3(nn.Module):
-  """The whole network. It is not trained: its weights come from a file."""
+  """The whole Inception-v3. It is not trained; its weights come from a file."""
 
   @nn.compact
   def __call__(self, x: Image, train: bool) -> Classification:
-    """Logits without bias and pooled features of images in [-1, 1]."""
+    """Computes logits without bias and pooled features of images in [-1, 1]."""
     h = prepare(x)
-    # Two layers of the stem have stride 1 and do not pad.
+    # Two layers of the stem do not pad although their stride is 1.
     stem = functools.partial(Convolution, sides=(3, 3), padding="VALID")
     for layer in (
       stem(features=32, stride=2, name="Conv2d_1a_3x3"),

@@ -27,7 +27,7 @@ EXPANSION = 4
 
 
 def num_groups(groups: int, channels: int, group_size: int = 2) -> int:
-  """The number of groups of a norm for which `groups` were asked.
+  """The number of groups of a norm, at most the wanted number `groups`.
 
   It is the largest divisor of the channels that is at most `groups` and gives
   each group at least `group_size` channels. A group of one channel would lose
@@ -90,7 +90,7 @@ def conv(
 
 
 class Attention(nn.Module, kw_only=True):
-  """Residual self-attention over all positions; it is the identity at first.
+  """Residual self-attention over all positions; initially the identity.
 
   Args:
     num_heads: the number of heads; ignored if head_dim is given.
@@ -137,7 +137,9 @@ def self_attention(
   norm_qk: bool = False,
   zero: bool = False,
 ) -> Tokens:
-  """Self-attention between two dense layers, as parts of the calling module.
+  """Applies self-attention between two dense layers.
+
+  The layers become parts of the calling module.
 
   Args:
     h: the normalised tokens; the result is not added to them.
@@ -145,12 +147,13 @@ def self_attention(
     dtype: the dtype of the computation.
     attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs, which
       has no forward-mode derivative.
-    norm_qk: normalise the queries and keys of each head, which bounds the
-      logits.
-    zero: make the initial kernel of the last layer zero.
+    norm_qk: whether to normalise the queries and keys of each head, which
+      bounds the logits.
+    zero: whether the initial kernel of the last layer is zero.
   """
   batch, length, channels = h.shape
-  # q, k and v share one layer, whose kernel has shape (c, 3, heads, c / heads).
+  # One layer computes queries, keys and values. The shape of its kernel is
+  # (c, 3, heads, c / heads).
   qkv = nn.DenseGeneral((3, heads, channels // heads), dtype=dtype, name="qkv")(
     h
   )
@@ -158,7 +161,7 @@ def self_attention(
   if norm_qk:
     norm = functools.partial(nn.LayerNorm, epsilon=EPSILON, dtype=dtype)
     q = norm(name="norm_q")(q)
-    # A bias of the keys would not change the softmax.
+    # Keys need no bias, because it would not change the softmax.
     k = norm(name="norm_k", use_bias=False)(k)
   h = jax.nn.dot_product_attention(
     q, k, v, implementation="cudnn" if attention == "cudnn" else "xla"
@@ -176,7 +179,7 @@ def upsample(x: Map) -> Float[Array, "b 2*h 2*w c"]:
 
 
 def downsample(x: Map) -> Float[Array, "b h//2 w//2 c"]:
-  """The means of 2x2 blocks; height and width are even."""
+  """Averages each 2x2 block of pixels; height and width must be even."""
   b, h, w, c = x.shape
   return jnp.mean(x.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
 
@@ -203,7 +206,7 @@ def unfold(x: Map, patch: int) -> Float[Array, "b H W C"]:
 
 
 class StridedDown(nn.Module, kw_only=True):
-  """Half the resolution by a convolution of stride 2 (Ho et al. 2020).
+  """Halves the resolution by a convolution of stride 2 (Ho et al. 2020).
 
   Args:
     padding: "same" or "both", see `conv`.
@@ -224,7 +227,7 @@ class StridedDown(nn.Module, kw_only=True):
 
 
 class NearestUp(nn.Module, kw_only=True):
-  """Twice the resolution: nearest neighbour, then a convolution."""
+  """Doubles the resolution by nearest neighbour, then applies a convolution."""
 
   dtype: DTypeLike = jnp.float32
 

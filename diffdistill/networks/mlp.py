@@ -22,7 +22,7 @@ class MLP(nn.Module, kw_only=True):
     out_channels: the channels of the output; its height and width are those of
       the input.
     num_classes: the number of classes; 0 for an unconditional network.
-    two_times: whether the network is also given s, the time aimed at.
+    two_times: whether the network also reads s, the time a step aims at.
   """
 
   width: Waves
@@ -38,7 +38,7 @@ class MLP(nn.Module, kw_only=True):
 
   @property
   def features(self) -> tuple[str, ...]:
-    """The names of the hidden layers, each an image of one pixel."""
+    """The names of the hidden layers; their outputs are images of one pixel."""
     return tuple(f"layer_{index}" for index in range(self.depth))
 
   @nn.compact
@@ -51,7 +51,7 @@ class MLP(nn.Module, kw_only=True):
     s: Time | None = None,
     names: tuple[str, ...] = (),
   ) -> Float[Array, "b h w out"]:
-    """The raw output, float32; `train` has no effect: there is no dropout."""
+    """Computes the raw output in float32; `train` has no effect."""
     embed = nn.swish(
       Embedding(
         dim=self.width,

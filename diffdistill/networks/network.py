@@ -1,6 +1,7 @@
 """The interface of a network: an architecture without weights.
 
-Teacher, student and auxiliary share one `Network` and have different `Params`.
+The teacher, the student and an auxiliary network share one `Network` and have
+different weights, their `Params`.
 """
 
 import contextlib
@@ -23,8 +24,8 @@ from diffdistill.arrays import (
 )
 from diffdistill.networks.features import COLLECTION, kept
 
-# The output has the height and width of the input; "both" has twice its
-# channels.
+# The output has the height and width of the input. A network whose output is
+# "both" (x0 and eps) has twice the channels of the input.
 Output = Float[Array, "b h w out"]
 
 
@@ -32,9 +33,9 @@ Output = Float[Array, "b h w out"]
 class Network(Protocol):
   """An architecture that maps a noisy image and its noise level to an output.
 
-  two_times is True if the network is given `s`, the time aimed at. `t` is the
-  scalar that the preconditioning gives, normally in [0, 1]. The condition is
-  empty for an unconditional network. With a `key`, dropout is on.
+  two_times is True if the network reads `s`, the time that a step aims at. `t`
+  is the scalar that the preconditioning gives, normally in [0, 1]. The
+  condition is empty for an unconditional network. With a `key`, dropout is on.
   """
 
   @property
@@ -56,18 +57,18 @@ class Network(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LinenNetwork:
-  """A `Network` from a Linen module called as `module(x, t, label, train)`.
+  """A `Network` that calls a Linen module as `module(x, t, label, train)`.
 
   A module with the field two_times=True is also given s. A module with a
   property `features` is also given `names`, which it passes to `features.keep`.
 
   Args:
     module: takes x of shape `b h w c`, t of shape `b`, labels of shape `b` or
-      None, and `train: bool` (dropout on).
+      None, and a bool `train`, which turns dropout on.
     precision: the precision of matrix products, a name of
       `jax.default_matmul_precision`; None uses the setting of the process.
     image_shape: (h, w, c) of the input.
-    num_classes: 0 for an unconditional network.
+    num_classes: the number of classes; 0 for an unconditional network.
   """
 
   module: nn.Module
@@ -94,11 +95,11 @@ class LinenNetwork:
 
   @property
   def exact(self) -> "LinenNetwork":
-    """The same network in float32, with derivatives in every mode.
+    """The same network in float32, with forward and reverse derivatives.
 
-    Attention is computed by XLA, since the fused kernel has no forward mode.
-    Nothing is recomputed. GPUs and TPUs do not round the factors of products to
-    fewer bits than float32 has, as they do by default.
+    XLA computes the attention, since the fused kernel has no forward-mode
+    derivative. The backward pass recomputes no block. Matrix products use the
+    full float32 factors, which GPUs and TPUs round by default.
     """
     wanted: dict[str, Any] = {
       "dtype": "float32",
@@ -143,7 +144,7 @@ class LinenNetwork:
     s: Time | None = None,
     key: Key | None = None,
   ) -> tuple[Output, Mapping[str, Array]]:
-    """The output of `apply`, and features of the same pass by name, in float32.
+    """Like `apply`, but also returns features of the same pass, in float32.
 
     If the output is not used, the compiler removes the layers after the last
     feature.
@@ -203,7 +204,7 @@ class LinenNetwork:
 
 
 def add_second_time(network: Network, params: Params, key: Key) -> Params:
-  """The weights of a one-time network, extended to a network of two times.
+  """Extends the weights of a one-time network to a network of two times.
 
   The branch of t - s is drawn in the same way as by `init`: its last layer is
   zero, so the output is unchanged for every s. (If all its layers were zero,

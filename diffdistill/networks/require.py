@@ -73,7 +73,7 @@ def require_levels(x: Map, levels: int, attention: tuple[int, ...]) -> None:
 
 
 def require_precision(dtype: str, attention: str) -> None:
-  """Raises ValueError for an unknown value, or two that cannot be combined."""
+  """Raises ValueError unless both values are known and can be combined."""
   require_known("dtype", dtype, DTYPES)
   require_known("attention", attention, ATTENTIONS)
   require(

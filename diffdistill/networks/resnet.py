@@ -17,8 +17,8 @@ from diffdistill.networks.layers import Map
 from diffdistill.networks.require import require_known
 from diffdistill.ranges import Channels, Range, SomeClasses, check_ranges
 
-# Blocks per level (He et al. 2016a, Table 1), and whether the blocks are
-# bottlenecks.
+# By depth: the number of blocks of each level (He et al. 2016a, Table 1), and
+# whether the blocks are bottlenecks.
 DEPTHS = {
   18: ((2, 2, 2, 2), False),
   34: ((3, 4, 6, 3), False),
@@ -57,7 +57,7 @@ class FixedNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module, kw_only=True):
-  """Two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1; plus the input.
+  """Adds two 3x3 convolutions, or a bottleneck (1x1, 3x3, 1x1), to its input.
 
   Args:
     features: the channels of a convolution; the last convolution of a
@@ -94,7 +94,7 @@ class ResidualBlock(nn.Module, kw_only=True):
 
 
 class TorchResNet(nn.Module, kw_only=True):
-  """ResNet 18 to 152. It is not trained: its weights come from a file.
+  """ResNet-18 to ResNet-152. It is not trained; its weights come from a file.
 
   BatchNorm is folded into a scale and a bias, which is its form at inference.
   So the parameters are its whole state, and `train` has no effect. It cannot be
@@ -121,7 +121,7 @@ class TorchResNet(nn.Module, kw_only=True):
 
   @nn.compact
   def __call__(self, x: Image, train: bool) -> Classification:
-    """Logits and features of images that are normalised as in its training."""
+    """Computes logits and features of images normalised as in its training."""
     size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
     h = convolution(self.width, size, stride=stride, name="conv1")(x)
     h = nn.relu(FixedNorm(name="bn1")(h))

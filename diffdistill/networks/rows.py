@@ -1,4 +1,4 @@
-"""Rows of equal blocks: one block is compiled and scanned over the row."""
+"""Runs a row of equal blocks by a scan, so that only one block is compiled."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def scanned(
   remat: bool,
   reverse: bool = False,
 ) -> type[nn.Module]:
-  """A row of blocks whose parameters are stacked on axis 0.
+  """Makes the class of a row of blocks, whose parameters are stacked on axis 0.
 
   Args:
     block: called as block(h, *inputs) -> (h, output); the outputs of all blocks
@@ -25,11 +25,13 @@ def scanned(
     length: the number of blocks, 1 or more.
     in_axes: one entry for each input: 0 if each block has its own entry,
       nn.broadcast if all blocks share the input.
-    remat: recompute each block in the backward pass, for memory.
+    remat: whether to save memory by recomputing each block in the backward
+      pass.
     reverse: whether to run from the last block to the first.
   """
   if remat:
-    # In a scan the compiler cannot replace the recomputation by the first pass.
+    # prevent_cse stops the compiler from reusing results of the forward pass. A
+    # scan needs no such barrier, because the compiler cannot reuse them there.
     block = nn.remat(block, prevent_cse=False)
   return nn.scan(
     block,
@@ -50,7 +52,7 @@ def in_pieces(
   *,
   remat: bool,
 ) -> tuple[Float[Array, "b ..."], dict[int, Float[Array, "b ..."]]]:
-  """The outputs of a whole row without dropout, and of the blocks in `asked`.
+  """Runs a row without dropout; returns its output, and those of asked blocks.
 
   There is one scan up to each block of `asked`, since the compiler cannot
   shorten a scan if only an early block's output is used.
@@ -61,7 +63,8 @@ def in_pieces(
     h: the input of the first block.
     shared: an input of every block.
     asked: the indices of the wanted blocks, in rising order.
-    remat: recompute each block in the backward pass, for memory.
+    remat: whether to save memory by recomputing each block in the backward
+      pass.
   """
   length = jax.tree.leaves(weights)[0].shape[0]
 

@@ -24,7 +24,8 @@ def filtered_down(
     x: an image.
     taps: the taps of the filter, an even number of them. The filter divides
       them by their sum.
-    pad: how many zeros to add around the image; by default as many as halve it.
+    pad: how many zeros to add around the image; by default so many that the
+      result is half as large.
   """
   if pad is None:
     pad = len(taps) // 2 - 1
@@ -37,7 +38,8 @@ def filtered_up(x: Map, taps: Taps) -> Float[Array, "b 2*h 2*w c"]:
   """The transpose of `filtered_down`, times four, so that the mean is kept."""
   pad = len(taps) // 2
   for axis in (1, 2):
-    # The padding puts a zero between neighbours, so the factor is 2.
+    # The padding puts a zero between neighbours, so a factor of 2 in each
+    # direction keeps the mean.
     x = 2 * _correlate(x, taps[::-1], axis, (pad, pad, 1), stride=1)
   return x
 
@@ -45,7 +47,7 @@ def filtered_up(x: Map, taps: Taps) -> Float[Array, "b 2*h 2*w c"]:
 def _correlate(
   x: Map, taps: Taps, axis: int, pad: tuple[int, int, int], stride: int
 ) -> Float[Array, "b H W c"]:
-  """Sums of shifted slices, which compile to one loop over the pixels."""
+  """Correlates by a sum of shifted slices, which compiles to one loop."""
   pads = [(0, 0, 0)] * 4
   pads[axis] = pad
   x = lax.pad(x, jnp.zeros((), x.dtype), pads)
@@ -58,14 +60,16 @@ def _correlate(
 
 
 class SongBlock(nn.Module, kw_only=True):
-  """norm, swish, conv, plus dense(embed), norm, swish, dropout, conv.
+  """The residual block of DDPM++ and NCSN++.
 
-  The sum of this and the input is multiplied by sqrt(1/2).
+  It applies norm, swish and conv, adds dense(embed), and then applies norm,
+  swish, dropout and conv. It multiplies the sum of the result and the input by
+  sqrt(1/2).
 
   Args:
     features: the channels of the result; None for as many as the input has.
-    resample: "down" or "up": resample before the first convolution and on the
-      skip.
+    resample: "down" or "up" to halve or double the resolution, before the first
+      convolution and on the skip; None to keep it.
     taps: the taps of the filter that resamples.
   """
 

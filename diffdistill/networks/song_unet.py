@@ -1,6 +1,6 @@
 """The U-Nets of Song et al. 2021 (score SDE), in Karras et al. 2022's form.
 
-DDPM++, NCSN++ and mixtures of their parts; the defaults are DDPM++'s:
+The fields select DDPM++ (the default), NCSN++ or a mixture of their parts:
 
              DDPM++        NCSN++
   embedding  "positional"  "fourier"
@@ -73,17 +73,17 @@ ENCODERS = ("standard", "residual", "skip")
 DECODERS = ("standard", "skip")
 
 
-# `train` is the third argument after self, and a Python value, not an array.
+# Argument 3 of a block (after self) is `train`, a Python value, not an array.
 REMAT_BLOCK = nn.remat(SongBlock, static_argnums=(3,))
 REMAT_ATTENTION = nn.remat(Attention)
-# The embedding and `train`, which every block is given.
+# The arguments of every block: the embedding, and `train`.
 Told = tuple[Vector, bool]
 
 
 class SongUNet(nn.Module, kw_only=True):
-  """DDPM++ or NCSN++; a network over x_t and its noise level.
+  """DDPM++ or NCSN++, a network that reads x_t and its noise level.
 
-  Its noise level is 1000 t, where t is c_noise of `EDMPrecondition`.
+  The noise level is 1000 t, where t is c_noise of `EDMPrecondition`.
 
   Args:
     channels: the channels of the first convolution; even, 4 or more.
@@ -103,12 +103,13 @@ class SongUNet(nn.Module, kw_only=True):
       to each coarser map; "skip" to add the small image to it.
     decoder: "standard"; or "skip" to sum an output of each resolution.
     taps: the taps of the filter that changes resolutions, an even number.
-    dropout: the dropout rate, in [0, 1), when `train`.
-    remat: recompute each block in the backward pass, for memory.
+    dropout: the dropout rate in training, in [0, 1).
+    remat: whether to save memory by recomputing each block in the backward
+      pass.
     dtype: "float32" or "bfloat16", see `UNet`.
     out_channels: the channels of the output.
     num_classes: the number of classes; 0 for an unconditional network.
-    two_times: whether the network is also given s, the time aimed at.
+    two_times: whether the network also reads s, the time a step aims at.
   """
 
   channels: Waves
@@ -147,7 +148,7 @@ class SongUNet(nn.Module, kw_only=True):
 
   @property
   def features(self) -> tuple[str, ...]:
-    """Names of places, from input to output; see the top of this file."""
+    """The names of the features, from input to output."""
     return levels_of(len(self.multipliers))
 
   @nn.compact
@@ -160,7 +161,7 @@ class SongUNet(nn.Module, kw_only=True):
     s: Time | None = None,
     names: tuple[str, ...] = (),
   ) -> Float[Array, "b h w out"]:
-    """The network's raw output, float32; 1000 t is the noise level."""
+    """Computes the raw output in float32; 1000 t is the noise level."""
     require_levels(x, len(self.multipliers), self.attention)
     embed = SongEmbedding(
       kind=self.embedding,
@@ -185,12 +186,12 @@ class SongUNet(nn.Module, kw_only=True):
     told: Told,
     names: tuple[str, ...],
   ) -> tuple[Float[Array, "b H W C"], list[Array]]:
-    """The coarsest map, and all maps that the way up concatenates.
+    """Returns the coarsest map, and all maps that the way up concatenates.
 
     Args:
       h: the output of the first convolution.
       small: the image, which the encoder shrinks in parallel with h.
-      told: the embedding and `train`, which every block is given.
+      told: the arguments of every block: the embedding, and `train`.
       names: the features to keep.
     """
     skips = [h]
@@ -212,7 +213,7 @@ class SongUNet(nn.Module, kw_only=True):
   def _up(
     self, h: Map, skips: list[Array], told: Told, names: tuple[str, ...]
   ) -> Float[Array, "b H W out"]:
-    """The output; takes the skips from the last to the first."""
+    """Returns the output; uses the skips from the last to the first."""
     out: Map | None = None
     for level, multiplier in reversed(list(enumerate(self.multipliers))):
       for index in range(self.num_blocks + 1):
@@ -259,10 +260,10 @@ class SongUNet(nn.Module, kw_only=True):
   def _auxiliary(
     self, h: Map, small: Float[Array, "b H W C"], name: str
   ) -> tuple[Map, Float[Array, "b h w D"]]:
-    """h plus the encoder's map; and the encoder's map for the next level.
+    """Returns h plus the encoder's map, and the next level's encoder map.
 
-    The convolution of a residual pads for the filter too, since padding between
-    the convolution and the filter would change the values at the border.
+    The convolution of the "residual" encoder pads for the filter too, since
+    padding between the two would change the values at the border.
     """
     features, dtype = h.shape[-1], self.dtype
     if self.encoder == "residual":

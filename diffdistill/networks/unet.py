@@ -1,6 +1,6 @@
 """The U-Net of DDPM, improved DDPM and ADM, in two styles.
 
-  style    noise level enters by      resampling, where none is asked for
+  style    noise level enters by      resampling if the field is None
   "film"   scale and shift of norms   a residual block (BigGAN)
   "ddpm"   addition after conv1       strided conv down, nearest + conv up
 
@@ -66,15 +66,15 @@ RESAMPLING = (None, "block", "conv")
 PADDING = ("same", "both")
 MIDDLE = ("attention", "bare_attention", "blocks")
 
-# `train` is the third argument after self, and a Python value, not an array.
+# Argument 3 of a block (after self) is `train`, a Python value, not an array.
 REMAT_BLOCK = nn.remat(ResBlock, static_argnums=(3,))
 REMAT_ATTENTION = nn.remat(Attention)
-# The embedding and `train`, which every block is given.
+# The arguments of every block: the embedding, and `train`.
 Told = tuple[Vector, bool]
 
 
 class UNet(nn.Module, kw_only=True):
-  """A U-Net over x_t and its noise level; square or rectangular images.
+  """A U-Net, which reads x_t, of any height and width, and its noise level.
 
   Args:
     channels: the channels of the first convolution; even, 4 or more.
@@ -92,9 +92,10 @@ class UNet(nn.Module, kw_only=True):
     head_dim: the channels of one head.
     embed_dim: the size of the embedded noise level and class; None for
       4 * channels.
-    dropout: the dropout rate, in [0, 1), when `train`.
+    dropout: the dropout rate in training, in [0, 1).
     style: "film" or "ddpm", see the top of this file.
-    remat: recompute each block in the backward pass, for memory.
+    remat: whether to save memory by recomputing each block in the backward
+      pass.
     dtype: "float32" or "bfloat16", the dtype of the computation. Parameters,
       the statistics of norms, softmax, the embedding, the last convolution and
       the output are always float32.
@@ -102,7 +103,7 @@ class UNet(nn.Module, kw_only=True):
       see `layers.num_groups`.
     out_channels: the channels of the output.
     num_classes: the number of classes; 0 for an unconditional network.
-    two_times: whether the network is also given s, the time aimed at.
+    two_times: whether the network also reads s, the time a step aims at.
     resampling: "block" for a residual block; "conv" for a strided convolution
       on the way down, and a convolution after nearest neighbours on the way up;
       None for the style's own.
@@ -119,7 +120,7 @@ class UNet(nn.Module, kw_only=True):
       its first; 0 if the next frequency after the last would be.
 
   Raises:
-    ValueError: if a value is out of these ranges; or, when called, if the
+    ValueError: if a field is out of its range; or, when called, if the
       levels do not divide the image or an attention height does not occur.
   """
 
@@ -165,7 +166,7 @@ class UNet(nn.Module, kw_only=True):
 
   @property
   def features(self) -> tuple[str, ...]:
-    """Names of places, from input to output; see the top of this file."""
+    """The names of the features, from input to output."""
     return levels_of(len(self.multipliers))
 
   @nn.compact
@@ -178,7 +179,7 @@ class UNet(nn.Module, kw_only=True):
     s: Time | None = None,
     names: tuple[str, ...] = (),
   ) -> Float[Array, "b h w out"]:
-    """The network's raw output, float32; t is the noise level in [0, 1]."""
+    """Computes the raw output in float32; t is the noise level in [0, 1]."""
     x = fold(x, self.patch)
     require_levels(x, len(self.multipliers), self.attention)
     embed = Embedding(
@@ -204,7 +205,7 @@ class UNet(nn.Module, kw_only=True):
   def _down(
     self, h: Map, told: Told, names: tuple[str, ...]
   ) -> tuple[Float[Array, "b H W C"], list[Array]]:
-    """The coarsest map, and all maps that the way up concatenates."""
+    """Returns the coarsest map, and all maps that the way up concatenates."""
     skips = [h]
     for level, multiplier in enumerate(self.multipliers):
       for index in range(self.num_blocks):
@@ -226,7 +227,7 @@ class UNet(nn.Module, kw_only=True):
   def _up(
     self, h: Map, skips: list[Array], told: Told, names: tuple[str, ...]
   ) -> Float[Array, "b H W C"]:
-    """The finest map; takes the skips from the last to the first."""
+    """Returns the finest map; uses the skips from the last to the first."""
     for level, multiplier in reversed(list(enumerate(self.multipliers))):
       for index in range(self.num_blocks + 1):
         h = jnp.concatenate([h, skips.pop()], axis=-1)
@@ -240,7 +241,7 @@ class UNet(nn.Module, kw_only=True):
   def _stage(
     self, h: Map, told: Told, name: str, index: int, features: int
   ) -> Float[Array, "b H W C"]:
-    """A block, and then attention if maps of this height have it."""
+    """Applies a block, then attention if maps of this height have it."""
     h = self._block(h, told, f"{name}_block_{index}", features=features)
     if h.shape[1] in self.attention:
       h = self._attend(h, f"{name}_attention_{index}")

@@ -19,12 +19,12 @@ RESAMPLE = {"down": downsample, "up": upsample, None: lambda x: x}
 
 
 class ResBlock(nn.Module, kw_only=True):
-  """norm, swish, conv, norm, swish, dropout, conv; plus the input.
+  """Applies norm, swish, conv, norm, swish, dropout, conv, and adds the input.
 
   Args:
     features: the channels of the result; None for as many as the input has.
-    resample: "down" or "up": resample before the first convolution and on the
-      skip.
+    resample: "down" or "up" to halve or double the resolution, before the first
+      convolution and on the skip; None to keep it.
     style: "film" or "ddpm": how the embedding enters; see `unet.py`.
   """
 

@@ -18,10 +18,10 @@ mirrors it on the way down:
 
 with film(h) = h (1 + scale) + shift, (scale, shift) = dense(swish(embed)), for
 noise level and class. The blocks of a stage differ in their weights alone, so
-one block is compiled, and scanned.
+only one block is compiled, and a scan runs it.
 
 We have read neither the first paper's appendix nor its authors' code. Other
-people's implementations have the sum with the skip, the order of the halves,
+people's implementations have the sum with the skip, the order of the two terms,
 film on the hidden layer, normalised queries and keys, positions only in the
 middle, and dense layers beside the resampling. With these and embed_dim 1024,
 both networks of Heek et al. have their published 394M and 397M parameters.
@@ -75,7 +75,7 @@ from diffdistill.ranges import (
 
 
 class UViT(nn.Module, kw_only=True):
-  """A UViT over x_t and its noise level.
+  """A UViT, which reads x_t and its noise level.
 
   Args:
     channels: the channels of each stage, 4 or more, the finest stage first;
@@ -95,17 +95,18 @@ class UViT(nn.Module, kw_only=True):
     attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs. The kernel
       computes only in bfloat16, and has no forward-mode derivative, which
       moment matching in parameter space needs.
-    remat: recompute each block in the backward pass, for memory.
+    remat: whether to save memory by recomputing each block in the backward
+      pass.
     dtype: "float32" or "bfloat16", the dtype of the computation. Parameters,
       the statistics of norms, softmax, the embedding, the last convolution and
       the output are always float32.
     groups: the groups of the norms of convolutions, see `layers.num_groups`.
     out_channels: the channels of the output.
     num_classes: the number of classes; 0 for an unconditional network.
-    two_times: whether the network is also given s, the time aimed at.
+    two_times: whether the network also reads s, the time a step aims at.
 
   Raises:
-    ValueError: if a value is out of these ranges; or, when called, if the
+    ValueError: if a field is out of its range; or, when called, if the
       stages do not divide the image.
   """
 
@@ -154,7 +155,7 @@ class UViT(nn.Module, kw_only=True):
 
   @property
   def features(self) -> tuple[str, ...]:
-    """Names of places, from input to output; see the top of this file."""
+    """The names of the features, from input to output."""
     return levels_of(len(self.channels) - 1)
 
   @nn.compact
@@ -167,7 +168,7 @@ class UViT(nn.Module, kw_only=True):
     s: Time | None = None,
     names: tuple[str, ...] = (),
   ) -> Float[Array, "b h w out"]:
-    """The network's raw output, float32; t is the noise level in [0, 1]."""
+    """Computes the raw output in float32; t is the noise level in [0, 1]."""
     x = fold(x, self.patch)
     self._check(x)
     embed = Embedding(
@@ -214,11 +215,11 @@ class UViT(nn.Module, kw_only=True):
     skips: Float[Array, "n b h w c"] | None = None,
     gives_skip: bool = False,
   ) -> tuple[Map, Float[Array, "n b h w c"] | None]:
-    """The outputs of a stage's blocks: of the last, and of each if asked for.
+    """Runs a stage; returns its last output, and each block's output if asked.
 
     Args:
       h: the input of the first block.
-      told: the embedding and `train`, which every block is given.
+      told: the arguments of every block: the embedding, and `train`.
       stage: the index of the stage; 0 is the finest.
       name: the name of the row's parameters.
       skips: on the way up, the outputs of the row that mirrors this one.

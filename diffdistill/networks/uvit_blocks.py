@@ -20,7 +20,7 @@ from diffdistill.networks.rows import keep_rows
 
 
 class ConvBlock(nn.Module, kw_only=True):
-  """Two convolutions; returns the output, and again as a skip if asked for."""
+  """Applies two convolutions; `gives_skip` returns the output twice."""
 
   gives_skip: bool
   train: bool
@@ -45,7 +45,7 @@ class ConvBlock(nn.Module, kw_only=True):
 
 
 class TransformerBlock(nn.Module, kw_only=True):
-  """A perceptron, then attention; returns the same as a ConvBlock."""
+  """Applies a perceptron, then attention; `gives_skip` as in ConvBlock."""
 
   gives_skip: bool
   train: bool
