@@ -2,8 +2,8 @@
 
   (1)  logsnr(t) = log(alpha^2 / sigma^2), strictly decreasing in t
   (2)  angle(t)  = arctan(sigma / alpha), strictly increasing in t
-  (3)  rotation(t, s) = angle(t) - angle(s), exact to rounding for Cosine,
-       whose small steps would cancel
+  (3)  rotation(t, s) = angle(t) - angle(s); Cosine avoids this difference,
+       which would lose precision for small steps
   (4)  angle_rate(t) = d angle / dt
                      = (alpha sigma' - sigma alpha') / (alpha^2 + sigma^2)
 
@@ -27,7 +27,7 @@ Floats = Float[Array, "..."]
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def hold(t: Floats, low: float, high: float) -> Floats:
-  """t clipped to [low, high], with the derivative 1 everywhere."""
+  """Clips t to [low, high], but the derivative in t is 1 everywhere."""
   return jnp.clip(t, low, high)
 
 
@@ -57,18 +57,18 @@ class Schedule(abc.ABC):
     """The time at which logsnr(t) = logsnr, clipped to [0, 1]."""
 
   def logsnr(self, t: Floats) -> Floats:
-    """Equation (1)."""
+    """The logarithm of the signal-to-noise ratio, equation (1)."""
     return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
 
   def angle(self, t: Floats) -> Floats:
-    """Equation (2), in (0, pi/2)."""
+    """The angle of equation (2), in (0, pi/2)."""
     return jnp.arctan2(self.sigma(t), self.alpha(t))
 
   def angle_rate(self, t: Floats) -> Floats:
-    """Equation (4), positive."""
+    """The derivative of the angle in t, equation (4); it is positive."""
     alpha, sigma = self.alpha(t), self.sigma(t)
     alpha_rate, sigma_rate = self.rates(t)
-    # The sum of two positive terms does not cancel.
+    # Both terms are positive, so the sum loses no precision.
     product = alpha * sigma_rate - sigma * alpha_rate
     return product / (alpha**2 + sigma**2)
 

@@ -26,7 +26,8 @@ from diffdistill.ranges import Range, check_ranges
 class Guidance:
   """How strongly, and at which times, a model is guided.
 
-  A weight of 0 means no guidance; in another convention, 1 means that.
+  A weight of 0 means no guidance. Papers with another convention use 1 for no
+  guidance.
 
   Args:
     weight: w of equation (1); 0 for none.
@@ -47,7 +48,7 @@ class Guidance:
     check_ranges(self, "guidance ")
 
   def passes(self, guided: bool) -> int:
-    """Network passes of one call: 2 if a model is guided, otherwise 1."""
+    """The number of network passes of one call: 2 with guidance, else 1."""
     return 2 if guided and self.weight > 0 else 1
 
   def __call__(
@@ -56,7 +57,7 @@ class Guidance:
     unconditional: Model,
     scale: float | Float[Array, ""] = 1.0,
   ) -> Model:
-    """Equation (1) as one model.
+    """Returns one model that predicts by equation (1).
 
     Args:
       conditional, unconditional: the same model, with and without its

@@ -1,9 +1,10 @@
-"""How a raw network F becomes a denoiser:
+"""Makes a denoiser from a raw network F:
 
   out = c_skip x_t + c_out F(c_in x_t, c_noise)
 
-Identity scales nothing and only chooses the unit in which the network reads the
-noise level. EDM is Karras et al. 2022, Table 1; its out is x0.
+`Identity` scales nothing and only chooses the unit in which the network reads
+the noise level. `EDMPrecondition` has the coefficients of Karras et al. 2022,
+Table 1; its `out` is x0.
 """
 
 import abc
@@ -21,7 +22,7 @@ NOISE_UNITS = ("angle", "time", "index")
 
 
 class Scaling(NamedTuple):
-  """The four coefficients at one time per example, each of shape b."""
+  """The coefficients of the equation above, at the time of each example."""
 
   c_skip: Float[Array, " b"]
   c_out: Float[Array, " b"]
@@ -90,7 +91,7 @@ class Identity(Precondition):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EDMPrecondition(Precondition):
-  """Karras et al. 2022, Table 1; for other schedules, applied to x_t / alpha.
+  """The scaling of Karras et al. 2022, Table 1, applied to x_t / alpha.
 
   Unlike the paper, c_noise is log(sigma)/4 divided by 1000, because our time
   embeddings multiply by 1000.

@@ -13,7 +13,8 @@ Every output p is linear in the two ends of the line through x_t:
   score      0       -1/sigma     Song et al. 2021
 
 so one 2x2 system, with determinant alpha b - sigma a, turns any of them into
-any other. "both" is two outputs at once, combined per noise level.
+any other. A network with the output "both" predicts x0 and eps; the two are
+averaged with weights that depend on the noise level.
 """
 
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -27,7 +28,7 @@ OUTPUTS = ("x0", "eps", "v", "velocity", "score", "both")
 
 
 class Prediction(NamedTuple):
-  """The two ends of the line through x_t: alpha x0 + sigma eps = x_t."""
+  """The predicted image x0 and noise eps, with alpha x0 + sigma eps = x_t."""
 
   x0: Image
   eps: Image
@@ -86,7 +87,7 @@ def to_prediction(
     x0 = sigma**2 * x0_out + alpha * (x_t - sigma * eps_out)
     return from_x0(x0 / (alpha**2 + sigma**2), x_t, alpha, sigma)
   if output == "x0":
-    # The 2x2 system would round: a constant output must be a constant x0.
+    # Return x0 itself, because solving the 2x2 system would round it.
     return from_x0(out, x_t, alpha, sigma)
   a, b = _row(output, alpha, sigma)
   determinant = alpha * b - sigma * a
@@ -102,7 +103,7 @@ def from_prediction(
   alpha: Float[Array, "b 1 1 1"],
   sigma: Float[Array, "b 1 1 1"],
 ) -> Image:
-  """Equation (2): the output that a prediction means."""
+  """The network output p that means this prediction: equation (2)."""
   a, b = _row(output, alpha, sigma)
   return a * prediction.x0 + b * prediction.eps
 
@@ -113,7 +114,7 @@ def from_x0(
   alpha: Float[Array, "b 1 1 1"],
   sigma: Float[Array, "b 1 1 1"],
 ) -> Prediction:
-  """The prediction whose clean end is x0; its noise follows from (1)."""
+  """The prediction of this x0, with the eps that follows from equation (1)."""
   return Prediction(x0=x0, eps=(x_t - alpha * x0) / sigma)
 
 
@@ -123,5 +124,5 @@ def clip(
   alpha: Float[Array, "b 1 1 1"],
   sigma: Float[Array, "b 1 1 1"],
 ) -> Prediction:
-  """x0 clipped to [-1, 1] and eps recomputed, as samplers do, never losses."""
+  """Clips x0 to [-1, 1] and recomputes eps, for samplers but not for losses."""
   return from_x0(jnp.clip(prediction.x0, -1, 1), x_t, alpha, sigma)

@@ -15,7 +15,7 @@ Sources: Song et al. 2021 (DDIM), Eq. 12; Salimans & Ho 2022, Eqs. 4, 5, 8.
 **The last step.** A step to s = 0 returns x0 itself, in (2) and in (3), as the
 released code of Salimans & Ho does: sampling ends at data, though sigma(0) is
 not exactly zero. Only this file has the rule, so the samplers and the
-progressive target agree by construction.
+targets of progressive distillation agree by construction.
 """
 
 import dataclasses
@@ -45,19 +45,19 @@ class GaussianProcess:
     return expand_like(alpha, x), expand_like(sigma, x)
 
   def diffuse(self, x0: Image, eps: Image, t: Time) -> Image:
-    """Equation (1)."""
+    """Makes x_t from x0 and eps by equation (1)."""
     alpha, sigma = self.coefficients(t, x0)
     return alpha * x0 + sigma * eps
 
   def ddim(self, x_t: Image, prediction: Prediction, t: Time, s: Time) -> Image:
-    """Equation (2), deterministic; x0 itself if s = 0."""
+    """Steps from t to s by equation (2), without noise; gives x0 if s = 0."""
     x_s = self.rotate(x_t, prediction, t, s)
     return jnp.where(expand_like(s, x_t) > 0, x_s, prediction.x0)
 
   def rotate(
     self, x_t: Image, prediction: Prediction, t: Time, s: Time
   ) -> Image:
-    """Equation (2) for every s, without the rule of the last step.
+    """Steps by equation (2) for every s, without a special rule for s = 0.
 
     Its derivative in s also exists at s = 0. With a prediction of two times, t
     and s, it is the flow map from t to s.
@@ -71,7 +71,7 @@ class GaussianProcess:
     return length_s * (jnp.cos(d) * x_t / length_t - jnp.sin(d) * v)
 
   def velocity(self, prediction: Prediction, x_t: Image, t: Time) -> Image:
-    """Equation (4); the average velocity for a prediction of two times."""
+    """Equation (4), or the average velocity if the prediction has two times."""
     alpha_rate, sigma_rate = (
       expand_like(rate, x_t) for rate in self.schedule.rates(t)
     )
@@ -85,7 +85,7 @@ class GaussianProcess:
   def posterior(
     self, x_t: Image, x0: Image, t: Time, s: Time, noise: float = 0.0
   ) -> tuple[Image, Float[Array, "b 1 1 1"]]:
-    """(mean, standard deviation) of equation (3); (x0, 0) if s = 0.
+    """The mean and standard deviation of equation (3); x0 and 0 if s = 0.
 
     `noise` interpolates the logarithm of the variance: 0 is the lower bound
     ("small", the true posterior), 1 the upper ("large"); Salimans & Ho 2022,
@@ -94,7 +94,7 @@ class GaussianProcess:
     alpha_t, sigma_t = self.coefficients(t, x_t)
     alpha_s, sigma_s = self.coefficients(s, x_t)
     difference = self.schedule.logsnr(t) - self.schedule.logsnr(s)
-    # Keep it at 0 or more, although rounding may give less for s = t.
+    # For s = t, rounding may make 1 - r negative, so replace that by 0.
     one_minus_r = jnp.maximum(expand_like(-jnp.expm1(difference), x_t), 0.0)
     # This form of r alpha_s / alpha_t does not overflow as alpha_t -> 0.
     from_x_t = (alpha_t / alpha_s) * (sigma_s / sigma_t) ** 2

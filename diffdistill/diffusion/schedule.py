@@ -1,6 +1,6 @@
-"""Noise schedules; `clock.py` has their interface and the equations' numbers.
+"""Noise schedules. `clock.py` has their interface and the numbered equations.
 
-Derivatives are written by hand beside the functions.
+Each derivative is written by hand beside its function.
 """
 
 import abc
@@ -51,14 +51,14 @@ class Cosine(Schedule):
     return math.pi / 2 - self._end - self._start
 
   def alpha(self, t: Floats) -> Floats:
-    # sin(pi/2 - angle) is exact to rounding; cos(angle) would cancel.
+    # Use sin(pi/2 - angle), because cos(angle) loses precision near pi/2.
     return jnp.sin(self._slope * (1 - t) + self._end)
 
   def sigma(self, t: Floats) -> Floats:
     return jnp.sin(self._slope * t + self._start)
 
   def rates(self, t: Floats) -> tuple[Floats, Floats]:
-    # alpha' is -slope sigma and sigma' slope alpha.
+    # alpha' = -slope sigma, and sigma' = slope alpha.
     return -self._slope * self.sigma(t), self._slope * self.alpha(t)
 
   def angle_rate(self, t: Floats) -> Floats:
@@ -89,10 +89,10 @@ class DiscreteBetas(Schedule):
 
   @abc.abstractmethod
   def betas(self) -> Float[np.ndarray, " n"]:
-    """beta_0, ..., in float64."""
+    """The beta of each step, beta_0 first, in float64."""
 
   def _table(self) -> np.ndarray:
-    """log alpha^2 at t = i / num_steps, i = 0 .. num_steps."""
+    """The values of log alpha^2 at t = i / num_steps, i = 0 .. num_steps."""
     return np.concatenate([[0.0], np.cumsum(np.log1p(-self.betas()))])
 
   def _log_alpha2(self, t: Floats) -> Floats:
@@ -101,9 +101,9 @@ class DiscreteBetas(Schedule):
     return jnp.interp(hold(t, self.t_min, 1.0), grid, table)
 
   def _log_alpha2_rate(self, t: Floats) -> Floats:
-    """The slope of log alpha^2: that of the interval to the right of t.
+    """The slope of log alpha^2 in the interval that begins at t.
 
-    At t = 1 it is that of the last interval.
+    At t = 1 it is the slope of the last interval.
     """
     slopes = jnp.asarray(np.diff(self._table()) * self.num_steps, t.dtype)
     grid = jnp.linspace(0, 1, self.num_steps + 1, dtype=t.dtype)
@@ -136,8 +136,8 @@ class LinearBeta(DiscreteBetas):
   Ho et al. 2020, section 4.
 
   Args:
-    power: beta^(1/power) is linear; latent diffusion models and diffusers'
-      "scaled_linear" have 2.
+    power: beta^(1/power) is linear. Latent diffusion models and diffusers'
+      "scaled_linear" have the power 2.
   """
 
   beta_min: Annotated[float, Range(1e-8, 1, "most")] = 1e-4
@@ -172,9 +172,9 @@ class EDM(Schedule):
   """Variance exploding: alpha = 1 and sigma on the curve of Karras et al.
 
   sigma(t)^(1/rho) is linear in t between sigma_min and sigma_max (Karras et al.
-  2022, Eq. 5). So N uniform steps of t visit all their N + 1 levels except the
-  last: they step from sigma(1 / N) to 0. The grid "karras" with N steps visits
-  N levels.
+  2022, Eq. 5). So N uniform steps of t visit the paper's N + 1 levels except
+  the last: they step from sigma(1 / N) to 0. The grid "karras" with N steps
+  visits N levels.
   """
 
   sigma_min: Annotated[float, Range(1e-6, 10**6)] = 0.002
@@ -267,7 +267,8 @@ class Shifted(Schedule):
     return jnp.sqrt(jax.nn.sigmoid(-self.logsnr(t)))
 
   def rates(self, t: Floats) -> tuple[Floats, Floats]:
-    # d logsnr/dt is -2 angle' / (alpha sigma), for the base as well.
+    # Both this schedule and its base have the same d logsnr/dt, which equals
+    # -2 angle' / (alpha sigma).
     base = self.base.alpha(t) * self.base.sigma(t)
     alpha, sigma = self.alpha(t), self.sigma(t)
     angle_rate = self.base.angle_rate(t) * alpha * sigma / base

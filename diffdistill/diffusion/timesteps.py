@@ -28,7 +28,7 @@ GRIDS = ("uniform", "quadratic", "karras")
 INDEX_GRIDS = ("uniform_indices", "quadratic_indices")
 KARRAS_RHO = 7.0  # Karras et al. 2022, Table 1
 KARRAS_SIGMAS = (0.002, 80.0)  # Karras et al. 2022, Table 1
-KARRAS_T_MIN = 1e-6  # has the same sigma as 0, but is not 0
+KARRAS_T_MIN = 1e-6  # this time has the same sigma as 0, but is not 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,7 @@ def draw_discrete(
 def fraction(
   i: int | Shaped[Array, "..."], num_steps: int | Int[Array, ""]
 ) -> Float[Array, "..."]:
-  """i / num_steps for whole i <= num_steps, correctly rounded.
+  """The quotient i / num_steps, correctly rounded, for whole i <= num_steps.
 
   So training and sampling use the same times to the bit, and i = num_steps
   gives exactly 1.
@@ -173,7 +173,7 @@ def grid_time(
   i: int | Int[Array, ""],
   num_steps: int | Int[Array, ""],
 ) -> Scalar:
-  """The time with i of num_steps steps still to do; 0 for i = 0.
+  """The time at which i of num_steps steps remain; 0 for i = 0.
 
   "uniform": i / N (Salimans & Ho 2022); "quadratic": (i / N)^2 (Song et al.
   2021, DDIM, appendix D.2); "karras": sigma/alpha on the curve of Karras et
@@ -205,7 +205,7 @@ def index_time(
   i: int | Int[Array, ""],
   num_steps: int | Int[Array, ""],
 ) -> Scalar:
-  """The time of the index with i of num_steps steps still to do.
+  """The time of a grid of indices at which i of num_steps steps remain.
 
   With N = num_steps the indices are floor(u^p first), u = (i - 1) / (N - 1),
   where p is 1 for "uniform_indices" and 2 for "quadratic_indices"; a single

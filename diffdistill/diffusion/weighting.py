@@ -6,11 +6,11 @@
   truncated_snr  max(SNR, 1)            max(x0-MSE, eps-MSE)
   snr_plus_one   SNR + 1                v-MSE (variance preserving)
   edm            SNR + 1 / sigma_data^2 Karras et al. 2022, Table 1
-  clipped_snr    SNR in [0.01, 5]       ours
+  clipped_snr    SNR in [0.01, 5]       our own choice
 
-The first four are from Salimans & Ho 2022, section 4. Because eps follows
-linearly from x0, the maximum of the two errors of an example is the weight's
-maximum. The last is for losses that draw all times up to the ends, where SNR is
+The first four are from Salimans & Ho 2022, section 4. The eps-MSE of an example
+is SNR times its x0-MSE, so the larger error has the larger weight.
+"clipped_snr" is for losses that draw all times up to the ends, where SNR is
 e^20 or e^-20: with it, every time contributes and none dominates.
 """
 

@@ -1,4 +1,4 @@
-"""From noise to image: pure loops over a bound denoiser."""
+"""Samplers: pure loops that call a denoiser to turn noise into images."""
 
 from diffdistill.kinds import Kinds
 

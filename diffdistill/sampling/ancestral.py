@@ -14,7 +14,7 @@ from diffdistill.sampling.sampler import Memory, Sampler
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ancestral(Sampler):
-  """Draws from the posterior around the predicted x0; the last step returns x0.
+  """Draws x_s from the posterior of the predicted x0; the last step gives x0.
 
   Args:
     noise: interpolates the logarithm of the variance between its lower bound

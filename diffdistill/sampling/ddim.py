@@ -11,7 +11,7 @@ from diffdistill.sampling.sampler import Memory, Sampler
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DDIM(Sampler):
-  """Rotates (x0, eps) to the next time; the last step returns x0."""
+  """Makes x_s from the predicted x0 and eps; the last step returns x0."""
 
   def step(
     self,

@@ -20,10 +20,10 @@ from diffdistill.sampling.sampler import Memory, Sampler
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Heun(Sampler):
-  """Trapezoidal steps of two evaluations each; the last is an Euler step to x0.
+  """Takes trapezoidal steps of two network passes; the last is an Euler step.
 
   Use the karras grid on a variance-preserving schedule: its noisy end has a
-  sigma/alpha of 2e4, which is too much for one trapezoid.
+  sigma/alpha of 2e4, which is too much for one trapezoidal step.
 
   Args:
     churn, churn_min, churn_max, churn_noise: S_churn, S_min, S_max (of
@@ -76,7 +76,8 @@ class Heun(Sampler):
     second = self.predict(model, euler, s)
     alpha_t, sigma_t = self.process.coefficients(t, x_t)
     alpha_s, sigma_s = self.process.coefficients(s, x_t)
-    # Trapezoid minus Euler is alpha_s (tau_s - tau_t) (eps_s - eps_t) / 2.
+    # The trapezoidal step minus the Euler step is
+    # alpha_s (tau_s - tau_t) (eps_s - eps_t) / 2.
     difference = sigma_s - alpha_s * sigma_t / alpha_t
     correction = 0.5 * difference * (second.eps - first.eps)
     last = s.reshape((-1, 1, 1, 1)) <= 0
@@ -85,7 +86,7 @@ class Heun(Sampler):
   def _churned(
     self, x_t: Image, t: Time, key: Key, num_steps: Int[Array, ""]
   ) -> tuple[Image, Time]:
-    """x_t with fresh noise added, and the time of its new noise level."""
+    """Adds noise to x_t; returns it and the time of its new noise level."""
     schedule = self.process.schedule
     tau = jnp.exp(-0.5 * schedule.logsnr(t))
     gamma = jnp.minimum(self.churn / num_steps, jnp.sqrt(2.0) - 1)

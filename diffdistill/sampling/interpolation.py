@@ -1,4 +1,4 @@
-"""A path from one noise to another on which all points have a noise's length.
+"""A path between two noises, whose points are vectors of a noise's length.
 
 theta is the angle between the images a and b, taken as vectors:
 
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from diffdistill.ranges import Range, check_number
 
-# How many points a path may have.
+# The numbers of points that a path may have.
 COUNT = Range(2, 10**6)
 # For a smaller sin(theta), the arc equals its chord to float32 precision.
 LEAST_SINE = 1e-4
@@ -21,7 +21,7 @@ LEAST_SINE = 1e-4
 def slerp(
   a: Float[Array, "h w c"], b: Float[Array, "h w c"], n: int
 ) -> Float[Array, "n h w c"]:
-  """Equation (1) at n evenly spaced fractions f; the first is a, the last is b.
+  """Computes equation (1) at n evenly spaced fractions f, from 0 to 1.
 
   If a and b are nearly parallel, the points are on the straight line between
   them. The same holds if they are nearly opposite, because then all arcs are
@@ -32,7 +32,8 @@ def slerp(
   """
   check_number("n", n, COUNT)
   unit_a, unit_b = (v / jnp.linalg.norm(v.ravel()) for v in (a, b))
-  # Do not use the arccosine, which loses half of its digits near 1 and -1.
+  # Find theta without the arccosine, which loses half of its digits near 1
+  # and -1.
   theta = 2 * jnp.arctan2(
     jnp.linalg.norm((unit_a - unit_b).ravel()),
     jnp.linalg.norm((unit_a + unit_b).ravel()),

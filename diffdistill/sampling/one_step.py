@@ -1,4 +1,4 @@
-"""One step from noise to the clean image, for every num_steps.
+"""A sampler that always takes one step from noise to the clean image.
 
   (1)  x0:          the image is the network's x0 at t = 1
   (2)  difference:  the image is x_1 - eps, without the 1/alpha of x0 = (x_1 -
@@ -24,8 +24,8 @@ class OneStep(Sampler):
   """Jumps from t = 1 to the clean image (Luhman & Luhman 2021).
 
   Args:
-    form: x0, equation (1), or difference, equation (2), which is meant for
-      networks whose output is eps.
+    form: "x0" for equation (1), or "difference" for equation (2), which is
+      meant for networks whose output is eps.
   """
 
   form: str = "x0"

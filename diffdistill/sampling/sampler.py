@@ -1,4 +1,4 @@
-"""The base of samplers: a loop over falling times around one step."""
+"""The base class of samplers: it repeats one step over falling times."""
 
 import abc
 import dataclasses
@@ -31,12 +31,13 @@ class Sampler(abc.ABC):
 
   Args:
     process: the process to run backwards.
-    grid: uniform, quadratic or karras; or uniform_indices or quadratic_indices,
-      which visit whole indices of a discrete schedule, down to index 0.
+    grid: "uniform", "quadratic" or "karras"; or "uniform_indices" or
+      "quadratic_indices", which visit whole indices of a discrete schedule,
+      down to index 0.
     first_time: the time at which the grid begins, in (0, 1]. All times of the
       uniform and the quadratic grid are multiplied by it. A grid of indices
-      begins at the index of this time: 0.801 is index 800 of 1000, since index
-      j is at (j + 1) / 1000.
+      begins at the index of this time: of 1000 indices, index j has the time
+      (j + 1) / 1000, so 0.801 is index 800.
     clip: whether x0 is clipped to [-1, 1] in every step (eps is recomputed),
       and in the returned image.
   """
@@ -88,7 +89,7 @@ class Sampler(abc.ABC):
     key: Key,
     num_steps: Int[Array, ""],
   ) -> tuple[Image, Memory]:
-    """(x_s, memory) from x_t at t; x_s is the clean image if s = 0.
+    """Steps to x_s, the clean image if s = 0; returns x_s and the memory.
 
     Args:
       model: the denoiser to follow.
@@ -112,7 +113,7 @@ class Sampler(abc.ABC):
   def predict(
     self, model: Model, x_t: Image, t: Time, s: Time | None = None
   ) -> Prediction:
-    """The prediction at t, aimed at s; it is clipped if this sampler clips."""
+    """Predicts at t, aiming at s; clips x0 if this sampler has clip=True."""
     prediction = model(x_t, t, s)
     if not self.clip:
       return prediction
@@ -121,7 +122,7 @@ class Sampler(abc.ABC):
   def time(
     self, i: int | Int[Array, ""], num_steps: int | Int[Array, ""]
   ) -> Scalar:
-    """The time with i of num_steps steps still to do; 0 for i = 0."""
+    """The time at which i of num_steps steps remain; 0 for i = 0."""
     schedule = self.process.schedule
     if self.grid in INDEX_GRIDS:
       assert isinstance(schedule, DiscreteBetas)  # checked by __post_init__
@@ -149,14 +150,14 @@ class Sampler(abc.ABC):
     num_steps: int | Int[Array, ""],
     stop: int | Int[Array, ""] | None = None,
   ) -> Image:
-    """The image that the sampler makes of x, which comes from `start`.
+    """Turns the noise x, which `start` has scaled, into an image.
 
     Args:
       model: the denoiser to follow. A loss that rolls out its own student must
         first stop the gradient of the weights: a loop with a traced number of
         steps has no backward derivative.
       x: the noise.
-      key: the key of stochastic samplers; others ignore it.
+      key: the random key of stochastic samplers; other samplers ignore it.
       num_steps: the number of steps from noise to image; may be traced, so that
         one executable serves every number of steps.
       stop: how many of the steps to do, all by default; may be traced. The
