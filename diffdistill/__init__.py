@@ -8,28 +8,28 @@ A program or a notebook needs three functions:
   run.models, run.sample(...), run.sheet(...), run.evaluate(...), run.curve(),
   run.losses(...), run.cost(), run.export(...)
 
-The rooms, each importing only from those before it:
+The packages and modules; each imports only from those above it:
 
-  version      the version, alone
+  version      the version of this program
   configs      the recipes: a link to configs/ at the top of the repository
-  arrays       names of what flows
-  images       bytes <-> floats: the one rounding rule
+  arrays       types of arrays, which all packages share
+  images       converts images between bytes and floats
   kinds        tables of classes, by the `kind` of a config
   ranges       the range of each number that can be set
-  fields       the builder: plain fields into dataclasses
-  system       files, places, locks, signals, and the processes of one run
+  fields       builds dataclasses from the plain fields of a config
+  system       files, paths, locks, signals, and the processes of one run
   diffusion    the mathematics: schedules, processes, predictions, weightings,
                guidance
-  networks     the architectures, sealed behind `Network`
+  networks     the architectures, behind the interface `Network`
   denoiser     network + process = D(params, x_t, t) -> Prediction(x0, eps)
-  sampling     from noise to image
-  objectives   the papers, one file each
-  data         batch(step), a pure function of (seed, step)
-  evaluation   the mathematics of judging; sample sheets, curves
-  training     the loop, its state, its checkpoints, its reports
-  interop      models of other frameworks, in and out
-  run          a recipe, built; a workdir, opened
-  judging      the judge of a run, and the rows of its evaluation
+  sampling     samplers, which turn noise into images
+  objectives   the losses of the papers, one file for each method
+  data         batches, each a pure function of the seed and the step
+  evaluation   the distances of images to the data; sample sheets, curves
+  training     the training loop, its state, checkpoints and reports
+  interop      imports and exports models of other frameworks
+  run          builds the objects of a recipe, and opens a workdir
+  judging      the network that judges a run, and its evaluation rows
   planning     what a recipe costs on a pod, by the pod's compiler
   reporting    report.html: one page of one run, or of several; model cards
   tools        what each command does
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-  """A name of the public API; JAX is imported when the first one is used."""
+  """Returns a name of the public API; its first use imports JAX."""
   if name not in __all__:
     raise AttributeError(f"module 'diffdistill' has no attribute {name!r}")
   return getattr(importlib.import_module("diffdistill.api"), name)

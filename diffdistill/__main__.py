@@ -1,4 +1,4 @@
-"""python -m diffdistill: the command line, which listens for signals first."""
+"""Runs `python -m diffdistill`; handles signals before it imports the rest."""
 
 import sys
 

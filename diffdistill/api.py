@@ -169,7 +169,7 @@ class Run:
     guidance: float | None = None,
     interpolate: int | None = None,
   ) -> Picture:
-    """A picture of one model's images, or with a row of images for each model.
+    """Draws a picture of one model's images, or with a row for each model.
 
     Args:
       model: the name of one model. By default the picture has a labelled row
@@ -191,7 +191,7 @@ class Run:
     if model is not None:
       return self._artist.draw(model, wish).sheet()
     drawing = [m.name for m in self.models if m.kind != CLASSIFIER]
-    # If no model is finished, drawing None raises the right error.
+    # If no model is finished, drawing a model None raises the right error.
     names = drawing or [None]
     return labelled_sheet([self._artist.draw(name, wish) for name in names])
 

@@ -130,7 +130,7 @@ class Denoiser:
 
   @property
   def exact(self) -> "Denoiser":
-    """This denoiser in float32, with the same weights, for every jax.jvp."""
+    """This denoiser in float32, with the same weights; use it in jax.jvp."""
     if not isinstance(self.network, LinenNetwork):
       return self
     return dataclasses.replace(self, network=self.network.exact)
@@ -138,7 +138,7 @@ class Denoiser:
   def _told(
     self, x_t: Image, t: Time, condition: Condition, s: Time | None
   ) -> tuple[Scaling, tuple[Image, Time, Condition], Time | None]:
-    """(Scaling, the network's x, t and condition, its s or None)."""
+    """Returns the scaling, and the x, t, condition and s for the network."""
     schedule = self.process.schedule
     scaling = self.precondition.scaling(schedule, t)
     aim = None if s is None else self.precondition.aim(schedule, t, s)
@@ -168,7 +168,7 @@ class Denoiser:
     scale: float | Float[Array, ""] = 1.0,
     key: Key | None = None,
   ) -> Model:
-    """This denoiser as a function of only (x_t, t, s).
+    """Returns this denoiser as a function of only x_t, t and s.
 
     Samplers pass s to every model, and a network with one time ignores it.
 

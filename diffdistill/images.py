@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, UInt8
 
 from diffdistill.arrays import Image
 
-# Images in [-1, 1], on a device or on the host.
+# Images in [-1, 1], as a JAX array on a device or a numpy array on the host.
 AnyImages = Image | Float[np.ndarray, "b h w c"]
 # Batches of images in [-1, 1]. They have no fixed shape, because the last batch
 # may be shorter.
@@ -32,7 +32,7 @@ def to_host(images: AnyImages) -> np.ndarray:
 
 
 def to_uint8(images: AnyImages) -> UInt8[np.ndarray, "b h w c"]:
-  """Images in [-1, 1] as bytes, rounded to the nearest and clipped.
+  """Converts images in [-1, 1] to bytes, rounded to the nearest and clipped.
 
   Raises:
     ValueError: if an image holds NaN or infinity.
@@ -50,5 +50,5 @@ def to_uint8(images: AnyImages) -> UInt8[np.ndarray, "b h w c"]:
 def from_uint8(
   images: UInt8[np.ndarray, "b h w c"],
 ) -> Float[np.ndarray, "b h w c"]:
-  """Bytes as float32 images in [-1, 1]; `to_uint8` returns the same bytes."""
+  """Converts bytes to float32 images in [-1, 1]; `to_uint8` is the inverse."""
   return (images.astype(np.float64) / 127.5 - 1).astype(np.float32)

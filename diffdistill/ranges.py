@@ -87,11 +87,11 @@ Side = Annotated[int, Range(1, 2**14)]
 STEPS = Range(1, 10**5)
 Steps = Annotated[int, STEPS]
 Updates = Annotated[int, Range(1, 10**9)]
-# The step of a round, counted from 0.
+# The range of a step of a round, counted from 0.
 STEP = Range(0, 10**15)
 SEED = Range(0, 2**32 - 1)
 Seed = Annotated[int, SEED]
-# Fields of networks.
+# Ranges of the fields of networks.
 Channels = Annotated[int, Range(1, 2**16)]
 # The number of channels of a sinusoid, which must also be even.
 Waves = Annotated[int, Range(4, 2**16)]
@@ -176,12 +176,12 @@ def _declares(hint: Any) -> bool:
 def _refusal(hint: Any, value: Any) -> str:
   """The refusal of a value by the ranges in a hint; empty if all allow it."""
   if isinstance(value, tuple):
-    # tuple[Annotated[int, Range(...)], ...]
+    # The hint is of a tuple: tuple[Annotated[int, Range(...)], ...].
     inner = next(filter(_declares, typing.get_args(hint)), None)
     said = next(filter(None, (_refusal(inner, item) for item in value)), "")
     return f"{said} for each" if said else ""
   if typing.get_origin(hint) is not Annotated:
-    # A union, such as `Share | None`.
+    # The hint is a union, such as `Share | None`.
     choices = typing.get_args(hint)
     return next(filter(None, (_refusal(h, value) for h in choices)), "")
   if isinstance(value, bool) or not isinstance(value, numbers.Real):

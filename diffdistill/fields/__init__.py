@@ -9,7 +9,7 @@ Fields = dict[str, Any]
 
 
 def plain(value: Any) -> Any:
-  """A ConfigDict or stored JSON as nested dicts, with tuples for lists."""
+  """Makes nested dicts of a ConfigDict or stored JSON, and tuples of lists."""
   if hasattr(value, "items"):
     return {name: plain(item) for name, item in value.items()}
   if isinstance(value, list | tuple):
@@ -18,5 +18,5 @@ def plain(value: Any) -> Any:
 
 
 def join(path: str, name: str) -> str:
-  """The path of a field; the path of the whole config is empty."""
+  """The path of a field in a section; the whole config has an empty path."""
   return f"{path}.{name}" if path else name

@@ -116,7 +116,7 @@ class Builder:
       raise ValueError(f"{where}{message}") from error
 
   def _section(self, hint: Any) -> Any:
-    """The hint without its None if it is the hint of a section, else None."""
+    """Removes None from the hint of a section; returns None for other hints."""
     options = [h for h in alternatives(hint) if h is not types.NoneType]
     if len(options) > 1:
       return None
@@ -133,7 +133,7 @@ def settable(cls: Any) -> dict[str, dataclasses.Field[Any]]:
   """The fields that can be passed to a dataclass, by name.
 
   The fields `parent` and `name` of every Linen module are left out, because
-  they are no settings.
+  a config cannot set them.
   """
   fields = {
     field.name: field for field in dataclasses.fields(cls) if field.init
@@ -143,7 +143,7 @@ def settable(cls: Any) -> dict[str, dataclasses.Field[Any]]:
 
 
 def split(cls: Any, fields: Fields) -> tuple[Fields, Fields]:
-  """Splits a section into (fields of a dataclass, all other fields)."""
+  """Splits a section into the fields of a dataclass and all other fields."""
   own = settable(cls)
   return (
     {name: value for name, value in fields.items() if name in own},

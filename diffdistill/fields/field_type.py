@@ -1,4 +1,4 @@
-"""Refuses a value of the wrong type, and text that no name or path can be."""
+"""Refuses a value of the wrong type, and text that cannot be a name or path."""
 
 import types
 import typing
@@ -37,7 +37,7 @@ def check_type(path: str, value: Any, hint: Any) -> None:
 
 
 def converted(value: Any, hint: Any) -> Any:
-  """The value; a whole number becomes a float if the hint says float."""
+  """Returns the value; whole numbers become floats if the hint says float."""
   if isinstance(value, tuple):
     hints = _of_items(value, hint)
     return tuple(map(converted, value, hints)) if hints else value
@@ -87,7 +87,7 @@ def _of_items(value: tuple[Any, ...], hint: Any) -> tuple[Any, ...] | None:
 
 
 def _texts(value: Any) -> Iterator[str]:
-  """The texts in a value."""
+  """All texts that a value holds, also inside tuples and mappings."""
   if isinstance(value, str):
     yield value
   elif isinstance(value, tuple | Mapping):
