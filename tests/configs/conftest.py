@@ -36,9 +36,9 @@ def with_random_data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def built_as_it_is(with_random_data):
-  """The experiment of a (file, recipe), built once.
+  """Builds the experiment of a recipe of a config file, only once.
 
-  The speed of the device is said, not measured, for fields that depend on it.
+  Some fields depend on the device's speed, which is fixed here, not measured.
   """
 
   @functools.cache

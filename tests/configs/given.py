@@ -1,4 +1,4 @@
-"""The files of configs/, and what tests ask of a recipe that is built."""
+"""The modules of configs/, and functions that look into a built recipe."""
 
 import importlib
 

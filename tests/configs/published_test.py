@@ -164,7 +164,7 @@ def test_the_denoising_student_is_as_published(name, recipe, built_as_it_is):
   assert wanted["shards"] * pairs.shard_size == pairs.num_pairs
   assert isinstance(pairs.sampler, DDIM)
   has(pairs.sampler, **wanted["sampler"])
-  # The indices at which the released code evaluates the teacher.
+  # The released code evaluates the teacher at these of DDPM's 1000 time steps.
   steps = np.arange(pairs.num_steps, 0, -1)
   times = [pairs.sampler.time(int(i), pairs.num_steps) for i in steps]
   indices = 1000 * np.asarray(times) - 1
@@ -194,7 +194,7 @@ def test_the_denoising_student_is_as_published(name, recipe, built_as_it_is):
   assert built.denoiser.process.schedule == LinearBeta(
     num_steps=1000, beta_min=1e-4, beta_max=0.02
   )
-  # At t = 1 the network reads DDPM's index 999.
+  # At t = 1 the network is told DDPM's last time step, which is 999.
   scaling = built.denoiser.precondition.scaling(
     built.denoiser.process.schedule, jnp.ones(1)
   )

@@ -28,10 +28,13 @@ def states():
 
 
 def shrunken(config):
-  """(A small config of the same recipe, the size of its images).
+  """Makes a small config of the same recipe.
 
   Another test checks on the full config that levels and attention fit. Numbers
   that no shape depends on are made alike, so that more recipes share stages.
+
+  Returns:
+    The config, and the side of its images.
   """
   config = copy.deepcopy(config)
   network = config.model.network
@@ -68,7 +71,7 @@ def build_on_one_device(config, mesh_of):
 
 
 def scalars(objective, round_):
-  """The (now, rates) of the first update of a round."""
+  """The arguments `now` and `rates` of the first update of a round."""
   now = Now(
     num_steps=np.int32(round_.num_steps),
     guided=np.float32(round_.guided),
@@ -96,7 +99,7 @@ def traced_pairs(built, stage, teacher):
 
 
 def structure(thing):
-  """What a trace depends on: of a fraction, only whether it is 0."""
+  """The parts that a trace depends on; of a float, whether it is above 0."""
   if isinstance(thing, float):
     return thing > 0
   if isinstance(thing, tuple):
@@ -108,10 +111,14 @@ def structure(thing):
 
 
 def traced_updates(built, states):
-  """(trained name, state before, state after, metrics) of every turn.
+  """Traces one update of every turn of every stage.
 
   All rounds of a stage have the same shapes, so only the first is traced. A
   stage whose state is among `states` is not traced again.
+
+  Yields:
+    The name of the trained tree, the state before and after the update, and
+    the metrics.
   """
   key, products = jax.random.key(0), {}
   for stage in built.stages:
@@ -143,7 +150,7 @@ def traced_updates(built, states):
       products[round_.name] = states[what].params[product_tree(objective)]
 
 
-# The stages of folder's recipes are those of digits, in other sizes.
+# folder.py is left out: its stages are those of digits.py in other sizes.
 @pytest.mark.parametrize(
   ("name", "recipe"), [each for each in RECIPES if each[0] != "folder"]
 )

@@ -59,7 +59,7 @@ def test_full_rank_gaussians_agree_with_sqrtm():
 
 
 def test_low_rank_gaussians_keep_full_accuracy():
-  # Rank one each: Tr (C_a C_b)^(1/2) = |u . v|.
+  # Both covariances have rank one, so Tr (C_a C_b)^(1/2) = |u . v|.
   rng = np.random.default_rng(2)
   u, v = rng.normal(size=(2, 40))
   a = gaussian(np.zeros(40), np.outer(u, u))

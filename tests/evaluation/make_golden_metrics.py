@@ -21,7 +21,7 @@ CASES = {"near": (400, 350), "far": (300, 420)}
 
 
 def features(name):
-  """(Real, generated) features: means of ReLUs, like a network's pooling."""
+  """Real and generated features: means of ReLUs, like a network's pooling."""
   real, generated = CASES[name]
   random = np.random.RandomState(len(name))
   mix = random.standard_normal((DIM, DIM)) / np.sqrt(DIM)

@@ -34,7 +34,10 @@ def first_pixels(mesh_of):
 
 
 def judged(mesh, shift, count=20_000):
-  """(Metrics of N(shift, 0.1^2) against N(0, 0.2^2), the true distance.)"""
+  """Measures images of N(shift, 0.1^2) against a data set of N(0, 0.2^2).
+
+  Returns the metrics and the true Frechet distance.
+  """
   rng = np.random.default_rng(0)
   params = rng.normal(size=(4, 3)).astype(np.float32)
   real = 0.2 * rng.normal(size=(count, 2, 2, 1)).astype(np.float32)
@@ -58,7 +61,8 @@ def test_metrics_of_gaussians_through_a_linear_network_is_the_closed_form(
 ):
   for shift in (0.0, 0.3):
     metrics, expected = judged(mesh_of(8), shift)
-    # 20 000 samples give a variance to 1 %.
+    # The tolerance is wide, because the variance of 20 000 samples has an error
+    # of 1 %.
     assert metrics["frechet_distance"] == pytest.approx(expected, rel=0.03)
     assert metrics["num_images"] == 20_000
     assert 1 < metrics["inception_score"] <= 2

@@ -1,4 +1,4 @@
-"""Tables and pictures that show themselves."""
+"""Tables and pictures display in a terminal and in a notebook."""
 
 import dataclasses
 from xml.etree import ElementTree

@@ -1,4 +1,4 @@
-"""The teacher gap of images with a known gap."""
+"""The teacher gap is right for images with known differences."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -46,10 +46,10 @@ def test_the_lower_end_is_known_for_all_right_and_all_wrong():
     # With this accuracy, a teacher of noise looked better than a good teacher.
     (0.21, 1000, 0.2, False),
     (0.21, 1_000_000, 0.2, False),
-    # A classifier that always names the most frequent class.
+    # A classifier that always names the most frequent class is not trusted.
     (0.9, 10_000, 0.9, False),
     (0.95, 10_000, 0.9, True),
-    # All answers are right, but there are too few.
+    # Even with all answers right, five images are too few.
     (1.0, 5, 0.4, False),
     (1.0, 12, 0.34, True),
   ],

@@ -16,7 +16,7 @@ SETTINGS = Settings(num_images=32, batch_size=8, gap_images=13)
 
 @pytest.fixture
 def compared(contestant, judge_by):
-  """(Rows, images) of a teacher and three versions of a student."""
+  """The rows and images of a teacher and three versions of a student."""
   random = np.random.default_rng(0)
   data = random.uniform(-1, 1, (40, 2, 2, 1)).astype(np.float32)
   said = []

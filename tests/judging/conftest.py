@@ -123,7 +123,7 @@ def run(workdir):
 
 @pytest.fixture(scope="session")
 def evaluated(workdir):
-  """(Rows by model and steps, the rest of evaluation.json.)"""
+  """The rows of evaluation.json by model and steps, and its other content."""
   evaluate.evaluate(workdir, None, None)
   written = json.loads((workdir / "evaluation.json").read_text())
   rows = {(row["model"], row["steps"]): row for row in written.pop("rows")}
@@ -141,7 +141,7 @@ def copied(workdir, tmp_path):
 
 @pytest.fixture
 def made(monkeypatch):
-  """A list that gets the (model, steps) of each new row."""
+  """A list to which the model and steps of each new row are added."""
   made = []
   keep = JudgedRows.keep
 

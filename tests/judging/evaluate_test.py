@@ -19,7 +19,7 @@ def test_an_evaluation_states_the_facts_about_its_judge(evaluated, run):
   _, summary = evaluated
   assert summary["metric"] == "FD-classifier"
   assert summary["reference"] == "240 training images"
-  # An .npz has no test split.
+  # An .npz has no test split, so 24 of the training images are set apart.
   unseen = "24 training images that classifier does not train on"
   assert summary["classifier_held_out"] == unseen
   assert summary["classifier_accuracy"] > 0.8
@@ -46,8 +46,8 @@ def test_an_evaluation_that_a_signal_stopped_can_go_on(
 
   class Told(Preemption):
     def agreed(self, mesh, *, lag=0):
-      # One image gives the number of features. Then each row has three batches,
-      # and a fourth that is only timed.
+      # Call 0 is for the one image that gives the number of features. Each row
+      # then makes four calls, so call 13 is in the fourth row.
       return next(batches) == 13
 
   with monkeypatch.context() as patch:
@@ -72,7 +72,7 @@ def test_a_round_that_was_trained_again_is_judged_again(
   params = run.product(workdir, name)
   last = run.product(workdir, name, last=True)
   shutil.rmtree(copied / name / "final")
-  # One bit of one weight changes, in the middle of the round.
+  # Change the weights of one model as little as possible.
   leaves, tree = jax.tree.flatten(params)
   leaves[0] = jax.numpy.nextafter(leaves[0], jax.numpy.float32(9))
   moved = jax.tree.unflatten(tree, leaves)
@@ -117,7 +117,7 @@ def test_a_round_without_its_weights_keeps_its_judged_rows(
     "halve/001                       1 steps  is left out: its weights were"
     " left behind"
   ]
-  # All rows need the teacher's images.
+  # A new evaluation of 25 images needs the teacher, whose weights are gone.
   with pytest.raises(ValueError, match="teacher has not been judged at 4 step"):
     evaluate.evaluate(copied, 25, None)
 

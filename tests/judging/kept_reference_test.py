@@ -18,7 +18,7 @@ def features(images):
 
 @pytest.fixture
 def get(tmp_path):
-  """(The reference, whether it was made now.)"""
+  """Gets the reference, and whether it was made now, for a name of the data."""
   folder = epath.Path(tmp_path)
   data = np.random.default_rng(0).uniform(-1, 1, (40, *SHAPE))
   said = []
@@ -66,7 +66,7 @@ def test_a_kept_reference_is_the_same_bit_for_bit(get):
 def test_a_reference_of_other_weights_or_data_is_made_again(get):
   get()
   assert get(made_of="net 2 of data 1")[1]
-  assert get.said == []  # No file is damaged.
+  assert get.said == []  # no warning, because no file is damaged
   assert get(made_of="net 1 of data 1")[1]
 
 
@@ -95,7 +95,7 @@ def test_a_reference_is_made_again_after_a_kill_between_its_two_files(
   get()
   says = tmp_path / "evaluated" / "reference.json"
   before = says.read_bytes()
-  # The .npz is of other images, and the kill came before its JSON file.
+  # A kill after the new .npz was written leaves the old JSON file.
   get(made_of="net 1 of data 2", images=np.zeros((40, *SHAPE)))
   says.write_bytes(before)
   reference, made = get()

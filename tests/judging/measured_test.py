@@ -38,7 +38,7 @@ class Clock:
 
 @pytest.fixture
 def timed(monkeypatch, mesh_of):
-  """(Columns, sizes of the batches, the number of only timed batches.)"""
+  """Times batches; returns columns, sizes, and how many were only timed."""
 
   def make(num_images, seconds):
     clock = Clock()
@@ -73,9 +73,9 @@ def timed(monkeypatch, mesh_of):
 @pytest.mark.parametrize(
   ("num_images", "seconds", "sizes"),
   [
-    # The first, slow batch and the last, short one do not count.
+    # Neither the slow first batch nor the short last batch is timed.
     (34, [9, 1, 2, 4, 0.5], [8, 8, 8, 8, 2]),
-    # One more whole batch is made.
+    # Two whole batches can be timed, so a third one is made.
     (24, [9, 1, 2, 4], [8, 8, 8, 8]),
     (12, [9, 0.5, 1, 2, 4], [8, 4, 8, 8, 8]),
     (5, [9, 1, 2, 4], [5, 8, 8, 8]),
@@ -91,5 +91,5 @@ def test_three_whole_batches_are_timed(timed, num_images, seconds, sizes):
     "timed_batches": 3,
     "timed_batch_size": 8,
   }
-  # All other batches go to the judge.
+  # `between` is called once for each batch that the judge does not see.
   assert between == sum(size == 8 for size in sizes[-(-num_images // 8) :])

@@ -23,7 +23,7 @@ DIM = 4
 
 
 def features(images):
-  """Four features of six pixels."""
+  """A fake feature network: four mixtures of an image's six pixels."""
   mix = np.random.RandomState(0).standard_normal((6, DIM))
   pooled = (images.reshape(len(images), 6) @ mix).astype(np.float32)
   return Features(pooled, np.full((len(images), 2), 0.5, np.float32))

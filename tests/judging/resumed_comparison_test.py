@@ -23,7 +23,8 @@ class KilledError(Exception):
 def judged(contestant, clock, judge_by, tmp_path):
   """Judges a teacher at 4 and 1 steps and a student at 2 steps; keeps the rows.
 
-  Returns (rows, images, (weights, steps) of each new row, reported lines).
+  Returns the rows, the images, the weights and steps of each new row, and the
+  reported lines.
   """
   random = np.random.default_rng(0)
   data = random.uniform(-1, 1, (40, 2, 2, 1)).astype(np.float32)
@@ -89,7 +90,8 @@ def test_an_evaluation_can_stop_between_batches_and_loses_one_row(judged):
   batches = iter(range(100))
 
   def between():
-    if next(batches) == 5:  # in the second row, as a row has four batches
+    # A row has four batches, so batch 5 is in the second row.
+    if next(batches) == 5:
       raise KilledError
 
   with pytest.raises(KilledError):
@@ -161,7 +163,7 @@ def test_a_model_without_its_weights_keeps_its_judged_row(judged):
   rows, images, made, _ = judged(teacher=None, student=None)
   assert (rows, made) == (whole, [])
   assert len(images) == 3
-  # There is no row with other settings.
+  # A kept row is not used for another seed, so the student's row is missing.
   rows, *_ = judged(student=None, settings={"seed": 1})
   assert len(rows) == 2
 

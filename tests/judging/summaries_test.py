@@ -106,7 +106,7 @@ def test_an_evaluation_replaces_one_with_the_same_settings(
   assert kept(tmp_path) == [again]
   # The old picture is removed, because the new evaluation has none.
   assert not (tmp_path / "samples" / "compared.png").exists()
-  # It is replaced even if it has fewer rows, because a student was removed.
+  # An evaluation replaces one with more rows: the run may have lost a student.
   student = {"model": "halve/001", "steps": 1, "FD-x": 0.6}
   keep({**again, "rows": [*again["rows"], student]})
   keep(again)

@@ -82,7 +82,7 @@ def execute(name, folder, **values):
       "IPYTHONDIR": str(folder / ".ipython"),
       "JAX_PLATFORMS": "cpu",
       "PYTHONPATH": str(ROOT),
-      # One device, with fast compilation.
+      # The kernel gets one device, and compiles fast.
       "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
   )
@@ -195,7 +195,7 @@ def check_judged(evaluated, folder):
   assert costs[1]["passes"] == str(3 * 64 * 10)
   assert printed(evaluated["between"]) == "colab_student\n"
   kept = (folder / "runs" / "colab" / "evaluated").glob("evaluation_*.json")
-  # Those of both notebooks.
+  # The evaluations of both notebooks are kept, with 8 and 5 rows.
   assert {len(json.loads(path.read_text())["rows"]) for path in kept} == {8, 5}
 
 

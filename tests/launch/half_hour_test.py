@@ -88,21 +88,22 @@ def piece(environment, children, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pieces(piece, command, children, tmp_path_factory):
-  """(The last workdir, the exit statuses of the pieces.)"""
+  """Runs all pieces; gives the last workdir and each piece's exit status."""
   folder = tmp_path_factory.mktemp("runs")
   workdir, statuses = folder / "run", []
-  # Killed while the teacher trains, after its length is settled.
+  # Kill the first piece while the teacher trains, after clock.json has settled
+  # the number of updates.
   process = piece(workdir, 0)
   wait_until((workdir / "teacher" / "clock.json").exists, process)
-  # All its processes die at once, as on a lost machine.
+  # Kill all processes of the piece at once, as when a machine is lost.
   children.kill()
   statuses.append(process.wait())
-  # Told to leave in the middle of the halving rounds.
+  # Tell the second piece to leave in the middle of the halving rounds.
   process = piece(workdir, 0)
   wait_until((workdir / "halve" / "008" / "clock.json").exists, process)
   process.send_signal(signal.SIGTERM)
   statuses.append(process.wait())
-  # Continues on another machine, which has only the carried files.
+  # Continue with only the carried files, as on another machine.
   command("carry", f"--workdir={workdir}", f"--out={folder / 'small'}")
   shutil.rmtree(workdir)
   workdir = folder / "small"
@@ -149,7 +150,7 @@ def test_a_run_in_one_piece_gives_the_same_weights(pieces, command, tmp_path):
   for path in workdir.rglob("clock.json"):
     (tmp_path / path.relative_to(workdir)).parent.mkdir(parents=True)
     shutil.copy(path, tmp_path / path.relative_to(workdir))
-  # These stages were killed, told to leave and carried.
+  # The pieces of these stages were killed, told to leave, and carried.
   part = "--config.run=('classifier', 'teacher', 'halve')"
   command("train", CONFIG, part, f"--workdir={tmp_path}")
   run = from_config.reopen(epath.Path(tmp_path))

@@ -122,7 +122,7 @@ def test_compiling_and_scoring_count_neither_as_lost_nor_for_the_peak():
       records=(
         {**record, "compile_seconds": 7.0, "score_seconds": 2.0},
         {**record, "again_seconds": 30.0},
-        # This value is not known.
+        # A record may lack a value; the sum is of the known values.
         {**record, "compile_seconds": None},
       ),
     )
@@ -139,7 +139,7 @@ def test_compiling_and_scoring_count_neither_as_lost_nor_for_the_peak():
 def test_busy_time_without_the_updates_is_lost(write_run):
   workdir = benchmarked(write_run(more=MACHINE), teacher=0.75, halve=0.9)
   cost = spent(workdir)
-  # 18 updates took 18 s, and 54 took 54 s.
+  # Every update took 1 s: the teacher did 18 updates, the students 54.
   assert cost["teacher"].lost == pytest.approx(1 - 18 * 0.75 / 18)
   assert cost["halve"].lost == pytest.approx(1 - 54 * 0.9 / 54)
   assert (cost["teacher"].updates, cost["halve"].updates) == (18, 54)

@@ -53,7 +53,7 @@ def fast(monkeypatch):
 def own(path, recipe="progressive", **fields):
   config = folder.get_config(recipe)
   config.data.source.path = str(path)
-  config.model.network.num_blocks = 1  # quickly traced
+  config.model.network.num_blocks = 1  # a small network is traced quickly
   config.update_from_flattened_dict(fields)
   return plain(config)
 
@@ -119,7 +119,8 @@ def test_students_are_selected_where_the_judge_has_many_images():
 def test_stages_that_need_a_classifier_are_left_out_without_one(
   photos, fast, recipe
 ):
-  fields = settled(own(photos, recipe))  # 4 held-out images
+  # The photos leave 4 held-out images, too few for a classifier that judges.
+  fields = settled(own(photos, recipe))
   gone = {"classifier", "expert", "features"}
   run = [n for n in own("", recipe)["run"] if n not in gone]
   assert fields["run"] == run
@@ -144,7 +145,7 @@ def test_a_run_goes_on_with_what_its_workdir_records(photos, fast, workdir):
   assert "config.json" in again.said[0]
   elsewhere = settled(own(photos))
   assert elsewhere["model"] != begun["model"]
-  # Of the same minutes as they were chosen, nothing changes either.
+  # If the user gives the minutes that were chosen before, nothing changes.
   minutes = {"minutes": begun["minutes"]}
   assert settled(own(photos, **minutes), workdir) == begun
 

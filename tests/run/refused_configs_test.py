@@ -28,7 +28,7 @@ def test_in_a_run_by_the_clock_every_stage_needs_minutes(tiny_config):
 @pytest.mark.parametrize(
   ("path", "value", "message"),
   [
-    # Unknown fields.
+    # Fields with unknown names are refused.
     ("sed", 3, "sed is no field; did you mean seed?"),
     ("data.flipp", True, "data.flipp is no field; did you mean flip?"),
     ("model.outputs", "x0", "model.outputs is no field; did you mean output?"),
@@ -53,7 +53,7 @@ def test_in_a_run_by_the_clock_every_stage_needs_minutes(tiny_config):
     ("stages.halve.name", "x", "stages.halve.name is no field"),
     ("stages.halve.objective.sampler", {}, "objective.sampler is no field"),
     ("evaluation.num_image", 3, "did you mean num_images?"),
-    # Missing fields.
+    # A missing value is refused if the field has no default.
     ("model.network.width", None, "model.network.width is missing; pass"),
     ("stages.halve.num_updates", None, "stages.halve.num_updates is missing"),
     (
@@ -64,7 +64,7 @@ def test_in_a_run_by_the_clock_every_stage_needs_minutes(tiny_config):
     ("data.source.path", None, "data.source.path is missing"),
     ("data.source", None, "data.source.kind is None; pass one of digits"),
     ("run", None, "run is (); pass a tuple of some of teacher, halve"),
-    # Types.
+    # Values of a wrong type are refused.
     ("seed", "abc", "seed is 'abc' of type str; pass int"),
     ("seed", True, "seed is True of type bool; pass int"),
     ("data.flip", "yes", "data.flip is 'yes' of type str; pass bool"),
@@ -84,12 +84,12 @@ def test_in_a_run_by_the_clock_every_stage_needs_minutes(tiny_config):
     ("mesh.data", "all", "mesh.data is 'all' of type str; pass int"),
     ("mesh.overrides", ("bias", 0), "mesh.overrides has 'bias'; pass pairs of"),
     ("mesh.overrides", (("bias", "0"),), "has ('bias', '0'); pass pairs of"),
-    # Sections.
+    # A section may not be replaced by a single value.
     ("model.precondition", "edm", "pass a section with fields of its own"),
     ("classifier", 3, "classifier is 3; pass a section"),
     ("stages.halve", 3, "stages.halve is 3; pass a section"),
     ("run", "teacher", "run is 'teacher' of type str; pass tuple[str, ...]"),
-    # Kinds.
+    # The kind of a section must be a known name.
     ("data.source.kind", "cifar", "data.source.kind is 'cifar'; pass one of"),
     ("model.network.kind", "vit", "model.network.kind is 'vit'; pass one of"),
     ("model.schedule.kind", "x", "model.schedule.kind is 'x'; pass one of"),
@@ -100,7 +100,7 @@ def test_in_a_run_by_the_clock_every_stage_needs_minutes(tiny_config):
       "dmd",
       "stages.halve.objective.kind is 'dmd'; pass one of denoising",
     ),
-    # Values.
+    # Values of the right type are refused if they cannot be used.
     ("seed", -1, "seed is -1; pass 0 or more"),
     ("run", ("teacher", "half"), "run names the stage 'half'; pass some of"),
     ("run", ("halve",), "stages.halve.frozen names 'teacher', which is no ear"),
@@ -117,7 +117,7 @@ def test_in_a_run_by_the_clock_every_stage_needs_minutes(tiny_config):
     ("stages.halve.start_steps", 24, "halves from start_steps=24 to"),
     ("stages.halve.optimizer.decay", "step", "optimizer: decay is 'step'"),
     ("cadence.keep", 0, "cadence.keep is 0; pass 1 or more"),
-    # Guidance.
+    # Guidance must have a possible weight and interval, and a teacher for it.
     ("guidance.weight", -1.0, "guidance.weight is -1.0; pass 0 or more"),
     ("guidance.weight", 1.5, "weight is 1.5, but the teacher was not trained"),
     ("stages.halve.guidance", {"weight": 1.5}, "guidance weight is 1.5, but"),
@@ -128,7 +128,7 @@ def test_in_a_run_by_the_clock_every_stage_needs_minutes(tiny_config):
     ),
     ("guidance.intervals", (0.2, 0.5), "did you mean interval?"),
     ("model.label_dropout", 1.0, "model.label_dropout is 1.0; pass a val"),
-    # Selection.
+    # Selection of the best weights needs a score that exists.
     (
       "stages.halve.select",
       {"by": "distance", "every": 5},
@@ -146,7 +146,7 @@ def test_in_a_run_by_the_clock_every_stage_needs_minutes(tiny_config):
       "select.every is missing; pass",
     ),
     ("stages.halve.select", "distance", "select is 'distance'; pass a section"),
-    # Stages of other kinds.
+    # The fields of a stage must suit its kind, its objective and the run.
     ("stages.halve.kind", "x", "kind is 'x'; pass one of training, pairs"),
     (
       "stages.halve.kind",

@@ -15,7 +15,7 @@ from diffdistill.training.fingerprint import fingerprint
 
 @pytest.fixture
 def store_of(pairs_config, tmp_path, moved):
-  """(The store of a pairs stage, the teacher's weights, the experiment.)"""
+  """Makes the store of a pairs stage, with its teacher and its experiment."""
 
   def make(**fields):
     config = copy.deepcopy(pairs_config)

@@ -69,7 +69,7 @@ def test_only_weights_that_the_rest_of_a_run_needs_are_carried(half, tmp_path):
   carry.carry(half, epath.Path(tmp_path) / "few")
   assert products(epath.Path(tmp_path) / "few") == {
     "classifier": {"classifier"},
-    "teacher": {"teacher"},  # it makes the pairs
+    "teacher": {"teacher"},  # the teacher makes the pairs again
     "halve/002": {"student"},  # the teacher of halve/001
     "pairs": set(),
   }
