@@ -46,7 +46,7 @@ def get_config(recipe: str = "denoising_student") -> ConfigDict:
     config,
     multipliers=(1, 2, 2, 2, 4),  # [DS code]
     grid="quadratic_indices",  # [DS code]
-    first_time=0.801,  # index 800 [DS code]
+    first_time=0.801,  # DDPM's time step 800, from 0 to 999 [DS code]
     num_updates=500_000,  # [ours]
     learning_rate=2e-4,  # [ours]
     batch_size=128,  # [ours]
@@ -73,6 +73,6 @@ def get_config(recipe: str = "denoising_student") -> ConfigDict:
     num_updates=70_000,  # 35 epochs [DS code]
     batch_size=512,  # [DS code]
     norm="l2",  # [DS code]
-    select_every=2000,  # an epoch [DS code]
+    select_every=2000,  # the updates of an epoch [DS code]
   )
   return config

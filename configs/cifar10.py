@@ -111,7 +111,7 @@ def _google_teacher(config: ConfigDict) -> None:
       "attention": (8, 16),
       "num_heads": 1,
       "embed_dim": 1024,
-      # The rate is 0.2 for the teacher. Students are trained without dropout.
+      # Only the teacher is trained with dropout, at this rate.
       "dropout": 0.2,
       "remat": False,
       "dtype": "float32",
@@ -130,10 +130,9 @@ def _google_teacher(config: ConfigDict) -> None:
 
 
 def _classifier_features(config: ConfigDict) -> None:
-  """Adds progressive rounds from 1024 to 8 steps, then three on features."""
+  """Adds halving rounds from 1024 to 8 steps, then three rounds on features."""
   config.model = {
-    # The dropout is for the teacher. Students are trained without it [CFD
-    # code].
+    # Only the teacher is trained with this dropout [CFD code].
     "network": recipes.ddpm_network((1, 2, 2, 2), dropout=0.1),
     "schedule": recipes.COSINE,
     "output": "x0",  # [CFD code]
@@ -162,12 +161,12 @@ def _classifier_features(config: ConfigDict) -> None:
 
 
 def _denoising_student(config: ConfigDict) -> None:
-  """Adds a student that does 100 quadratic DDIM steps in one."""
+  """Adds a one-step student of 100 DDIM steps, whose times are quadratic."""
   recipes.ddpm_teacher(
     config,
     multipliers=(1, 2, 2, 2),  # [DS code]
     grid="quadratic_indices",  # [DS code]
-    first_time=0.801,  # index 800 [DS code]
+    first_time=0.801,  # DDPM's time step 800, from 0 to 999 [DS code]
     num_updates=800_000,  # [ours]
     learning_rate=2e-4,  # [ours]
     batch_size=128,  # [ours]
@@ -194,5 +193,5 @@ def _denoising_student(config: ConfigDict) -> None:
     num_updates=50_000,  # 25 epochs [DS code]
     batch_size=512,  # [DS code]
     norm="l1",  # [DS code]
-    select_every=2000,  # an epoch [DS code]
+    select_every=2000,  # the updates of an epoch [DS code]
   )

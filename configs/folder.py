@@ -25,15 +25,18 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
   """The config of one recipe."""
   recipes.choose(recipe, RECIPES)
   config = ConfigDict(recipes.shared())
-  config.minutes = auto()  # total: 60 on a CPU, 30 on an accelerator
+  # All stages together get 60 minutes on a CPU, or 30 on an accelerator; the
+  # recipe `all` gets more.
+  config.minutes = auto()
   config.data = {
     "source": {"kind": "folder", "path": "photos", "split": "train"},
-    "flip": True,  # False for letters, or if left and right differ
+    "flip": True,  # write False for letters, or if left and right differ
     "conditional": auto(),  # whether models are given the classes
   }
-  config.data.source.image_size = auto()  # 16, 32 or 64
+  config.data.source.image_size = auto()  # 16, 32 or 64 pixels
   config.data.source.channels = auto()  # 3 for RGB, 1 for grey
-  config.data.source.crop = "center"  # "none" squeezes wide pictures
+  # Pictures are cut to a square; "none" would squeeze wide pictures instead.
+  config.data.source.crop = "center"
   config.evaluation.num_steps = (1, 2, 4, 8, 16, 32)
   config.model = {
     "network": recipes.automatic_network(dropout=0.1),
@@ -41,17 +44,20 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
     "output": "v",  # a small network learns v faster than x0
     "label_dropout": auto(),  # 0.1 with classes, which allows guidance
   }
-  config.classifier = recipes.automatic_classifier(dropout=0.1)  # the judge
-  settings: Any = {"batch_size": 64, "num_updates": 1000}  # placeholders
+  # The classifier judges generated images.
+  config.classifier = recipes.automatic_classifier(dropout=0.1)
+  # The call of by_the_device below replaces these values.
+  settings: Any = {"batch_size": 64, "num_updates": 1000}
   recipes.teacher(
     config, learning_rate=1e-3, weight_decay=0.0, warmup=200, **settings
   )
   config.stages.teacher.optimizer.decay = "cosine"
   config.stages.teacher.optimizer.ema_decay = 0.999
-  config.stages.classifier.objective.crop = 2  # shifts augment few images
+  # Random shifts of the images help a classifier of few images.
+  config.stages.classifier.objective.crop = 2
   recipes.progressive(config, learning_rate=5e-4, start_steps=32, **settings)
   if recipe == "all":
     recipes.compared_by_the_clock(config)
-  # The shares of the stages in the minutes.
+  # The numbers are the shares of the stages in the total minutes.
   recipes.by_the_device(config, {"classifier": 1, "teacher": 7, "halve": 4})
   return config

@@ -50,12 +50,12 @@ def get_config(recipe: str = "moment_matching") -> ConfigDict:
     "flip": True,  # [ours]
     "conditional": True,  # [ours]
   }
-  # Split three networks and their moments over the chips of a slice [ours].
+  # Split the three networks and Adam's moments over a slice's chips [ours].
   config.mesh.fsdp = -1
   config.model = {
     "network": recipes.uvit_network(128),
-    # The paper interpolates between this noise, for 32x32 images, and the plain
-    # one.
+    # The paper interpolates between this schedule, for 32x32 images, and the
+    # cosine schedule without a shift.
     "schedule": {**recipes.COSINE, "shift_from": 32},
     "output": "v",  # [ours]
     "label_dropout": 0.1,  # [ours]
@@ -74,6 +74,6 @@ def get_config(recipe: str = "moment_matching") -> ConfigDict:
     batch_size=2048,  # [ours], as at 64x64
     weight_decay=0.0,  # [ours], as at 64x64
   )
-  config.stages.classifier.batch_size = 1024  # 256 chips can share it
+  config.stages.classifier.batch_size = 1024  # a multiple of 256 chips
   recipes.moment_matching(config, recipe, learning_rate=1e-5)  # [ours]
   return config

@@ -81,7 +81,7 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
     batch_size=2048,  # [PD code]
     weight_decay=0.0,  # [PD code]
   )
-  config.stages.classifier.batch_size = 1024  # 256 chips can share it
+  config.stages.classifier.batch_size = 1024  # a multiple of 256 chips
   if recipe == "progressive":
     recipes.progressive(
       config,
@@ -90,7 +90,7 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
       start_steps=1024,  # [PD], section 5.2
     )
     return config
-  # Split three networks and their moments over the chips of a slice [ours].
+  # Split the three networks and Adam's moments over a slice's chips [ours].
   config.mesh.fsdp = -1
   config.model.network = recipes.uvit_network(64)
   config.model.output = "v"  # [ours]

@@ -53,7 +53,7 @@ def get_config(recipe: str = "bedroom") -> ConfigDict:
     "conditional": False,  # [PD code], [DS code]
   }
   if large:
-    # This is 50 epochs for bedrooms and 40 for churches [DS code].
+    # The updates take 50 epochs for bedrooms and 40 for churches [DS code].
     _denoising_student(config, num_updates=1_600_000 if bedroom else 1_280_000)
   else:
     _progressive(config)
@@ -90,7 +90,7 @@ def _denoising_student(config: ConfigDict, num_updates: int) -> None:
     config,
     multipliers=(1, 1, 2, 2, 4, 4),  # [DS code]
     grid="uniform_indices",  # [DS code]
-    first_time=0.981,  # index 980 [DS code]
+    first_time=0.981,  # DDPM's time step 980, from 0 to 999 [DS code]
     num_updates=1_000_000,  # [ours]
     learning_rate=2e-5,  # [ours]
     batch_size=64,  # [ours]
@@ -121,5 +121,5 @@ def _denoising_student(config: ConfigDict, num_updates: int) -> None:
     num_updates=num_updates,
     batch_size=32,  # [DS code]
     norm="l2",  # [DS code]
-    select_every=6400,  # 80 shards [DS code]
+    select_every=6400,  # the updates of 80 shards [DS code]
   )

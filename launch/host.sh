@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # The script that a scheduler runs on one host.
 #
-#   host.sh install REQUIREMENT...  into ~/diffdistill/venv, at the versions of
-#                                   requirements.txt beside or above this file
-#   host.sh run COMMAND...          with the exit statuses below
+#   host.sh install REQUIREMENT...  installs into ~/diffdistill/venv, at the
+#                                   versions of the requirements.txt beside or
+#                                   above this file
+#   host.sh run COMMAND...          runs COMMAND; ends with a status below
 #
 # Exit statuses of run: 0 finished; 1 and 2 refused, a person must act;
 # 75 preempted, all is saved; 70 another failure, run it again.

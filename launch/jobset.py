@@ -31,8 +31,9 @@ from typing import Any, NoReturn
 
 _HERE = pathlib.Path(__file__).parent
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
-# For each flag, (a pattern, the remedy of a refusal). The patterns of names are
-# those of Kubernetes ("Object Names and IDs", kubernetes.io/docs/concepts).
+# For each flag, the pattern of its values, and what a refusal asks for. The
+# patterns of names are those of Kubernetes ("Object Names and IDs",
+# kubernetes.io/docs/concepts).
 _FORMS = {
   "name": (
     r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?",

@@ -12,9 +12,9 @@ def classifier_features(
   learning_rate: float = 5e-5,  # [CFD code]
   batch_size: int = 128,  # [CFD code]
   num_updates: int = 10_000,  # [CFD code]
-  decay: str = "cosine",  # to zero over each round [CFD code]
-  temperature: float = 0.95,  # with a ResNet18 [CFD code]
-  dataset_weight: float = 0.003,  # with a ResNet18 [CFD code]
+  decay: str = "cosine",  # of the rate, to 0 at a round's end [CFD code]
+  temperature: float = 0.95,  # for a ResNet18 as the classifier [CFD code]
+  dataset_weight: float = 0.003,  # for a ResNet18 as the classifier [CFD code]
 ) -> None:
   """Adds the stage "features", whose rounds match features: Sun et al. 2023.
 
@@ -52,7 +52,7 @@ def classifier_features(
         "clip": 1.0,  # [CFD code]
         "ema_decay": 0.0,  # [CFD code]
       },
-      # Doubled for the 2-step and 1-step students [CFD code].
+      # The students of 2 steps and 1 step get twice as many updates [CFD code].
       "num_updates": num_updates,
       "long_rounds": 2,
       "batch_size": batch_size,

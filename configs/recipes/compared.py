@@ -8,7 +8,7 @@ from diffdistill.configs.recipes.moment_matching import moment_matching
 from diffdistill.configs.recipes.stages import Fields
 from diffdistill.configs.recipes.teachers import expert
 
-# Denoiser passes for each image of an update, as the objectives count them.
+# The passes of one image through the denoiser in one update of each objective.
 PASSES = {
   "progressive": 5,
   "moment_matching": 5,
@@ -37,9 +37,9 @@ def compared(
 
   Args:
     config: has the stage "halve", whose batch size all stages get.
-    learning_rate: the rate of feature distillation and the denoising student.
-    moments_rate: the rate of moment matching in turns.
-    parameter_rate: the rate of moment matching in parameter space.
+    learning_rate: for feature distillation and the denoising student.
+    moments_rate: the learning rate of moment matching with an auxiliary.
+    parameter_rate: the learning rate of moment matching in parameter space.
     select_every: updates between the scores that select a student.
     pairs: the fields as in `denoising_student`; their passes are part of its
       budget.
@@ -47,7 +47,7 @@ def compared(
   halve = config.stages.halve
   batch_size, budget = halve.batch_size, _passes_of(halve)
   expert(config)
-  # The rounds begin where `halve` has its student of 8 steps.
+  # The rounds of features begin from the 8-step student of `halve`.
   classifier_features(
     config,
     classifier="expert",

@@ -13,7 +13,7 @@ def denoising_student(
   num_updates: int,
   batch_size: int,
   norm: str,
-  form: str = "difference",  # X_T - network [DS code]
+  form: str = "difference",  # the image is X_T minus the output [DS code]
   select_every: int,
 ) -> None:
   """Adds "pairs" and "denoising_student": regression, Luhman & Luhman 2021.

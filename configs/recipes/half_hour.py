@@ -78,7 +78,8 @@ def _describe(config: Any) -> None:
       "dtype": "bfloat16",
     },
     "schedule": COSINE,
-    # At low noise x0 is nearly the input, which bfloat16 cannot copy.
+    # The output is not x0: at low noise x0 is nearly the input, which a network
+    # in bfloat16 cannot copy exactly.
     "output": "v",
     "label_dropout": 0.0,
   }

@@ -33,7 +33,7 @@ def moment_matching(
   learning_rate: float,
   num_steps: tuple[int, ...] = (),
   batch_size: int = 2048,  # [MM]
-  num_updates: int = 200_000,  # [MM], at most
+  num_updates: int = 200_000,  # the most that the paper used [MM]
   select_every: int = 5000,  # [MM]
   select_images: int = 50_000,  # [ours]
   warmup: int = 1000,  # [ours]
@@ -51,11 +51,11 @@ def moment_matching(
   Args:
     config: a config with a teacher.
     kind: the kind of the objective, a name of `NUM_STEPS`.
-    learning_rate: the highest rate; we do not know the paper's.
+    learning_rate: the highest learning rate; we do not know the paper's.
     num_steps: the steps of the students, each trained from the teacher; the
       default is in `NUM_STEPS`.
     batch_size, num_updates, warmup, ema_decay: settings of each student.
-    select_every: updates between two distances.
+    select_every: updates between two measurements of the distance.
     select_images: how many images each distance is measured on.
   """
   frozen = {"teacher": "teacher"}

@@ -39,7 +39,7 @@ def film_network(channels: int, multipliers: tuple[int, ...]) -> Fields:
     "embed_dim": 768,
     "dropout": 0.1,  # for the teacher; students are trained without dropout
     "remat": True,
-    "dtype": "bfloat16",  # [ours]; on TPU the code multiplies in bfloat16
+    "dtype": "bfloat16",  # [ours]; on TPUs their code multiplies in it too
   }
 
 
@@ -115,7 +115,7 @@ def uvit_network(image_size: int) -> Fields:
   return fields | {
     "head_dim": 128,  # [ours]
     "embed_dim": 1024,  # [ours]; gives the published parameter counts
-    "attention": "xla",  # parameter_moment_matching needs its derivative
+    "attention": "xla",  # has the derivatives of parameter_moment_matching
     "remat": True,  # [ours]
     "dtype": "bfloat16",  # [ours]
   }

@@ -13,7 +13,7 @@ def progressive(
   start_steps: int,
   end_steps: int = 1,  # [PD], section 5.2
   num_updates: int = 50_000,  # [PD], section 5.2
-  decay: str = "linear",  # to zero over each round [PD], section 5.2
+  decay: str = "linear",  # of the rate, to 0 at a round's end [PD], 5.2
 ) -> None:
   """Adds the stage "halve": rounds of halving, Salimans & Ho 2022.
 
@@ -42,7 +42,7 @@ def progressive(
         "clip": 1.0,  # [PD code]
         "ema_decay": 0.0,  # [PD code]
       },
-      # Doubled for the 2-step and 1-step students [PD], section 5.2.
+      # The students of 2 steps and 1 step get twice as many updates [PD], 5.2.
       "num_updates": num_updates,
       "long_rounds": 2,
       "batch_size": batch_size,

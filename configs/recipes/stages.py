@@ -20,7 +20,7 @@ def add_stage(config: Any, name: str, stage: Fields) -> None:
       **stage,
     }
     if stage["objective"]["kind"] != "classification":
-      # By default no images are judged while the stage trains.
+      # By default a stage does not judge images to select its best weights.
       never = {"by": "distance", "every": 0, "patience": 0, "num_images": 1000}
       stage = {"select": never, **stage}
   config.run = (*config.run, name)

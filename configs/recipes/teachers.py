@@ -43,7 +43,7 @@ def teacher(
     config,
     "teacher",
     {
-      "source": "",  # imported:PATH for a teacher of another framework
+      "source": "",  # or imported:PATH, for a teacher of another framework
       "objective": {
         "kind": "denoising",
         "weighting": weighting,
@@ -65,7 +65,7 @@ def teacher(
 
 # The schedule of Salimans & Ho 2022 [PD code].
 COSINE: Fields = {"kind": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0}
-# The process and the network output of Ho et al. 2020.
+# The noise schedule and what the network predicts, in Ho et al. 2020.
 DDPM_MEANING: Fields = {
   "schedule": {  # [DS code]
     "kind": "linear_beta",
@@ -132,7 +132,7 @@ def ddpm_teacher(
     "kind": "ddim",
     "grid": grid,
     "first_time": first_time,
-    "clip": False,  # only the stored image is clipped [DS code]
+    "clip": False,  # only images in stored pairs are clipped [DS code]
   }
 
 
