@@ -11,10 +11,10 @@ from diffdistill.ranges import Range
 Kind = Literal[
   "text",
   "int",
-  "ints",  # one or several: 1,2,4
+  "ints",  # one or several integers, such as 1,2,4
   "float",
   "switch",
-  "place",  # a file or a folder, on a disk or in a bucket
+  "place",  # a path or an address: a file or a folder, on a disk or in a bucket
   "places",
   "config",  # a config file and its recipe
   "config words",  # the flags of a config, as words of the command line

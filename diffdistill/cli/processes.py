@@ -52,11 +52,11 @@ def join(name: str, command: Command, values: Mapping[str, Any]) -> None:
 
 
 def _place(values: Mapping[str, Any]) -> tuple[Any, ...]:
-  """The place of this process among all processes, from the flags.
+  """Reads from the flags which of how many processes this one is.
 
   Returns:
-    (The coordinator, the number of processes, the number of this process), or
-    three times None if no flag names them.
+    The coordinator's address, the number of processes and the number of this
+    process; or three times None if no flag names them.
 
   Raises:
     UsageError: if the flags contradict each other.

@@ -20,12 +20,12 @@ from diffdistill.run import recipes
 from diffdistill.system.places import place, places
 from diffdistill.system.refusals import UsageError
 
-# --config, --config.FIELD, and --noconfig.FIELD for False.
+# Matches --config, --config.FIELD, and --noconfig.FIELD, which means False.
 _CONFIG = re.compile(r"--?((?:no)?config(?:\.[^=]*)?)(?:=(.*))?", re.DOTALL)
 _FLAG = re.compile(r"--?[A-Za-z]")
 # absl adds these flags to every program.
 _OF_ABSL = ("flagfile", "undefok")
-# (A part of a library's error message, the remedy to print instead)
+# Pairs: a part of a library's error message, and the remedy to print instead.
 _UNREADABLE = (
   ("invalid literal for int", "pass a whole number"),
   ("could not convert string to float", "pass a number"),
@@ -34,7 +34,7 @@ _UNREADABLE = (
 
 
 def read(name: str, words: Sequence[str]) -> dict[str, Any]:
-  """The checked value of each flag of a command; a place is still a text.
+  """Reads and checks the value of each flag; a path is still a text.
 
   Args:
     name: the name of the command.
@@ -69,7 +69,7 @@ def arguments(command: Command, values: Mapping[str, Any]) -> dict[str, Any]:
     values: the result of `read`.
 
   Raises:
-    ValueError: if a place cannot be reached.
+    ValueError: if a path or the address of a bucket cannot be reached.
   """
   return {
     flag.parameter or flag.name: _resolved(flag, values[flag.name])
@@ -89,7 +89,7 @@ def _resolved(flag: Flag, value: Any) -> Any:
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-  """(The words of the config, all other words) of a command line.
+  """Splits a command line into the words of the config and all other words.
 
   --config comes first, because ml_collections reads the fields from it.
   """
@@ -151,7 +151,7 @@ def _parsed(
 
 
 def _located(word: str) -> str:
-  """A word of the config; the name of a recipe becomes the path of its file."""
+  """Replaces the name of a recipe in a config word by the path of its file."""
   flag, _, value = word.partition("=")
   if flag != "--config" or not value:
     return word

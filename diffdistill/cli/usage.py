@@ -138,7 +138,7 @@ def _flag_lines(flags: Sequence[Flag]) -> list[str]:
 
 
 def _row(label: str, text: str) -> list[str]:
-  """Lines with a label on the left and a text on the right."""
+  """The lines of a help entry: a label on the left, its text on the right."""
   first, *others = _wrapped(text, WIDTH - COLUMN)
   return [
     f"  {label:<{COLUMN - 2}}{first}",
@@ -147,7 +147,7 @@ def _row(label: str, text: str) -> list[str]:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-  """Lines of whole words."""
+  """Breaks a text into lines of at most `width` letters, between words."""
   return textwrap.wrap(
     text, width, break_long_words=False, break_on_hyphens=False
   )

@@ -77,7 +77,7 @@ def _flat(
 
 
 def _shown(value: str) -> str:
-  """A value; a long value is cut and followed by its digest."""
+  """A value as text; a long text is cut, and its digest is added."""
   if len(value) <= LONGEST:
     return value
   digest = hashlib.sha256(value.encode()).hexdigest()[:8]

@@ -19,7 +19,7 @@ def automatic_paths(fields: Fields, path: Path = ()) -> Iterator[Path]:
 
 
 def at(fields: Fields, path: Path) -> Any:
-  """The value at a path; None if there is none."""
+  """The value at a path in nested fields; None if the path does not exist."""
   value: Any = fields
   for name in path:
     value = value.get(name) if isinstance(value, dict) else None
@@ -27,7 +27,7 @@ def at(fields: Fields, path: Path) -> Any:
 
 
 def put(fields: Fields, path: Path, value: Any) -> Fields:
-  """The fields with one value replaced at a path."""
+  """Returns a copy of nested fields with another value at one path."""
   name, *rest = path
   if rest:
     value = put(fields.get(name) or {}, tuple(rest), value)

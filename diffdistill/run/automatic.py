@@ -25,7 +25,7 @@ from diffdistill.run.sections import BUILDER, raw_section
 from diffdistill.run.workdir import stored_config
 from diffdistill.system import hosts
 
-# The largest number of pictures that are measured.
+# The largest number of pictures whose size and colours are examined.
 MEASURED = 64
 
 
@@ -84,8 +84,8 @@ def _as_recorded(fields: Fields, known: Fields) -> Fields:
   same = at(fields, ("minutes",)) in (AUTO, known.get("minutes"))
   for path in automatic_paths(fields):
     value = at(known, path)
-    # Other total minutes may be wanted; a stage that has begun refuses a new
-    # share.
+    # If the user changes the total minutes, the shares are computed again; a
+    # stage that has begun refuses another share.
     if value is not None and (same or path[-1] != "minutes"):
       fields = put(fields, path, value)
   kind = ("classifier", "kind")
@@ -95,7 +95,7 @@ def _as_recorded(fields: Fields, known: Fields) -> Fields:
 
 
 def _look(fields: Fields) -> Found:
-  """Reads the facts about the images that the choices need."""
+  """Examines the images for the facts that the choices depend on."""
   data = raw_section(raw_section(fields, "data"), "source", "data")
   usual = {"image_size": 32, "channels": 3}
   section = {

@@ -18,14 +18,18 @@ LABEL_DROPOUT = 0.1
 def choose(
   fields: Fields, found: Found, device: Device
 ) -> tuple[dict[Path, Any], list[str]]:
-  """Returns (a value for each field that can be automatic, lines about them).
+  """Chooses a value for each field that can be automatic, and explains it.
 
-  A field with a value of its own is not chosen, and the others must suit it.
+  If the config gives a field a value, this value stays, and the values chosen
+  for other fields suit it.
 
   Args:
     fields: the fields of the whole config.
     found: the known facts about the images.
     device: the known facts about the devices.
+
+  Returns:
+    The value of each field, by its path; and lines that state the reasons.
   """
   values: dict[Path, Any] = {}
 

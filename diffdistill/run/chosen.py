@@ -29,8 +29,8 @@ AUTO = "auto"
 OVERHEAD = 2.0
 SIDES = (16, 32, 64)
 LARGEST_ON_A_CPU = 32
-# (side of a patch, channels) of the networks to try. A network with few
-# channels makes better images on patches, which cost less, than on pixels.
+# The side of a patch and the channels of each network to try. A network with
+# few channels makes better images on patches, which cost less, than on pixels.
 SIZES = (
   *((1, channels) for channels in (128, 96, 64)),
   *((2, channels) for channels in (128, 96, 64, 48)),
@@ -46,7 +46,8 @@ BATCH = {"cpu": 64, "accelerator": 256}
 MINUTES = {"cpu": 60.0, "accelerator": 30.0}
 MINUTES_OF_ANOTHER_STUDENT = {"cpu": 20.0, "accelerator": 10.0}
 NUM_IMAGES = {"cpu": 1000, "accelerator": 5000}
-# A judge with this accuracy must be trusted, or no judge is trained.
+# A judge is trained only if there are enough test images to trust a judge with
+# this accuracy.
 RIGHT = 0.9
 # Students are selected by distance only if there are this many test images.
 ENOUGH_TO_SELECT = 1000
@@ -106,7 +107,7 @@ class Size:
 
 
 def image_size(sides: Sequence[int], kind: str) -> int:
-  """The largest of SIDES that three of four pictures reach.
+  """The largest of SIDES that at least three quarters of the pictures reach.
 
   It is at least the smallest of SIDES, and on a CPU at most 32.
   """
@@ -180,10 +181,10 @@ def sizes(side: int, given: Mapping[str, Any]) -> list[Size]:
 
 
 def cost(size: Size, side: int, blocks: int = 2) -> tuple[float, float]:
-  """(operations, values kept for the gradient) of one image forward.
+  """Counts the operations of one image forward, and the values that it keeps.
 
-  A multiplication with its addition counts as two operations. Each block keeps
-  eight maps.
+  The gradient needs the kept values; each block keeps eight maps. A
+  multiplication with its addition counts as two operations.
   """
   operations = values = 0.0
 
@@ -202,7 +203,7 @@ def cost(size: Size, side: int, blocks: int = 2) -> tuple[float, float]:
     values += 6.0 * channels * rows**2 + 2.0 * rows**4
 
   rows, width = side // size.patch, size.channels
-  # These are the first convolution and the last.
+  # Add the first convolution and the last.
   operations += 2 * 2.0 * 9 * 3 * size.patch**2 * width * rows**2
   skips = [width]
   for level, multiplier in enumerate(size.multipliers):
@@ -235,7 +236,7 @@ def seconds_of(size: Size, side: int, batch: int, device: Device) -> float:
 def network(
   side: int, given: Mapping[str, Any], seconds: float, device: Device
 ) -> tuple[Size, int]:
-  """Returns (the network, the batch size over all devices).
+  """Chooses the network, and the batch size over all devices.
 
   The network is the largest one that can do enough updates in these seconds. If
   no network can with the usual batch size, half of that size is tried. If no
@@ -252,7 +253,10 @@ def network(
 
 
 def _in_memory(batch: int, size: Size, side: int, device: Device) -> int:
-  """The batch, halved until it fits into memory; all devices get some of it."""
+  """Halves a batch size until a batch fits into the memory of the devices.
+
+  The result is a multiple of the number of devices.
+  """
   # Count values in bfloat16, and leave half of the memory for everything else.
   fit = device.count * device.memory / 2 / (2 * cost(size, side)[1])
   while batch > 8 and batch > fit:

@@ -8,7 +8,7 @@ programs. There are three kinds:
   checked    The person chooses the precision of matrix products, and a workdir
              keeps the one that it began with.
   recorded   The compiler's flags, versions and the kind of device may change
-             between two lives of a run; the second life prints the change.
+             between two starts of a run; the later start prints the change.
 
 Settings that only make JAX stricter (JAX_DEBUG_NANS, JAX_NUMPY_RANK_PROMOTION)
 stay as they are: they change no number.
@@ -79,7 +79,7 @@ def described() -> dict[str, Any]:
 
 
 def record(workdir: epath.Path, say: Callable[[str], None]) -> None:
-  """Records the environment of this life of a run, and checks its precision.
+  """Records the environment of this start of a run, and checks its precision.
 
   Raises:
     ValueError: if the run began with another precision of matrix products, or
@@ -154,5 +154,5 @@ def _flags(text: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-  """The plain value of a setting, also if it is a member of an enumeration."""
+  """The value of a setting as JSON can hold it, also of an enumeration."""
   return getattr(value, "value", value)

@@ -1,4 +1,4 @@
-"""An experiment: the parts of a recipe that every command needs, built."""
+"""Holds the objects, built from a recipe, that every command needs."""
 
 import dataclasses
 import functools

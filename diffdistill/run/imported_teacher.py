@@ -54,7 +54,8 @@ def _imported(place: epath.Path, recipe: Fields) -> tuple[Fields, bool]:
     for name in RECIPE_S_OWN
     if name in own and hasattr(cls, name)
   }
-  # A null label needs a rate above 0; only training uses its value.
+  # The null label exists only if the label-dropout rate is above 0. Only
+  # training uses the value of the rate.
   rate = recipe.get("label_dropout") or 0.1
   section = {
     "network": {**model.network, **kept},

@@ -118,7 +118,7 @@ def check_out(
 
 
 def _inside(place: epath.Path, folder: epath.Path) -> tuple[str, ...] | None:
-  """The parts of the path from a folder to a place in it; None if not in it."""
+  """The parts of a path below a folder; None if it is not in the folder."""
   real = [
     path if in_bucket(path) else epath.Path(os.path.realpath(path))
     for path in (place, folder)

@@ -30,7 +30,7 @@ def located(recipe: str, source: str = "--config") -> str:
     recipe: FILE.py:NAME; or, if there is no such file, the name of an installed
       recipe, such as digits:progressive or configs/digits.py:progressive.
       Without :NAME the file's default recipe is used.
-    source: the flag or the argument that holds it, for refusals.
+    source: the flag or the argument that named the recipe, for error messages.
 
   Raises:
     ValueError: if a name without a folder is neither a file nor a recipe.

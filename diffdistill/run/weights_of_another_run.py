@@ -57,7 +57,7 @@ def load_outside(
 
 
 def _with_second_time(run: Experiment, params: Params) -> Params:
-  """The weights, with the branch of t - s if this run's network has one.
+  """Adds new weights for the branch of t - s if this run's network has one.
 
   A network of two times may begin from weights of one time. Every start of a
   run draws the same branch.

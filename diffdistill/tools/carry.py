@@ -2,8 +2,8 @@
 
 The new folder holds the records of the run and three kinds of weights: those
 that later rounds start from, those of models that are not judged yet, and the
-judge. Every other finished round is marked as done, with its weights left
-behind. Pairs are left behind too: the teacher makes the same pairs again.
+judge. The new folder marks every other finished round as done, without its
+weights. Pairs are not copied either: the teacher makes the same pairs again.
 """
 
 import fnmatch
@@ -60,10 +60,10 @@ def carry(workdir: epath.Path, out: epath.Path) -> None:
     for name in run.rounds:
       if (workdir / name).exists():
         _round(run, workdir / name, new / name, wanted.get(name, set()))
-    # The statistics of the data are left out: they are soon computed again.
+    # Leave out the statistics of the data, which are quick to compute again.
     _copy(workdir / FOLDER, new / FOLDER, "*reference.*")
     _copy(workdir / "samples", new / "samples")
-    # The config is copied last, because it makes a folder a run.
+    # Copy the config last: a folder with a config counts as a run.
     for pattern in RECORDS:
       for path in matching(workdir, pattern):
         _copy(path, new / path.name)
@@ -73,7 +73,7 @@ def carry(workdir: epath.Path, out: epath.Path) -> None:
 
 
 def _wanted(run: Experiment, workdir: epath.Path) -> dict[str, set[str]]:
-  """The names of the weights that are still needed, by finished round."""
+  """Returns the names of the weights still needed of each finished round."""
   result: dict[str, set[str]] = {}
 
   def want(source: str, product: str | None = None) -> None:
@@ -146,7 +146,7 @@ def _round(
 
 
 def _copy(old: epath.Path, new: epath.Path, *without: str) -> None:
-  """Copies a file or folder if it exists, without files of these patterns."""
+  """Copies a file or folder if it exists; skips names that match `without`."""
   if old.is_dir():
     new.mkdir(parents=True, exist_ok=True)
     for path in old.iterdir():

@@ -74,7 +74,8 @@ def _devices() -> tuple[str, bool]:
   """Lists the devices of JAX, in a process of its own because JAX may hang.
 
   Returns:
-    (The devices in words or the reason why there is none, whether there is one)
+    A text that names the devices or says why there is none; and whether there
+    is a device.
   """
   command = [sys.executable, "-c", LIST_DEVICES]
   try:
@@ -112,7 +113,8 @@ def _disk(workdir: epath.Path) -> tuple[str, bool]:
   """The free space of the workdir's disk.
 
   Returns:
-    (The space in words or what is wrong, whether the workdir can be written)
+    A text that states the free space or the problem; and whether the workdir
+    can be written.
   """
   if in_bucket(workdir):
     installed = importlib.util.find_spec("gcsfs") is not None

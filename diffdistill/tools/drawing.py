@@ -72,7 +72,7 @@ class Wish:
 
   @property
   def count(self) -> int:
-    """The number of all images."""
+    """The number of images to draw, in all rows together."""
     return self.num_images * (self.interpolate or 1)
 
 
@@ -102,7 +102,7 @@ class Drawn:
 
 
 def labelled_sheet(drawn: Sequence[Drawn]) -> Picture:
-  """A picture with a row of images per model; its name and steps are labels."""
+  """A picture with a row of images per model, labelled by name and steps."""
   images = {
     f"{one.model}, {one.num_steps} steps": from_uint8(one.images)
     for one in drawn
@@ -125,7 +125,7 @@ class RunArtist:
     self.run: Experiment = from_config.reopen(workdir)
     environment.check(workdir)
     self._workdir = workdir
-    # The cache prevents that the same line is printed twice.
+    # The cache prevents printing the same line twice.
     self._say = functools.cache(say)
 
     @functools.cache
@@ -162,7 +162,7 @@ class RunArtist:
       run, self._workdir, name, wish.num_steps, self._say
     )
     sampler = stage.objective.sampler
-    assert sampler is not None  # it makes images
+    assert sampler is not None  # a model that can be drawn has a sampler
     check_images(wish.count, run.source.image_shape)
     guidance = run.usual_guidance(round_)
     if wish.guidance is not None:

@@ -121,7 +121,7 @@ def _settings(usual: Settings, given: Mapping[str, Any]) -> Settings:
 
 
 def _facts(run: Experiment) -> Facts:
-  """The recorded facts about a run's data, or facts of the data itself."""
+  """The facts about a run's data: the recorded ones, or else read from it."""
   if isinstance(run.source, Recorded):
     return run.source.facts
   return describe(run.source, counted=run.denoiser.conditional)

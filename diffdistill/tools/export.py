@@ -70,7 +70,7 @@ def _write(
 ) -> None:
   """Writes the files of one model, with the model card last."""
   sampler = stage.objective.sampler
-  assert sampler is not None  # the caller exports what makes images
+  assert sampler is not None  # an exported model makes images, by a sampler
   # Make the card before any file is written, because it may refuse the model.
   card = model_card(run, workdir, round_, stage, num_steps, kind)
   model = model_of(run, workdir, round_, sampler, num_steps)

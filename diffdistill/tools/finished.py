@@ -65,7 +65,7 @@ def finished_model(
       is sampled in another number of steps than it was made for.
 
   Returns:
-    (The stage of the model, its round, its number of steps)
+    The stage and the round that made the model, and its number of steps.
 
   Raises:
     ValueError: if the model is not finished, or if it is a one-step model and

@@ -1,4 +1,4 @@
-"""The command that writes a config of one's own."""
+"""The command that writes a config file for the user to change."""
 
 import os
 from pathlib import Path
@@ -9,18 +9,18 @@ from diffdistill.run.recipes import FOLDER
 from diffdistill.system.files import in_bucket, write_atomically
 from diffdistill.tools.speaking import answer
 
-# The recipe that is written.
+# The name of the installed config file that is copied.
 RECIPE = "folder"
 
 
 def init(out: epath.Path) -> None:
-  """Writes the recipes of configs/folder.py into a new file, to be changed.
+  """Copies configs/folder.py into a new file, which the user can change.
 
   Args:
     out: the file.
 
   Raises:
-    ValueError: where the file exists, or is no .py on a disk.
+    ValueError: if the file exists, does not end in .py, or is in a bucket.
   """
   if in_bucket(out) or out.suffix != ".py":
     raise ValueError(f"--out is {out}; pass a file on a disk, such as my.py")

@@ -30,9 +30,9 @@ from diffdistill.system.refusals import UsageError
 
 PROGRAM = (sys.executable, "-m", "diffdistill")
 CHECK = (sys.executable, "-m", "diffdistill.tools.device")
-# A driver that has not answered after this time hangs.
+# The seconds after which a device's driver without an answer counts as hung.
 SECONDS_TO_CHECK = 300
-# A killed piece may leave a child, which holds the workdir for some seconds.
+# The seconds to wait for a workdir, which a killed piece's child may hold.
 SECONDS_TO_HOLD = 10
 GO_ON = "the same command goes on"
 
@@ -93,7 +93,7 @@ def run(
   """Trains, evaluates, times and reports a recipe; skips what is already done.
 
   Args:
-    config: the recipe's words on the command line, --config=... first.
+    config: the words of the command line for the recipe, --config=... first.
     workdir: the folder of the run.
     results: the folder for the report, the curve and the sheet.
     minutes: the minutes that this piece may take in all; 0 means no limit.
@@ -172,7 +172,7 @@ class Children:
       )
     if status:
       sys.exit(1)  # the check has printed the reason
-    # A plugin of JAX may print lines before the name.
+    # A plugin of JAX may print lines before the device's name.
     return printed.decode().splitlines()[-1]
 
   def finish(self, name: str, *words: str) -> bytes:
@@ -205,7 +205,8 @@ class Children:
       most: the most seconds that the command may take.
 
     Returns:
-      (The exit status, the output of the check or the benchmark, else nothing)
+      The exit status; and the output of the command, which is kept only for
+      the check and the benchmark and is empty for other commands.
 
     Raises:
       StoppedError: if the limit or a signal has ended the command.

@@ -49,7 +49,9 @@ from diffdistill.training.training_stage import Training, trainings
 
 
 class Turns:
-  """Observes a loop: after every turn of the loop it times the bare update.
+  """Observes a training loop, and times the bare update after every turn.
+
+  A turn is the updates between two calls of this observer.
 
   Args:
     run: the recipe.
@@ -197,7 +199,7 @@ def _trainer(
   num_updates: int,
   turns: int,
 ) -> Trainer:
-  """A trainer of one stage that logs, saves and observes every turn or more."""
+  """A trainer of one stage that logs and saves in every turn, for timing."""
   length = (turns + 1) * num_updates
   return Trainer(
     stages=(dataclasses.replace(stage, num_updates=length, minutes=0.0),),

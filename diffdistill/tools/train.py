@@ -50,7 +50,7 @@ def train(config: Any, workdir: epath.Path) -> None:
 
   Raises:
     PreemptedError: after SIGTERM, once everything is saved.
-    ValueError: where another training is at work in the workdir.
+    ValueError: if another training is running in the workdir.
   """
   with Preemption() as preemption, contextlib.ExitStack() as holding:
     run = from_config.build(config, workdir=workdir)
@@ -61,7 +61,8 @@ def train(config: Any, workdir: epath.Path) -> None:
       name: checkpoint.has_final(workdir / name) for name in run.rounds
     }
     _check(run, workdir, finished)
-    # Last, so that a refused training leaves no workdir behind.
+    # Take the lock after all checks: it creates the workdir, and a refused
+    # training must not leave a new workdir behind.
     holding.enter_context(lock.held(workdir, say))
     _open_workdir(run, workdir, data.facts)
     if any(finished.values()):
@@ -75,7 +76,7 @@ def train(config: Any, workdir: epath.Path) -> None:
 
 
 def _admit_data(run: Experiment, workdir: epath.Path) -> Recorded:
-  """The data of the run; refused if an earlier start had other data."""
+  """Opens the run's data; refuses data that an earlier start did not have."""
   data = admit(
     run.source,
     workdir,
@@ -138,7 +139,7 @@ def _sheets(run: Experiment, workdir: epath.Path) -> Observe:
 def _check(
   run: Experiment, workdir: epath.Path, finished: Mapping[str, bool]
 ) -> None:
-  """Refuses before the first update what a later stage could not use."""
+  """Checks, before the first update, all inputs that later stages need."""
   if run.evaluation.inception:
     check_inception(run)
   to_do = {
@@ -159,7 +160,7 @@ def _check(
 
 
 def _open_workdir(run: Experiment, workdir: epath.Path, facts: Facts) -> None:
-  """Records config, data and versions; says which fields have no effect."""
+  """Records config, data and versions; prints which fields have no effect."""
   claim(workdir, run.config)
   keep(workdir, facts)
   environment.record(workdir, say)
