@@ -15,7 +15,10 @@ INK = -1
 
 
 class Point(NamedTuple):
-  """A value and its spread; without repeats, all three are the same."""
+  """A value y at x, and its spread from least to most.
+
+  Without a spread, least and most are equal to y.
+  """
 
   x: Number
   y: Number
@@ -50,7 +53,8 @@ def families(
   """The points of each family of models, the teacher's first.
 
   The students halve/004, halve/002 and halve/001 are one family. If a round
-  last"; such a model is left out.
+  selected its best weights, its last weights are a model of their own, such as
+  "halve/004 last", which is left out.
 
   Args:
     rows: the rows of an evaluation; the first one is the teacher's.

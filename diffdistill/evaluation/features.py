@@ -33,8 +33,8 @@ class Features(NamedTuple):
   probabilities: np.ndarray
 
 
-# Images of shape `b h w c` in [-1, 1] on the host -> the Features of each
-# image.
+# A function that takes images `b h w c` in [-1, 1] on the host, and returns
+# the Features of each image.
 FeatureFn = Callable[[np.ndarray], Features]
 
 

@@ -23,8 +23,9 @@ from diffdistill.ranges import (
 )
 from diffdistill.system import hosts
 
-# (params, noise of unit variance, label, key, traced num_steps) -> images in
-# [-1, 1]. The samplers scale the noise to their prior.
+# A function that makes images in [-1, 1] from weights, noise of unit variance,
+# labels, a key and the traced number of steps. The samplers scale the noise to
+# their prior.
 Sample = Callable[[Params, Image, Label | None, Key, Array], Image]
 COUNT = Range(1, 2**32 - 1)
 
@@ -202,7 +203,7 @@ class Generator:
 
   @functools.cached_property
   def _draw(self):
-    """The compiled function (seed, start) -> (noise, the sampler's key)."""
+    """A compiled function of seed and start: noise and the sampler's key."""
 
     def draw(seed, start):
       key_noise, key_sample = jax.random.split(jax.random.key(seed))

@@ -14,8 +14,8 @@ from diffdistill.images import AnyImages, to_uint8
 from diffdistill.ranges import Range, check_number
 from diffdistill.system.files import write_atomically
 
-# Both are in pixels: the white gap between images, and the side up to which a
-# small image is enlarged.
+# Lengths in pixels: the white gap between images, and the least side of a shown
+# image, to which smaller images are enlarged.
 _GAP = 2
 _VISIBLE = 48
 _COUNT = Range(1, 10**6)

@@ -1,4 +1,4 @@
-"""The kernel distance between two sets of feature vectors, without bias.
+"""The unbiased kernel distance between two sets of feature vectors.
 
   (1) k(x, y) = (x . y / d + 1)^3, of vectors of d entries
   (2) MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j)

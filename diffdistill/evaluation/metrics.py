@@ -105,7 +105,11 @@ def distance(
 
 
 def distance_of_halves(pooled: Float[np.ndarray, "n d"]) -> float:
-  """The distance between two halves of shuffled features: it is only noise."""
+  """The distance between two halves of one set of features, in shuffled order.
+
+  The halves have the same distribution, so this distance shows how large the
+  error of a distance is.
+  """
   half = len(pooled) // 2
   empty = Moments.empty(pooled.shape[1])
   return frechet_distance(

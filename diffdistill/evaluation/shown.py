@@ -1,4 +1,4 @@
-"""Tables and pictures that show themselves, in a terminal and in a notebook."""
+"""Tables and pictures that display in a terminal and in a notebook."""
 
 import dataclasses
 import html
@@ -14,7 +14,7 @@ Row = TypeVar("Row")
 
 
 class Table(tuple[Row, ...]):
-  """Rows that show themselves as a table, with numbers at the right.
+  """Rows that print or display as a table, with numbers aligned to the right.
 
   A row maps the names of columns to values, or is a dataclass whose fields are
   the columns. Floats are shown with 4 digits, None and missing values as "-",
@@ -43,7 +43,7 @@ class Table(tuple[Row, ...]):
     return f"<table>\n{''.join(lines)}</table>\n"
 
   def _cells(self) -> tuple[list[list[str]], list[bool]]:
-    """(The header and the texts of rows, whether each column has numbers.)"""
+    """The texts of the header and the rows; whether each column has numbers."""
     rows = [
       row if isinstance(row, Mapping) else dataclasses.asdict(row)  # pyrefly: ignore
       for row in self

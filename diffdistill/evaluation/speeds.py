@@ -46,7 +46,7 @@ def speeds(
 def ratio(
   name: str, row: Mapping[str, Any], other: Mapping[str, Any]
 ) -> dict[str, float]:
-  """How much faster one row is than another, with the widest spread."""
+  """How many times faster one row is than another, with the widest spread."""
   return {
     name: row[SPEED] / other[SPEED],
     f"{name}{LEAST}": row[f"{SPEED}{LEAST}"] / other[f"{SPEED}{MOST}"],
@@ -98,7 +98,7 @@ def shown(value: Number, least: Number, most: Number) -> str:
 def _spreads(
   fields: Mapping[str, Any],
 ) -> dict[str, tuple[Number, Number, Number]]:
-  """(value, least, most) by field name, for fields that have all three."""
+  """The value, least and most of each field that has all three, by name."""
   result: dict[str, tuple[Number, Number, Number]] = {}
   for name in fields:
     value, least, most = (

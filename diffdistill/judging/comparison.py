@@ -43,7 +43,8 @@ def compare(
     kept: the rows that earlier evaluations kept; by default none.
 
   Returns:
-    (rows, float32 images `n h w c` in [-1, 1] by row title, for a sheet)
+    The rows; and for a sheet the images of each row, by the row's title, as
+    float32 `n h w c` in [-1, 1].
 
   Raises:
     ValueError: if the teacher's row at its most steps is missing and its
@@ -80,7 +81,7 @@ def compare(
 def _judged(
   turn: "_Turn", judge: Judge, settings: Settings, devices: str
 ) -> JudgedRow:
-  """Measures the row of a turn on these devices."""
+  """Makes and measures the images of one row of the comparison."""
   gap_images = min(settings.gap_images, settings.num_images)
   first = turn.first
   stream = Timed(
@@ -117,7 +118,7 @@ def unjudged(contestants: Sequence[Contestant], kept: JudgedRows) -> list[str]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Turn:
-  """A row that `compare` needs, whether it is kept or not.
+  """One row of the comparison: a model at a number of steps, yet to be judged.
 
   Args:
     contestant, num_steps: the model and its number of steps.
@@ -141,7 +142,7 @@ def _turns(
   """Gives every row in order: the kept row, or else the row that `make` makes.
 
   Yields:
-    (turn, its row or None, whether the row was made now)
+    A description of the row, the row or None, and whether it was made now.
   """
   first: JudgedRow | None = None
   most = max(contestants[0].num_steps)

@@ -97,7 +97,7 @@ def contestants(
       chain = list(run.lineage(name, students=True))
     facts = _facts(stage, [spent[made] for made in chain if made in spent])
     sampler = stage.objective.sampler
-    assert sampler is not None  # it makes images
+    assert sampler is not None  # each of these models makes images
     guidance = run.usual_guidance(round_)
     maker = generator(sampler, guidance)
     sampled = f"{sampler} {guidance}"
@@ -124,9 +124,13 @@ def contestants(
 
 
 def _versions(folder: epath.Path, stage: Training) -> list[tuple[bool, bool]]:
-  """(Whether a version has the last weights, whether these are here).
+  """Lists the weights that a finished round kept.
 
   A round that selects its best weights may also have kept its last weights.
+
+  Returns:
+    For each kept version, whether it has the last weights, and whether its
+    weights are in this folder.
   """
   product = stage.product
   last = f"last_{product}"
@@ -144,7 +148,7 @@ def _facts(
 
   Args:
     stage: the stage that made the model.
-    spent: (passes, seconds) of each round of the chain.
+    spent: the passes and the seconds of each round that led to the model.
   """
   return {
     "paper": next(

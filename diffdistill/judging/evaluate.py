@@ -26,7 +26,7 @@ from diffdistill.run.experiment import Experiment
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluation:
-  """The result of an evaluation, which shows itself as a table of distances.
+  """The result of an evaluation; a notebook shows it as a table of distances.
 
   Args:
     metric: the name of the Frechet distance, such as FD-classifier.
@@ -54,7 +54,7 @@ class Evaluation:
     return {**self.summary, "metric": self.metric, "rows": list(self.rows)}
 
   def sheet(self) -> Picture:
-    """A picture with a row of images for each row; a column has one noise."""
+    """A picture with the images of each row; a column begins from one noise."""
     return Picture(grids.as_png(grids.labelled_rows(self.images)))
 
   def curve(self) -> Picture:

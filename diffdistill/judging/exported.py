@@ -27,7 +27,7 @@ class Exported:
   Args:
     name: the name of the folder.
     sample: makes images from weights, noise and labels.
-    params: the weights, on the host; empty if the program holds them.
+    params: the weights, on the host; empty if an exported program has them.
     image_shape: the shape (h, w, c) of the images.
     label_counts: the number of images of each class in the data.
     num_steps: the number of steps that a student was made for; 0 for a teacher.

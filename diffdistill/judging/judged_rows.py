@@ -165,7 +165,7 @@ class Weights:
 
   @functools.cached_property
   def params(self) -> Params:
-    assert self._load is not None  # callers check `here` first
+    assert self._load is not None  # the caller must check `here` first
     return self._load()
 
   @functools.cached_property

@@ -20,8 +20,9 @@ from diffdistill.judging.judge import Judge
 class Timed:
   """The images of one row, batch by batch, with the time of each batch.
 
-  The first batch is not timed, and a last batch that is cut is not either. If
-  fewer than three batches are timed, more are made for the clock only.
+  Neither the first batch nor a last batch that is smaller is timed. If this
+  leaves fewer than three timed batches, more batches are made, only to be
+  timed.
 
   Args:
     generator, params, num_steps: the model and its number of steps.
@@ -67,7 +68,7 @@ class Timed:
         self._between()
 
   def _timed(self, batches: Iterator[Any]) -> Iterator[np.ndarray]:
-    """Gives the batches on the host, and times each whole batch."""
+    """Copies the batches to the host one by one, and times each whole batch."""
     start = time.monotonic()
     for batch in batches:
       images = to_host(batch)

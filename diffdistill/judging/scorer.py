@@ -62,7 +62,7 @@ class Scorer:
     self, stage: Training, round_: Round, params: Params, num_images: int
   ) -> float:
     run, sampler = self._run, stage.objective.sampler
-    assert sampler is not None  # only images can be selected by distance
+    assert sampler is not None  # a stage that is scored makes images
     judge = self._judge()
     judge.check(num_images)
     guidance = run.usual_guidance(round_)

@@ -37,7 +37,8 @@ SETTINGS = (
   "rounding",
   "exported",
 )
-# The endings of an evaluation's pictures, and the place of each one's copy.
+# The endings of an evaluation's two pictures, and the path in the workdir to
+# which each picture is copied for reports.
 CURVES, SHEET = ".png", "_compared.png"
 COPIES = {CURVES: "evaluation.png", SHEET: "samples/compared.png"}
 
@@ -56,7 +57,7 @@ class Kept:
 
   @property
   def size(self) -> tuple[int, int]:
-    """(Number of images, number of rows), by which evaluations are compared."""
+    """The numbers of images and rows, by which evaluations are compared."""
     count = self.summary.get("num_images")
     rows = len(self.summary["rows"])
     return (count if isinstance(count, int) else 0), rows

@@ -1,4 +1,7 @@
-"""Reads the time of an update alone, as `diffdistill benchmark` measured it."""
+"""Reads the times of bare updates, which `diffdistill benchmark` measured.
+
+A bare update is the compiled update alone, without data and logging.
+"""
 
 import dataclasses
 import math

@@ -224,7 +224,7 @@ def _images(log: RoundLog) -> Number | None:
 
 
 def _middle(speeds: Sequence[Number]) -> tuple[Number, Number] | None:
-  """The first and the third quartile; None for fewer than two speeds."""
+  """The first and third quartile of the speeds; None for fewer than two."""
   if len(speeds) < 2:
     return None
   low, _, high = statistics.quantiles(speeds, n=4, method="inclusive")
@@ -234,7 +234,7 @@ def _middle(speeds: Sequence[Number]) -> tuple[Number, Number] | None:
 def _counted(
   experiment: Experiment, say: Callable[[str], None], notes: list[str]
 ) -> dict[str, list[tuple[Program, Number]]]:
-  """The programs of each stage with the operations of one run of each."""
+  """Counts the operations of one run of each compiled program, by stage."""
   result: dict[str, list[tuple[Program, Number]]] = {}
   try:
     for program in programs(experiment):
@@ -251,7 +251,7 @@ def _counted(
 
 
 def _timed_on(bares: Sequence[Bare], devices: tuple[str, ...]) -> list[Bare]:
-  """The updates that were timed on these devices and no others."""
+  """The benchmarks of an update that were timed on exactly these devices."""
   return [bare for bare in bares if devices == (bare.devices,)]
 
 

@@ -148,7 +148,7 @@ def gather(workdir: epath.Path, name: str) -> Run:
 def flat(
   fields: Mapping[str, Any], path: str = ""
 ) -> Iterator[tuple[str, Any]]:
-  """The (path, value) of each field of a config, in order."""
+  """The path and the value of each field of a config, in order."""
   for name, value in sorted(fields.items()):
     if isinstance(value, dict) and value:
       yield from flat(value, f"{path}{name}.")

@@ -90,7 +90,7 @@ class Judged:
     return {row["steps"]: row for row in sorted(rows, key=lambda r: r["steps"])}
 
   def nearest_teacher(self) -> tuple[int, Number | None]:
-    """The teacher's (steps, distance) with the least distance, or (0, None)."""
+    """The steps and distance of the teacher's best row; else 0 and None."""
     rows = self.of_teacher().items()
     near = min(rows, key=lambda item: item[1][self.metric], default=None)
     return (near[0], near[1][self.metric]) if near else (0, None)

@@ -28,7 +28,7 @@ from diffdistill.training.training_stage import Training
 NO_LICENSE = "unknown"
 LEFT_OUT = "(a path, left out)"
 
-# How to use each format.
+# Instructions in the model card for using each format of an exported model.
 USES = {
   "diffusers": """```python
 import torch

@@ -5,7 +5,7 @@ from diffdistill.reporting.formats import breakable, cell, strong
 from diffdistill.reporting.gather import Run
 from diffdistill.reporting.judged import Judged
 
-# Columns that come last in the table.
+# Columns with text instead of numbers, which come last in the table.
 WORDS = ("paper", "devices")
 
 

@@ -11,7 +11,7 @@ from diffdistill.reporting.gather import Run, flat, written
 from diffdistill.training.report import duration
 from diffdistill.version import VERSION
 
-# The browser must load and run nothing, even if a workdir holds bad text.
+# The browser must load and run nothing, even if a workdir holds harmful text.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 

@@ -53,7 +53,7 @@ def warnings(runs: Sequence[Run]) -> list[str]:
 def distances(
   runs: Sequence[Run],
 ) -> tuple[str, list[str], list[list[str]]] | None:
-  """(Caption, header, rows) of a table: a row per model, a column per run."""
+  """A table of models by runs: its caption, its header, and a row per model."""
   judged = _judged(runs)
   if not judged:
     return None

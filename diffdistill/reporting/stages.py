@@ -60,7 +60,7 @@ def about_stage(run: Run, stage: str, logs: Sequence[RoundLog]) -> str:
 
 
 def facts(cost: Cost, counts: str) -> list[tuple[str, str]]:
-  """The cost of a stage or a run, as (name, text) pairs.
+  """The cost of a stage or a run: the name and the text of each number.
 
   Args:
     cost: the cost of the stage or the run.
