@@ -6,7 +6,7 @@ import numpy as np
 
 from diffdistill.data.sources import Examples, Indices, Labels, Source
 
-# In each class, one of this many images is set apart.
+# One image in this many is set apart, in each class.
 OF_EACH = 10
 
 
@@ -56,28 +56,28 @@ class Part:
     return self.source.left_out
 
   def digests(self) -> dict[str, str]:
-    """The digests of the whole source."""
+    """Returns the digests of the whole source."""
     return self.source.digests()
 
   def labels(self) -> Labels:
-    """The label of every image of this part."""
+    """Returns the label of every image of this part."""
     return self.source.labels()[self.indices]
 
   def take(self, indices: Indices) -> Examples:
-    """The images and labels at `indices` of this part, in that order."""
+    """Returns the images and labels at `indices` of this part, in order."""
     return self.source.take(self.indices[indices])
 
   def held_out(self) -> Source | None:
-    """None, because a part has no test split."""
+    """Returns None, because a part has no test split."""
     return None
 
 
 def set_apart(source: Source) -> tuple[Part, Part]:
-  """Two parts of a source: (images to train on, images to test on).
+  """Divides a source into two parts: (images to train on, images to test on).
 
   The second part has a tenth of the images of each class, evenly spaced, so the
-  same data is always divided in the same way. From a class of 2 to 9 images it
-  has one image, and from a class of one image it has none.
+  same data is always divided in the same way. Of a class of 2 to 9 images it
+  has one image, and of a class of one image it has none.
   """
   labels = source.labels()
   apart = np.zeros(len(labels), bool)
@@ -95,5 +95,5 @@ def set_apart(source: Source) -> tuple[Part, Part]:
 
 
 def num_nonempty_classes(source: Source) -> int:
-  """The number of classes with images."""
+  """Counts the classes that have images."""
   return sum(count > 0 for count in source.label_counts)

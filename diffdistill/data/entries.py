@@ -12,8 +12,9 @@ from diffdistill.data.label_order import abbreviated
 from diffdistill.data.pictures import SEVERAL, SUFFIXES, UNREAD
 from diffdistill.system.files import in_bucket
 
-# Names, in lower case, of files and folders that systems and file servers add
-# to a user's folders. Names that begin with a dot are treated in the same way.
+# Files and folders that systems and file servers add to a user's folders, by
+# their names in lower case. Names that begin with a dot are treated in the
+# same way.
 SYSTEM = (
   *("@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle"),
   *("#snapshot", "~snapshot", "__macosx", "__pycache__", "$recycle.bin"),
@@ -25,14 +26,14 @@ FOLDER, FILE, DEAD = "folder", "file", "dead link"
 
 
 class Entry(NamedTuple):
-  """A name in a folder, and what it is."""
+  """An entry of a folder: its name, and what it is."""
 
   name: str
   kind: str
 
   @property
   def suffix(self) -> str:
-    """The ending of the name, in lower case."""
+    """The file name's ending, such as ".png", in lower case."""
     return os.path.splitext(self.name)[1].lower()
 
   @property
@@ -41,12 +42,12 @@ class Entry(NamedTuple):
 
   @property
   def is_image(self) -> bool:
-    """Whether the entry is a user's file in a format that is read."""
+    """Whether the entry is a picture of the user, in a format that is read."""
     return self.kind == FILE and self.suffix in SUFFIXES and not self.is_system
 
 
 def entries(folder: epath.Path) -> list[Entry]:
-  """The entries of a folder, sorted by name in Unicode NFC."""
+  """Lists a folder, sorted by name in Unicode NFC."""
   if in_bucket(folder):
     found = [_entry_in_bucket(path) for path in folder.iterdir()]
   else:
@@ -56,12 +57,12 @@ def entries(folder: epath.Path) -> list[Entry]:
 
 
 def normal(name: str) -> str:
-  """A name in Unicode NFC; macOS and Linux use different Unicode forms."""
+  """Returns a name in Unicode NFC; macOS and Linux use different forms."""
   return unicodedata.normalize("NFC", name)
 
 
 def _entry_in_bucket(path: epath.Path) -> Entry:
-  # `is_dir` sends a request to the bucket, so it is not called for images.
+  # Do not call `is_dir` for images, because it sends a request to the bucket.
   is_file = path.suffix.lower() in SUFFIXES or not path.is_dir()
   return Entry(path.name, FILE if is_file else FOLDER)
 
@@ -79,7 +80,7 @@ def _kind(entry: os.DirEntry[str]) -> str:
 
 
 def loose(inside: Sequence[Entry], beside: bool = True) -> list[str]:
-  """Phrases that name the files of a folder that are not read.
+  """Returns phrases that name the files of a folder that are not read.
 
   Args:
     inside: the entries of the folder.
@@ -102,12 +103,12 @@ def loose(inside: Sequence[Entry], beside: bool = True) -> list[str]:
 
 
 def _counted(count: int, what: str) -> str:
-  """A count with its noun: 1 image, 2 images."""
+  """Writes a count with its noun: 1 image, 2 images."""
   return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def phrase_of(names: Sequence[str], one: str, several: str) -> list[str]:
-  """A phrase that counts and names things; no phrase if there are none."""
+  """Returns a phrase that counts and names things; [] if there are none."""
   if not names:
     return []
   what = one if len(names) == 1 else several
@@ -119,7 +120,7 @@ def left_in_classes(
   folders: Sequence[str | None],
   inside: Sequence[Sequence[Entry]],
 ) -> list[str]:
-  """Phrases that name the things in class folders that are not read."""
+  """Returns phrases that name the things in class folders that are not read."""
   system, nested, unread, others = [], [], [], []
   several: collections.Counter[str] = collections.Counter()
   for folder, found in zip(folders, inside, strict=True):
@@ -165,7 +166,7 @@ def left_in_classes(
 
 
 def _images_below(folder: epath.Path) -> int:
-  """The images in a folder and in all folders below it."""
+  """Counts the images in a folder and in all folders below it."""
   found = entries(folder)
   return sum(entry.is_image for entry in found) + sum(
     _images_below(folder / entry.name)

@@ -1,4 +1,4 @@
-"""Facts of a data set: they identify it, and open a run without the data."""
+"""Describes a data set by facts, with which a run can be opened without it."""
 
 import dataclasses
 import itertools
@@ -15,7 +15,7 @@ from diffdistill.system import hosts
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts:
-  """The facts of one split.
+  """Describes one split of a data set.
 
   Args:
     num_images: the number of images.
@@ -46,7 +46,7 @@ class Facts:
     return tuple(self._name(label) for label, count in counts if not count)
 
   def summary(self, devices: str) -> str:
-    """One line with images, classes and their counts, and the things left out.
+    """Describes the images, the classes and the things left out, in one line.
 
     Args:
       devices: a text that names the devices of the command.
@@ -79,7 +79,7 @@ class Facts:
   def _held_out(self, split: "Facts") -> str:
     text = f"held out: {_counted(split.num_images, 'image')}"
     if self.label_counts and split.label_counts:
-      # Without class names, either split may have more classes.
+      # If classes have no names, either split may have more classes.
       counts = tuple(
         itertools.zip_longest(
           self.label_counts, split.label_counts, fillvalue=0
@@ -108,7 +108,7 @@ class Facts:
   def _name(self, label: int) -> str:
     if not self.class_names:
       return str(label)
-    # The name of a folder may hold a line break.
+    # A folder's name may hold a line break, so replace it.
     return "".join(
       c if c.isprintable() else repr(c)[1:-1] for c in self.class_names[label]
     )
@@ -117,9 +117,9 @@ class Facts:
 def describe(
   source: Source, *, known: Facts | None = None, counted: bool = True
 ) -> Facts:
-  """The facts of a source and of its held-out split.
+  """Checks a source, and describes it and its held-out split.
 
-  Every process of the run must make this call. The data is checked.
+  Every process of the run must make this call.
 
   Args:
     source: the source of the training images.
@@ -141,13 +141,13 @@ def describe(
   except FileNotFoundError as error:
     left_out = (*facts.left_out, f"a held-out split, for {error}")
     return dataclasses.replace(facts, left_out=left_out)
-  # The labels of a held-out split are not needed here.
+  # Do not count the labels of a held-out split, because they are not needed.
   there = _described(held_out, None, False)
   return dataclasses.replace(facts, held_out=there)
 
 
 def _described(source: Source, known: Facts | None, counted: bool) -> Facts:
-  # After `check`, every process has the first one's view of the data.
+  # After `check`, every process sees the data as the first process sees it.
   digests = hosts.on_first(source.digests)
   counts: tuple[int, ...] = ()
   if known is not None and known.label_counts and known.digests == digests:
@@ -167,7 +167,7 @@ def _described(source: Source, known: Facts | None, counted: bool) -> Facts:
 
 
 def difference(theirs: Facts, ours: Facts) -> str:
-  """The first difference between two data sets; empty if they are the same.
+  """Names the first difference between two data sets; "" if they are the same.
 
   Args:
     theirs: the facts of the data that a run was made with.
@@ -208,12 +208,12 @@ def difference(theirs: Facts, ours: Facts) -> str:
 
 
 def as_json(facts: Facts) -> dict[str, Any]:
-  """The facts as plain values for JSON."""
+  """Returns the facts as plain values for JSON."""
   return dataclasses.asdict(facts)
 
 
 def from_json(fields: Mapping[str, Any]) -> Facts:
-  """Facts from the plain values of `as_json`.
+  """Makes facts from the plain values of `as_json`.
 
   Raises:
     KeyError: if a field is missing.

@@ -1,4 +1,4 @@
-"""A folder of pictures, one folder per class."""
+"""Reads a folder of pictures that has one folder per class."""
 
 import contextlib
 import dataclasses
@@ -61,7 +61,7 @@ class Folder(Streamed):
       raise ValueError(f"only is {self.only}; name each class once")
 
   def check(self) -> None:
-    """Lists every class; no image is opened."""
+    """Lists every class, but opens no image."""
     self._check_classes()
 
   def __len__(self) -> int:
@@ -76,12 +76,12 @@ class Folder(Streamed):
     return len(self._listing.names)
 
   def labels(self) -> Labels:
-    """The label of every image, in order; no image is opened."""
+    """Returns the label of every image, in order, but opens no image."""
     counts = [len(files) for files in self._listing.files]
     return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
 
   def held_out(self) -> Source | None:
-    """The split "test" or "val", with the same classes as this split."""
+    """Returns the split "test" or "val", with the classes of this split."""
     split = self._listing.held_out
     if not split:
       return None
@@ -98,11 +98,13 @@ class Folder(Streamed):
     return tuple(self._listing.left_out)
 
   def digests(self) -> dict[str, str]:
-    """Digests of the names and sizes of files; for a bucket, only of names."""
+    """Returns digests of files' names and sizes; in a bucket, only of names."""
     return dict(self._listing.digests)
 
   def measured(self, count: int) -> list[tuple[int, bool]]:
-    """(the shorter side, whether it is grey) of some images, evenly spaced.
+    """Measures some images, evenly spaced.
+
+    Returns (shorter side, whether the image is grey) for each image.
 
     Args:
       count: the largest number of images to measure.
@@ -116,7 +118,7 @@ class Folder(Streamed):
 
   @functools.cached_property
   def _listing(self) -> Listing:
-    """The first process's listing; all processes must call this together."""
+    """The first process's listing. All processes must ask for it together."""
     fields = hosts.on_first(
       lambda: dataclasses.asdict(list_images(self.path, self.split, self.only))
     )
@@ -124,11 +126,11 @@ class Folder(Streamed):
 
   @functools.cached_property
   def _starts(self) -> list[int]:
-    """The index of the first image of each class, then the number of images."""
+    """The index of each class's first image, and then the number of images."""
     return list(itertools.accumulate(map(len, self._listing.files), initial=0))
 
   def _path(self, index: int) -> tuple[epath.Path, int]:
-    """The file of an image, and its label."""
+    """Returns the file of an image, and its label."""
     listing = self._listing
     label = int(np.searchsorted(self._starts, index, side="right")) - 1
     name = listing.files[label][index - self._starts[label]]
@@ -149,11 +151,11 @@ def _measured(path: epath.Path) -> tuple[int, bool]:
 
 @contextlib.contextmanager
 def _naming(path: epath.Path) -> Iterator[None]:
-  """Names the file of an image that cannot be read."""
+  """Makes an error inside the `with` name the image that cannot be read."""
   try:
     yield
-  # Pillow's error depends on the format and the damage: OSError, SyntaxError,
-  # ValueError, struct.error and more.
+  # Catch all errors, because Pillow's error depends on the format and the
+  # damage: OSError, SyntaxError, ValueError, struct.error and more.
   except Exception as error:
     raise ValueError(
       f"{path} cannot be decoded ({one_line(error)}); replace or remove it"

@@ -1,4 +1,4 @@
-"""Labels for generated images, with the same frequencies as in the data.
+"""Chooses labels for generated images, with the same frequencies as the data.
 
 With n_c images of class c among N, the first k labels hold class c
 
@@ -20,14 +20,14 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-# The name of this rule, which is stored with labels.
+# This name of the rule is stored with labels that the rule has chosen.
 RULE = "as frequent as in the data, evenly spread"
 
 
 def labels_of(
   counts: Sequence[int], first: int, count: int
 ) -> Int[np.ndarray, " count"]:
-  """The labels of images first, ..., first + count - 1, int32.
+  """Returns the labels of images first, ..., first + count - 1, as int32.
 
   Args:
     counts: the number of images of each class; a class without images gets no
@@ -46,14 +46,15 @@ def labels_of(
   divisor = math.gcd(*counts)
   reduced = tuple(n // divisor for n in counts)
   period = sum(reduced)
-  # Round the length up to a power of two, so that the cache is hit often.
+  # Round the length up to a power of two, so that the cache of `_order` is hit
+  # often.
   needed = 1 << (max(first + count, 1) - 1).bit_length()
   order = _order(reduced, min(needed, period))
   return order[np.arange(first, first + count) % period]
 
 
 def abbreviated(items: Sequence[object], most: int = 12) -> str:
-  """Items in one line; if there are many, the first ones and their number."""
+  """Writes items in one line; of many, the first ones and the number of all."""
   shown = ", ".join(map(str, items[:most]))
   if len(items) <= most:
     return shown
@@ -62,10 +63,11 @@ def abbreviated(items: Sequence[object], most: int = 12) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _order(counts: tuple[int, ...], size: int) -> Int[np.ndarray, " size"]:
-  """The first `size` labels of a period."""
+  """Returns the first `size` labels of the order, which then repeats."""
   total = sum(counts)
-  # waiting: (first position of the next label, class), if the class must wait;
-  # ready: (last position of the next label, class), if the class may come.
+  # `waiting` has (first position of the next label, class) for classes that
+  # may not come yet; `ready` has (last position of the next label, class) for
+  # classes that may come.
   waiting = [(1, label) for label, n in enumerate(counts) if n]
   ready: list[tuple[int, int]] = []
   placed = [0] * len(counts)

@@ -22,17 +22,17 @@ from diffdistill.data.label_order import abbreviated
 from diffdistill.data.pictures import SUFFIXES
 from diffdistill.system.files import in_bucket
 
-# Names of split folders; the first one that exists is used.
+# The names of each split's folder; the first one that exists is used.
 TRAINING = ("train", "training")
 HELD_OUT = ("test", "testing", "val", "valid", "validation")
 SPLITS = (*TRAINING, *HELD_OUT)
-# The name of the one class of a folder that has pictures and no class folder.
+# The class of all pictures of a folder that has no class folders.
 ALONE = "all"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Listing:
-  """The images of one split, in plain values.
+  """Holds the names and files of one split's images, as plain values.
 
   Args:
     folder: the folder that holds the class folders.
@@ -56,7 +56,7 @@ class Listing:
 
 
 def list_images(path: str, split: str, only: Sequence[str]) -> Listing:
-  """Lists a split; no image is opened.
+  """Lists the images of a split, but opens none.
 
   Classes are the folders in path/split if it has class folders, otherwise those
   in path. A folder with the name of a split is a class if it holds images and
@@ -119,7 +119,7 @@ def list_images(path: str, split: str, only: Sequence[str]) -> Listing:
 def _split_folders(
   data: epath.Path, top: Sequence[Entry]
 ) -> tuple[list[str], list[str]]:
-  """(Names of class folders, names of split folders) at the top of the data.
+  """Returns the class folders and the split folders at the top of the data.
 
   A folder with the name of a split is a split if it has folders and no images,
   or if nothing else can be a class.
@@ -141,7 +141,7 @@ def _split_folders(
 
 
 def _by_name(root: epath.Path, folders: Sequence[str]) -> dict[str, str]:
-  """The class folders, by the names of their classes."""
+  """Returns the class folders by the names of their classes."""
   by_name: dict[str, str] = {}
   for folder in folders:
     if normal(folder) in by_name:
@@ -165,7 +165,7 @@ def _listed(
   left_out: list[str],
   held_out: str,
 ) -> Listing:
-  """The listing of the class folders of a split."""
+  """Lists the images in the class folders of a split."""
   names = [normal(name) for name in only] or sorted(by_name)
   strangers = [name for name in by_name if name not in names]
   left_out = [
@@ -181,7 +181,7 @@ def _listed(
     )
   present = [by_name.get(name) for name in names]
   inside = [[] if name is None else entries(root / name) for name in present]
-  # `loose` has already named the other entries of a folder without classes.
+  # If there are no class folders, `loose` has already named the other entries.
   left_out += left_in_classes(root, present, inside) if any(present) else []
   files = [[e.name for e in found if e.is_image] for found in inside]
   for folder, found in zip(present, files, strict=True):
@@ -200,7 +200,7 @@ def _listed(
 
 
 def _refuse_empty(folder: epath.Path) -> None:
-  """Refuses a class folder without images."""
+  """Refuses a class folder that has no images."""
   deeper = [
     entry.name
     for entry in entries(folder)
@@ -224,7 +224,7 @@ def _check_files(
   inside: Sequence[Sequence[Entry]],
   files: Sequence[Sequence[str]],
 ) -> list[list[int]] | None:
-  """The sizes of all images; None for a bucket, which cannot list them fast.
+  """Returns the sizes of all images, or None for a bucket.
 
   Raises:
     ValueError: if there is a dead link or an empty file.
@@ -243,7 +243,7 @@ def _check_files(
     place = os.path.join(os.fspath(root), folder or "")
     return [os.stat(os.path.join(place, name)).st_size for name in names]
 
-  # Threads help because each request to a file server takes long.
+  # Use threads, because each request to a file server takes long.
   with futures.ThreadPoolExecutor() as threads:
     result = list(threads.map(sizes, folders, files))
   for folder, names, found in zip(folders, files, result, strict=True):
@@ -261,7 +261,7 @@ def _digests(
   files: Sequence[Sequence[str]],
   sizes: Sequence[Sequence[int]] | None,
 ) -> dict[str, str]:
-  """Digests of the names of images and, if they are known, of their sizes."""
+  """Returns digests of images' names and, if they are known, of their sizes."""
   lines = [
     f"{name}/{normal(file)}"
     for name, found in zip(names, files, strict=True)

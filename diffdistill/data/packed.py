@@ -1,4 +1,4 @@
-"""A data set as one .npz per split: `Npz` reads it, `pack` writes it."""
+"""Reads and writes a data set as one .npz archive per split."""
 
 import dataclasses
 import errno
@@ -18,9 +18,10 @@ from diffdistill.system.archives import check_unpacked_size
 from diffdistill.system.files import naming
 
 SPLIT = "{split}"
-# The most classes of a file with fewer than 10,000 images.
+# The most classes of an archive with fewer than 10,000 images.
 MOST_CLASSES = 100_000
-# The number of examples read at a time, enough for all decoding threads.
+# The number of examples that are read at a time, enough for all decoding
+# threads.
 CHUNK = 1024
 
 
@@ -103,7 +104,7 @@ class Npz(InMemory):
     try:
       with file.open("rb") as opened:
         archive = np.load(opened, allow_pickle=False)
-        # np.load returns the array itself for an .npy file.
+        # For an .npy file, np.load returns an array and no archive.
         names = () if isinstance(archive, np.ndarray) else archive.files
         found = {
           key: archive[key]
@@ -115,14 +116,14 @@ class Npz(InMemory):
         f"{file} takes more memory than there is; pass a smaller one, or"
         " kind='folder', which reads images as they are needed"
       ) from error
-    # A damaged archive, or an archive of other things, may raise any error.
+    # A damaged archive, or an archive of other things, can raise any error.
     except Exception as error:
       raise ValueError(
         f"{file} is not a readable .npz of plain arrays; write it with"
         f" np.savez(path, {self.image_key}=..., {self.label_key}=...)"
       ) from error
     for key in (self.image_key, self.label_key):
-      # NumPy returns bytes for a member that is not an .npy.
+      # If a member of the archive is not an .npy, NumPy returns its bytes.
       if not isinstance(found.get(key), np.ndarray):
         raise ValueError(
           f"{file} holds {', '.join(names) or 'no named array'} but no array"
@@ -148,8 +149,8 @@ class Npz(InMemory):
         f"{self.label_key} in {file} is {labels.dtype} of shape"
         f" {labels.shape}; store integers of shape {images.shape[:1]}"
       )
-    # The limit exists because a network has a row for each number up to the
-    # largest label.
+    # Limit the labels, because a network has a row of weights for each number
+    # up to the largest label.
     limit = max(10 * len(labels), MOST_CLASSES)
     wrong = labels[(labels < 0) | (labels >= limit)]
     if wrong.size:
@@ -204,7 +205,7 @@ def pack(source: Source, out: str, say: Callable[[str], None]) -> list[str]:
 def _write(
   path: epath.Path, split: str, source: Source, say: Callable[[str], None]
 ) -> str:
-  """Writes one split; returns a line about its file."""
+  """Writes one split as an archive; returns a line about the file."""
   path.parent.mkdir(parents=True, exist_ok=True)
   beside = path.with_name(f".{path.name}.partial")
   shape = (len(source), *source.image_shape)
@@ -254,7 +255,7 @@ def _write(
 def _chunks(
   source: Source, split: str, say: Callable[[str], None]
 ) -> Iterator[tuple[int, Examples]]:
-  """Yields (first index, examples) of all images; reports each tenth part."""
+  """Yields (first index, examples) of all images; reports each tenth."""
   size = len(source)
   for first in range(0, size, CHUNK):
     last = min(first + CHUNK, size)
@@ -266,6 +267,6 @@ def _chunks(
 def _to_bytes(
   images: Float[np.ndarray, "n h w c"],
 ) -> tuple[UInt8[np.ndarray, "n h w c"], bool]:
-  """(Images in [0, 255] as bytes, whether rounding changed any of them)."""
+  """Rounds images in [0, 255] to bytes; also says whether a value changed."""
   whole = np.rint(images)
   return whole.astype(np.uint8), bool((whole != images).any())

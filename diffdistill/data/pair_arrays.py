@@ -1,4 +1,4 @@
-"""The arrays of a shard of pairs, drawn from the teacher."""
+"""Draws the arrays of a shard of pairs from the teacher."""
 
 import zlib
 from collections.abc import Callable, Iterator
@@ -12,17 +12,17 @@ from diffdistill.images import to_uint8
 
 Noise = Float[np.ndarray, "n h w c"]
 Half = Float16[np.ndarray, "n h w c"]
-# The arrays of pairs first, ..., first + count - 1:
-#   unit noise in float32, which was rounded to float16 before sampling;
-#   the teacher's images, which are clipped to [-1, 1];
-#   the labels; None for pairs without labels.
+# The arrays of pairs number `first` to `first + count - 1`: unit noise in
+# float32, which was rounded to float16 before sampling; the teacher's images,
+# which are clipped to [-1, 1]; and the labels, or None for pairs without
+# labels.
 Drawn = tuple[Noise, Float[np.ndarray, "n h w c"], Int[np.ndarray, " n"] | None]
 Draw = Callable[[int, int], Drawn]
 DrawNoise = Callable[[int, int], Noise]
 
 
 def empty_arrays(pairs: PairSet, count: int) -> Arrays:
-  """Arrays of the right types and shapes for a shard of `count` pairs."""
+  """Returns empty arrays of the right types and shapes for a shard of pairs."""
   shape = (count, *pairs.image_shape)
   arrays: Arrays = {"image": np.empty(shape, np.uint8)}
   if pairs.store_noise:
@@ -80,12 +80,12 @@ def drawn_noise(
 
 
 def checksum(noise: Half) -> np.ndarray:
-  """A checksum that detects a change of the noise."""
+  """Returns a checksum with which a change of the noise is noticed."""
   return np.array(zlib.crc32(noise.tobytes()), np.uint32)
 
 
 def _parts(numbers: range, size: int) -> Iterator[tuple[slice, int, int]]:
-  """The (rows, first number, count) of each draw."""
+  """Yields (rows of the shard, first number, count) for each draw."""
   size = size or len(numbers)
   for first in numbers[::size]:
     count = min(size, numbers.stop - first)
@@ -94,7 +94,7 @@ def _parts(numbers: range, size: int) -> Iterator[tuple[slice, int, int]]:
 
 
 def _half(noise: Noise) -> Half:
-  """float32 noise as float16, which must represent it exactly."""
+  """Converts float32 noise to float16, which must represent it exactly."""
   half = noise.astype(np.float16)
   if not np.array_equal(half.astype(np.float32), noise):
     raise ValueError(

@@ -1,4 +1,4 @@
-"""Batches of stored pairs, as a function of the step.
+"""Makes batches of stored pairs; a batch depends only on its step.
 
 If the disk holds P of the S training shards, training uses a pool of P shards
 that moves over all S:
@@ -34,7 +34,7 @@ OF_EPOCH, OF_VISIT = 0, 1
 
 
 def _silent(line: str) -> None:
-  """The default of `say`: prints nothing."""
+  """Prints nothing; it is the default of the field `say`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,9 +75,9 @@ class PairPipeline:
         )
 
   def batch(self, step: int) -> Arrays:
-    """This process's rows of the global batch of `step`.
+    """Returns this process's rows of the global batch of a step.
 
-    It reads a whole shard for one batch, and makes the shard if it is missing.
+    It reads a whole shard for this batch, and makes the shard if it is missing.
 
     Returns:
       "noise": float16 and "image": uint8, as they are stored, both of shape
@@ -93,22 +93,23 @@ class PairPipeline:
     return self._batches(start)
 
   def held_out(self) -> Iterator[Arrays]:
-    """Batches of the held-out pairs: each pair once, in order."""
+    """Yields batches of the held-out pairs: each pair once, in order."""
     self.store.claim()
     return self._held_out()
 
   def pool(self, visit: int) -> range:
-    """The pool: the training shards on disk at a visit."""
+    """Returns the training shards that are on disk at a visit."""
     count = len(self.store.train_shards)
     size = self.store.capacity
-    # An incomplete last epoch keeps the pool of the epoch before it.
+    # If the last epoch is incomplete, it keeps the pool of the epoch before
+    # it.
     epochs = max(self.num_updates // self._visit_length // size, 1)
     epoch = min(visit // size, epochs - 1)
     first = epoch * (count - size) // max(epochs - 1, 1)
     return range(first, first + size)
 
   def shards(self, start: int, stop: int) -> list[int]:
-    """The shards of updates `start` to `stop - 1`, in the order of visits."""
+    """Returns the shards of updates `start` to `stop - 1`, in order."""
     if start >= stop:
       return []
     first, last = start // self._visit_length, (stop - 1) // self._visit_length
@@ -120,7 +121,7 @@ class PairPipeline:
     return list(seen)
 
   def shard(self, visit: int) -> int:
-    """The shard of a visit."""
+    """Returns the shard that is trained on at a visit."""
     pool = self.pool(visit)
     epoch, position = divmod(visit, len(pool))
     return pool[int(self._order(OF_EPOCH, epoch, len(pool))[position])]
@@ -130,7 +131,7 @@ class PairPipeline:
     return self.store.pairs.shard_size // self.batch_size
 
   def _order(self, of: int, number: int, size: int) -> np.ndarray:
-    """A permutation of the shards of an epoch, or of the pairs of a visit."""
+    """Permutes the shards of an epoch, or the pairs of a visit."""
     return np.random.default_rng([self.seed, of, number]).permutation(size)
 
   def _batches(self, start: int) -> Iterator[Arrays]:
@@ -144,7 +145,7 @@ class PairPipeline:
       done = 0
 
   def _visit(self, visit: int, done: int) -> Iterator[Arrays]:
-    """The batches of one visit, without the first `done`."""
+    """Yields the batches of one visit, except the first `done`."""
     shard = self.shard(visit)
     self.store.make((shard,), self.say)
     pairs = self.store.read(shard)
@@ -161,7 +162,7 @@ class PairPipeline:
         yield self._rows(pairs, np.arange(first, first + self.batch_size))
 
   def _rows(self, pairs: Arrays, order: np.ndarray) -> Arrays:
-    """This process's rows of the global batch at the beginning of `order`."""
+    """Takes this process's rows from the first pairs of `order`."""
     rows = order[: self.batch_size]
     if self.rows is not None:
       rows = rows[list(self.rows)]

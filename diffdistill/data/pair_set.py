@@ -1,4 +1,4 @@
-"""The settings of a set of pairs, and the shard of each pair.
+"""Describes a set of pairs, and numbers its pairs and shards.
 
 Pairs 0 to num_pairs - 1 are trained on and lie in shards 0 to S - 1. The
 held-out pairs come after these, in separate shards.
@@ -59,7 +59,7 @@ class PairSet:
 
   @property
   def train_shards(self) -> range:
-    """The shards to train on, 0 to S - 1."""
+    """The shards to train on: 0 to S - 1."""
     return range(self.num_pairs // self.shard_size)
 
   @property
@@ -69,19 +69,19 @@ class PairSet:
     return range(first, first + math.ceil(self.held_out / self.shard_size))
 
   def numbers(self, shard: int) -> range:
-    """The numbers of the pairs in a shard."""
+    """Returns the numbers of the pairs in a shard."""
     first = shard * self.shard_size
     last = min(first + self.shard_size, self.num_pairs + self.held_out)
     return range(first, last)
 
   def num_bytes(self, num_pairs: int) -> int:
-    """The bytes of pairs on disk, without about 1 kB for each shard."""
+    """Returns the bytes of pairs on disk, without about 1 kB for each shard."""
     per_value = 3 if self.store_noise else 1
     label = 4 if self.num_classes else 0
     return num_pairs * (per_value * math.prod(self.image_shape) + label)
 
   def capacity(self, max_gigabytes: float) -> int:
-    """The number of training shards that fit on disk beside the held-out pairs.
+    """Returns how many training shards fit on disk beside the held-out pairs.
 
     Args:
       max_gigabytes: the limit, in 10^9 bytes; 0 for no limit.

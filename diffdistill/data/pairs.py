@@ -1,4 +1,4 @@
-"""Pairs of noise and teacher's image on disk, made as they are needed.
+"""Stores pairs of noise and teacher's image, and makes missing ones.
 
 With a deterministic sampler, the teacher's image is a function of the noise.
 Pairs of noise and image are made once and trained on many times (Luhman &
@@ -82,17 +82,17 @@ class PairStore:
 
   @property
   def capacity(self) -> int:
-    """P: the number of training shards on disk at once."""
+    """The number P of training shards that the disk holds at once."""
     return min(self.pairs.capacity(self.max_gigabytes), len(self.train_shards))
 
   @property
   def train_shards(self) -> range:
-    """The S training shards that are made."""
+    """The S training shards that are to be made."""
     return self.pairs.train_shards[: self.num_shards or None]
 
   @property
   def first_shards(self) -> list[int]:
-    """The first pool and the held-out shards; without a limit, all shards."""
+    """The shards to make first: the first pool and the held-out shards."""
     return [
       *self.train_shards[: self.capacity],
       *self.pairs.held_out_shards,
@@ -104,7 +104,7 @@ class PairStore:
     return len(self.train_shards) * self.pairs.shard_size
 
   def summary(self) -> str:
-    """One line with the number of pairs on the disk and their size."""
+    """Describes in one line how many pairs the disk holds, and their size."""
     pairs, shards = self.pairs, len(self.train_shards)
     count = self.capacity * pairs.shard_size + pairs.held_out
     parts = [
@@ -129,7 +129,7 @@ class PairStore:
 
   def _claim(self) -> None:
     manifest = self.directory / MANIFEST
-    # Convert to JSON types: there, a tuple is a list.
+    # Convert the settings to JSON types, where a tuple is a list.
     mine = json.loads(json.dumps(dataclasses.asdict(self.pairs)))
     if manifest.exists():
       self._compare(_read_manifest(manifest), mine)
@@ -171,13 +171,13 @@ class PairStore:
     return made
 
   def missing(self, shards: Sequence[int]) -> list[int]:
-    """The shards that the first process does not find on the disk."""
+    """Returns the shards that the first process does not find on the disk."""
     present = hosts.on_first(lambda: sorted(self._present()))
     return [shard for shard in shards if shard not in present]
 
   def keep(self, shards: Sequence[int]) -> None:
     """Removes all training shards except these."""
-    # Wait until all processes have read the shards that are removed.
+    # Wait until all processes have read the shards that are about to go.
     hosts.meet()
     hosts.on_first(functools.partial(self._keep, shards))
 
@@ -187,7 +187,7 @@ class PairStore:
         path.unlink()
 
   def read(self, shard: int) -> Arrays:
-    """The arrays "noise" (float16), "image" (uint8), "label" (int32, if any).
+    """Reads "noise" (float16), "image" (uint8), and "label" (int32, if any).
 
     Raises:
       ValueError: if the shard is damaged, or if noise that is drawn again
@@ -211,7 +211,7 @@ class PairStore:
     return self.directory / f"{shard:05d}.npz"
 
   def _present(self) -> dict[int, epath.Path]:
-    """The shards on disk."""
+    """Returns the files of the shards on disk, by the numbers of the shards."""
     paths = matching(self.directory, "*.npz")
     return {int(path.stem): path for path in paths if path.stem.isdigit()}
 

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image as PillowImage
 from PIL import ImageColor, ImageOps
 
-# Pillow's names of the formats, and the endings of their files.
+# Pillow's names of the formats that are read, and the endings of their files.
 FORMATS = {
   "AVIF": (".avif", ".avifs"),
   "BMP": (".bmp", ".dib"),
@@ -35,7 +35,7 @@ FORMATS = {
 SUFFIXES = tuple(suffix for group in FORMATS.values() for suffix in group)
 # Files with these endings may hold several pictures.
 SEVERAL = (".apng", ".avif", ".avifs", ".gif", ".mpo", ".tif", ".tiff", ".webp")
-# Endings of picture files that are not read.
+# Files with these endings are pictures in formats that are not read.
 UNREAD = (
   *(".arw", ".cr2", ".cr3", ".dcm", ".dds", ".dng", ".emf", ".eps", ".exr"),
   *(".fits", ".hdr", ".heic", ".heif", ".icns", ".jxl", ".nef", ".npy", ".orf"),
@@ -49,7 +49,7 @@ GREY = ("1", "L", "LA", "La", "I;16")
 def decode(
   data: bytes, channels: int, background: str
 ) -> UInt8[np.ndarray, "h w c"]:
-  """A picture as a viewer shows it; the first one, if a file holds several.
+  """Decodes a picture as a viewer shows it; of several in a file, the first.
 
   The picture is rotated according to its EXIF data. Transparent pixels are laid
   on the background. CMYK and palettes become RGB, and grey is the luma of RGB
@@ -83,7 +83,7 @@ def decode(
 
 
 def measure(data: bytes) -> tuple[int, bool]:
-  """(the shorter side, whether it is grey) of a picture, without decoding it.
+  """Measures a picture without decoding it.
 
   Args:
     data: the bytes of the file.
@@ -96,7 +96,7 @@ def measure(data: bytes) -> tuple[int, bool]:
 
 
 def colour(name: str) -> tuple[int, int, int]:
-  """(Red, green, blue) of a CSS colour, such as "white" or "#808080".
+  """Returns (red, green, blue) of a CSS colour, such as "white" or "#808080".
 
   Raises:
     ValueError: if the text is not a colour.
@@ -113,7 +113,7 @@ def colour(name: str) -> tuple[int, int, int]:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-  """The formats that this Pillow reads; one built from source may lack some."""
+  """Returns the formats that this Pillow reads; its build may lack some."""
   PillowImage.init()
   return tuple(name for name in FORMATS if name in PillowImage.OPEN)
 
@@ -121,12 +121,12 @@ def _formats() -> tuple[str, ...]:
 def _eight_bits(
   picture: PillowImage.Image, file_format: str | None
 ) -> PillowImage.Image:
-  """The picture in a mode that Pillow converts without clipping."""
+  """Converts a picture to a mode that Pillow can convert without clipping."""
   if not picture.mode.startswith(("I", "F")):
     return picture
   if file_format != "PNG" or picture.mode != "I;16":
-    # Pillow would clip large values, and the file does not state the value of
-    # white.
+    # Refuse such a picture: Pillow would clip large values, and the file does
+    # not state the value of white.
     raise ValueError(
       f"it has more than 8 bits a channel, mode {picture.mode}; convert it to 8"
     )

@@ -1,8 +1,9 @@
-"""The shuffled batches of a source, as a function of the step.
+"""Makes shuffled batches of a source; a batch depends only on its step.
 
-No position is stored: a run resumes with the batch of its step. The indices of
-a batch are a slice of the permutation of its epoch. All images of a batch are
-taken in one call, as they are stored. Grain prepares batches ahead.
+No position is stored, so a run resumes with the batch of its step. The indices
+of a batch are a slice of the permutation of its epoch. All images of a batch
+are taken from the source in one call and are not scaled here. Grain prepares
+batches ahead.
 """
 
 import dataclasses
@@ -69,7 +70,7 @@ class Pipeline:
     _check_source(self.source)
 
   def batch(self, step: int) -> Examples:
-    """This process's rows of the global batch of `step`, as they are stored.
+    """Returns this process's rows of the global batch of a step.
 
     The device scales and mirrors the images; see training/augment.py.
 
@@ -83,7 +84,7 @@ class Pipeline:
     rows = slice(None) if self.rows is None else list(self.rows)
     batch = self.source.take(self._indices(step)[rows])
     if self.flip:
-      # Flips are drawn for the global batch, so they do not depend on the
+      # Draw flips for the global batch, so that they do not depend on the
       # number of processes.
       random = np.random.default_rng([self.seed, OF_FLIPS, step])
       batch["flip"] = (random.random(self.batch_size) < 0.5)[rows]
@@ -101,7 +102,7 @@ class Pipeline:
     return iter(steps.map(self.batch).to_iter_dataset(options))
 
   def _indices(self, step: int) -> Indices:
-    """The indices of a global batch, which come from one epoch or more."""
+    """Returns a global batch's indices, which come from one epoch or more."""
     size, parts = len(self.source), []
     first, end = step * self.batch_size, (step + 1) * self.batch_size
     while first < end:
@@ -143,7 +144,7 @@ def once(source: Source, batch_size: int) -> Iterator[Examples]:
 
 
 def _scale(examples: Examples) -> Examples:
-  """Scales images from [0, 255] to [-1, 1], in new arrays."""
+  """Scales images from [0, 255] to [-1, 1] and returns new arrays."""
   image = examples["image"].astype(np.float32)
   image /= 127.5
   image -= 1

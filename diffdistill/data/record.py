@@ -1,4 +1,4 @@
-"""data.json: the facts of a run's data, recorded in its workdir.
+"""Records the facts of a run's data in the file data.json of its workdir.
 
 The record is written when a run claims its workdir. Then the run continues only
 with the same data, and the workdir can be opened on a machine without the data.
@@ -27,7 +27,7 @@ FILE = "data.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recorded:
-  """A source with recorded facts; its data is read only when it is needed.
+  """Describes a source by recorded facts, and reads its data only when needed.
 
   Args:
     facts: the facts of the data.
@@ -66,7 +66,7 @@ class Recorded:
 
   @property
   def label_counts(self) -> tuple[int, ...]:
-    """The recorded counts; if none are recorded, the counts of the data."""
+    """The recorded counts, or the counts of the data if none are recorded."""
     return self.facts.label_counts or self._opened.label_counts
 
   @property
@@ -78,24 +78,24 @@ class Recorded:
     return self.facts.left_out
 
   def digests(self) -> dict[str, str]:
-    """The recorded digests, because the data may have moved since."""
+    """Returns the recorded digests, because the data may have moved since."""
     return dict(self.facts.digests)
 
   def labels(self) -> Labels:
-    """The label of every image, in order."""
+    """Returns the label of every image, in order."""
     return self._opened.labels()
 
   def take(self, indices: Indices) -> Examples:
-    """The images and labels at `indices`, in that order."""
+    """Returns the images and labels at `indices`, in that order."""
     return self._opened.take(indices)
 
   def held_out(self) -> Source | None:
-    """The held-out split of the data."""
+    """Returns the held-out split of the data."""
     return None if self.facts.held_out is None else self._opened.held_out()
 
   @functools.cached_property
   def _opened(self) -> Source:
-    """The source after it is checked; all processes must call this together."""
+    """The checked source. All processes must ask for it together."""
     self.source.check()
     if not self.compared:
       here = describe(self.source, known=self.facts, counted=False)
@@ -140,7 +140,8 @@ def admit(
         f"{workdir} was made with other data: {found}; pass the data it was"
         " made with, or a new --workdir"
       )
-    # Data in a bucket has fewer digests than the same data on a disk.
+    # Keep the recorded digests too, because data in a bucket has fewer digests
+    # than the same data on a disk.
     facts = dataclasses.replace(
       facts, digests={**facts.digests, **stored.digests}
     )
@@ -154,7 +155,7 @@ def keep(workdir: epath.Path, facts: Facts) -> None:
 
 
 def read(workdir: epath.Path) -> Facts | None:
-  """The record of a workdir; None if there is none.
+  """Reads the record of a workdir; None if there is none.
 
   Raises:
     ValueError: if the record is damaged.

@@ -2,8 +2,8 @@
 
 A student must see data that is prepared in the same way as for its teacher.
 Progressive Distillation and moment matching (Google) crop the centre square
-along the short side. Then they resize ImageNet to 64 by area and LSUN to 128 by
-antialiased bilinear, and do not round the result to bytes.
+along the short side. Then they resize ImageNet to 64 pixels by area, and LSUN
+to 128 pixels by antialiased bilinear interpolation, and do not round to bytes.
 """
 
 import functools
@@ -50,7 +50,7 @@ def fit(image: Pixels, size: int | None, method: str, crop: str) -> Fitted:
 
 
 def center_crop(image: Pixels) -> Fitted:
-  """The centre square of an image; an odd pixel is cut at the end."""
+  """Crops the centre square of an image; an odd pixel is cut at the end."""
   height, width, _ = image.shape
   side = min(height, width)
   top, left = (height - side) // 2, (width - side) // 2
@@ -86,10 +86,11 @@ def resize_bilinear(
   return np.stack(channels, axis=-1)
 
 
-# Photographs have hundreds of sizes; the cache keeps the common ones.
+# Cache matrices, because photographs have hundreds of sizes, some of them
+# often.
 @functools.lru_cache(maxsize=256)
 def _coverage(old: int, new: int) -> Float[np.ndarray, "new old"]:
-  """A matrix whose row i holds the share of each old pixel in new pixel i."""
+  """Returns a matrix: row i holds each old pixel's share in new pixel i."""
   edges = np.arange(new + 1) * (old / new)
   pixels = np.arange(old)
   right = np.minimum(edges[1:, None], pixels + 1)

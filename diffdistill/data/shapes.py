@@ -1,6 +1,7 @@
 """Refuses image shapes that other commands could not use."""
 
-# Sheets, classifiers and exported pipelines accept only grey and RGB.
+# The channels of grey and RGB images. Sheets, classifiers and exported
+# pipelines accept no others.
 CHANNELS = (1, 3)
 
 

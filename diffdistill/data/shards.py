@@ -27,8 +27,8 @@ def write_shard(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
   buffer = io.BytesIO()
   with zipfile.ZipFile(buffer, "w") as archive:
     for name, array in arrays.items():
-      # np.savez cannot write an array called "file", because it has an argument
-      # of this name.
+      # Write the archive here, because np.savez cannot write an array called
+      # "file": it has an argument of this name.
       with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
         np.lib.format.write_array(member, array, allow_pickle=False)
   try:
@@ -57,8 +57,8 @@ def read_shard(path: epath.Path, like: Mapping[str, np.ndarray]) -> Arrays:
     try:
       with np.load(file, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
-    # zipfile raises RuntimeError for an unknown flag or method; a file raises
-    # OSError for a negative position.
+    # zipfile raises RuntimeError for an unknown flag or method, and a file
+    # raises OSError for a negative position.
     except (
       EOFError,
       KeyError,
@@ -93,7 +93,7 @@ def remove_partial(directory: epath.Path) -> None:
 
 
 def readable(num_bytes: int) -> str:
-  """A number of bytes in GB, MB, kB or bytes."""
+  """Writes a number of bytes in GB, MB, kB or bytes."""
   for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
     if num_bytes >= scale:
       return f"{num_bytes / scale:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""The protocol of a source of labelled images, and sources that fit in memory.
+"""Defines the protocol of a source of images, and sources that fit in memory.
 
 Fields are checked at construction. Data is read on first use, so a config can
 be built on a machine without its data. `check()` reads enough to know that the
@@ -18,8 +18,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int, Shaped
 
-# Before Python 3.12, isinstance evaluates the properties of a typing.Protocol,
-# and the properties of a source read files.
+# Do not use typing.Protocol. Before Python 3.12, isinstance evaluates its
+# properties, and the properties of a source read files.
 from typing_extensions import Protocol, runtime_checkable
 
 from diffdistill.data.resize import check_fit, fit
@@ -28,15 +28,16 @@ from diffdistill.ranges import Side, check_ranges
 Indices = Int[np.ndarray, " n"]
 Images = Shaped[np.ndarray, "n h w c"]
 Labels = Int[np.ndarray, " n"]
-# "image": shape `n h w c`, uint8 or float32, in [0, 255];
-# "label": shape `n`, int32, in [0, num_classes).
+# A batch of examples: "image" has shape `n h w c`, type uint8 or float32, and
+# values in [0, 255]; "label" has shape `n`, type int32, and values in [0,
+# num_classes).
 Examples = dict[str, np.ndarray]
 DIGESTED_AT_A_TIME = 4096
 
 
 @runtime_checkable
 class Source(Protocol):
-  """Random access to the labelled images of one split."""
+  """Gives random access to the labelled images of one split."""
 
   def check(self) -> None:
     """Raises ValueError or FileNotFoundError if the data is unusable."""
@@ -72,23 +73,23 @@ class Source(Protocol):
     ...
 
   def digests(self) -> dict[str, str]:
-    """Digests of the data, by what each covers, such as "sizes of files".
+    """Returns digests of the data, by what they cover: "sizes of files", ...
 
-    The same data has the same digests in every place. The keys appear in
+    The same data has the same digests on every machine. The keys appear in
     messages.
     """
     ...
 
   def labels(self) -> Labels:
-    """The label of every image, in order."""
+    """Returns the label of every image, in order."""
     ...
 
   def take(self, indices: Indices) -> Examples:
-    """The images and labels at `indices`, in that order."""
+    """Returns the images and labels at `indices`, in that order."""
     ...
 
   def held_out(self) -> "Source | None":
-    """The test split of the same data; None if it has no test split."""
+    """Returns the test split of the same data; None if it has no test split."""
     ...
 
 
@@ -130,7 +131,7 @@ class InMemory(abc.ABC):
 
   @property
   def image_dtype(self) -> np.dtype:
-    """uint8 for images that need no resizing, otherwise float32."""
+    """The type of images: uint8 if they need no resizing, otherwise float32."""
     resized = self._arrays[0].shape[1:] != self.image_shape
     return np.dtype(np.float32 if resized else np.uint8)
 
@@ -146,21 +147,21 @@ class InMemory(abc.ABC):
     return tuple(np.bincount(labels, minlength=self.num_classes).tolist())
 
   def labels(self) -> Labels:
-    """The label of every image, in order."""
+    """Returns the label of every image, in order."""
     return self._arrays[1]
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """Empty, because the classes of arrays have only numbers."""
+    """No names, because the classes of arrays have only numbers."""
     return ()
 
   @property
   def left_out(self) -> tuple[str, ...]:
-    """Empty, because arrays are read whole."""
+    """No phrases, because arrays are read whole."""
     return ()
 
   def digests(self) -> dict[str, str]:
-    """One digest of all bytes of the images and labels."""
+    """Returns one digest of all bytes of the images and labels."""
     images, labels = self._arrays
     digest = hashlib.sha256(f"{images.dtype} {images.shape}".encode())
     for first in range(0, len(images), DIGESTED_AT_A_TIME):
@@ -170,7 +171,7 @@ class InMemory(abc.ABC):
     return {"images and labels": digest.hexdigest()[:16]}
 
   def take(self, indices: Indices) -> Examples:
-    """The images and labels at `indices`, in that order."""
+    """Returns the images and labels at `indices`, in that order."""
     images, labels = self._arrays
     taken = images[indices]
     if self.image_dtype != np.uint8:
@@ -190,7 +191,7 @@ class InMemory(abc.ABC):
 
   @abc.abstractmethod
   def _read(self) -> tuple[Images, Labels]:
-    """All images (uint8) and all labels (int32)."""
+    """Reads all images (uint8) and all labels (int32)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,7 +203,8 @@ class Digits(InMemory):
 
   def _read(self) -> tuple[Images, Labels]:
     try:
-      # Import here, because the import is slow and only digits need it.
+      # Import scikit-learn here, because its import is slow and only digits
+      # need it.
       datasets = importlib.import_module("sklearn.datasets")
     except ImportError as error:
       raise ValueError(
@@ -210,7 +212,7 @@ class Digits(InMemory):
         " `pip install scikit-learn`"
       ) from error
     digits = datasets.load_digits()
-    # The scan has 17 levels, 0 to 16.
+    # Pixels of the scan have 17 levels, 0 to 16.
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     test = np.arange(len(images)) % 6 == 0
     chosen = test if self.split == "test" else ~test
@@ -253,7 +255,7 @@ class Idx(InMemory):
           f"{file} is not a complete gzip file; download it again"
         ) from error
     start = 4 + 4 * rank
-    # In this format, 8 is the code of unsigned bytes.
+    # Compare with 8, which is the format's code of unsigned bytes.
     if len(data) < start or data[:4] != bytes((0, 0, 8, rank)):
       raise ValueError(
         f"{file} is not an IDX file of bytes in {rank} dimensions: it starts"

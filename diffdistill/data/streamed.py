@@ -1,4 +1,4 @@
-"""Sources too large for memory: an image is decoded when it is taken."""
+"""Reads sources too large for memory: decodes an image when it is taken."""
 
 import abc
 import dataclasses
@@ -46,7 +46,7 @@ class Streamed(abc.ABC):
     check_fit(self.resize, self.crop)
 
   def take(self, indices: Indices) -> Examples:
-    """The images and labels at `indices`, in that order.
+    """Returns the images and labels at `indices`, in that order.
 
     Raises:
       ValueError: if an image cannot be decoded, or a label is outside [0,
@@ -74,7 +74,7 @@ class Streamed(abc.ABC):
 
   @property
   def image_dtype(self) -> np.dtype:
-    """float32 if image_size is given, otherwise uint8."""
+    """The type of images: float32 if image_size is given, otherwise uint8."""
     return np.dtype(np.uint8 if self.image_size is None else np.float32)
 
   @property
@@ -96,11 +96,11 @@ class Streamed(abc.ABC):
 
   @abc.abstractmethod
   def _count_classes(self) -> int:
-    """The number of classes in the data."""
+    """Counts the classes in the data."""
 
   @abc.abstractmethod
   def labels(self) -> Labels:
-    """The label of every image, in order."""
+    """Returns the label of every image, in order."""
 
   @property
   @abc.abstractmethod
@@ -108,7 +108,7 @@ class Streamed(abc.ABC):
 
   @abc.abstractmethod
   def _decode(self, index: int) -> Decoded:
-    """The stored image, in [0, 255], and its label."""
+    """Reads the stored image at an index, in [0, 255], and its label."""
 
   def _fitted(self, index: int) -> Decoded:
     image, label = self._decode(index)
@@ -122,5 +122,5 @@ class Streamed(abc.ABC):
 
 
 def one_line(error: Exception) -> str:
-  """The message of an error; if it is empty, the name of its class."""
+  """Returns the message of an error; the name of its class if that is empty."""
   return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets, read without TensorFlow."""
+"""Reads TensorFlow Datasets without TensorFlow."""
 
 import dataclasses
 import functools
@@ -82,11 +82,11 @@ class Tfds(Streamed):
 
   @property
   def left_out(self) -> tuple[str, ...]:
-    """Empty, because the whole data set is read."""
+    """No phrases, because the whole data set is read."""
     return ()
 
   def digests(self) -> dict[str, str]:
-    """A digest of the description of the data set; no example is read."""
+    """Returns a digest of the data set's description; reads no example."""
     info = self._source.dataset_info
     told = {
       "name": getattr(info, "full_name", self.name),
@@ -96,14 +96,14 @@ class Tfds(Streamed):
     return {"name, version, split and number of examples": digest_of(told)}
 
   def labels(self) -> Labels:
-    """The label of every image, in order; the first call reads all examples."""
+    """Returns the label of every image; the first call reads all examples."""
     return self._labels
 
   @functools.cached_property
   def _labels(self) -> Labels:
     if "label" not in self._features:
       return np.zeros(len(self), np.int32)
-    # The library stores labels only within the examples.
+    # Read every example, because the library stores labels only in examples.
     return np.array(hosts.on_first(self._every_label), np.int32)
 
   def _every_label(self) -> list[int]:
@@ -117,7 +117,7 @@ class Tfds(Streamed):
     return labels
 
   def held_out(self) -> Source | None:
-    """The split "test", or "validation" if "test" has no labels."""
+    """Returns the split "test", or "validation" if "test" has no labels."""
     for split in ("test", "validation"):
       other = dataclasses.replace(self, split=split)
       try:
@@ -140,7 +140,7 @@ class Tfds(Streamed):
   @functools.cached_property
   def _source(self) -> Any:
     try:
-      # Import here, because the library is optional and its import takes
+      # Import the library here, because it is optional and its import takes
       # seconds.
       tfds = importlib.import_module("tensorflow_datasets")
     except ImportError as error:
@@ -153,7 +153,8 @@ class Tfds(Streamed):
         self.name, split=self.split, data_dir=self.data_dir, download=False
       )
     # The library raises NotImplementedError for a data set in TFRecord format,
-    # AssertionError for an unprepared one, and ValueError for an unknown split.
+    # AssertionError for an unprepared one, and ValueError for an unknown
+    # split.
     except Exception as error:
       where = "" if self.data_dir is None else f", data_dir={self.data_dir!r}"
       raise ValueError(
@@ -171,6 +172,6 @@ class Tfds(Streamed):
     return int(self._example(index)["label"])
 
   def _example(self, index: int) -> Any:
-    # In some versions of the library, source[index] logs an error in each call.
+    # Use __getitems__, because in some versions source[index] logs an error.
     (example,) = self._source.__getitems__([index])
     return example
