@@ -59,7 +59,8 @@ def test_output_at_t_1_is_the_mean_of_the_data():
   pi = jax.nn.softmax(params["logits"])
   mean = jnp.einsum("k,khwc->hwc", pi, params["means"])
   actual = apply(params, x, jnp.ones(5))
-  # alpha(1) is 4.5e-5 and not 0, so x still changes the output a little.
+  # The tolerance allows for alpha(1), which is 4.5e-5 and not 0, so that x
+  # changes the output a little.
   np.testing.assert_allclose(actual, np.broadcast_to(mean, x.shape), atol=5e-4)
 
 
@@ -100,8 +101,8 @@ def test_output_is_the_least_squares_denoiser_of_the_samples():
   x_t = SCHEDULE.alpha(t * jnp.ones(())) * x0
   x_t = x_t + SCHEDULE.sigma(t * jnp.ones(())) * eps
   error = x0 - apply(params, x_t, time)
-  # The error of a conditional mean is orthogonal to every function of x_t.
-  # The tolerance of 0.02 is four standard errors of these means.
+  # The output is E[x0 | x_t] if its error is orthogonal to every function of
+  # x_t. The tolerance of 0.02 is four standard errors of these means.
   for probe in (jnp.ones_like(x_t), x_t, jnp.sin(3 * x_t)):
     assert abs(float(jnp.mean(error * probe))) < 0.02
 
@@ -114,7 +115,7 @@ def test_samples_have_the_moments_of_the_mixture():
   means = np.asarray(params["means"]).reshape(3, 2)
   mean = pi @ means
   second = pi @ (means**2 + np.asarray(params["std"])[:, None] ** 2)
-  # The tolerance is four standard errors of 20,000 samples of scale one.
+  # The tolerance is four standard errors of 20,000 samples of variance 1.
   np.testing.assert_allclose(x0.mean(0)[0, 0], mean, atol=0.03)
   np.testing.assert_allclose((x0**2).mean(0)[0, 0], second, atol=0.03)
 

@@ -47,13 +47,13 @@ def test_logits_are_linear_in_features_of_float32(dtype):
   params = jit(net.init)(jax.random.key(0))
   logits, features = jit(net.apply)(params, images(8))
   assert features.dtype == logits.dtype == jnp.float32
-  # The bias of the logits starts at zero.
+  # The logits have no bias here, because their bias starts at zero.
   expected = features @ params["logits"]["kernel"]
   np.testing.assert_allclose(logits, expected, atol=1e-5)
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {
     jnp.dtype("float32")
   }
-  # Different images have different features.
+  # The features must depend on the image.
   assert jnp.max(jnp.abs(features[0] - features[1])) > 1e-3
 
 
@@ -74,7 +74,8 @@ def test_a_key_enables_dropout_between_features_and_logits():
   apply = jit(net.apply)
   off = apply(params, images(8))
   on = apply(params, images(8), key=jax.random.key(2))
-  # The two programs, without and with dropout, may round differently.
+  # Dropout does not change the features. The tolerance is for the rounding of
+  # two different programs.
   np.testing.assert_allclose(on.features, off.features, atol=1e-5)
   assert jnp.max(jnp.abs(on.logits - off.logits)) > 1e-3
 
@@ -153,10 +154,10 @@ def test_the_module_receives_normalised_images(name, mean, std):
 def test_the_module_receives_resized_images():
   x = jnp.array([[0.0, 1.0], [0.0, 1.0]]).reshape(1, 2, 2, 1)
   larger = fed(x, resize=4).reshape(4, 4)
-  # Resizing places values at pixel centres, not at pixel corners.
+  # A resize that aligned corners would give 0, 1/3, 2/3 and 1.
   expected = np.broadcast_to([0.0, 0.25, 0.75, 1.0], (4, 4))
   np.testing.assert_allclose(larger, expected, atol=1e-6)
-  # init sizes dense layers for the resized images.
+  # The dense layer must fit the resized images, which are 4x4.
   net = LinenClassifier(module=MLPHead(), image_shape=(2, 2, 1), resize=4)
   params = net.init(jax.random.key(0))
   assert params["head"]["kernel"].shape == (16, 3)

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def trained():
-  """Random weights and biases scaled by fan-in; none is zero."""
+  """Makes random weights and biases, scaled by fan-in; none is zero."""
 
   def make(network):
     shapes = jax.eval_shape(network.init, jax.random.key(0))

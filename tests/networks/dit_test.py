@@ -29,15 +29,15 @@ def data(batch=2):
 
 @pytest.mark.parametrize(
   ("size", "expected"),
-  # Millions of parameters, from memory of Peebles & Xie 2023.
+  # In millions; recalled from Peebles & Xie 2023, not looked up.
   [("S", 33), ("B", 130), ("L", 458), ("XL", 675)],
 )
 def test_parameter_counts_are_those_of_the_paper(size, expected, count):
   fields = recipes.dit_network(size, patch=2)
   assert NETWORKS[fields.pop("kind")] is DiT
   network = LinenNetwork(
-    # Latents have 4 channels; the output is a mean and a variance of each.
-    # Class 1000 means no label.
+    # The paper's networks read latents of 4 channels and predict a mean and a
+    # variance of each. Class 1000 means no label.
     module=DiT(**fields, out_channels=8, num_classes=1001),
     image_shape=(32, 32, 4),
     num_classes=1001,
@@ -113,7 +113,7 @@ def test_a_block_agrees_with_its_formula():
   hidden = np.asarray(nn.gelu(hidden, approximate=True))
   expected = expected + gate2 * dense("dense2", hidden)
   output, _ = jax.jit(block.apply)({"params": params}, h, embed)
-  # The values are in the hundreds, in float32.
+  # The tolerance fits values in the hundreds in float32.
   np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-2)
 
 
@@ -126,7 +126,7 @@ def test_every_parameter_and_input_changes_the_output(trained):
 
   grads = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(params, x, t)
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
-    # Check the weights of each block separately.
+    # The first axis of a block's weights is the block; check each block.
     blocks = 2 if len(path) > 1 and path[1].key == "blocks" else 1
     changed = jnp.any(grad.reshape(blocks, -1) != 0, axis=1)
     assert jnp.all(changed), jax.tree_util.keystr(path)
@@ -168,7 +168,7 @@ def test_bfloat16_output_is_close_and_parameters_stay_float32(trained):
   actual = jax.jit(half.apply)(params, x, t)
   assert actual.dtype == jnp.float32
   error = jnp.sqrt(jnp.mean((actual - expected) ** 2) / jnp.mean(expected**2))
-  # bfloat16 keeps eight bits in each of a dozen layers; float32 errs less.
+  # Each of a dozen layers rounds to 8 bits in bfloat16, hence the tolerance.
   assert 1e-4 < error < 3e-2
 
 
@@ -185,7 +185,7 @@ def test_rematerialisation_gives_the_same_gradients(trained):
   assert "remat" in str(jax.make_jaxpr(grads(remat))(params))
   assert "remat" not in str(jax.make_jaxpr(grads(plain))(params))
   jax.tree.map(
-    # The two programs add float32 numbers in different orders.
+    # The tolerance is for float32 sums in different orders.
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
     jax.jit(grads(plain))(params),
     jax.jit(grads(remat))(params),
@@ -204,7 +204,7 @@ def test_the_jvp_along_the_weights_agrees_with_a_finite_difference(trained):
 
   _, tangent = jax.jit(lambda step: jax.jvp(moved, (step,), (1.0,)))(0.0)
   step = 2e-3
-  # Richardson's difference has an error of fourth order in the step.
+  # This finite difference (Richardson's) has an error of order step^4.
   near = (moved(step) - moved(-step)) / (2 * step)
   far = (moved(2 * step) - moved(-2 * step)) / (4 * step)
   difference = (4 * near - far) / 3
@@ -227,13 +227,13 @@ def test_a_mesh_of_devices_does_not_change_the_output(
     placed = jax.device_put(params, shardings)
     inputs = jax.device_put((x, t, label), rows)
     traced = jax.jit(network.apply).trace(placed, *inputs)
-    # A constraint keeps each example on its own device.
+    # `keep_rows` must add a constraint that keeps examples on their devices.
     assert "sharding_constraint" in str(traced.jaxpr)
     outputs.append(np.asarray(traced.lower().compile()(placed, *inputs)))
   kernel = placed["blocks"]["dense2"]["kernel"]
   assert kernel.shape == (2, 32, 8)
   assert kernel.sharding.shard_shape(kernel.shape) == (2, 4, 8)
-  # The two programs add float32 numbers in different orders.
+  # The tolerance is for float32 sums in different orders.
   np.testing.assert_allclose(*outputs, rtol=1e-4, atol=1e-5)
 
 

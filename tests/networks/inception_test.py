@@ -29,12 +29,13 @@ def test_parameter_count_and_output_shapes_are_those_of_inception():
 
 
 def test_images_are_resized_as_torch_resizes_them():
-  # Halving the rows would show antialiasing; the columns are doubled.
+  # The resize halves the number of rows, which would reveal antialiasing, and
+  # doubles the number of columns.
   pixels = np.random.RandomState(1).randint(0, 256, (1, 600, 150, 3))
   out = prepare(jnp.asarray(pixels / 127.5 - 1, jnp.float32))
   assert out.shape == (1, 299, 299, 3)
-  # Sampling positions are float32: among 600 rows they err by 4e-5 of a row,
-  # and neighbouring pixels differ by up to 2.
+  # The tolerance is for float32 sampling positions: among 600 rows they err by
+  # 4e-5 of a row, and neighbouring pixels differ by up to 2.
   np.testing.assert_allclose(
     out[0, ::40, ::40, 0], GOLDEN["resized"], rtol=0, atol=1e-4
   )

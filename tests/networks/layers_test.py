@@ -20,7 +20,7 @@ def test_sinusoid_agrees_with_its_formula(fields, shift):
     waves.reverse()
   expected = np.concatenate(waves, axis=-1)
   actual = embeddings.sinusoid(jnp.asarray(t, jnp.float32), dim, **fields)
-  # Float32 angles up to 1000 have an error of 1000 * 6e-8.
+  # The tolerance is for float32 angles up to 1000, which err by 1000 * 6e-8.
   np.testing.assert_allclose(actual, expected, atol=2e-4)
 
 

@@ -71,7 +71,7 @@ def test_logits_are_linear_in_features_and_a_key_changes_nothing():
   expected = features @ params["fc"]["kernel"]
   np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
   assert jnp.all(features >= 0)
-  # A key selects training mode, which changes nothing here.
+  # A key turns training mode on, but this classifier has no dropout.
   trained = jit(net.apply)(params, x, key=jax.random.key(2))
   np.testing.assert_allclose(trained.logits, logits, rtol=1e-5, atol=1e-5)
 

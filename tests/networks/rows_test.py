@@ -9,7 +9,10 @@ from diffdistill.training.sharding import batch_sharding, replicated
 
 
 class Noisy(nn.Module):
-  """Maps h to 2 h + given + shared + b; also returns b and dropout of ones."""
+  """Maps h to 2 h + given + shared + b.
+
+  It also returns the parameter b, and a vector of ones after dropout.
+  """
 
   @nn.compact
   def __call__(self, h, shared, given):

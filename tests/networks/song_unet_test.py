@@ -24,7 +24,7 @@ STYLES = {
   "ncsnpp": {**NCSNPP, "taps": (1, 3, 3, 1)},
   "skip": {"encoder": "skip", "decoder": "skip", "taps": (1, 3, 3, 1)},
 }
-# One level, for tests that need no resampling.
+# A network of one level, for tests that need no change of resolution.
 NANO = {"multipliers": (1,), "attention": ()}
 # Compiling tiny networks takes longer than running them, so optimise less.
 jit = functools.partial(
@@ -41,7 +41,7 @@ def tiny(**fields):
 
 def data(batch=2):
   x = jax.random.normal(jax.random.key(1), (batch, 8, 8, 3))
-  # The times are c_noise / 1000 for sigmas from 0.1 to 10.
+  # The network expects t = c_noise / 1000; here sigma is from 0.1 to 10.
   return x, jnp.linspace(-6e-4, 6e-4, batch)
 
 
@@ -129,7 +129,7 @@ def test_bfloat16_output_is_close_and_parameters_stay_float32(trained):
   assert close.dtype == jnp.float32
   exact = jit(full.apply)(params, x, t)
   assert not np.array_equal(close, exact)
-  # bfloat16 keeps eight bits in each of a dozen layers.
+  # Each of a dozen layers rounds to 8 bits in bfloat16, hence the tolerance.
   np.testing.assert_allclose(close, exact, atol=0.1 * np.abs(exact).max())
 
 
@@ -183,7 +183,7 @@ def test_two_equal_taps_average_pixels_down_and_repeat_them_up():
   "taps", [(1, 1), (1, 3, 3, 1), (1, 2), (1, 2, 3, 4, 5, 6)]
 )
 def test_filtered_down_is_a_convolution_of_stride_two(taps):
-  """The border is padded with zeros; rows and columns use the same filter."""
+  """The filter acts on rows and columns, and pads the border with zeros."""
   x, pad = image(), len(taps) // 2 - 1
   kernel = np.outer(taps, taps) / np.sum(taps) ** 2
   side = x.shape[1] // 2

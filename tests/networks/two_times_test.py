@@ -1,4 +1,4 @@
-"""Second times, features and time derivatives of every architecture."""
+"""Tests of the second time s, features and time derivatives of networks."""
 
 import jax
 import jax.numpy as jnp
@@ -107,8 +107,8 @@ def test_derivatives_of_an_exact_denoiser_agree_with_finite_differences(
       return exact(params, x_h, t_h, s=s_h).x0
 
     tangent = jax.jvp(value, (jnp.float32(0),), (jnp.float32(1),))[1]
-    # The difference has an error of fourth order in h; h is small because the
-    # embedding of t turns by up to 1000 h. lax.map compiles the network once.
+    # The finite difference has an error of order h^4. Since the embedding of t
+    # multiplies t by 1000, h must be small. lax.map compiles the network once.
     h = 2e-4
     values = jax.lax.map(value, h * jnp.array([1.0, -1.0, 2.0, -2.0]))
     near, far = values[0] - values[1], values[2] - values[3]
@@ -137,7 +137,8 @@ def test_the_network_input_for_s_is_smooth_from_0_to_t(schedule, precondition):
   np.testing.assert_allclose(aim(t), noise, atol=1e-6)
   values, slopes = jax.jvp(aim, (0 * t,), (1 + 0 * t,))
   assert np.isfinite(values).all()
-  # For rectified flow, neither 1/sigma(0) = 1e5 nor a clipped 0 may occur.
+  # The slope in s may be neither 1/sigma(0), 1e5 for rectified flow, nor 0, as
+  # it would be for a clipped s.
   assert (np.asarray(slopes) < 40).all()
   assert (np.asarray(slopes) > 0.01).all()
   assert (np.asarray(noise - values) > 0).all()

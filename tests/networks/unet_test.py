@@ -17,7 +17,7 @@ TINY = {
   "attention": (4,),
   "out_channels": 3,
 }
-# One level, for tests that need no resampling.
+# A network of one level, for tests that need no change of resolution.
 NANO = {"multipliers": (1,), "attention": ()}
 STYLES = ("film", "ddpm")
 # Compiling tiny networks takes longer than running them, so optimise less.
@@ -34,7 +34,7 @@ def tiny(**fields):
 
 
 def trained(network):
-  """Random weights and biases scaled by fan-in; none is zero."""
+  """Makes random weights and biases, scaled by fan-in; none is zero."""
   shapes = jax.eval_shape(network.init, jax.random.key(0))
   leaves, tree = jax.tree.flatten(shapes)
   rng = np.random.default_rng(0)
@@ -66,7 +66,7 @@ DDPM = {
 @pytest.mark.parametrize(
   ("size", "fields", "expected"),
   [
-    # Millions of parameters in the released configs of Salimans & Ho 2022.
+    # In millions, for the released configs of Salimans & Ho 2022.
     (
       32,
       PD
@@ -88,7 +88,7 @@ DDPM = {
       | {"attention": (8, 16, 32), "out_channels": 6, "embed_dim": 768},
       139.6,
     ),
-    # Counts for CIFAR-10, CelebA-64 and LSUN-256 (Ho 2020, Song 2021).
+    # Exact counts for CIFAR-10, CelebA-64 and LSUN-256 (Ho 2020, Song 2021).
     (32, DDPM | {"multipliers": (1, 2, 2, 2)}, 35_746_307),
     (64, DDPM | {"multipliers": (1, 2, 2, 2, 4)}, 78_700_803),
     (256, DDPM | {"multipliers": (1, 1, 2, 2, 4, 4)}, 113_673_219),
@@ -109,7 +109,7 @@ def test_parameter_counts_are_those_of_the_papers(size, fields, expected):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_initial_output_is_exactly_zero(style):
-  # The output "both" has twice the 3 image channels.
+  # The network has 6 output channels, as for the output "both": x0 and eps.
   network = tiny(style=style, out_channels=6)
   params = jit(network.init)(jax.random.key(0))
   output = jit(network.apply)(params, *data())
@@ -156,7 +156,7 @@ def test_bfloat16_output_is_close_and_parameters_stay_float32(style):
   actual = jit(half.apply)(params, x, t)
   assert actual.dtype == jnp.float32
   error = jnp.sqrt(jnp.mean((actual - expected) ** 2) / jnp.mean(expected**2))
-  # bfloat16 keeps eight bits in each of a dozen layers; float32 errs less.
+  # Each of a dozen layers rounds to 8 bits in bfloat16, hence the tolerance.
   assert 1e-4 < error < 3e-2
 
 
@@ -185,7 +185,7 @@ def test_rematerialisation_gives_the_same_gradients():
   assert "remat" in str(jax.make_jaxpr(grads(remat))(params))
   assert "remat" not in str(jax.make_jaxpr(grads(plain))(params))
   jax.tree.map(
-    # The two programs add float32 numbers in different orders.
+    # The tolerance is for float32 sums in different orders.
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
     jit(grads(plain))(params),
     jit(grads(remat))(params),
@@ -217,7 +217,7 @@ def test_labels_change_the_output():
 
 
 def tree(**fields):
-  """Shapes of a tiny network's parameters, by name."""
+  """The shapes of a tiny network's parameters, by name."""
   shapes = jax.eval_shape(tiny(**fields).init, jax.random.key(0))
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape

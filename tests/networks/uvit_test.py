@@ -24,9 +24,9 @@ TINY = {
   "out_channels": 3,
 }
 ROWS = ("down_0", "down_1", "middle", "up_1", "up_0")
-# A small network with both kinds of block.
+# Fields of a small network with both kinds of block.
 PAIR = {"channels": (4, 8), "num_blocks": (1, 2)}
-# One stage, for tests that need no resampling and no skips.
+# Fields of a network of one stage, without a change of resolution or skips.
 NANO = {"channels": (8,), "num_blocks": (2,), "conv_stages": 0}
 LABEL = Condition(label=jnp.array([0, 2]))
 
@@ -69,7 +69,7 @@ def test_a_preset_of_unknown_size_is_refused():
 
 
 def test_initial_output_is_exactly_zero():
-  # The output "both" has twice the 3 image channels.
+  # The network has 6 output channels, as for the output "both": x0 and eps.
   network = tiny(**PAIR, out_channels=6, patch=2)
   params = jax.jit(network.init)(jax.random.key(0))
   output = jax.jit(network.apply)(params, *data())
@@ -83,7 +83,7 @@ def test_each_block_starts_with_different_weights():
   params = jax.jit(network.init)(jax.random.key(0))
   kernel = params["middle"]["dense1"]["kernel"]
   assert kernel.shape == (2, 64, 256)
-  # LeCun's initialisation counts the 64 inputs of one block.
+  # LeCun's deviation 1 / sqrt(64) has the 64 inputs of one block, not of all.
   np.testing.assert_allclose(jnp.std(kernel, axis=(1, 2)), 1 / 8, rtol=0.05)
   assert abs(np.corrcoef(kernel.reshape(2, -1))[0, 1]) < 0.05
 
@@ -194,7 +194,7 @@ def test_a_transformer_block_agrees_with_its_formula():
   expected = expected + dense("out", h).reshape(x.shape)
   output, given = jax.jit(block.apply)({"params": params}, x, embed, skip)
   np.testing.assert_array_equal(output, given)
-  # The values are up to a hundred, in float32.
+  # The tolerance fits values of up to a hundred in float32.
   np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-3)
 
 
@@ -245,7 +245,7 @@ def test_bfloat16_output_is_close_and_parameters_stay_float32(trained):
   actual = jax.jit(half.apply)(params, x, t)
   assert actual.dtype == jnp.float32
   error = jnp.sqrt(jnp.mean((actual - expected) ** 2) / jnp.mean(expected**2))
-  # bfloat16 keeps eight bits in each of a dozen layers; float32 errs less.
+  # Each of a dozen layers rounds to 8 bits in bfloat16, hence the tolerance.
   assert 1e-4 < error < 5e-2
 
 
@@ -264,7 +264,7 @@ def test_rematerialisation_gives_the_same_gradients(trained):
   assert "remat" in str(jax.make_jaxpr(grads(remat))(params))
   assert "remat" not in str(jax.make_jaxpr(grads(plain))(params))
   jax.tree.map(
-    # The two programs add float32 numbers in different orders.
+    # The tolerance is for float32 sums in different orders.
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
     jax.jit(grads(plain))(params),
     jax.jit(grads(remat))(params),
@@ -310,7 +310,7 @@ def test_the_jvp_along_the_weights_agrees_with_a_finite_difference(trained):
 
   _, tangent = jax.jit(lambda step: jax.jvp(moved, (step,), (1.0,)))(0.0)
   step = 2e-3
-  # Richardson's difference has an error of fourth order in the step.
+  # This finite difference (Richardson's) has an error of order step^4.
   near = (moved(step) - moved(-step)) / (2 * step)
   far = (moved(2 * step) - moved(-2 * step)) / (4 * step)
   difference = (4 * near - far) / 3
@@ -334,13 +334,13 @@ def test_a_mesh_of_devices_does_not_change_the_output(
     placed = jax.device_put(params, shardings)
     inputs = jax.device_put((x, t, label), rows)
     traced = jax.jit(network.apply).trace(placed, *inputs)
-    # A constraint keeps each example on its own device.
+    # `keep_rows` must add a constraint that keeps examples on their devices.
     assert "sharding_constraint" in str(traced.jaxpr)
     outputs.append(np.asarray(traced.lower().compile()(placed, *inputs)))
   kernel = placed["middle"]["dense2"]["kernel"]
   assert kernel.shape == (2, 32, 8)
   assert kernel.sharding.shard_shape(kernel.shape) == (2, 4, 8)
-  # The two programs add float32 numbers in different orders.
+  # The tolerance is for float32 sums in different orders.
   np.testing.assert_allclose(*outputs, rtol=1e-4, atol=1e-5)
 
 
