@@ -1,4 +1,4 @@
-"""Noise schedules for tests, by the name that a test id shows."""
+"""Noise schedules for tests, by the name that a test's id shows."""
 
 from diffdistill.diffusion.schedule import (
   EDM,

@@ -1,4 +1,4 @@
-"""Compares guidance with scores and closed forms, and counts its passes."""
+"""Compares guidance with scores and closed forms, and counts network passes."""
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ def test_x0_and_eps_are_extrapolated_from_the_unconditional_ones(w):
 
 
 def test_the_guided_score_is_the_score_of_the_sharpened_density():
-  """Differentiates log p(x|c)^(1 + w) / p(x)^w by jax.grad."""
+  """The sharpened density is p(x|c)^(1 + w) / p(x)^w."""
   w = 1.5
 
   def log_density(x, t, mixture):
@@ -116,7 +116,8 @@ def test_guided_samples_come_from_the_class_moved_away_from_the_rest(num_steps):
   if num_steps == 256:
     # The probability flow scales the noise by s and adds the mean.
     flow = moved.reshape(1, 1, 1, 2) + s * np.asarray(noise)
-    # DDIM is of first order: its error is 0.026 at 64 steps.
+    # DDIM's error is 0.026 at 64 steps. It is of first order, so four times the
+    # steps make it four times smaller.
     np.testing.assert_allclose(guided, flow, atol=0.01)
 
 

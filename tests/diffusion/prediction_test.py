@@ -49,7 +49,7 @@ def test_every_output_gives_back_the_same_x0_and_eps(name, x0, eps, t):
   for output in SINGLE:
     out = from_prediction(output, truth, alpha, sigma)
     actual = to_prediction(output, out, x_t, alpha, sigma)
-    # x_t is up to 80 and is divided by 0.01, which enlarges its rounding.
+    # The tolerance allows for dividing x_t, which is up to 80, by 0.01.
     np.testing.assert_allclose(actual.x0, x0, atol=2e-4, err_msg=output)
     np.testing.assert_allclose(actual.eps, eps, atol=2e-4, err_msg=output)
 
@@ -82,7 +82,7 @@ def test_x0_and_eps_combine_to_x_t_and_are_finite(name, output):
   assert np.all(np.isfinite(x0))
   assert np.all(np.isfinite(eps))
   line = alpha * x0 + sigma * eps
-  # Compare with the size of the terms, because their sum may cancel.
+  # The error is relative to the terms, because their sum may be near 0.
   scale = np.abs(alpha * x0) + np.abs(sigma * eps)
   np.testing.assert_array_less(np.abs(line - x_t), 1e-6 * scale + 1e-6)
 
@@ -149,7 +149,7 @@ def test_output_both_is_exact_if_x0_and_eps_are(name):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_an_x0_output_is_not_rounded(name):
-  """A denoiser that returns a constant must make constant targets."""
+  """A network that outputs a constant x0 must predict exactly this constant."""
   process = GaussianProcess(schedule=SCHEDULES[name])
   out = images(np.random.default_rng(0).normal(size=2000))
   alpha, sigma = process.coefficients(jnp.linspace(0, 1, 1000), out)

@@ -116,7 +116,11 @@ def test_steps_between_extreme_times_are_finite(name):
 @few
 @given(x_t=values, x0=values, times=falling)
 def test_posterior_agrees_with_bayes_rule(name, x_t, x0, times):
-  """Multiplies N(x_s; alpha_s x0, sigma_s^2) by N(x_t; a x_s, step)."""
+  """The posterior is, up to a constant, the product of two normal densities.
+
+  N(x_s; alpha_s x0, sigma_s^2) is the prior and N(x_t; a x_s, step) the
+  likelihood.
+  """
   process, (t, s, _) = process_of(name), times
   mean, std = process.posterior(x_t, x0, t, s)
   alpha_t, sigma_t = coefficients(process, t)
@@ -137,7 +141,10 @@ def test_posterior_agrees_with_bayes_rule(name, x_t, x0, times):
 
 @every_schedule
 def test_noise_interpolates_between_the_two_log_variances(name):
-  """From (1 - r) sigma_s^2 to (1 - r) sigma_t^2: Salimans & Ho 2022, Eq. 5."""
+  """The two variances are (1 - r) sigma_s^2 and (1 - r) sigma_t^2.
+
+  Salimans & Ho 2022, Eq. 5.
+  """
   process = process_of(name)
   t, s = jnp.array([1.0, 0.7, 0.3, 0.1]), jnp.array([0.6, 0.65, 0.1, 0.05])
   x = jnp.asarray(ONES)
@@ -163,20 +170,21 @@ def test_two_posterior_steps_equal_one_long_step(name, x_t, x0, times):
   direct_mean, direct_std = process.posterior(x_t, x0, t, r)
   np.testing.assert_allclose(mean_r, direct_mean, atol=2e-5)
   variance = std_r**2 + slope[..., :1] ** 2 * std_s**2
-  # The slope is a difference of numbers near 1 and has an error of 1e-6.
+  # The tolerance allows for the slope, which is a difference of numbers near 1
+  # and has an error of 1e-6.
   np.testing.assert_allclose(variance, direct_std**2, rtol=1e-4, atol=1e-7)
 
 
 @every_schedule
 def test_chained_posteriors_keep_the_moments_of_the_marginal(name):
-  """Steps from q(x_1 | x0) to t = 0.25 keep mean alpha x0, deviation sigma."""
+  """At t = 0.25 the mean is still alpha x0 and the deviation sigma."""
   process, x0 = process_of(name), jnp.full((1, 1, 1, 1), 0.7)
   times = [jnp.array([t]) for t in (1.0, 0.75, 0.5, 0.25)]
   alpha, sigma = process.coefficients(times[0], x0)
   mean, variance = alpha * x0, sigma**2
   for t, s in itertools.pairwise(times):
     lower, std = process.posterior(mean, x0, t, s)
-    # A wide difference loses little precision by cancellation.
+    # The slope is a difference of distant values, which loses little precision.
     width = jnp.sqrt(variance) + 1
     slope = (process.posterior(mean + width, x0, t, s)[0] - lower) / width
     mean, variance = lower, slope**2 * variance + std**2

@@ -18,7 +18,8 @@ from tests.diffusion.given import ALL_SCHEDULES
 VARIANCE_PRESERVING = [n for n in ALL_SCHEDULES if n not in ("edm", "flow")]
 every_schedule = pytest.mark.parametrize("name", ALL_SCHEDULES)
 
-# Draw eight times at once: an array of eight costs as much as one number.
+# Each example has eight times, because an array of eight costs as much as one
+# number.
 times = st.lists(st.floats(0, 1, width=32), min_size=8, max_size=8).map(
   lambda t: jnp.asarray(t, jnp.float32)
 )
@@ -59,7 +60,7 @@ def test_derivatives_are_finite_at_both_ends(name):
 @given(t=times)
 def test_time_inverts_logsnr(name, t):
   schedule = ALL_SCHEDULES[name]
-  # Schedules that clip both ends cannot tell times within the clip apart.
+  # Schedules that clip both ends give times within the clip the same logSNR.
   clipped = ("linear", "cosine_beta", "shifted_linear", "flow")
   atol = 2e-5 if name in clipped else 1e-6
   np.testing.assert_allclose(schedule.time(schedule.logsnr(t)), t, atol=atol)

@@ -45,7 +45,8 @@ def test_discrete_times_are_uniform_and_include_1():
   t = draw_discrete(jax.random.key(0), n, num_steps)
   i, count = np.unique(np.round(np.asarray(t) * num_steps), return_counts=True)
   np.testing.assert_array_equal(i, np.arange(1, num_steps + 1))
-  # 27.9 is the 99.9 % quantile of chi-squared with 9 degrees of freedom.
+  # The limit 27.9 is the 99.9 % quantile of chi-squared with 9 degrees of
+  # freedom, for 10 bins.
   expected = n / num_steps
   assert ((count - expected) ** 2 / expected).sum() < 27.9
   assert t.max() == 1.0
@@ -58,7 +59,7 @@ def test_discrete_times_are_exactly_those_of_the_uniform_grid():
     np.testing.assert_array_equal(
       t, levels("uniform", "cosine", num_steps)[:-1]
     )
-    # The product 49 * (1 / 49) is less than 1 in float32.
+    # A product with the reciprocal would not do: 49 * (1 / 49) < 1 in float32.
     assert t[0] == 1
 
 
@@ -113,7 +114,8 @@ def test_karras_grid_agrees_with_the_formula_of_the_paper(name):
   expected = (high + i / (num_steps - 1) * (low - high)) ** 7
   t = jnp.asarray(levels("karras", name, num_steps)[:-1])
   tau = np.asarray(schedule.sigma(t)) / np.asarray(schedule.alpha(t))
-  # Near 0 and 1, rounding t to float32 changes sigma / alpha noticeably.
+  # The tolerance is for times near 0 and 1, where rounding t to float32 changes
+  # sigma / alpha noticeably.
   np.testing.assert_allclose(tau, expected, rtol=1e-3)
   # A grid of one step starts at the highest noise.
   np.testing.assert_allclose(levels("karras", name, 1)[0], t[0], rtol=1e-6)
@@ -180,7 +182,8 @@ def test_pairs_have_s_at_most_t_and_the_asked_share_of_equal_times():
   assert same.mean() == pytest.approx(0.25, abs=0.015)
   t, s = np.asarray(t), np.asarray(s)
   assert (s <= t).all()
-  # A share u of draws lies below u^2, so the larger of two does with u^2.
+  # For t = u^2, one draw is below u^2 with probability u, so the larger of two
+  # draws is below u^2 with probability u^2.
   for u in (0.3, 0.7):
     assert (t[~same] < u**2).mean() == pytest.approx(u**2, abs=0.02)
     assert (s[~same] < u**2).mean() == pytest.approx(2 * u - u**2, abs=0.02)

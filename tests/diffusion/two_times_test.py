@@ -1,4 +1,4 @@
-"""Flow maps, derivatives of schedules and the exact two-time prediction.
+"""Tests of flow maps, schedules' derivatives and two-time predictions.
 
 Let p = angle(t) and d = p_t - p_s, and let x and v be coordinates of the circle
 (GaussianProcess.to_circle). A network of two times predicts vbar, and its flow
@@ -45,7 +45,8 @@ def difference(f, t, side):
 @every_schedule
 @pytest.mark.parametrize(
   ("t", "side"),
-  # Both ends, and times between the entries of discrete schedules' tables.
+  # The times are both ends, and others that are between the entries of the
+  # tables of discrete schedules.
   [(0.00005, 1), (0.0302, 0), (0.4003, 0), (0.9906, 0), (1.0, -1)],
 )
 def test_rates_agree_with_finite_differences(name, t, side):
@@ -54,7 +55,8 @@ def test_rates_agree_with_finite_differences(name, t, side):
   rates = (*schedule.rates(t), schedule.angle_rate(t))
   for function, rate in zip(functions, rates, strict=True):
     if name == "flow":
-      # Differentiate the line; the schedule clips it at both ends.
+      # Differentiate the line alpha = 1 - t, which the schedule clips at both
+      # ends.
       line = {schedule.alpha: lambda t: 1 - t, schedule.sigma: lambda t: t}
       line[schedule.angle] = lambda t: jnp.arctan2(t, 1 - t)
       expected = difference(line[function], t, side)
@@ -188,7 +190,7 @@ def test_to_circle_gives_cos_of_the_angle_times_x0_plus_sin_times_eps(name):
 @every_schedule
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_exact_flow_map_satisfies_the_eulerian_identity(name, sign):
-  """cos(d) (v - vbar) - sin(d) (x + dvbar/dp_t) = 0; the sign is checked."""
+  """The identity is cos(d) (v - vbar) - sin(d) (x + dvbar/dp_t) = 0."""
   process = GaussianProcess(schedule=ALL_SCHEDULES[name])
   schedule = process.schedule
   x_t, t, s = (jnp.asarray(value) for value in (X, T, S))

@@ -48,7 +48,7 @@ def test_each_weighting_of_the_x0_error_is_the_error_of_another_output(
   }
   for name, value in expected.items():
     actual = weight(name, logsnr) * error["x0"]
-    # atol allows for eps, which has the rounding error of x_t / sigma.
+    # atol is for the eps error, which has the rounding error of x_t / sigma.
     np.testing.assert_allclose(
       actual, value, rtol=1e-4, atol=1e-4, err_msg=name
     )
