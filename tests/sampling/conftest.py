@@ -1,4 +1,4 @@
-"""Exact denoisers and probability flows, to measure errors of samplers."""
+"""Exact denoisers and probability flows, for tests of samplers' errors."""
 
 import dataclasses
 import itertools
@@ -51,7 +51,7 @@ class Toy:
     return jnp.asarray(x[:, None, None], jnp.float32)
 
   def flow(self, x, t):
-    """The end at time 0 of the probability flow from x at time t; shape (n, d).
+    """Follows the probability flow from x at time t to time 0; shape (n, d).
 
     One Gaussian has a closed form. A mixture needs Runge-Kutta in float64, with
     y = x / |(alpha, sigma)| and dy/dangle = cos(angle) eps - sin(angle) x0.
@@ -110,7 +110,10 @@ def toys():
 
 @pytest.fixture
 def order():
-  """A function that fits the order of a sampler to errors at doubled steps."""
+  """Returns a function that fits a sampler's order of convergence.
+
+  The function takes the errors for numbers of steps that double each time.
+  """
 
   def fit(errors: list[float]) -> float:
     return -np.polyfit(np.arange(len(errors)), np.log2(errors), 1)[0]

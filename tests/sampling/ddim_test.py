@@ -24,7 +24,8 @@ def errors(toy, sampler, z):
 def test_ddim_is_of_first_order_for_one_gaussian(toys, order, name):
   toy = toys(name)
   error = errors(toy, DDIM(process=toy.process, clip=False), Z[:, :1])
-  # Measured orders: 0.92 to 0.99. Steps of LinearBeta near t = 1 are coarse.
+  # The bounds are around the measured orders, which are 0.92 to 0.99. The steps
+  # of LinearBeta near t = 1 are coarse.
   assert 0.88 < order(error) < 1.1
   assert error[-1] < 0.03
 

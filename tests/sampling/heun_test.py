@@ -26,7 +26,8 @@ def errors(toy, sampler, z):
 def test_heun_is_of_second_order_for_one_gaussian(toys, order, name):
   toy = toys(name)
   error = errors(toy, Heun(process=toy.process, clip=False), Z[:, :1])
-  # Measured orders between successive STEPS: 2.2, 2.1 and 2.07.
+  # The bounds are around the orders that we measured between successive STEPS:
+  # 2.2, 2.1 and 2.07.
   assert 1.9 < order(error) < 2.3
   assert error[-1] < 2e-3
 
@@ -71,7 +72,7 @@ def test_samples_with_churn_are_random_and_keep_their_moments(
   sample = jax.jit(lambda x, key: sampler(toy.denoise, x, key, num_steps))
   samples = np.asarray(sample(x, key))
   mean, std = toy.means[0, 0], toy.std[0]
-  # The tolerances are standard errors plus a bias due to 64 steps.
+  # The tolerances are standard errors plus the bias that 64 steps cause.
   assert samples.mean() == pytest.approx(mean, abs=4 * std / n**0.5 + 0.003)
   assert samples.std() == pytest.approx(std, abs=3 * std / n**0.5 + 0.006)
   other = np.asarray(sample(x, key_x))

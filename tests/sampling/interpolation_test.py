@@ -44,7 +44,8 @@ def test_slerp_between_nearly_parallel_ends_is_almost_linear(distance):
   b = a + distance * noise(1)
   points = np.asarray(slerp(a, b, 5), np.float64)
   line = np.linspace(0, 1, 5).reshape(5, 1, 1, 1)
-  # An arc differs from its chord by the square of the angle.
+  # The tolerance is for the difference between an arc and its chord, which is
+  # proportional to the square of the angle.
   np.testing.assert_allclose(
     points, a[None] * (1 - line) + b[None] * line, atol=1e-5
   )

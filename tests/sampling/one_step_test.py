@@ -27,7 +27,7 @@ def test_one_step_calls_the_model_at_exactly_t_1_and_returns_x0(
 
 @pytest.mark.parametrize("clip", [False, True])
 def test_form_difference_returns_the_input_minus_predicted_noise(toys, clip):
-  """Form difference is x_T - net(x_T, T), clipped to [-1, 1] if clip is set."""
+  """The image is x_T - net(x_T, T), clipped to [-1, 1] if clip is set."""
   process = toys("linear").process
 
   def denoise(x_t, t, s=None):
@@ -58,7 +58,7 @@ def test_the_two_forms_differ_by_a_factor_1_over_alpha(toys):
     )
     for form in ("x0", "difference")
   )
-  # 1 / alpha(1) is 157, as one_step.py says; sigma(1) is 1 - 2e-5.
+  # The expected ratio is 1 / alpha(1), because sigma(1) is nearly 1.
   ratio = float(x0[0, 0, 0, 0] / difference[0, 0, 0, 0])
   assert ratio == pytest.approx(157.4, rel=3e-3)
 
@@ -74,7 +74,8 @@ def test_one_step_with_the_exact_denoiser_gives_the_mean_of_the_data(toys):
   x = jax.random.normal(jax.random.key(0), (4, 1, 1, 2))
   sampler = OneStep(process=toy.process)
   actual = sampler(toy.denoise, x, jax.random.key(1))
-  # alpha(1) is 4.5e-5 and not 0, so x still changes the output a little.
+  # The tolerance allows for alpha(1), which is 4.5e-5 and not 0, so that x
+  # changes the output a little.
   np.testing.assert_allclose(
     actual[:, 0, 0], np.tile(pi @ toy.means, (4, 1)), atol=2e-4
   )

@@ -82,7 +82,7 @@ def test_grids_of_indices_visit_the_times_of_the_expected_indices(
   process = toys("linear").process
   sampler = Diary(process=process, grid=grid, first_time=(first + 1) / 1000)
   times = visited(sampler, num_steps)
-  # Times must be exactly the quotients that training draws.
+  # The times must be bit for bit the quotients that training draws.
   expected = (np.asarray(indices)[::-1] + 1).astype(np.float32)
   np.testing.assert_array_equal(times[:, 0], expected / np.float32(1000))
   np.testing.assert_array_equal(times[:-1, 1], times[1:, 0])
@@ -93,10 +93,10 @@ def test_grids_of_indices_visit_the_times_of_the_expected_indices(
   ("grid", "kept"), [("uniform_indices", 0.58), ("uniform", 0.25)]
 )
 def test_a_grid_that_visits_index_0_keeps_more_fine_detail(toys, grid, kept):
-  """Samples fine detail N(0, d^2), d = 2.5 grey levels, by its exact denoiser.
+  """Samples pixels of N(0, d^2), d = 2.5 grey levels, by the exact denoiser.
 
-  Every step multiplies x_t by a number, so the sample that starts from noise 1
-  equals the standard deviation of all samples.
+  Each step multiplies x_t by a number. So the sample that starts from the noise
+  1 equals the standard deviation of all samples.
   """
   process = toys("linear").process
   variance = (2.5 / 127.5) ** 2
@@ -119,7 +119,8 @@ def test_a_step_between_equal_indices_changes_nothing(toys):
   sampler = DDIM(
     process=toy.process, grid="quadratic_indices", first_time=0.801, clip=False
   )
-  # (i - 1)^2 800 / 99^2 rounds down to index 0 for the last 4 of 100 steps.
+  # The last 4 of 100 steps have the index 0, to which (i - 1)^2 800 / 99^2
+  # rounds down.
   times = [float(sampler.time(i, 100)) for i in (4, 3, 2, 1)]
   np.testing.assert_array_equal(times, np.float32([0.001] * 4))
   x = jax.random.normal(jax.random.key(0), (2, 2, 2, 1))

@@ -1,4 +1,4 @@
-"""Target times of samplers, and rollouts that stop early."""
+"""Tests of the target time s that samplers pass on, and of early stops."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from diffdistill.sampling.ddim import DDIM
 
 
 def listening(toy, heard):
-  """A toy's model that records the target time s of each call."""
+  """Returns the toy's model, which also records the time s of each call."""
 
   def model(x_t, t, s=None):
     heard.append(None if s is None else float(s[0]))
