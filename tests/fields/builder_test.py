@@ -1,4 +1,4 @@
-"""The builder follows type hints, and each error is one line with a remedy."""
+"""Tests that the builder follows type hints and that errors name a remedy."""
 
 import abc
 import dataclasses
@@ -121,7 +121,7 @@ def test_nested_sections_are_built_by_their_type_hints(build):
       {"scale": "1"},
       "drawing.scale is '1' of type str; pass float or NoneType",
     ),
-    # A config may not set a field that the caller of build sets.
+    # The caller of `build` gives `unit`, so a config may not set it.
     (
       {"shape": {"kind": "square", "side": 1, "unit": "m"}},
       "drawing.shape.unit is no field; remove it, or pass one of side",
