@@ -1,10 +1,10 @@
-"""The trainer runs moment matching, also after kills between its turns."""
+"""The trainer runs moment matching, also when it is killed between turns."""
 
 import jax
 import numpy as np
 import pytest
 
-TEACHER, STUDENT = 2, 18  # updates
+TEACHER, STUDENT = 2, 18  # Updates of each round.
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def run(tiny_config, run_of):
 
 @pytest.fixture(scope="module")
 def finished(run, tmp_path_factory):
-  """The workdir of a run without interruptions."""
+  """Trains without interruptions, and gives the workdir of the run."""
   workdir = tmp_path_factory.mktemp("finished")
   run.train(workdir)
   return workdir
@@ -70,12 +70,13 @@ def test_both_trees_are_reported_and_counted(finished, records_of):
   last = records_of(finished)[-1]
   assert (last["round"], last["step"]) == ("moments/002", STUDENT)
   assert {"student/loss", "auxiliary/loss", "student/moment_gap"} <= set(last)
-  # An update has a gradient of one tree (3), one pass of the other tree and one
-  # pass of the teacher.
+  # An update costs a gradient of one tree (3 passes), one pass of the other
+  # tree and one pass of the teacher.
   assert last["passes"] == 5 * last["images"]
 
 
-# The checkpoints are after 5, 10 and 15 updates, so after turns of both trees.
+# The run saves checkpoints after 5, 10 and 15 updates. So a run resumes after
+# turns of both trees.
 def test_kills_between_turns_change_nothing(finished, run, tmp_path):
   for life in (TEACHER + 6, 2, 6, 9, 3, 5, 1, 8):
     run.crash(tmp_path, life)

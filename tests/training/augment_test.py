@@ -1,4 +1,4 @@
-"""Stored bytes become training images by the formula, up to rounding."""
+"""Tests that stored bytes become training images by the formula."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import pytest
 from diffdistill.arrays import Condition
 from diffdistill.training.augment import as_trained
 
-# Each byte occurs once.
+# Each of the 256 byte values occurs once.
 BYTES = np.random.default_rng(0).permutation(256).astype(np.uint8)
 BYTES = BYTES.reshape(4, 4, 8, 2)
 
@@ -18,7 +18,8 @@ def test_every_byte_agrees_with_the_formula_up_to_rounding(dtype):
   made = jax.jit(as_trained)({"image": jnp.array(BYTES, dtype)})
   assert made["image"].dtype == jnp.float32
   expected = BYTES.astype(np.float64) / 127.5 - 1
-  # The tolerance allows one rounding of the quotient and one of the difference.
+  # The tolerance allows two roundings: one of the quotient and one of the
+  # difference.
   np.testing.assert_allclose(made["image"], expected, rtol=0, atol=2**-23)
 
 

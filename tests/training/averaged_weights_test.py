@@ -12,7 +12,8 @@ def one(ema, params, decay, step):
 
 @pytest.mark.parametrize(
   ("step", "decay"),
-  # The decay is (1 + step) / (10 + step) until it reaches 0.9 at step 80.
+  # The decay of the average is (1 + step) / (10 + step) until it reaches 0.9 at
+  # step 80.
   [(0, 0.1), (8, 0.5), (79, 80 / 89), (80, 0.9), (10_000, 0.9)],
 )
 def test_the_decay_of_the_average_rises_to_its_value(step, decay):

@@ -1,4 +1,4 @@
-"""The best weights of a round are kept, even after a crash."""
+"""Tests that the best weights of a round are kept, even after a crash."""
 
 import shutil
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("small_arrays_are_split")
 
 
 def best_files(round_dir):
-  """The folders of best weights; each must have a .json file beside it."""
+  """Lists the folders of best weights; each must have its .json file."""
   found = names(round_dir / "best")
   folders = {name for name in found if not name.endswith(".json")}
   assert found == folders | {f"{name}.json" for name in folders}
@@ -29,7 +29,8 @@ def test_new_best_weights_replace_the_old_ones(state_on, mesh_of, round_dir):
   save_best(round_dir, first, 5, 0.3)
   save_best(round_dir, second, 10, 0.1)
   best = best_of(round_dir)
-  # Every bit of 0.1 is kept, because later scores are compared with it.
+  # Use a score of 0.1: every bit of it must be kept, because later scores are
+  # compared with it.
   assert (best.step, best.score) == (10, 0.1)
   assert len(best_files(round_dir)) == 1
   assert_same(load_best(round_dir, best, Layout(mesh=mesh_of(1))), second)
@@ -59,7 +60,7 @@ def test_a_crash_before_the_old_best_is_removed_leaves_the_new_one(
   shutil.copytree(folder, tmp_path / "before")
   save_best(round_dir, second, 5, 0.1)
   shutil.copytree(tmp_path / "before", folder, dirs_exist_ok=True)
-  # Add weights that a crash cut off while they were written.
+  # Add a folder of weights as a crash leaves it in the middle of a write.
   (new,) = set(best_files(round_dir)) - {old}
   shutil.copytree(
     folder / new, folder / f"15_{(0.01).hex()}.orbax-checkpoint-tmp"

@@ -1,4 +1,4 @@
-"""One call may do several updates, and a teacher may be in bfloat16."""
+"""Tests calls of several updates, and a teacher in bfloat16."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ def run(tiny_config, run_of):
 
 
 def of_stage(run, name, **fields):
-  """The stages of a run; the fields of one stage are changed."""
+  """Makes the stages of a run, with some fields of one stage changed."""
   return tuple(
     dataclasses.replace(stage, **fields) if stage.name == name else stage
     for stage in run.built.stages
@@ -37,7 +37,8 @@ def batch(i):
   }
 
 
-# The program unrolls loops on a CPU, but not on accelerators.
+# The program must loop here. It unrolls loops on a CPU, but not on
+# accelerators.
 @pytest.mark.parametrize(
   ("devices", "unroll"), [(1, True), (8, True), (8, False)]
 )
@@ -50,7 +51,7 @@ def test_one_call_makes_the_same_updates_as_several(
   frozen = {"teacher": {"w": jax.random.normal(jax.random.key(5), (6, 6))}}
   optimizers = dict.fromkeys(objective.trees, optimizer)
   state = create_state(objective, optimizers, jax.random.key(0), frozen)
-  state = jax.device_get(state)  # because updates donate arrays on the devices
+  state = jax.device_get(state)  # Updates donate device arrays.
   abstract = with_shardings(state, Layout(mesh=mesh))
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
   rates, key = [0.1, 0.2, 0.05, 0.3], jax.random.key(1)
@@ -86,7 +87,8 @@ def test_calls_of_four_updates_make_the_same_round(run, tmp_path, records_of):
   stage = run.built.stages[0]
   calls = of_stage(run, "teacher", updates_per_call=4)[:1]
   run.train(tmp_path / "one", stages=run.built.stages[:1], log=4)
-  # The last updates do not fill a call, so they are done one by one.
+  # The last updates of the round do not fill a call, so they are done one by
+  # one.
   assert stage.num_updates % 4
   run.train(tmp_path / "four", stages=calls, log=4, checkpoint=4)
   ones, fours = (run.products(tmp_path / name) for name in ("one", "four"))
@@ -105,7 +107,7 @@ def test_calls_of_four_updates_make_the_same_round(run, tmp_path, records_of):
 def test_a_crash_between_calls_changes_no_bit(run, tmp_path):
   stages = of_stage(run, "teacher", updates_per_call=4)[:1]
   run.train(tmp_path / "whole", stages=stages, log=4, checkpoint=4)
-  # Crash in the third call.
+  # Crash in the third call of the round.
   run.crash(tmp_path / "crashed", 2, stages=stages, log=4, checkpoint=4)
   run.train(tmp_path / "crashed", stages=stages, log=4, checkpoint=4)
   run.assert_same_weights(tmp_path / "crashed", tmp_path / "whole")
@@ -146,8 +148,8 @@ def test_a_student_of_a_bfloat16_teacher_is_nearly_the_same(run, tmp_path):
     jax.tree.leaves(whole[name]), jax.tree.leaves(light[name]), strict=True
   ):
     assert b.dtype == np.float32
-    # The tolerance is large, because bfloat16 has 8 bits and Adam makes several
-    # updates.
+    # The tolerance is large, because bfloat16 has 8 significant bits and Adam
+    # makes several updates.
     np.testing.assert_allclose(a, b, atol=0.1)
     assert not np.array_equal(a, b)
 
@@ -182,7 +184,7 @@ def test_only_floats_change_their_dtype():
   assert cast["count"].dtype == jnp.int32
 
 
-# Only adam has the second moments among its frozen trees.
+# Of the preconditioners, only "adam" needs the second moments as a frozen tree.
 @pytest.mark.parametrize("preconditioner", ["adam", "identity"])
 def test_a_differentiated_teacher_stays_in_float32(edited, preconditioner):
   config = edited("stages.halve.teacher_dtype", "bfloat16")

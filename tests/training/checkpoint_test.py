@@ -1,4 +1,4 @@
-"""Checkpoints restore the state, and damaged ones are never used."""
+"""Tests that checkpoints restore the state, and that damage is noticed."""
 
 import shutil
 
@@ -39,7 +39,7 @@ def test_a_save_is_not_changed_by_later_updates(state_on, mesh_of, round_dir):
   expected = jax.device_get(state)
   checkpoints = Checkpoints(round_dir)
   checkpoints.save(state, 5)
-  # Like the next update, this writes into the donated buffers.
+  # Write into the donated buffers, as the next update does.
   overwrite = jax.jit(
     lambda s: jax.tree.map(jnp.zeros_like, s), donate_argnums=0
   )
@@ -62,7 +62,8 @@ def test_the_newest_checkpoints_are_kept_and_the_newest_is_restored(
 ):
   states = {step: state_on(mesh_of(1), step)[0] for step in (5, 10, 15, 20)}
   save(round_dir, states)
-  # The last checkpoint is not read back yet, so no older one is removed for it.
+  # The last checkpoint is not read back yet, so no older checkpoint is removed
+  # for it.
   assert names(round_dir / "checkpoints") == {
     f"{step}{ending}" for step in (10, 15, 20) for ending in ("", ".json")
   }
@@ -141,7 +142,8 @@ def test_an_unfinished_save_of_a_killed_process_is_ignored(
 def test_in_a_bucket_a_checkpoint_without_its_mark_is_ignored(
   state_on, mesh_of, round_dir, tmp_path, monkeypatch
 ):
-  # In a bucket, Orbax writes under the final name and adds a mark at the end.
+  # In a bucket, Orbax writes a folder under its final name and adds a mark at
+  # the end.
   monkeypatch.setattr(stored, "in_bucket", lambda path: True)
   states = {step: state_on(mesh_of(1), step)[0] for step in (5, 10)}
   save(round_dir, states)
@@ -189,7 +191,7 @@ def test_a_wrongly_written_checkpoint_leaves_the_older_ones(
   states = {step: state_on(mesh_of(1), step)[0] for step in (5, 10, 15)}
   save(round_dir, {5: states[5]}, keep=1)
   write_wrongly("state/averages/student/ema/w")
-  # Each checkpoint is read back before the next one is saved.
+  # Each checkpoint must be read back before the next one is saved.
   save(round_dir, {10: states[10], 15: states[15]}, keep=1)
   assert steps_in(round_dir / "checkpoints") == [15, 5]
   assert_same(restore(round_dir, state_on(mesh_of(1))[1]), states[5])

@@ -1,4 +1,4 @@
-"""A round that ends by the clock gets the right length; the clock is a fake."""
+"""Tests the length of a round that ends by the clock, with a fake clock."""
 
 import math
 
@@ -29,15 +29,15 @@ def run(round_dir, seconds, per_update, most=10**6, multiple=1, first=0, **end):
   Args:
     round_dir: the folder of the round.
     seconds: the time limit of the round.
-    per_update: gives the seconds of update i.
+    per_update: a function that gives the seconds of update i.
     most: the most updates of the round.
     multiple: the number of updates in a call.
-    first: the first update of this process.
+    first: the first update that this process does.
     end: `crash` ends the round before that update.
 
   Returns:
-    (The clock, the learning rates, the times of waiting for devices, the
-    seconds)
+    The round's clock, the learning rate of each update, the times at which the
+    clock waited for the devices, and the seconds of the round.
   """
   time = Time()
   clock = Clock(epath.Path(round_dir), seconds, most, multiple, time)
@@ -69,17 +69,19 @@ def test_a_timed_round_has_as_many_updates_as_fit(
 ):
   clock, rates, waits, took = run(tmp_path, seconds, lambda i: per_update)
   assert clock.length == len(rates)
-  # The time of the first update, which compiles, does not count.
+  # The time limit does not include the first update, because it compiles.
   assert took == pytest.approx(seconds, abs=2 * per_update)
   assert read_json(tmp_path / "clock.json") == {"num_updates": clock.length}
-  # The clock waits for the devices at most a few dozen times.
+  # The clock may wait for the devices at most a few dozen times, because each
+  # wait makes them idle.
   assert len(waits) <= 4 + math.log2(clock.length)
 
 
 def test_a_round_has_eight_updates_even_if_one_takes_too_long(tmp_path):
   clock, _, _, _ = run(tmp_path, 5.0, lambda i: 10.0)
-  # Two updates, the one that compiles and a timed one, are a quarter of the
-  # round, in which the rate is held.
+  # The round has room for eight updates. The update that compiles and one timed
+  # update are already a quarter of the round, in which the learning rate is
+  # held.
   assert clock.length == 8
 
 
@@ -110,14 +112,14 @@ def test_the_learning_rate_depends_only_on_the_length_of_a_round(
     warm = min((min(i, start - 1) + 1) / 3, 1)
     decay = 1 - max(i - start, 0) / max(length - start, 1)
     assert rate == pytest.approx(warm * decay, abs=1e-12)
-  # The last rate is close to 0.
+  # At the end of the round, the learning rate is close to 0.
   if length > 3:
     assert rates[-1] <= max(rates) / (length - start) + 1e-12
 
 
 @pytest.mark.parametrize("crash", [1, 20, 199, 200, 201, 500, 999])
 def test_a_killed_round_keeps_its_settled_length(tmp_path, crash):
-  """After the kill, the round continues at a tenth of the speed."""
+  """After the kill, the machine is ten times slower."""
   clock, before, _, _ = run(tmp_path, 10.0, lambda i: 0.01, crash=crash)
   settled = clock.length
   again, after, _, _ = run(tmp_path, 10.0, lambda i: 0.1, first=crash)
@@ -139,7 +141,7 @@ def test_a_timed_round_has_at_most_its_number_of_updates(tmp_path):
 
 
 def test_a_long_warm_up_ends_when_the_anneal_begins(tmp_path):
-  """The machine is so slow that the warm-up would take all the time."""
+  """The machine is so slow that the round would end before the warm-up does."""
   write_json(tmp_path / "clock.json", {"num_updates": 100})
   clock = Clock(epath.Path(tmp_path), 100.0, 10**6, 1, Time())
   optimizer = Optimizer(learning_rate=1.0, warmup=1000, decay="linear")
@@ -159,7 +161,7 @@ def test_skipped_seconds_do_not_shorten_a_round(tmp_path):
       time.seconds += 1.0
       clock.skip(1.0)
     clock.look(step, lambda: None)
-    # Every twentieth update is slower, because it reads a file.
+    # Every twentieth update takes longer, because it reads a file.
     time.seconds += 0.03 if step % 20 == 0 else 0.01
     step += 1
   assert clock.length == pytest.approx(10 / 0.011, rel=0.02)

@@ -1,4 +1,4 @@
-"""A simple objective, and tiny runs that crash at a chosen update."""
+"""Fixtures with a simple objective, and tiny runs that crash when told."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ from tests.training.stored_given import flip_a_bit_of_an_array
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-  """A network that is one square matrix."""
+  """A network that multiplies its input by one square matrix."""
 
   size: int
 
@@ -40,7 +40,7 @@ class Matrix:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LeastSquares(Objective):
-  """Compares x (student + auxiliary / 10) with x teacher, without randomness.
+  """Fits x (student + auxiliary / 10) to x teacher, without randomness.
 
   A NaN in a batch makes the gradient NaN. Each trace of the loss adds the
   turn's name to `traces`. The metric "draw" depends on the key of the loss.
@@ -95,9 +95,10 @@ def least_squares():
 
 @pytest.fixture(scope="session")
 def at_update():
-  """at_update(objective, ...) gives the scalars (now, rates) of updates.
+  """at_update(objective, ...) makes (now, rates), the scalars of updates.
 
-  Lists of rates and steps give one row for each update.
+  They are the place in the round and the learning rates. If the rates and steps
+  are lists, the scalars have one row for each update.
   """
 
   def make(objective, rate=0.1, num_steps=0, step=0):
@@ -139,9 +140,9 @@ class Run:
     clock=None,
     **cadence,
   ):
-    """Trains to the end, or crashes after a number of updates.
+    """Trains to the end, or crashes after a given number of updates.
 
-    Each update makes the clock tick, if there is a clock.
+    Each update makes the fake clock tick, if there is one.
     """
     functions, left = self.functions, updates
 
@@ -191,17 +192,17 @@ class Run:
     ).run()
 
   def crash(self, workdir, updates=None, **arguments):
-    """Trains, and checks that it ends in a crash."""
+    """Trains, and checks that the training ends in a crash."""
     with pytest.raises(CrashError):
       self.train(workdir, updates, **arguments)
 
   def compiled(self, name):
-    """The compiled functions of a stage, which all calls have shared."""
+    """Returns the compiled functions of a stage, which all calls share."""
     [found] = [f for (stage, *_), f in self.functions.items() if stage == name]
     return found
 
   def products(self, workdir):
-    """All trees that the finished rounds keep, by name."""
+    """Loads all trees of weights that the finished rounds keep, by name."""
     result = {}
     for name in self.built.rounds:
       round_dir = epath.Path(workdir) / name
@@ -228,7 +229,7 @@ class Run:
 
 
 def scores(workdir):
-  """(Round, step, distance or None, held-out loss or None) of every record."""
+  """Reads (round, step, distance or None, held-out loss or None) of records."""
   keys = "round", "step", "distance", "held_out_loss"
   return [tuple(map(record.get, keys)) for record in records(workdir)]
 
@@ -240,7 +241,7 @@ def records(workdir):
 
 @pytest.fixture(scope="session")
 def run_of(mesh_of):
-  """run_of(config) gives the `Run` of a config."""
+  """The function run_of(config) makes the `Run` of a config."""
 
   def make(config):
     built = from_config.build(config)
@@ -251,7 +252,7 @@ def run_of(mesh_of):
 
 @pytest.fixture(scope="session")
 def records_of():
-  """records_of(workdir) gives the records of metrics.jsonl."""
+  """The function records_of(workdir) reads the records of metrics.jsonl."""
   return records
 
 
@@ -265,13 +266,13 @@ FROZEN = {"teacher": {"w": jnp.zeros((8, 8))}}
 
 @pytest.fixture
 def small_arrays_are_split(monkeypatch):
-  """Splits arrays of every size over fsdp."""
+  """Makes fsdp split arrays of every size, also small ones."""
   monkeypatch.setattr("diffdistill.training.sharding.MIN_SIZE_TO_SPLIT", 1)
 
 
 @pytest.fixture
 def state_on(least_squares):
-  """state_on(mesh) gives a state of distinct numbers, and its shapes."""
+  """state_on(mesh) makes a state of distinct numbers, and its shapes."""
 
   def make(mesh, seed=0, ema_decay=0.9):
     optimizer = Optimizer(learning_rate=0.1, ema_decay=ema_decay)
@@ -297,13 +298,13 @@ def warnings(monkeypatch):
   monkeypatch.setattr(
     logging, "warning", lambda text, *args: seen.append(text % args)
   )
-  # Leave out the warnings of Orbax.
+  # Do not print the warnings of Orbax.
   return lambda: [line for line in seen if line.startswith("skipped")]
 
 
 @pytest.fixture
 def write_wrongly(monkeypatch):
-  """write_wrongly(name) flips a bit of one array when it is written."""
+  """The function write_wrongly(name) makes a write flip a bit of one array."""
 
   def wrong(name):
     real = stored.begin

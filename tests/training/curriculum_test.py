@@ -1,4 +1,4 @@
-"""The curriculum finds the inputs of each stage, and refuses wrong ones."""
+"""Tests that the curriculum finds each stage's inputs or refuses them."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ SAMPLER = DDIM(process=GaussianProcess(schedule=Cosine()))
 
 @pytest.fixture
 def stage(least_squares):
-  """stage(...) makes a stage that trains on images."""
+  """The function stage(...) makes a stage that trains on images."""
 
   def make(name, rounds="one", consumes="images", frozen=None, **fields):
     frozen = {} if frozen is None else frozen
@@ -61,7 +61,7 @@ def classifier(least_squares):
 
 @pytest.fixture
 def student(stage):
-  """student(...) makes a stage that learns from a teacher."""
+  """The function student(...) makes a stage that learns from a teacher."""
 
   def make(name="halve", source="teacher", rounds="halving", **fields):
     if rounds == "halving":
@@ -111,7 +111,7 @@ def rounds_of(*stages):
 
 
 def refusal(*stages):
-  with pytest.raises(ValueError) as error:  # noqa: PT011 (its text is returned)
+  with pytest.raises(ValueError) as error:  # noqa: PT011 (the helper returns its text)
     curriculum(stages)
   assert "\n" not in str(error.value)
   return str(error.value)
@@ -256,7 +256,7 @@ def test_halving_starts_at_the_steps_of_the_teacher(teacher, student):
     "stages.on.start_steps is 8, but its teacher halve/004 was made for 4"
     " steps; pass start_steps=4"
   )
-  # A stage that does not halve may have any number of steps.
+  # A stage that does not halve the steps may have any number of steps.
   each = student("moments", "halve", "each", num_steps=(8,))
   assert "moments/008" in rounds_of(teacher, first, each)
 

@@ -1,4 +1,4 @@
-"""A field of a recipe that would have no effect is refused or reported."""
+"""Tests that a field of a recipe without an effect is refused or reported."""
 
 import copy
 
@@ -18,7 +18,7 @@ CLASSIFICATION = {
 
 @pytest.fixture(scope="module")
 def config(pairs_config):
-  """A config with a judge, a teacher, one halving and a student of pairs."""
+  """Makes a config with a judge, a teacher, one halving, a student of pairs."""
   config = copy.deepcopy(pairs_config)
   stages = config["stages"]
   stages["judge"] = copy.deepcopy(CLASSIFICATION)
@@ -86,7 +86,7 @@ STUDENT = {"by": "held_out_loss", "every": 4}
       {**STUDENT, "patience": 5},
       "select.patience is 5 times every=4 updates, but its rounds have 18",
     ),
-    # Without a selection, its other fields have no effect.
+    # Without `select.by`, the other fields of `select` have no effect.
     (
       "stages.halve.select",
       {**NEVER, "num_images": 2000},
@@ -119,7 +119,7 @@ STUDENT = {"by": "held_out_loss", "every": 4}
     ("model.network.depth", 10**9, "depth is 1000000000; pass 1 or more, at"),
     ("evaluation", {"num_images": 10**15}, "pass 20 or more, at most 10000000"),
     ("evaluation", {"num_steps": (4, 4)}, "num_steps is (4, 4); pass each"),
-    # Numbers that float32 cannot hold.
+    # Float32 cannot hold these numbers.
     (
       "minutes",
       10**400,
@@ -158,7 +158,7 @@ def test_fields_with_an_effect_are_accepted(config, path, value):
 
 
 def test_only_fine_tuning_may_have_a_learning_rate_of_0(config):
-  """Fine-tuning at a rate of 0 estimates the second moments of a teacher."""
+  """Fine-tuning at a rate of 0 still estimates the teacher's second moments."""
   config = changed(config, "stages.teacher.num_updates", 6)
   config["stages"]["moments"] = {
     **CLASSIFICATION,

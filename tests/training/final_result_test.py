@@ -1,4 +1,4 @@
-"""A finished round keeps its result, and a damaged result is refused."""
+"""Tests that a finished round keeps its result; a damaged one is refused."""
 
 import pytest
 
@@ -88,7 +88,7 @@ def test_a_final_folder_without_its_record_is_ignored(
   with pytest.raises(ValueError, match="004 has no final result; train until"):
     checkpoint.product_names(round_dir)
   assert best_of(round_dir) is None
-  # A new result replaces the incomplete one.
+  # A new final result replaces the incomplete one.
   checkpoint.save_final(round_dir, params)
   assert checkpoint.is_done(round_dir, layout)
 

@@ -1,4 +1,4 @@
-"""A fingerprint names weights: equal weights have the same one on any mesh."""
+"""Tests that equal weights have the same fingerprint on every mesh."""
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ def params():
 
 
 def changed(params, change):
-  """The fingerprint of the tree after a change of its kernel."""
+  """Computes the fingerprint of the tree after a change of its kernel."""
   tree = jax.tree.map(np.copy, params)
   change(tree["dense"]["kernel"])
   return fingerprint(tree)

@@ -1,4 +1,4 @@
-"""A full disk gives an error of one line, and damages no file."""
+"""Tests that a full disk gives a one-line error and damages no file."""
 
 import os
 import pathlib
@@ -46,7 +46,7 @@ def on_one_device(tree):
 
 @pytest.fixture
 def disk(tmp_path):
-  """A small disk with 2 MB."""
+  """Mounts a small disk of 2 MB in memory."""
   place = tmp_path / "disk"
   place.mkdir()
   mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place]
@@ -62,13 +62,13 @@ def round_dir(disk):
 
 
 def fill(disk, room=0):
-  """Fills a disk, except for `room` bytes."""
+  """Fills a disk, but leaves `room` bytes free."""
   free = shutil.disk_usage(disk).free
   (disk / "fill").write_bytes(b"0" * (free - room))
 
 
 def unfinished(disk):
-  """The files on a disk that are incomplete or unexpected."""
+  """Lists the files on a disk that are incomplete or unexpected."""
   return [p for p in disk.rglob("*") if "tmp" in p.name or "partial" in p.name]
 
 
@@ -78,7 +78,7 @@ def restored(round_dir):
 
 
 def save(checkpoints, *steps):
-  """Saves as a training does; on a full disk, this raises an error."""
+  """Saves as training does; raises an error if the disk is full."""
   with checkpoints:
     for step in steps:
       checkpoints.save(state(step), step)
@@ -97,7 +97,7 @@ def test_a_run_continues_after_its_full_disk_has_room_again(
   ) as refused:
     save(checkpoints, 2)
   assert "\n" not in str(refused.value)
-  # The traceback of the library is not printed.
+  # The traceback of Orbax must not be printed.
   assert "Traceback" not in capfd.readouterr().err
   assert unfinished(disk) == []
   assert steps_in(round_dir / "checkpoints") == [1]

@@ -1,4 +1,4 @@
-"""The script of killed_test.py: trains in child processes and kills them.
+"""The script of killed_test.py: trains in child processes and kills these.
 
   python killed_run.py CONFIG.json WORKDIR CACHE [SEED]
 
@@ -66,13 +66,13 @@ def fork(*arguments) -> int:
 
 
 def updates_recorded(workdir: str) -> int:
-  """The number of updates done by a run that records each update."""
+  """Returns how many updates are done in a run that records each update."""
   path = pathlib.Path(workdir) / "metrics.jsonl"
   return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def kill_after(child: int, workdir: str, updates: int, delay: float) -> int:
-  """Kills a child some seconds after it has recorded a number of updates.
+  """Kills a child some seconds after a given number of updates is recorded.
 
   Returns:
     The number of recorded updates at the kill.
@@ -95,7 +95,7 @@ def main(config: str, workdir: str, cache: str, seed: str = "") -> None:
   total = 4 * length
   if seed:
     draw = random.Random(int(seed))
-    # Kill at ends of rounds, while checkpoints are written, and at random
+    # Kill at the ends of rounds, while checkpoints are written, and at random
     # updates.
     moments = {length, 2 * length, length + every, 3 * length + 2 * every}
     others = sorted(set(range(1, total)) - moments)

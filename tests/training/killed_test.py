@@ -1,4 +1,4 @@
-"""A run that is killed ten times makes the same weights, to the bit."""
+"""Tests that a run that is killed ten times makes the same weights."""
 
 import json
 import os
@@ -22,14 +22,14 @@ ROUNDS = ("teacher", "halve/004", "halve/002", "halve/001")
 def test_a_run_killed_ten_times_makes_the_same_weights(
   tiny_config, children, tmp_path, mesh_of
 ):
-  # A record of each update tells the script how far a run is.
+  # The run records each update, so that the script knows how far the run is.
   config = {**tiny_config, "cadence": {"log": 1, "checkpoint": 5}}
   path = tmp_path / "config.json"
   path.write_text(json.dumps(config))
 
   def run(workdir, *seed):
     (tmp_path / workdir).mkdir()
-    # The run has one device and no hooks, like a user's run.
+    # The run has one device and uses no hooks, as a user's run.
     return children.run(
       *(sys.executable, SCRIPT, path),
       *(tmp_path / workdir, tmp_path / "cache", *seed),
@@ -40,7 +40,8 @@ def test_a_run_killed_ten_times_makes_the_same_weights(
     assert done.returncode == 0, done.stderr
   kills = [int(line) for line in done.stdout.split()]
   assert len(kills) == 10
-  # The kills came while the run trained, in its first and its second half.
+  # Check that the kills came while the run trained, in its first and its second
+  # half.
   assert kills[0] < 36
   assert kills[-1] > 54
   for name in ROUNDS:

@@ -1,4 +1,4 @@
-"""Runs of several processes survive kills, hangs and signals."""
+"""Tests that runs of several processes survive kills, hangs and signals."""
 
 import json
 import os
@@ -26,7 +26,7 @@ ROUNDS = ("teacher", "halve/002", "halve/001")
 
 @pytest.fixture(scope="module")
 def fork():
-  """Starts a process of a command with some devices; a log gets its output."""
+  """Starts one process of a command, with some devices and a log file."""
   with Forked() as start:
     yield start
 
@@ -34,7 +34,7 @@ def fork():
 class Job:
   """The processes of one command, numbered from 0 to hosts - 1.
 
-  All processes but the first also get the arguments `own`.
+  All processes except the first also get the arguments in `own`.
   """
 
   def __init__(self, fork, tmp_path, hosts, devices, *arguments, own=()):
@@ -55,7 +55,7 @@ class Job:
       self.processes.append(fork(log, devices, *arguments, *extra))
 
   def statuses(self):
-    """The exit statuses of the processes."""
+    """Waits for the processes and returns their exit statuses."""
     for process in self.processes:
       process.join(PATIENCE)
       assert process.exitcode is not None, self.said(0)
@@ -65,12 +65,12 @@ class Job:
     os.kill(self.processes[to].pid, number)
 
   def said(self, process=0):
-    """The lines that a process printed, without the lines of Gloo."""
+    """Returns the lines that a process printed, without the lines of Gloo."""
     lines = self.logs[process].read_text().splitlines()
     return [x for x in lines if "[Gloo]" not in x and "peer ranks" not in x]
 
   def until(self, true):
-    """Waits until `true` holds; fails if a process ends before."""
+    """Waits until `true()` holds; fails if a process ends before that."""
     wait_until(true, *self.processes, said=self.said)
 
 
@@ -89,11 +89,13 @@ def updates_recorded(workdir):
 
 @pytest.fixture(scope="module")
 def config_of(tiny_config, write_config):
-  """config_of(...) writes a config of two halvings; weights span processes.
+  """The function config_of(...) writes a config of two halvings.
 
-  The run records each update, so tests know how far it is. The learning rate is
-  low, because Adam's first updates are about the sign of the gradient, which
-  amplifies differences of rounding.
+  Its weights are split over the processes.
+
+  The run records each update, so that tests know how far the run is. The
+  learning rate is low, because Adam's first updates are nearly the sign of the
+  gradient, which amplifies differences of rounding.
   """
 
   def make(*run, **fields):
@@ -122,7 +124,7 @@ def config_of(tiny_config, write_config):
 
 
 def products(workdir, mesh, rounds):
-  """All trees that rounds keep, by name, each as one float64 vector."""
+  """Loads all trees that the rounds keep, each as one float64 vector."""
   result = {}
   for name in rounds:
     round_dir = epath.Path(workdir / name)
@@ -134,7 +136,7 @@ def products(workdir, mesh, rounds):
 
 
 def distances(workdir, other, mesh, rounds=ROUNDS):
-  """The relative distance of each kept tree between two workdirs, by name."""
+  """Computes each tree's relative distance between two workdirs, by name."""
   ours, theirs = (products(w, mesh, rounds) for w in (workdir, other))
   assert ours.keys() == theirs.keys()
   return {
@@ -146,7 +148,7 @@ def distances(workdir, other, mesh, rounds=ROUNDS):
 
 @pytest.fixture(scope="module")
 def peace(fork, config_of, tmp_path_factory):
-  """The workdir of a run in one process without interruptions."""
+  """Trains in one process without interruptions, and gives the workdir."""
   folder = tmp_path_factory.mktemp("peace")
   config = f"--config={config_of()}"
   job = Job(fork, folder, 1, 8, "train", config, f"--workdir={folder}/run")
@@ -158,7 +160,10 @@ def peace(fork, config_of, tmp_path_factory):
 def test_a_run_killed_twice_continues_on_other_meshes(
   job, config_of, peace, tmp_path, mesh_of
 ):
-  """The meshes are two processes of four devices, one of eight, two of two."""
+  """The run begins on two processes of four devices each.
+
+  It continues on one process of eight, and ends on two of two.
+  """
   workdir = tmp_path / "run"
   command = ("train", f"--config={config_of()}", f"--workdir={workdir}")
 
@@ -188,10 +193,11 @@ def test_a_run_killed_twice_continues_on_other_meshes(
   print(f"relative distances: {apart}")
   assert set(apart) >= {"teacher teacher", "halve/001 student"}
   assert max(apart.values()) < 1e-5
-  # The weights are not equal to the bit, because sums over two processes add in
-  # another order.
+  # The weights are equal up to rounding only, because sums over two processes
+  # add the same numbers in another order.
   assert max(apart.values()) > 0
-  # Each round has left only its result, and no record is there twice.
+  # Each round must have left only its final result, and no record may be there
+  # twice.
   for name in ROUNDS:
     made = {path.name for path in (workdir / name).iterdir()}
     assert made == {"final", "final.json"}
@@ -204,7 +210,7 @@ def test_a_run_killed_twice_continues_on_other_meshes(
 
 @pytest.fixture(scope="module")
 def long_run(tiny_config, pairs_config):
-  """The config of a run with images, pairs and halvings.
+  """Makes the config of a run with images, pairs and halvings.
 
   It has 300 updates and 6 shards, so that it is not finished after twenty
   signals on a fast machine.
@@ -226,11 +232,11 @@ def long_run(tiny_config, pairs_config):
 def test_a_run_that_leaves_twenty_times_makes_the_same_weights(
   job, long_run, write_config, tmp_path, mesh_of
 ):
-  """After twenty SIGTERM the weights are the same to the bit.
+  """The weights are the same to the bit, although SIGTERM ends the run.
 
-  SIGTERM comes at random: some time after a number of updates, or some time
-  after the process began. Before the first update there is nothing to save, and
-  before the command listens to signals, SIGTERM kills it.
+  SIGTERM comes at random moments: some time after a number of updates, or some
+  time after the process began. Before the first update the run has nothing to
+  save. Before the command listens to signals, SIGTERM kills the command.
   """
   config = f"--config={write_config(long_run)}"
   whole, told = tmp_path / "whole", tmp_path / "told"
@@ -285,7 +291,7 @@ def test_a_signal_to_one_process_makes_all_leave(
     r"diffdistill: asked to leave halve/002 after update (\d+);", two.said()[-1]
   )
   step = int(left[1])
-  # If all processes have the same message, only the first prints it.
+  # If all processes have the same message, only the first process prints it.
   assert two.said(1) == []
   kept = workdir / "halve" / "002" / "checkpoints"
   assert step == max(int(path.stem) for path in kept.iterdir())
@@ -314,8 +320,8 @@ def test_a_command_saves_and_leaves_on_a_signal(children, config_of, tmp_path):
 @pytest.mark.slow
 def test_the_other_processes_end_if_one_hangs(job, config_of, tmp_path):
   workdir = tmp_path / "run"
-  # 10 s are enough for an update on a busy machine. A compilation may take six
-  # times as long.
+  # On a busy machine, 10 s are enough for an update. The watchdog lets a
+  # compilation take six times as long.
   cadence = {"log": 1, "stall_seconds": 10}
   config = f"--config={config_of(cadence=cadence)}"
   two = job(2, 1, "train", config, f"--workdir={workdir}")
@@ -364,7 +370,7 @@ def test_processes_with_two_learning_rates_are_refused(
 
 @pytest.fixture(scope="module")
 def judged_run(small_config, pairs_config, learnable, good_judge):
-  """A config with a classifier, a teacher, a pool of pairs and two students."""
+  """Makes a config with a judge, a teacher, pairs and two students."""
   stages = {
     name: {**stage, "num_updates": 4}
     for name, stage in small_config["stages"].items()
@@ -373,8 +379,8 @@ def judged_run(small_config, pairs_config, learnable, good_judge):
   stages["teacher"]["updates_per_call"] = 2
   stages["halve"]["select"] = {"by": "distance", "every": 2, "num_images": 24}
   stages["student"] = {**pairs_config["stages"]["student"], "num_updates": 8}
-  # The pool has room for the held-out pairs and two shards, with a byte a
-  # value.
+  # The disk limit leaves room for the held-out pairs and two shards. Each value
+  # takes one byte.
   pool = {"store_noise": False, "max_gigabytes": 260e-9}
   stages["pairs"] = {**pairs_config["stages"]["pairs"], **pool}
   return {
@@ -393,7 +399,7 @@ def judged_run(small_config, pairs_config, learnable, good_judge):
 def test_two_processes_make_the_same_results_as_one(
   job, judged_run, write_config, tmp_path, mesh_of
 ):
-  """On two devices, one or two processes make the same pairs and images."""
+  """On two devices, one process or two make the same pairs and images."""
   config = f"--config={write_config(judged_run)}"
   workdirs = {1: tmp_path / "one", 2: tmp_path / "two"}
   for hosts, workdir in workdirs.items():
@@ -444,9 +450,9 @@ def test_a_refusal_is_printed_once_and_ends_all_processes(
   job, config_of, judged_run, write_config, peace, tmp_path
 ):
   config, other = f"--config={config_of()}", tmp_path / "other"
-  # In the first case both processes find the problem. In the other two, only
-  # the first process does, because it alone reads the workdir and writes the
-  # pairs.
+  # In the first case both processes find the problem. In the other two cases
+  # only the first process finds it, because only that process reads the workdir
+  # and writes the pairs.
   blocked = {**judged_run, "run": ("teacher", "pairs")}
   (tmp_path / "file").write_text("no folder")
   blocked["stages"]["pairs"]["path"] = str(tmp_path / "file" / "pairs")

@@ -86,7 +86,7 @@ def test_weight_decay_is_decoupled_from_the_gradient():
 
 
 class Setting:
-  """A compiled update of LeastSquares on a mesh, with its inputs."""
+  """A compiled update of LeastSquares on a mesh, with its arguments."""
 
   def __init__(self, least_squares, at_update, mesh, **fields):
     self.objective = least_squares()
@@ -105,8 +105,8 @@ class Setting:
 
   def __call__(self, state, image):
     place = replicated(self.mesh)
-    # The batch holds floats in place of bytes, so that images may have any
-    # size.
+    # The batch holds floats in place of bytes, so that a test can choose images
+    # of any size.
     batch = shard_batch({"image": (image + 1) * 127.5}, self.mesh)
     frozen, key, now, rates = jax.device_put(
       (self.frozen, jax.random.key(1), *self.scalars), place
@@ -115,13 +115,14 @@ class Setting:
 
 
 def images(seed=0):
-  """Images of different size, so that each gradient is clipped differently."""
+  """Makes images of different sizes, so gradients are clipped differently."""
   random = np.random.default_rng(seed)
   scale = np.array([0.1, 5, 0.1, 0.1, 0.1, 0.1, 0.1, 9])[:, None, None, None]
   return (scale * random.normal(size=(8, 1, 2, 3))).astype(np.float32)
 
 
-# With eps = 1, Adam's direction depends on the size of the gradient.
+# With Adam's eps = 1, the direction of an update depends on the size of the
+# gradient.
 @pytest.mark.parametrize("devices", [1, 8])
 def test_the_mean_gradient_of_all_devices_is_clipped(
   least_squares, at_update, mesh_of, devices
@@ -145,7 +146,7 @@ def test_the_mean_gradient_of_all_devices_is_clipped(
   def clipped(g):
     return g / max(np.linalg.norm(g) / 0.5, 1)
 
-  def moved(g):  # the first step of Adam
+  def moved(g):  # The first step of Adam.
     return before["student"]["w"] - 0.1 * g / (np.abs(g) + 1.0)
 
   rows = images()
@@ -153,7 +154,8 @@ def test_the_mean_gradient_of_all_devices_is_clipped(
   per_device = np.mean([clipped(gradient(row[None])) for row in rows], axis=0)
   assert np.abs(moved(per_device) - expected).max() > 1e-3
   state, metrics = setting(setting.state, rows)
-  # A step is at most 0.1, and the relative error of Adam's correction is 1e-5.
+  # A step is at most 0.1. The tolerance is for Adam's bias correction, whose
+  # relative error is 1e-5.
   np.testing.assert_allclose(
     state.params["student"]["w"], expected, rtol=1e-6, atol=1e-6
   )
@@ -171,7 +173,8 @@ def test_gradients_that_are_not_finite_are_skipped_and_counted(
   bad = images()
   bad[3, 0, 1, 2] = np.nan
   state, counts = setting.state, []
-  # The first rows are finite, so that the average differs from the weights.
+  # The first rows have finite gradients, so that the average already differs
+  # from the weights.
   for rows in (images(1), bad, bad, images(2), bad):
     before = jax.device_get(state)
     state, metrics = setting(state, rows)
@@ -202,8 +205,8 @@ def test_second_moments_are_means_of_squared_gradients():
   gradients = ([2.0, 0.0], [np.nan, 1.0], [4.0, -1.0])
   for gradient in gradients:
     _, state = chain.update({"w": jnp.array(gradient)}, state, params)
-  # The second gradient was skipped. Gradient i has the weight 0.75^(n - i) / 4,
-  # divided by the sum of the weights.
+  # The optimizer skipped the second gradient. The average gives gradient i the
+  # weight 0.75^(n - i) / 4, divided by the sum of the weights.
   weights = np.array([0.75, 1.0])
   expected = (weights @ np.array([[4.0, 0.0], [16.0, 1.0]])) / weights.sum()
   np.testing.assert_allclose(
@@ -217,7 +220,8 @@ def test_a_clip_of_zero_means_no_clipping():
   grads = {"w": jnp.array([30.0, -40.0])}
   chain = Optimizer(learning_rate=1.0, clip=0.0, eps=1.0).transformation()
   direction, _ = chain.update(grads, chain.init(params), params)
-  # The relative error of Adam's correction, 1 - 0.999 in float32, is 1e-5.
+  # The tolerance is for Adam's bias correction: 1 - 0.999 in float32 has a
+  # relative error of 1e-5.
   np.testing.assert_allclose(direction["w"], [30 / 31, -40 / 41], rtol=2e-5)
 
 

@@ -1,4 +1,4 @@
-"""The counted passes of training agree with counts by hand."""
+"""Tests that the counted passes of training agree with counts by hand."""
 
 import pytest
 
@@ -26,17 +26,19 @@ def round_of(guided, num_updates=10):
 
 def test_a_gradient_and_a_tangent_each_count_as_three_passes():
   assert Passes(forward=5, gradient=7, tangent=11).units == 5 + 21 + 33
-  # A derivative by the input costs two passes, or two passes of a part.
+  # A derivative by the input costs two units, for the whole network or for a
+  # part of it.
   assert Passes(input_gradient=5, input_tangent=7).units == 24
   assert Passes(trunk=2, trunk_gradient=3, trunk_share=0.5).units == 4
-  # Passes of a classifier are not units, which count passes of the denoiser.
+  # Passes of a classifier cost no units, because units count passes of the
+  # denoiser.
   assert Passes(classifier=3, classifier_gradient=2).units == 0
 
 
 @pytest.mark.parametrize("guided", [False, True])
 def test_alternating_turns_are_counted_in_their_order(least_squares, guided):
   passes = round_passes(least_squares(), round_of(guided))
-  # The student has the first turn of the cycle.
+  # The student learns in the first turn of the cycle.
   student, auxiliary = 0.5 + 3 * 2 + 3, 2 + guided + 3
   expected = 0
   for updates in range(7):
@@ -76,7 +78,8 @@ def test_five_critic_updates_are_counted_for_one_of_the_student(least_squares):
   [
     (DDIM(process=GaussianProcess(schedule=Cosine())), 0.0, True, 4),
     (DDIM(process=GaussianProcess(schedule=Cosine())), 1.5, True, 8),
-    # The teacher of these pairs is a student, whose weights hold the guidance.
+    # The teacher of these pairs is a student, whose weights hold the guidance
+    # already, so it makes one pass for each step.
     (DDIM(process=GaussianProcess(schedule=Cosine())), 1.5, False, 4),
     (Heun(process=GaussianProcess(schedule=EDM())), 0.0, True, 8),
     (Heun(process=GaussianProcess(schedule=EDM())), 1.5, True, 16),

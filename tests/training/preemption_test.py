@@ -1,4 +1,4 @@
-"""A run of one process saves and leaves when it is told to.
+"""Tests that a run of one process saves and leaves when it is told to.
 
 These tests choose the boundary between updates at which a run must leave.
 multihost_test.py sends real signals at random moments, also to several
@@ -20,7 +20,7 @@ UPDATES = 18
 
 
 class Told(Preemption):
-  """A fake that tells a run to leave at one boundary, counted from 0."""
+  """A fake that tells a run to leave at one boundary, which counts from 0."""
 
   def __init__(self, boundary=None):
     super().__init__()
@@ -41,7 +41,7 @@ def run(tiny_config, run_of):
 def finished(run, tmp_path_factory):
   workdir, never = tmp_path_factory.mktemp("finished"), Told()
   run.train(workdir, preemption=never)
-  # The run asks once before each update of the four rounds.
+  # The run asks whether to leave once before each update of the four rounds.
   assert never.asked == 4 * UPDATES
   return workdir
 
@@ -65,12 +65,13 @@ def test_a_run_that_leaves_saves_and_continues_from_there(
   assert leave(run, tmp_path, 7) == (
     "asked to leave teacher after update 7; the same command goes on from there"
   )
-  # The run saved update 5 at the cadence, and update 7 as it left.
+  # The run saved update 5 at the cadence, and update 7 because it left.
   assert saved(tmp_path, "teacher") == [5, 7]
   capsys.readouterr()
   leave(run, tmp_path, 3)
   assert "teacher: goes on from update 7\n" in capsys.readouterr().err
-  # Older checkpoints are kept until the next start has read the newest one.
+  # The older checkpoints are still there, because the next start must first
+  # read the newest one.
   assert saved(tmp_path, "teacher") == [5, 7, 10]
 
 
@@ -89,12 +90,13 @@ def test_a_state_that_is_saved_is_not_saved_again(run, tmp_path):
 def test_a_run_that_leaves_many_times_makes_the_same_weights(
   run, finished, tmp_path, records_of
 ):
-  # Leave in a round, at a checkpoint, at once, and at and after a round's end.
+  # Tell the run to leave in a round, at a checkpoint, at once, and at and after
+  # the end of a round.
   for boundary in (4, 6, 0, 5, 18, 17, 1, 16):
     leave(run, tmp_path, boundary)
   run.train(tmp_path)
   run.assert_same_weights(tmp_path, finished)
-  # No record without a student's loss has negative seconds.
+  # A record without a student's loss tells seconds, which must not be negative.
   lives = [r for r in records_of(tmp_path) if "student/loss" not in r]
   assert all(r["seconds"] >= 0 for r in lives)
 
@@ -103,7 +105,8 @@ def test_a_stage_of_pairs_leaves_between_two_shards(
   pairs_config, run_of, tmp_path
 ):
   run = run_of(pairs_config)
-  # The teacher has six boundaries, and then there is one after each shard.
+  # The run asks at six boundaries of the teacher, and then once after each
+  # shard.
   message = leave(run, tmp_path, 6 + 2)
   assert message.startswith("asked to leave pairs after a shard;")
   shards = tmp_path / "pairs" / "pairs"
@@ -129,7 +132,7 @@ def test_a_signal_is_noted_and_the_old_handler_restored(mesh_of):
   try:
     with Preemption() as preemption:
       assert not preemption.agreed(mesh_of(1))
-      # A second signal changes nothing.
+      # A second signal must change nothing.
       for _ in range(2):
         os.kill(os.getpid(), signal.SIGTERM)
         assert preemption.agreed(mesh_of(1))

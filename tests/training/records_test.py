@@ -1,4 +1,4 @@
-"""A damaged line of metrics.jsonl is skipped, and a warning names it."""
+"""Tests that a damaged line of metrics.jsonl is skipped with a warning."""
 
 import contextlib
 import errno
@@ -56,7 +56,8 @@ def test_every_flipped_bit_is_found_or_harmless(workdir, file):
       assert all(record in RECORDS for _, record in read.good)
     else:
       assert records(workdir) == RECORDS
-  # A few flips keep the record, such as a flip of a space or of 1e-7 to 1E-7.
+  # A few flips of bits do not change the record, such as a flip in a space, or
+  # of 1e-7 to 1E-7.
   assert found > 7.8 * len(written)
 
 
@@ -143,7 +144,7 @@ def test_a_full_disk_leaves_whole_records_and_names_the_file(small_disk):
   with contextlib.suppress(OSError):
     append_record(workdir, {**record, "note": "x" * 5000})
   assert len(read_records(workdir).good) == written
-  # With new room on the disk, the run continues.
+  # The run continues as soon as the disk has room again.
   keep_records(workdir, lambda record: False, print)
   append_record(workdir, record)
   assert records(workdir) == [record]

@@ -23,7 +23,7 @@ from diffdistill.training.report import (
 
 @pytest.fixture(autouse=True)
 def no_clu(monkeypatch):
-  """Makes every import of clu fail, by None in sys.modules."""
+  """Makes every import of clu fail, with None in sys.modules."""
   monkeypatch.setitem(sys.modules, "clu", None)
 
 
@@ -52,7 +52,7 @@ def pair(total, count):
 
 
 def records(workdir):
-  """The records of metrics.jsonl, without the fields about the machine."""
+  """Reads the records of metrics.jsonl, without fields about the machine."""
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   machine = ("num_devices", "device_kind", "peak_host_bytes", "crc")
   return [
@@ -116,7 +116,7 @@ def test_speed_leaves_out_the_compilation(clock):
   values, speed, seconds = meter.read()
   assert values == {"a/loss": 3.0, "compile_seconds": 57.0}
   assert speed == 5.0
-  # The seconds of a round include the compilation.
+  # The seconds of a round must include the compilation.
   assert seconds == 62
   clock.now += 1
   for _ in range(2):
@@ -167,7 +167,7 @@ def test_a_line_that_was_cut_off_is_dropped_and_named(workdir, cut, capsys):
   path.write_text(path.read_text()[:-cut])
   log.start_round("teacher", 20)
   log.write("teacher", 30, {"teacher/loss": 0.125})
-  # If only the newline is cut off, the record is whole.
+  # If only the newline is cut off, the record is still whole.
   expected = [10, 20, 30] if cut == 1 else [10, 30]
   assert [record["step"] for record in records(workdir)] == expected
   said = f"{path}: line 2 is damaged and skipped\n" if cut > 1 else ""
@@ -182,8 +182,8 @@ def test_costs_are_the_last_passes_and_the_sum_of_seconds(workdir):
   log.write("teacher", 20, {"passes": 480, "seconds": 0.5})
   log.write("teacher", 20, {"distance": 0.25})
   log.write("pairs", 40, {"passes": 160, "seconds": 2.0})
-  # This record at update 30 is of a killed process, so its seconds do not
-  # count.
+  # A killed process wrote this record at update 30. The update is done again,
+  # so the seconds of this record do not count.
   log.write("teacher", 30, {"passes": 720, "seconds": 1.0})
   log.start_round("teacher", 20)
   log.write("teacher", 30, {"passes": 720, "seconds": 0.25})
@@ -204,7 +204,7 @@ def test_numbers_that_are_not_finite_are_recorded_as_null(workdir, value):
 
 def test_a_bucket_gets_the_same_records_without_appending(workdir, monkeypatch):
   monkeypatch.setattr(training_records, "in_bucket", lambda path: True)
-  # An object store cannot append to a file.
+  # Act like an object store, which cannot append to a file.
   opened = type(workdir).open
 
   def no_append(self, mode="r", **kwargs):
@@ -230,7 +230,8 @@ def test_the_progress_line_shows_speed_time_and_share(workdir, clock, capsys):
   line = capsys.readouterr().err
   assert " ".join(line.split()) == ("halve/004 20/50 12 images/s 48s left 40 %")
   assert line.endswith("\n")
-  # Without a terminal, there is one line in 30 seconds, and one at the end.
+  # Without a terminal, a progress line is printed every 30 seconds, and one at
+  # the end.
   clock.now += 29
   log.progress("halve/004", 30, 50, 12.5, Work(500))
   assert capsys.readouterr().err == ""

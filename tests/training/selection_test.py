@@ -1,8 +1,8 @@
-"""A round's product is its best weights, also after crashes.
+"""Tests that a round hands on its best weights, also after crashes.
 
-The scores are scripted: the first run gives each new product the next score. A
-product with the same bits has the same score in other runs, and another product
-fails the test.
+The scores are given by the test: in the first run, each new tree of weights
+gets the next score of a list. In other runs, the same weights get the same
+score again, and weights that did not occur in the first run fail the test.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ NAN = float("nan")
 
 @dataclasses.dataclass(frozen=True)
 class Mean(Objective):
-  """An objective that a curriculum takes for a classifier's."""
+  """An objective that a curriculum takes for the objective of a classifier."""
 
   rounds = "one"
   sampler = None
@@ -48,7 +48,7 @@ class Mean(Objective):
 
 
 class Zero:
-  """A network that is one number."""
+  """A network that has one number as its weights."""
 
   def init(self, key):
     return jnp.zeros(())
@@ -64,7 +64,7 @@ JUDGE = Training(
 
 
 class Scripted:
-  """Gives each new product the next score, and an old product its old score."""
+  """Gives new weights the next score, and known weights their old score."""
 
   def __init__(self, *script):
     self.script = list(script)
@@ -83,7 +83,7 @@ class Scripted:
 
 @pytest.fixture(scope="module")
 def run(tiny_config, run_of):
-  """A run of a judge, a teacher and one student with an average."""
+  """A run of a judge, a teacher and one student with a moving average."""
   fields = {**tiny_config["stages"]["halve"], "start_steps": 2}
   fields["optimizer"] = {**fields["optimizer"], "ema_decay": 0.9}
   config = {
@@ -99,7 +99,7 @@ def run(tiny_config, run_of):
 
 @pytest.fixture
 def select(run):
-  """select(...) gives the stages; the student's best weights are selected."""
+  """The function select(...) makes stages; the student has a selection."""
 
   def make(patience=0):
     *others, halve = run.built.stages
@@ -112,7 +112,7 @@ def select(run):
 
 
 def distances(workdir, records_of):
-  """(Step, score) of every record that has a score."""
+  """Reads (step, score) of every record that has a score."""
   return [
     (record["step"], record["distance"])
     for record in records_of(workdir)
@@ -135,7 +135,7 @@ def scores():
 
 @pytest.fixture(scope="module")
 def finished(run, scores, tmp_path_factory):
-  """The workdir of a run without interruptions."""
+  """Trains without interruptions, and gives the workdir of the run."""
   workdir = tmp_path_factory.mktemp("finished")
   *others, halve = run.built.stages
   halve = dataclasses.replace(
@@ -169,8 +169,8 @@ def test_a_selection_does_not_change_the_training(finished, run, tmp_path):
 def test_an_interrupted_selection_has_the_same_result(
   finished, run, scores, select, tmp_path
 ):
-  # Crash before, at and after scores (every 4th update) and checkpoints (every
-  # 5th).
+  # Crash before, at and after scores (after every 4th update) and checkpoints
+  # (after every 5th update).
   for life in (BEFORE_THE_STUDENT + 4, 3, 5, 4, 8, 2, 0, 5):
     run.crash(tmp_path, life, distance=scores, stages=select())
   run.train(tmp_path, distance=scores, stages=select())
@@ -193,17 +193,17 @@ def test_a_crash_around_the_writing_of_a_best_changes_nothing(
     save(self, *arguments)
     raise crash_error
 
-  # Best weights are saved after 4 and 8 updates, checkpoints after 5, 10 and
-  # 15.
+  # The run saves best weights after 4 and 8 updates, and checkpoints after 5,
+  # 10 and 15 updates.
   for place, name, broken, step in (
     (selection, "save_best", crash, None),
     (selection, "save_best", crash_after_best, 4),
-    # The best weights are on disk, but no checkpoint is.
+    # After this crash the disk has best weights, but no checkpoint.
     (Checkpoints, "save", crash, 4),
     (Checkpoints, "save", crash_after_save, 4),
     (selection, "save_best", crash, 4),
     (selection, "save_best", crash_after_best, 8),
-    # The best weights are newer than the newest checkpoint.
+    # After this crash the best weights are newer than the newest checkpoint.
     (Checkpoints, "save", crash, 8),
     (selection, "load_best", crash, 8),
     (checkpoint, "save_final", crash, 8),
@@ -212,7 +212,7 @@ def test_a_crash_around_the_writing_of_a_best_changes_nothing(
     with monkeypatch.context() as patch:
       patch.setattr(place, name, broken)
       if name == "discard":
-        # Crash only in the round with scores.
+        # Crash only in the round that is scored.
         def discard(round_dir):
           if str(round_dir).endswith("halve/001"):
             raise crash_error
@@ -236,7 +236,8 @@ def test_a_round_ends_when_its_patience_is_used_up(
   products = run.products(whole)
   assert_trees_are_same(products["halve/001 student"], scores.products[0])
   assert_trees_are_same(products["halve/001 last_student"], scores.products[2])
-  # A run that crashes before or after its last score ends at the same update.
+  # A run must end at the same update, whether it crashes before or after its
+  # last score.
   run.crash(
     killed,
     BEFORE_THE_STUDENT + 11,

@@ -1,4 +1,4 @@
-"""The selector keeps the best weights, and ends a round without progress."""
+"""Tests that a selector keeps the best weights and ends a stuck round."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +13,7 @@ NAN = float("nan")
 
 @pytest.fixture
 def selector(tmp_path, mesh_of):
-  """selector(...) makes a selector; the score of weights is their value."""
+  """The function selector(...) makes a selector; weights are their score."""
 
   def make(**fields):
     return Selector(
@@ -27,7 +27,7 @@ def selector(tmp_path, mesh_of):
 
 
 def consider(selector, *scores):
-  """Gives scores after 5, 10, ... updates; returns the best weights."""
+  """Scores weights after 5, 10, ... updates, and returns the best weights."""
   for i, score in enumerate(scores, 1):
     given = selector.consider({"w": jnp.float32(score)}, 5 * i)
     assert given == np.float32(score) or np.isnan(given)
@@ -47,7 +47,7 @@ def consider(selector, *scores):
 )
 def test_the_lowest_score_is_kept_and_nan_never(selector, scores, best):
   assert consider(selector(), *scores) == best
-  # Another selector finds the best weights on disk.
+  # A new selector must find the best weights on disk.
   assert consider(selector()) == best
 
 
@@ -69,7 +69,8 @@ def test_patience_counts_scores_since_the_best(selector, scores):
   exhausted = [seen.exhausted(step) for step in range(best, best + 16, 5)]
   assert exhausted == [False, False, True, True]
   assert not selector(patience=0).exhausted(10**6)
-  # A resumed round repeats updates before its best; they do not count.
+  # A resumed round repeats updates before the best score; they do not count as
+  # updates without progress.
   assert not seen.exhausted(best - 5)
 
 

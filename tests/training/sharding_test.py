@@ -47,7 +47,7 @@ def test_mesh_sizes_that_do_not_use_all_devices_are_refused(data, fsdp):
 
 @dataclasses.dataclass(frozen=True)
 class Far:
-  """A fake device."""
+  """A fake device that lies somewhere in a network of devices."""
 
   id: int
   platform: str
@@ -57,7 +57,7 @@ class Far:
 
 @dataclasses.dataclass(frozen=True)
 class Sliced(Far):
-  """A fake device that names its slice."""
+  """A fake device that also names its slice."""
 
   slice_index: int = 0
   coords: tuple = ()
@@ -65,7 +65,7 @@ class Sliced(Far):
 
 
 def tpu_slices(count):
-  """Chips of slices of 2 x 4 with two hosts each, the last slice first."""
+  """Makes slices of 2 x 4 chips with two hosts each, the last slice first."""
   return [
     Sliced(
       id=8 * number + chip,
@@ -92,7 +92,7 @@ def test_fsdp_stays_inside_a_slice(fsdp):
   assert devices.shape == (16 // fsdp, fsdp)
   assert len(set(devices.ravel())) == 16
   slices = np.vectorize(lambda device: device.slice_index)(devices)
-  # The data axis goes through one slice and then through the other.
+  # The data axis must go through one slice first, and then through the other.
   assert (slices.ravel() == np.repeat([0, 1], 8)).all()
 
 
@@ -116,7 +116,7 @@ def test_gpu_hosts_are_slices_unless_devices_name_their_slice():
     assert (hosts == hosts[:, :1]).all()
   with pytest.raises(ValueError, match=r"mesh.fsdp is 12, which does not div"):
     make_mesh(fsdp=12, devices=gpu_hosts(3))
-  # Hosts with one slice index count as one slice.
+  # Hosts whose devices name the same slice count as one slice.
   joined = gpu_hosts(3, kind=Sliced, slice_index=7)
   assert make_mesh(fsdp=12, devices=joined).shape["fsdp"] == 12
 
@@ -143,7 +143,8 @@ BIG = MIN_SIZE_TO_SPLIT
     ((BIG,), ("fsdp",)),
     ((BIG // 4, 8), ("fsdp", None)),
     ((8, BIG // 4), (None, "fsdp")),
-    # The largest axis that 4 divides is split; of equal axes, the first.
+    # Split the largest axis that 4 divides; if two axes are equal, split the
+    # first.
     ((BIG - 1, 8), (None, "fsdp")),
     ((3, 3, 512, 512), (None, None, "fsdp", None)),
     ((BIG - 1, 3), ()),
@@ -166,7 +167,7 @@ def test_nothing_is_split_without_fsdp():
 
 
 def paths_of(places):
-  """The split axis of each array by path, without arrays that are whole."""
+  """Gives the split axis of each split array, by the array's path."""
   return {
     parameter_path(path): place.spec.index("fsdp")
     for path, place in jax.tree.leaves_with_path(places)
@@ -189,7 +190,7 @@ NET = {
       {"conv_in/kernel": 3, "block/conv_in/kernel": 3},
     ),
     ((("^conv_in", -1), ("kernel", -1)), {}),
-    # The first override that matches counts, also for smaller arrays.
+    # The first override that matches is used, also for arrays that are small.
     (
       (("^conv_in/kernel$", 2), ("block/.*kernel", 3), ("conv_in", -1)),
       {"conv_in/kernel": 2, "block/conv_in/kernel": 3},
@@ -230,7 +231,8 @@ def test_moments_and_averages_are_split_like_their_parameters(least_squares):
 
   layout = Layout(
     mesh=make_mesh(data=2, fsdp=4),
-    # The patterns are anchored: a parameter's path is the same in every tree.
+    # A pattern can be anchored, because a parameter has the same path in every
+    # tree.
     overrides=(("^conv_in/kernel$", 3), ("^block", -1)),
   )
   optimizer = Optimizer(learning_rate=0.1, ema_decay=0.9)
@@ -296,7 +298,7 @@ def test_the_first_state_is_split_when_it_is_made(least_squares):
       large += 1
       for shard in array.addressable_shards:
         assert shard.data.size == array.size // 8
-  # Each of three layers of 512 x 512 has two moments and an average.
+  # Each of three layers of 512 x 512 has weights, two moments and an average.
   assert large == 3 * 4
   held = sum(
     shard.data.nbytes

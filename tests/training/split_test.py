@@ -1,4 +1,4 @@
-"""No device of a mesh of 1 x 8 holds a whole array that can be split."""
+"""Tests that no device of a 1 x 8 mesh holds an array that could be split."""
 
 import collections
 import functools
@@ -19,7 +19,8 @@ from diffdistill.training.cadence import Cadence
 from diffdistill.training.state import with_shardings
 from diffdistill.training.trainer import Trainer
 
-# Smaller arrays may be whole. An eighth of any array here is smaller than this.
+# Smaller arrays may be whole on each device. An eighth of any array in these
+# tests is smaller than this.
 FEW = 200
 
 
@@ -32,7 +33,7 @@ def small_arrays_are_split():
 
 @pytest.fixture(scope="module")
 def run(small_config):
-  """A classifier, a teacher and two students, by features and by moments."""
+  """Makes a run of a classifier, a teacher and two different students."""
   stages = small_config["stages"]
   stage = {
     "optimizer": {"learning_rate": 1e-3, "ema_decay": 0.9},
@@ -73,7 +74,7 @@ def run(small_config):
 
 
 def whole(array):
-  """Whether one device holds a whole array that could be split."""
+  """Whether one device holds the whole of an array that could be split."""
   divisible = any(n % 8 == 0 for n in array.shape)
   if array.size < FEW or not divisible:
     return False
@@ -82,7 +83,7 @@ def whole(array):
 
 @pytest.mark.slow
 def test_no_device_holds_a_whole_tree_while_a_run_trains(run, tmp_path):
-  # Keep the old arrays alive, so that no new array has the same id.
+  # Keep the old arrays alive, so that no new array gets the id of an old one.
   there = {id(a): a for a in jax.live_arrays()}
   looked, held = [], {}
 
@@ -91,7 +92,8 @@ def test_no_device_holds_a_whole_tree_while_a_run_trains(run, tmp_path):
     new = [a for a in jax.live_arrays() if id(a) not in there]
     assert [a.shape for a in new if whole(a)] == []
     looked.append(round_.name)
-    # Count the numbers in split arrays after the first update of the round.
+    # Count the numbers in split arrays, once after the first update of the
+    # round.
     for dtype in (jnp.float32, jnp.bfloat16):
       split = [a for a in new if a.dtype == dtype and not a.is_fully_replicated]
       held.setdefault((round_.name, dtype), sum(a.size for a in split))
@@ -110,8 +112,8 @@ def test_no_device_holds_a_whole_tree_while_a_run_trains(run, tmp_path):
     distance=look,
   ).run()
   names = ["classifier", "teacher", "halve/001", "moments/002"]
-  # Each round looks after its first update and at its end; one round is also
-  # scored at these times.
+  # Each round is inspected after its first update and at its end. One round is
+  # also scored at these moments.
   assert [looked.count(name) for name in names] == [2, 2, 4, 2]
   frozen = random_frozen(run, run.stages[2])
   network, classifier = (
@@ -123,8 +125,8 @@ def test_no_device_holds_a_whole_tree_while_a_run_trains(run, tmp_path):
     for tree in (frozen["teacher"], frozen["classifier"])
   )
   # A round holds weights, two moments, an average and the frozen trees that it
-  # needs. A student with a bfloat16 teacher does not hold the float32 teacher.
-  # Batches are bytes, so they are not counted.
+  # needs. A student whose teacher is in bfloat16 does not hold the float32
+  # teacher. Batches are bytes, so they are not counted.
   assert [held[name, jnp.float32] for name in names] == [
     3 * classifier,
     4 * network,
@@ -144,14 +146,18 @@ def test_random_weights_are_split_when_they_are_drawn(run):
   assert all((leaf == 1).all() for leaf in ones)
 
 
-# The compilation takes half a minute.
+# The compilation of this program takes half a minute.
 @pytest.fixture(
   scope="module",
   params=[pytest.param(parts, marks=pytest.mark.slow) for parts in (1, 2)],
   ids="in {} parts".format,
 )
 def program(request, small_config):
-  """(Number of parts of a batch, run, update of its U-Net, compiled update)."""
+  """Compiles the update of a U-Net on eight devices.
+
+  Gives (the number of parts of a batch, the run, the update, the compiled
+  update).
+  """
   config = {
     **small_config,
     "run": ("teacher",),
@@ -179,7 +185,8 @@ def program(request, small_config):
   built = from_config.build(config)
   update, _ = programs(built)
   with pytest.MonkeyPatch.context() as patch:
-    # The program loops over the parts, as on an accelerator.
+    # The compiled program loops over the parts of a batch, as on an
+    # accelerator.
     patch.setattr("diffdistill.training.step.unrolled", lambda mesh: False)
     traced = update.trace()
   return request.param, built, update, traced.lower().compile()
@@ -187,7 +194,7 @@ def program(request, small_config):
 
 def test_every_argument_of_an_update_is_split(program):
   _, _, update, compiled = program
-  # The state has weights, two moments and an average, of four bytes a number.
+  # The state has weights, two moments and an average, with four bytes a number.
   everything = 4 * 4 * update.trained
   assert update.state_bytes < 1.2 * everything / 8
   images = 128 * (2 * 2 * 1 + 1) * 4 / 8
@@ -199,8 +206,9 @@ def test_only_weights_are_gathered_and_only_gradients_summed(program):
   parts, _, update, compiled = program
   messages = read_program(compiled.as_text(), 8).collectives
   weights = 4 * update.trained
-  # For each part, weights are gathered at most in the forward and the backward
-  # pass. Gathering the optimizer's state too would be four times the weights.
+  # For each part of a batch, the weights are gathered at most in the forward
+  # pass and in the backward pass. If the optimizer's state were gathered too,
+  # that would be four times the weights.
   assert 0.9 * weights < messages["all-gather"].bytes < 2.2 * parts * weights
   summed = messages["all-reduce"].bytes / parts
   assert 0.7 * weights < summed < 1.15 * weights
@@ -210,8 +218,8 @@ def test_only_weights_are_gathered_and_only_gradients_summed(program):
 
 def test_a_sum_of_gradients_is_split_like_the_weights(program):
   parts, built, _, compiled = program
-  # Collect the values that loops carry: the loop over parts, and loops of
-  # noise.
+  # Collect the arrays that the program's loops carry: the loop over parts of a
+  # batch, and the loops that generate random noise.
   carried = collections.Counter(
     tuple(map(int, shape.split(",")))
     for loop in re.findall(r"= \((.*)\) while\(", compiled.as_text())

@@ -1,4 +1,4 @@
-"""Every kind of stage has the right rounds; impossible stages are refused."""
+"""Tests that every kind of stage has its rounds and refuses wrong fields."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ FROZEN = {"teacher": "teacher"}
 
 @pytest.fixture
 def stage(least_squares):
-  """stage(...) makes a stage with these fields."""
+  """The function stage(...) makes a stage with these fields."""
 
   def make(name="halve", rounds="one", consumes="images", **fields):
     fields = {"num_updates": 10, "batch_size": 8, "frozen": FROZEN, **fields}
@@ -62,7 +62,8 @@ def test_rounds_halve_and_each_teaches_the_next(halving):
     "halve/002",
   ]
   assert {r.stage for r in rounds} == {"halve"}
-  # The weights of a student hold the guidance of its teacher.
+  # A student is not guided as a teacher, because its weights hold the guidance
+  # of its teacher.
   assert [r.guided for r in rounds] == [True, False, False, False, False]
 
 
@@ -113,7 +114,8 @@ def test_codes_of_rounds_are_distinct_and_fixed(halving):
   codes = [round_.code for round_ in rounds]
   assert len(set(codes)) == 10
   assert all(0 <= code < 2**31 for code in codes)
-  # With another code, a run that began earlier would have other keys and data.
+  # The code of a name must never change: a run that began earlier would get
+  # other keys and data.
   assert dict(zip(names(rounds), codes, strict=True))["halve/004"] == (
     2139373561
   )
@@ -138,7 +140,7 @@ def test_steps_that_do_not_halve_are_refused(halving, start, end):
       {"accumulate": 3},
       "accumulate=3 times groups of 1 does not divide",
     ),
-    # A kind of stage does not use these fields, or needs them.
+    # Each of these fields is either useless for this kind of stage, or missing.
     ({"start_steps": 8}, "start_steps is 8, but its objective has no use for"),
     ({"num_steps": (8,)}, "num_steps is (8,), but its objective has no use"),
     ({"pairs": "pairs"}, "pairs is 'pairs', but its objective has no use for"),

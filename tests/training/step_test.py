@@ -18,7 +18,7 @@ from diffdistill.training.step import make_evaluate, make_update
 
 
 def start(objective, optimizer, frozen, mesh, accumulate=1):
-  """(State, updates by turn, frozen trees) on a mesh."""
+  """Makes (state, updates by turn, frozen trees) on a mesh."""
   optimizers = dict.fromkeys(objective.trees, optimizer)
   state = create_state(objective, optimizers, jax.random.key(0), frozen)
   shardings = tree_shardings(state, Layout(mesh=mesh))
@@ -34,7 +34,7 @@ def start(objective, optimizer, frozen, mesh, accumulate=1):
 
 @pytest.fixture(scope="module")
 def arguments(at_update):
-  """arguments(objective, rows, mesh) gives (batch, key, now, rates)."""
+  """The function arguments(...) makes (batch, key, now, rates) on a mesh."""
 
   def make(objective, rows, mesh, **scalars):
     traced = (jax.random.key(1), *at_update(objective, **scalars))
@@ -80,7 +80,8 @@ def test_an_update_changes_only_the_trees_of_its_turn(
     assert set(now) == {"student", "auxiliary"}
     assert equal(old[other], now[other]), part
     assert not equal(old[name], now[name]), part
-  # Only the student, which the round hands on, has a moving average.
+  # Only the student has a moving average, because the round hands on the
+  # student.
   assert set(after.averages["student"]) == {"ema"}
   assert after.averages["auxiliary"] == {}
   assert equal(before.averages, after.averages) == (name == "auxiliary")
@@ -101,7 +102,7 @@ def test_state_is_donated_and_frozen_trees_are_not(
   assert all(
     leaf.is_deleted()
     for leaf in jax.tree.leaves(state.opt_state["student"])
-    if leaf.ndim  # An input that no output depends on cannot be donated.
+    if leaf.ndim  # XLA cannot donate an input that no output depends on.
   )
   for leaf in jax.tree.leaves((frozen, given)):
     assert not leaf.is_deleted()
@@ -144,7 +145,7 @@ def test_an_evaluation_gives_an_update_s_metrics_and_changes_nothing(
   metrics = evaluate({**frozen, **state.params}, batch, key, now)
   assert equal(before, jax.device_get(state.params))
   _, updated = updates["student"](state, frozen, batch, key, now, rates)
-  # An evaluation has the loss of the turn that trains the product.
+  # An evaluation must report the loss of the turn that trains the student.
   assert set(metrics) == {"student/loss", "student/draw"}
   for value, expected in zip(
     metrics["student/loss"], updated["student/loss"], strict=True
@@ -158,7 +159,8 @@ def test_an_evaluation_gives_an_update_s_metrics_and_changes_nothing(
 def test_accumulation_gives_the_gradient_of_the_whole_batch(
   least_squares, mesh_of, monkeypatch, devices, unroll, arguments
 ):
-  # The program unrolls loops on a CPU, but not on accelerators.
+  # The program must loop here. It unrolls loops on a CPU, but not on
+  # accelerators.
   monkeypatch.setattr("diffdistill.training.step.unrolled", lambda _: unroll)
   mesh = mesh_of(devices)
   results = []
@@ -178,14 +180,15 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(
       whole_metrics[name], part_metrics[name], strict=True
     ):
       np.testing.assert_allclose(total, part, rtol=1e-5, err_msg=name)
-  # The loss counts all 16 rows, and each of the 4 parts has its own key.
+  # The loss must count all 16 rows, and each of the 4 parts must have its own
+  # key.
   assert float(part_metrics["student/loss"][1]) == 16
   assert float(part_metrics["student/draw"][1]) == 4
 
 
 @pytest.fixture
 def seen(least_squares):
-  """(LeastSquares, the dtypes of each batch that its loss gets)."""
+  """Gives LeastSquares and a list that gets the dtypes of each batch."""
   batches = []
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,7 +205,7 @@ def flipped_rows(size):
 
 
 def by_hand(stored, params, frozen):
-  """(Loss, norm of the gradient) of LeastSquares' student, by NumPy."""
+  """Computes LeastSquares' loss and its gradient's norm with NumPy."""
   image = stored["image"].astype(np.float64) / 127.5 - 1
   image[stored["flip"]] = image[stored["flip"], :, ::-1]
   x = image.reshape(len(image), -1)
@@ -243,13 +246,13 @@ def test_the_device_scales_and_mirrors_stored_images(
 
 @pytest.fixture(scope="module")
 def progressive(tiny_config):
-  """(The objective of the tiny run, a random frozen teacher)."""
+  """Gives the objective of the tiny run, and a random frozen teacher."""
   built = from_config.build(tiny_config)
   objective = built.stages[1].objective
   params = built.denoiser.network.init(jax.random.key(2))
   leaves, structure = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(3), len(leaves))
-  # A new network's last layer is zero, so all weights are made random.
+  # The last layer of a new network is zero, so make all weights random.
   leaves = [
     leaf + 0.3 * jax.random.normal(key, leaf.shape)
     for leaf, key in zip(leaves, keys, strict=True)
@@ -276,7 +279,7 @@ def on_one_device(progressive, mesh_of, arguments):
 def test_the_mesh_changes_no_result(
   progressive, on_one_device, mesh_of, monkeypatch, data, fsdp, arguments
 ):
-  # This splits even a small network over fsdp.
+  # This setting splits even a small network over fsdp.
   monkeypatch.setattr("diffdistill.training.sharding.MIN_SIZE_TO_SPLIT", 1)
   expected, params = on_one_device
   actual, new_params = first_update(progressive, mesh_of(data, fsdp), arguments)

@@ -83,7 +83,7 @@ DAMAGES = (
 
 
 def flip_a_bit_of_an_array(tree, name):
-  """The tree with one flipped bit in the named array."""
+  """Copies the tree, and flips one bit in the array with this name."""
 
   def flip(path, leaf):
     if jax.tree_util.keystr(path, simple=True, separator="/") != name:

@@ -1,4 +1,4 @@
-"""Stages that end by the clock have the right length; each update is a tick."""
+"""Tests stages that end by the clock; each update is one tick of the clock."""
 
 import copy
 import dataclasses
@@ -30,7 +30,7 @@ class Clock:
 
 @pytest.fixture(scope="module")
 def config(tiny_config):
-  """A config with 6 seconds for the teacher and 12 seconds for the students."""
+  """A config with 6 seconds for the teacher and 12 for the students."""
   config = copy.deepcopy(tiny_config)
   for name, minutes in (("teacher", 0.1), ("halve", 0.2)):
     config["stages"][name] |= {"minutes": minutes, "num_updates": 500}
@@ -60,8 +60,8 @@ def lengths(workdir):
 
 
 def test_timed_rounds_have_as_many_updates_as_fit(finished, records_of):
-  # There are 8 updates a second. Each of the two long rounds has two fifths of
-  # the time.
+  # The run does 8 updates a second. Each of the two long rounds gets two fifths
+  # of the time, and the short round gets one fifth.
   assert lengths(finished) == {
     "teacher": 48,
     "halve/004": 20,
@@ -79,10 +79,10 @@ def test_timed_rounds_have_as_many_updates_as_fit(finished, records_of):
 def test_a_timed_run_killed_anywhere_makes_the_same_weights(
   finished, run, tmp_path, speed
 ):
-  """This holds at another speed too, after the length of a round is settled."""
+  """The weights are the same at another speed too, once the length is fixed."""
   clock = Clock()
-  # Crash before, at and after the update at which a length is settled (10 of
-  # 48, 4 of 20), and around checkpoints.
+  # Crash before, at and after the update at which a length is fixed (update 10
+  # of 48, and 4 of 20), and around checkpoints.
   for life in (3, 8, 3, 0, 9, 30, 1, 4):
     run.crash(tmp_path, life, clock=clock)
     if lengths(tmp_path):
@@ -100,7 +100,7 @@ def test_a_timed_run_killed_anywhere_makes_the_same_weights(
 def test_a_recorded_length_makes_the_same_weights_at_any_speed(
   finished, run, tmp_path
 ):
-  """clock.json states the lengths of rounds, so the speed does not matter."""
+  """The file clock.json has the lengths, so the speed does not matter."""
   for name in ROUNDS:
     (tmp_path / name).mkdir(parents=True)
     record = (finished / name / "clock.json").read_bytes()
@@ -119,7 +119,7 @@ def test_num_updates_limits_a_round_that_the_clock_ends(run, tmp_path):
 def test_a_timed_round_has_whole_calls(run, tmp_path):
   (teacher, _) = run.built.stages
   calls = dataclasses.replace(teacher, updates_per_call=4)
-  clock = Clock(0.51)  # one tick for each call, not for each update
+  clock = Clock(0.51)  # Each call is one tick, not each update.
   run.train(tmp_path, clock=clock, stages=(calls,), log=8, checkpoint=8)
   assert lengths(tmp_path) == {"teacher": 48}
 
@@ -150,7 +150,7 @@ def test_the_time_of_scores_and_pictures_does_not_count(run, tmp_path):
 def test_as_many_shards_of_pairs_are_made_as_fit(
   pairs_config, run_of, tmp_path, crash_error
 ):
-  """In the given time, 2 of 4 shards and the held-out shards are made."""
+  """In the given time, the run makes 2 of 4 shards and the held-out shards."""
   config = copy.deepcopy(pairs_config)
   config["stages"]["pairs"]["minutes"] = 0.55
   run, clock = run_of(config), Clock(1.0)
@@ -169,8 +169,9 @@ def test_as_many_shards_of_pairs_are_made_as_fit(
 
     return dataclasses.replace(store, draw=draw)
 
-  # 33 seconds are enough for 16 held-out pairs and two shards of 8, at a second
-  # each. The first draw compiles. The run crashes in the second shard.
+  # 33 seconds are enough for 16 held-out pairs and two shards of 8 pairs, at a
+  # second for each pair. The first draw only compiles. The run crashes in the
+  # second shard.
   run.crash(tmp_path, clock=clock, pairs=pairs)
   assert drawn == [0, 0, None]
   record = read_json(tmp_path / "pairs" / "clock.json")
@@ -205,8 +206,8 @@ def test_the_time_of_making_lost_pairs_again_does_not_count(
   def lines(name):
     return [r for r in records_of(tmp_path) if r["round"] == name]
 
-  # Crash before the student's first update, before its length is settled, and
-  # when three updates are left, each of another shard.
+  # Crash before the student's first update, before its length is fixed, and
+  # when three updates are left. Each crash comes in another shard of pairs.
   for life in (6, 7, 40):
     run.crash(tmp_path, life, clock=clock, pairs=pairs)
     left_behind()
@@ -216,7 +217,8 @@ def test_the_time_of_making_lost_pairs_again_does_not_count(
   assert {"00004", "00005"} < made
   record = read_json(tmp_path / "student" / "001" / "clock.json")
   assert record == {"num_updates": 48}
-  # The seconds are in the records of the pairs; compiling has a field there.
+  # The records of the pairs have these seconds. Compiling has a field of its
+  # own there.
   first, *again = lines("pairs")
   assert first["passes"] == 4 * (32 + 16)
   assert [record["step"] for record in again] == [0, 0, 0]

@@ -1,7 +1,7 @@
-"""A run makes all its rounds, and an interruption changes no result.
+"""Tests that a run makes all its rounds, and that interruptions change nothing.
 
 The runs are in one process, on one device, and share compiled functions
-(conftest.py). killed_test.py tests new processes.
+(conftest.py). killed_test.py tests runs that continue in a new process.
 """
 
 import dataclasses
@@ -29,7 +29,10 @@ def run(tiny_config, run_of):
 
 @pytest.fixture(scope="module")
 def finished(run, tmp_path_factory):
-  """(Workdir of a run without interruptions, arguments that `observe` got)."""
+  """Trains without interruptions.
+
+  Gives (workdir, the arguments that `observe` got).
+  """
   workdir, seen = tmp_path_factory.mktemp("finished"), []
 
   def observe(stage, round_, params, step):
@@ -49,7 +52,8 @@ def test_a_run_makes_every_round_and_leaves_only_results(finished, run):
     made = {path.name for path in (workdir / name).iterdir()}
     assert made == {"final", "final.json"}
   products = run.products(workdir)
-  # Adam's second moments are kept too, for objectives that need them.
+  # The round keeps Adam's second moments too, because some objectives need
+  # them.
   assert list(products) == ["teacher second_moments", *map(product_of, ROUNDS)]
   trees = list(products.values())
   leaves = [
@@ -76,7 +80,8 @@ def test_records_come_at_the_cadence_and_at_the_end(finished, records_of):
     assert record["images"] == 8 * record["step"]
     assert record["images_per_second"] > 0
     assert record["seconds"] > 0
-    # A gradient counts as three passes, and a student's teacher makes two more.
+    # A gradient counts as three passes. For a student, its teacher makes two
+    # more passes.
     per_image = 3 if record["round"] == "teacher" else 5
     assert record["passes"] == per_image * record["images"]
   last = records[-1]
@@ -89,7 +94,8 @@ def test_products_are_observed_at_the_end_of_each_round(finished, run):
   assert [s[:3] for s in seen] == [
     (name.split("/")[0], name, UPDATES) for name in ROUNDS
   ]
-  # `observe` gets the products that are kept, such as the teacher's average.
+  # `observe` must get the weights that the rounds keep, such as the teacher's
+  # average.
   products = run.products(workdir)
   for _, name, _, shown in seen:
     kept = products[product_of(name)]
@@ -126,7 +132,7 @@ def test_a_finished_run_is_not_changed(finished, run):
   assert snapshot() == before
 
 
-# The crashes are at the beginning, in the middle and at the end of rounds,
+# The run crashes at the beginning, in the middle and at the end of rounds,
 # before and after a checkpoint (every 5th update), and twice at the same
 # update.
 def test_an_interrupted_run_makes_the_same_weights(finished, run, tmp_path):
@@ -139,7 +145,7 @@ def test_an_interrupted_run_makes_the_same_weights(finished, run, tmp_path):
 def test_a_run_continues_from_its_newest_checkpoint(run, tmp_path, capsys):
   run.crash(tmp_path, 17)
   capsys.readouterr()
-  # The checkpoint is of update 15, so exactly three updates are left.
+  # The newest checkpoint is of update 15, so exactly three updates are left.
   run.train(tmp_path, UPDATES - 15, stages=run.built.stages[:1])
   assert "teacher: goes on from update 15\n" in capsys.readouterr().err
 
@@ -155,17 +161,18 @@ def test_a_crash_at_a_round_s_end_changes_nothing(
       raise crash_error
 
   for crashes in range(2):
-    # Crash after the training, before the result is written.
+    # Crash after the last update, before the final result is written.
     with monkeypatch.context() as patch:
       patch.setattr(checkpoint, "save_final", crash)
       run.crash(tmp_path)
     assert not checkpoint.has_final(epath.Path(tmp_path) / ROUNDS[crashes])
-    # Crash after the result is written, before the checkpoints are removed.
+    # Crash after the final result is written, before the checkpoints are
+    # removed.
     with monkeypatch.context() as patch:
       patch.setattr(checkpoint, "discard", crash_here)
       run.crash(tmp_path)
     assert checkpoint.has_final(epath.Path(tmp_path) / ROUNDS[crashes])
-  # Crash while the picture of the result is drawn.
+  # Crash while the picture of the final result is drawn.
   run.crash(tmp_path, observe=crash)
   assert checkpoint.has_final(epath.Path(tmp_path) / ROUNDS[2])
   run.train(tmp_path)
@@ -194,15 +201,15 @@ def test_a_run_continues_on_another_mesh(finished, run, tmp_path, mesh_of):
     )
     for folder in (finished[0], tmp_path)
   )
-  # The weights are equal up to rounding, because sums over 8 devices add in
-  # another order.
+  # The weights are equal up to rounding only, because sums over 8 devices add
+  # the same numbers in another order.
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), expected, actual
   )
 
 
 def test_a_run_that_diverges_stops_with_a_message(run, tmp_path):
-  # Each update multiplies the weights by -999.
+  # Each update multiplies the weights by -999, so that they become infinite.
   optimizer = Optimizer(learning_rate=10.0, weight_decay=100.0, ema_decay=0.9)
   (teacher, _) = run.built.stages
   stages = (dataclasses.replace(teacher, optimizer=optimizer),)

@@ -1,4 +1,4 @@
-"""A turn may train several trees, and a cycle may have any turns."""
+"""Tests that a turn may train several trees, and a cycle may have any turns."""
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ def batch(i):
 
 
 def with_cycle(least_squares, turns, rows=1):
-  """LeastSquares with these turns, and with groups of `rows` rows."""
+  """Makes LeastSquares with these turns, and with groups of `rows` rows."""
 
   class Turns(least_squares):
     group = rows
@@ -41,7 +41,7 @@ def with_cycle(least_squares, turns, rows=1):
 
 @pytest.fixture
 def train(mesh_of, at_update):
-  """train(objective, optimizers, updates) gives the state after the updates."""
+  """The function train(...) makes updates and returns the final state."""
 
   def make(objective, optimizers, updates, rates=None, accumulate=1):
     mesh = mesh_of(1)
@@ -79,7 +79,7 @@ def test_trees_of_one_turn_share_a_loss_but_not_a_rate(least_squares, train):
   np.testing.assert_array_equal(
     state.params["auxiliary"]["w"], start["auxiliary"]["w"]
   )
-  # Both gradients come from one trace of the loss.
+  # Both gradients must come from one trace of the loss.
   assert objective.traces == ["student+auxiliary"]
   for opt_state in state.opt_state.values():
     assert applied(opt_state) == 1
@@ -100,8 +100,8 @@ def test_each_tree_has_an_optimizer_of_its_own(least_squares, train):
   )
   moved = np.abs(mixed.params["auxiliary"]["w"] - same.params["auxiliary"]["w"])
   assert moved.max() > 1e-3
-  # Adam's first step is the sign of the gradient. RAdam's first step has no
-  # second moment yet, so it is the first moment.
+  # Adam's first step is the sign of the gradient. RAdam's first step is the
+  # first moment, because RAdam does not use a second moment yet.
   steps = np.abs(
     mixed.params["student"]["w"]
     - objective.init(jax.random.key(0), FROZEN)["student"]["w"]

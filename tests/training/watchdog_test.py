@@ -1,4 +1,4 @@
-"""A run that hangs is ended, but a slow run is not."""
+"""Tests that the watchdog ends a run that hangs, but not a slow run."""
 
 import dataclasses
 import sys
@@ -10,12 +10,12 @@ from diffdistill.training import watchdog
 from diffdistill.training.watchdog import PATIENCE, Watchdog
 from tests.children import wait_until
 
-# The watchdog's limit. Tests move its clock, but in real time the watching
-# thread looks four times in these seconds.
+# This is the watchdog's limit in seconds. Tests move the clock of the watchdog,
+# but its thread looks at the clock four times in these seconds of real time.
 SECONDS = 0.04
 
-# In this script the main thread waits for a device forever, as in a collective
-# with a lost process. No signal wakes it.
+# In this script the main thread waits for a device forever, as it would in a
+# collective operation with a lost process. No signal interrupts the wait.
 HUNG = """
 import sys, time
 import jax
@@ -41,7 +41,7 @@ hang()
 
 
 class Result:
-  """The result of an update; a test says when it is ready."""
+  """A fake result of an update; a test says when the result is ready."""
 
   ready = False
 
@@ -50,7 +50,7 @@ class Result:
 
 
 class Clock:
-  """A clock in place of the watchdog's time.monotonic(), moved by tests."""
+  """A fake of the watchdog's time.monotonic(), which tests move by hand."""
 
   def __init__(self):
     self.now, self.looks = 1000.0, 0
@@ -63,7 +63,8 @@ class Clock:
   def let(self, seconds):
     """Moves the clock, then waits until the watchdog has looked twice."""
     self.now += seconds
-    # Each look reads the clock once, and once for each of four results.
+    # At each look, the watchdog reads the clock once, and once more for each of
+    # four results.
     enough = self.looks + 10
     wait_until(lambda: self.looks > enough)
 
@@ -77,7 +78,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def ended(monkeypatch):
-  """The exit statuses with which the watchdog would have ended the process."""
+  """Lists the exit statuses with which the watchdog would end the process."""
   statuses = []
   monkeypatch.setattr(Watchdog, "_end", lambda self: statuses.append(70))
   return statuses
@@ -107,7 +108,7 @@ def test_each_finished_update_restarts_the_watchdog(ended, clock):
   results = [Result() for _ in range(4)]
   with Watchdog(SECONDS) as dog:
     dog.alive()
-    # All updates are dispatched at once, as by a loop that reads no result.
+    # Dispatch all updates at once, as a loop does that reads no result.
     for result in results:
       dog.dispatched(result)
     for result in results:
@@ -144,14 +145,14 @@ def test_earlier_updates_do_not_shorten_the_watchdog_s_patience(ended, clock):
   begins = []
 
   class Main(Watchdog):
-    """A watchdog whose main thread asks for patience while the thread looks."""
+    """A watchdog whose main thread asks for patience during a look."""
 
     def alive(self):
       if not begins:
         begun = threading.Thread(target=self.patience)
         begun.start()
         begins.append(begun)
-        # The thread `begun` waits until the watchdog has finished its look.
+        # The thread `begun` waits until the watchdog has finished looking.
         begins[0].join(0.1)
       super().alive()
 
@@ -175,6 +176,6 @@ def test_the_watchdog_allows_each_function_time_to_compile(
   (teacher,) = (s for s in run.built.stages if s.name == "teacher")
   teacher = dataclasses.replace(teacher, num_updates=6, updates_per_call=4)
   run.train(tmp_path, stages=(teacher,), log=4, checkpoint=0)
-  # Four updates are one call, and the last two are single calls.
+  # The run makes one call of four updates, and two calls of one update.
   first = seen.index("call")
   assert seen[first - 1 : first + 4] == ["wait", "call", "wait", "call", "call"]
