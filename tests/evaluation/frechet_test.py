@@ -74,7 +74,8 @@ def test_the_frechet_distance_equals_that_of_pytorch_fid(name):
   real, generated = MAKER["features"](name)
   empty = Moments.empty(MAKER["DIM"])
   a, b = empty.update(real), empty.update(generated)
-  # pytorch-fid also computes in float64; only the matrix root differs.
+  # pytorch-fid also computes in float64. The tolerance is for its other method
+  # to find the matrix root.
   expected = pytest.approx(GOLDEN[name]["fid"], rel=1e-6)
   assert frechet_distance(a, b) == expected
   # The distance needs only a mean and a covariance.
@@ -86,7 +87,7 @@ def test_the_frechet_distance_equals_that_of_pytorch_fid(name):
 def test_precision_and_recall_equal_those_of_torch_fidelity(name):
   real, generated = MAKER["features"](name)
   expected = GOLDEN[name]["precision"], GOLDEN[name]["recall"]
-  # torch-fidelity gives float32, which is exact to 1e-7.
+  # The tolerance is for torch-fidelity's float32, which is exact to 1e-7.
   assert precision_recall(real, generated) == pytest.approx(expected, abs=1e-6)
 
 
@@ -132,7 +133,7 @@ def test_moments_do_not_depend_on_how_a_stream_is_cut(cuts, meet, offset):
   for moments in (streamed, merged):
     assert moments.count == 30
     np.testing.assert_allclose(moments.mean, rows.mean(axis=0), rtol=1e-12)
-    # The tolerance is 1e-9 because an offset of 1e4 leaves 12 of 16 digits.
+    # The tolerance is wide, because an offset of 1e4 leaves 12 of 16 digits.
     np.testing.assert_allclose(
       moments.cov, np.cov(rows, rowvar=False), rtol=1e-9, atol=1e-9
     )

@@ -94,8 +94,9 @@ def test_equal_distributions_are_at_zero_on_average():
   ]
   error = np.std(distances) / np.sqrt(len(distances))
   assert abs(np.mean(distances)) < 4 * error
-  # A biased estimate, with pairs of a row and itself, would be about 0.5: E
-  # k(x, x) - 1 - 3 / 4 times 2 / 40.
+  # The error is small enough to notice a biased estimate, which also counts
+  # pairs of a row and itself. The mean of a biased estimate would be about 0.5:
+  # 2 / 40 times (E k(x, x) - 1 - 3 / 4).
   assert error < 0.02
   assert min(distances) < 0
 

@@ -37,7 +37,8 @@ class Slow(Generator):
   clock: Clock
 
   def _batches(self, params, seed, num_images, num_steps, first):
-    if num_images > 1:  # the call that compiles makes one image
+    # A call for one image only compiles, so the list of work leaves it out.
+    if num_images > 1:
       self.clock.made.append((float(params), num_steps))
     for batch in super()._batches(params, seed, num_images, num_steps, first):
       self.clock.now += num_steps

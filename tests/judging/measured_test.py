@@ -22,7 +22,8 @@ class Slow(Generator):
   def _batches(self, params, seed, num_images, num_steps, first):
     assert (params, seed) == ("weights", 7)
     for done in range(0, num_images, self.batch_size):
-      if num_steps > 1:  # the call that compiles has one step
+      # A call of one step only compiles, and takes no time of the fake clock.
+      if num_steps > 1:
         self.clock.now += next(self.seconds)
       size = min(self.batch_size, num_images - done)
       self.sizes.append((num_steps, size))

@@ -128,7 +128,8 @@ def test_a_damaged_row_is_named_and_made_again(judged, tmp_path):
   whole, *_ = judged()
   path = next((tmp_path / "halve" / "002").glob("2_*.npz"))
   data = path.read_bytes()
-  middle = data.index(b"F\0\0\0D\0\0\0-")  # the name of a column
+  # The middle of the file, where the name of the column FD-x is.
+  middle = data.index(b"F\0\0\0D\0\0\0-")
   flipped = data[:middle] + b"E" + data[middle + 1 :]
   for damaged in (data[: len(data) // 2], b"", flipped):
     path.write_bytes(damaged)

@@ -145,7 +145,7 @@ def test_a_damaged_evaluation_is_named_and_skipped(
     "{}",
     '{"metric": "FID", "rows"',
     "[" * 100_000,
-    json.dumps(evaluation()),  # The digest is missing.
+    json.dumps(evaluation()),  # the file must end with a digest
   ],
 )
 def test_a_damaged_evaluation_is_refused_in_one_line(tmp_path, text):

@@ -53,7 +53,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def children():
-  """The processes of all tests of this file."""
+  """Starts processes for the tests of this file, and ends them afterwards."""
   with Children() as started:
     yield started
 

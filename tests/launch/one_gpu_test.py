@@ -11,7 +11,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = ROOT / "launch" / "one_gpu.sh"
 FEW_PACKAGES = runpy.run_path(str(ROOT / "tests" / "few_packages.py"))
-# The script runs the commands, pip, or a few lines of Python.
+# A fake Python, which one_gpu.sh starts. It records the words of diffdistill
+# and of pip instead of running them, and runs other code.
 PYTHON = f"""#!/usr/bin/env bash
 case "$1 ${{2:-}}" in
   "-m diffdistill") echo "$PYTHONPATH $*" > "$SIM/ran" ;;
@@ -113,7 +114,7 @@ def test_wheels_are_installed_only_once(start, machine):
   (packages,) = (machine / "cache" / "diffdistill").glob("packages-*")
   ran = (machine / "ran").read_text()
   assert ran.startswith(f"{packages}:/other -m diffdistill run ")
-  # Other wheels are installed beside these.
+  # A changed wheel is installed, although older ones are installed already.
   wheel.write_text("newer")
   assert start(flag)[0] == 0
   assert len((machine / "pip.log").read_text().splitlines()) == 2

@@ -18,7 +18,7 @@ GPU = Device(kind="accelerator", speed=5e13, memory=8e10)
 @pytest.mark.parametrize(
   ("sides", "kind", "expected"),
   [
-    ([8], "cpu", 16),  # too small: enlarged
+    ([8], "cpu", 16),  # images below the least size are enlarged
     ([31] * 10, "cpu", 16),
     ([32] * 10, "cpu", 32),
     ([500] * 10, "cpu", 32),
@@ -42,7 +42,8 @@ def test_the_image_size_is_one_that_three_of_four_pictures_have(
     ((2, 2), None, False),
     ((120,) * 5, None, True),
     ((300, 300), None, True),
-    ((580, 20), None, False),  # nearly all images are of one class
+    # A classifier that always names the first class is nearly always right.
+    ((580, 20), None, False),
     ((3, 3), 1000, True),
   ],
 )
@@ -54,7 +55,8 @@ def test_a_judge_is_tried_where_it_could_be_trusted(counts, held_out, expected):
 @pytest.mark.parametrize(
   ("side", "minutes", "device", "expected"),
   [
-    (32, 1, CPU, (4, 32, (1,), 32)),  # the smallest, with half the batch
+    # A minute is too short, so the smallest network gets half of the batch.
+    (32, 1, CPU, (4, 32, (1,), 32)),
     (32, 40, CPU, (4, 64, (1,), 64)),
     (32, 1000, CPU, (2, 96, (1, 2), 64)),
     (32, 20, GPU, (1, 64, (1, 2, 2), 256)),

@@ -424,7 +424,8 @@ def test_a_shard_that_is_cut_short_is_refused_and_made_again(
   )
   shard.unlink()
   assert run_cli(*arguments) == 0
-  if shard.exists():  # two updates may not need this shard
+  # The student does two updates, which may not need this shard of pairs.
+  if shard.exists():
     assert shard.read_bytes() == whole
 
 

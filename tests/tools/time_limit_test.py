@@ -55,7 +55,7 @@ class Machine:
     )
 
   def end(self, process):
-    """Waits for all processes of a piece; returns (status, output)."""
+    """Waits for all processes of a piece; returns its status and output."""
     done = self.children.finish(process)
     return done.returncode, done.stdout
 
@@ -226,7 +226,8 @@ def test_a_second_interrupt_ends_the_run_at_once(machine):
   process = machine.start(reserve=600)
   wait_until(lambda: "train" in machine.commands(), process)
   process.send_signal(signal.SIGINT)
-  time.sleep(0.7)  # ignores a copy of the first signal
+  # For a moment the run takes a second signal for a copy of the first one.
+  time.sleep(0.7)
   process.send_signal(signal.SIGINT)
   assert machine.end(process)[0] == 130
   assert not machine.children.alive()

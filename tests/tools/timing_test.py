@@ -67,7 +67,7 @@ def test_every_stage_is_timed_and_its_operations_are_counted(run):
     assert least <= seconds <= most
     assert row["bare_images_per_second"] == as_speed(row, "bare")
     assert row["flops_per_second"] == row["flops_per_update"] / seconds
-    assert row["share_of_peak"] is None  # the peak of a CPU is unknown
+    assert row["share_of_peak"] is None  # nobody knows a CPU's peak of FLOP/s
   teacher, student = (row["flops_per_update"] for row in made["stages"])
   # A student's update has two passes of the teacher more: 5 passes, not 3.
   assert student == pytest.approx(teacher * 5 / 3, rel=0.15)
