@@ -70,7 +70,7 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
     "flip": True,  # [PD], section 5.1; [CFD code]
     "conditional": False,  # [PD code], [CFD code], [DS code]
   }
-  config.classifier = {  # the shape of ResNet18
+  config.classifier = {  # a classifier with the shape of ResNet18
     "kind": "resnet",
     "channels": 64,
     "multipliers": (1, 2, 4, 8),

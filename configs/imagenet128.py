@@ -13,8 +13,8 @@ Deviations, besides those that recipes/ states: Unlike the paper, the schedule
 is shifted as a whole from noise for 32x32 images, not interpolated between that
 and the plain one; and the teacher's loss has one scale, not two. The UViT has
 the stages and the number of parameters of Heek et al. 2024; networks/uvit.py
-has what they do not say. Our own choices are the output v, the label dropout
-and the training of the teacher. The teacher is not guided;
+has what they do not say. Our own choices are that networks predict v, the label
+dropout and the training of the teacher. The teacher is not guided;
 --config.guidance.weight=0.1 guides it. On NVIDIA GPUs moment_matching also
 takes --config.model.network.attention=cudnn.
 """

@@ -12,7 +12,7 @@ def classifier_features(
   learning_rate: float = 5e-5,  # [CFD code]
   batch_size: int = 128,  # [CFD code]
   num_updates: int = 10_000,  # [CFD code]
-  decay: str = "cosine",  # of the rate, to 0 at a round's end [CFD code]
+  decay: str = "cosine",  # learning rate falls to 0 in each round [CFD code]
   temperature: float = 0.95,  # for a ResNet18 as the classifier [CFD code]
   dataset_weight: float = 0.003,  # for a ResNet18 as the classifier [CFD code]
 ) -> None:

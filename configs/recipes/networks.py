@@ -115,7 +115,7 @@ def uvit_network(image_size: int) -> Fields:
   return fields | {
     "head_dim": 128,  # [ours]
     "embed_dim": 1024,  # [ours]; gives the published parameter counts
-    "attention": "xla",  # has the derivatives of parameter_moment_matching
+    "attention": "xla",  # parameter_moment_matching needs its derivatives
     "remat": True,  # [ours]
     "dtype": "bfloat16",  # [ours]
   }

@@ -13,7 +13,7 @@ def progressive(
   start_steps: int,
   end_steps: int = 1,  # [PD], section 5.2
   num_updates: int = 50_000,  # [PD], section 5.2
-  decay: str = "linear",  # of the rate, to 0 at a round's end [PD], 5.2
+  decay: str = "linear",  # learning rate falls to 0 in each round [PD], 5.2
 ) -> None:
   """Adds the stage "halve": rounds of halving, Salimans & Ho 2022.
 

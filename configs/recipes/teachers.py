@@ -1,4 +1,4 @@
-"""The stages of teachers and classifiers, and the outputs of teachers."""
+"""The stages of teachers and classifiers, and what teachers predict."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def teacher(
   batch_size: int,
   weight_decay: float,
   weighting: str = "truncated_snr",  # recommended in [PD], section 5.1
-  discrete_steps: int = 0,  # continuous time [PD code]
+  discrete_steps: int = 0,  # 0 means continuous time [PD code]
   warmup: int = 1000,  # [PD code]
   judged: bool = True,  # [ours]
 ) -> None:
@@ -123,7 +123,7 @@ def ddpm_teacher(
     learning_rate=learning_rate,
     batch_size=batch_size,
     weight_decay=0.0,  # [ours]
-    weighting="snr",  # the error of eps [ours]
+    weighting="snr",  # makes the loss the error of eps [ours]
     discrete_steps=1000,  # [DS code]
     warmup=5000,  # [ours]
     judged=judged,
