@@ -34,8 +34,8 @@ class Curve:
     name: the text of the legend.
     lines: the lines; the points of each are in the order of x.
     colour: an index into the colours of drawing.py, or INK.
-    dash: an index into its dashes.
-    marker: an index into its markers; None draws a line without markers.
+    dash: an index into the dashes of drawing.py.
+    marker: an index into the markers of drawing.py; None for no markers.
   """
 
   name: str

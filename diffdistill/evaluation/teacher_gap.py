@@ -29,7 +29,7 @@ class TeacherGap:
 
 
 def teacher_gap(student: ImageStream, teacher: ImageStream) -> TeacherGap:
-  """The gap between student and teacher, streamed in float64.
+  """Measures how far a student's images are from its teacher's, in float64.
 
   Use it for deterministic samplers with the same noise and labels (the same
   seed of `Generator`). Images are compared as floats, not as bytes.

@@ -155,7 +155,7 @@ def _turns(
         "model": contestant.name,
         "steps": num_steps,
         "sampled": contestant.sampled,
-        # The teacher gap compares with the images of this row.
+        # The teacher gap is the difference from the images of this first row.
         "target": f"{most} steps of {first.weights}" if first else "",
       }
       turn = _Turn(

@@ -144,7 +144,7 @@ def _versions(folder: epath.Path, stage: Training) -> list[tuple[bool, bool]]:
 def _facts(
   stage: Training, spent: Sequence[tuple[int | float, int | float]]
 ) -> dict[str, Any]:
-  """The paper of a model, and what its chain of rounds cost.
+  """The paper of a model, and the cost of the rounds that led to the model.
 
   Args:
     stage: the stage that made the model.

@@ -149,7 +149,7 @@ class Weights:
   """A model's weights, loaded when they are first used.
 
   Args:
-    load: loads the weights; None if they were left behind.
+    load: loads the weights; None if `diffdistill carry` left them behind.
     name: computes the fingerprint of the weights.
   """
 

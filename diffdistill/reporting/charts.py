@@ -16,7 +16,8 @@ from diffdistill.reporting.judged import largest_evaluation
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
-# The charts of a stage: the ending of the record names, and the title.
+# The charts of a stage's records: how the names of the recorded values end, and
+# the title of the chart.
 DRAWN = (
   ("/loss", "loss"),
   ("/grad_norm", "gradient norm"),

@@ -238,9 +238,9 @@ def network(
 ) -> tuple[Size, int]:
   """Chooses the network, and the batch size over all devices.
 
-  The network is the largest one that can do enough updates in these seconds. If
-  no network can with the usual batch size, half of that size is tried. If no
-  network can with that either, the smallest network is used.
+  The network is the largest one that can do enough updates in the teacher's
+  `seconds`. If no network can with the usual batch size, half of that size is
+  tried. If no network can with that either, the smallest network is used.
   """
   options, batches = sizes(side, given), BATCH[device.kind]
   for usual in (batches, batches // 2):

@@ -193,7 +193,7 @@ class Experiment:
       workdir: the workdir of the run.
       round_name: the name of the round.
       last: whether to load the weights of the round's end, for a round that
-        kept its best weights as its product.
+        hands on its best weights instead.
     """
     stage, _ = self.rounds[round_name]
     name = f"last_{stage.product}" if last else stage.product

@@ -119,7 +119,7 @@ def _unjudged(run: Experiment, workdir: epath.Path) -> list[str]:
 def _round(
   run: Experiment, old: epath.Path, new: epath.Path, products: Collection[str]
 ) -> None:
-  """Copies a finished round's products, or an unfinished round's checkpoints.
+  """Copies a finished round's weights, or an unfinished round's checkpoints.
 
   Args:
     run: the recipe.

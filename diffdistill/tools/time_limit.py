@@ -38,7 +38,7 @@ GO_ON = "the same command goes on"
 
 
 class StoppedError(Exception):
-  """The piece ended before the recipe was done, with this exit status."""
+  """A call of `diffdistill run` ended, with a status, before all was done."""
 
   def __init__(self, message: str, status: int = 75):
     super().__init__(message)
@@ -47,7 +47,7 @@ class StoppedError(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TimeLimit:
-  """The time limit of a piece.
+  """The time limit of a piece, which is one call of `diffdistill run`.
 
   Args:
     minutes: the minutes of the whole piece; 0 means no limit.

@@ -79,7 +79,7 @@ class Turns:
   def __call__(
     self, stage: Training, round_: Round, params: Params, step: int
   ) -> None:
-    """Times the updates since the last turn, then as many bare updates."""
+    """Times the loop's updates since the last call, then as many bare ones."""
     jax.block_until_ready(params)
     seconds, updates = time.monotonic() - self._left, step - self._last_step
     # The first turn is not counted, because the loop compiles in it.
