@@ -1,4 +1,4 @@
-"""The images that are set apart: a tenth of each class, always the same."""
+"""Tests that a tenth of each class is set apart, and always the same images."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from diffdistill.data.packed import Npz
 
 @pytest.fixture
 def source_of(tmp_path):
-  """A source of images that are numbered by their first two pixels."""
+  """Returns a function that makes sources; two pixels of an image number it."""
 
   def make(labels):
     numbers = np.arange(len(labels))

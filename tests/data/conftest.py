@@ -1,4 +1,4 @@
-"""Fixtures: pairs that show their number, and a count of the drawn pairs."""
+"""Defines fixtures: pairs whose images show their numbers, and data files."""
 
 import numpy as np
 import pytest
@@ -11,14 +11,14 @@ SHAPE = (2, 2, 1)
 
 
 class Teacher:
-  """A fake teacher whose image i holds the last digits of i in base 200."""
+  """A fake teacher; the pixels of its image i are digits of i in base 200."""
 
   def __init__(self, classes=3):
     self.drawn = []
     self.classes = classes
 
   def noise(self, first, count):
-    """The noise of pair i depends on i only."""
+    """Returns the noise of pairs; that of pair i depends only on i."""
     rows = [
       np.random.default_rng(i).normal(size=SHAPE)
       for i in range(first, first + count)
@@ -35,14 +35,14 @@ class Teacher:
 
 
 def numbers(batch):
-  """The numbers of the pairs of a batch."""
+  """Returns the numbers of the pairs of a batch, read from the images."""
   byte = batch["image"].reshape(-1, 4).astype(int)
   return byte[:, 0] * 200 + byte[:, 1]
 
 
 @pytest.fixture
 def make_store(tmp_path):
-  """Makes a store of 48 pairs in shards of 8 and 12 held out; its teacher."""
+  """Returns a function that makes a store of 48 + 12 pairs, and its teacher."""
 
   def make(directory="pairs", **fields):
     teacher = Teacher(fields.get("num_classes", 3))
@@ -82,13 +82,13 @@ def numbers_of():
 
 @pytest.fixture
 def files_of():
-  """The names of a store's files, with hidden ones."""
+  """Returns a function that lists a store's files, including hidden ones."""
   return lambda store: sorted(p.name for p in store.directory.iterdir())
 
 
 @pytest.fixture
 def refused():
-  """Asserts that a source is refused in one line with these words."""
+  """Returns a function that asserts that a source is refused in one line."""
 
   def see(source, *words: str, error: type[Exception] = ValueError) -> None:
     with pytest.raises(error) as refusal:
@@ -103,7 +103,7 @@ def refused():
 
 @pytest.fixture
 def npz(tmp_path):
-  """A function that writes arrays to an archive and returns the path."""
+  """Returns a function that writes arrays to a file and returns its path."""
 
   def write(**arrays) -> str:
     path = tmp_path / "set.npz"

@@ -1,4 +1,4 @@
-"""Folders of images: classes, labels, and what is left out."""
+"""Tests folders of images: their classes, labels, and what is left out."""
 
 import unicodedata
 
@@ -17,7 +17,7 @@ def _save(path, size=(10, 8), colour=(10, 20, 30), mode="RGB"):
 
 @pytest.fixture
 def folder(tmp_path):
-  """Three class folders, made in another order than that of their names."""
+  """Makes three class folders, not in the order of their names."""
   _save(tmp_path / "zebra" / "a.PNG", colour=(255, 0, 0))
   _save(tmp_path / "ant" / "b.png", colour=(0, 255, 0))
   _save(tmp_path / "ant" / "a.webp", colour=(0, 0, 0))
@@ -52,7 +52,7 @@ def test_sorted_folders_are_the_labels(folder):
   assert taken["label"].tolist() == [2, 0, 1, 1]
   assert taken["image"].dtype == np.float32
   means = taken["image"].mean(axis=(1, 2))
-  # Lossy files differ by one or two of 255 levels.
+  # The tolerance is for JPEG and other lossy formats.
   np.testing.assert_allclose(
     means, [[255, 0, 0], [255, 255, 255], [0, 255, 0], [0, 0, 0]], atol=2
   )
@@ -79,7 +79,8 @@ def test_a_split_may_have_its_own_folder(tmp_path):
 
 @pytest.mark.parametrize("resize", ["area", "bilinear"])
 def test_photographs_are_cropped_and_shrunk(tmp_path, resize):
-  # The picture is 16 wide and 8 high: white with a grey square in the middle.
+  # The picture is 16 pixels wide and 8 high; it is white with a grey square in
+  # the middle.
   picture = np.full((8, 16, 3), 255, np.uint8)
   picture[:, 4:12] = 100
   (tmp_path / "x").mkdir()

@@ -1,4 +1,4 @@
-"""The table of sources."""
+"""Tests the table of sources."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Generated labels have the class frequencies of the data."""
+"""Tests that generated labels have the class frequencies of the data."""
 
 import hypothesis
 import hypothesis.strategies as st

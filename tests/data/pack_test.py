@@ -1,4 +1,4 @@
-"""`pack` writes a source so that `Npz` reads the same images."""
+"""Tests that `pack` writes a source so that `Npz` reads the same images."""
 
 import errno
 
@@ -18,7 +18,7 @@ NAMES = ("cat", "dog", "emu")
 
 @pytest.fixture
 def folder(tmp_path):
-  """PNG files of 6x6 in three classes: 5 training and 2 test images of each."""
+  """Writes PNG files of 6x6: 5 to train and 2 to test, in each of 3 classes."""
   random = np.random.default_rng(0)
   for split, count in (("train", 5), ("test", 2)):
     for name in NAMES:
@@ -31,7 +31,7 @@ def folder(tmp_path):
 
 
 def _packed(source, out) -> tuple[list[str], list[str]]:
-  """(Lines about the files, lines of progress.)"""
+  """Packs a source; returns lines about the files and lines of progress."""
   said = []
   return pack(source, str(out), said.append), said
 
@@ -47,7 +47,7 @@ def test_a_packed_folder_keeps_its_images_and_order(folder, tmp_path):
     f" {(tmp_path / 'new' / 'set_test.npz').stat().st_size / 1e3:.1f} kB",
   ]
   assert said == ["train: 15 of 15 images", "test: 6 of 6 images"]
-  # There is no other file in the folder.
+  # No other file, such as an unfinished one, may be in the folder.
   assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [
     "set_test.npz",
     "set_train.npz",
@@ -83,7 +83,7 @@ def test_a_run_sees_the_same_images_packed_or_not(folder, tmp_path):
 def test_packing_again_gives_the_same_bytes(folder, tmp_path, monkeypatch):
   source = Folder(path=folder, split="train", image_size=6)
   files = []
-  # The bytes do not depend on the size of chunks.
+  # The bytes must not depend on the size of chunks.
   for chunk in (1024, 4):
     monkeypatch.setattr("diffdistill.data.packed.CHUNK", chunk)
     _packed(source, tmp_path / "{split}.npz")

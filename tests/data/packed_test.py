@@ -1,4 +1,4 @@
-"""Packed files are read as they were written, or refused."""
+"""Tests that packed files are read as they were written, or refused."""
 
 import zipfile
 
@@ -55,7 +55,8 @@ def test_npz_reads_its_keys_and_split(npz, refused):
       ("holds -1", "from 0"),
     ),
     (
-      # A network would need a row for each label up to this one.
+      # The largest label is too large: a network would need a row for each
+      # label up to it.
       {
         "image": IMAGES[..., None],
         "label": LABELS.astype(np.int64) + 2**31 - 4,
@@ -147,7 +148,8 @@ def test_declared_facts_are_known_without_the_file(tmp_path, refused):
 
 def test_declared_facts_are_compared_with_the_file(npz, refused):
   path = npz(image=IMAGES[:, :, :4, None], label=LABELS)
-  # A split may lack the last classes.
+  # The file has fewer than 5 classes, because a split may lack the last
+  # classes.
   source = Npz(path=path, split="train", image_size=4, channels=1, classes=5)
   source.check()
   assert (source.num_classes, source.image_shape) == (5, (4, 4, 1))

@@ -1,4 +1,4 @@
-"""Batches of pairs depend on (seed, step) and not on the disk."""
+"""Tests that batches of pairs depend on (seed, step) and not on the disk."""
 
 import dataclasses
 import itertools
@@ -8,8 +8,8 @@ import pytest
 
 from diffdistill.data.pair_pipeline import PairPipeline
 
-# Gigabytes for two of the store's 6 shards (8 pairs of 16 bytes each) and the
-# 12 held-out pairs.
+# A limit, in gigabytes, for two of the store's 6 training shards and for its
+# 12 held-out pairs. A shard has 8 pairs, and a pair takes 16 bytes.
 POOL_OF_TWO = (2 * 8 + 12) * 16 / 1e9
 
 
@@ -59,7 +59,7 @@ def test_every_epoch_visits_each_pair_once_in_its_own_order(make, numbers_of):
   epochs = np.concatenate(seen).reshape(3, 48)
   for epoch in epochs:
     assert sorted(epoch) == list(range(48))
-  # Each epoch has another order of shards, and of pairs within a shard.
+  # Each epoch must have another order of shards, and of pairs within a shard.
   shards = epochs[:, ::8] // 8
   assert len({tuple(row) for row in shards}) == 3
   first = epochs[epochs // 8 == 0].reshape(3, 8)
@@ -72,7 +72,8 @@ def test_a_batch_is_the_same_from_any_start(make, limit):
   batches = list(itertools.islice(run.iterate(0), 44))
   assert run.store.capacity == (2 if limit else 6)
   for start in (1, 7, 8, 21, 36, 43):
-    # The batch is the same in a new directory, and where another run was ahead.
+    # The batch must be the same in a new directory, and in one where a run has
+    # already read further.
     other, _ = make(f"from {start}", max_gigabytes=limit)
     for pipeline in (other, run):
       for step, batch in enumerate(
@@ -100,13 +101,14 @@ def test_a_pool_moves_over_all_pairs_within_its_disk_space(
     pool = {f"{shard:05d}.npz" for shard in pipeline.pool(step // 2)}
     assert on_disk <= pool | {"00006.npz", "00007.npz", "manifest.json"}
     size = sum(p.stat().length for p in pipeline.store.directory.glob("*.npz"))
-    # The disk holds two shards and the held-out pairs; each file has 1 kB more.
+    # The disk may hold two shards and the two held-out files, with 1 kB more
+    # for each file.
     assert size < POOL_OF_TWO * 1e9 + 4 * 1000
   assert seen == set(range(48))
-  # Each shard is made once, because a removed shard does not come back.
+  # Each shard must be made only once: a removed shard is not needed again.
   assert sorted(first // 8 for first, _ in teacher.drawn) == list(range(6))
   assert len(said) == 8
-  # The held-out shards stay on disk.
+  # The held-out shards must stay on disk.
   assert {"00006.npz", "00007.npz"} <= on_disk
 
 
@@ -128,7 +130,7 @@ def test_pools_follow_their_formula(make, num_updates, capacity):
   if epochs > 1:
     assert firsts[-1] == 6 - capacity
     assert firsts == [e * (6 - capacity) // (epochs - 1) for e in range(epochs)]
-  # The last pool stays after the end and in an epoch that is cut.
+  # The last pool must stay after the last epoch, and in an incomplete epoch.
   assert pipeline.pool(10_000) == pools[-1]
   seen = {pipeline.shard(visit) for visit in range(visits)}
   if visits // capacity * capacity >= 6:
@@ -157,7 +159,7 @@ def test_shards_lists_the_shards_that_updates_visit(make, limit, numbers_of):
   for start, stop in ((0, 1), (0, 40), (1, 2), (7, 9), (21, 44), (5, 5)):
     seen = list(dict.fromkeys(of_step[start:stop]))
     assert pipeline.shards(start, stop) == seen
-  # This is fast for any number of updates.
+  # A large number of updates must take no longer.
   assert sorted(pipeline.shards(3, 10**9)) == list(range(6))
 
 

@@ -1,4 +1,4 @@
-"""Pairs are made once, kept whole, and never mixed with other pairs."""
+"""Tests that pairs are made once, kept whole, and not mixed with others."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from diffdistill.images import to_uint8
 from diffdistill.system import hosts
 from diffdistill.system.files import write_atomically
 
-ALL = range(8)  # 6 shards to train on, and 2 held out
+ALL = range(8)  # the 6 shards to train on, and the 2 that are held out
 
 
 def silent(line):
@@ -42,7 +42,7 @@ def test_pairs_without_classes_have_no_labels(make_store):
 
 
 def test_images_are_rounded_to_bytes_as_for_metrics(make_store):
-  """The images hold half levels, neighbours, and values outside [-1, 1]."""
+  """Tests half levels, their neighbours, and values outside [-1, 1]."""
   half = np.arange(-3, 513, dtype=np.float32) / 255 - 1
   values = np.concatenate(
     [half, np.nextafter(half, -9), np.nextafter(half, 9)], dtype=np.float32
@@ -88,8 +88,8 @@ def test_noise_drawn_again_is_the_stored_noise_bit_for_bit(
     sum(p.stat().length for p in store.directory.glob("*.npz"))
     for store in (stored, again)
   ]
-  # The noise of 60 pairs has four values of two bytes each; headers differ a
-  # bit.
+  # The noise of 60 pairs takes 480 bytes: four values of two bytes each. The
+  # tolerance is for the headers of 8 shards.
   assert sizes[0] - sizes[1] == pytest.approx(480, abs=8 * 80)
 
 
@@ -125,7 +125,7 @@ def test_a_killed_run_makes_one_shard_again(make_store, monkeypatch, files_of):
   for name in files_of(whole):
     one, other = (s.directory / name for s in (whole, store))
     assert one.read_bytes() == other.read_bytes()
-  # A user who removes a damaged shard loses only this shard.
+  # If a user removes a damaged shard, only this shard is made again.
   (store.directory / "00005.npz").unlink()
   assert store.fill(silent) == 8
   assert store.fill(silent) == 0
@@ -133,7 +133,7 @@ def test_a_killed_run_makes_one_shard_again(make_store, monkeypatch, files_of):
 
 def test_fill_makes_the_first_pool_and_the_held_out_pairs(make_store, files_of):
   # The limit is one byte less than four shards of 8 pairs and 12 held-out
-  # pairs, with 16 bytes per pair.
+  # pairs need, with 16 bytes for each pair.
   store, _ = make_store(max_gigabytes=(4 * 8 * 16 + 12 * 16 - 1) / 1e9)
   assert store.capacity == 3
   assert store.fill(silent) == 3 * 8 + 12
@@ -192,7 +192,7 @@ def test_the_size_of_pairs_of_cifar_is_known(
 def test_other_processes_draw_but_neither_write_nor_remove(
   make_store, monkeypatch
 ):
-  """All processes use the first one's view of the disk, in the same order."""
+  """Tests that all processes use the first one's view of the disk."""
   store, teacher = make_store()
   found = [None, [], None, None]
   monkeypatch.setattr(hosts, "on_first", lambda act: found.pop(0))

@@ -1,4 +1,4 @@
-"""Pictures of every format and mode are read as a viewer shows them."""
+"""Tests that pictures of every format and mode are read as a viewer does."""
 
 import io
 
@@ -29,7 +29,8 @@ def test_every_format_is_read(form):
   data = _encoded(_of_mode("RGB"), form)
   image = decode(data, 3, "white")
   assert (image.shape, image.dtype) == ((6, 8, 3), np.uint8)
-  # Lossy formats differ by one or two levels.
+  # The tolerance is for lossy formats, which change values by one or two
+  # levels.
   np.testing.assert_allclose(image[0, 0].astype(int), GREEN, atol=2)
 
 

@@ -1,4 +1,4 @@
-"""Batches depend on (seed, step) and not on the number of processes."""
+"""Tests that batches depend on (seed, step), not on the number of processes."""
 
 import dataclasses
 import itertools
@@ -101,7 +101,7 @@ def test_a_batch_depends_on_seed_and_step_only():
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_rows_of_processes_make_the_same_global_batch(count):
-  # The rows of a process are not consecutive, as on a pod.
+  # Give each process rows that are not consecutive, as on a pod.
   shares = [tuple(range(i, 8, count)) for i in range(count)]
   pipelines = [_pipeline(batch_size=8, flip=True, rows=rows) for rows in shares]
   whole = _pipeline(batch_size=8, flip=True)
@@ -114,7 +114,8 @@ def test_rows_of_processes_make_the_same_global_batch(count):
 
 
 def test_each_epoch_visits_every_image_once_in_its_own_order():
-  # 4 does not divide 10, so some batches hold two epochs.
+  # The batch size 4 does not divide the 10 images, so some batches have images
+  # of two epochs.
   labels = _labels(_pipeline(), range(10))
   epochs = [tuple(labels[i : i + SIZE]) for i in range(0, 40, SIZE)]
   for epoch in epochs:
@@ -133,11 +134,12 @@ def test_about_half_of_the_images_are_flipped():
   pipeline = _pipeline(source=Numbered(size=100), batch_size=500, flip=True)
   flip = pipeline.batch(0)["flip"]
   assert (flip.shape, flip.dtype) == ((500,), np.bool_)
-  # Four standard deviations of 500 fair coins.
+  # The tolerance is four standard deviations of 500 fair coins.
   assert abs(flip.mean() - 0.5) < 4 * 0.5 / 500**0.5
   again = pipeline.batch(1)["flip"]
   other = dataclasses.replace(pipeline, seed=4).batch(0)["flip"]
-  # Half of independent coins agree.
+  # Flips of other steps and seeds must be independent, so about half of them
+  # agree.
   for drawn in (again, other):
     assert abs((flip == drawn).mean() - 0.5) < 4 * 0.5 / 500**0.5
 
@@ -182,7 +184,7 @@ def test_iterate_does_not_read_the_steps_before(monkeypatch):
 
   monkeypatch.setattr(Numbered, "take", take)
   next(_pipeline().iterate(10**12))
-  # Some batches are read ahead.
+  # More than one batch may be read, because some are prepared ahead.
   assert 0 < len(taken) < 1000
 
 

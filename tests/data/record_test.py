@@ -1,4 +1,4 @@
-"""The record of a run's data is kept, and other data is refused."""
+"""Tests that the record of a run's data is kept, and other data refused."""
 
 import shutil
 
@@ -29,7 +29,7 @@ def _npz(path, labels, level=0):
 
 @pytest.fixture
 def begun(tmp_path):
-  """(The workdir of a run on cats and dogs, the folder of its images.)"""
+  """Returns the workdir of a run on cats and dogs, and its data folder."""
   workdir = epath.Path(tmp_path / "run")
   data = tmp_path / "data"
   source = _fill(data, cat=3, dog=2)

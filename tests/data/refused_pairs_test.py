@@ -1,4 +1,4 @@
-"""Other, damaged or impossible pairs are refused in one line."""
+"""Tests that other, damaged or impossible pairs are refused in one line."""
 
 import dataclasses
 import errno
@@ -11,7 +11,7 @@ import pytest
 from diffdistill.data import shards
 from diffdistill.system.files import read_json, write_atomically, write_json
 
-ALL = range(8)  # 6 shards to train on, and 2 held out
+ALL = range(8)  # the 6 shards to train on, and the 2 that are held out
 
 
 def silent(line):
@@ -92,7 +92,7 @@ def test_a_shard_cut_short_or_damaged_is_refused(make_store):
   for act in (store.claim, lambda: store.fill(silent), lambda: store.read(2)):
     with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
       act()
-  # The flipped byte is in the images, where only a checksum can detect it.
+  # Flip a byte of an image, because only a checksum can detect this.
   image = store.read(3)["image"].tobytes()
   path = store.directory / "00003.npz"
   whole = path.read_bytes()
@@ -160,7 +160,7 @@ def test_bad_noise_and_images_are_refused(make_store):
     ({"shard_size": 7}, "num_pairs is 48, which shard_size 7 does not divide"),
     ({"draw_size": -1}, "draw_size is -1; pass 0 or more"),
     ({"max_gigabytes": -1.0}, r"max_gigabytes is -1\.0; pass 0 or more"),
-    # 20 pairs of 16 bytes are 320 bytes.
+    # The limit is one byte less than the 20 pairs need, with 16 bytes each.
     ({"max_gigabytes": 319e-9}, "one shard and the held-out pairs take 320 b"),
     ({"store_noise": False, "noise": None}, "draws the noise again; pass noi"),
   ],

@@ -1,4 +1,4 @@
-"""Geometry and filters of `fit` equal means that are computed by hand."""
+"""Tests that `fit` gives means that are computed by hand."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,8 @@ def test_area_at_an_integer_ratio_is_the_mean_of_blocks():
 
 
 def test_area_counts_fractions_of_pixels():
-  # Three pixels become two: each covers one pixel and half of the middle one.
+  # Three pixels become two, and each new one covers one pixel and half of the
+  # middle pixel.
   row = np.array([30, 60, 120], np.uint8)
   image = np.tile(row, (3, 1))[..., None]
   resized = resize_area(image, 2)
@@ -80,7 +81,8 @@ def test_center_crop_keeps_the_middle_square(shape, rows, columns):
 
 
 def test_fit_crops_or_stretches():
-  # The outer thirds are white: they are cut off, or squeezed in.
+  # The outer thirds of the image are white. They are cut off if the image is
+  # cropped, and stay if it is stretched.
   image = np.full((4, 12, 1), 255, np.uint8)
   image[:, 4:8] = 0
   assert fit(image, 2, "area", "center").max() == 0
@@ -95,7 +97,8 @@ def test_fit_gives_floats_within_range(method):
   assert fitted.shape == (64, 64, 3)
   assert fitted.dtype == np.float32
   assert fitted.max() <= 255
-  # Weights sum to one up to float32 rounding over 2 x 6 taps.
+  # The tolerance is for float32: weights of 2 x 6 taps sum to one up to
+  # rounding.
   np.testing.assert_allclose(fitted, 255, rtol=1e-5)
 
 

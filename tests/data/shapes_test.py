@@ -1,4 +1,4 @@
-"""Shapes that a later step could not use are refused at once."""
+"""Tests that shapes which a later step could not use are refused at once."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A file of arrays is read as it was written, or refused in one line."""
+"""Tests that a file of arrays is read as it was written, or refused."""
 
 import errno
 
@@ -11,7 +11,7 @@ from diffdistill.system import files
 
 ARRAYS = {
   "image": np.arange(12, dtype=np.uint8).reshape(3, 2, 2, 1),
-  # This name is an argument of np.savez.
+  # The array has the name of an argument of np.savez.
   "file": np.linspace(-1, 1, 6).astype(np.float16),
   "checksum": np.array(7, np.uint32),
 }
@@ -33,7 +33,7 @@ def test_a_written_shard_is_read_again(path):
   equal(shards.read_shard(path, ARRAYS), ARRAYS)
   shards.check_end(path)
   assert [p.name for p in path.parent.iterdir()] == [path.name]
-  # Each write gives the same bytes, and NumPy can read the archive.
+  # Each write must give the same bytes, and NumPy must read the archive.
   first = path.read_bytes()
   shards.write_shard(path, ARRAYS)
   assert path.read_bytes() == first
@@ -66,8 +66,8 @@ def test_any_flipped_byte_is_refused_or_has_no_effect(path):
       refused += line == str(error)
       others += line != str(error)
   assert not others
-  # A changed byte of an array or a header is refused. A change is not noticed
-  # in the dates, versions and attributes that the archive holds besides.
+  # The changed bytes that are not noticed lie in the dates, versions and
+  # attributes of the archive, and have no effect.
   assert refused > 0.7 * len(whole)
 
 
@@ -115,7 +115,7 @@ def test_a_full_disk_keeps_the_old_file(path, monkeypatch, code):
 
 
 def test_a_partial_file_of_a_killed_write_is_removed(path, monkeypatch):
-  """A killed write leaves a partial file, which `remove_partial` removes."""
+  """Tests that `remove_partial` removes what a killed write leaves."""
 
   def killed(self, target):
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Sources in memory hold their images and labels, or refuse wrong files."""
+"""Tests that sources in memory hold their data, or refuse wrong files."""
 
 import gzip
 
@@ -18,7 +18,7 @@ def _idx(array: np.ndarray) -> bytes:
 
 @pytest.fixture
 def mnist(tmp_path):
-  """A folder like MNIST's: plain training files and gzipped test files."""
+  """Makes a folder like MNIST's: plain training files, gzipped test files."""
   (tmp_path / "train-images-idx3-ubyte").write_bytes(_idx(IMAGES))
   (tmp_path / "train-labels-idx1-ubyte").write_bytes(_idx(LABELS))
   for name, array in (("images-idx3", IMAGES[:3]), ("labels-idx1", LABELS[:3])):
@@ -32,11 +32,12 @@ def test_digits_are_split_completely():
   assert (len(train), len(test)) == (1497, 300)
   assert train.image_shape == test.image_shape == (8, 8, 1)
   assert train.num_classes == test.num_classes == 10
-  # The first image of the set is a test image, the second a training image.
+  # The first image of the set is a test image, and the second is the first
+  # training image.
   first = train.take(np.array([0]))
   assert first["label"].tolist() == [1]
   assert test.take(np.array([0]))["label"].tolist() == [0]
-  # Levels 0 to 16 become bytes 0 to 255.
+  # The levels 0 to 16 must become bytes from 0 to 255.
   everything = train.take(np.arange(len(train)))["image"]
   assert everything.dtype == np.uint8
   assert set(np.unique(everything)) == {round(v * 255 / 16) for v in range(17)}

@@ -1,4 +1,4 @@
-"""A hostile pickle is refused before it takes much time or memory."""
+"""Tests that a hostile pickle is refused before it takes much time or space."""
 
 import io
 import pathlib
@@ -30,13 +30,14 @@ WRITER = runpy.run_path(
 )
 Call, Name, Raw, dumps = (WRITER[n] for n in ("Call", "Name", "Raw", "dumps"))
 LARGE = 1 << 20
-# Instructions that push "latin1" and make a tuple of two arguments.
+# Instructions that push the text "latin1" and then make a tuple of the last
+# two values, the arguments of _codecs.encode.
 LATIN = b"X\x06\0\0\0latin1\x86"
 
 
 @pytest.fixture
 def read(tmp_path):
-  """A function that writes bytes to a file and reads the file as a pickle."""
+  """Returns a function that writes bytes to a file and reads it as a pickle."""
 
   def read(data):
     path = epath.Path(tmp_path / "file.pkl")
@@ -47,7 +48,7 @@ def read(tmp_path):
 
 
 def body(content):
-  """Instructions of a pickle of `content`, without header and STOP."""
+  """Returns instructions that push `content`, without header and STOP."""
   return dumps(content, protocol=2)[2:-1]
 
 
@@ -64,7 +65,7 @@ def program(*parts):
 
 
 def passed_on(value, module, member, times, *, after=b""):
-  """A pickle that passes one value to a function `times` times."""
+  """Returns a pickle that passes one value to a function `times` times."""
   name = f"c{module}\n{member}\n".encode()
   calls = (name + get(0) + after + b"R") * times
   return program(body(value), put(0), b"0(", calls, b"l")
@@ -76,7 +77,8 @@ def test_many_arrays_beside_a_large_memo_are_read_in_linear_time(read):
   memo, arrays = 100_000, 5_000
   array = np.arange(3, dtype=np.float32)
   build = pickle.dumps(array, 2)[2:-1]
-  # Each array's PUTs overwrite low memo entries, so the memo starts at 1000.
+  # The PUT instructions of each array overwrite the first entries of the memo,
+  # so the large memo begins at entry 1000.
   data = program(
     b"N", *(put(i) for i in range(1000, memo)), b"0(", build * arrays, b"l"
   )
@@ -84,7 +86,8 @@ def test_many_arrays_beside_a_large_memo_are_read_in_linear_time(read):
   got = read(data)
   assert len(got) == arrays
   np.testing.assert_array_equal(got[-1], array)
-  # Linear time takes a few seconds; time of memo * arrays takes a minute.
+  # If each array takes constant time, this takes a few seconds; if its time
+  # grows with the memo, it takes a minute.
   assert time.process_time() - start < 30
 
 
@@ -116,7 +119,7 @@ def test_later_references_to_an_array_give_the_same_array(read):
       2_000,
       after=b"\x85",
     ),
-    # Many objects receive the same state.
+    # This pickle gives the same state to many objects.
     program(
       body({str(i): i for i in range(1000)}),
       put(0),
@@ -136,7 +139,7 @@ def test_copying_one_value_too_often_is_refused(data, read):
   finally:
     tracemalloc.stop()
   assert "\n" not in str(refusal.value)
-  # Memory holds the allowed copies and a few copies of the file.
+  # The limit allows for the permitted copies and a few copies of the file.
   assert most < 4 * (SHARE * len(data) + FREE)
 
 
@@ -209,7 +212,7 @@ def test_lists_that_share_their_parts_too_often_are_refused(read):
 def test_containers_that_are_too_deep_are_refused(read):
   depth = MAX_DEPTH - 1
   assert read(pickle.dumps(nested(depth))) == nested(depth)
-  # 20,000 levels fit into a small file.
+  # A small file can have 20,000 levels.
   for levels in (MAX_DEPTH + 2, 20_000):
     data = program(b"]" * levels, b"a" * (levels - 1))
     with pytest.raises(ValueError, match="levels"):

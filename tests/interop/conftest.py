@@ -1,4 +1,4 @@
-"""Fixtures that tests of several importers share."""
+"""Defines fixtures that tests of several importers use."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from diffdistill.interop.model import network_of
 
 @pytest.fixture(scope="session")
 def with_weights():
-  """A function that gives a model random weights without compiling `init`."""
+  """Returns a function that gives a model random weights without compiling."""
 
   def draw(model):
     shapes = jax.eval_shape(network_of(model).init, jax.random.key(0))

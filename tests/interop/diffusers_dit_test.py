@@ -19,13 +19,13 @@ HERE = pathlib.Path(__file__).parent
 MAKER = runpy.run_path(str(HERE / "make_golden_diffusers_dit.py"))
 GOLDEN = json.loads(MAKER["GOLDEN"].read_text())
 CASES, CONFIG = MAKER["CASES"], MAKER["CONFIG"]
-# The network of diffusers reads a timestep; ours reads timestep / 1000.
+# Our network reads the timestep of diffusers divided by 1000.
 TIME = jnp.array(MAKER["TIMESTEPS"]) / 1000
 
 
 @pytest.fixture(scope="module")
 def state():
-  """A function that returns a copy of the tensors of a case."""
+  """Returns a function that gives a copy of a case's tensors."""
   made = functools.cache(lambda name: MAKER["weights"](CASES[name]))
   return lambda name="published": dict(made(name))
 
@@ -67,7 +67,8 @@ def test_an_imported_network_gives_the_outputs_of_diffusers(name, state):
     leaf.dtype == np.float32 and leaf.flags.c_contiguous
     for leaf in jax.tree.leaves(model.params)
   )
-  # The stored outputs were computed in float64.
+  # The tolerance is for our float32 operations; the stored outputs are
+  # float64.
   near(answer(model, CASES[name]), GOLDEN[name], 5e-5)
 
 
@@ -86,7 +87,7 @@ def test_read_returns_network_fields_shape_and_classes(state):
 def test_reading_and_writing_undo_each_other(state):
   model = model_of(CASES["one_head"], state("one_head"))
   config, tensors = write(model)
-  # write sets norm_eps to 1e-6, the value in the released DiT code.
+  # `write` replaces norm_eps by 1e-6, the value in the released DiT code.
   assert config == CASES["one_head"] | {"norm_eps": 1e-6}
   expected = state("one_head")
   assert tensors.keys() == expected.keys()
@@ -110,7 +111,7 @@ def test_writing_fills_in_omitted_biases_and_output_channels(name, state):
 
 
 def trained_here(state):
-  """A model whose label embedding has a bias, as after training here."""
+  """Returns a model whose label embedding has a bias, as our training gives."""
   model = model_of(CONFIG, state())
   params = jax.tree.map(jnp.asarray, model.params)
   label = params["embed"]["label"]

@@ -1,4 +1,4 @@
-"""Reading and writing of diffusers folders, without diffusers.
+"""Tests that diffusers folders are written and read, without diffusers.
 
 live_test.py checks that diffusers itself reads these folders.
 """
@@ -25,7 +25,7 @@ SCHEDULER = "scheduler/scheduler_config.json"
 
 @pytest.fixture(scope="module")
 def teacher(with_weights):
-  """A model that reads DDPM's timestep index, as models of diffusers do."""
+  """Returns a model that reads DDPM's time index, as diffusers' models do."""
   bare = Model(
     network={
       "kind": "unet",
@@ -60,7 +60,7 @@ def written(teacher, tmp_path_factory):
 
 @pytest.fixture
 def folder(written, tmp_path):
-  """A copy of the written folder, for a test that changes it."""
+  """Copies the written folder, for a test that changes it."""
   return epath.Path(shutil.copytree(written, tmp_path / "teacher"))
 
 
@@ -113,7 +113,8 @@ def test_a_student_that_reads_the_index_is_written_with_its_schedule(
   fields = fields_of(folder)
   assert fields["_class_name"] == "DDIMScheduler"
   assert fields["num_train_timesteps"] == 1000
-  # Trailing spacing visits 999, 749, 499 and 249: t = 1, 3/4, 1/2 and 1/4.
+  # Trailing spacing visits the indices 999, 749, 499 and 249, which are t = 1,
+  # 3/4, 1/2 and 1/4.
   assert fields["timestep_spacing"] == "trailing"
   assert fields["clip_sample"] is False
   assert fields_of(folder, "model_index.json")["_class_name"] == "DDIMPipeline"
@@ -123,7 +124,7 @@ def test_a_student_that_reads_the_index_is_written_with_its_schedule(
 @pytest.mark.parametrize(
   ("steps", "noise", "kind", "variance"),
   [
-    # 3 does not divide 1000.
+    # 3 steps do not divide 1000, so DDPM's indices cannot be kept.
     ((3, None), None, "DPMSolverMultistepScheduler", None),
     ((4, "quadratic"), 0.0, "DDPMScheduler", "fixed_small"),
   ],
@@ -144,7 +145,7 @@ def test_another_student_is_written_with_a_table_of_its_steps(
   assert fields.get("variance_type") == variance
   assert fields["num_train_timesteps"] == count
   squares = np.cumprod(1 - np.asarray(fields["trained_betas"]))
-  # Betas are at most 1 - 2**-24, the largest float32 below 1.
+  # The tolerance is for the last beta, which may be at most 1 - 2**-24.
   np.testing.assert_allclose(squares, steps.alphas**2, rtol=1e-6, atol=2**-24)
   unet = fields_of(folder, "unet/config.json")
   assert unet["time_embedding_type"] == "learned"
@@ -181,7 +182,7 @@ def test_a_clipped_student_is_written_with_a_scheduler_that_clips(
   alphas = np.concatenate([[1.0], np.sqrt(squares)])
   sigmas = np.concatenate([[0.0], np.sqrt(1 - squares)])
   x = jax.random.normal(jax.random.key(0), (2, 2, 2, 1))
-  x0 = 3 * jnp.tanh(x[::-1])  # some values are outside [-1, 1]
+  x0 = 3 * jnp.tanh(x[::-1])  # Values outside [-1, 1] show the clipping.
   for i in (4, 3, 2, 1):
     t, s = (jnp.full(2, sampler.time(j, 4)) for j in (i, i - 1))
     with np.errstate(divide="ignore"):

@@ -1,4 +1,4 @@
-"""Compares imported UNet2DModels with stored outputs of diffusers."""
+"""Tests imported UNet2DModels against stored outputs of diffusers."""
 
 import dataclasses
 import functools
@@ -56,7 +56,7 @@ def model(fields, params, image_shape, num_classes):
 
 
 def shapes_of_tensors(config):
-  """Names and shapes of the tensors that `write` gives for a config."""
+  """Returns the names and shapes of the tensors that `write` gives."""
   fields, image_shape, num_classes = diffusers_unet_config.read_config(config)
   module = network_of(model(fields, {}, image_shape, num_classes)).module
   zeros = jax.tree.map(
@@ -74,7 +74,7 @@ def tensors_of(config, seed=1):
 
 
 def answer(net, params, seed, noise=None):
-  """Every second number of the output, like the stored outputs."""
+  """Returns every second number of the output, like the stored outputs."""
   images, timesteps, labels = MAKER["inputs"](net.image_shape[-1], seed)
   noise = timesteps / 1000 if noise is None else noise
   label = jnp.asarray(labels) if net.num_classes else None
@@ -84,14 +84,14 @@ def answer(net, params, seed, noise=None):
 
 
 def close(actual, expected):
-  """Asserts errors below 5e-5 of the spread; the importer promises 1e-4."""
+  """Asserts that errors are below 5e-5 of the spread; 1e-4 is promised."""
   assert np.std(expected) > 0.1
   np.testing.assert_allclose(
     actual, expected, rtol=0, atol=5e-5 * np.std(expected)
   )
 
 
-# One case of each variant is fast; the other cases are marked slow.
+# The first case of each variant always runs; the others are marked slow.
 FAST = {variant: (variant, seed) for variant, seed in MAKER["CASES"]}.values()
 
 
@@ -134,7 +134,7 @@ def test_an_imported_network_gives_the_outputs_of_installed_diffusers(
 
 
 def drawn(draw):
-  """Random fields of a U-Net that diffusers can represent."""
+  """Draws random fields of a U-Net that diffusers can represent."""
   style = draw(st.sampled_from(("film", "ddpm")))
   resampling = draw(st.sampled_from((None, "block", "conv")))
   heads = draw(st.sampled_from(({}, {"head_dim": 4}, {"head_dim": 2})))
@@ -170,7 +170,7 @@ def test_a_written_network_is_read_as_the_same_network(data):
     shapes_of(module, image_shape),
   )
   if num_classes:
-    # The class table of diffusers has no bias.
+    # The class table of diffusers has no bias, so this bias must be 0.
     params["embed"]["label"]["bias"][:] = 0
   written = diffusers_unet.write(dataclasses.replace(ours, params=params))
   back, tree, *rest = diffusers_unet.read(*written)
@@ -179,7 +179,8 @@ def test_a_written_network_is_read_as_the_same_network(data):
   del back["kind"]
   again = UNet(**back, out_channels=2, num_classes=num_classes)
   ignored = {
-    # None and the default value mean the same, so do not compare them.
+    # For these fields, None and the default value mean the same, so they are
+    # not compared.
     "resampling": None,
     "embed_dim": None,
     "group_size": 2,
@@ -228,7 +229,7 @@ def test_old_names_of_attention_tensors_are_read(config):
 
 def test_the_noise_levels_of_a_student_become_a_learned_embedding(config):
   ours = model(*diffusers_unet.read(config, tensors_of(config)))
-  # A learned embedding allows any precondition.
+  # The levels become a learned embedding, so any precondition can be written.
   ours = dataclasses.replace(
     ours, precondition={"kind": "edm"}, params=dict(ours.params)
   )

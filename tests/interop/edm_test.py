@@ -1,4 +1,4 @@
-"""Compares imported EDM pickles with stored outputs of torch networks."""
+"""Tests imported EDM pickles against stored outputs of torch networks."""
 
 import functools
 import json
@@ -45,7 +45,7 @@ def tree(tensors):
 
 
 def module(class_name, nested, **fields):
-  """A module as EDM's `torch_utils.persistence` pickles it."""
+  """Makes a module as EDM's `torch_utils.persistence` pickles it."""
   own = {k: v for k, v in nested.items() if not isinstance(v, dict)}
   buffers = ("freqs", "resample_filter")
   # "enc" and "dec" hold only modules, so torch pickles them as ModuleDicts.
@@ -70,7 +70,7 @@ def module_dict(nested):
 
 
 def pickled(settings, tensors, class_name="EDMPrecond", **fields):
-  """Bytes of a network snapshot, in the format of EDM's training."""
+  """Returns the bytes of a network snapshot, as EDM's training writes it."""
   outer = ("img_resolution", "img_channels", "label_dim", "sigma_data")
   given = {k: v for k, v in settings.items() if k not in outer}
   kind = given.pop("model_type")
@@ -88,7 +88,8 @@ def pickled(settings, tensors, class_name="EDMPrecond", **fields):
       "model": module(
         kind,
         tree(tensors),
-        # A numpy scalar is pickled differently from a Python float.
+        # Use a numpy scalar here, because it is pickled differently from a
+        # float.
         skip_scale=np.sqrt(0.5),
         _init_args=(),
         _init_kwargs=given,
@@ -111,7 +112,7 @@ def pickled(settings, tensors, class_name="EDMPrecond", **fields):
 
 @pytest.fixture
 def saved(tmp_path):
-  """A function that writes bytes to a file and returns its path."""
+  """Returns a function that writes bytes to a file and returns its path."""
 
   def save(data):
     path = epath.Path(tmp_path / "network-snapshot.pkl")
@@ -138,7 +139,7 @@ def denoiser_of(model):
   )
 
 
-# One case of each family is fast; the other cases are marked slow.
+# One case of each family always runs; the other cases are marked slow.
 FAST = ("ddpmpp_1", "ncsnpp_4", "adm_7", "skip_10")
 
 
@@ -157,13 +158,14 @@ def test_an_imported_network_gives_the_outputs_of_torch(name, saved):
   t = denoiser.process.schedule.time(-2 * jnp.log(sigma))
   label = jnp.asarray(label) if model.num_classes else None
   if model.null_label:
-    # EDM's no-label vector of zeros is our label num_classes.
+    # EDM gives no label by a zero vector; we give the label num_classes.
     label = label.at[-1].set(model.num_classes)
   condition = Condition(label=label)
   d = jit(denoiser)(model.params, jnp.asarray(x), t, condition).x0
   flat, golden = np.asarray(d, np.float64).reshape(len(x), -1), GOLDEN[name]
   scale = np.abs(flat).max()
-  # Stored outputs are float64; 1e-5 is ten times stricter than promised.
+  # The tolerance is for float32 operations. It is ten times stricter than what
+  # importers promise.
   np.testing.assert_allclose(flat[:, ::11], golden["some"], atol=1e-5 * scale)
   np.testing.assert_allclose((flat**2).sum(1), golden["squares"], rtol=5e-5)
   np.testing.assert_allclose(flat.sum(1), golden["sum"], atol=1e-3 * scale)
@@ -214,7 +216,7 @@ def test_a_model_without_label_dropout_has_no_null_label(saved):
 def test_omitted_settings_have_the_published_defaults(saved):
   settings = {**MAKER["CASES"]["ddpmpp_1"][0], "channel_mult": [1]}
   tensors = MAKER["weights"](settings, 1)
-  # Keep only the settings that differ from the defaults.
+  # The pickle holds only these settings; the others have defaults.
   kept = ("channel_mult", "model_channels", "num_blocks", "attn_resolutions")
   outer = ("model_type", "img_resolution", "img_channels", "sigma_data")
   fewer = {k: settings[k] for k in kept + outer} | {"label_dim": 0}

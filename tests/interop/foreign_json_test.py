@@ -1,4 +1,4 @@
-"""Reading of JSON files that other programs wrote."""
+"""Tests that JSON files of other programs are read or refused."""
 
 import pytest
 from etils import epath

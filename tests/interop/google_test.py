@@ -1,4 +1,4 @@
-"""Compares imported Google checkpoints with their network, rewritten here."""
+"""Tests imported Google checkpoints against their network, rewritten here."""
 
 import functools
 from typing import Any
@@ -59,7 +59,7 @@ NUM_CLASSES = {"cifar": 0, "imagenet": 5, "convolutions": 0}
 
 
 class Theirs(nn.Module):
-  """The U-Net of Salimans & Ho 2022 with the tensor names of its code."""
+  """The U-Net of Salimans & Ho 2022, with the tensor names of its code."""
 
   settings: Any
   num_classes: int
@@ -170,7 +170,7 @@ class Attend(nn.Module):
 
 @functools.cache
 def theirs(name):
-  """The network of a case and random weights for it."""
+  """Returns the network of a case, and random weights for it."""
   settings = CASES[name]
   out = 6 if settings["mean_type"] == "both" else 3
   module = Theirs(settings, NUM_CLASSES[name], out)
@@ -194,7 +194,7 @@ def theirs(name):
 
 @pytest.fixture
 def saved(tmp_path):
-  """A function that writes weights in a training state and returns its path."""
+  """Returns a function that writes weights in a training state to a file."""
 
   def save(params):
     path = tmp_path / "cifar_original"
@@ -229,7 +229,7 @@ def test_an_imported_network_gives_the_outputs_of_the_original(name, saved):
   )
   size = float(jnp.std(expected))
   assert size > 0.1
-  # Importers promise an error below 1e-4; float32 rounding alone is 1e-5.
+  # The tolerance is for float32 rounding of 1e-5; importers promise 1e-4.
   np.testing.assert_allclose(actual, expected, rtol=0, atol=5e-5 * size)
 
 

@@ -1,4 +1,4 @@
-"""Compares imported ADM weights with stored outputs of a torch network."""
+"""Tests imported ADM weights against stored outputs of a torch network."""
 
 import functools
 import json
@@ -32,7 +32,7 @@ def tensors_of(name):
 
 @pytest.fixture
 def saved(tmp_path):
-  """A function that writes tensors to a file and returns its path."""
+  """Returns a function that writes tensors to a file and returns its path."""
 
   def save(tensors):
     path = tmp_path / "64x64_diffusion.safetensors"
@@ -55,7 +55,7 @@ def test_an_imported_network_gives_the_outputs_of_torch(name, saved):
   actual, expected = np.ravel(output)[::5], np.array(GOLDEN[name]["output"])
   size = np.std(expected)
   assert size > 0.1
-  # Importers promise an error below 1e-4; float32 rounding alone is 1e-5.
+  # The tolerance is for float32 rounding of 1e-5; importers promise 1e-4.
   np.testing.assert_allclose(actual, expected, rtol=0, atol=5e-5 * size)
 
 

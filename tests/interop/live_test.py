@@ -1,4 +1,4 @@
-"""diffusers samples exported models, and its models become teachers here.
+"""Tests that diffusers samples our exports, and that we import its models.
 
 These tests need diffusers; `make check-diffusers` installs it and runs them.
 """
@@ -20,7 +20,8 @@ from diffdistill.tools import export, import_model, train
 pytestmark = [
   pytest.mark.slow,
   pytest.mark.torch,
-  # torch and the Hugging Face hub give warnings that we cannot fix.
+  # Ignore warnings of torch and the Hugging Face hub, because we cannot fix
+  # them.
   pytest.mark.filterwarnings("ignore"),
 ]
 SIZE, IMAGES = 8, 8
@@ -28,7 +29,7 @@ SIZE, IMAGES = 8, 8
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-  """Config of a U-Net teacher and a student of 4 steps, 3 updates each."""
+  """Returns the config of a U-Net teacher and a student of 4 steps."""
   random = np.random.default_rng(0)
   path = tmp_path_factory.mktemp("data") / "images.npz"
   images = random.integers(0, 256, (64, SIZE, SIZE, 3), dtype=np.uint8)
@@ -71,7 +72,7 @@ def config(tmp_path_factory):
 
 
 def ours(workdir, name, noise, num_steps):
-  """Images that our sampler makes from `noise`, scaled to [0, 1]."""
+  """Returns images that our sampler makes from `noise`, scaled to [0, 1]."""
   run = from_config.reopen(workdir)
   stage, round_ = run.rounds[name]
   generator = run.generator(stage.objective.sampler, IMAGES)
@@ -82,7 +83,7 @@ def ours(workdir, name, noise, num_steps):
 
 
 def theirs(folder, num_steps, ask_to_clip=False):
-  """Noise and images of the diffusers pipeline that a folder names.
+  """Returns noise, and the images that a folder's diffusers pipeline makes.
 
   DDIMScheduler clips as we do only with use_clipped_model_output=True.
   """
@@ -116,7 +117,7 @@ def test_an_exported_student_samples_the_same_images_in_diffusers(
   expected = ours(workdir, "halve/004", noise, 4)
   assert expected.std() > 0.05
   np.testing.assert_allclose(images, expected, atol=1e-3)
-  # The code in the model card gives the same images.
+  # The code in the model card must give the same images.
   card = (folder / "README.md").read_text()
   snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
   names = {}
@@ -180,7 +181,7 @@ def test_an_ancestral_student_takes_the_same_steps_in_diffusers(
 
 
 def network():
-  """A UNet2DModel of diffusers with random weights."""
+  """Returns a UNet2DModel of diffusers with random weights."""
   import torch
   from diffusers import UNet2DModel
 
@@ -203,7 +204,7 @@ def network():
 def test_a_teacher_of_diffusers_is_imported_distilled_and_exported(
   config, beta_schedule, prediction_type, tmp_path
 ):
-  """diffusers makes the teacher and samples the exported student."""
+  """Tests the way from a teacher of diffusers to a student in diffusers."""
   from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 
   scheduler = DDIMScheduler(
@@ -220,17 +221,17 @@ def test_a_teacher_of_diffusers_is_imported_distilled_and_exported(
   stages["teacher"] = {**stages["teacher"], "source": f"imported:{imported}"}
   train.train({**config, "stages": stages}, workdir)
 
-  # The imported teacher samples the images that diffusers samples.
+  # The imported teacher must make the images that diffusers makes.
   noise, images = theirs(tmp_path / "teacher", 8, ask_to_clip=True)
   expected = ours(workdir, "teacher", noise, 8)
   np.testing.assert_allclose(images, expected, atol=1e-3)
-  # The student samples the same images here and in diffusers.
+  # The student must make the same images here and in diffusers.
   student = epath.Path(tmp_path / "student")
   export.export(workdir, "halve/004", None, "diffusers", student)
   noise, images = theirs(student, 4)
   expected = ours(workdir, "halve/004", noise, 4)
   np.testing.assert_allclose(images, expected, atol=1e-3)
-  # The exported teacher has exactly the weights that were imported.
+  # The exported teacher must have exactly the weights that were imported.
   back = epath.Path(tmp_path / "back")
   export.export(workdir, "teacher", 8, "diffusers", back)
   again = UNet2DModel.from_pretrained(str(back / "unet")).state_dict()

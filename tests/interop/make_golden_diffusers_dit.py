@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 
 GOLDEN = pathlib.Path(__file__).with_name("golden_diffusers_dit.json")
-# A smaller version of the config.json of the published weights.
+# This config.json is like that of the published weights, but smaller.
 CONFIG = {
   "_class_name": "DiTTransformer2DModel",
   "num_attention_heads": 2,
@@ -90,7 +90,7 @@ def shapes(config):
 
 
 def weights(config):
-  """A numpy state dict where all blocks have the same embeddings."""
+  """Returns a numpy state dict where all blocks have the same embeddings."""
   # RandomState draws the same numbers in every version of numpy.
   random = np.random.RandomState(config["num_layers"])
   state = {}
@@ -108,7 +108,7 @@ def weights(config):
 
 
 def inputs(config):
-  """Two images (channels last) and two labels; the second means no label."""
+  """Returns two images (channels last) and labels; the second is no class."""
   side, channels = config["sample_size"], config["in_channels"]
   random = np.random.RandomState(100 + config["num_layers"])
   shape = (len(TIMESTEPS), side, side, channels)
@@ -117,7 +117,7 @@ def inputs(config):
 
 
 def answer(config, state):
-  """The output of diffusers in float64, channels last."""
+  """Returns the output of diffusers in float64, channels last."""
   import torch
   from diffusers import DiTTransformer2DModel
 
@@ -136,7 +136,8 @@ def answer(config, state):
 
 
 if __name__ == "__main__":
-  # Keep the mean; the other channels are a variance that nothing reads.
+  # Keep the predicted noise; the other channels are a variance that nothing
+  # reads.
   answers = {
     name: np.round(
       answer(config, weights(config))[..., : config["in_channels"]], 6

@@ -15,7 +15,8 @@ import numpy as np
 
 GOLDEN = pathlib.Path(__file__).with_name("golden_diffusers_unet.json")
 SIZE = 8
-# Each variant has three seeds; together they try most settings both ways.
+# Each variant has three configs, drawn from this seed and the next two.
+# Together they try most settings both ways.
 SEEDS = {"ddpm": 194, "film": 191, "class_conditional": 186}
 CASES = [
   (variant, first + i) for variant, first in SEEDS.items() for i in range(3)
@@ -23,7 +24,7 @@ CASES = [
 
 
 def config(variant, seed):
-  """A random config of a small UNet2DModel."""
+  """Draws a random config of a small UNet2DModel."""
   # RandomState draws the same numbers in every version of numpy.
   random = np.random.RandomState(zlib.crc32(f"{variant} {seed}".encode()))
 
@@ -71,7 +72,7 @@ def config(variant, seed):
 
 
 def weights(shapes, seed):
-  """A numpy state dict that keeps activations near one.
+  """Returns a numpy state dict that keeps activations near one.
 
   Args:
     shapes: shapes of the tensors by name. A tensor's values depend on its name
@@ -92,20 +93,20 @@ def weights(shapes, seed):
 
 
 def inputs(channels, seed):
-  """Images (channels last), timesteps and labels."""
+  """Returns images (channels last), timesteps and labels."""
   random = np.random.RandomState(100 + seed)
   images = 4 * random.random_sample((2, SIZE, SIZE, channels)) - 2
   return images.astype(np.float32), np.array([3, 777]), np.array([4, 1])
 
 
 def fingerprint(shapes):
-  """A hash of the names and shapes of a state dict."""
+  """Returns a hash of the names and shapes of a state dict."""
   text = json.dumps(sorted((n, list(s)) for n, s in shapes.items()))
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def answer(config, seed):
-  """The output of diffusers' network of this config."""
+  """Returns the output of diffusers' network of this config."""
   import torch
   from diffusers import UNet2DModel
 

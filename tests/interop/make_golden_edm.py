@@ -14,7 +14,8 @@ import numpy as np
 
 GOLDEN = pathlib.Path(__file__).with_name("golden_edm.json")
 SIGMAS = (0.1, 1.0, 20.0)
-# FAMILIES holds settings that define a family; CHOICES holds the others.
+# FAMILIES holds the settings that define a family; CHOICES holds the values to
+# choose from for the other settings.
 FAMILIES = {
   "ddpmpp": {
     "model_type": "SongUNet",
@@ -45,11 +46,11 @@ CHOICES = {
 
 
 def configuration(family, seed):
-  """Random settings of a tiny model of a family."""
+  """Draws random settings of a tiny model of a family."""
   random = np.random.RandomState(seed)
   settings = {name: c[random.randint(len(c))] for name, c in CHOICES.items()}
   song = family != "adm"
-  # In ADM, an attention head has 64 channels.
+  # In ADM an attention head has 64 channels, so a level has at least 64.
   settings["model_channels"] = 8 * random.randint(1, 4) if song else 64
   multipliers = ([1, 2], [2, 2], [2, 1]) if song else ([1], [1, 1], [1, 2])
   settings["channel_mult"] = multipliers[random.randint(3)]
@@ -66,7 +67,8 @@ CASES = {
   )
   for seed in seeds
 }
-# A model with skip encoder and decoder, which belongs to no family.
+# This model has an encoder and a decoder of kind "skip", and belongs to no
+# family.
 CASES["skip_10"] = (
   {
     **configuration("ddpmpp", 10),
@@ -192,7 +194,7 @@ def shapes(c):
 
 
 def weights(c, seed):
-  """A numpy state dict that keeps activations near one."""
+  """Returns a numpy state dict that keeps activations near one."""
   # RandomState draws the same numbers in every version of numpy.
   random = np.random.RandomState(seed)
 
@@ -214,7 +216,7 @@ def weights(c, seed):
 
 
 def inputs(c, seed):
-  """x_t (channels last), sigmas and labels; label -1 means no label."""
+  """Returns x_t (channels last), sigmas and labels; label -1 means no label."""
   random = np.random.RandomState(100 + seed)
   shape = (len(SIGMAS), *2 * (c["img_resolution"],), c["img_channels"])
   x = 2 * random.random_sample(shape) - 1
@@ -223,7 +225,7 @@ def inputs(c, seed):
 
 
 def answer(c, seed):
-  """The denoised images D(x; sigma) of torch, in float64."""
+  """Returns the denoised images D(x; sigma) of torch, in float64."""
   import torch
   from torch.nn import functional
 
@@ -277,7 +279,7 @@ def answer(c, seed):
     n, width, _, _ = h.shape
     heads = 1 if song else width // 64
     qkv = conv(f"{name}.qkv", norm(f"{name}.norm2", h))
-    # The channel axis is (head, channel of the head, query or key or value).
+    # EDM orders the channels as (head, channel of the head, query/key/value).
     q, k, v = qkv.reshape(n, heads, width // heads, 3, -1).unbind(3)
     logits = torch.einsum("nhcq,nhck->nhqk", q, k) / (width // heads) ** 0.5
     a = torch.einsum("nhqk,nhck->nhcq", logits.softmax(-1), v)

@@ -13,8 +13,9 @@ import zlib
 import numpy as np
 
 GOLDEN = pathlib.Path(__file__).with_name("golden_guided_diffusion.json")
-NUM_CLASSES = 7  # the released models have 1000
-# Flags of guided-diffusion for small models; each flag takes both values.
+NUM_CLASSES = 7  # The released models have 1000 classes.
+# Flags of guided-diffusion for small models; over all cases, each flag takes
+# both values.
 CASES = {
   "film_resblock_heads_first": {
     "image_size": 8,
@@ -56,7 +57,7 @@ CASES = {
 
 
 def weights(shapes, seed):
-  """A numpy state dict that keeps activations near one.
+  """Returns a numpy state dict that keeps activations near one.
 
   Args:
     shapes: shapes of the tensors by name. A tensor's values depend on its name
@@ -78,14 +79,14 @@ def weights(shapes, seed):
 
 
 def inputs(size, seed):
-  """Images (channels last), timesteps and labels."""
+  """Returns images (channels last), timesteps and labels."""
   random = np.random.RandomState(100 + seed)
   images = (4 * random.random_sample((2, size, size, 3)) - 2).astype("float32")
   return images, np.array([3, 777]), np.array([6, 1])
 
 
 def network(settings):
-  """The ADM network in torch."""
+  """Builds the ADM network in torch."""
   import math
 
   import torch
@@ -255,7 +256,7 @@ def network(settings):
 
 
 def answer(settings, seed):
-  """Shapes of the tensors, and a part of the predicted noise."""
+  """Returns the shapes of the tensors, and a part of the predicted noise."""
   import torch
 
   model = network(settings)

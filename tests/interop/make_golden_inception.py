@@ -14,8 +14,8 @@ import zlib
 import numpy as np
 
 GOLDEN = pathlib.Path(__file__).with_name("golden_inception.json")
-HEIGHT, WIDTH = 72, 56  # size of every image: not square, below 299
-# Crops of scikit-learn's sample images: (name, top, left).
+HEIGHT, WIDTH = 72, 56  # The size of every image: not square, and below 299.
+# Crops of scikit-learn's sample images, as (name, top, left).
 CROPS = (("china.jpg", 150, 300), ("flower.jpg", 120, 280))
 EVERY = 16  # the file stores every 16th feature and logit
 
@@ -73,7 +73,7 @@ def convolutions():
 
 
 def weights():
-  """A numpy state dict that keeps activations near one."""
+  """Returns a numpy state dict that keeps activations near one."""
 
   def draw(name, shape):
     # RandomState draws the same numbers in every version of numpy.
@@ -101,7 +101,7 @@ def weights():
 
 
 def images():
-  """Two random and two natural images as uint8, channels last."""
+  """Returns two random and two natural images as uint8, channels last."""
   from sklearn.datasets import load_sample_image
 
   random = np.random.RandomState(0).randint(0, 256, (2, HEIGHT, WIDTH, 3))
@@ -118,7 +118,7 @@ def pytorch_fid_inception():
     import torchvision  # noqa: F401
   except RuntimeError:
     # torchvision's compiled operators need another version of torch. Import
-    # its Python code only; Inception needs no compiled operator.
+    # only its Python code, because Inception needs no compiled operator.
     for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
       del sys.modules[name]
     name = "torchvision._meta_registrations"
@@ -129,7 +129,7 @@ def pytorch_fid_inception():
 
 
 def answer(state, pixels):
-  """Features and logits (without bias) of pytorch-fid's network."""
+  """Returns features and logits (without bias) of pytorch-fid's network."""
   import torch
 
   module = pytorch_fid_inception()
@@ -145,7 +145,7 @@ def answer(state, pixels):
 
 
 def resized():
-  """An image that torch resized; rows are halved and columns doubled."""
+  """Returns an image that torch resized; rows are halved, columns doubled."""
   import torch
 
   pixels = np.random.RandomState(1).randint(0, 256, (1, 600, 150, 3))
@@ -161,7 +161,7 @@ def main():
   golden = {
     "crops": [zlib.crc32(image.tobytes()) for image in images()[2:]],
     "features": np.round(features[:, ::EVERY], 6).tolist(),
-    # The mean and the rms are over all features.
+    # These means and root mean squares are over all features.
     "features_mean": features.mean(1).tolist(),
     "features_rms": np.sqrt((features**2).mean(1)).tolist(),
     "logits": np.round(logits[:, ::EVERY], 6).tolist(),

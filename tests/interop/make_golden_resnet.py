@@ -11,9 +11,10 @@ import pathlib
 import numpy as np
 
 GOLDEN = pathlib.Path(__file__).with_name("golden_resnet.json")
-WIDTH = 16  # channels of the first level; published ResNets have 64
+WIDTH = 16  # The channels of the first level; published ResNets have 64.
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
-# An image of odd size shows on which side a strided layer pads.
+# Some sizes are odd, because then the output shows on which side a strided
+# layer pads.
 CASES = {
   "18_cifar": {"depth": 18, "stem": "cifar", "size": 16, "seed": 1},
   "18_imagenet": {"depth": 18, "stem": "imagenet", "size": 33, "seed": 2},
@@ -54,7 +55,7 @@ def shapes(depth, stem):
 
 
 def weights(depth, stem, seed):
-  """A numpy state dict that keeps activations near one."""
+  """Returns a numpy state dict that keeps activations near one."""
   # RandomState draws the same numbers in every version of numpy.
   random = np.random.RandomState(seed)
 
@@ -75,13 +76,13 @@ def weights(depth, stem, seed):
 
 
 def images(size, seed):
-  """Two random images, channels last."""
+  """Returns two random images, channels last."""
   random = np.random.RandomState(100 + seed)
   return (4 * random.random_sample((2, size, size, 3)) - 2).astype(np.float32)
 
 
 def answer(depth, stem, size, seed):
-  """Logits and features of torch's network."""
+  """Returns the logits and features of torch's network."""
   import torch
   from torch import nn
 

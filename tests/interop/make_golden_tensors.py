@@ -15,7 +15,7 @@ GOLDEN = pathlib.Path(__file__).with_name("golden_tensors.json")
 
 
 def arrays():
-  """The tensors of the files, as numpy arrays."""
+  """Returns the tensors of the files, as numpy arrays."""
   base = np.arange(24, dtype=np.float32) / 7
   half = base[:6].astype(np.float16)
   # Clear the lower 16 bits, so that conversion to bfloat16 is exact.
@@ -37,7 +37,7 @@ def arrays():
 
 
 def written():
-  """Bytes of a file in each format of torch.save."""
+  """Returns the bytes of a file in each format of torch.save."""
   import torch
 
   base = torch.arange(24, dtype=torch.float32) / 7

@@ -1,4 +1,4 @@
-"""Saving a model to a folder and loading the folder."""
+"""Tests that a model is saved to a folder and loaded from it."""
 
 import dataclasses
 import json
@@ -79,7 +79,7 @@ def test_weights_that_do_not_fit_are_refused(model):
     changed = dataclasses.replace(model, params=model_folder.nested(tree))
     with pytest.raises(ValueError, match=match):
       check(changed)
-  assert check(wider) is wider  # groups change no shape
+  assert check(wider) is wider  # The number of groups changes no shape.
   with pytest.raises(ValueError, match="the network is 'vae'"):
     network_of(dataclasses.replace(model, network={"kind": "vae"}))
 

@@ -1,4 +1,4 @@
-"""Pickles are read without running any code in them."""
+"""Tests that pickles are read, and that no code in them runs."""
 
 import collections
 import copyreg
@@ -26,7 +26,7 @@ VALUES = np.arange(12, dtype=np.float32)
 
 @pytest.fixture
 def read(tmp_path):
-  """A function that writes bytes to a file and reads the file as a pickle."""
+  """Returns a function that writes bytes to a file and reads it as a pickle."""
 
   def read(data):
     path = epath.Path(tmp_path / "file.pt")
@@ -37,7 +37,7 @@ def read(tmp_path):
 
 
 def zipped(content, storages=(), *, root="archive", more=(), **settings):
-  """A zip like torch.save's; storages and more are lists of (name, bytes)."""
+  """Makes a zip like torch.save's; `storages` and `more` have (name, bytes)."""
   file = io.BytesIO()
   with zipfile.ZipFile(file, "w", **settings) as archive:
     archive.writestr(f"{root}/data.pkl", dumps(content, protocol=2))
@@ -70,7 +70,8 @@ def test_plain_containers_and_numbers_are_read(read):
       # Protocols below 4 pickle a set as a call of builtins.set.
       content["z"] = {"z": {1, 2}}
     if protocol < 2:
-      # The reader does not support how protocols 0 and 1 write these values.
+      # The reader refuses the names by which protocols 0 and 1 write these
+      # values.
       content = {k: v for k, v in content.items() if k not in (3, "a", "z")}
     got = read(pickle.dumps(content, protocol))
     assert got == content
@@ -133,7 +134,7 @@ def test_views_of_one_storage_are_read_without_copying(read):
 
 
 def touching(trace):
-  """Python code that makes the file `trace`."""
+  """Returns Python code that makes the file `trace`."""
   return f"open({trace!r}, 'w').close()"
 
 
@@ -142,7 +143,7 @@ def reduced(module, member, *arguments, call=Call):
 
 
 def file_within(content):
-  """A pickle inside a call of torch's `_load_from_bytes`."""
+  """Returns a call of torch's `_load_from_bytes` that contains a pickle."""
   return reduced("torch.storage", "_load_from_bytes", dumps(content, 2))
 
 
@@ -178,7 +179,7 @@ def path_of(trace):
 
 
 def body(content):
-  """Instructions of a pickle of `content`, without header and STOP."""
+  """Returns instructions that push `content`, without header and STOP."""
   return dumps(content, protocol=2)[2:-1]
 
 
@@ -193,7 +194,7 @@ def test_no_attack_runs_code(name, wrap, read, tmp_path):
   # Protocol 4 writes names with STACK_GLOBAL, protocol 2 with GLOBAL.
   plain = dumps(attack, 2 if name == "python 2" else 4)
   if wrap == "plain":
-    # Check that the attack works on Python's own pickle.
+    # First check that the attack works on Python's own pickle.
     pickle.loads(plain)
     assert trace.exists()
     trace.unlink()
@@ -217,7 +218,7 @@ def refused(read, data, message):
 def test_a_class_that_is_already_imported_is_not_built(
   read, tmp_path, monkeypatch
 ):
-  """The attack is a __setstate__ method of an imported class."""
+  """Tests an attack by a __setstate__ method of an imported class."""
   trace = tmp_path / "trace"
   here = types.ModuleType("hostile_module")
   monkeypatch.setitem(sys.modules, "hostile_module", here)
@@ -244,7 +245,8 @@ def test_extensions_of_copyreg_are_refused(read, tmp_path):
     pickle.loads(attack)
     assert trace.exists()
     trace.unlink()
-    # pickle.loads has put the extension into the cache of this process.
+    # pickle.loads has put the extension into this process's cache, from which
+    # the reader could take it.
     refused(read, attack, "has the instruction EXT1")
   finally:
     copyreg.remove_extension("os", "system", code)
@@ -274,28 +276,28 @@ def array(*state):
 @pytest.mark.parametrize(
   ("content", "message"),
   [
-    # Pickles that call a value that is no allowed function.
+    # These pickles call a value that is not an allowed function.
     (Call(3, 4), "calls int"),
     (Call("os.system", "true"), "calls str"),
     (Call(Call(DICT), 4), "calls dict"),
     (Call(Name("numpy", "ndarray"), (2,)), r"calls numpy\.ndarray"),
     (Call(Name("torch", "FloatStorage"), 2), r"calls torch\.FloatStorage"),
-    # Pickles that set the state of a value without state.
+    # These pickles set the state of a value that can have none.
     (Call(DICT, state={"__class__": 1}), None),
     (Raw(b"]" + body({"__class__": 1}) + b"b"), "gives a state to a list"),
     (Raw(body(DICT) + body({"a": 1}) + b"b"), "gives a state to a Global"),
     (Raw(body(DICT) + body((None, {"fromkeys": 1})) + b"b"), "state to a Glob"),
-    # Pickles that add items to a value that is no container.
+    # These pickles add items to a value that is no container.
     (Raw(body(DICT) + b"K\x01a"), "appends to a value that is no list"),
     (Raw(body(DICT) + b"K\x01K\x01s"), "sets items of a value that is no"),
     (Raw(b"}((K\x01tK\x02u"), "has a key that is a tuple"),
-    # Pickles with persistent ids outside a torch file.
+    # These pickles have persistent ids, but are not within a torch file.
     (
       Persistent(("storage", Name("torch", "FloatStorage"), "0", "cpu", 1)),
       "pe",
     ),
     (Persistent("os.system"), "has a persistent id"),
-    # Arrays of objects, of structures and of invalid types.
+    # These arrays hold objects, structures or invalid types.
     (Call(DTYPE, "O8", False, True), "numpy's type 'O8'"),
     (Call(DTYPE, "V4", False, True), "numpy's type 'V4'"),
     (Call(DTYPE, "f4,O", False, True), "numpy's type 'f4,O'"),
@@ -308,12 +310,13 @@ def array(*state):
     (array(1, (3,), FLOAT, False, b"1234"), "damaged"),
     (array(1, (2**40,), FLOAT, False, b"1234"), "damaged"),
     (Call(Name("_codecs", "encode"), "a", "rot13"), "has text in place of"),
-    # Files within files that are nested twice or hold no storage.
+    # These files have files within them that are nested twice or hold no
+    # storage.
     (file_within(file_within([])), "has a persistent id or a file within it"),
     (file_within([1]), "has a file within it that is no storage"),
-    # NVIDIA's objects that lack a class or a state.
+    # These objects of NVIDIA's classes lack a class or a state.
     (WRITER["persistent"]("Net", None), "an object without a class or a state"),
-    # Instructions that ask for much memory.
+    # These instructions ask for much memory.
     (Raw(b"r\xff\xff\xff\xff"), "damaged"),
     (Raw(b"\x8e" + bytes([0, 0, 0, 0, 0, 1, 0, 0])), "damaged"),
     (Raw(b"\x97"), "has the instruction NEXT_BUFFER"),
@@ -403,7 +406,8 @@ def test_missing_and_short_legacy_storages_are_refused(read):
   refused(read, file([("0", VALUES[:-1])]), "is damaged or shorter")
   refused(read, file([("1", VALUES)]), "is damaged")
   refused(read, file([]), "is damaged")
-  # The reader refuses before it allocates more values than the file has.
+  # The file lacks these values, so the reader must refuse before it allocates
+  # memory for them.
   huge = types.SimpleNamespace(dtype=VALUES.dtype, size=2**50)
   refused(read, file([], huge), "is shorter than its storage 0")
   assert data.startswith(LEGACY)

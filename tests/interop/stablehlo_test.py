@@ -1,4 +1,4 @@
-"""Exported samplers run in a process that has no diffdistill."""
+"""Tests that exported samplers run in a process that has no diffdistill."""
 
 import ast
 import functools
@@ -27,7 +27,7 @@ from tests.children import Children
 
 PROCESS = GaussianProcess(schedule=Cosine())
 NUM_STEPS, SEED = 3, 7
-COUNTS = (3, 0, 1)  # images of each class in the data
+COUNTS = (3, 0, 1)  # the number of images of each class in the data
 DIT = {"kind": "dit", "width": 8, "depth": 1, "num_heads": 2}
 UNET = {
   "kind": "unet",
@@ -55,8 +55,8 @@ RUNS = (
   ("conditional", 5),
   ("stochastic", 2),
 )
-# This program runs exported scripts while diffdistill and flax cannot be
-# imported. Python's option -P also hides modules beside a script.
+# This program runs exported scripts, but keeps them from importing diffdistill
+# and flax. Python's option -P also hides modules beside a script.
 BLOCKED = """
 import json, os, runpy, sys
 
@@ -81,7 +81,7 @@ for folder, count, seed, out in json.loads(sys.argv[1]):
 
 
 def parts(network, channels, classes, sampler, guidance):
-  """The function sample, its weights, the image shape and the classes."""
+  """Returns the sampler's function, its weights, (h, w, c) and the classes."""
   fields = dict(network)
   known = classes + (guidance is not None)
   image_shape = (4, 4, channels)
@@ -116,7 +116,7 @@ def parts(network, channels, classes, sampler, guidance):
 
 @functools.cache
 def made(name):
-  """The parts of a case, and its exported sampler as bytes."""
+  """Returns the parts of a case, and its exported sampler as bytes."""
   sample, params, image_shape, classes = parts(*CASES[name])
   sampler = stablehlo.export_sampler(
     sample, params, image_shape, classes, NUM_STEPS
@@ -126,7 +126,7 @@ def made(name):
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory):
-  """A folder of images that a process without diffdistill sampled."""
+  """Returns a folder of images that a process without diffdistill made."""
   root = tmp_path_factory.mktemp("exported")
   for name in CASES:
     *_, image_shape, classes, sampler = made(name)
@@ -140,7 +140,7 @@ def elsewhere(tmp_path_factory):
   environment = {
     k: v for k, v in os.environ.items() if not k.startswith(("JAX", "XLA"))
   }
-  # One CPU device with little optimisation compiles fast.
+  # The process uses one CPU device and little optimisation, to compile fast.
   environment["JAX_PLATFORMS"] = "cpu"
   environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
   with Children() as children:

@@ -1,4 +1,4 @@
-"""Reading of weights from files of torch and from safetensors."""
+"""Tests that weights are read from files of torch and from safetensors."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ def same(tensors, expected):
 
 @pytest.fixture
 def written(tmp_path):
-  """A function that writes bytes to a file and returns its path."""
+  """Returns a function that writes bytes to a file and returns its path."""
 
   def write(data, name="weights.pt"):
     path = tmp_path / name
@@ -97,7 +97,8 @@ def test_too_many_views_of_one_storage_are_refused(written):
     }
     return WRITER["legacy_file"](tensors, [("0", values)])
 
-  # A few views are allowed, because networks may share weights.
+  # A file with nine views of one storage is read, because networks may share
+  # weights.
   assert len(read_tensors(written(file(9)))) == 9
   path = written(file(200))
   refused(path, f"of {path.stat().st_size} bytes has tensors of 2000000 values")

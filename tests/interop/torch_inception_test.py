@@ -1,4 +1,4 @@
-"""Compares the FID network with stored outputs of pytorch-fid."""
+"""Tests the FID network against stored outputs of pytorch-fid."""
 
 import hashlib
 import importlib.util
@@ -30,7 +30,7 @@ def state():
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-  """A function that writes a file of tensors and returns its path and hash."""
+  """Returns a function that writes tensors and returns the path and hash."""
 
   def save(tensors):
     path = tmp_path_factory.mktemp("weights") / "inception.safetensors"
@@ -49,7 +49,8 @@ def params(state, saved):
 @pytest.fixture(scope="module")
 def pixels():
   images = MAKER["images"]()
-  # JPEG decoders differ; check that these pixels are those of the stored run.
+  # JPEG decoders differ, so check that the natural images have the pixels with
+  # which the outputs were stored.
   assert [zlib.crc32(image.tobytes()) for image in images[2:]] == (
     GOLDEN["crops"]
   )
@@ -58,7 +59,7 @@ def pixels():
 
 @pytest.fixture(scope="module")
 def output(params, pixels):
-  """Features and logits of our network."""
+  """Returns the features and logits of our network."""
   apply = jax.jit(
     inception(pixels.shape[1:]).apply,
     compiler_options={"xla_backend_optimization_level": 0},
@@ -73,7 +74,7 @@ def rms(values):
 
 
 def assert_near(ours, theirs):
-  """Asserts errors below 1e-4 of the number or, if larger, the image's rms."""
+  """Asserts that errors are below 1e-4 of the number or of the image's rms."""
   theirs = np.asarray(theirs)
   sizes = np.maximum(np.abs(theirs), rms(theirs)[:, None])
   assert (np.abs(ours - theirs) / sizes).max() < 1e-4
@@ -86,7 +87,7 @@ def test_features_equal_those_of_pytorch_fid(output):
   np.testing.assert_allclose(
     features.mean(axis=1), GOLDEN["features_mean"], rtol=1e-4
   )
-  # Features of different images differ more than the tolerance.
+  # The tolerance tells images apart: their features differ by more.
   gaps = rms(features - np.roll(features, 1, axis=0)) / rms(features)
   assert gaps.min() > 0.01
 
@@ -95,7 +96,7 @@ def test_logits_equal_those_of_pytorch_fid_without_bias(output, state):
   _, logits = output
   assert_near(logits[:, ::EVERY], GOLDEN["logits"])
   np.testing.assert_allclose(rms(logits), GOLDEN["logits_rms"], rtol=1e-4)
-  # The bias is large enough that adding it would fail the test.
+  # The bias is so large that adding it would fail the test above.
   assert state["fc.bias"].mean() > 0.4
 
 
@@ -122,7 +123,7 @@ def test_only_the_published_file_is_read(tmp_path, monkeypatch):
   path = tmp_path / FILE
   refused(path, f"there is no file .*; pass the path of {FILE}")
   path.write_bytes(b"its name alone")
-  # A file with another hash must be refused before it is read.
+  # The file must be refused before it is read, so reading it raises an error.
   monkeypatch.setattr(torch_inception, "read_tensors", None)
   digest = hashlib.sha256(b"its name alone").hexdigest()
   refused(path, f"has SHA-256 {digest}, not {SHA256}: it is truncated, conver")
@@ -173,7 +174,7 @@ def test_a_torch_file_gives_the_same_weights_as_safetensors(
   import torch
 
   path = tmp_path / FILE
-  # torch before 1.6 wrote files that are no zips.
+  # torch before 1.6 wrote files that are no zips, and this option does too.
   torch.save(
     {name: torch.from_numpy(value) for name, value in state.items()},
     path,

@@ -1,4 +1,4 @@
-"""Compares imported ResNet weights with stored outputs of torch."""
+"""Tests imported ResNet weights against stored outputs of torch."""
 
 import functools
 import json
@@ -39,7 +39,7 @@ def state():
 
 @pytest.fixture
 def saved(tmp_path):
-  """A function that writes tensors to a file and returns its path."""
+  """Returns a function that writes tensors to a file and returns its path."""
 
   def save(tensors):
     path = tmp_path / "weights.safetensors"
@@ -58,7 +58,8 @@ def test_an_imported_network_gives_the_outputs_of_torch(name, saved):
   x = MAKER["images"](size, seed)
   logits, features = jit(net.apply)(load_resnet(path, net), x)
   expected = GOLDEN[name]
-  # Stored outputs are float64; ours pass up to 53 layers of float32.
+  # The tolerance is for up to 53 layers in float32; stored outputs are
+  # float64.
   near = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
   near(logits, expected["logits"])
   near(features[:, :4], expected["features"])
@@ -67,7 +68,7 @@ def test_an_imported_network_gives_the_outputs_of_torch(name, saved):
 
 def test_imported_weights_are_float32_with_the_shapes_of_init(state, saved):
   net = classifier()
-  # Weights are often stored as float16.
+  # The file is float16, as files of weights often are.
   params = load_resnet(
     saved({k: v.astype(np.float16) for k, v in state.items()}), net
   )
@@ -81,7 +82,7 @@ def test_imported_weights_are_float32_with_the_shapes_of_init(state, saved):
 
 
 def renamed_like_cifar_repositories(state):
-  """A state dict with names as in CIFAR repositories, saved by DataParallel."""
+  """Returns a state dict with names of CIFAR repositories and DataParallel."""
   return {
     "module."
     + name.replace("downsample", "shortcut").replace("fc.", "linear."): value
@@ -159,7 +160,7 @@ def test_missing_damaged_and_other_files_are_refused(tmp_path):
   damaged = tmp_path / "damaged.safetensors"
   damaged.write_bytes(b"\x08" + bytes(30))
   refused(damaged, "is damaged or no safetensors file")
-  # numpy has no bfloat16.
+  # numpy has no bfloat16, so this file is written by hand.
   header = b'{"x":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
   damaged.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
   refused(damaged, "has tensors of type BF16; save them as float32")
@@ -183,7 +184,7 @@ class Hostile:
 
 @pytest.fixture
 def hostile(tmp_path):
-  """A hostile file, and the path that loading it with pickle would make."""
+  """Returns a hostile file, and the path that pickle would make."""
   path, trace = tmp_path / "hostile.pth", tmp_path / "trace"
   path.write_bytes(pickle.dumps({"fc.weight": Hostile(trace)}))
   pickle.loads(path.read_bytes())
@@ -220,7 +221,7 @@ def test_torch_files_give_the_same_weights_as_safetensors(
   state = {name: value.astype(dtype) for name, value in state.items()}
   counters = {k for k in state if k.endswith("num_batches_tracked")}
   tensors = {
-    # Counters in a state dict are int64, other tensors are floats.
+    # In a state dict, counters are int64 and other tensors are floats.
     k: WRITER["parameter"](v.astype(np.int64) if k in counters else v)
     for k, v in state.items()
   }

@@ -16,32 +16,32 @@ STORAGES = {"f4": "Float", "f2": "Half", "f8": "Double", "i8": "Long"}
 
 
 class Name:
-  """An instruction that puts module.member on the stack."""
+  """Makes the pickler write an instruction that pushes module.member."""
 
   def __init__(self, module, member):
     self.module, self.member = module, member
 
 
 class Call:
-  """Instructions that call name(*arguments) and set a state."""
+  """Makes the pickler write a call name(*arguments) and set a state."""
 
   def __init__(self, name, *arguments, state=None):
     self.name, self.arguments, self.state = name, arguments, state
 
 
 class New(Call):
-  """Instructions that call name.__new__(name, *arguments) and set a state."""
+  """Makes the pickler write name.__new__(name, *arguments) and set a state."""
 
 
 class Persistent:
-  """A persistent id; torch.save's files refer to storages by it."""
+  """Makes the pickler write a persistent id, as torch writes for storages."""
 
   def __init__(self, key):
     self.key = key
 
 
 class Raw:
-  """Bytes that the pickler writes unchanged."""
+  """Makes the pickler write these bytes unchanged."""
 
   def __init__(self, code):
     self.code = code
@@ -95,7 +95,7 @@ def storage_id(array, key, *rest):
 
 
 def legacy_file(content, storages=()):
-  """A file like torch.save's before 1.6; storages is a list of (key, array)."""
+  """Makes a file like torch.save's before 1.6; storages has (key, array)."""
   machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
   parts = [LEGACY_MAGIC, 1001, machine, content, [key for key, _ in storages]]
   data = b"".join(dumps(part, protocol=2) for part in parts)
@@ -111,7 +111,7 @@ def tensor(storage, shape, strides, offset=0):
 
 
 def parameter(array):
-  """A pickled torch parameter; its storage is a legacy file within it."""
+  """Makes a pickled torch parameter; its storage is a file within the file."""
   array = np.ascontiguousarray(array)
   file = legacy_file(storage_id(array, "7", None), [("7", array)])
   storage = Call(Name("torch.storage", "_load_from_bytes"), file)
@@ -122,7 +122,7 @@ def parameter(array):
 
 
 def module_state(parameters, buffers, modules):
-  """The attributes of a torch module, as pickled."""
+  """Returns the attributes of a torch module, as they are pickled."""
   empty = Call(Name("collections", "OrderedDict"))
   return {
     "training": False,
@@ -136,7 +136,7 @@ def module_state(parameters, buffers, modules):
 
 
 def persistent(class_name, state, source="raise RuntimeError('it ran')"):
-  """An object of NVIDIA's `persistence`, pickled with its class's source."""
+  """Makes an object of NVIDIA's `persistence`, with its class's source code."""
   name = Name("torch_utils.persistence", "_reconstruct_persistent_obj")
   meta = {
     "type": "class",

@@ -1,4 +1,4 @@
-"""Counted operations equal those of arithmetic and of XLA's own count."""
+"""Tests that operations are counted as by arithmetic and as by XLA."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,8 @@ def test_a_recomputed_product_counts_again():
     block = jax.checkpoint(lambda x: jnp.tanh(x @ w) @ w.T)
     return jax.grad(lambda x: jnp.sum(block(x)))(x)
 
-  # Two products forward, one of them recomputed, and two backward to x.
+  # The five products are two forward, one of them again, and two backward to
+  # x.
   assert flops(gradient, X, W) == 5 * 2 * 8 * 32 * 16
 
 
@@ -62,7 +63,8 @@ def test_each_part_of_a_convolution_s_gradient_costs_a_convolution(stride):
 
   once = 2 * (4 * (8 // stride) ** 2 * 10) * (3 * 3 * 6)
   assert flops(convolve, x, w) == once
-  # The convolution is linear in both arguments, so its value is not computed.
+  # The two gradients and the forward pass are three convolutions. The last
+  # value is not needed, so `grad` computes no more.
   assert flops(gradient, x, w) == pytest.approx(3 * once, rel=0.02)
 
 

@@ -1,4 +1,4 @@
-"""Counts from the text of a compiled program equal those of its operations."""
+"""Tests that a program's compiled text gives the bytes of its operations."""
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from diffdistill.planning.hlo import read_program
 
-# The program has a loop of three turns around an all-gather, a slice and an
-# update in place inside fusions, an operand in on-chip memory, and a loop of
-# unknown length.
+# This program has a loop that runs three times around an all-gather; a slice
+# and an update in place inside fusions; an operand in on-chip memory; and a
+# loop of unknown length.
 TEXT = """HloModule jit_f, is_scheduled=true
 
 %sliced (p0: f32[64,256], p1: s32[]) -> f32[1,256] {
@@ -66,7 +66,7 @@ def test_a_collective_in_a_loop_counts_once_for_each_turn():
   gathered = 3 * 64 * 256 * 2
   assert found["all-gather"].count == 3
   assert found["all-gather"].bytes == gathered
-  # In groups of eight, seven eighths of the bytes are sent over the links.
+  # In a group of eight chips, each chip sends seven eighths of the bytes.
   assert found["all-gather"].sent == gathered * 7 / 8
   assert found["all-reduce"].sent == 2 * 256 * 4 * 3 / 4
 
@@ -74,12 +74,12 @@ def test_a_collective_in_a_loop_counts_once_for_each_turn():
 def test_traffic_counts_slices_and_only_the_main_memory():
   row, large, index = 256 * 4, 64 * 256 * 4, 4
   expected = (
-    large  # the read of a copy to on-chip memory
-    + 2 * 2 * row  # the read and write of two rows
-    + (row + index + row)  # the read and write of a slice
-    + 3 * (8 + 64) * 256 * 2  # the all-gather
+    large  # copying to on-chip memory reads all rows
+    + 2 * 2 * row  # reading and writing two rows
+    + (row + index + row)  # reading and writing a slice
+    + 3 * (8 + 64) * 256 * 2  # the all-gather, three times
     + 2 * row  # the all-reduce
-    + (row + index + row)  # the update in place and its index
+    + (row + index + row)  # updating a row in place, and reading its index
   )
   assert read_program(TEXT, num_devices=16).traffic == expected
 

@@ -1,4 +1,4 @@
-"""Plans for this machine's CPU devices, with chips of any memory."""
+"""Tests plans for this machine's CPU devices, with chips of any memory."""
 
 import copy
 import dataclasses
@@ -23,7 +23,7 @@ NO_CPU = CHIPS["v5e"]
 
 @pytest.fixture
 def plan(monkeypatch, tmp_path):
-  """Plans a config for cpu:8, as if each device were a chip of some memory."""
+  """Returns a function that plans for cpu:8, as if devices had some memory."""
   said = []
 
   def make(config, memory=None):
@@ -43,7 +43,7 @@ def plan(monkeypatch, tmp_path):
 
 @pytest.fixture
 def wide(edited):
-  """A teacher whose weights take most of its memory."""
+  """Returns the config of a teacher whose weights take most of its memory."""
   config = edited("stages.teacher.batch_size", 128)
   config["run"] = ("teacher",)
   config["model"]["network"]["width"] = 1024
@@ -60,15 +60,16 @@ def test_every_update_has_a_row_and_so_has_the_sampler(plan, small_config):
   ]
   assert made.mesh == {"data": 8, "fsdp": 1}
   assert all(row.flops > 0 and row.traffic_bytes > 0 for row in made.rows)
-  # The speed of a CPU is unknown.
+  # These fields are None, because the speed of a CPU is unknown.
   assert made.chip is made.chip_hours is made.rows[0].roofline is None
   assert planning.refusal(made) is None
   teacher, student = made.rows[1:3]
-  # The state holds weights, two moments and the average. The student has no
-  # average, but its teacher. The rest of the state are counters.
+  # Each parameter takes 16 bytes: the teacher's weights, two moments and
+  # average, or the student's weights, two moments and its frozen teacher. The
+  # tolerance is for counters.
   assert teacher.state_bytes == pytest.approx(16 * teacher.trained, rel=0.02)
   assert student.state_bytes == pytest.approx(16 * student.trained, rel=0.02)
-  # The gradient is reduced over all devices.
+  # The gradient, of 4 bytes a parameter, is summed over all devices.
   assert teacher.collectives["all-reduce"]["bytes"] >= 4 * teacher.trained
 
 
@@ -76,7 +77,7 @@ def test_runs_are_the_updates_of_all_rounds(tiny_config):
   run = from_config.build(tiny_config)
   found = {program.name: program.runs for program in programs(run)}
   assert found["teacher/teacher"] == run.stages[0].num_updates
-  # The rounds are 8 -> 4 -> 2 -> 1 steps.
+  # Halving has three rounds: from 8 steps to 4, to 2 and to 1.
   assert found["halve/student"] == 3 * run.stages[1].num_updates
 
 
@@ -126,7 +127,7 @@ def test_chip_hours_by_the_clock_are_at_most_its_minutes(plan, edited):
   config["stages"]["teacher"]["minutes"] = 0.6
   made = {row.program: row for row in plan(config, 16 * GIB).rows}
   assert made["teacher/teacher"].chip_hours == pytest.approx(0.01 * 8)
-  # Two updates are done before the clock ends the stage.
+  # Here the two updates end before the clock ends the stage.
   config["stages"]["teacher"]["num_updates"] = 2
   config["stages"]["teacher"]["optimizer"]["warmup"] = 2
   row = {row.program: row for row in plan(config, 16 * GIB).rows}[
@@ -139,7 +140,7 @@ def test_a_stage_that_does_not_fit_fits_with_its_remedy(plan, wide):
   roomy = plan(wide, memory=GIB)
   (row, _) = roomy.rows
   assert planning.refusal(roomy) is None
-  # Each device has memory only for a share of the weights.
+  # With this memory, each device can hold only a share of the weights.
   memory = row.memory_bytes - row.state_bytes / 4
   tight = plan(wide, memory=memory)
   over = tight.rows[0].over_bytes
@@ -177,7 +178,7 @@ def test_the_milder_remedies_come_first(wide):
     {"stages.teacher.accumulate": 2},
   ]
   assert all(found.count(remedy) == 1 for remedy in found)
-  assert "teacher_dtype" not in str(found)  # the stage has no teacher
+  assert "teacher_dtype" not in str(found)  # The stage has no teacher.
 
 
 @pytest.mark.parametrize("name", ["imagenet64", "lsun", "cifar10", "digits"])
@@ -189,7 +190,7 @@ def test_the_command_line_accepts_every_remedy(name):
     for stage in config.run:
       for remedy in remedies(fields, stage, 8):
         for path, value in remedy.items():
-          # Flags set fields of a locked config in this way.
+          # This is how flags set fields of a locked config.
           with config.ignore_type():
             config.update_from_flattened_dict({path: value})
 

@@ -1,4 +1,4 @@
-"""The batches that plans and benchmarks assume equal those of the trainer."""
+"""Tests that plans and benchmarks assume the same batches as the trainer."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The README's table agrees with the stored plans of published recipes."""
+"""Tests that the README's table agrees with the stored plans."""
 
 import json
 import pathlib
@@ -8,7 +8,8 @@ import pytest
 from diffdistill.planning.chips import GIB
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-# (Config file, recipe, topology): the paper's pod, or the nearest one.
+# Published recipes, as (config file, recipe, topology). The topology is the
+# paper's pod, or the nearest one.
 PUBLISHED = [
   ("imagenet64", "progressive", "v5e:8x8"),
   ("imagenet64", "moment_matching", "v5e:16x16"),
@@ -33,12 +34,13 @@ def stored(name, recipe, topology):
 
 
 def table_row(name, recipe, topology):
-  """The README's row of a plan: the largest program and the cost of stages."""
+  """Returns a plan's row in the README: its largest program, and its cost."""
   plan = stored(name, recipe, topology)
   stages = [row for row in plan["rows"] if row["stage"]]
   largest = max(row["memory_bytes"] for row in plan["rows"]) / GIB
   *_, last = stages
-  # The speed is that of the last stage's student; an auxiliary costs the same.
+  # Show the speed of the last stage's last program; an auxiliary has the same
+  # cost as the student.
   speed = last["images_per_second"]
   hours = {}
   for row in stages:
@@ -68,5 +70,6 @@ def test_messages_do_not_grow_with_the_size_of_the_pod():
     for topology in ("v5e:8x8", "v5e:16x16")
   )
   for program, sent in small.items():
-    if not program.startswith("classifier"):  # too small to matter
+    # A classifier sends so few bytes that they do not matter.
+    if not program.startswith("classifier"):
       assert large[program] == pytest.approx(sent, rel=0.1)

@@ -1,4 +1,4 @@
-"""Plans by the TPU compiler, if it is installed (`make check-plan`)."""
+"""Tests plans by the TPU compiler, if installed (`make check-plan`)."""
 
 import importlib.util
 import json
@@ -44,7 +44,8 @@ def test_the_plan_of_a_small_recipe_equals_its_stored_plan(plan, topology):
     assert row["trained"] == other["trained"]
     assert row["state_bytes"] == other["state_bytes"]
     assert row["flops"] == other["flops"]
-    # Another version of the compiler may use the memory differently.
+    # The tolerance is for other versions of the compiler, which may use the
+    # memory differently.
     for field in ("memory_bytes", "traffic_bytes"):
       assert row[field] == pytest.approx(other[field], rel=0.25)
     assert row["collectives"].keys() == other["collectives"].keys()

@@ -1,4 +1,4 @@
-"""A small archive that unpacks to very many bytes is refused before reading."""
+"""Tests that archives which unpack to very many bytes are refused unread."""
 
 import zipfile
 
@@ -25,7 +25,7 @@ def test_a_small_archive_that_unpacks_to_many_bytes_is_refused(
   with pytest.raises(ValueError, match="unpacks to 16,777,216") as refusal:
     check_unpacked_size(path)
   assert "\n" not in str(refusal.value)
-  # The readers of archives refuse it too.
+  # A reader of archives must refuse this archive too.
   with pytest.raises(ValueError, match="unpacks to 16,777,216"):
     references._read(path)
 

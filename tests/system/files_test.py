@@ -46,7 +46,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
   with pytest.raises(OSError, match="no space"):
     write_atomically(path, "new\n")
   assert path.read_text() == "old\n"
-  # The next write replaces the unfinished file.
+  # Writing again must replace the unfinished file.
   monkeypatch.undo()
   write_atomically(path, "new\n")
   assert path.read_text() == "new\n"
@@ -58,7 +58,7 @@ def test_a_folder_appears_only_when_it_is_whole(tmp_path, there):
   folder = epath.Path(tmp_path) / "model"
   if there:
     folder.mkdir()
-  # A killed process has left this unfinished folder.
+  # Write the unfinished folder that a killed process leaves.
   write_atomically(folder.with_name(".model.partial") / "old", "half")
   with whole_folder(folder) as new:
     write_atomically(new / "a" / "weights", "all")

@@ -1,4 +1,4 @@
-"""Two processes share results, errors and texts, and place their own rows."""
+"""Tests that two processes share results and errors, and place their rows."""
 
 import json
 import os
@@ -19,7 +19,7 @@ SCRIPT = pathlib.Path(__file__).parents[1] / "two_processes.py"
 
 @pytest.fixture(scope="module")
 def found():
-  """The results of two processes, one dict for each."""
+  """Returns what two processes have found, as one dict for each."""
   with socket.socket() as sock:
     sock.bind(("localhost", 0))
     port = sock.getsockname()[1]
@@ -73,7 +73,8 @@ def test_missing_devices_of_a_pod_are_refused(found):
 
 
 def test_each_process_places_the_rows_of_its_devices(found):
-  # Each device has two rows; the order of devices is 0, 4, 1, 5, 6, 7, 2, 3.
+  # The mesh has the devices in the order 0, 4, 1, 5, 6, 7, 2, 3, with two rows
+  # each. The first process has devices 0 to 3.
   assert found[0]["rows"] == [0, 1, 4, 5, 12, 13, 14, 15]
   assert found[1]["rows"] == [2, 3, 6, 7, 8, 9, 10, 11]
   for each in found:
@@ -89,7 +90,9 @@ def test_random_keys_are_placed(found):
 
 def test_all_processes_leave_at_the_same_boundary(found):
   for each in found:
-    # They leave two boundaries after the first signal, at once, or not at all.
+    # A process is told to leave at boundary 3. Both leave at 5, after a lag of
+    # 2, or at 3 without a lag. If a process is told too late or not at all,
+    # neither leaves.
     assert each["leaves"] == [5, 5, 3, None, None]
 
 

@@ -1,4 +1,4 @@
-"""Connected processes end with one line when one of them is lost.
+"""Tests that connected processes end with one line when one of them is lost.
 
 The processes of these tests do not import jax, so each test takes a fraction of
 a second. training/multihost_test.py tests processes that train.
@@ -41,7 +41,7 @@ sys.exit(signals.run(command, "do it again"))
 
 @pytest.fixture
 def three(children):
-  """(Three connected processes, the port and the token of the first one.)"""
+  """Starts three connected processes; returns them, a port and its token."""
   started = []
 
   def start(*arguments):
@@ -65,7 +65,7 @@ def three(children):
 
 
 def ends(process, words=None):
-  """(Status, output) of a process, after it was given these words."""
+  """Gives a process some words; returns its exit status and output."""
   if words:
     process.stdin.write(words)
     process.stdin.flush()
@@ -114,7 +114,8 @@ def test_an_unknown_client_that_connects_and_leaves_is_ignored(three):
       stranger.sendall(words)
   with socket.create_connection(("localhost", port)) as stranger:
     stranger.sendall(b"x" * 1000)
-    # Its bytes are not read, so this may raise an error.
+    # The first process closes the connection without reading, which may raise
+    # an error here.
     with contextlib.suppress(ConnectionResetError):
       assert stranger.recv(1) == b""
   for process in processes:

@@ -1,4 +1,4 @@
-"""A workdir allows one training at a time; a dead one's lock is taken over."""
+"""Tests that one training holds a workdir, and can replace a dead one."""
 
 import errno
 import json
@@ -37,19 +37,19 @@ def _seconds_are_short(monkeypatch):
 
 @pytest.fixture
 def _busy(monkeypatch):
-  """Makes STALE_SECONDS long, for holders that are slow on a busy machine."""
+  """Makes STALE_SECONDS long, because holders are slow on a busy machine."""
   monkeypatch.setattr(lock, "STALE_SECONDS", 600)
 
 
 def write_lock(workdir, **fields):
-  """Writes the lock of another host, which nobody renews."""
+  """Writes the lock of a process on another host, which nobody renews."""
   holder = {"host": "other", "boot": "b", "process": 123, "started": "5"}
   workdir.mkdir(parents=True, exist_ok=True)
   write_json(workdir / "lock.json", {**holder, "nonce": "n", **fields})
 
 
 def here(process):
-  """The fields of a lock that identify a process of this host."""
+  """Returns the fields of a lock that identify a process of this host."""
   return {**lock._identity(), "process": process.pid, "started": "5"}
 
 
@@ -108,7 +108,8 @@ def test_the_lock_of_a_dead_process_is_taken_over_at_once(workdir):
   seen = lock.Lock(workdir, print)
   assert not seen.attempt(0.0)
   process.send_signal(signal.SIGKILL)
-  # The process is a zombie, because nobody has read its status.
+  # Wait until the process is a zombie, which has ended but whose status nobody
+  # has read.
   while lock._started(process.pid):
     time.sleep(0.01)
   said = []
@@ -153,7 +154,7 @@ def test_a_holder_whose_lock_was_taken_over_ends(workdir):
     f"{workdir} was taken over by process 123 on other, bec"
   )
   mine.release()
-  # The lock of the new holder stays.
+  # The release must leave the lock of the new holder as it is.
   assert read_json(workdir / "lock.json")["nonce"] == "n"
 
 
@@ -162,9 +163,10 @@ def test_only_one_of_several_trainings_takes_a_lock_over(
   workdir, monkeypatch, local
 ):
   if not local:
-    # As in a bucket, the lock file cannot be looked at and written in one step.
+    # Without flock, as in a bucket, other processes can write between a
+    # process's look at the lock and its own write.
     monkeypatch.setattr(lock.fcntl, "flock", _refuse)
-    # This is longer than the time between a look and a write.
+    # This must be longer than the time between a look and a write.
     monkeypatch.setattr(lock, "SETTLE_SECONDS", 1.5)
   write_lock(workdir)
   locks = [lock.Lock(workdir, print, print) for _ in range(4)]

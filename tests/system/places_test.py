@@ -1,4 +1,4 @@
-"""A path means what a person expects, or is refused in one line."""
+"""Tests that a path means what a person expects, or is refused."""
 
 import importlib.util
 import os
@@ -19,7 +19,7 @@ def home(tmp_path, monkeypatch):
 def test_a_tilde_is_a_home_folder(home):
   assert str(place("--out", "~/x.png")) == f"{home}/x.png"
   assert str(place("--out", "~")) == home
-  # A shell does not take this for a home folder either.
+  # A ~ within a path is no home folder, as in a shell.
   assert str(place("--out", "./~/x.png")) == "~/x.png"
   assert str(place("--out", "a~/b")) == "a~/b"
 

@@ -1,4 +1,4 @@
-"""A refusal is one line with what is wrong, where, and the remedy."""
+"""Tests that a refusal is one line: what is wrong, where, and the remedy."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""The relay forwards in both directions, and hides that the far end is lost."""
+"""Tests that the relay forwards both ways, and hides that an end is lost."""
 
 import socket
 
@@ -11,7 +11,7 @@ SECONDS = 60
 
 @pytest.fixture
 def ends():
-  """(The relay, the near end and the far end of a connection through it.)"""
+  """Returns a relay, and both ends of a connection through it."""
   with socket.create_server(("127.0.0.1", 0)) as server:
     relay = Relay(*server.getsockname())
     with socket.create_connection(("127.0.0.1", relay.port), SECONDS) as near:

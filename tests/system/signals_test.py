@@ -1,4 +1,4 @@
-"""Each signal ends a command with one line, whatever its main thread does.
+"""Tests that a signal ends a command with one line, whatever the command does.
 
 The processes of these tests import neither jax nor a command, so each test
 takes a fraction of a second. training/preemption_test.py and
@@ -42,7 +42,7 @@ sys.exit(signals.run(command, "do it again"))
 
 @pytest.fixture
 def start(children):
-  """Starts a process that runs the given code, and waits until it is ready."""
+  """Returns a function that starts a process and waits until it is ready."""
 
   def make(code, **options):
     process = children.start(
@@ -58,7 +58,7 @@ def start(children):
 
 
 def ended(process, *numbers):
-  """(Status, output) of a process after these signals."""
+  """Sends signals to a process; returns its exit status and output."""
   for number in numbers:
     process.send_signal(number)
   _, said = process.communicate(timeout=SECONDS)
@@ -93,7 +93,7 @@ def test_a_signal_ends_a_process_whose_main_thread_waits_in_c(start, number):
 
 @pytest.mark.parametrize("slow", [0, 1000])
 def test_unfinished_work_is_cleaned_up(start, slow):
-  """A clean-up that takes long is given up, since a disk may not answer."""
+  """Tests also a slow clean-up, which is given up: a disk may not answer."""
   code = f"""
   signals.SECONDS_TO_CLEAN = 0.1 if {slow} else 1000
   def clean():
@@ -196,7 +196,8 @@ def test_a_second_interrupt_ends_a_loop_that_saves(start):
   stuck()
 """
   process = start(code)
-  # Two interrupts that come before the first one is handled count as one.
+  # Send interrupts again and again, because several that come before the first
+  # is handled count as one.
   while process.poll() is None:
     process.send_signal(INT)
     time.sleep(0.05)
@@ -242,7 +243,7 @@ print(sorted({"jax", "numpy", "absl", "etils"} & set(sys.modules)))
 
 
 def test_a_signal_ends_a_config_file_that_runs_forever(children, tmp_path):
-  """A config file is Python code, which runs before the command begins."""
+  """Tests a config file that never ends: it runs before the command begins."""
   path = tmp_path / "endless.py"
   path.write_text(
     "import sys, time\n\n\n"

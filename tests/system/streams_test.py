@@ -1,4 +1,4 @@
-"""The program speaks UTF-8 and ends quietly when its reader leaves."""
+"""Tests that the program speaks UTF-8 and ends quietly without its reader."""
 
 import os
 import subprocess
