@@ -132,7 +132,7 @@ def _complaint(flags: argparse.Namespace, overrides: list[str]) -> str:
 
 
 def _chips(flags: argparse.Namespace) -> int:
-  """The chips of one slice."""
+  """The number of chips in one slice."""
   if flags.gpu:
     return flags.hosts * flags.chips_per_host
   return math.prod(map(int, flags.topology.split("x")))
@@ -167,7 +167,7 @@ def _script(flags: argparse.Namespace, overrides: list[str]) -> str:
 
 
 def _literal(text: str) -> str:
-  """A text that Kubernetes leaves as it is.
+  """Escapes a text so that Kubernetes does not change it.
 
   In commands and variables, Kubernetes replaces $(NAME) by the value of NAME,
   and $$ by $ ("Define a Command and Arguments for a Container",

@@ -72,7 +72,7 @@ def _moments(
   moments_rate: float,
   parameter_rate: float,
 ) -> None:
-  """Adds both kinds of moment matching, each with the whole budget."""
+  """Adds both kinds of moment matching, each with the passes of `halve`."""
   for kind, learning_rate in (
     ("moment_matching", moments_rate),
     ("parameter_moment_matching", parameter_rate),
@@ -122,7 +122,7 @@ def _student_of_pairs(
 
 
 def _passes_of(halve: Any) -> int:
-  """The passes of all rounds; the last two rounds have twice the updates."""
+  """Counts a stage's passes; its last two rounds have twice the updates."""
   rounds = halve.start_steps.bit_length() - 1
   updates = halve.num_updates * (rounds + 2)
   return updates * halve.batch_size * PASSES["progressive"]

@@ -87,7 +87,7 @@ def _describe(config: Any) -> None:
 
 
 def _teach_on_features(config: Any) -> None:
-  """Adds the teacher, its halvings, the expert, and students of features."""
+  """Adds the teacher, halving rounds, and students that match features."""
   teacher(
     config,
     num_updates=1,

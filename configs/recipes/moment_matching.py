@@ -87,7 +87,7 @@ def moment_matching(
 
 
 def _objective(kind: str) -> Fields:
-  """The objective of a stage of either kind."""
+  """The fields of the objective, for either kind of moment matching."""
   fields: Fields = {
     "kind": kind,
     "weighting": "clipped_snr",  # [ours]; we do not know the paper's

@@ -290,7 +290,7 @@ def _look(curve: Curve) -> dict[str, Any]:
 
 
 def _apart(steps: Sequence[Number]) -> list[Number]:
-  """The steps whose labels do not overlap on a logarithmic axis."""
+  """Selects steps whose labels do not overlap on a logarithmic axis."""
   kept: list[Number] = []
   for step in steps:
     size = math.log(max(steps) / min(steps)) * 0.022 * len(f"{step:g}")

@@ -215,7 +215,7 @@ def _share_covered(
   centres: Float[np.ndarray, "m d"],
   radii: Float[np.ndarray, " m"],
 ) -> float:
-  """The share of points within at least one ball."""
+  """The share of points that lie in the ball of at least one centre."""
   covered = 0
   for start in range(0, len(points), _CHUNK):
     squares = _squared_distances(points[start : start + _CHUNK], centres)

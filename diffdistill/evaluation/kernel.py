@@ -55,7 +55,7 @@ def kernel_distance(
 def _squared_mmd(
   x: Float[np.ndarray, "s d"], y: Float[np.ndarray, "s d"]
 ) -> float:
-  """The unbiased estimate (2)."""
+  """Computes (2), the unbiased estimate of the squared distance."""
   count = len(x)
   x, y = _lifted(x), _lifted(y)
   apart = sum(
@@ -67,7 +67,7 @@ def _squared_mmd(
 
 
 def _lifted(x: Float[np.ndarray, "s d"]) -> Float[np.ndarray, "s d_plus_1"]:
-  """Rows whose inner products are x . y / d + 1."""
+  """Makes rows whose inner products are x . y / d + 1, for rows x and y."""
   rows = x.astype(np.float64) / np.sqrt(x.shape[1])
   return np.append(rows, np.ones((len(x), 1)), axis=1)
 

@@ -118,7 +118,7 @@ def unjudged(contestants: Sequence[Contestant], kept: JudgedRows) -> list[str]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Turn:
-  """One row of the comparison: a model at a number of steps, yet to be judged.
+  """A row of the comparison: a model at a number of steps, and its settings.
 
   Args:
     contestant, num_steps: the model and its number of steps.

@@ -124,7 +124,7 @@ def contestants(
 
 
 def _versions(folder: epath.Path, stage: Training) -> list[tuple[bool, bool]]:
-  """Lists the weights that a finished round kept.
+  """Lists the versions of its weights that a finished round kept.
 
   A round that selects its best weights may also have kept its last weights.
 

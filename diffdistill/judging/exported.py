@@ -120,7 +120,7 @@ def open_exported(
 
 
 def _weights(folder: epath.Path) -> Exported:
-  """The model of a folder of safetensors."""
+  """Reads an exported model from a folder with weights as safetensors."""
   model = model_folder.load(folder)
   denoiser = denoiser_of(model)
   sampler = sampler_of(model, denoiser)
@@ -137,7 +137,7 @@ def _weights(folder: epath.Path) -> Exported:
 
 
 def _program(folder: epath.Path) -> Exported:
-  """The model of a folder of StableHLO, whose weights are in the program."""
+  """Reads an exported model from a StableHLO program, which holds weights."""
   program, label_counts, num_steps = stablehlo.read_sampler(folder)
   noise_like, *_ = program.in_avals
   height, width, channels = (int(size) for size in noise_like.shape[1:])

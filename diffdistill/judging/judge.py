@@ -263,7 +263,7 @@ def _reference(
 
 
 def _inception(run: Experiment) -> _Network:
-  """The network of FID and KID."""
+  """Reads Inception, the feature network of FID and KID, from its file."""
   everywhere = NamedSharding(run.mesh, PartitionSpec())
   return _Network(
     detector=DETECTOR,
@@ -283,7 +283,7 @@ def _inception(run: Experiment) -> _Network:
 
 
 def _own(run: Experiment, workdir: epath.Path) -> _Network:
-  """The run's own classifier, computed in float32."""
+  """Loads the run's own classifier as a feature network in float32."""
   stage = _classifier_stage(run, workdir)
   classifier = stage.classifier
   if hasattr(classifier.module, "dtype"):

@@ -182,7 +182,7 @@ def path_of(folder: epath.Path, made_with: Mapping[str, Any]) -> epath.Path:
 
 
 def _read(path: epath.Path, say: Callable[[str], None]) -> JudgedRow | None:
-  """The row in a file; None if the file is missing or damaged."""
+  """Reads a row from its file; None if the file is missing or damaged."""
   if not path.exists():
     return None
   try:

@@ -153,7 +153,7 @@ def require_enough_images(reference: Reference, num_images: int) -> None:
 
 
 def _read(path: epath.Path) -> Arrays:
-  """The arrays of the file that have a known name."""
+  """Reads those arrays of a reference file whose names have a meaning."""
   if not path.is_file():
     raise ValueError(
       f"there is no file {path}; pass an .npz of mu and sigma, or of images"
@@ -198,7 +198,7 @@ def _check_made_for(
 def _gaussian(
   path: epath.Path, arrays: Arrays, detector: str, dim: int
 ) -> Gaussian | None:
-  """The mu and sigma of a file; None if it has neither."""
+  """Checks the mean and covariance of a reference file; None if it has none."""
   missing = [name for name in ("mu", "sigma") if name not in arrays]
   if len(missing) == 2:
     return None
@@ -233,7 +233,7 @@ def _gaussian(
 def _pooled(
   path: epath.Path, arrays: Arrays, detector: str, dim: int
 ) -> Float[np.ndarray, "n d"] | None:
-  """The kept features of a file; None if it has none."""
+  """Checks the kept features of a reference file; None if it has none."""
   pooled = arrays.get("pooled")
   if pooled is not None and (
     pooled.dtype.kind != "f" or pooled.ndim != 2 or pooled.shape[1] != dim
@@ -261,7 +261,7 @@ def _checked(
   images: np.ndarray,
   image_shape: tuple[int, int, int],
 ) -> UInt8[np.ndarray, "n h w c"]:
-  """The images, after a check that they are bytes of the right size."""
+  """Checks that the images of a reference file are bytes of the right size."""
   if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
     raise ValueError(
       f"{name} in {path} is {images.dtype} of shape {images.shape}; store uint8"

@@ -150,7 +150,7 @@ def _stem(summary: Mapping[str, Any]) -> str:
 def _others(
   workdir: epath.Path, new: Kept, say: Callable[[str], None]
 ) -> list[Kept]:
-  """The other evaluations on disk that can be read.
+  """Reads the other evaluations on disk; skips those that are damaged.
 
   evaluation.json is in the list only if no file in the folder has the same
   settings: somebody may have copied it here without the folder.

@@ -167,7 +167,7 @@ def _svg(figure, name: str) -> Markup:
 def _of_runs(
   lines: Mapping[tuple[str, str], tuple[Point, ...]],
 ) -> list[Curve]:
-  """Curves with a colour per run and a dash per family, or the reverse."""
+  """Gives a run a colour and a family of models a dash, or the reverse."""
   runs = list(dict.fromkeys(run for run, _ in lines))
   kinds = list(dict.fromkeys(family for _, family in lines))
   few = len(kinds) <= max(len(runs), 4)
@@ -185,7 +185,7 @@ def _of_runs(
 def _recorded(
   ending: str, logs: Sequence[RoundLog], starts: Sequence[Number]
 ) -> list[Curve]:
-  """A curve for each recorded name with an ending, such as student/loss."""
+  """Makes a curve of each recorded name with this ending, as student/loss."""
   found: dict[str, list[tuple[Point, ...]]] = {}
   for start, log in zip(starts, logs, strict=True):
     for name, line in log.lines(ending).items():
@@ -199,7 +199,7 @@ def _recorded(
 
 
 def _said(points: Mapping[str, Sequence[Point]]) -> str:
-  """The numbers of a chart in words."""
+  """States the numbers of a chart in words, for readers who cannot see it."""
   return "; ".join(
     f"{name} " + ", ".join(f"{number(p.y)} in {p.x:g}" for p in line)
     for name, line in points.items()

@@ -207,11 +207,11 @@ def _rounds(
   records: Sequence[Fields],
   notes: list[str],
 ) -> tuple[RoundLog, ...]:
-  """The rounds of the config, then rounds that only have records."""
+  """Reads the rounds of the config, then rounds that only metrics.jsonl has."""
   logs: dict[str, RoundLog] = {}
   for name, (stage, round_) in experiment.rounds.items() if experiment else ():
     most = stage.most(round_)
-    # If the clock ends the round, the config has only an upper limit.
+    # If the clock ends the round, num_updates is only an upper limit.
     timed = round_.seconds > 0
     logs[name] = RoundLog(
       name=name,
@@ -237,7 +237,7 @@ def _rounds(
 def _settled(
   workdir: epath.Path, stage: Stage, round_: Round, notes: list[str]
 ) -> int | None:
-  """The length of a round that the clock ends; None until it is settled."""
+  """The updates of a round that the clock ends; None until they are settled."""
   try:
     return stage.settled(workdir / round_.name)
   except ValueError as error:

@@ -129,7 +129,9 @@ def teacher_of(run: Experiment, name: str) -> str:
 
 
 def _outside(run: Experiment, name: str) -> str:
-  """The kind of source outside the run that gave a round its weights, or ""."""
+  """The kind of the source outside this run that gave a round its weights.
+
+  The result is "" if the weights come from this run."""
   for made in run.lineage(name):
     stage, round_ = run.rounds[made]
     for place in (stage.source, round_.frozen.get("teacher", "")):
@@ -189,7 +191,7 @@ def _settings(run: Experiment, workdir: epath.Path, round_: Round) -> str:
 def _as_run(
   run: Experiment, workdir: epath.Path, name: str, rounds: list[str]
 ) -> Any:
-  """The fields of one stage, with the updates that its rounds did."""
+  """The config fields of a stage, with the updates that were really done."""
   stage, _ = run.rounds[rounds[0]]
   fields = dict(run.config["stages"][name])
 
@@ -219,7 +221,7 @@ def _as_run(
 
 
 def _public(value: Any, names: frozenset[str]) -> Any:
-  """Plain values without any path of the machine that trained the run.
+  """Removes every path of the training machine from a part of a config.
 
   Args:
     value: a part of the config.
@@ -274,7 +276,7 @@ def without_folders(value: Any) -> Any:
 
 
 def _deviations(stage: Training) -> str:
-  """The sentences of the paper's file that begin "Unlike the paper,"."""
+  """Finds the objective's docstring sentences with "Unlike the paper,"."""
   cls = type(stage.objective)
   module = sys.modules[cls.__module__]
   text = f"{inspect.getdoc(module)}\n\n{inspect.getdoc(cls)}"

@@ -106,7 +106,7 @@ def _evaluation(judged: Judged) -> dict[str, Any]:
 
 
 def _sampling(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """The median speeds over all models of one number of steps."""
+  """For each number of steps, the median sampling speed over all models."""
   result: dict[str, Any] = {"models": len(rows)}
   for name in ("images_per_second", "speed_up", "speed_up_over_ratio"):
     for end, choose in (
@@ -122,7 +122,7 @@ def _sampling(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _over_ratio(row: Mapping[str, Any], ratio: float) -> dict[str, Any]:
-  """The speed-up and its spread, divided by the ratio of steps."""
+  """Divides a row's speed-up and its spread by the ratio of steps."""
   name = f"{SPEED_UP}_over_ratio"
   result: dict[str, Any] = {name: _over(row.get(SPEED_UP), ratio)}
   for end in (LEAST, MOST):
@@ -138,7 +138,7 @@ def _over(value: Any, other: Any) -> float | None:
 
 
 def _plain(value: Any) -> Any:
-  """The value, with None for each number that JSON cannot hold."""
+  """Replaces each number that JSON cannot hold by None, such as NaN."""
   if isinstance(value, dict):
     return {name: _plain(each) for name, each in value.items()}
   if isinstance(value, list | tuple):

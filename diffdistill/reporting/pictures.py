@@ -54,7 +54,7 @@ def read_pictures(
 
 
 def _picture(path: epath.Path, name: str, notes: list[str]) -> Picture | None:
-  """A sheet as a data URI; a large sheet is made smaller and becomes a JPEG."""
+  """Reads a sheet as a data URI; makes a large sheet a smaller JPEG."""
   data, kind = path.read_bytes(), "png"
   try:
     with PillowImage.open(io.BytesIO(data), formats=("PNG",)) as image:

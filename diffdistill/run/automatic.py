@@ -80,7 +80,7 @@ def _recorded(workdir: epath.Path) -> Fields | None:
 
 
 def _as_recorded(fields: Fields, known: Fields) -> Fields:
-  """The fields, with recorded values of the workdir in place of "auto"."""
+  """Replaces each "auto" by the value that the workdir recorded, if any."""
   same = at(fields, ("minutes",)) in (AUTO, known.get("minutes"))
   for path in automatic_paths(fields):
     value = at(known, path)
@@ -126,7 +126,7 @@ def _look(fields: Fields) -> Found:
 def _choices(
   fields: Fields, found: Found, devices: Sequence[jax.Device] | None
 ) -> dict[str, Any]:
-  """The chosen values by path, and lines about them, in types that JSON has."""
+  """Chooses values; returns these by path and lines about them, for JSON."""
   if devices is None:
     one = speed.measured_speed()
     memory, devices = speed.memory_of(jax.local_devices()[0]), jax.devices()
@@ -149,5 +149,5 @@ def _choices(
 
 
 def _without_shares(fields: Fields) -> Fields:
-  """The fields without `shares`, which are replaced by the stages' minutes."""
+  """Removes `shares`: the minutes of each stage replace the shares."""
   return {name: value for name, value in fields.items() if name != "shares"}

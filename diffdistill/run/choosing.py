@@ -94,7 +94,7 @@ def _pick_stages(
 
 
 def _network_of(fields: Fields) -> Fields:
-  """The fields of the network's size that the config gives."""
+  """Finds which fields of the network's size have a value in the config."""
   model = raw_section(fields, "model")
   network = raw_section(model, "network", "model")
   usual = {"patch": 1, "channels": 1, "multipliers": (1,), "attention": (1,)}
@@ -106,7 +106,7 @@ def _network_of(fields: Fields) -> Fields:
 
 
 def _is_like(given: Any, value: Any) -> bool:
-  """Whether a given value has the type and the range of a chosen one."""
+  """Whether a value of the config has the type and range of a chosen value."""
   if isinstance(value, bool | str | None):
     return given != AUTO and isinstance(given, type(value))
   if isinstance(value, tuple):

@@ -189,7 +189,7 @@ def _layout(
   devices: Sequence[Any] | None,
   networks: Sequence[Network | LinenClassifier | None],
 ) -> Layout:
-  """The mesh, with overrides that fit the parameters of the networks."""
+  """Makes the mesh, and checks that its overrides name parameters."""
   mesh = make_mesh(data=section.data, fsdp=section.fsdp, devices=devices)
   layout = Layout(mesh=mesh, overrides=section.overrides)
   if layout.overrides:

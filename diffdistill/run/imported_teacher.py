@@ -45,7 +45,7 @@ def with_imported(fields: Fields, workdir: epath.Path | None) -> Fields:
 
 
 def _imported(place: epath.Path, recipe: Fields) -> tuple[Fields, bool]:
-  """The model section of an imported teacher, and whether it has labels."""
+  """Makes the model section of an imported teacher; says if it has labels."""
   model = model_folder.describe(place)
   own = raw_section(recipe, "network", "model")
   cls = NETWORKS[model.network["kind"]]

@@ -93,7 +93,7 @@ def _with_own(
   source: Source,
   earlier: list[Stage],
 ) -> Given:
-  """The parts of the run, with the stage's own parts in their place."""
+  """Replaces parts of the run by those of the stage's own sections."""
   sections = BUILDER.build(
     path, OwnSections, own, {"process": given.denoiser.process}
   )

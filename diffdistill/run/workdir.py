@@ -83,7 +83,7 @@ def stored_config(workdir: epath.Path) -> Fields:
 
 
 def _binding(config: Fields, begun: list[str]) -> Iterator[tuple[str, Any]]:
-  """The fields that the contents of a workdir depend on, by path."""
+  """The config fields that must not change once a workdir has contents."""
   yield "run", config["run"][: len(begun)]
   for path, value in _flat(config):
     section, *rest = path.split(".")

@@ -94,7 +94,7 @@ def _devices() -> tuple[str, bool]:
 
 
 def _memory() -> str:
-  """The free memory of this host."""
+  """A text that states the free memory of this host."""
   try:
     lines = Path("/proc/meminfo").read_text().splitlines()
   except OSError:
@@ -110,7 +110,7 @@ def _split(line: str) -> tuple[str, str]:
 
 
 def _disk(workdir: epath.Path) -> tuple[str, bool]:
-  """The free space of the workdir's disk.
+  """Measures the free space of the workdir's disk, and tries to write there.
 
   Returns:
     A text that states the free space or the problem; and whether the workdir
