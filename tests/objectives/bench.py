@@ -44,7 +44,8 @@ PAPERS: dict[str, dict[str, Any]] = {
   "classifier_features": {},
   "moment_matching": {"sampler": Ancestral},
   "parameter_moment_matching": {"sampler": Ancestral},
-  # Objectives of no paper, which test the interface; see proving.py.
+  # These objectives belong to no paper. They test the interface of objectives;
+  # see proving.py.
   **{name: {} for name in PROVING},
 }
 every_paper = pytest.mark.parametrize("name", PAPERS)
@@ -52,16 +53,16 @@ every_paper = pytest.mark.parametrize("name", PAPERS)
 IMAGE = (4, 4, 1)
 CLASSES = 3
 BATCH = 16  # each of 8 devices has a row of each half of a batch
-# With eps = 1 an update of Adam is nearly proportional to its gradient. With
-# the usual eps it is nearly the sign, which amplifies the rounding of small
-# gradients.
+# With eps = 1 an update of Adam is nearly proportional to the gradient. With
+# the usual eps the update is nearly the gradient's sign, which amplifies the
+# rounding of small gradients.
 OPTIMIZER = Optimizer(learning_rate=0.1, eps=1.0, ema_decay=0.9)
 
 
 def build(name, width=8, depth=1, channels=8):
-  """The objective of this name, built as from_config.py builds it."""
+  """Builds the objective of this name, as from_config.py builds it."""
   process = GaussianProcess(schedule=Cosine())
-  # The network has one class more, for the null label.
+  # The network has one more class than the data, for the null label.
   mlp = MLP(
     width=width,
     depth=depth,
@@ -95,7 +96,7 @@ def build(name, width=8, depth=1, channels=8):
 
 @functools.cache
 def weights(network):
-  """Random weights of a network; no layer is left at its zeros."""
+  """Draws random weights of a network; no layer is left at its zeros."""
 
   @jax.jit
   def draw(key):
@@ -113,7 +114,7 @@ def weights(network):
 
 
 def frozen_of(objective):
-  """Random weights for each frozen tree of an objective, by name."""
+  """Draws random weights for each frozen tree of an objective, by name."""
   frozen = {}
   kinds = {**dict.fromkeys(objective.starts, "denoiser"), **objective.needs}
   for name, kind in kinds.items():
@@ -127,12 +128,12 @@ def frozen_of(objective):
 
 
 def needed(objective, frozen):
-  """The frozen trees that every update needs, by name."""
+  """Selects the frozen trees that every update needs, by name."""
   return {name: frozen[name] for name in objective.needs}
 
 
 def rows(objective, step, size=BATCH):
-  """The random batch of an update, with images as bytes."""
+  """Makes the random batch of an update, with images as bytes."""
   random = np.random.default_rng(step)
   batch = {
     "image": random.integers(0, 256, (size, *IMAGE), np.uint8),
@@ -158,7 +159,7 @@ class Bench:
     return self.init(self._everywhere(jax.random.key(0)), self.frozen)
 
   def update(self, state, turn, step=0, learning_rate=0.1, **fields):
-    """(State, metrics) after one update of the trees of a turn."""
+    """Returns (state, metrics) after one update of the trees of a turn."""
     batch = shard_batch(rows(self.objective, step), self.mesh)
     rates = dict.fromkeys(self.objective.trees, np.float32(learning_rate))
     traced = self._everywhere((jax.random.key(1), now_of(**fields), rates))
@@ -166,7 +167,7 @@ class Bench:
     return self.updates[turn](state, frozen, batch, *traced)
 
   def run(self, state, first, last):
-    """(State, all metrics) after the updates of steps first to last - 1."""
+    """Returns (state, all metrics) after updates first to last - 1."""
     heard = {}
     for step in range(first, last):
       turn = turn_of(self.objective, step)
@@ -180,7 +181,7 @@ class Bench:
 
 @functools.cache
 def bench(name, mesh, accumulate=1):
-  """The compiled objective on a mesh; the cache serves all tests."""
+  """Compiles the objective on a mesh; a cache keeps it for all tests."""
   objective = build(name)
   optimizers = dict.fromkeys(objective.trees, OPTIMIZER)
   frozen = frozen_of(objective)
@@ -189,7 +190,7 @@ def bench(name, mesh, accumulate=1):
     return create_state(objective, optimizers, key, frozen)
 
   with pytest.MonkeyPatch.context() as patch:
-    # This splits even small networks over fsdp.
+    # This setting splits even small networks over fsdp.
     patch.setattr("diffdistill.training.sharding.MIN_SIZE_TO_SPLIT", 1)
     shapes = jax.eval_shape(init, jax.random.key(0), frozen)
     abstract = with_shardings(shapes, Layout(mesh=mesh))
@@ -210,11 +211,11 @@ def bench(name, mesh, accumulate=1):
 
 
 def on_host(tree):
-  """A copy of a tree on the host, which donation does not delete."""
+  """Copies a tree to the host, where donation of buffers cannot delete it."""
   return jax.tree.map(np.array, tree)
 
 
 def equal(a, b):
-  """Whether two trees are the same, bit for bit."""
+  """Whether two trees of arrays are the same, bit for bit."""
   same = jax.tree.map(np.array_equal, a, b)
   return all(jax.tree.leaves(same))

@@ -18,7 +18,7 @@ class Answer(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
-  """A classifier with logits linear in the image's mean; it records inputs."""
+  """A classifier with logits linear in the image's mean; records its inputs."""
 
   heard: list
 
@@ -48,7 +48,8 @@ def test_cross_entropy_and_accuracy_agree_with_sums_by_hand(smoothing):
   total, count = metrics["classifier/loss"]
   assert float(total) == pytest.approx(expected.sum(), rel=1e-5)
   assert float(count) == 4
-  # Only the third image, whose label is 2, is classified wrongly, as 0.
+  # Only the third image is classified wrongly: its label is 2, but the
+  # classifier says 0.
   correct, count = metrics["classifier/accuracy"]
   assert float(correct / count) == 0.75
 
@@ -63,14 +64,14 @@ def test_noise_is_added_to_the_image():
 
 
 def heard_by(goal, image, key=0):
-  """The images that the classifier gets, after crop and noise."""
+  """Returns the images that the classifier gets, after crop and noise."""
   batch = batch_of(image, jnp.zeros(len(image), jnp.int32))
   loss_of(goal, {"classifier": jnp.ones(3)}, batch, jax.random.key(key))
   return np.asarray(goal.classifier.heard[-1]["x"])
 
 
 def moved(image, down, right):
-  """The image, shifted down and right by loops, with zeros at the border."""
+  """Shifts the image down and right with loops, with zeros at the border."""
   out = np.zeros_like(image)
   height, width, _ = image.shape
   for i in range(height):
@@ -88,9 +89,10 @@ def test_crop_draws_every_shift_equally_often():
   number = 2500
   seen = heard_by(goal, jnp.tile(image, (number, 1, 1, 1)))
   same = (seen[:, None] == candidates).all(axis=(2, 3, 4))
-  # Each result is exactly one of the 25 shifts.
+  # Each result must be exactly one of the 25 possible shifts.
   assert (same.sum(axis=1) == 1).all()
-  # Each shift is expected 100 times; 50 is five standard deviations.
+  # The mean count of each shift is 100. The tolerance of 50 is five standard
+  # deviations.
   assert np.abs(same.sum(axis=0) - 100).max() < 50
   again = heard_by(goal, jnp.tile(image, (number, 1, 1, 1)), key=1)
   assert not np.array_equal(seen, again)
@@ -111,7 +113,7 @@ def test_a_crop_of_zero_changes_no_bit():
   image = jnp.array(np.random.default_rng(2).normal(size=(8, 4, 4, 1)))
   goal = Classification(classifier=Linear([]), crop=0)
   np.testing.assert_array_equal(heard_by(goal, image), image)
-  # crop=0 does not change the noise either.
+  # With crop=0, the noise must still be drawn from this key.
   key_noise, _ = jax.random.split(jax.random.key(0))
   noisy = Classification(classifier=Linear([]), noise=0.5)
   np.testing.assert_array_equal(

@@ -1,4 +1,4 @@
-"""The loss of classifier-feature distillation agrees with sums by hand."""
+"""Tests that the loss of classifier features agrees with sums by hand."""
 
 import dataclasses
 
@@ -64,7 +64,7 @@ def test_inputs_and_times_are_the_same_as_in_progressive():
 
 
 def at(goal, student, teacher):
-  """(Loss, gradients) of a student and a teacher that output constants."""
+  """Computes (loss, gradients) of student and teacher with constant output."""
   loss, _, (gradient, _), _ = evaluate(
     goal, constant(student), constant(teacher)
   )
@@ -75,8 +75,8 @@ def test_at_temperature_one_a_student_at_its_target_has_no_gradient():
   goal = objective(temperature=1.0, dataset_weight=0.0)
   loss, gradient = at(goal, 0.4, 0.4)
   np.testing.assert_allclose([loss, *gradient.values()], 0, atol=1e-6)
-  # Beside the target the loss is positive, and its gradient points away from
-  # it.
+  # Away from the target the loss must be positive, and its gradient must point
+  # away from the target.
   loss, gradient = at(goal, 0.6, 0.4)
   assert loss > 1e-3
   assert gradient["offset"] > 1e-2
@@ -90,14 +90,14 @@ def test_linear_features_have_no_gradient_at_the_target_over_the_temperature(
   goal = objective(temperature=temperature, dataset_weight=0.0)
   loss, gradient = at(goal, 0.4 / temperature, 0.4)
   np.testing.assert_allclose([loss, *gradient.values()], 0, atol=1e-6)
-  # A temperature below 1 moves a student at the target away from zero.
+  # With a temperature below 1, a student that equals the target has a gradient.
   _, gradient = at(goal, 0.4, 0.4)
   assert np.sign(gradient["offset"]) == np.sign(temperature - 1)
   assert abs(gradient["offset"]) > 1e-3
 
 
 def test_a_student_learns_the_target_over_the_temperature():
-  """At t = 1 the target of an affine teacher is affine in x_t."""
+  """At t = 1 the target of an affine teacher is an affine function of x_t."""
   goal = objective(temperature=0.8, dataset_weight=0.0)
   optimizer = optax.adam(0.05)
 
@@ -185,7 +185,7 @@ class Pixels(nn.Module):
 
 
 def test_each_classifier_input_has_its_normalisation():
-  """Teacher and student output constants, so the input of the loss is known."""
+  """The models output constants, so the classifier's input is known."""
   classifier = LinenClassifier(
     module=Pixels(), image_shape=(1, 1, 3), normalisation="cifar10"
   )
@@ -211,13 +211,14 @@ def test_each_classifier_input_has_its_normalisation():
   normalised = expected((0.75 - mean) / std, (0.25 - mean) / std)
   assert normalised > 1e-2
   assert float(loss("as_trained")) == pytest.approx(normalised, rel=1e-4)
-  # With this input all features are equal, so their divergence is zero.
+  # With this classifier input all features are equal, so the divergence of the
+  # features is zero.
   assert float(loss("reference_mismatch")) == pytest.approx(0, abs=1e-6)
 
 
 @dataclasses.dataclass(frozen=True)
 class Echo(OneTime):
-  """A network that outputs its label plus its parameter."""
+  """A network that outputs the label plus its only weight."""
 
   def init(self, key):
     return {}
@@ -233,7 +234,7 @@ def test_the_first_teacher_is_guided_and_a_student_is_not():
   goal = objective(denoiser=denoiser, guidance=Guidance(weight=2.0))
   label = jnp.ones(16, jnp.int32)
   for guided, target in ((0, 1), (1, 1 + 2 * (1 - 0))):
-    # The student outputs 1 - 1 = 0.
+    # The student outputs its label 1 plus its weight -1, which is 0.
     _, metrics, _, _ = evaluate(
       goal, jnp.float32(-1), jnp.float32(0), label=label, guided=guided
     )

@@ -23,7 +23,10 @@ from tests.objectives.given import loss_of as loss_of_trees
 
 @dataclasses.dataclass(frozen=True)
 class Affine(OneTime):
-  """A network: scale x + shift at t = 1, else NaN; it records its calls."""
+  """A network that outputs scale x + shift at t = 1, and NaN at other times.
+
+  It also records its calls.
+  """
 
   heard: list = dataclasses.field(default_factory=list)
 
@@ -51,7 +54,7 @@ def objective(schedule="cosine", form="x0", norm="l2", network=None, **fields):
 
 
 def noise(n=64, seed=0):
-  """Noise that is rounded to float16, as stored pairs are."""
+  """Draws noise and rounds it to float16, as stored pairs have it."""
   values = np.random.default_rng(seed).normal(size=(n, 1, 2, 3))
   return jnp.asarray(values.astype(np.float16).astype(np.float32))
 
@@ -91,7 +94,7 @@ def test_the_loss_compares_the_images_of_the_sampler(schedule, form, norm):
     total, count = metrics[f"student/{name}"]
     assert float(count) == 64
     assert float(total) == pytest.approx(64 * value, rel=1e-5)
-  # At t = 1 these schedules have alpha close to 0 and sigma close to 1.
+  # At t = 1 these schedules have an alpha close to 0 and a sigma close to 1.
   if schedule in ("cosine", "flow", "linear"):
     output = 0.7 * batch["noise"] + 0.2
     by_hand = output if form == "x0" else batch["noise"] - output
@@ -100,7 +103,7 @@ def test_the_loss_compares_the_images_of_the_sampler(schedule, form, norm):
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])
 def test_the_exact_map_has_no_loss_and_no_gradient(norm):
-  """The images are computed by the same operations, so no rounding is left."""
+  """The same operations compute the images, so the loss is exactly 0."""
   goal = objective("linear", "x0", norm)
   params = {"scale": jnp.float32(0.7), "shift": jnp.float32(0.2)}
   x = goal.sampler.start(noise(), 1)
@@ -111,7 +114,7 @@ def test_the_exact_map_has_no_loss_and_no_gradient(norm):
   assert float(loss) == 0
   assert float(metrics["student/x0_mse"][0]) == 0
   assert all(float(leaf) == 0 for leaf in jax.tree.leaves(gradient))
-  # Beside the exact map the loss is positive.
+  # For a student beside the exact map, the loss must be positive.
   for name in params:
     beside = params | {name: params[name] + 0.01}
     assert float(loss_of(goal, beside, batch)[0]) > 1e-5
@@ -130,15 +133,17 @@ def test_the_gradient_agrees_with_finite_differences(norm, form):
   for shift in (-2.0, 0.1, 2.0):
     actual = float(jax.grad(loss)(jnp.float32(shift)))
     high, low = (float(loss(jnp.float32(shift + d))) for d in (0.02, -0.02))
-    # Up to 3 of 100 pixels have the kink of L1 inside the difference.
+    # The tolerance is for the kink of the L1 norm, which lies inside the finite
+    # difference for up to 3 of 100 pixels.
     assert actual == pytest.approx((high - low) / 0.04, abs=0.03)
-    # A shift outside [-1, 1], where the images are, must move back.
+    # A shift moves the image out of [-1, 1], where the images are, so the
+    # gradient must move it back.
     if abs(shift) == 2:
       assert np.sign(actual) == np.sign(shift)
 
 
 def test_images_beyond_the_range_still_have_a_gradient():
-  """The sampler clips its images, but the loss uses images without clipping."""
+  """The sampler clips its images, but the loss takes them unclipped."""
   goal = objective("flow", "x0", "l1")
   assert goal.sampler.clip
   batch = {"noise": noise(), "image": jnp.ones((64, 1, 2, 3))}
@@ -185,7 +190,8 @@ def test_the_student_trains_alone_and_costs_one_gradient():
   goal = objective()
   assert goal.passes(("student",), 1, False).units == 3
   assert tuple(goal.trees) == turn_of(goal, 7) == ("student",)
-  # The student starts as the teacher, but no update needs the teacher.
+  # The student starts as a copy of the teacher, but no update needs the
+  # teacher.
   assert goal.starts == ("teacher",)
   assert goal.needs == {}
   assert (goal.consumes, goal.rounds) == ("pairs", "one_step")

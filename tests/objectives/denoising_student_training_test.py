@@ -1,4 +1,4 @@
-"""A one-step student learns from pairs of an exact teacher, kept on disk."""
+"""Trains a one-step student on stored pairs of an exact teacher."""
 
 import dataclasses
 import itertools
@@ -27,7 +27,7 @@ from diffdistill.sampling.one_step import OneStep
 from diffdistill.training.augment import as_trained
 from tests.objectives.given import OneTime, loss_of
 
-# The points of this mixture are in [-1, 1], like images.
+# The points of this mixture lie in [-1, 1], as the values of images do.
 MIXTURE = {
   "means": jnp.array([[0.25, 0.15], [-0.3, 0.05], [0.05, -0.25]]).reshape(
     3, 1, 1, 2
@@ -42,7 +42,7 @@ EXACT = GaussianMixture(schedule=SCHEDULE)
 
 @dataclasses.dataclass(frozen=True)
 class Corrected(OneTime):
-  """The exact denoiser plus a perceptron whose output starts at zero."""
+  """The exact denoiser plus a perceptron whose output is zero at first."""
 
   mlp: LinenNetwork
   output: str
@@ -70,14 +70,14 @@ def denoiser_of(output):
 
 
 def distance(a, b):
-  """The root mean square of a - b, divided by the root mean square of b."""
+  """Computes the root mean square of a - b over the root mean square of b."""
   return np.sqrt(np.mean((a - b) ** 2) / np.mean(b**2))
 
 
 @pytest.fixture(scope="module")
 def batches(tmp_path_factory):
-  """(The batches of one epoch, the held-out batches)."""
-  # The paper samples its teacher on this grid of times.
+  """Makes the training batches of one epoch, and the held-out batches."""
+  # The paper samples its teacher on this grid of time steps.
   sampler = DDIM(process=PROCESS, grid="quadratic", first_time=0.8)
   teacher = denoiser_of("x0")
   params = teacher.network.init(jax.random.key(0))
@@ -170,7 +170,8 @@ def test_one_step_of_the_student_is_close_to_fifty_of_the_teacher(
     held_out[name].reshape(-1, 1, 1, 2) for name in ("noise", "image")
   )
   student = distil(teacher, train)
-  # The measured distances are 3.5, 3.9 and 3.7 %.
+  # The measured distances from the teacher's images are 3.5, 3.9 and 3.7 %.
   assert distance(np.asarray(sample(student, noise)), truth) < 0.05
-  # One step of the teacher makes only the mean of the data, or almost nothing.
+  # The comparison: one step of the teacher makes only the mean of the data, or
+  # almost nothing.
   assert distance(np.asarray(sample(teacher, noise)), truth) > 0.8

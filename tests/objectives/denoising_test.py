@@ -85,7 +85,7 @@ def test_the_gradient_at_the_exact_denoiser_has_zero_mean():
     return jax.vmap(one)(jax.random.split(jax.random.key(1), 64))
 
   def scores(params):
-    """The mean gradients over 64 batches, divided by their standard errors."""
+    """Returns the mean gradients over 64 batches, in standard errors."""
     return np.concatenate(
       [
         np.ravel(np.mean(g, 0) / (np.std(g, 0) / 8))
@@ -93,7 +93,7 @@ def test_the_gradient_at_the_exact_denoiser_has_zero_mean():
       ]
     )
 
-  # Each of these eight numbers has a variance of about 1.
+  # Without a bias, each of these eight numbers has a variance of about 1.
   assert np.abs(scores(MIXTURE)).max() < 3.5
   assert np.abs(scores(MIXTURE | {"std": jnp.array([0.4, 0.3])})).max() > 10
 
@@ -138,10 +138,11 @@ def test_the_share_of_hidden_labels_is_label_dropout():
   one, other = (np.asarray(call["label"]) for call in heard)
   hidden = one == 3
   np.testing.assert_array_equal(one[~hidden], label[~hidden])
-  # The tolerance is four standard errors of a share of 0.2.
+  # The tolerance is four standard errors of the measured share, which should be
+  # 0.2.
   assert hidden.mean() == pytest.approx(0.2, abs=4 * 0.4 / np.sqrt(n))
-  # The share depends neither on the class, nor on the time, nor on the labels
-  # that another update hides.
+  # Which labels are hidden must not depend on the class, on the time, or on the
+  # labels that another update hides.
   by_class = [hidden[k::3].mean() for k in range(3)]
   np.testing.assert_allclose(by_class, 0.2, atol=4 * 0.4 / np.sqrt(n / 3))
   for what in (heard[0]["t"], other == 3):
@@ -171,14 +172,18 @@ def test_x_t_is_the_data_diffused_to_time_t():
   np.testing.assert_array_equal(t, i / np.float32(1000))
   assert t.min() >= 0.001
   eps = (x.ravel() - 0.5 * schedule.alpha(t)) / schedule.sigma(t)
-  # The tolerance is four standard errors; the noise is independent of the time.
+  # The noise must be independent of the time. The tolerance is four standard
+  # errors.
   assert float(eps.mean()) == pytest.approx(0, abs=4 / 64)
   assert float(eps.std()) == pytest.approx(1, abs=4 / 90)
   assert np.corrcoef(eps, t)[0, 1] == pytest.approx(0, abs=4 / 64)
 
 
 def test_snr_weighting_is_the_noise_prediction_loss_of_ddpm():
-  """Eq. 14 of Ho et al. 2020 is the mean of ||eps - eps_hat||^2."""
+  """The loss must equal Eq.
+
+  14 of Ho et al. 2020: the mean of ||eps - eps_hat||^2.
+  """
   schedule, heard = LinearBeta(), []
   process = GaussianProcess(schedule=schedule)
   goal = Denoising(

@@ -1,4 +1,4 @@
-"""The terms of the classifier-feature loss agree with sums by hand."""
+"""Tests that the terms of the feature loss agree with sums by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +17,13 @@ def test_feature_kl_agrees_with_sums_by_hand():
   student = np.log([[0.25, 0.5, 0.25], [0.2, 0.3, 0.5]]).astype(np.float32)
   kl = feature_kl(jnp.asarray(target), jnp.asarray(student), 1.0)
   np.testing.assert_allclose(kl, [0.5 * np.log(2), 0], atol=1e-6)
-  # The temperature tau acts only on the teacher, whose p becomes p^(1 / tau),
-  # divided by its sum.
+  # The temperature tau acts only on the teacher. The teacher's distribution p
+  # becomes p^(1 / tau), divided by its sum.
   kl = feature_kl(jnp.asarray(target[1:]), jnp.asarray(student[1:]), 0.5)
   sharp = np.array([0.04, 0.09, 0.25]) / 0.38
   expected = np.sum(sharp * np.log(sharp / [0.2, 0.3, 0.5]))
   np.testing.assert_allclose(kl, [expected], rtol=1e-5)
-  # For features that are far apart, the divergence is large but finite.
+  # If the features are far apart, the divergence must be large but finite.
   far = jnp.array([[1e4, 0.0]])
   assert feature_kl(far, far[:, ::-1], 1.0) == pytest.approx(1e4)
   assert np.all(
@@ -34,10 +34,11 @@ def test_feature_kl_agrees_with_sums_by_hand():
 @pytest.mark.parametrize(
   ("logits", "unsure", "even"),
   [
-    # Each image is classified surely: as all classes in turn, or as one class.
+    # The classifier is sure about each image. In the first case the images have
+    # all classes in turn, in the second case they have one class.
     (1e4 * np.eye(4), 0, -np.log(4)),
     (1e4 * np.eye(4)[[1, 1, 1, 1]], 0, 0),
-    # No image is classified surely.
+    # The classifier is not sure about any image.
     (np.zeros((4, 4)), np.log(4), -np.log(4)),
     (np.log([[0.9, 0.1], [0.6, 0.4]]), None, None),
   ],

@@ -1,4 +1,4 @@
-"""Shared by tests of classifier features: linear networks, sums by hand."""
+"""Helpers for tests of classifier features: linear networks, sums by hand."""
 
 import dataclasses
 from typing import NamedTuple
@@ -79,7 +79,7 @@ def objective(network=None, **fields):
 
 
 def evaluate(goal, student, teacher, key=0, num_steps=4, **options):
-  """(Loss, metrics, gradients, recorded calls of the network), compiled."""
+  """Computes (loss, metrics, gradients, calls of the network), compiled."""
   frozen = {"teacher": teacher, "classifier": options.get("weights", WEIGHTS)}
   batch = batch_of(options.get("image", IMAGES), options.get("label"))
   heard = getattr(goal.denoiser.network, "heard", [])
@@ -103,7 +103,7 @@ def evaluate(goal, student, teacher, key=0, num_steps=4, **options):
 
 
 def constant(value):
-  """The weights of a network that always outputs `value`."""
+  """Makes the weights of a network that always outputs `value`."""
   return {"scale": jnp.float32(0.0), "offset": jnp.float32(value)}
 
 
@@ -113,7 +113,10 @@ def softmax(x):
 
 
 def by_hand(goal, heard):
-  """(Loss, its gradients by scale and offset), by equations (1) to (4)."""
+  """Computes the loss and its gradients by scale and offset, by (1) to (4).
+
+  The equations are those of classifier_features.py.
+  """
   (x_t, t, _), (_, mid, _), _ = heard
   teacher = goal.denoiser.bind(TEACHER)
   target = two_step_target(PROCESS, teacher, x_t, t, mid, 2 * mid - t)
@@ -126,7 +129,8 @@ def by_hand(goal, heard):
   p, q = softmax(target @ weight / goal.temperature), softmax(student @ weight)
   loss = np.mean(np.sum(p * np.log(p / q), axis=1))
   to_features = (q - p) / 16
-  # c holds the class probabilities of each image, for equations (2) to (4).
+  # The array c holds the class probabilities of each image, for equations (2)
+  # to (4).
   c = softmax(student @ weight @ top)
   mean = c.mean(0)
   unsure = -np.sum(c * np.log(c), axis=1, keepdims=True)

@@ -26,11 +26,13 @@ def objective(kind):
 def test_fine_tuning_is_denoising_from_a_copy_of_the_teacher():
   tuning, training = objective(FineTuning), objective(Denoising)
   assert isinstance(tuning, Objective)
-  # The student starts as the teacher, but no update needs the teacher.
+  # The trained tree starts as a copy of the frozen teacher, but no update needs
+  # the frozen teacher.
   assert tuple(tuning.trees) == tuning.starts == ("teacher",)
   assert tuning.needs == {}
   key = jax.random.key(0)
-  # These weights differ from the weights that init draws.
+  # Use weights that differ from the weights that init draws, so that a copy is
+  # recognised.
   teacher = training.init(jax.random.key(1), {})["teacher"]
   params = tuning.init(key, {"teacher": teacher})
   assert set(params) == {"teacher"}

@@ -1,4 +1,4 @@
-"""Arguments of a loss and toy networks, for tests of objectives."""
+"""Arguments of a loss, and toy networks, for tests of objectives."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import numpy as np
 from diffdistill.arrays import UNCONDITIONAL, Condition
 from diffdistill.objectives.objective import Now
 
-# A mixture of two components in two dimensions.
+# The data is a mixture of two components in two dimensions.
 MIXTURE = {
   "means": jnp.array([[0.5, 0.3], [-0.6, 0.1]]).reshape(2, 1, 1, 2),
   "std": jnp.array([0.3, 0.2]),
@@ -17,7 +17,7 @@ MIXTURE = {
 
 
 def now_of(num_steps=4, guided=1.0, step=0, progress=0.0):
-  """The scalars of an update; each one may be traced."""
+  """Makes the scalars of an update that a loss gets; each may be traced."""
   return Now(
     num_steps=jnp.asarray(num_steps, jnp.int32),
     guided=jnp.asarray(guided, jnp.float32),
@@ -27,24 +27,24 @@ def now_of(num_steps=4, guided=1.0, step=0, progress=0.0):
 
 
 def batch_of(image, label=None, **more):
-  """A batch of these images, with their labels if there are any."""
+  """Makes a batch of these images, with their labels if there are any."""
   return {"image": image, "condition": Condition(label=label), **more}
 
 
 def loss_of(goal, trees, batch, key, turn=None, **now):
-  """(Loss, metrics) of a turn; by default the first turn of the cycle."""
+  """Computes (loss, metrics) of a turn; by default the cycle's first turn."""
   return goal.loss(turn or goal.cycle[0], trees, batch, key, now_of(**now))
 
 
 class OneTime:
-  """A toy network that has no input s."""
+  """A toy network that does not take the second time s as an input."""
 
   two_times = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Listener(OneTime):
-  """A network that outputs params x and records its calls."""
+  """A network that outputs its weight times x, and records its calls."""
 
   heard: list
 
@@ -59,11 +59,12 @@ class Listener(OneTime):
 
 
 def check_copies(params, teacher):
-  """Fails if a trained tree is not a copy of the teacher's weights."""
+  """Fails if a trained tree is not a copy of the teacher's weights at first."""
   buffers = set()
   for tree in (*params.values(), teacher):
     for name, value in tree.items():
       np.testing.assert_array_equal(value, teacher[name])
       buffers.add(value.unsafe_buffer_pointer())
-  # No two trees share a buffer, because all but the teacher's are donated.
+  # No two trees may share a buffer, because the buffers of all trees but the
+  # teacher's are donated.
   assert len(buffers) == len(teacher) * (len(params) + 1)

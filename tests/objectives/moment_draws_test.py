@@ -1,4 +1,4 @@
-"""Moment matching draws the right times, and is finite at the ends of time."""
+"""Tests that moment matching draws the right times, also at the ends."""
 
 import jax
 import jax.numpy as jnp
@@ -38,17 +38,18 @@ def test_times_are_at_most_one_step_apart(times, num_steps):
   assert s.min() >= 0
   assert t.max() == 1
   assert np.all(s <= t)
-  # The tolerance is the rounding of two float32 times, 6e-8 each.
+  # The tolerance is for the rounding of two float32 times, 6e-8 each.
   assert np.max(t - s) <= 1 / num_steps + 1.2e-7
   inner = (t - s)[s < 1 - 1 / num_steps] if times == "continuous" else t - s
   if inner.size:
-    # t - s is uniform. The tolerance is four standard errors of its mean and of
-    # its mean square.
+    # t - s must be uniform. The tolerance is four standard errors of its mean
+    # and of its mean square.
     error = 4 / np.sqrt(inner.size)
     u = inner.astype(np.float64) * num_steps
     assert np.mean(u) == pytest.approx(1 / 2, abs=error / 12**0.5)
     assert np.mean(u**2) == pytest.approx(1 / 3, abs=error * (4 / 45) ** 0.5)
-  # Either s or t is uniform on [0, 1].
+  # Continuous times s have the mean 1/2. On the grid, the middles of the steps
+  # that end at t have this mean.
   whole = s if times == "continuous" else t - 0.5 / num_steps
   assert np.mean(whole) == pytest.approx(0.5, abs=4 / np.sqrt(12 * n))
   if times == "grid":
@@ -59,7 +60,7 @@ def test_times_are_at_most_one_step_apart(times, num_steps):
 
 @pytest.mark.parametrize("schedule", [Cosine(), RectifiedFlow()])
 def test_the_ends_of_time_are_finite(monkeypatch, schedule):
-  """The ends are s = 0, where x_s is x0, and s = t, where x_s is x_t."""
+  """At s = 0, x_s is the image x0; at s = t, x_s is the noisy image x_t."""
   t, s = jnp.array([0.25, 1.0, 0.5, 0.0]), jnp.array([0.0, 1.0, 0.5, 0.0])
   monkeypatch.setattr(
     moment_draws, "draw_times", lambda mode, key, n, k: (t[:n], s[:n])

@@ -1,4 +1,4 @@
-"""The gradient and the moment gap agree with their formulas."""
+"""Tests that the gradient and the moment gap agree with their formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -37,12 +37,13 @@ from tests.objectives.moment_given import (
 
 
 def test_surrogate_is_the_finite_difference_of_half_m_lambda_m():
-  """The test uses float64, and one batch of fixed draws for both halves."""
+  """The test uses float64, and the same draws for both half batches."""
   with jax.enable_x64(True):
     module = MLP(width=4, depth=1, out_channels=2)
     network = LinenNetwork(module=module, image_shape=(1, 1, 2))
     random = np.random.default_rng(0)
-    # The weights are random, because the last layer of a new network is zero.
+    # Draw all weights at random, because the last layer of a new network is
+    # zero.
     shapes = jax.eval_shape(network.init, jax.random.key(0))
     params, second = (
       jax.tree.map(lambda leaf, d=d: jnp.asarray(d(size=leaf.shape)), shapes)
@@ -73,10 +74,10 @@ def test_surrogate_is_the_finite_difference_of_half_m_lambda_m():
       return (high - low) / 2e-5
 
     expected = jax.jit(jax.vmap(difference))(jnp.arange(x0.size))
-    # 1/2 m^T Lambda m is quadratic in x0, so its finite difference is exact up
-    # to rounding.
+    # 1/2 m^T Lambda m is quadratic in x0. So its central finite difference is
+    # exact up to rounding.
     np.testing.assert_allclose(gradient.ravel(), expected, rtol=1e-6)
-    # If both halves are the same batch, the gap is m^T Lambda m itself.
+    # Both halves are the same batch, so the gap must equal m^T Lambda m.
     half = float(jax.jit(half_m_lambda_m)(x0))
     assert float(gap) == pytest.approx(2 * half)
 
@@ -152,7 +153,7 @@ def test_a_narrow_one_step_student_has_the_gap_of_the_formula():
 
   gains = alpha * WRONG**2 / var(WRONG) - alpha * 0.5**2 / var(0.5)
   expected = jnp.mean((alpha / sigma) ** 2 * gains**2 * var(WRONG))
-  # The standard error of the gap is 0.5 %.
+  # The standard error of the measured gap is 0.5 %.
   actual = mean_of(metrics["student/moment_gap"])
   assert actual == pytest.approx(float(expected), rel=0.02)
 
@@ -193,13 +194,13 @@ def test_the_gap_in_parameter_space_is_the_square_of_the_mean_moments():
     return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(m)), jnp.mean(gaps)
 
   square, gap = map(float, both(jax.random.key(0)))
-  # Both values are known to 4 %. If one half were used twice, the noise of m
-  # would more than double the gap.
+  # The tolerance is for the noise of both values, which are known to 4 %. If
+  # one half were used twice, the noise of m would more than double the gap.
   assert gap == pytest.approx(square, rel=0.2)
 
 
 def test_a_one_step_student_as_wide_as_the_data_has_no_gradient():
-  """On both sides of this fixed point, the gradient has the right sign."""
+  """Beside this fixed point, the gradient must have the right sign."""
   network = Blend(GaussianMixture(schedule=Cosine()))
   goal = objective(
     ParameterMomentMatching, network, times="grid", weighting="clipped_snr"
@@ -216,7 +217,7 @@ def test_a_one_step_student_as_wide_as_the_data_has_no_gradient():
     return jax.vmap(one)(jax.random.split(jax.random.key(0), 256))
 
   def score(slope):
-    """The mean gradient, divided by its standard error."""
+    """Returns the mean gradient, divided by its standard error."""
     values = np.asarray(slopes(slope))
     return values.mean() / (values.std() / 16)
 

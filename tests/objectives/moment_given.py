@@ -61,7 +61,7 @@ def blend(slope=0.0, shift=0.0, *exact):
 
 @dataclasses.dataclass(frozen=True)
 class Listener(OneTime):
-  """A network that sets half of its input to zero and records its calls.
+  """A network that sets half of its input to zero, and records its calls.
 
   The output is params[label] times the remaining input.
   """
@@ -108,7 +108,7 @@ def objective(kind, network, schedule=Cosine(), model=None, **fields):  # noqa: 
 def moment_loss_of(
   goal, name, trees, image, key, num_steps=4, guided=1, label=None, **frozen
 ):
-  """(Loss, metrics) of a turn, for trees (student, auxiliary, teacher)."""
+  """Computes (loss, metrics) of a turn for (student, auxiliary, teacher)."""
   named = zip(("student", "auxiliary", "teacher"), trees, strict=True)
   return loss_of(
     goal,
@@ -141,7 +141,7 @@ def mean_of(metric):
 
 
 def calls_of(kind, name, seed=0, label=None, model=None, **fields):
-  """The recorded calls of the network in one loss of six images, in order."""
+  """Lists the calls of the network in one loss of six images, in order."""
   heard = []
   goal = objective(kind, Listener(heard), model=model, **fields)
   trees = (jnp.full(3, 0.5),) * 3

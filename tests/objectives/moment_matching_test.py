@@ -1,4 +1,4 @@
-"""The losses, gradients and passes of moment matching agree with formulas."""
+"""Tests losses, gradients and passes of moment matching by formulas."""
 
 import dataclasses
 
@@ -37,7 +37,7 @@ from tests.objectives.moment_given import (
 
 
 def test_losses_of_constant_networks_agree_with_formulas():
-  """The student outputs c, the auxiliary a, and the teacher b."""
+  """The student outputs a constant c, the auxiliary a, and the teacher b."""
   a, b, c = 0.4, -0.3, 1.5
   network = Blend(GaussianMixture(schedule=Cosine()))
   goal = objective(MomentMatching, network, weighting="constant")
@@ -65,16 +65,16 @@ def test_losses_of_constant_networks_agree_with_formulas():
     trees = blend(shift=c), blend(shift=a), blend(shift=b)
     return moment_loss_of(goal, "auxiliary", trees, x0, key)[0]
 
-  # The loss of the auxiliary is least halfway between student and teacher.
+  # The auxiliary's loss must be least halfway between student and teacher.
   assert float(gradient_at((b + c) / 2)) == pytest.approx(0, abs=1e-6)
   assert float(gradient_at(a)) == pytest.approx(2 * (2 * a - b - c), rel=1e-5)
 
 
 @pytest.mark.parametrize("guided", [0, 1])
 def test_only_the_teacher_is_guided(guided):
-  """The teacher outputs p1 for the label and p0 without it.
+  """The teacher outputs p1 if it gets the label, and p0 without the label.
 
-  The guided output is g = p1 + w (p1 - p0).
+  With guidance weight w, the guided output is g = p1 + w (p1 - p0).
   """
   p0, p1, c, a, w = 0.3, -0.4, 1.5, 0.2, 2.0 * guided
   model = {"conditional": True, "null_label": 0}
@@ -84,7 +84,8 @@ def test_only_the_teacher_is_guided(guided):
   g = p1 + w * (p1 - p0)
   expected = {
     MomentMatching: (c * (a - g), 2 * (c - g) * (a - g)),
-    # The components of m for p0 and p1 are 2 w (c - g) and -2 (1 + w) (c - g).
+    # The gradient m has two components: 2 w (c - g) for p0 and -2 (1 + w) (c -
+    # g) for p1, where c is the student's output.
     ParameterMomentMatching: tuple(
       4 * (c - g) * ((1 + w) ** 2 + w**2) * factor for factor in (c, c - g)
     ),
@@ -106,7 +107,7 @@ def test_only_the_teacher_is_guided(guided):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_gradient_flows_through_x_s(kind):
-  """params . gradient = loss, unless a gradient flows through x_s.
+  """params . gradient equals the loss if no gradient flows through x_s.
 
   This holds because x0 is linear in the student's parameters here, and for a
   fixed x_s the loss is linear in x0.
@@ -190,7 +191,8 @@ def test_an_alternating_update_calls_each_network_once(name):
   assert np.all(teacher["t"] < student["t"])
   goal = objective(MomentMatching, Listener([]))
   passes = goal.passes((name,), 4, False)
-  # The loss calls the network three times and differentiates one call: 2 + 3.
+  # The loss calls the network three times and differentiates one of the calls.
+  # Two calls cost 2 units and the third costs 3.
   assert passes.forward + passes.gradient == len(calls)
   assert passes.units == 5
 
@@ -210,12 +212,14 @@ def test_the_two_halves_of_a_parameter_space_update_are_independent():
   (_, metrics), gradient = compiled_gradient(
     goal, (one, None, one), images(6), key, label=LABEL
   )
-  # Only labels of the first half get a gradient. Here that is label 0.
+  # Only the labels in the first half of the batch get a gradient. Here that is
+  # label 0.
   np.testing.assert_array_equal(gradient[1:], 0)
   for _, count in metrics.values():
     assert float(count) == 3
-  # One half has a forward pass, a gradient (3), a tangent (3) and another
-  # gradient (3). Units are counted per example of both halves.
+  # Together, the two halves have a forward pass (1), a gradient (3), a tangent
+  # (3) and another gradient (3). Units are counted per example of the whole
+  # batch, so the sum is halved.
   assert goal.passes(("student",), 4, False).units == 0.5 * (1 + 3 + 3 + 3)
   with pytest.raises(ValueError, match="batch size is 3; pass an even one"):
     moment_loss_of(goal, "student", (one, None, one), images(3), key)

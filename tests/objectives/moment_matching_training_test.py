@@ -1,4 +1,4 @@
-"""Students trained by moment matching converge to the solution of a formula.
+"""Tests that moment-matching students converge to a formula's solution.
 
 The data is x0 ~ N(2, 0.5^2). Student, auxiliary and teacher are the exact
 denoiser plus one affine function of x_t for each interval of the student's
@@ -45,7 +45,7 @@ TWO_MODES = {
   "logits": jnp.log(jnp.array([0.6, 0.4])),
 }
 NUM_STEPS = (1, 2, 4, 8)
-# With the largest SNR e^5, images at t = 0 still have noise of sigma 0.08.
+# The largest SNR is e^5, so images at t = 0 still have noise of sigma 0.08.
 SCHEDULE = Cosine(logsnr_max=5.0)
 PROCESS = GaussianProcess(schedule=SCHEDULE)
 SAMPLER = Ancestral(process=PROCESS, clip=False)
@@ -54,9 +54,10 @@ EXACT = GaussianMixture(schedule=SCHEDULE)
 
 @dataclasses.dataclass(frozen=True)
 class Affine(OneTime):
-  """The exact denoiser of GAUSSIAN plus an affine function for each interval.
+  """The exact denoiser of GAUSSIAN plus one affine function per interval.
 
-  The intervals are (0, 1/k], ..., (1 - 1/k, 1], and k is at most eight.
+  The intervals of time are (0, 1/k], ..., (1 - 1/k, 1] for a student of k
+  steps, and k is at most eight.
   """
 
   num_intervals: Any
@@ -76,7 +77,7 @@ class Affine(OneTime):
 
 @dataclasses.dataclass(frozen=True)
 class Perceptron(OneTime):
-  """The exact denoiser of TWO_MODES plus a perceptron that starts at zero."""
+  """The exact denoiser of TWO_MODES plus a perceptron that is zero at first."""
 
   mlp: LinenNetwork
 
@@ -96,7 +97,7 @@ def with_network(kind, network, **fields):
 
 
 def second_moments(goal, data, num_updates=100):
-  """Adam's second moments of a teacher, fine-tuned at a learning rate of 0."""
+  """Estimates Adam's second moments of a teacher, with a learning rate of 0."""
   tuning = with_network(FineTuning, goal.denoiser.network)
   adam = optax.scale_by_adam(b1=0, b2=0.99)
   frozen = {"teacher": goal.denoiser.network.init(jax.random.key(0))}
@@ -117,7 +118,7 @@ def second_moments(goal, data, num_updates=100):
 
 
 def distil(goal, num_steps, data, key, *, updates, rate, sign=1, batch=1024):
-  """(Student, moment gap per update) after training with the paper's Adam."""
+  """Trains with the paper's Adam; returns (student, moment gap per update)."""
   frozen = {"teacher": goal.denoiser.network.init(jax.random.key(0))}
   if "second_moments" in goal.needs:
     frozen["second_moments"] = second_moments(goal, data)
@@ -171,10 +172,10 @@ def moments(x):
 
 @functools.cache
 def trained(kind, **fields):
-  """(Mean, std, first gap, last gap) of every student.
+  """Trains every student and gives its (mean, std, first gap, last gap).
 
-  The students have NUM_STEPS steps; one more has four steps, and was trained
-  with the negated gradient.
+  The students have the numbers of steps NUM_STEPS. One more student has four
+  steps and is trained with the negated gradient.
   """
 
   def one(k, sign, key):
@@ -194,7 +195,7 @@ def trained(kind, **fields):
 
 
 def step_coefficients(t, s):
-  """The factors (a, b, c) of x_s = a x_t + b x0 + c noise, in float64."""
+  """Computes (a, b, c) of x_s = a x_t + b x0 + c noise, in float64."""
   one, zero = jnp.ones((t.size, 1, 1, 1)), jnp.zeros((t.size, 1, 1, 1))
   t, s = jnp.asarray(t, jnp.float32), jnp.asarray(s, jnp.float32)
   a, c = PROCESS.posterior(one, zero, t, s)
@@ -203,7 +204,7 @@ def step_coefficients(t, s):
 
 
 def variance(t):
-  """(The variance of x_t, the covariance of x0 and x_t)."""
+  """Computes the variance of x_t, and the covariance of x0 and x_t."""
   t = jnp.asarray(t, jnp.float32)
   alpha, sigma = (
     np.asarray(f(t), np.float64) for f in (SCHEDULE.alpha, SCHEDULE.sigma)
@@ -212,12 +213,12 @@ def variance(t):
 
 
 def teacher_gain(t):
-  """The slope of the teacher's output, E[x0 | x_t], in x_t."""
+  """Computes the slope in x_t of the teacher's output, E[x0 | x_t]."""
   return np.divide(*variance(t)[::-1])
 
 
 def matched_gain(t, k, weighting):
-  """The slope of the student's x0 in x_t at which the moments match.
+  """Computes the slope of the student's x0 in x_t at which the moments match.
 
   Auxiliary and teacher can differ by an affine function of x_s that is the same
   for all s of an interval. This function is zero if
@@ -239,7 +240,7 @@ def matched_gain(t, k, weighting):
 
 
 def sampled_std(k, gain):
-  """The std after k ancestral steps with x0 = gain(t) x_t, for mean 0."""
+  """Computes the std after k ancestral steps, x0 = gain(t) x_t, mean 0."""
   var = np.asarray(SCHEDULE.sigma(jnp.ones(())), np.float64) ** 2
   for i in range(k, 1, -1):
     t, s = np.array([i / k]), np.array([(i - 1) / k])
@@ -256,7 +257,7 @@ def test_samples_of_the_teacher_in_few_steps_are_too_narrow():
 
   _, std = jax.jit(jax.vmap(one))(jnp.array(NUM_STEPS))
   expected = [sampled_std(k, teacher_gain) for k in NUM_STEPS]
-  # The standard error of 32768 samples is 0.4 %.
+  # The tolerance is for the standard error of 32768 samples, which is 0.4 %.
   np.testing.assert_allclose(std, expected, rtol=0.015)
   np.testing.assert_allclose(std, [0, 0.190, 0.298, 0.368], atol=0.005)
 
@@ -278,7 +279,8 @@ def test_students_have_the_spread_of_the_data(kind, fields):
   mean, std, first, last = (v[:4] for v in trained(kind, **fields))
   np.testing.assert_allclose(std, STD, rtol=0.03)
   np.testing.assert_allclose(mean, MEAN, atol=0.03)
-  # The gap falls; at 8 steps it is smaller than its noise from the start.
+  # The gap must fall in training. At 8 steps it is smaller than its noise from
+  # the start, so it cannot fall there.
   assert np.all(np.abs(last[:3]) < 0.2 * first[:3])
 
 
@@ -297,23 +299,28 @@ def test_students_with_the_negated_gradient_diverge(kind, fields):
 )
 @pytest.mark.parametrize("kind", [MomentMatching, ParameterMomentMatching])
 def test_students_converge_to_the_formula(kind, weighting):
-  """An affine student cannot match all s, so the weighting changes its std."""
+  """An affine student cannot match the moments at all s.
+
+  So the std of its images depends on the weighting.
+  """
   fields = {} if weighting == "snr" else {"weighting": weighting}
   _, std, _, _ = trained(kind, **fields)
   expected = [
     sampled_std(k, lambda t, k=k: matched_gain(t, k, weighting))
     for k in NUM_STEPS
   ]
-  # The measured error is at most 1.2 %; over seeds, Adam's noise is 2 %.
+  # The tolerance: the measured error is at most 1.2 %, and over seeds Adam's
+  # noise is 2 %.
   np.testing.assert_allclose(std[:4], expected, rtol=0.03)
-  # At two steps, the formula's std is 11 % below the std of the data.
+  # At two steps the formula differs from the data: its std is 11 % below the
+  # std of the data.
   if weighting == "clipped_snr":
     assert expected[1] < 0.46
 
 
 @pytest.mark.slow
 def test_one_step_students_need_times_on_the_grid():
-  """The auxiliary does not see t, so it mixes t = 1 with the other times."""
+  """The auxiliary does not see t, so it mixes t = 1 with other times."""
 
   @jax.jit
   def one_step_std(key):
@@ -331,7 +338,7 @@ def test_one_step_students_need_times_on_the_grid():
 
 @pytest.mark.slow
 def test_a_student_of_two_modes_has_the_mean_and_std_of_the_data():
-  """A student with four steps has the mean and the std of the mixture."""
+  """A student with four steps must have the mean and the std of the mixture."""
   mlp = MLP(width=16, depth=2, out_channels=1)
   network = Perceptron(LinenNetwork(module=mlp, image_shape=(1, 1, 1)))
   goal = with_network(MomentMatching, network, times="grid")
@@ -350,7 +357,7 @@ def test_a_student_of_two_modes_has_the_mean_and_std_of_the_data():
   mean = share @ centre
   std = np.sqrt(share @ (width**2 + centre**2) - mean**2)
   assert before[1] < 0.85 * std
-  # Measured over three seeds: the std is 1 to 4 % too small, and the mean is
-  # 0.02 to 0.03 too low.
+  # The tolerances are measured over three seeds: the std is 1 to 4 % too small,
+  # and the mean is 0.02 to 0.03 too low.
   assert after[1] == pytest.approx(std, rel=0.05)
   assert after[0] == pytest.approx(mean, abs=0.05)

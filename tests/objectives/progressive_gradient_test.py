@@ -1,4 +1,4 @@
-"""The gradient of the progressive loss is zero at its target and never NaN."""
+"""Tests that the progressive loss has no gradient at its target, and no NaN."""
 
 import dataclasses
 import functools
@@ -63,7 +63,7 @@ class Affine(OneTime):
 
 @dataclasses.dataclass(frozen=True)
 class Ideal(OneTime):
-  """The exact denoiser as teacher; the two-step target as student."""
+  """A network: exact denoiser as teacher, two-step target as student."""
 
   schedule: Cosine
   num_steps: int
@@ -143,7 +143,7 @@ def finite_gradient(goal, num_steps):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_gradients_are_finite_at_the_ends_of_every_schedule(name):
-  """num_steps = 1 has only t = 1 and s = 0; 8192 steps come near t = 0."""
+  """With one step, t = 1 and s = 0; with 8192 steps, t comes near 0."""
   finite_gradient(objective(Affine(), SCHEDULES[name]), (1, 2, 8192))
 
 

@@ -1,4 +1,4 @@
-"""The target of progressive distillation agrees with float64 formulas."""
+"""Tests that the progressive target agrees with float64 formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -20,28 +20,28 @@ DIM = 64
 
 
 def cosine(t):
-  """The angle of the cosine schedule at t, in float64."""
+  """Computes the angle of the cosine schedule at time t, in float64."""
   start = np.arctan(np.exp(-10.0))
   return start + (np.pi / 2 - 2 * start) * np.asarray(t, np.float64)
 
 
 def grid(num_steps):
-  """The times (t, mid, s) of each step of the student."""
+  """Computes the times (t, mid, s) of each step of the student."""
   i = np.arange(1, num_steps + 1)
   return tuple((2 * i - k) / (2 * num_steps) for k in range(3))
 
 
 def draws(num_steps):
-  """Random float32 values (x_t, first prediction, second) for each step."""
+  """Draws random float32 (x_t, first prediction, second) for each step."""
   rng = np.random.default_rng(num_steps)
   return rng.normal(size=(3, num_steps, DIM)).astype(np.float32)
 
 
 def textbook(x_t, x1, x2, angles, dtype=np.float64):
-  """(Target, x_s) by Algorithm 2 of Salimans & Ho 2022, in a given precision.
+  """Computes (target, x_s) by the paper's Algorithm 2, in a given precision.
 
-  The target is (x_s - (sigma_s/sigma_t) x_t) / (alpha_s - (sigma_s/sigma_t)
-  alpha_t).
+  The algorithm is from Salimans & Ho 2022. The target is (x_s -
+  (sigma_s/sigma_t) x_t) / (alpha_s - (sigma_s/sigma_t) alpha_t).
   """
   a = [np.cos(angle).astype(dtype)[:, None] for angle in angles]
   b = [np.sin(angle).astype(dtype)[:, None] for angle in angles]
@@ -53,7 +53,7 @@ def textbook(x_t, x1, x2, angles, dtype=np.float64):
 
 
 def weights(angles):
-  """The weights (w1, w2) of the convex combination, by two formulas."""
+  """Computes the weights of the convex combination, by two formulas."""
   t, mid, s = angles
   w1 = np.sin(s) / np.sin(mid) * np.sin(t - mid) / np.sin(t - s)
   w2 = np.sin(mid - s) / np.sin(mid) / (np.sin(t - s) / np.sin(t))
@@ -76,7 +76,7 @@ def test_three_formulas_of_the_target_agree_in_float64(num_steps):
 
 
 def ours(num_steps, draws):
-  """two_step_target for a teacher that predicts x1 first and then x2."""
+  """Calls two_step_target with a teacher that predicts x1 first and then x2."""
   process = GaussianProcess(schedule=Cosine())
 
   @jax.jit
@@ -99,17 +99,18 @@ def ours(num_steps, draws):
 def test_in_float32_the_target_is_more_exact_than_the_paper_s_formula(
   num_steps, textbook_error
 ):
-  """The paper's quotient loses digits; the convex combination does not."""
+  """The paper's quotient loses digits in float32; our formula does not."""
   data = draws(num_steps)
   angles = [cosine(t) for t in grid(num_steps)]
   expected, _ = textbook(*data, angles)
-  expected[0] = data[2][0]  # at s = 0, the teacher's last prediction
+  expected[0] = data[2][0]  # At s = 0, the last prediction.
   bad, _ = textbook(*data, angles, np.float32)
-  # The target of the first row is defined otherwise; other rows differ only by
-  # rounding.
+  # The target of the first row (s = 0) is defined in another way, so it may
+  # differ. The other rows may differ only by rounding.
   bad_error = np.abs(bad - expected)[1:].max()
   assert textbook_error / 4 < bad_error < 4 * textbook_error
-  # The tolerance is 3 units in the last place of x1 + w (x2 - x1), at most 4.
+  # The tolerance is 3 units in the last place of x1 + w (x2 - x1), which is at
+  # most 4.
   np.testing.assert_allclose(ours(num_steps, data), expected, atol=1.5e-6)
 
 
@@ -118,13 +119,14 @@ def test_in_float32_the_target_is_more_exact_than_the_paper_s_formula(
   [(1, 0.99995), (4, 0.9999), (64, 0.998), (1024, 0.972), (4096, 0.904)],
 )
 def test_the_target_at_s_0_is_the_second_prediction(num_steps, inverted):
-  """The weight is 1, because the sampler's last step returns x0.
+  """At s = 0 the weight is 1, because the sampler's last step returns x0.
 
-  Exact inversion of a schedule with a finite largest SNR gives less than 1.
+  An exact inversion of the step would give a weight below 1 if the schedule's
+  largest SNR is finite.
   """
   times = [t[:1] for t in grid(num_steps)]
   _, w2 = weights([cosine(t) for t in times])
-  # The tolerance is half of the last digit of the expected number.
+  # The tolerance is half a unit in the last digit of the expected number.
   assert w2[0] == pytest.approx(inverted, abs=6e-4 if num_steps > 9 else 2e-5)
   times = [jnp.asarray(t, jnp.float32) for t in times]
   for schedule in SCHEDULES.values():
@@ -144,9 +146,7 @@ def test_the_weight_of_the_second_prediction_is_in_0_to_1(name):
     assert w.min() > 0
     assert w.max() <= 1
     if num_steps == 256:
-      assert (
-        w[-1] < 0.6
-      )  # far from t = 0, both predictions weigh nearly the same
+      assert w[-1] < 0.6  # Far from t = 0, both weights are nearly equal.
 
 
 @every_schedule
@@ -172,11 +172,12 @@ def test_one_ddim_step_to_the_target_equals_two_steps_of_the_teacher(name):
   x0, eps = np.random.default_rng(0).normal(size=(2, 64, 1, 1, 2))
   x0, eps = x0.astype(np.float32), eps.astype(np.float32)
   for num_steps in (1, 4, 64, 1024):
-    # Test 64 of the steps, with the first and the last step.
+    # Test 64 of the steps, among them the first and the last step.
     rows = np.linspace(0, num_steps - 1, 64).round().astype(int)
     times = (u[rows].astype(np.float32) for u in grid(num_steps))
     two, one, (_, sigma) = two_and_one(x0, eps, *times)
-    # EDM's schedule has a sigma above 1, so errors are divided by such a sigma.
+    # EDM's schedule has sigmas far above 1, so divide the errors by sigma where
+    # it is above 1.
     scale = np.maximum(1, np.asarray(sigma))
     np.testing.assert_allclose(one / scale, two / scale, atol=1e-5)
 

@@ -66,7 +66,8 @@ def test_times_are_on_the_grid_of_the_sampler_to_the_bit(monkeypatch):
     ends.clear()
     one, x0 = jnp.ones(()), jnp.zeros((2048, 1, 1, 1))
     loss_of(goal, one, one, x0, key, num_steps)
-    # The loss calls the teacher twice, then the student.
+    # In each loss, the network is called twice as the teacher, then once as the
+    # student.
     return [call["t"] for call in heard], ends[0]
 
   for num_steps in (*(2**k for k in range(14)), 3, 5, 49, 100):
@@ -77,8 +78,8 @@ def test_times_are_on_the_grid_of_the_sampler_to_the_bit(monkeypatch):
     i, n = np.round(t * num_steps), np.float32(num_steps)
     assert i.min() >= 1
     assert i.max() <= num_steps
-    # The times are correctly rounded quotients: t and s are on the student's
-    # grid, and mid is between them.
+    # The times must be correctly rounded quotients: t and s lie on the
+    # student's grid, and mid lies halfway between them.
     np.testing.assert_array_equal(t, i / n)
     np.testing.assert_array_equal(s, (i - 1) / n)
     np.testing.assert_array_equal(mid, (2 * i - 1) / (2 * n))
@@ -132,7 +133,8 @@ def test_the_first_teacher_is_guided_and_a_student_is_not(guided):
     jax.random.key(0),
     guided=guided,
   )
-  # Both predictions of the teacher are one constant, so the target is too.
+  # Both predictions of the teacher are the same constant, so the target is this
+  # constant too.
   target = told + 2 * guided * (told - untold)
   assert float(loss) == pytest.approx((target - student) ** 2, rel=1e-5)
   passes = goal.passes(("student",), 4, bool(guided))

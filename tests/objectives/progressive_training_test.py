@@ -1,4 +1,7 @@
-"""All rounds of progressive distillation of a toy, with one compiled update."""
+"""Trains all rounds of progressive distillation of a toy.
+
+All rounds use one compiled update.
+"""
 
 import dataclasses
 
@@ -31,7 +34,7 @@ ROUNDS = (8, 4, 2, 1)
 
 @dataclasses.dataclass(frozen=True)
 class Corrected(OneTime):
-  """The exact denoiser plus a perceptron whose output starts at zero."""
+  """The exact denoiser plus a perceptron whose output is zero at first."""
 
   exact: GaussianMixture
   mlp: LinenNetwork
@@ -44,7 +47,7 @@ class Corrected(OneTime):
 
 
 def distance(a, b):
-  """The root mean square of a - b, divided by the root mean square of b."""
+  """Computes the root mean square of a - b over the root mean square of b."""
   return np.sqrt(np.mean((a - b) ** 2) / np.mean(b**2))
 
 
@@ -62,7 +65,7 @@ def test_one_step_of_the_last_student_is_close_to_the_teacher_s_16():
 
   @jax.jit
   def distil(teacher, num_steps):
-    """The student after one round: 150 updates of a copy of the teacher."""
+    """Trains the student of one round: 150 updates of a copy of the teacher."""
     traces.append(num_steps)
 
     def update(state, key):
@@ -95,8 +98,10 @@ def test_one_step_of_the_last_student_is_close_to_the_teacher_s_16():
   truth = np.asarray(sample(first, 2 * ROUNDS[0]))
   for num_steps in ROUNDS:
     teacher = distil(teacher, jnp.int32(num_steps))
-    # The measured distance after the last round is 3 %.
+    # The measured distance from the teacher's images after the last round is 3
+    # %.
     assert distance(np.asarray(sample(teacher, num_steps)), truth) < 0.05
   assert len(traces) == 1
-  # One step of the first teacher makes only the mean of the data.
+  # The comparison: one step of the first teacher makes only the mean of the
+  # data.
   assert distance(np.asarray(sample(first, 1)), truth) > 0.5

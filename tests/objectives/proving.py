@@ -1,4 +1,4 @@
-"""Objectives that test the interface of objectives; none is a paper's file."""
+"""Objectives that test the interface of objectives; they belong to no paper."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ class AverageTarget(Objective):
     x0, condition = batch["image"], batch["condition"]
     process, key_t, key_eps = self.denoiser.process, *jax.random.split(key)
     t = jax.random.uniform(key_t, x0.shape[:1], minval=0.5)
-    # t - s shrinks as the round progresses.
+    # The step t - s becomes shorter as the round progresses.
     s = t - 0.25 * (1 - 0.5 * now.progress) / now.num_steps
     x_t = process.diffuse(x0, jax.random.normal(key_eps, x0.shape), t)
     teacher = self.denoiser.bind(trees["teacher"], condition)
@@ -81,9 +81,9 @@ class CriticAndHead(Objective):
   This is similar to DMD2 (Yin et al. 2024). The critic denoises the student's
   images. The head learns from the critic's features to tell the student's
   images from real images. Critic and head have five updates for one update of
-  the student. The student moves against critic minus teacher, and towards
-  images that the head takes for real. Unlike the paper, the critic has no
-  gradient from real images.
+  the student. The student moves its images from the critic's prediction towards
+  the teacher's, and towards images that the head takes for real. Unlike the
+  paper, the critic has no gradient from real images.
   """
 
   denoiser: Denoiser
@@ -114,8 +114,8 @@ class CriticAndHead(Objective):
 
   def passes(self, turn, num_steps, guided):
     if turn == ("student",):
-      # The gradient by the image goes through the critic up to its last
-      # features.
+      # The gradient by the image goes through the critic only up to the
+      # features that the head uses.
       return Passes(forward=1, gradient=1, trunk_gradient=1)
     return Passes(forward=1, gradient=1, trunk=1)
 
@@ -154,7 +154,7 @@ class CriticAndHead(Objective):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AverageNoise(Objective):
-  """A network with two times that predicts the mean noise between t and s.
+  """A network with two times that predicts the mean of eps between t and s.
 
   This is MeanFlow (Geng et al. 2025) for any schedule. With y = x / alpha and
   tau = sigma / alpha, the flow is dy/dtau = eps. So the mean e of eps over

@@ -1,4 +1,7 @@
-"""No draw near t = 1 dominates the gradient of a moment-matching batch."""
+"""Tests that no draw near t = 1 dominates the gradient of a batch.
+
+The batches are those of moment matching.
+"""
 
 import dataclasses
 import math
@@ -51,7 +54,7 @@ def objective(output, schedule=None, kind=ParameterMomentMatching):
 
 
 def test_sensitivity_agrees_with_its_formula():
-  """For example, the sensitivity of an eps network is sigma / alpha."""
+  """For example, if a network predicts eps, it is sigma / alpha."""
   for schedule in (Cosine(), Cosine(logsnr_min=-8.0), LinearBeta()):
     t = jnp.ones(1)
     alpha, sigma = float(schedule.alpha(t)[0]), float(schedule.sigma(t)[0])
@@ -66,7 +69,7 @@ def test_sensitivity_agrees_with_its_formula():
     for output, slope in slopes.items():
       found = sensitivity.sensitivity(denoiser_of(output, schedule))
       assert found == pytest.approx(slope, rel=1e-3)
-  # With EDM's preconditioning, the sensitivity of x0 is c_out.
+  # With EDM's preconditioning, the sensitivity of x0 equals c_out.
   edm = denoiser_of("x0", EDM(), precondition=EDMPrecondition())
   c_out = 80 * 0.5 / math.hypot(80, 0.5)
   assert sensitivity.sensitivity(edm) == pytest.approx(c_out, rel=1e-3)
@@ -81,12 +84,13 @@ def test_networks_of_eps_and_score_are_refused(schedule):
       objective(output, schedule)
   for output in ("x0", "v", "velocity", "both"):
     objective(output, schedule)
-  # If x_1 still holds a part of the image, eps determines x0 well enough.
+  # These schedules leave a part of the image in x_1, so a network that predicts
+  # eps determines x0 well enough.
   objective("eps", Cosine(logsnr_min=-4.0))
 
 
 def gradient(goal, weighting="clipped_snr"):
-  """The norm of the gradient of a student that is not at the optimum."""
+  """Computes the gradient's norm for a student that is not at the optimum."""
   goal = dataclasses.replace(goal, weighting=weighting)
   teacher = {"gain": jnp.float32(0.4), "shift": jnp.float32(0.1)}
   auxiliary = {"gain": jnp.float32(0.5), "shift": jnp.float32(0.0)}
@@ -110,7 +114,7 @@ def test_the_gradient_of_a_wrong_student_is_not_too_large(
   kind, drowned, monkeypatch
 ):
   assert 1e-3 < gradient(objective("v", kind=kind)) < 10
-  # The gradient of a refused network is too large with every weighting.
+  # The gradient of a network that is refused is too large with every weighting.
   monkeypatch.setattr(sensitivity, "MAX_SENSITIVITY", math.inf)
   for weighting in ("clipped_snr", "snr"):
     assert gradient(objective("eps", kind=kind), weighting) > drowned

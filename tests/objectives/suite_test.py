@@ -1,4 +1,4 @@
-"""Every objective keeps the rules of the interface.
+"""Tests that every objective keeps the rules of the interface.
 
 Each objective has one line in PAPERS of bench.py: the fields that differ from
 their defaults, and the class of its sampler if that is not DDIM. The tests take
@@ -50,14 +50,16 @@ def test_an_objective_names_its_product_and_kind(name):
   objective = build(name)
   product, _, average = objective.product.partition("/")
   assert not average or average in objective.trees[product].averages
-  # The evaluator, the trainer and the curriculum rely on these properties.
+  # The evaluator, the trainer and the curriculum rely on these properties of an
+  # objective.
   assert product in ("teacher", "student", "classifier")
   assert (objective.sampler is None) == (product == "classifier")
   assert objective.consumes in ("images", "pairs")
   assert objective.rounds in ("one", "one_step", "halving", "each")
-  # A product without a number of steps is sampled and guided as a teacher.
+  # A model without a number of steps is sampled and guided as a teacher.
   assert (objective.rounds == "one") == (product != "student")
-  # No tree is left out of the cycle, and each starts from what is given.
+  # Every tree must learn in some turn of the cycle, and may start only from a
+  # frozen tree that is given.
   assert {t for turn in objective.cycle for t in turn} == set(objective.trees)
   given = {*objective.starts, *objective.needs}
   assert {t.start for t in objective.trees.values() if t.start} <= given
@@ -94,11 +96,12 @@ def test_an_update_changes_the_trees_of_its_turn_only(name, mesh_of):
 def test_trees_start_from_copies(name):
   objective = build(name)
   if not any(tree.start for tree in objective.trees.values()):
-    return  # All trees are drawn anew.
+    return  # All trees are drawn at random.
   frozen = frozen_of(objective)
   params = objective.init(jax.random.key(0), frozen)
   assert set(params) == set(objective.trees)
-  # No two trees share a buffer: trained trees are donated, the teacher is not.
+  # No two trees may share a buffer: trained trees are donated, but the teacher
+  # is not.
   buffers = [
     leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((params, frozen))
   ]
@@ -131,7 +134,7 @@ def test_one_executable_serves_every_round(name, mesh_of):
       return float(metrics[f"{turn[0]}/loss"][0]), trained
 
     loss, params = outcome()
-    # The update uses the traced rate and number of steps.
+    # The update must use the traced learning rate and number of steps.
     _, still = outcome(learning_rate=0.0)
     begun = on.start().params
     assert equal(still, on_host({tree: begun[tree] for tree in turn}))
@@ -162,13 +165,14 @@ def test_the_mesh_changes_no_result_of_accumulated_gradients(mesh_of):
 
 
 def same_on_every_mesh(name, mesh_of, accumulate=1):
-  """Fails if a mesh changes losses, norms of gradients or weights."""
+  """Fails if the mesh changes losses, norms of gradients or weights."""
   steps = max(2, len(build(name).cycle))
 
   def run(data, fsdp):
     on = bench(name, mesh_of(data, fsdp), accumulate)
     state, metrics = on.run(on.start(), 0, steps)
-    # In the state and in frozen trees, every array that can be split is split.
+    # Every array of the state and of frozen trees that can be split must be
+    # split.
     for leaf in jax.tree.leaves((state, on.frozen)):
       assert is_split(leaf) == (
         fsdp > 1 and any(n % fsdp == 0 for n in leaf.shape)
@@ -182,9 +186,9 @@ def same_on_every_mesh(name, mesh_of, accumulate=1):
     for metric, (total, count) in metrics.items():
       new_total, new_count = new_metrics[metric]
       assert new_count == count
-      # Sums over rows and devices have another order. Each rounding is 6e-8 of
-      # a term, and terms with weights up to 50 (clipped_snr) cancel in a moment
-      # gap.
+      # The tolerance is for sums over rows and devices in another order. Each
+      # rounding is 6e-8 of a term. In a moment gap, terms with weights up to 50
+      # (clipped_snr) cancel.
       np.testing.assert_allclose(
         new_total / count, total / count, rtol=1e-5, atol=3e-6, err_msg=metric
       )
@@ -213,7 +217,7 @@ def test_a_teacher_in_bfloat16_is_the_rounded_one(name):
   found = loss(light)
   assert found.dtype == np.float32
   np.testing.assert_allclose(found, loss(rounded), rtol=1e-5, atol=1e-6)
-  # The rounding of the teacher changes the loss a little.
+  # The rounding of the teacher to bfloat16 may change the loss a little.
   assert found != loss(frozen)
   np.testing.assert_allclose(found, loss(frozen), rtol=0.02, atol=0.02)
 
@@ -224,7 +228,7 @@ def test_a_restored_checkpoint_continues_to_the_same_bits(
 ):
   on = bench(name, mesh_of(1))
   whole, _ = on.run(on.start(), 0, 3)
-  # One update ends in the middle of the cycle of an alternating objective.
+  # After one update, an alternating objective is in the middle of its cycle.
   state, _ = on.run(on.start(), 0, 1)
   with contextlib.closing(Checkpoints(epath.Path(tmp_path))) as checkpoints:
     checkpoints.save(state, 1)
@@ -237,14 +241,14 @@ def test_a_restored_checkpoint_continues_to_the_same_bits(
 
 
 def flops(function, *arguments):
-  """The number of operations that XLA counts before it compiles."""
+  """Returns the number of operations that XLA counts before it compiles."""
   costs: Any = jax.jit(function).lower(*arguments).cost_analysis()
   return costs["flops"]
 
 
 @every_paper
 def test_xla_counts_the_passes_of_an_objective(name, monkeypatch):
-  """The count shows above all that no unneeded gradient is computed."""
+  """Above all, this count shows that no gradient is computed without need."""
   objective = build(name, width=256, depth=5, channels=32)
   key, t = jax.random.key(0), jnp.full(8, 0.5)
   batch = as_trained(jax.tree.map(jnp.asarray, rows(objective, 0, size=8)))
@@ -284,19 +288,19 @@ def test_xla_counts_the_passes_of_an_objective(name, monkeypatch):
   classifier_pass = flops(classify, classifier) if classifier else 0
   for guided in (True, False) if hasattr(objective, "guidance") else (False,):
     if not guided:
-      # XLA counts the costlier branch of a cond, the guided teacher. This takes
-      # the other branch.
+      # XLA counts the more expensive branch of a cond, which is the guided
+      # teacher. This function takes the other branch.
       monkeypatch.setattr(jax.lax, "cond", lambda _, yes, no: no())
     for turn in set(objective.cycle):
       passes = objective.passes(turn, 4, guided)
-      # A gradient by the image costs a forward and a backward pass; a gradient
-      # by the weights costs one more.
+      # A gradient by the image costs a forward and a backward pass. A gradient
+      # by the weights costs one pass more.
       backward = 2 if turn == ("classifier",) else 1
       whole = dataclasses.replace(passes, trunk=0, trunk_gradient=0)
       expected = whole.units * pass_ + classifier_pass * (
         passes.classifier + (1 + backward) * passes.classifier_gradient
       )
-      # The parts of a pass up to the features are counted by XLA. A gradient by
+      # XLA counts the operations of a pass up to the features. A gradient by
       # the image does not go through the embeddings of times and labels.
       if passes.trunk or passes.trunk_gradient:
         image = batch["image"]
@@ -305,8 +309,9 @@ def test_xla_counts_the_passes_of_an_objective(name, monkeypatch):
           jax.grad(trunk, argnums=1), product, image
         )
       run = functools.partial(gradient, turn=turn, guided=guided)
-      # The inputs of the first layers need no gradient, which saves up to 4 %
-      # of the passes. One forward pass too many adds at least 10 %.
+      # The inputs of the first layers need no gradient, so up to 4 % of the
+      # passes may be missing. One forward pass too many would add at least 10
+      # %.
       fixed = {**frozen, **averages}
       assert flops(run, params, fixed) == pytest.approx(expected, rel=0.05), (
         turn,
