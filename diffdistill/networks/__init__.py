@@ -1,7 +1,7 @@
-"""The architectures, and the only room that imports Flax's Linen.
+"""The architectures, in the only package that imports Flax's Linen.
 
 A config names one of the modules in these tables and gives its fields. A
-`LinenNetwork` or a `LinenClassifier` wraps the module; other rooms see only
+`LinenNetwork` or a `LinenClassifier` wraps the module; other packages see only
 these wrappers.
 """
 

@@ -29,11 +29,12 @@ def sinusoid(
   shift: int = 1,
   scale: float = 1000,
 ) -> Vector:
-  """concat(sin, cos) of 1000 t f_j, f_j = exp(-ln(1e4) j / (dim/2 - shift)).
+  """Embeds t as concat(sin, cos) of 1000 t f_j.
 
-  Ho et al. 2020 (code); the factor 1000 turns t in [0, 1] into the index of a
-  step. Cosines come first and the shift is 0 in the code of Dhariwal & Nichol
-  2021. `scale` replaces the 1000.
+  The frequencies are f_j = exp(-ln(1e4) j / (dim/2 - shift)), as in the code of
+  Ho et al. 2020. The factor 1000 turns t in [0, 1] into the index of a step;
+  `scale` replaces it. Cosines come first and the shift is 0 in the code of
+  Dhariwal & Nichol 2021.
   """
   half = dim // 2
   frequency = jnp.exp(-math.log(1e4) * jnp.arange(half) / (half - shift))
@@ -108,7 +109,7 @@ class Embedding(nn.Module, kw_only=True):
 
 
 class SongEmbedding(nn.Module, kw_only=True):
-  """Embeds the noise level and the class in one float32 vector.
+  """Embeds the noise level and the class, for `SongUNet`, in a float32 vector.
 
   The vector is swish(dense(swish(dense(waves + dense(one-hot label)))) + gap),
   where only networks of two times have the `Gap`. A label outside

@@ -152,7 +152,7 @@ class BlockA(nn.Module, kw_only=True):
 
 
 class BlockB(nn.Module):
-  """Makes maps of 35x35 into maps of 17x17."""
+  """Reduces 35x35 maps to 17x17 by joined convolutions and a max pool."""
 
   @nn.compact
   def __call__(self, x: Map) -> Output:
@@ -205,7 +205,7 @@ class BlockC(nn.Module, kw_only=True):
 
 
 class BlockD(nn.Module):
-  """Makes maps of 17x17 into maps of 8x8."""
+  """Reduces 17x17 maps to 8x8 by joined convolutions and a max pool."""
 
   @nn.compact
   def __call__(self, x: Map) -> Output:

@@ -8,7 +8,7 @@ from diffdistill.arrays import Label
 
 Map = Float[Array, "b h w c"]
 DTYPES = ("float32", "bfloat16")
-# Attention is computed by XLA on any platform, or by NVIDIA's fused kernel.
+# Attention can be computed by XLA on any platform, or by NVIDIA's fused kernel.
 ATTENTIONS = ("xla", "cudnn")
 
 

@@ -52,7 +52,7 @@ def in_pieces(
   *,
   remat: bool,
 ) -> tuple[Float[Array, "b ..."], dict[int, Float[Array, "b ..."]]]:
-  """Runs a row without dropout; returns its output, and those of asked blocks.
+  """Runs a row without dropout; returns the outputs of row and asked blocks.
 
   There is one scan up to each block of `asked`, since the compiler cannot
   shorten a scan if only an early block's output is used.
@@ -92,6 +92,6 @@ def keep_rows(h: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
   mesh = place.mesh
   if mesh.empty or h.shape[0] % mesh.size:
     return h
-  # A batch is split over all axes of a mesh.
+  # The examples of a batch are split over all axes of a device mesh.
   rows = place.update(spec=jax.P(mesh.axis_names))
   return jax.lax.with_sharding_constraint(h, rows)

@@ -66,7 +66,8 @@ RESAMPLING = (None, "block", "conv")
 PADDING = ("same", "both")
 MIDDLE = ("attention", "bare_attention", "blocks")
 
-# Argument 3 of a block (after self) is `train`, a Python value, not an array.
+# Argument 3 of a block (after self) is `train`. It must remain a Python value,
+# so remat may not trace it.
 REMAT_BLOCK = nn.remat(ResBlock, static_argnums=(3,))
 REMAT_ATTENTION = nn.remat(Attention)
 # The arguments of every block: the embedding, and `train`.

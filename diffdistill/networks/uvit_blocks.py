@@ -20,7 +20,10 @@ from diffdistill.networks.rows import keep_rows
 
 
 class ConvBlock(nn.Module, kw_only=True):
-  """Applies two convolutions; `gives_skip` returns the output twice."""
+  """Applies two convolutions.
+
+  If `gives_skip`, it returns the output twice, the second time as a skip.
+  """
 
   gives_skip: bool
   train: bool
@@ -45,7 +48,10 @@ class ConvBlock(nn.Module, kw_only=True):
 
 
 class TransformerBlock(nn.Module, kw_only=True):
-  """Applies a perceptron, then attention; `gives_skip` as in ConvBlock."""
+  """Applies a perceptron, then attention.
+
+  If `gives_skip`, it returns the output twice, the second time as a skip.
+  """
 
   gives_skip: bool
   train: bool

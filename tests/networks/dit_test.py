@@ -29,7 +29,7 @@ def data(batch=2):
 
 @pytest.mark.parametrize(
   ("size", "expected"),
-  # In millions; recalled from Peebles & Xie 2023, not looked up.
+  # The expected counts are in millions, recalled from Peebles & Xie 2023.
   [("S", 33), ("B", 130), ("L", 458), ("XL", 675)],
 )
 def test_parameter_counts_are_those_of_the_paper(size, expected, count):

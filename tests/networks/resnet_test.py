@@ -25,7 +25,7 @@ def classifier(size=8, channels=3, **fields):
 @pytest.mark.parametrize(
   ("depth", "count"),
   [
-    # Counts of torchvision's models with 1000 classes.
+    # The expected counts are of torchvision's models with 1000 classes.
     (18, 11_689_512),
     (34, 21_797_672),
     (50, 25_557_032),

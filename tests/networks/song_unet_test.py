@@ -57,8 +57,8 @@ CIFAR = {
 @pytest.mark.parametrize(
   ("fields", "classes", "expected"),
   [
-    # Counts of NVIDIA's code for CIFAR-10 without augmentation labels. NVIDIA's
-    # code does not count the 128 frequencies as parameters.
+    # The expected counts are of NVIDIA's code for CIFAR-10 without augmentation
+    # labels. NVIDIA's code does not count the 128 frequencies as parameters.
     (CIFAR, 0, 55_732_739),
     (
       CIFAR | {**NCSNPP, "num_waves": 256, "taps": (1, 3, 3, 1)},

@@ -66,7 +66,7 @@ DDPM = {
 @pytest.mark.parametrize(
   ("size", "fields", "expected"),
   [
-    # In millions, for the released configs of Salimans & Ho 2022.
+    # These counts are in millions, for released configs of Salimans & Ho 2022.
     (
       32,
       PD
@@ -88,7 +88,8 @@ DDPM = {
       | {"attention": (8, 16, 32), "out_channels": 6, "embed_dim": 768},
       139.6,
     ),
-    # Exact counts for CIFAR-10, CelebA-64 and LSUN-256 (Ho 2020, Song 2021).
+    # These counts are exact, for CIFAR-10, CelebA-64 and LSUN-256 (Ho 2020,
+    # Song 2021).
     (32, DDPM | {"multipliers": (1, 2, 2, 2)}, 35_746_307),
     (64, DDPM | {"multipliers": (1, 2, 2, 2, 4)}, 78_700_803),
     (256, DDPM | {"multipliers": (1, 1, 2, 2, 4, 4)}, 113_673_219),
