@@ -50,7 +50,7 @@ class Schedule(abc.ABC):
 
   @abc.abstractmethod
   def rates(self, t: Floats) -> tuple[Floats, Floats]:
-    """(alpha', sigma'): the derivatives of alpha and sigma in t."""
+    """The pair (alpha', sigma') of derivatives of alpha and sigma in t."""
 
   @abc.abstractmethod
   def time(self, logsnr: Floats) -> Floats:

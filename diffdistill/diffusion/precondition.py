@@ -22,7 +22,7 @@ NOISE_UNITS = ("angle", "time", "index")
 
 
 class Scaling(NamedTuple):
-  """The coefficients of the equation above, at the time of each example."""
+  """The coefficients of this file's equation, at the time of each example."""
 
   c_skip: Float[Array, " b"]
   c_out: Float[Array, " b"]
@@ -116,7 +116,7 @@ class EDMPrecondition(Precondition):
   def aim(
     self, schedule: Schedule, t: Float[Array, " b"], s: Float[Array, " b"]
   ) -> Float[Array, " b"]:
-    """c_noise(t) - 2/pi rotation(t, s): the network reads the gap as an angle.
+    """Gives c_noise(t) - 2/pi rotation(t, s), where the gap t - s is an angle.
 
     log(sigma)/4, the unit of t, has the slope 1/sigma near s = 0, which is
     infinite if sigma(0) = 0. The angle, by which a step from t to s rotates,

@@ -39,7 +39,7 @@ class Model(Protocol):
   """A denoiser with its weights and condition bound, as samplers call it."""
 
   def __call__(self, x_t: Image, t: Time, s: Time | None = None) -> Prediction:
-    """The prediction at time t; s is the time aimed at, and None means t."""
+    """The prediction at time t; s is the time a step aims at, by default t."""
     ...
 
 

@@ -14,8 +14,8 @@ Sources: Song et al. 2021 (DDIM), Eq. 12; Salimans & Ho 2022, Eqs. 4, 5, 8.
 
 **The last step.** A step to s = 0 returns x0 itself, in (2) and in (3), as the
 released code of Salimans & Ho does: sampling ends at data, though sigma(0) is
-not exactly zero. Only this file has the rule, so the samplers and the
-targets of progressive distillation agree by construction.
+not exactly zero. Only this file has the rule, so the samplers and the targets
+of progressive distillation agree by construction.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from diffdistill.diffusion.schedule import Schedule
 
 
 def expand_like(t: Time, x: Image) -> Float[Array, "b 1 1 1"]:
-  """One value per example, in a shape that multiplies images."""
+  """Reshapes one value per example so that it multiplies images."""
   return t.reshape((-1,) + (1,) * (x.ndim - 1))
 
 
@@ -40,7 +40,7 @@ class GaussianProcess:
   schedule: Schedule
 
   def coefficients(self, t: Time, x: Image) -> tuple[Array, Array]:
-    """(alpha, sigma) at t, in a shape that multiplies x."""
+    """Gives alpha and sigma at t, in a shape that multiplies x."""
     alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
     return expand_like(alpha, x), expand_like(sigma, x)
 
@@ -59,8 +59,8 @@ class GaussianProcess:
   ) -> Image:
     """Steps by equation (2) for every s, without a special rule for s = 0.
 
-    Its derivative in s also exists at s = 0. With a prediction of two times, t
-    and s, it is the flow map from t to s.
+    The derivative of this step in s also exists at s = 0. With a prediction of
+    two times, t and s, this step is the flow map from t to s.
     """
     alpha_t, sigma_t = self.coefficients(t, x_t)
     alpha_s, sigma_s = self.coefficients(s, x_t)

@@ -131,7 +131,7 @@ class DiscreteBetas(Schedule):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LinearBeta(DiscreteBetas):
-  """The schedule of DDPM: beta linear over its steps.
+  """The schedule of DDPM, whose beta is linear over the steps.
 
   Ho et al. 2020, section 4.
 
@@ -155,7 +155,7 @@ class LinearBeta(DiscreteBetas):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CosineBeta(DiscreteBetas):
-  """The schedule of improved DDPM: alpha^2 a squared cosine, betas capped.
+  """The schedule of improved DDPM: a squared cosine, with capped betas.
 
   beta_i = min(1 - f((i + 1) / n) / f(i / n), 0.999) with f(t) =
   cos^2((t + 0.008) / 1.008 pi / 2): Nichol & Dhariwal 2021, Eq. 17.
@@ -169,7 +169,7 @@ class CosineBeta(DiscreteBetas):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EDM(Schedule):
-  """Variance exploding: alpha = 1 and sigma on the curve of Karras et al.
+  """Variance exploding: alpha is 1, and sigma is on the curve of Karras et al.
 
   sigma(t)^(1/rho) is linear in t between sigma_min and sigma_max (Karras et al.
   2022, Eq. 5). So N uniform steps of t visit the paper's N + 1 levels except

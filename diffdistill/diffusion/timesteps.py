@@ -24,7 +24,8 @@ from diffdistill.diffusion.schedule import Schedule
 from diffdistill.ranges import Range, check_ranges
 
 GRIDS = ("uniform", "quadratic", "karras")
-# Grids of whole indices of a discrete schedule; index 0 is the cleanest.
+# These grids visit whole indices of a discrete schedule; index 0 is the
+# cleanest.
 INDEX_GRIDS = ("uniform_indices", "quadratic_indices")
 KARRAS_RHO = 7.0  # Karras et al. 2022, Table 1
 KARRAS_SIGMAS = (0.002, 80.0)  # Karras et al. 2022, Table 1
@@ -39,7 +40,7 @@ class TimeDraw(abc.ABC):
     check_ranges(self)
 
   def __call__(self, key: Key, batch_size: int, schedule: Schedule) -> Time:
-    """One time for each example."""
+    """Draws one time for each example."""
     return self.quantile(jax.random.uniform(key, (batch_size,)), schedule)
 
   @abc.abstractmethod
@@ -111,7 +112,7 @@ def draw_pair(
   *,
   equal: float = 0.0,
 ) -> tuple[Time, Time]:
-  """(t, s) with s <= t: the larger and the smaller of two draws.
+  """Draws pairs (t, s): the larger and the smaller of two drawn times.
 
   Args:
     key: the key of both draws.
@@ -137,14 +138,14 @@ def _normal_quantile(u: Time, mean: float, std: float) -> Time:
 
 
 def draw_continuous(key: Key, batch_size: int) -> Time:
-  """t ~ U[0, 1): Salimans & Ho 2022, Algorithm 1."""
+  """Draws t ~ U[0, 1): Salimans & Ho 2022, Algorithm 1."""
   return jax.random.uniform(key, (batch_size,))
 
 
 def draw_discrete(
   key: Key, batch_size: int, num_steps: int | Int[Array, ""]
 ) -> Time:
-  """t = i / num_steps with i ~ U{1, ..., num_steps}, which includes t = 1.
+  """Draws t = i / num_steps with i ~ U{1, ..., num_steps}; t = 1 is included.
 
   Salimans & Ho 2022, Algorithm 2.
   """

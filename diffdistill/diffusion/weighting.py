@@ -9,7 +9,7 @@
   clipped_snr    SNR in [0.01, 5]       our own choice
 
 The first four are from Salimans & Ho 2022, section 4. The eps-MSE of an example
-is SNR times its x0-MSE, so the larger error has the larger weight.
+is SNR times its x0-MSE, so the larger of both has the weight max(SNR, 1).
 "clipped_snr" is for losses that draw all times up to the ends, where SNR is
 e^20 or e^-20: with it, every time contributes and none dominates.
 """
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 SIGMA_DATA = 0.5  # Karras et al. 2022, Table 1
-SNR_RANGE = (0.01, 5.0)  # ours, for clipped_snr
+SNR_RANGE = (0.01, 5.0)  # our own choice, for clipped_snr
 
 
 def weight(name: str, logsnr: Float[Array, " b"]) -> Float[Array, " b"]:

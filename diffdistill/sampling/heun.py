@@ -22,8 +22,8 @@ from diffdistill.sampling.sampler import Memory, Sampler
 class Heun(Sampler):
   """Takes trapezoidal steps of two network passes; the last is an Euler step.
 
-  Use the karras grid on a variance-preserving schedule: its noisy end has a
-  sigma/alpha of 2e4, which is too much for one trapezoidal step.
+  Use the karras grid on a variance-preserving schedule. At the noisy end of
+  such a schedule sigma/alpha is 2e4, too much for one trapezoidal step.
 
   Args:
     churn, churn_min, churn_max, churn_noise: S_churn, S_min, S_max (of

@@ -114,7 +114,8 @@ def test_guided_samples_come_from_the_class_moved_away_from_the_rest(num_steps):
   )
   assert np.abs(guided - unguided).max() > 0.5
   if num_steps == 256:
-    # The probability flow scales the noise by s and adds the mean.
+    # This is the exact sample: the probability flow scales the noise by s and
+    # adds the mean.
     flow = moved.reshape(1, 1, 1, 2) + s * np.asarray(noise)
     # DDIM's error is 0.026 at 64 steps. It is of first order, so four times the
     # steps make it four times smaller.

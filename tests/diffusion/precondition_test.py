@@ -47,7 +47,7 @@ def test_edm_gives_input_and_target_unit_variance(schedule, sigma_data):
   )
   variance_in = c_in**2 * (alpha**2 * sigma_data**2 + sigma**2)
   np.testing.assert_allclose(variance_in, 1, rtol=1e-5)
-  # The target of the network F is (x0 - c_skip x_t) / c_out.
+  # The variance of F's target, (x0 - c_skip x_t) / c_out, must be 1 too.
   residual = (1 - c_skip * alpha) ** 2 * sigma_data**2 + (c_skip * sigma) ** 2
   np.testing.assert_allclose(residual / c_out**2, 1, rtol=2e-3)
   np.testing.assert_allclose(

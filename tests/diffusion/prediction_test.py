@@ -33,7 +33,8 @@ def images(values):
 floats = st.lists(st.floats(-2, 2, width=32), min_size=8, max_size=8).map(
   images
 )
-# Avoid both ends, where dividing by a small alpha or sigma loses precision.
+# These times avoid both ends, where a division by a small alpha or sigma loses
+# precision.
 times = st.lists(st.floats(0.1, 0.9), min_size=4, max_size=4).map(
   lambda t: jnp.asarray(t, jnp.float32)
 )
@@ -122,7 +123,10 @@ def test_v_is_the_derivative_in_angle_and_velocity_the_one_in_time():
 @settings(deadline=None, max_examples=10)
 @given(x0=floats, eps=floats, x_t=floats, t=times)
 def test_output_both_averages_x0_as_the_paper_does(x0, eps, x_t, t):
-  """x0 = sigma^2 x + alpha (z - sigma eps): Salimans & Ho 2022, section 4."""
+  """The paper's formula is x0 = sigma^2 x + alpha (z - sigma eps).
+
+  Salimans & Ho 2022, section 4.
+  """
   alpha, sigma = GaussianProcess(schedule=Cosine()).coefficients(t, x_t)
   out = jnp.concatenate([x0, eps], axis=-1)
   actual = to_prediction("both", out, x_t, alpha, sigma)

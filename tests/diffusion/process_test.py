@@ -69,7 +69,7 @@ def test_ddim_with_true_x0_and_eps_gives_the_true_x_s(name, x0, eps, times):
 @few
 @given(x_t=values, x0=values, times=falling)
 def test_ddim_agrees_with_equation_12_of_its_paper(name, x_t, x0, times):
-  """x_s = alpha_s x0 + sigma_s (x_t - alpha_t x0) / sigma_t, in float64."""
+  """Equation 12 is x_s = alpha_s x0 + sigma_s (x_t - alpha_t x0) / sigma_t."""
   process, (t, s, _) = process_of(name), times
   alpha, sigma = process.coefficients(t, x_t)
   actual = process.ddim(x_t, from_x0(x0, x_t, alpha, sigma), t, s)

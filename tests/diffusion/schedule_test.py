@@ -60,7 +60,8 @@ def test_derivatives_are_finite_at_both_ends(name):
 @given(t=times)
 def test_time_inverts_logsnr(name, t):
   schedule = ALL_SCHEDULES[name]
-  # Schedules that clip both ends give times within the clip the same logSNR.
+  # Schedules that clip both ends give times within the clip the same logSNR,
+  # so their inverse is less exact.
   clipped = ("linear", "cosine_beta", "shifted_linear", "flow")
   atol = 2e-5 if name in clipped else 1e-6
   np.testing.assert_allclose(schedule.time(schedule.logsnr(t)), t, atol=atol)
@@ -100,7 +101,7 @@ def test_cosine_ends_at_logsnr_20_and_minus_20():
 
 
 def test_cosine_agrees_with_the_formula_of_the_paper():
-  """logsnr(t) = -2 log tan(a t + b), computed in float64."""
+  """The formula is logsnr(t) = -2 log tan(a t + b), here in float64."""
   t = np.linspace(0, 1, 1025, dtype=np.float32)
   b = np.arctan(np.exp(-10.0))
   a = np.arctan(np.exp(10.0)) - b
@@ -121,7 +122,7 @@ def test_cosine_ends_at_the_configured_logsnr():
 
 
 def test_linear_beta_agrees_with_ddpm_at_all_1000_steps():
-  """alpha^2 = prod (1 - beta) for the 1000 betas of Ho et al. 2020."""
+  """In DDPM alpha^2 is the product of 1 - beta (Ho et al. 2020)."""
   alpha2 = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
   t = jnp.arange(1, 1001) / 1000
   schedule = LinearBeta()
@@ -141,7 +142,7 @@ def test_betas_of_power_2_are_squares_of_a_linear_range():
 
 
 def test_cosine_beta_agrees_with_the_squared_cosine_of_its_paper():
-  """alpha^2 = f(t) / f(0) until the cap of beta: Nichol 2021, Eq. 17."""
+  """By Nichol 2021, Eq. 17, alpha^2 = f(t) / f(0) until beta is capped."""
   schedule = CosineBeta()
   t = np.arange(1, 990) / 1000
   f = np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2

@@ -59,7 +59,7 @@ def test_discrete_times_are_exactly_those_of_the_uniform_grid():
     np.testing.assert_array_equal(
       t, levels("uniform", "cosine", num_steps)[:-1]
     )
-    # A product with the reciprocal would not do: 49 * (1 / 49) < 1 in float32.
+    # A product with the reciprocal is not exact: 49 * (1 / 49) < 1 in float32.
     assert t[0] == 1
 
 

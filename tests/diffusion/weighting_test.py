@@ -36,7 +36,7 @@ def errors(schedule, truth, guess, x_t, t):
 def test_each_weighting_of_the_x0_error_is_the_error_of_another_output(
   truth, guess, x_t, t
 ):
-  """Weights are per example: Salimans & Ho 2022, section 4."""
+  """The weights apply to each example: Salimans & Ho 2022, section 4."""
   schedule = Cosine()
   error = errors(schedule, truth, guess, x_t, t)
   logsnr = schedule.logsnr(t)

@@ -81,7 +81,7 @@ def test_samples_with_churn_are_random_and_keep_their_moments(
 
 
 def test_churn_adds_noise_by_the_formula_of_karras(toys):
-  """sigma_hat = sigma (1 + gamma): Karras et al. 2022, algorithm 2."""
+  """The new level is sigma (1 + gamma): Karras et al. 2022, Algorithm 2."""
   toy, n = toys("cosine"), 50_000
   schedule = toy.process.schedule
   sampler = Heun(process=toy.process, churn=10.0, churn_noise=1.1)

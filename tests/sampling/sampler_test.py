@@ -62,7 +62,8 @@ def visited(sampler, num_steps):
 @pytest.mark.parametrize(
   ("grid", "first", "num_steps", "indices"),
   [
-    # Grids of Luhman & Luhman's code for LSUN, then CIFAR-10 and CelebA.
+    # Luhman & Luhman's code has the first of these grids for LSUN, and the
+    # second for CIFAR-10 and CelebA.
     ("uniform_indices", 980, 50, np.arange(0, 1000, 20)),
     (
       *("quadratic_indices", 800, 100),
