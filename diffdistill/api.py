@@ -206,7 +206,7 @@ class Run:
     reference: Path | None = None,
     exported: Sequence[Path] = (),
   ) -> Evaluation:
-    """Measures the distance of each model to the data, as the command does.
+    """Measures each model's distance to the data, like `diffdistill evaluate`.
 
     The workdir keeps each finished row, so a second call continues after the
     last finished row. An argument that is left out has the config's value.
@@ -284,7 +284,7 @@ class Run:
     kind: str = "safetensors",
     num_steps: int | None = None,
   ) -> None:
-    """Writes a model in another format, with its model card, as `export` does.
+    """Writes a model in another format, with a card, like `diffdistill export`.
 
     Args:
       model: the name of the model; None means the last finished one.
