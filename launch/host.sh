@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # The script that a scheduler runs on one host.
 #
-#   host.sh install REQUIREMENT...  installs into ~/diffdistill/venv, at the
-#                                   versions of the requirements.txt beside or
-#                                   above this file
+#   host.sh install REQUIREMENT...  installs in ~/diffdistill/venv, pinned by
+#                                   requirements.txt beside or above this file
 #   host.sh run COMMAND...          runs COMMAND; ends with a status below
 #
 # Exit statuses of run: 0 finished; 1 and 2 refused, a person must act;
