@@ -13,7 +13,7 @@ NUM_CLASSES = {"imagenet2012": 1000}
 
 @pytest.fixture(scope="session")
 def with_random_data(tmp_path_factory):
-  """Replaces the source of a config by ten images of a size."""
+  """Replaces the data of a config by ten random images of a given size."""
 
   def replace(config, size):
     source = config.data.source

@@ -45,7 +45,7 @@ def test_distance_of_few_points_is_the_sum_over_pairs():
 
 
 def expected_kernel(mean_a, cov_a, mean_b, cov_b):
-  """E (x . y / d + 1)^3 of x ~ N(mean_a, cov_a), y ~ N(mean_b, cov_b).
+  """Mean of (x . y / d + 1)^3 for x ~ N(mean_a, cov_a), y ~ N(mean_b, cov_b).
 
   E (x . y)^3 is the product of both third moments, which are m_i m_j m_k + C_ij
   m_k + C_ik m_j + C_jk m_i.

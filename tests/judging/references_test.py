@@ -165,7 +165,7 @@ def test_files_with_wrong_arrays_are_refused(write, arrays, message):
 
 
 class Hostile:
-  """Leaves a trace when it is unpickled."""
+  """An object that makes a file when it is unpickled, as an attack could."""
 
   def __init__(self, path):
     self.path = path

@@ -27,7 +27,7 @@ CONFIG = "--config=tests/launch/shrunken.py"
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-  """Environment variables, with noisy images of three colours.
+  """Environment variables for runs on noisy red, green and blue images.
 
   A classifier learns the colours in ten updates, so it is trusted to judge.
   """

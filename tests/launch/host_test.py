@@ -90,7 +90,7 @@ def test_skypilot_restarts_a_preempted_job_but_not_a_refused_one():
 
 @pytest.fixture
 def cluster(tmp_path):
-  """A folder with fakes of the programs of a host and of Slurm.
+  """A folder with fake programs in place of those of a host and of Slurm.
 
   The fake `diffdistill train` ends with the status in the next line of `plan`.
   """
@@ -132,7 +132,7 @@ echo "$*" >> $SIM/uv.log
 
 @pytest.fixture
 def run(cluster, children):
-  """Runs a script in which the trainings end as planned."""
+  """Runs a script in which fake trainings end with the statuses of `plan`."""
 
   def start(*command, plan=(), **environment):
     (cluster / "plan").write_text("".join(f"{status}\n" for status in plan))

@@ -26,7 +26,7 @@ SECRET = "hf_p4ssW0rd$(HOME)"
 
 @pytest.fixture
 def jobset(monkeypatch, capsys):
-  """Runs jobset.py; returns (status, standard output, standard error)."""
+  """Runs jobset.py; returns its status, standard output and standard error."""
   monkeypatch.syspath_prepend(str(ROOT / "launch"))
   import jobset
 

@@ -6,7 +6,7 @@ from diffdistill.configs import cifar10
 
 
 def get_config(minutes="0.5"):
-  """Tiny networks, small batches and few images, on a file of colours."""
+  """The config with tiny networks, small batches and few images of colours."""
   config = cifar10.get_config("half_hour")
   config.minutes = float(minutes)
   config.data.source.path = os.environ["SHRUNKEN_DATA"]

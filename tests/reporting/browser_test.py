@@ -47,7 +47,7 @@ addEventListener("load", () => {{
 
 @pytest.fixture
 def look(children, tmp_path):
-  """Measures pages in a browser; each page is a (path, width)."""
+  """Measures pages in a browser; each page has a path and a width in pixels."""
 
   def run(*pages):
     frames = "\n".join(

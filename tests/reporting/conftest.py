@@ -137,7 +137,7 @@ def no_charts(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _traced_once(monkeypatch):
-  """Traces the programs of each config only once for all tests."""
+  """Keeps the traced programs of each config, so that tests trace them once."""
   programs = costs.programs
 
   def once(run):

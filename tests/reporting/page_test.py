@@ -16,7 +16,7 @@ def text(node):
 
 
 def table(page, caption):
-  """The cells of the table with a caption, as text."""
+  """The texts of all cells of the table that has this caption."""
   for found in page.iter("table"):
     if found.findtext("caption") == caption:
       return [[text(cell) for cell in row] for row in found.iter("tr")]

@@ -41,7 +41,7 @@ def workdir(tmp_path):
 
 @pytest.fixture
 def fast(monkeypatch):
-  """Lets a test say how fast the device is."""
+  """Sets the speed of the device, which is otherwise measured."""
 
   def say(operations):
     monkeypatch.setattr(speed, "measured_speed", lambda: operations)

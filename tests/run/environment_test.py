@@ -32,7 +32,7 @@ def setting():
 
 @pytest.fixture
 def record(tmp_path):
-  """Records a life of a run; returns the lines that it reports."""
+  """Records the environment of a start of a run; returns the reported lines."""
 
   def life():
     said = []
@@ -67,7 +67,7 @@ def test_a_pinned_setting_gets_its_value_and_the_change_is_reported(
 
 
 def test_the_defaults_of_jax_are_the_pinned_values():
-  """So nothing is reported if nobody changed a setting."""
+  """If nobody changed a setting of JAX, a run has no setting to report."""
   code = (
     "import jax; from diffdistill.run import environment as e; e.pin();"
     "print([n for n in e.PINNED if not hasattr(jax.config, n)])"

@@ -384,7 +384,7 @@ def brief_pairs(pairs_config):
 
 @pytest.fixture(scope="module")
 def pairs_run(brief_pairs, write_config, run_cli, tmp_path_factory):
-  """(The workdir, the config file) of a finished run of pairs."""
+  """The workdir and the config file of a finished run that made pairs."""
   path = write_config(brief_pairs)
   workdir = tmp_path_factory.mktemp("runs") / "pairs"
   assert run_cli("train", f"--config={path}", f"--workdir={workdir}") == 0

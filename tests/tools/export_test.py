@@ -67,7 +67,7 @@ def test_safetensors_hold_the_weights_and_the_sampler(workdir, out):
 def test_an_exported_teacher_can_be_imported_unchanged(
   config, workdir, out, tmp_path
 ):
-  """To export and then import a teacher changes no weight."""
+  """If a teacher is exported and imported again, no weight changes."""
   export.export(workdir, "teacher", None, "safetensors", out)
   again, imported = epath.Path(tmp_path / "again"), epath.Path(tmp_path / "in")
   import_model.import_model(out, None, imported)
