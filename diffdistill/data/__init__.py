@@ -1,4 +1,4 @@
-"""Data: images by number, and batch(step) as a pure function of (seed, step).
+"""Reads data sets of images, and makes batches that depend on (seed, step).
 
 A source returns any of its images by index; a `Pipeline` shuffles indices, not
 images. A source reads no file, and imports neither scikit-learn nor
@@ -7,7 +7,7 @@ tensorflow-datasets, until its data is needed.
 
 from diffdistill.kinds import Kinds
 
-# A config names one of these as `kind`; its other keys are fields of the class.
+# Maps a source's `kind` in a config to its class. Other keys are its fields.
 SOURCES = Kinds(
   __name__,
   {

@@ -17,7 +17,7 @@ ShardSize = Annotated[int, Range(1, 10**7)]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PairSet:
-  """All settings that decide the pairs; a directory holds pairs of one set.
+  """The settings that decide all pairs; a directory holds pairs of one set.
 
   Args:
     teacher: a fingerprint of the teacher's weights.

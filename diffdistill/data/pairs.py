@@ -46,7 +46,7 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PairStore:
-  """A directory of pairs.
+  """Stores pairs in a directory, and reads them.
 
   Every process of a run makes the same calls in the same order: shards are
   drawn by all together, written and removed by the first, and read by each.

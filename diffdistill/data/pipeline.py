@@ -113,7 +113,7 @@ class Pipeline:
 
   @functools.cached_property
   def _order(self) -> Callable[[int], Indices]:
-    """A function that gives the permutation of an epoch; it caches two."""
+    """Returns a function that gives the order of an epoch, and caches two."""
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> Indices:

@@ -152,9 +152,9 @@ class Tfds(Streamed):
       return tfds.data_source(
         self.name, split=self.split, data_dir=self.data_dir, download=False
       )
-    # The library raises NotImplementedError for a data set in TFRecord format,
-    # AssertionError for an unprepared one, and ValueError for an unknown
-    # split.
+    # Catch all errors: the library raises NotImplementedError for a data set in
+    # TFRecord format, AssertionError for an unprepared one, and ValueError for
+    # an unknown split.
     except Exception as error:
       where = "" if self.data_dir is None else f", data_dir={self.data_dir!r}"
       raise ValueError(

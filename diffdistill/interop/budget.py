@@ -1,4 +1,4 @@
-"""How much work and memory a pickle from elsewhere may cost.
+"""Limits the work and memory that a pickle from elsewhere may cost.
 
 A pickle can name one value again and again. So a small file can ask for many
 copies of something large, or build containers that share their parts; a program
@@ -29,7 +29,7 @@ CONTAINERS = (list, tuple, set, dict)
 
 @dataclasses.dataclass
 class Budget:
-  """The work that one file, and the files within it, may still cost.
+  """Counts the work for a file and the files within it, up to a limit.
 
   Args:
     size: the size of the file, in bytes.

@@ -54,7 +54,7 @@ class Sizes:
 
   @classmethod
   def of(cls, config: dict[str, Any]) -> "Sizes":
-    """The sizes in a checked config."""
+    """Returns the sizes in a checked config."""
     heads = config["num_attention_heads"]
     return cls(
       heads=heads,
@@ -124,7 +124,7 @@ def read(
 
 
 def write(model: Model) -> tuple[dict[str, Any], Tensors]:
-  """(config, tensors) of a DiTTransformer2DModel with the model's network.
+  """Returns the config and the tensors of a DiTTransformer2DModel.
 
   Raises:
     ValueError: if the class cannot represent the model; the message names the
@@ -157,7 +157,7 @@ def write(model: Model) -> tuple[dict[str, Any], Tensors]:
   for i in range(module.depth):
     name = f"transformer_blocks.{i}"
     block = jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
-    # A class is a row of the kernel plus the bias of the layer.
+    # Our embedding of a class is a row of the kernel plus the layer's bias.
     table = embed["label"]["kernel"] + embed["label"]["bias"][None]
     tensors[f"{name}.{TABLE}"] = table
     for j in (1, 2):
@@ -174,7 +174,7 @@ def write(model: Model) -> tuple[dict[str, Any], Tensors]:
 
 
 def _representable(model: Model) -> DiT:
-  """The module of a model that a DiTTransformer2DModel can represent.
+  """Returns a model's module if a DiTTransformer2DModel can represent it.
 
   Raises:
     ValueError: if it cannot represent the model; the message names the field.

@@ -12,7 +12,7 @@ DEFAULTS: dict[str, Any] = {
   "out_channels": None,
   "num_layers": 28,
   "dropout": 0.0,
-  "norm_num_groups": 32,  # no layer uses it
+  "norm_num_groups": 32,  # ignored, because no layer uses it
   "attention_bias": True,
   "sample_size": 32,
   "patch_size": 2,
@@ -53,7 +53,8 @@ def checked(config: dict[str, Any]) -> dict[str, Any]:
     ValueError: if a value cannot be represented; the message names its field.
   """
   for name, value in config.items():
-    # Older configs have fields of other transformers, which are switched off.
+    # Older configs also have fields of other transformers; their values must
+    # switch these features off.
     if name not in DEFAULTS and not name.startswith("_") and value:
       raise ValueError(
         f"the transformer's {name} is {value!r}, which is no field of a"

@@ -1,4 +1,4 @@
-"""The schedulers of diffusers that take the same steps as our samplers.
+"""Writes schedulers of diffusers that take the same steps as our samplers.
 
   ours                   theirs
   ddim, x0 clipped       DPMSolverMultistepScheduler, "dpmsolver++" of order 1
@@ -44,7 +44,9 @@ MAX_BETA = 1 - 2**-24
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grid:
-  """A student's steps, from the cleanest (which is the last) to the noisiest.
+  """A student's steps, from the cleanest to the noisiest.
+
+  Sampling takes these steps in the reverse order.
 
   Attributes:
     times: t of each step, in (0, 1].
@@ -143,7 +145,9 @@ def _betas(model: Model) -> dict[str, Any]:
 
 def _table(grid: Grid | None) -> dict[str, Any]:
   """Returns the betas of a schedule that has only the student's steps."""
-  assert grid is not None  # a teacher is always native
+  assert (
+    grid is not None
+  )  # Only a teacher has no grid, and no teacher needs a table.
   squares = grid.alphas.astype(np.float64) ** 2
   ratios = squares / np.concatenate([[1.0], squares[:-1]])
   return {

@@ -1,6 +1,6 @@
-"""NVIDIA's pickles of Karras et al. 2022 (EDM): DDPM++, NCSN++ and ADM.
+"""Reads NVIDIA's pickles of Karras et al. 2022: DDPM++, NCSN++ and ADM.
 
-Such a pickle contains the network as an object, with the source code of its
+A pickle of EDM contains the network as an object, with the source code of its
 classes, which is never read or run. `pickles` keeps the names, settings and
 tensors of the classes. Their meaning is that of the published definition:
 

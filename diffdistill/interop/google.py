@@ -1,9 +1,9 @@
-"""Google's progressive-distillation checkpoints (Salimans & Ho 2022).
+"""Reads Google's checkpoints of progressive distillation.
 
-The file is a Flax msgpack of the state of a training; only its averaged
-weights, ema_params, are read. It contains no code. The weights need the config
-that trained them, config/*.py of the released code: its model.args, image_size,
-mean_type and the ends of the schedule.
+A checkpoint of Salimans & Ho 2022 is a Flax msgpack of a training's state; only
+its averaged weights, ema_params, are read. It contains no code. The weights
+need the config that trained them, config/*.py of the released code: its
+model.args, image_size, mean_type and the ends of the schedule.
 """
 
 from typing import cast
@@ -40,7 +40,7 @@ DEFAULTS: Fields = {
   "resblock_resample": False,
 }
 OUTPUTS = {"x": "x0", "eps": "eps", "v": "v", "both": "both"}
-# The network clips the logSNR that it reads to +-LIMIT.
+# Google's network clips the logSNR that it reads to [-LIMIT, LIMIT].
 LIMIT = 20.0
 GROUPS = 32
 

@@ -1,4 +1,4 @@
-"""OpenAI's ADM from the file of a guided-diffusion state dict.
+"""Reads OpenAI's ADM from the file of a guided-diffusion state dict.
 
 The file contains only weights. The README of guided-diffusion gives the flags
 of each model for the sampling script, which define the network; `DEFAULTS` has
@@ -35,7 +35,7 @@ DEFAULTS: Fields = {
   "predict_xstart": False,
   "rescale_timesteps": False,
 }
-# Flags that do not change the meaning of the weights.
+# Flags that are ignored, because the meaning of weights does not need them.
 IGNORED = (
   "batch_size",
   "clip_denoised",

@@ -1,4 +1,4 @@
-"""Our own format: a folder with model.json and model.safetensors.
+"""Reads and writes our format: a folder of model.json and model.safetensors.
 
 The JSON has all fields of `Model` except the weights. The name of a tensor is
 the path of a parameter, such as down_0_block_0.conv1.kernel.

@@ -1,4 +1,4 @@
-"""The names that a file of weights may contain, and their meanings.
+"""Lists the names that a file of weights may contain, and their meanings.
 
 Each name stands for a function of this file, which makes numbers, arrays or
 plain containers. No name is ever imported.
@@ -58,7 +58,7 @@ class Storage:
 
 @dataclasses.dataclass(kw_only=True)
 class Dtype:
-  """A type of numpy; a BUILD instruction gives its byte order."""
+  """A numpy type; a BUILD instruction of the pickle gives its byte order."""
 
   code: str
   order: str = "="
@@ -66,7 +66,7 @@ class Dtype:
 
 @dataclasses.dataclass(kw_only=True)
 class Unfilled:
-  """An array of numpy without values; a BUILD instruction gives its values."""
+  """A numpy array to which a BUILD instruction of the pickle gives values."""
 
   values: np.ndarray | None = None
 

@@ -51,7 +51,7 @@ def as_safetensors(
 
 
 def _library() -> types.ModuleType:
-  # Import here, because a machine that only trains may lack the library.
+  # Import safetensors here, because a machine that only trains may lack it.
   try:
     import safetensors
     import safetensors.numpy

@@ -1,4 +1,4 @@
-"""The speed and memory of accelerator chips, as published by their makers."""
+"""Lists the speed and memory of chips, as published by their makers."""
 
 import dataclasses
 
@@ -49,7 +49,7 @@ CHIPS = {
       name="v5e",
       kinds=("tpu v5 lite", "tpu v5e"),
       flops=197e12,
-      # The compiler lets a program use 15.75 GiB of the 16 GB.
+      # The compiler lets a program use only 15.75 GiB of the published 16 GB.
       memory=15.75 * GIB,
       memory_bandwidth=819e9,
       network_bandwidth=200e9,
@@ -107,7 +107,7 @@ CHIPS = {
 
 
 def chip_of(device_kind: str) -> Chip | None:
-  """The chip of a device kind; None for a CPU or an unknown chip."""
+  """Returns the chip of a device kind; None for a CPU or an unknown chip."""
   for chip in CHIPS.values():
     if device_kind.lower() in chip.kinds:
       return chip

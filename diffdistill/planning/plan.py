@@ -277,7 +277,7 @@ def _remedy(
       run = from_config.build(changed, devices=topology.devices)
       changes = [p for p in programs(run) if p.stage == stage]
     except ValueError:
-      continue  # the recipe or the topology does not allow this change
+      continue  # The recipe or the topology does not allow this remedy.
     say(f"{stage} does not fit; trying {flags(remedy)}")
     if all(_row(p, changed, topology, cache, say).fits for p in changes):
       return remedy

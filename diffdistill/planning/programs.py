@@ -1,4 +1,4 @@
-"""The programs that a recipe runs, traced without data, weights or devices."""
+"""Traces the programs of a recipe without data, weights or devices."""
 
 import dataclasses
 import functools

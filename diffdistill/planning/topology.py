@@ -44,7 +44,7 @@ class Topology:
 
   @property
   def is_here(self) -> bool:
-    """Whether the devices are on this machine."""
+    """Whether the topology's devices are on this machine."""
     return self.devices[0].platform == "cpu"
 
 

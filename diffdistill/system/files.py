@@ -18,7 +18,7 @@ DIGEST = "digest"
 
 
 def in_bucket(path: epath.PathLike) -> bool:
-  """Whether a path is in an object store, where folders cannot be renamed."""
+  """Returns whether a path is in an object store, which renames no folders."""
   return "://" in epath.Path(path).as_posix()
 
 

@@ -1,4 +1,4 @@
-"""The processes of one run, which may be on several machines.
+"""Lets the processes of one run, on one machine or more, work together.
 
 All processes run the same program and make the same calls in the same order.
 `on_first` lets only the first process act, such as write to a disk, and sends
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-# JAX's key-value store has no public name; Orbax also uses this one.
+# JAX's key-value store has no public name. Orbax also uses this private one.
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
@@ -142,7 +142,7 @@ def check_devices(expected: int) -> None:
 
 
 def is_first() -> bool:
-  """Whether this is the first process, which alone writes files and prints."""
+  """Returns whether this process is the first; only the first writes files."""
   return jax.process_index() == 0
 
 

@@ -1,4 +1,4 @@
-"""The lock of a workdir: only one training at a time, on any host.
+"""Locks a workdir, so that only one training at a time uses it, on any host.
 
 `lock.json` names the host and the process that hold the workdir. The holder
 writes the file again every RENEW_SECONDS. A new training that finds the file
@@ -113,7 +113,7 @@ class Lock:
       self._say(f"{self._path} could not be removed ({error})")
 
   def _is_free(self, seen: Signature | None) -> bool:
-    """Whether no process holds the lock any more."""
+    """Returns whether no process holds the lock any more."""
     if seen is None or _is_dead(holder := self._holder()):
       return True
     now = time.monotonic()
@@ -194,7 +194,7 @@ class Lock:
     write_json(self._path, fields, self._fields["nonce"])
 
   def _holder(self) -> dict[str, Any]:
-    """The fields of the lock file; empty if it is missing or damaged."""
+    """Reads the fields of the lock file; {} if it is missing or damaged."""
     try:
       return read_json(self._path)
     except (ValueError, FileNotFoundError):

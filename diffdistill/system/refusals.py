@@ -72,7 +72,7 @@ def line_of(error: Exception | str) -> str:
     return " ".join(f"{place}: {error.strerror}; {remedy}".split())
   line = " ".join(str(error).split()) or type(error).__name__
   half = LONGEST_LINE // 2
-  # Cut a long line in its middle.
+  # Keep both ends of a long line, and cut its middle out.
   return (
     line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
   )

@@ -32,8 +32,8 @@ MAY_BE_IGNORED = (signal.SIGHUP, signal.SIGINT)
 # least the first number, and up to the second if boundaries are far apart.
 # `docker stop` kills after 10 s, and a spot machine is gone after 30 s.
 SECONDS_TO_BOUNDARY = (9.0, 20.0)
-# The seconds that a finished command has to exit: the first number for one
-# process, the second for several, which wait for each other.
+# The seconds that a finished command has to exit: the first number is for one
+# process, and the second for several processes, which wait for each other.
 SECONDS_TO_EXIT = (5.0, 60.0)
 # The seconds for removing unfinished files. A disk may not answer at all.
 SECONDS_TO_CLEAN = 3.0

@@ -212,7 +212,7 @@ def test_written_betas_are_below_one_in_float32(teacher, tmp_path):
 
 
 def test_a_shifted_schedule_is_written_as_a_table(teacher, tmp_path):
-  """beta_min and beta_max do not describe the betas of a shifted schedule."""
+  """Tests betas that beta_min and beta_max alone do not describe."""
   schedule = {**teacher.schedule, "shift_from": 32}
   student = dataclasses.replace(
     teacher, schedule=schedule, sampler={"kind": "ddim"}
@@ -244,7 +244,7 @@ def test_a_network_with_classes_is_written_without_a_pipeline(
   teacher, with_weights, tmp_path
 ):
   model = with_weights(dataclasses.replace(teacher, num_classes=3))
-  # The class table of diffusers has no bias.
+  # The class table of diffusers has no bias, so the model's bias must be 0.
   model.params["embed"]["label"]["bias"][:] = 0
   folder = epath.Path(tmp_path / "out")
   diffusers.write(model, folder, None)

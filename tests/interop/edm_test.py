@@ -24,7 +24,8 @@ HERE = pathlib.Path(__file__).parent
 MAKER = runpy.run_path(str(HERE / "make_golden_edm.py"))
 WRITER = runpy.run_path(str(HERE / "write_pickles.py"))
 GOLDEN = json.loads(MAKER["GOLDEN"].read_text())
-# A one-level model, for tests that do not depend on the architecture.
+# The settings of a model of one level, for tests of other things than the
+# architecture.
 SMALL = {**MAKER["CASES"]["ncsnpp_5"][0], "channel_mult": [1]}
 # Compiling tiny networks takes longer than running them, so optimise less.
 jit = functools.partial(

@@ -60,7 +60,8 @@ def test_an_imported_network_gives_the_outputs_of_torch(name, saved):
 
 
 def test_flags_of_released_models_give_their_network_fields():
-  # The README of guided-diffusion gives these flags for two released models.
+  # The expected fields come from the flags that the README of guided-diffusion
+  # gives for two released models.
   network = guided_diffusion._network(
     guided_diffusion.DEFAULTS
     | {

@@ -307,7 +307,8 @@ def answer(c, seed):
       if kind == "conv":
         x = conv(name, x)
       elif kind == "aux_residual":
-        # Pad once with zeros, as wide as convolution and filter need together.
+        # Add a border of zeros that is wide enough for the convolution and for
+        # the filter after it.
         side = 1 + (w[f"{name}.resample_filter"].shape[-1] - 1) // 2
         small = functional.conv2d(small, w[f"{name}.weight"], padding=side)
         small = resample(name, small, "down", pad=0)

@@ -367,7 +367,8 @@ def test_missing_wrong_and_misnamed_storages_are_refused(read):
   np.testing.assert_array_equal(read(zipped(content, good))[0], VALUES)
   for storages in ([], [("0", bytes_of[:-1])], [("0", bytes_of + b"0000")]):
     refused(read, zipped(content, storages), "in the storage 0|damaged")
-  # A key must be a number, even if the zip has an entry of that name.
+  # A key that is no number must be refused, even if the zip has an entry of
+  # that name.
   for key in ("../0", "/etc/passwd", "0/../0", "", 0):
     named = [view((12,), (1,), key=key)]
     data = zipped(named, good, more=[("archive/data/../0", bytes_of)])

@@ -36,7 +36,7 @@ UNET = {
   "num_blocks": 1,
 }
 CASES = {
-  # Each case is (network, channels, classes, sampler, guidance).
+  # Each case is (network, channels, number of classes, sampler, guidance).
   "unconditional": (UNET, 1, 0, {"kind": "ddim"}, None),
   "conditional": (DIT, 3, 3, {"kind": "ddim"}, None),
   "stochastic": (

@@ -85,5 +85,6 @@ def test_the_count_of_a_network_agrees_with_xla():
     return network.apply(params, x, t, None, False)
 
   theirs = jax.jit(apply).lower(params, x, t).compile().cost_analysis()["flops"]
-  # XLA leaves out padding and counts operations that are no products.
+  # The tolerance is needed because XLA leaves out padding, and also counts
+  # operations that are no products.
   assert flops(apply, params, x, t) == pytest.approx(theirs, rel=0.1)
