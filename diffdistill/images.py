@@ -23,7 +23,7 @@ ImageStream = Iterable[Array | np.ndarray]
 
 
 def to_host(images: AnyImages) -> np.ndarray:
-  """Copies a whole batch to this host, also from other processes."""
+  """Copies a whole batch to this host, with the parts of other processes."""
   if isinstance(images, np.ndarray):
     return images
   if images.is_fully_addressable or images.is_fully_replicated:

@@ -90,18 +90,18 @@ class SongUNet(nn.Module, kw_only=True):
     channels: the channels of the first convolution; even, 4 or more.
     multipliers: the factor of the channels at each level; each level but the
       first halves the image.
-    num_blocks: residual blocks per level on the way down; one more on the way
-      up.
+    num_blocks: the number of residual blocks of each level on the way down; the
+      way up has one more.
     attention: the image heights with attention of one head, which follows each
       block on the way down and the last block on the way up. The middle always
       has attention.
     embed_dim: the size of the embedded noise level and class; None for
       4 * channels.
     embedding: "positional" or "fourier".
-    num_waves: the sines and cosines of the embedding; even, 4 or more; None for
-      `channels`.
+    num_waves: the number of sines and cosines of the embedding; even, 4 or
+      more; None for `channels`.
     encoder: "standard"; "residual" to add a convolution of the next finer map
-      to each coarser map; "skip" to add the small image to it.
+      to each coarser map; "skip" to add the shrunk image to it.
     decoder: "standard"; or "skip" to sum an output of each resolution.
     taps: the taps of the filter that changes resolutions, an even number.
     dropout: the dropout rate in training, in [0, 1).

@@ -81,9 +81,9 @@ class UNet(nn.Module, kw_only=True):
     channels: the channels of the first convolution; even, 4 or more.
     multipliers: the factor of the channels at each level; each level but the
       first halves the image.
-    num_blocks: residual blocks per level on the way down; one more on the way
-      up.
-    patch: side of the pixel blocks folded into channels before the first
+    num_blocks: the number of residual blocks of each level on the way down; the
+      way up has one more.
+    patch: the side of pixel blocks, folded into channels before the first
       convolution and unfolded after the last (Hoogeboom et al. 2023, simple
       diffusion, section 3.3); levels, attention and divisibility then count
       in patches. 1 for none.
@@ -118,7 +118,7 @@ class UNet(nn.Module, kw_only=True):
       `channels`.
     cos_first: whether cosines come before sines in the sinusoid.
     frequency_shift: 1 if the last frequency of the sinusoid is exactly 1e-4 of
-      its first; 0 if the next frequency after the last would be.
+      its first; 0 if only the frequency after the last would be.
 
   Raises:
     ValueError: if a field is out of its range; or, when called, if the

@@ -83,14 +83,14 @@ class UViT(nn.Module, kw_only=True):
       the sinusoid, and even.
     num_blocks: the blocks of each stage on the way down, and also on the way
       up; the last stage is passed only once.
-    conv_stages: how many of the finest stages are convolutions; the last never
-      is.
-    patch: side of the pixel blocks folded into channels before the first
+    conv_stages: how many stages have ConvBlocks, from the finest on; the last
+      stage never has them.
+    patch: the side of pixel blocks, folded into channels before the first
       convolution and unfolded after the last; 1 for none.
     head_dim: the channels of one head of attention.
     embed_dim: the size of the embedded noise level and class; None for
       4 * channels[0].
-    dropout: the dropout rate of each stage, in [0, 1), when `train`; () for no
+    dropout: the dropout rate of each stage in training, in [0, 1); () for no
       dropout.
     attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs. The kernel
       computes only in bfloat16, and has no forward-mode derivative, which

@@ -4,7 +4,7 @@
   (2)  difference:  the image is x_1 - eps, without the 1/alpha of x0 = (x_1 -
                     sigma eps) / alpha, which is 157 on the linear schedule
 
-Luhman & Luhman 2021 write (2): x_T - net(x_T, T).
+Luhman & Luhman 2021 write equation (2) as x_T - net(x_T, T).
 """
 
 import dataclasses
