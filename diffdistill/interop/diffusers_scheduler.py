@@ -145,9 +145,8 @@ def _betas(model: Model) -> dict[str, Any]:
 
 def _table(grid: Grid | None) -> dict[str, Any]:
   """Returns the betas of a schedule that has only the student's steps."""
-  assert (
-    grid is not None
-  )  # Only a teacher has no grid, and no teacher needs a table.
+  # Only a teacher has no grid, and no teacher needs a table.
+  assert grid is not None
   squares = grid.alphas.astype(np.float64) ** 2
   ratios = squares / np.concatenate([[1.0], squares[:-1]])
   return {

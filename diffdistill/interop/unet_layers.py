@@ -49,7 +49,7 @@ def layers(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_defaults(fields: Fields) -> Fields:
-  """Returns the fields of a U-Net that are no defaults, and its kind."""
+  """Returns the fields of a U-Net that differ from defaults, and its kind."""
   defaults = {f.name: f.default for f in dataclasses.fields(UNet)}
   return {"kind": "unet"} | {
     name: value for name, value in fields.items() if value != defaults[name]

@@ -46,7 +46,7 @@ Signature = tuple[bytes, int]
 
 
 class Lock:
-  """One process's view of the lock of a workdir.
+  """Takes, renews and releases the lock of a workdir for one process.
 
   Args:
     workdir: the workdir to lock.

@@ -89,7 +89,7 @@ class Listener:
       self._hang_up()
 
   def boundary(self) -> None:
-    """Notes that a loop is at a boundary, where it can end."""
+    """Notes that a loop is between two updates, where it can end."""
     now = time.monotonic()
     least, most = SECONDS_TO_BOUNDARY
     if self._boundary:

@@ -73,7 +73,7 @@ def passed_on(value, module, member, times, *, after=b""):
 
 @pytest.mark.slow
 def test_many_arrays_beside_a_large_memo_are_read_in_linear_time(read):
-  """Tests that time does not grow as the arrays times the size of the memo."""
+  """Tests that time does not grow with (arrays) x (entries of the memo)."""
   memo, arrays = 100_000, 5_000
   array = np.arange(3, dtype=np.float32)
   build = pickle.dumps(array, 2)[2:-1]

@@ -182,7 +182,7 @@ def test_a_clipped_student_is_written_with_a_scheduler_that_clips(
   alphas = np.concatenate([[1.0], np.sqrt(squares)])
   sigmas = np.concatenate([[0.0], np.sqrt(1 - squares)])
   x = jax.random.normal(jax.random.key(0), (2, 2, 2, 1))
-  x0 = 3 * jnp.tanh(x[::-1])  # Values outside [-1, 1] show the clipping.
+  x0 = 3 * jnp.tanh(x[::-1])  # The values outside [-1, 1] must be clipped.
   for i in (4, 3, 2, 1):
     t, s = (jnp.full(2, sampler.time(j, 4)) for j in (i, i - 1))
     with np.errstate(divide="ignore"):

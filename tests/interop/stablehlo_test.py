@@ -47,7 +47,7 @@ CASES = {
     Guidance(weight=1.5),
   ),
 }
-# Each run is (case, number of images).
+# The samplers that run, as (name of the case, number of images).
 RUNS = (
   ("unconditional", 2),
   ("unconditional", 5),
