@@ -4,7 +4,7 @@ from typing import Any
 
 from diffdistill.configs.recipes.stages import Fields, add_stage
 
-# The students of each kind, by their numbers of steps [ours].
+# The numbers of steps of the students, for each kind of objective [ours].
 NUM_STEPS = {
   "moment_matching": (8, 4, 2, 1),
   "parameter_moment_matching": (8, 4),

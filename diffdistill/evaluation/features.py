@@ -71,7 +71,7 @@ def classifier_features(
         jax.nn.softmax(out.logits.astype(jnp.float32)),
       )
 
-  # Every process can read replicated outputs.
+  # Replicate the outputs, so that every process can read all of them.
   compiled = jax.jit(apply, out_shardings=replicated)
 
   def features(images: np.ndarray) -> Features:

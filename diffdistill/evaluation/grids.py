@@ -56,7 +56,7 @@ def labelled_rows(rows: Mapping[str, Array | np.ndarray]) -> PillowImage.Image:
   names = list(rows)
   columns = shapes.pop()[0]
   strips = [_tiled(_enlarged(rows[name], None), columns) for name in names]
-  # Neighbouring rows share one gap.
+  # Remove one of the two white gaps between neighbouring rows.
   body = np.concatenate([strip[_GAP:] for strip in strips])
   picture = _as_pillow(
     np.concatenate([np.full_like(strips[0][:_GAP], 255), body])

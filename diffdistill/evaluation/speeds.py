@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 Number = int | float
-# A median and a spread need at least this many timings.
+# The least number of timings for a median and a spread.
 FEWEST = 3
 # No speed is shown with more digits, because clocks are not so exact.
 MOST_DIGITS = 3

@@ -57,7 +57,7 @@ def teacher_gap(student: ImageStream, teacher: ImageStream) -> TeacherGap:
     ours = to_host(ours).astype(np.float64)
     theirs = to_host(theirs).astype(np.float64)
     squares += ((ours - theirs) ** 2).sum()
-    # Pairwise update of the mean image and the squared deviation from it.
+    # Update the mean image and the squared deviation from it, pairwise.
     batch_mean = theirs.mean(axis=0)
     mean = np.zeros_like(batch_mean) if mean is None else mean
     total = count + len(theirs)

@@ -25,9 +25,9 @@ from diffdistill.system import hosts
 
 # 99 % of a normal distribution lie within this number of standard deviations.
 DEVIATIONS = 2.5758293035489004
-# How far the bar is on the way from chance (0) to perfect (1).
+# The bar is this share of the way from chance to perfect accuracy.
 SHARE = 0.25
-# The fields of an evaluation that describe its judge.
+# The names of the fields in evaluation.json that describe the judge.
 ACCURACY, HELD_OUT, CHANCE = (
   "classifier_accuracy",
   "classifier_held_out",

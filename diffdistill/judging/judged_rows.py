@@ -30,7 +30,7 @@ from diffdistill.system import hosts
 from diffdistill.system.files import write_atomically
 from diffdistill.training.fingerprint import fingerprint
 
-# The folder of rows in a workdir.
+# The folder in a workdir that keeps the finished rows of evaluations.
 FOLDER = "evaluated"
 # The fields of a row that are written as JSON.
 WORDS = ("made_with", "weights", "devices", "columns")

@@ -94,7 +94,7 @@ def load_reference(
     raise ValueError(
       f"pooled in {path} has features that are not finite; make the file again"
     )
-  # Precision and recall need more images than the number of nearest neighbours.
+  # Precision and recall need more kept features than nearest neighbours.
   kept = pooled is not None and len(pooled) > LEAST_KEPT
   return Reference(
     moments=gaussian, pooled=pooled if kept else None, stated=stated

@@ -67,7 +67,7 @@ class Scorer:
     judge.check(num_images)
     guidance = run.usual_guidance(round_)
     maker = self._generator(sampler, guidance, num_images)
-    # The final evaluation uses other noise.
+    # Use other noise than the final evaluation, so that it stays independent.
     seed = run.seed ^ round_.code
     images = maker.batches(params, seed, num_images, run.usual_steps(round_))
     return distance(images, judge.features, judge.reference)

@@ -24,7 +24,7 @@ from diffdistill.training.report import costs
 from diffdistill.training.stage import OUTSIDE, Round
 from diffdistill.training.training_stage import Training
 
-# The licence in the front matter if nobody has stated one.
+# The licence in the model card's front matter if nobody has stated a licence.
 NO_LICENSE = "unknown"
 LEFT_OUT = "(a path, left out)"
 
@@ -199,8 +199,8 @@ def _as_run(
     fields.pop("source", None)
     score = stage.select.by if stage.select else ""
     spent = {n: done(workdir, n, score) for n in rounds}
-    # The config has only an upper limit, and long rounds do twice as many
-    # updates.
+    # The config's num_updates may be only an upper limit, and long rounds do
+    # twice as many updates.
     fields["num_updates"] = {
       n: work.updates or "not recorded" for n, work in spent.items()
     }

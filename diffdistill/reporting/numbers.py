@@ -88,7 +88,7 @@ def _evaluation(judged: Judged) -> dict[str, Any]:
     }
     for row in judged.rows
   ]
-  # Leave out speeds of other devices and of a round's last weights.
+  # Compare no speeds of other devices, and no models of a round's last weights.
   by_steps: dict[int, list[dict[str, Any]]] = {}
   for row in rows:
     if not is_last(row) and row.get("devices") == rows[0].get("devices"):

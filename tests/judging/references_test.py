@@ -97,7 +97,7 @@ def test_a_written_reference_is_read_again(tmp_path, pixels):
   np.testing.assert_array_equal(found.moments.mean, reference.moments.mean)
   np.testing.assert_array_equal(found.moments.cov, reference.moments.cov)
   np.testing.assert_array_equal(found.pooled, reference.pooled)
-  # The same holds for a reference of moments alone.
+  # A reference that has only moments is also read as it was saved.
   moments = Reference(
     moments=Gaussian(mean=np.zeros(4), cov=np.eye(4)), pooled=None
   )
@@ -180,7 +180,7 @@ def test_nothing_is_unpickled(write, tmp_path):
   path = write(mu=mean, sigma=np.eye(4))
   refused(path, "damaged or holds more than plain arrays; write it with")
   assert not trace.exists()
-  # This file does harm if it is unpickled.
+  # NumPy does unpickle the file if it may, so the file tests what it should.
   with np.load(path, allow_pickle=True) as archive:
     assert archive["mu"] is not None
   assert trace.exists()

@@ -103,7 +103,8 @@ def test_an_evaluation_can_stop_between_batches_and_loses_one_row(judged):
 @pytest.mark.parametrize(
   ("change", "made"),
   [
-    # All gaps depend on the teacher at its most steps.
+    # All teacher gaps depend on the teacher at its most steps, so a new teacher
+    # changes all rows.
     ({"teacher": 0.25}, [(0.25, 4), (0.25, 1), (0.75, 2)]),
     ({"student": 0.25}, [(0.25, 2)]),
     ({"settings": {"seed": 1}}, ALL),

@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 FOLDER = ROOT / "launch" / "colab"
 NAMES = ("distil", "evaluate")
 MOST_BYTES, MOST_LINES, WIDTH = 300_000, 25, 80
-# A form field of Colab, with its value and type.
+# Matches a form field of Colab: its name, its value and its type.
 FIELD = re.compile(r"^(\w+) = (.*?)  # @param (\{.*\})$", re.MULTILINE)
 TINY = {
   "CLASSIFIER_UPDATES": 10,

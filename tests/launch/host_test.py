@@ -261,7 +261,7 @@ def test_a_queued_resource_trains_when_it_starts(cluster, run):
     "gcloud compute tpus queued-resources create moments --project=mine"
     " --accelerator-type=v5litepod-8 --node-id=moments --metadata-from-file="
   )
-  # The script of a host, with the test's folder in place of /root.
+  # Replace /root in the script of a host by the folder of the test.
   script = (cluster / "script").read_text().replace("/root", str(cluster))
   (cluster / "script").write_text(script)
   done = run("bash", cluster / "script", plan=[70, 75, 0])

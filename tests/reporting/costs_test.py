@@ -52,7 +52,7 @@ def test_operations_are_counted_for_the_updates_that_were_done(
   cost = spent(write_run("whole"))
   assert cost["teacher"].flops == pytest.approx(18 * each["teacher"])
   assert cost["halve"].flops == pytest.approx(54 * each["halve"])
-  # A student's update also has passes of the teacher.
+  # A student's update takes more operations, because its teacher runs too.
   assert each["halve"] > each["teacher"] > 0
   part = spent(write_run("part", rounds={"teacher": 18, "halve/004": 6}))
   assert part["halve"].flops == pytest.approx(6 * each["halve"])
@@ -96,7 +96,7 @@ def benchmarked(workdir, **seconds):
 
 def test_peak_flops_count_all_chips_and_all_the_time(write_run):
   cost = spent(write_run(more=MACHINE))
-  # Each chip has 197 TFLOP/s; each round took 18 s.
+  # The peak of each chip is 197 TFLOP/s; each round took 18 s.
   for stage, seconds in (("teacher", 18), ("halve", 54)):
     peak = seconds * 4 * 197e12
     assert cost[stage].peak_flops == pytest.approx(peak)

@@ -56,7 +56,7 @@ def test_rows_have_their_ratio_to_the_teacher(write_run, report):
       for distance in (nearest, 0.3291674, 0.1060690, 0.1286, 0.1738807, 0.11)
     ]
   )
-  # The measured speed-up divided by 64 / steps.
+  # The expected values are the measured speed-ups divided by 64 / steps.
   over = [row["speed_up_over_ratio"] for row in made["rows"]]
   assert over == [1, *[pytest.approx(0.9)] * 2, None, *[pytest.approx(0.9)] * 2]
   assert made["rows"][4]["recall"] is None
@@ -126,7 +126,7 @@ def test_costs_are_given_for_each_stage_and_in_total(write_run, report):
     each = (teacher[name], halve[name], made["total"][name])
     assert each == tuple(v if v is None else pytest.approx(v) for v in values)
   for cost in (teacher, halve, made["total"]):
-    # Each chip has 989 TFLOP/s.
+    # The peak of each chip is 989 TFLOP/s.
     peak = cost["device_seconds"] * 989e12
     assert cost["share_of_peak"] == pytest.approx(cost["flops"] / peak)
 

@@ -142,7 +142,8 @@ def test_a_given_teacher_costs_nothing(write_run, report):
   about = "denoising; not trained here, but path:elsewhere/teacher"
   assert teacher == f"teacher {about}"
   assert "time 54s" in halve
-  # The student's operations are counted, but not the given teacher's.
+  # The student's operations are counted. The teacher is of another run, so its
+  # operations are none of this run's.
   assert "not counted" not in text(page)
 
 

@@ -37,7 +37,7 @@ def test_charts_show_the_recorded_values(write_run, report):
   ]
   said = [text(word) for word in drawn[0].iter("text")]
   assert {"teacher", "halve", "two samples of real images"} <= set(said)
-  # The round's last weights, at 0.11, are in no curve.
+  # No curve has the distance 0.11, which is of a round's last weights.
   assert "0.11 " not in names[0]
   assert {"004", "002", "001"} <= {text(w) for w in drawn[4].iter("text")}
 

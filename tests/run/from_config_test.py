@@ -135,7 +135,7 @@ def test_a_stage_gets_the_run_s_classifier(edited):
 def test_a_null_label_comes_after_the_classes(edited):
   built = from_config.build(edited("model.label_dropout", 0.1))
   assert built.denoiser.null_label == 3
-  # The network has one class more than the images.
+  # The null label is one more class of the network than the images have.
   assert built.denoiser.network.num_classes == 4
   assert built.generator(built.stages[0].objective.sampler, 8).num_classes == 3
   teacher, halve = built.stages

@@ -57,7 +57,7 @@ def test_weights_that_do_not_fit_are_refused(finished_run, edited, judged):
   other["stages"]["halve"]["frozen"]["classifier"] = f"{path}/classifier"
   for config, name, source, message in (
     (edited("model.network.width", 10), "teacher", "teacher", "10"),
-    # The null label adds a class.
+    # Label dropout adds a class, the null label, so the weights do not fit.
     (edited("model.label_dropout", 0.1), "teacher", "teacher", "(4, "),
     (edited("model.network.depth", 2), "teacher", "teacher", "is None there"),
     (other, "classifier", "classifier", "6"),

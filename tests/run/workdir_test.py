@@ -47,7 +47,7 @@ def test_fields_that_do_not_change_the_training_may_change(edited, tmp_path):
 def test_hosts_with_separate_disks_are_refused(
   tiny_config, tmp_path, monkeypatch
 ):
-  # On this host, the file that the first process wrote does not exist.
+  # This host sees another disk: the first process's file does not exist here.
   monkeypatch.setattr(hosts, "on_first", lambda act: None)
   workdir = epath.Path(tmp_path) / "new"
   with pytest.raises(ValueError, match="is not the same folder on every host"):

@@ -58,7 +58,8 @@ def weights(workdir, name, product="student"):
 
 def test_only_weights_that_the_rest_of_a_run_needs_are_carried(half, tmp_path):
   carry.carry(half, epath.Path(tmp_path) / "all")
-  # No model is judged yet, so all are needed. No stage uses second moments.
+  # No model is judged yet, so the weights of all models are needed. No stage
+  # needs second moments.
   assert products(epath.Path(tmp_path) / "all") == {
     "classifier": {"classifier"},
     "teacher": {"teacher"},
