@@ -1,4 +1,4 @@
-"""The public API gives a program or a notebook the results of a run."""
+"""Tests that a program or a notebook gets the results of a run by the API."""
 
 import io
 import json
@@ -26,7 +26,7 @@ def run(finished_run):
 
 @pytest.fixture(scope="module")
 def exports(run, tmp_path_factory):
-  """[The student, exported as a program; the teacher, exported as weights]."""
+  """Exports the student as a program, and the teacher as weights."""
   folder = tmp_path_factory.mktemp("exports")
   run.export(None, folder / "student", kind="stablehlo")
   run.export("teacher", folder / "weights")
@@ -35,7 +35,7 @@ def exports(run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def judged(run, exports, tmp_path_factory):
-  """(A copy of the run, its evaluation together with the exported models)."""
+  """Makes a copy of the run, and evaluates it with the exported models."""
   workdir = tmp_path_factory.mktemp("runs") / "judged"
   shutil.copytree(run.folder, workdir)
   copy = diffdistill.open(str(workdir))
@@ -91,7 +91,8 @@ def test_an_exported_model_makes_the_images_of_its_run(run, exports):
   ):
     ours = run.sample(name, num_images=5, num_steps=steps, label=1)
     theirs = exported.sample(num_images=5, num_steps=steps, label=1)
-    # XLA may round an exported program in another way, by one grey level.
+    # The tolerance is one grey level, because XLA may round an exported program
+    # in another way.
     assert np.abs(ours.astype(int) - theirs).max() <= 1
   assert [(m.name, m.kind, m.num_steps) for m in student.models] == [
     ("student", "student", 1)
@@ -126,7 +127,7 @@ def test_evaluate_keeps_its_rows_and_agrees_with_the_command(judged, capsys):
   evaluate.evaluate(run.folder, None, (1, 2))
   printed = capsys.readouterr()
   assert printed.err.count("(judged before)") == 3
-  # The command prints the same table as this evaluation.
+  # The command must print the same table as this evaluation.
   again = run.evaluate((1, 2))
   assert printed.out == f"{again!r}\n"
   html = ElementTree.fromstring(again._repr_html_().replace("<br>", "<br />"))
@@ -139,7 +140,7 @@ def test_evaluate_keeps_its_rows_and_agrees_with_the_command(judged, capsys):
   assert evaluation.warning in printed.out
   for column in ("halve/001", "paper", "training_passes", "speed_up"):
     assert column in printed.out
-  # Reports show the largest evaluation.
+  # A report must show the largest evaluation.
   written = json.loads((run.folder / "evaluation.json").read_text())
   assert written["rows"] == evaluation.rows
   assert (run.folder / "evaluation.png").read_bytes() == evaluation.curve().png
@@ -179,8 +180,8 @@ def test_cost_counts_images_and_passes_of_each_round(run):
     "halve/001",
     "all",
   ]
-  # A round has two updates of eight images. A gradient counts as three passes,
-  # and a student's teacher makes two more.
+  # A round has two updates of eight images. A gradient counts as three passes.
+  # For a student, its teacher makes two more passes.
   assert [row["images"] for row in cost] == [16, 16, 16, 48]
   assert [row["passes"] for row in cost] == [None, 48, 80, 128]
   assert "peak host MB" in repr(cost)

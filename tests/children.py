@@ -13,7 +13,8 @@ import time
 import uuid
 from collections.abc import Callable
 
-# In seconds. On an idle machine, every wait takes less than a minute.
+# The longest wait in seconds. On an idle machine, every wait takes less than a
+# minute.
 PATIENCE = 900
 PROC = pathlib.Path("/proc")
 
@@ -28,12 +29,13 @@ def wait_until(
   Args:
     true: the condition, which is checked again and again; it must be cheap.
     processes: processes that must not end before (Popen or multiprocessing).
-    said: gives the output of a process by its index, for the failure message.
+    said: a function that gives the output of a process by its index, for the
+      failure message.
   """
   end = time.monotonic() + PATIENCE
   while True:
-    # Look at the processes before `true`, because a process may fulfil it and
-    # end.
+    # Look at the processes before calling `true`, because a process may make it
+    # true and then end.
     ended = [i for i, p in enumerate(processes) if _status(p) is not None]
     if true():
       return
@@ -128,7 +130,8 @@ class Children:
     mark = f"{self._name}={self._value}".encode()
     found = [p.pid for p in self._started if p.poll() is None]
     for path in PROC.glob("[0-9]*/environ"):
-      # The process may just have ended, be another user's, or be a zombie.
+      # The process may just have ended, may belong to another user, or may be a
+      # zombie.
       with contextlib.suppress(OSError):
         if mark in path.read_bytes().split(b"\0"):
           found.append(int(path.parent.name))
@@ -141,7 +144,7 @@ class Children:
       for process in self._started:
         with contextlib.suppress(ProcessLookupError):
           os.killpg(process.pid, signal.SIGKILL)
-      # A killed process may have started another one just before.
+      # A killed process may have started another process just before.
       for pid in (pids := self.alive()):
         with contextlib.suppress(ProcessLookupError):
           os.kill(pid, signal.SIGKILL)

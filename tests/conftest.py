@@ -10,7 +10,8 @@ import subprocess
 import sys
 import warnings
 
-# Tests compile more than they run, so the least optimised code is fastest.
+# Tests spend more time on compiling than on running, so code without
+# optimisation is fastest.
 os.environ["XLA_FLAGS"] = " ".join(
   [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
 ).strip()
@@ -30,7 +31,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", ".cache/jax")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
-# A slow example is no failure, because the machine may be busy.
+# A slow example of hypothesis is no failure, because the machine may be busy.
 hypothesis.settings.register_profile(
   "busy",
   deadline=None,
@@ -39,7 +40,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("busy")
 
 
-# The lines that a run prints about its stages, rounds and shards.
+# A pattern for the lines that a run prints about its stages, rounds and shards.
 PROGRESS = (
   r"\w+: .* (parameters in the|pairs and) .*"
   r"|[\w/]+ +\d+/\d+ .* images/s .*"
@@ -61,14 +62,14 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture
 def children():
-  """Starts processes that end with the test, even if the test fails."""
+  """Starts processes that are killed when the test ends, even if it fails."""
   with Children() as started:
     yield started
 
 
 @contextlib.contextmanager
 def mounted(place, options):
-  """A disk in memory, mounted with these options."""
+  """Mounts a disk in memory, with these options."""
   place.mkdir()
   mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
   done = subprocess.run(mount, capture_output=True, text=True, check=False)
@@ -82,21 +83,21 @@ def mounted(place, options):
 
 @pytest.fixture
 def small_disk(tmp_path):
-  """A disk of 256 kB."""
+  """Mounts a disk of 256 kB."""
   with mounted(tmp_path / "small_disk", "size=256k") as place:
     yield place
 
 
 @pytest.fixture
 def read_only_disk(tmp_path):
-  """An empty disk that cannot be written."""
+  """Mounts an empty disk that cannot be written."""
   with mounted(tmp_path / "read_only_disk", "size=256k,ro") as place:
     yield place
 
 
 @pytest.fixture(scope="session")
 def mesh_of():
-  """A function that makes a mesh of the first data * fsdp devices."""
+  """Returns a function that makes a mesh of the first data * fsdp devices."""
 
   def make(data, fsdp=1):
     devices = np.array(jax.devices()[: data * fsdp]).reshape(data, fsdp)
@@ -107,7 +108,10 @@ def mesh_of():
 
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory):
-  """A config with a teacher and students of 4, 2, 1 steps, 18 updates each."""
+  """Makes a config with a teacher and students of 4, 2 and 1 steps.
+
+  Each of them has 18 updates.
+  """
   random = np.random.default_rng(0)
   path = tmp_path_factory.mktemp("data") / "tiny.npz"
   np.savez(
@@ -155,7 +159,7 @@ def tiny_config(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def pairs_config(tiny_config):
-  """A config with a teacher, its pairs, and a student that trains on pairs."""
+  """Makes a config with a teacher, its pairs, and a student that uses them."""
   stages = tiny_config["stages"]
   return {
     **tiny_config,
@@ -184,7 +188,7 @@ def pairs_config(tiny_config):
 
 @pytest.fixture
 def edited(tiny_config):
-  """A function that sets a field of the tiny config; None removes it."""
+  """Returns a function that sets a field of the tiny config, or removes it."""
 
   def edit(path, value=None):
     config = copy.deepcopy(tiny_config)
@@ -203,7 +207,7 @@ def edited(tiny_config):
 
 @pytest.fixture(scope="session")
 def small_config(tiny_config):
-  """A config with a classifier, a teacher and a student, 2 updates each."""
+  """Makes a config with a classifier, a teacher, a student; 2 updates each."""
   stages = {
     name: {**stage, "num_updates": 2}
     for name, stage in tiny_config["stages"].items()
@@ -235,9 +239,9 @@ def small_config(tiny_config):
 
 @pytest.fixture(scope="session")
 def config_file(small_config, tmp_path_factory):
-  """The path of a config file with the small config.
+  """Writes a config file with the small config, and gives its path.
 
-  The recipes of the file are mistakes that a config file can make.
+  The file also has recipes, each with a mistake that a config file can have.
   """
   path = tmp_path_factory.mktemp("configs") / "tiny.py"
   path.write_text(f"""
@@ -260,7 +264,7 @@ def get_config(recipe="plain"):
 
 @pytest.fixture(scope="session")
 def write_config(tmp_path_factory):
-  """A function that writes a config file with the given fields."""
+  """Returns a function that writes a config file with the given fields."""
 
   def write(fields):
     path = tmp_path_factory.mktemp("configs") / "written.py"
@@ -275,12 +279,13 @@ def write_config(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def run_cli():
-  """A function that runs a command and returns its exit status."""
+  """Returns a function that runs a command and returns the exit status."""
   from diffdistill.cli.main import main
 
   def run(*arguments):
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-      # ml_collections loads config files with a deprecated function of Python.
+      # ml_collections loads config files with a deprecated function of Python,
+      # whose warning is ignored.
       warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
       patch.setattr(sys, "argv", ["diffdistill", *map(str, arguments)])
       try:
@@ -293,7 +298,7 @@ def run_cli():
 
 @pytest.fixture
 def refuse(run_cli, capsys):
-  """A function that runs a command and asserts that one line refuses it."""
+  """Returns a function that asserts that one line refuses a command."""
 
   def run(status, *arguments):
     assert run_cli(*arguments) == status
@@ -309,7 +314,7 @@ def refuse(run_cli, capsys):
 
 @pytest.fixture(scope="session")
 def finished_run(config_file, run_cli, tmp_path_factory):
-  """The workdir of a finished run of the config file."""
+  """Trains a run of the config file to its end, and gives its workdir."""
   workdir = tmp_path_factory.mktemp("runs") / "tiny"
   assert (
     run_cli("train", f"--config={config_file}", f"--workdir={workdir}") == 0
@@ -319,13 +324,13 @@ def finished_run(config_file, run_cli, tmp_path_factory):
 
 @pytest.fixture
 def own_run(finished_run, tmp_path):
-  """A copy of the finished run, for a test that writes into the workdir."""
+  """Copies the finished run, for a test that writes into the workdir."""
   return shutil.copytree(finished_run, tmp_path / "own" / "tiny")
 
 
 @pytest.fixture
 def train(config_file, tmp_path):
-  """The arguments of a training that must not create its workdir."""
+  """Gives the arguments of a training that must not create its workdir."""
   workdir = tmp_path / "runs" / "new"
   yield ("train", f"--config={config_file}", f"--workdir={workdir}")
   assert not workdir.exists()
@@ -333,7 +338,7 @@ def train(config_file, tmp_path):
 
 @pytest.fixture(scope="session")
 def learnable(tmp_path_factory):
-  """The path of 240 images of three shapes, which a classifier can learn."""
+  """Writes 240 images of three shapes, which a classifier can learn."""
   random = np.random.default_rng(0)
   label = np.arange(240) % 3
   shapes = np.array([[[1, 0], [0, 0]], [[1, 1], [0, 0]], [[1, 0], [0, 1]]])
@@ -345,17 +350,18 @@ def learnable(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def good_judge(small_config):
-  """The fields of a stage whose classifier learns the three shapes."""
+  """Gives the fields of a stage whose classifier learns the three shapes."""
   stage = small_config["stages"]["classifier"]
   return {**stage, "optimizer": {"learning_rate": 2e-2}, "num_updates": 60}
 
 
 @pytest.fixture(scope="session")
 def judged_config(small_config, pairs_config, learnable, good_judge):
-  """A config with a classifier, a teacher, two halvings and a student on pairs.
+  """Makes a config with a judge, a teacher, halvings and a student of pairs.
 
-  The classifier is good; the other models have two updates each. All students
-  are selected and judged.
+  The judge is a classifier that is good at its task. The other models have two
+  updates each. There are two halvings. The best weights of all students are
+  selected, and all students are judged.
   """
   stages = copy.deepcopy({**pairs_config["stages"], **small_config["stages"]})
   stages["classifier"] = good_judge

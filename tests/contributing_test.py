@@ -1,4 +1,4 @@
-"""Adds the papers of CONTRIBUTING as its text says, trains and tests them."""
+"""Adds CONTRIBUTING's papers as its text says, then trains and tests them."""
 
 import dataclasses
 import functools
@@ -26,7 +26,8 @@ from diffdistill.sampling.ddim import DDIM
 from tests.objectives import bench
 from tests.objectives.given import OneTime, batch_of, loss_of
 
-# ml_collections loads config files with a deprecated function of Python.
+# ml_collections loads config files with a deprecated function of Python, whose
+# warning is ignored.
 pytestmark = pytest.mark.filterwarnings(
   "ignore:the load_module:DeprecationWarning"
 )
@@ -39,12 +40,12 @@ BENCH = "tests/objectives/bench.py"
 
 
 def file_of(name):
-  """The path of a paper's own file, as CONTRIBUTING names it."""
+  """Finds the path of a paper's own file, as CONTRIBUTING names it."""
   return f"diffdistill/objectives/{name}.py"
 
 
 def examples():
-  """The fenced blocks of each paper, by the file name in their first line."""
+  """Finds each paper's fenced blocks, by the file name in their first line."""
   found = {}
   for section in PAGE.read_text().split("\n## "):
     blocks = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", section, re.S))
@@ -59,7 +60,7 @@ every_example = pytest.mark.parametrize("name", EXAMPLES)
 
 
 def load(path):
-  """Loads a test file as a new module, which can be changed safely."""
+  """Loads a test file as a new module, which a test can change safely."""
   spec = importlib.util.spec_from_file_location(
     f"contributing_{pathlib.Path(path).stem}", PAGE.parent / path
   )
@@ -75,7 +76,7 @@ suite_test = load("tests/objectives/suite_test.py")
 
 
 def one_line(name, text, names):
-  """Adds an entry, which must be one line, to a table."""
+  """Adds an entry to a table; the entry must be one line."""
   (line,) = text.strip().splitlines()
   ((key, value),) = eval(f"{{{line}}}", dict(names)).items()
   assert key == name
@@ -84,7 +85,7 @@ def one_line(name, text, names):
 
 @pytest.fixture(scope="module", autouse=True)
 def added(tmp_path_factory):
-  """Adds the papers and returns the folder of their files."""
+  """Adds the papers, and returns the folder of their files."""
   root = tmp_path_factory.mktemp("contribution")
   (root / file_of(GUIDANCE)).parent.mkdir(parents=True)
   with pytest.MonkeyPatch.context() as patch:
@@ -116,7 +117,8 @@ def test_the_file_of_a_paper_obeys_the_import_rules(name, added, monkeypatch):
   doors_test.test_imports_go_through_doors(added / file_of(name))
 
 
-# These checks need a teacher in every turn, but a critic's turn has none.
+# Leave out the checks that need a teacher in every turn, because a critic's
+# turn has none.
 OF_TEACHERS = (
   "test_one_executable_serves_every_round",
   "test_a_teacher_in_bfloat16_is_the_rounded_one",
@@ -131,7 +133,7 @@ CHECKS = [
   for paper in EXAMPLES
   for name, check in vars(suite_test).items()
   if name.startswith("test_")
-  # Checks that are not about one paper run once.
+  # Run the checks that are not about one paper only once.
   and (paper == GUIDANCE or "name" in inspect.signature(check).parameters)
   and (paper == GUIDANCE or name not in OF_TEACHERS)
 ]
@@ -162,7 +164,7 @@ def test_one_executable_serves_each_turn_of_a_critic(mesh_of):
 
 
 def test_the_loss_of_the_paper_is_the_square_of_the_guidance(mesh_of):
-  """This holds before the first update, when student and teacher are equal."""
+  """Before the first update, the student equals the teacher, so this holds."""
   on = bench.bench(GUIDANCE, mesh_of(1))
 
   def loss(scale):
@@ -183,7 +185,7 @@ def test_the_paper_refuses_a_teacher_without_guidance():
 
 @dataclasses.dataclass(frozen=True)
 class Constant(OneTime):
-  """A network that returns its only weight for every input."""
+  """A network that outputs its only weight for every input."""
 
   def init(self, key):
     return jnp.zeros(())
@@ -193,7 +195,10 @@ class Constant(OneTime):
 
 
 def test_the_losses_of_a_critic_and_its_student_equal_those_by_hand():
-  """Student c, critic a, teacher b: only the student gets a gradient."""
+  """The student outputs c, the critic a and the teacher b.
+
+  Only the student gets a gradient.
+  """
   a, b, c = 0.4, -0.3, 1.5
   given = bench.build(CRITIC)
   goal = dataclasses.replace(
@@ -215,7 +220,8 @@ def test_the_losses_of_a_critic_and_its_student_equal_those_by_hand():
   np.testing.assert_allclose(
     value_and_slope(("critic",), a), [(c - a) ** 2, 2 * (a - c)], rtol=1e-5
   )
-  # The loss falls in the direction from the critic to the teacher.
+  # The loss of the student must fall in the direction from the critic to the
+  # teacher.
   slope = (a - b) / abs(c - b)
   np.testing.assert_allclose(
     value_and_slope(("student",), c), [c * slope, slope], rtol=1e-5
@@ -233,7 +239,7 @@ def test_a_student_of_a_critic_is_used_in_one_step():
 
 
 def guided_stage(config):
-  """The stage of CONTRIBUTING's recipe, with 6 updates."""
+  """Makes the stage of CONTRIBUTING's recipe, with 6 updates."""
   names = dict(vars(recipes))
   exec(EXAMPLES[GUIDANCE][RECIPE], names)
   names[GUIDANCE](
@@ -247,7 +253,7 @@ def guided_stage(config):
 
 
 def critic_stage(config):
-  """A stage of one cycle: five updates of the critic and one of the student."""
+  """Makes a stage of five updates of the critic and one of the student."""
   config.run = (*config.run, "matched")
   config.stages.matched = {
     "objective": {"kind": CRITIC},
@@ -263,9 +269,12 @@ def critic_stage(config):
 @pytest.mark.parametrize(
   ("name", "add", "product", "passes", "words"),
   [
-    # Each image costs two passes of the teacher and a gradient of three.
+    # Each image costs two passes of the teacher, and a gradient of the student,
+    # which counts as three passes.
     (GUIDANCE, guided_stage, "guided/004", 6 * 5, "Distillation of a guided"),
-    # A cycle has five turns of student and critic, then two teacher passes.
+    # Each of the critic's five turns in a cycle has a pass of the student and a
+    # gradient of the critic (3). Then the student's turn has a gradient (3), a
+    # pass of the critic and two passes of the teacher.
     (
       CRITIC,
       critic_stage,

@@ -32,7 +32,7 @@ X = jnp.array([[0.3, -0.2], [1.0, 0.4], [-0.7, 0.1], [0.2, 1.5]]).reshape(
 
 @dataclasses.dataclass(frozen=True)
 class Spoken:
-  """A network that returns the exact denoiser of a mixture as `output`."""
+  """A network that gives a mixture's exact denoiser in the form `output`."""
 
   schedule: Cosine
   output: str
@@ -78,7 +78,8 @@ def test_every_output_gives_the_same_prediction(schedule, output):
   )
   expected = GaussianMixture(schedule=schedule).apply(MIXTURE, X, T)
   actual = denoiser(MIXTURE, X, T)
-  # With EDM, sigma(0.1) = 0.01, so eps has 100 times the rounding error of x0.
+  # The tolerance is for EDM. Its sigma(0.1) is 0.01, so eps has 100 times the
+  # rounding error of x0.
   np.testing.assert_allclose(actual.x0, expected, atol=2e-5)
   alpha, sigma = denoiser.process.coefficients(T, X)
   line = alpha * actual.x0 + sigma * actual.eps
@@ -139,7 +140,7 @@ def test_the_network_gets_labels_second_time_and_key(conditional):
 
 @dataclasses.dataclass(frozen=True)
 class Answers(Listener):
-  """A network that outputs a fixed number for each label."""
+  """A network that outputs one fixed number for each label."""
 
   def apply(self, params, x, t, condition=UNCONDITIONAL, *, s=None, key=None):
     super().apply(params, x, t, condition, s=s, key=key)
@@ -162,10 +163,12 @@ def test_a_guided_model_calls_the_network_with_and_without_labels():
   guided = denoiser.bind(
     params, Condition(label=label), Guidance(weight=2.0), scale=0.5, key=key
   )(X, T)
-  # Both calls must use the same dropout, or their difference would be noise.
+  # Both calls must drop the same units; otherwise their difference would be
+  # noise.
   told, untold = heard
   assert told["key"] is untold["key"] is key
-  # Label 2 means no label, so x0 is 1 + (1 - 0.25) or -1 + (-1 - 0.25).
+  # Label 2 stands for no label. So the guided x0 is 1 + (1 - 0.25) or -1 + (-1
+  # - 0.25).
   np.testing.assert_allclose(
     guided.x0[:, 0, 0, 0], [1.75, -2.25, -2.25, 1.75], rtol=1e-6
   )

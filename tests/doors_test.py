@@ -1,4 +1,7 @@
-"""Checks which room may import which, and which rooms may use a library."""
+"""Checks which room may import which, and which rooms may use a library.
+
+A room is a folder of the package.
+"""
 
 import ast
 import functools
@@ -10,7 +13,8 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "diffdistill"
 
-# For each room, or file at the top, the rooms that it may import from.
+# For each room, or each file at the top, this lists the rooms that it may
+# import from.
 DOORS = {
   "version": (),
   "__init__": ("version",),
@@ -47,7 +51,7 @@ DOORS = {
     "data",
     "denoiser",
     "diffusion",
-    "objectives.objective",  # only the protocol, no paper
+    "objectives.objective",  # Only the protocol, no paper.
     "ranges",
     "sampling",
     "system",
@@ -137,10 +141,10 @@ DOORS = {
   "cli": ("version", "ranges", "run", "system", "tools"),
   "__main__": ("cli", "system"),
 }
-# The package names its API for type checkers alone, and imports it when a name
-# of it is used.
+# The package imports the names of its API only for type checkers. At run time
+# it imports a name when the name is used.
 LAZY = {"__init__": ("api",)}
-# rglob does not follow the link configs.
+# The link configs is added by hand, because rglob does not follow links.
 FILES = sorted([*PACKAGE.rglob("*.py"), *(PACKAGE / "configs").rglob("*.py")])
 
 
@@ -159,7 +163,7 @@ def parsed(path):
 
 @functools.cache
 def imports(path):
-  """The (name, whether it is inside a function) of each import of a file."""
+  """Lists the imports of a file as (name, whether it is inside a function)."""
   return tuple(imports_of(parsed(path)))
 
 
@@ -231,7 +235,8 @@ def test_a_library_stays_in_its_room(library, places):
     if f"{name}.".startswith(f"{library}.")
   ]
   assert all(home.startswith(places) for home in homes), homes
-  # A rule for a library that is not used any more should be removed.
+  # Each rule must be in use: a rule for a library that is not used any more
+  # should be removed.
   assert bool(homes) == bool(places)
 
 
@@ -244,7 +249,7 @@ def test_slow_or_optional_libraries_are_imported_inside_functions(library):
 
 @functools.cache
 def texts(path):
-  """All names and all strings in a file."""
+  """Collects all names and all strings in a file."""
   return frozenset(texts_of(path))
 
 
@@ -263,7 +268,7 @@ def texts_of(path):
   [
     ("FLAGS", ("cli/",)),
     ("ConfigDict", ("configs/",)),
-    # This one is imported by name, inside a function.
+    # This library is imported by its name as a string, inside a function.
     ("tensorflow_datasets", ("data/tfds.py", "tools/doctor.py")),
     ("pmap", ()),
     ("value_and_grad", ()),

@@ -1,4 +1,4 @@
-"""Runs a small recipe of CIFAR-10 while only few packages can be imported.
+"""Runs a small recipe of CIFAR-10 while only a few packages can be imported.
 
 doors_test.py runs this file with a folder to work in. launch/one_gpu.sh has the
 list of packages.
@@ -8,7 +8,7 @@ import importlib.machinery
 import pathlib
 import sys
 
-# The packages that jax, flax, optax, orbax-checkpoint and pillow install.
+# These packages come with jax, flax, optax, orbax-checkpoint and pillow.
 HELD = """
 PIL absl aiofiles etils flax fsspec google humanize importlib_resources jax
 jaxlib markdown_it mdurl ml_dtypes msgpack numpy opt_einsum optax orbax
@@ -24,11 +24,11 @@ MAY_BE_IMPORTED = {*sys.stdlib_module_names, *PACKAGES, "diffdistill"}
 
 
 class FewPackages(importlib.machinery.PathFinder):
-  """Finds only these packages, as if no other were installed."""
+  """A finder that finds only these packages, as if no other were installed."""
 
   @classmethod
   def find_spec(cls, fullname, path=None, target=None):
-    # The list of Python's own modules lacks some, such as _sysconfigdata_...
+    # Python's own list of its modules lacks some, such as _sysconfigdata_...
     if fullname[0] == "_" or fullname.partition(".")[0] in MAY_BE_IMPORTED:
       return super().find_spec(fullname, path, target)
     return None
@@ -49,7 +49,8 @@ def main(folder):
 
   assert command_line.main
 
-  # As in conftest.py, compiled programs are small and used once.
+  # Do not optimise compiled programs, as in conftest.py: they are small and
+  # used once.
   jax.config.update("jax_compilation_cache_dir", ".cache/jax")
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 

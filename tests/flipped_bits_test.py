@@ -1,4 +1,4 @@
-"""A flipped bit in any file of a run is never used silently.
+"""Tests that a flipped bit in any file of a run is never used silently.
 
 The reader of the file refuses it in one line that names it, or reports that the
 file is skipped or made again, or gets the same result as without the flip.
@@ -38,14 +38,14 @@ from diffdistill.training.running import Checkpoints
 COMPLAINT = re.compile(
   r"damaged|cannot be|skipped|missing|differs|no PNG|is sound|again|beside"
 )
-# Fields that depend on the clock.
+# Comparisons leave out these fields, because they depend on the clock.
 TIMES = ("second", "speed", "share", "memory")
 INTERRUPTED = "halve/001"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-  """The outcome of a reader.
+  """What a reader of files did: its result, its messages or its refusal.
 
   Args:
     result: the content that was read, to be compared.
@@ -59,7 +59,7 @@ class Outcome:
 
 
 def outcome_of(read) -> Outcome:
-  """Runs a reader and gives its outcome; raises errors that are no refusal."""
+  """Runs a reader and returns its outcome; raises unexpected errors."""
   said = io.StringIO()
   handler = logging.StreamHandler(said)
   logging.getLogger("absl").addHandler(handler)
@@ -82,7 +82,7 @@ def digest(tree):
 
 
 def plain(value):
-  """JSON values without fields that depend on the clock."""
+  """Removes the fields that depend on the clock from JSON values."""
   if isinstance(value, dict):
     return {
       k: plain(v) for k, v in value.items() if not any(t in k for t in TIMES)
@@ -118,7 +118,7 @@ def pixels(picture):
 
 
 def page(workdir, _):
-  """The content of a report without the config, which `config` reads."""
+  """Reads the content of a report, but not the config, which `config` reads."""
   run = gather(workdir, "run")
   pictures = [pixels(p) for p in (run.compared, *run.sheets) if p]
   parts = (run.judged, pictures, run.rounds, run.notes)
@@ -151,7 +151,10 @@ def finished(judged_config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def interrupted(judged_config, tmp_path_factory):
-  """(A run that was stopped in its last halving round, the state's shapes.)"""
+  """Makes a run that was stopped in its last halving round.
+
+  Gives (the run, the shapes of the state).
+  """
   workdir = epath.Path(tmp_path_factory.mktemp("interrupted")) / "run"
   shapes = []
 
@@ -160,7 +163,7 @@ def interrupted(judged_config, tmp_path_factory):
     return restore(self, abstract)
 
   def told(*_, **__):
-    # By then the round has best weights and two checkpoints.
+    # When the run is stopped, the round has best weights and two checkpoints.
     return (workdir / INTERRUPTED / "checkpoints" / "2").exists()
 
   cadence = {**judged_config.get("cadence", {}), "checkpoint": 1}
@@ -193,7 +196,7 @@ def checkpoints(interrupted):
 
 
 def flipped(source, path, draw, target):
-  """A copy of a run in which one bit of a file is flipped."""
+  """Copies a run, and flips one bit of a file in the copy."""
   file = pathlib.Path(copied(source, target) / path)
   data = bytearray(file.read_bytes())
   place = draw.randrange(8 * len(data))
@@ -205,7 +208,7 @@ def flipped(source, path, draw, target):
 
 
 def is_noticed(outcome, path):
-  """Whether the output names the file or a folder that contains it."""
+  """Whether the output names the file, or a folder that contains the file."""
   places = [str(path), *map(str, path.parents)][:-1]
   lines = [*outcome.said.splitlines(), outcome.refusal]
   return any(
@@ -215,7 +218,7 @@ def is_noticed(outcome, path):
 
 
 def check(source, patterns, read, count, tmp_path, draw):
-  """Flips a bit in the files of these patterns, `count` times."""
+  """Flips a bit in the files that match these patterns, `count` times."""
   paths = sorted(
     path.relative_to(source)
     for pattern in patterns
@@ -229,7 +232,7 @@ def check(source, patterns, read, count, tmp_path, draw):
   assert not expected.refusal
   silent = []
   for number in range(count):
-    # Files take turns, so that a large file is not more likely.
+    # Choose the files in turns, so that a large file is not chosen more often.
     path = (
       paths[number % len(paths)] if len(paths) < count else draw.choice(paths)
     )
@@ -269,7 +272,8 @@ def test_a_flipped_bit_in_a_finished_run_is_never_used_silently(
   check(finished, patterns, read, count, tmp_path, random.Random(count))
 
 
-# If one array cannot be read, Orbax leaves the reads of others unfinished.
+# If Orbax cannot read one array, it leaves the reads of other arrays
+# unfinished.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
 def test_a_flipped_bit_in_an_interrupted_run_is_never_used_silently(

@@ -14,7 +14,7 @@ SCRIPT = pathlib.Path(__file__).parent / "one_process.py"
 
 
 class Forked:
-  """Starts commands; as a context manager it kills the ones that still run."""
+  """Starts commands; as a context manager it kills those that still run."""
 
   def __init__(self):
     self._context = multiprocessing.get_context("forkserver")

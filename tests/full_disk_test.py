@@ -1,4 +1,4 @@
-"""A full disk is reported in one line, and later the same command succeeds."""
+"""Tests that a full disk is reported, and that the command succeeds later."""
 
 import contextlib
 
@@ -9,7 +9,7 @@ from diffdistill.tools.carry import _copy
 
 
 def fill(disk):
-  """Makes a file that fills the rest of a disk."""
+  """Writes a file that fills the rest of a disk."""
   filler = disk / "filler"
   with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
     while True:
@@ -19,7 +19,7 @@ def fill(disk):
 
 @pytest.fixture
 def last_line(run_cli, capsys):
-  """Runs a command that is refused, and returns its last line."""
+  """Runs a command that must be refused, and returns its last line."""
 
   def run(*arguments):
     assert run_cli(*arguments) == 1
@@ -54,7 +54,7 @@ def exported(finished_run, run_cli, tmp_path):
   ids=lambda param: " ".join(param[:2]),
 )
 def command(request, finished_run, config_file, exported):
-  """(The arguments of a command for a folder, the name of its output.)"""
+  """Gives (the arguments of a command for a folder, the name of its output)."""
   name, out, *flags = request.param
   sources = {
     "pack": f"--config={config_file}",

@@ -1,4 +1,4 @@
-"""Runs some of the changed fields and flags as real commands; not part of CI.
+"""Runs some changed recipes and flags as real commands; not part of CI.
 
   python tests/fuzz_commands.py [NUMBER] [SEED]
 
@@ -23,7 +23,7 @@ RUNS, LEAVES = 40, 120
 
 
 def command(mutation: Mutation, folder: pathlib.Path) -> list[str]:
-  """The command line of a mutation; its files are in the folder."""
+  """Builds the command line of a mutation; its files are in the folder."""
   file, _, recipe = mutation.recipe.partition(":")
   config = f"--config={ROOT}/configs/{file}.py:{recipe}"
   if mutation.fields is not None:
@@ -39,11 +39,11 @@ def command(mutation: Mutation, folder: pathlib.Path) -> list[str]:
 
 
 def fault(mutation: Mutation) -> str:
-  """The fault in how the command ended; empty if it ended correctly."""
+  """Describes what was wrong with how a command ended; "" if nothing was."""
   with tempfile.TemporaryDirectory() as folder:
     line = command(mutation, pathlib.Path(folder))
     if any("\0" in word or len(word) > 100_000 for word in line):
-      return ""  # no system can start such a command
+      return ""  # No system can start such a command.
     child = subprocess.Popen(
       [sys.executable, "-m", "diffdistill", *line],
       cwd=ROOT,

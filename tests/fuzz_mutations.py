@@ -1,7 +1,8 @@
-"""Changes fields and flags of recipes; the same seed gives the same changes.
+"""Changes fields and flags of recipes at random; a seed repeats the changes.
 
-`fuzz_test.py` takes each change from the parser to the built experiment in one
-process. `fuzz_commands.py` runs some as real commands.
+For each change, `fuzz_test.py` parses the command line and builds the
+experiment, all in one process. `fuzz_commands.py` runs some changes as real
+commands.
 """
 
 import dataclasses
@@ -13,7 +14,8 @@ from typing import Any
 
 from diffdistill.fields import plain
 
-# Together these recipes have every paper, both kinds of stages, and a clock.
+# Together these recipes use every paper, both kinds of stages, and rounds that
+# end by the clock.
 RECIPES = (
   "digits:progressive",
   "digits:all",
@@ -57,7 +59,7 @@ NAMES = (
   "a/b",
   "train",
 )
-# The flags of each command that are no paths, with possible values.
+# These are the flags of each command that are not paths, with possible values.
 FLAGS = {
   "train": ("expect_devices", "coordinator", "num_processes", "process_id"),
   "sample": (
@@ -96,7 +98,7 @@ class Mutation:
 
 
 def fields_of(recipe: str) -> dict[str, Any]:
-  """The config of a recipe as plain values."""
+  """Returns the config of a recipe as plain values."""
   file, _, name = recipe.partition(":")
   return plain(
     importlib.import_module(f"diffdistill.configs.{file}").get_config(name)
@@ -104,7 +106,7 @@ def fields_of(recipe: str) -> dict[str, Any]:
 
 
 def mutations(number: int, seed: int) -> Iterator[Mutation]:
-  """Gives mutations; all kinds and all recipes take turns."""
+  """Yields mutations; all kinds of changes and all recipes take turns."""
   draw = random.Random(seed)
   configs = {recipe: fields_of(recipe) for recipe in RECIPES}
   for index in range(number):
@@ -117,7 +119,7 @@ def mutations(number: int, seed: int) -> Iterator[Mutation]:
 
 
 def _set_by_flag(draw: random.Random, recipe: str, fields: Any) -> Mutation:
-  """A flag --config.a.b=TEXT; one in ten has a misspelt path."""
+  """Makes a flag --config.a.b=TEXT; one in ten has a misspelt path."""
   path = draw.choice(list(_leaves(fields)))
   if draw.random() < 0.1:
     path = path[:-2] + path[-1] + path[-2]
@@ -126,14 +128,14 @@ def _set_by_flag(draw: random.Random, recipe: str, fields: Any) -> Mutation:
 
 
 def _set_in_file(draw: random.Random, recipe: str, fields: Any) -> Mutation:
-  """A config file in which a field has another value, of any type."""
+  """Makes a config file in which one field has another value, of any type."""
   path = draw.choice(list(_leaves(fields)))
   value = draw.choice(VALUES)
   return _of_file(recipe, path, replaced(fields, path, value))
 
 
 def _edit(draw: random.Random, recipe: str, fields: Any) -> Mutation:
-  """A config file with a key removed or renamed, or with two keys swapped."""
+  """Makes a config file with a key removed or renamed, or two keys swapped."""
   paths = list(_leaves(fields))
   sections = sorted({p.rpartition(".")[0] for p in paths} - {""})
   path = draw.choice(paths + sections)
@@ -157,7 +159,7 @@ def _edit(draw: random.Random, recipe: str, fields: Any) -> Mutation:
 
 
 def _flag(draw: random.Random, recipe: str, fields: Any) -> Mutation:
-  """A flag of a command that is no field of a config."""
+  """Changes a flag of a command that is not a field of a config."""
   command = draw.choice(list(FLAGS))
   name = draw.choice(FLAGS[command])
   text = draw.choice((*TEXTS, *PLACES))
@@ -174,7 +176,7 @@ def _of_file(recipe: str, path: str, fields: Any) -> Mutation:
 
 
 def _leaves(fields: Any, path: str = "") -> Iterator[str]:
-  """The paths of all values that are no sections."""
+  """Lists the paths of all values that are not sections."""
   for name, value in fields.items():
     if isinstance(value, dict) and value:
       yield from _leaves(value, f"{path}{name}.")
@@ -183,14 +185,14 @@ def _leaves(fields: Any, path: str = "") -> Iterator[str]:
 
 
 def at(fields: Any, path: str) -> Any:
-  """The value at a path."""
+  """Returns the value at a path."""
   for name in path.split("."):
     fields = fields[name]
   return fields
 
 
 def replaced(fields: Any, path: str, value: Any) -> Any:
-  """The fields with another value at a path; an empty path replaces all."""
+  """Copies the fields with a new value at a path; "" replaces all of them."""
   if not path:
     return value
   name, _, rest = path.partition(".")
@@ -198,7 +200,7 @@ def replaced(fields: Any, path: str, value: Any) -> Any:
 
 
 def source_of(fields: Any) -> str:
-  """The text of a config file with these fields."""
+  """Returns the text of a config file with these fields."""
   return (
     "from math import inf, nan\n\nfrom ml_collections import ConfigDict\n\n\n"
     f"def get_config():\n  return ConfigDict({fields!r})\n"

@@ -1,4 +1,4 @@
-"""Takes 1,000 changed fields and flags from the parser to the experiment.
+"""Tests 1,000 changed fields and flags, from the parser to the experiment.
 
 Each change is refused in one line, or makes another experiment. Nothing is
 compiled; `fuzz_commands.py` runs some changes as real commands.
@@ -24,10 +24,10 @@ from tests.fuzz_mutations import RECIPES, at, fields_of, mutations, source_of
 from tests.ranges_test import CLASSES
 
 NUMBER, SEED = 1000, 0
-# The longest time of one change, in seconds on a busy machine.
+# The longest time that one change may take, in seconds on a busy machine.
 PATIENCE = 60
 PACKAGE = pathlib.Path(sampling.__file__).parents[1]
-# The words with which a refusal names its remedy.
+# A refusal uses one of these words to name its remedy.
 REMEDY = re.compile(
   r"pass|remove|did you mean|see diffdistill|add it|name another|"
   r"leave|give|number|import|use |write|expected|run `|the earlier ones are"
@@ -36,7 +36,7 @@ REMEDY = re.compile(
 
 @pytest.fixture(scope="module")
 def cheaply():
-  """Traces each network only once for all experiments."""
+  """Makes all experiments share the trace of each network, which saves time."""
   with pytest.MonkeyPatch.context() as patch:
     met, trace = {}, model_section.trace
 
@@ -57,10 +57,10 @@ def cheaply():
 
 @pytest.fixture(scope="module")
 def seen():
-  """Replaces the acts of commands by a record of their arguments."""
+  """Replaces the actions of commands by a record of their arguments."""
   calls = []
   runs = functools.cache(lambda recipe: from_config.build(fields_of(recipe)))
-  draw = sampling.sample  # it refuses the name of a file first
+  draw = sampling.sample  # It refuses the name of a file first.
   recipe_of = str  # a workdir has the name of its run's recipe
 
   def train(config, workdir):
@@ -100,20 +100,20 @@ def seen():
 
 
 def shown(experiment):
-  """All parts of an experiment, without the config it was made from."""
+  """Lists all parts of an experiment, but not the config behind it."""
   return repr(dataclasses.replace(experiment, config={}))
 
 
 @pytest.fixture(scope="module")
 def base(seen, cheaply):
-  """The experiment of an unchanged recipe."""
+  """Builds the experiment of an unchanged recipe."""
   return functools.cache(
     lambda recipe: shown(from_config.build(fields_of(recipe)))
   )
 
 
 def arguments(mutation, path):
-  """The command line of a mutation; its config file is written to the path."""
+  """Builds the command line of a mutation; writes its config to the path."""
   file, _, recipe = mutation.recipe.partition(":")
   config = f"--config=configs/{file}.py:{recipe}"
   if mutation.fields is not None:
@@ -138,7 +138,8 @@ def has_no_effect(mutation, call, base):
   unchanged = fields_of(mutation.recipe)
   if fields == unchanged or built != base(mutation.recipe):
     return False
-  # These changes mean the same: all devices, or a default that was left out.
+  # These changes mean the same as the base: all devices, or a default that was
+  # left out.
   return not (
     mutation.path.startswith("mesh.") or _only_lacks(fields, unchanged)
   )
@@ -189,7 +190,7 @@ def test_every_changed_field_is_refused_in_one_line_or_has_an_effect(
     ):
       faults.append(f"{mutation} is {status}: {printed[:300]!r}")
   assert not faults, "\n".join([f"{len(faults)} faults", *faults])
-  # If all or none were refused, the test would test nothing.
+  # The test would test nothing if all changes were refused, or none.
   assert NUMBER / 20 < accepted < NUMBER / 2
 
 
@@ -199,13 +200,13 @@ def test_the_recipes_have_every_paper():
     for fields in map(fields_of, RECIPES)
     for name in fields["run"]
   }
-  # Fine tuning is the teacher's objective with other first weights.
+  # Fine-tuning is the teacher's objective with other weights at the start.
   assert kinds == {*OBJECTIVES, "pairs"} - {"fine_tuning"}
 
 
 @functools.cache
 def names_read():
-  """The attributes that the package reads outside of `__post_init__`."""
+  """Lists the attributes that the package reads outside of `__post_init__`."""
   found = set()
 
   class Reader(ast.NodeVisitor):

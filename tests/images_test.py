@@ -1,4 +1,4 @@
-"""Conversion of images from floats to bytes and back."""
+"""Tests the conversion of images from floats to bytes and back."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,8 @@ def test_every_byte_survives_the_round_trip():
   [(-1, 0), (1, 255), (-7, 0), (7, 255), (10.6, 11), (10.4, 10)],
 )
 def test_values_are_rounded_and_clipped_not_truncated(value, expected):
-  # Values above 7 are grey levels; truncation would turn 10.6 into 10.
+  # Values above 7 are grey levels of the result. They must be rounded, because
+  # truncation would turn 10.6 into 10.
   x = value / 127.5 - 1 if value > 7 else value
   images = jnp.full((1, 1, 1, 1), x, jnp.float32)
   assert to_uint8(images).item() == expected

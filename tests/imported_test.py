@@ -1,4 +1,4 @@
-"""A run distils a teacher that was imported."""
+"""Tests that a run can distil a teacher that was imported."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from diffdistill.tools import train
 
 @pytest.fixture(scope="module")
 def model():
-  """A model with other widths, schedule and output than the tiny recipe's."""
+  """Makes a model with other widths, schedule and output than the run's."""
   bare = Model(
     network={"kind": "mlp", "width": 4, "depth": 2},
     schedule={"kind": "linear_beta", "num_steps": 1000},
@@ -49,7 +49,7 @@ def test_students_have_the_model_of_the_imported_teacher(
 ):
   workdir = epath.Path(tmp_path / "run")
   train.train(config, workdir)
-  (folder / "model.json").unlink()  # the workdir has all that is needed
+  (folder / "model.json").unlink()  # The workdir has all files.
   run = from_config.reopen(workdir)
   assert run.denoiser.output == "eps"
   assert run.config["model"]["schedule"]["kind"] == "linear_beta"
@@ -62,7 +62,7 @@ def test_students_have_the_model_of_the_imported_teacher(
     for line in (workdir / "metrics.jsonl").read_text().splitlines()
   ]
   assert {r["round"] for r in records} == {"halve/001"}
-  # The same command has nothing left to do.
+  # When the same command runs again, it must find nothing left to do.
   train.train(config, workdir)
 
 

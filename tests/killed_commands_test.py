@@ -1,8 +1,9 @@
-"""Commands that are killed again and again make the same results, bit for bit.
+"""Tests that commands which are killed again and again have the same results.
 
-The long tests kill a training twenty times and the other commands ten times;
-the slow test is shorter. A command kills itself by SIGKILL at one of its own
-acts on the disk (forked.py); a seed decides at which.
+The results must be the same bit for bit. The long tests kill a training twenty
+times and the other commands ten times; the slow test is shorter. A command
+kills itself by SIGKILL at one of its own operations on the disk (forked.py); a
+seed decides at which operation.
 """
 
 import hashlib
@@ -22,18 +23,19 @@ from tests.forked import Forked
 
 CONFIG = "--config=tests/shrunken_digits.py"
 SHORT = ("classifier", "teacher", "pairs", "denoising_student")
-# The rounds in which a run is killed, in order; one for each stage.
+# A run is killed in these rounds, in this order; there is one round of each
+# stage.
 ROUNDS = (
   *("classifier", "teacher", "halve/002", "halve/001", "expert"),
   *("features/001", "moments/002", "parameter_moments/002"),
   *("pairs/pairs", "denoising_student/001"),
 )
 MUST_HIT = ("features/001", "moments/002", "pairs/pairs", ROUNDS[-1])
-# The least number of acts on the disk of each command, also when it is run
-# again after a kill, when an evaluation has fewer rows left.
+# Each command does at least this many operations on the disk. The number also
+# holds for a run after a kill, when an evaluation has fewer rows left.
 ACTS = {"evaluate": 30, "export": 9, "pack": 6, "carry": 100, "report": 3}
-# Words in the names of fields that depend on the clock, also through digests of
-# files that hold times.
+# A field depends on the clock if its name contains one of these words. Some
+# such fields are digests of files that hold times.
 TIMES = (
   "seconds",
   "per_second",
@@ -58,7 +60,7 @@ class Lives:
     self._fork, self._log, self.kills = fork, folder / "log", 0
 
   def live(self, *arguments, kill=None) -> bool:
-    """Runs a command; returns whether it ended by itself with status 0."""
+    """Runs a command; returns whether it ended normally with status 0."""
     process = self._fork(self._log, 1, *arguments, kill=kill)
     process.join()
     if kill and process.exitcode == -signal.SIGKILL:
@@ -69,7 +71,7 @@ class Lives:
 
 
 def moments(seed, count, rounds):
-  """The (round, act, delay) of each kill, in the order of the rounds."""
+  """Draws the (round, operation, delay) of each kill, ordered by round."""
   draw = random.Random(seed)
   must = [name for name in MUST_HIT if name in rounds]
   drawn = must + draw.choices(rounds, k=count - len(must))
@@ -83,14 +85,14 @@ def train(lives, workdir, kills, *flags):
   """Trains with kills on the way, until the run is finished."""
   command = ("train", CONFIG, f"--workdir={workdir}", *flags)
   for kill in kills:
-    # If the run ends before the act, no more kills are possible.
+    # If the run ends before the operation, no more kills are possible.
     if lives.live(*command, kill=kill):
       break
   lives.live(*command)
 
 
 def plain(value):
-  """JSON values without fields that depend on the clock."""
+  """Removes the fields that depend on the clock from JSON values."""
   if isinstance(value, dict):
     return {
       k: plain(v) for k, v in value.items() if not any(t in k for t in TIMES)
@@ -99,11 +101,11 @@ def plain(value):
 
 
 def digest(path):
-  """A digest of a file's content, without parts that depend on the clock."""
+  """Computes a digest of a file's content, without parts about time."""
   if path.suffix == ".npz":
     with np.load(path) as arrays:
-      # The file of a judged row holds speeds; its columns are in
-      # evaluation.json.
+      # Leave out the array "row" of a judged row, because it holds speeds. Its
+      # columns are also in evaluation.json.
       names = sorted(set(arrays) - {"row"})
       parts = [(k, arrays[k].tobytes()) for k in names]
       data = repr(parts).encode()
@@ -112,7 +114,8 @@ def digest(path):
     fields.pop("digest", None)
     data = json.dumps(plain(fields), sort_keys=True).encode()
   elif path.suffix == ".md":
-    # The last columns of a card's table depend on the clock.
+    # Leave out the last columns of the table in a model card, because they
+    # depend on the clock.
     lines = path.read_text().splitlines()
     data = "\n".join(line[:80].rstrip() for line in lines).encode()
   else:
@@ -121,7 +124,7 @@ def digest(path):
 
 
 def trained(workdir):
-  """The result of a training: weights, pairs, and the steps of its records."""
+  """Collects a training's weights, pairs and the steps of its records."""
   run = from_config.reopen(epath.Path(workdir))
   made = {}
   for name, (stage, _) in run.rounds.items():
@@ -138,14 +141,15 @@ def trained(workdir):
   made["records"] = [
     (r["round"], r["step"], r.get("distance"), r.get("held_out_loss"))
     for r in map(json.loads, lines)
-    # The records of pairs depend on how often the run was started.
+    # Leave out the records of pairs, because they depend on how often the run
+    # was started.
     if r["round"] != "pairs"
   ]
   return made
 
 
 def half_written(folder):
-  """Files and folders of unfinished writes."""
+  """Lists files and folders of writes that were not finished."""
   words = ("partial", "tmp", ".new")
   return [
     str(path.relative_to(folder))
@@ -176,14 +180,15 @@ def judge_and_share(lives, workdir, out, kills):
 
 
 def shared(workdir, out):
-  """Digests of the outputs of these commands, by file name."""
+  """Computes digests of the outputs of these commands, by file name."""
   return {
     str(path.relative_to(folder)): digest(path)
     for folder, pattern in ((workdir, "evaluat*"), (out, "*"))
     for top in sorted(folder.glob(pattern))
     for path in [top, *top.rglob("*")]
-    # A picture of curves holds its date, and Orbax notes the time in a folder
-    # of weights; digests of the weights are in the file beside it.
+    # Leave out pictures of curves, which hold their date, and folders of
+    # weights, in which Orbax notes the time. The digests of the weights are in
+    # the file beside the folder.
     if path.is_file() and path.suffix != ".png" and "final" not in path.parts
   }
 
@@ -208,7 +213,7 @@ def test_a_training_that_is_killed_gives_the_same_weights(fork, tmp_path):
 
 @pytest.fixture(scope="module")
 def peace(fork, tmp_path_factory):
-  """The workdir of a run that was not killed."""
+  """Trains a run that is not killed, and gives its workdir."""
   folder = tmp_path_factory.mktemp("peace")
   train(Lives(fork, folder), folder / "run", ())
   return folder / "run"
@@ -233,7 +238,8 @@ def test_ten_kills_of_other_commands_do_not_change_their_results(
   found = []
   for name, times in (("peace", 0), ("killed", 2)):
     lives = Lives(fork, tmp_path)
-    # All commands read the same run, so that its recorded times are equal too.
+    # All commands read the same run, so that the times which it recorded are
+    # equal too.
     workdir, out = tmp_path / name / "run", tmp_path / name / "out"
     shutil.copytree(peace, workdir)
     judge_and_share(

@@ -23,10 +23,11 @@ import numpy as np
 from tests.children import Children, wait_until
 
 ROOT = pathlib.Path(__file__).parent.parent
-# The largest growth in 10,000 updates of a line through the second half. A
-# kilobyte per update would be 10 MB; one file or thread per checkpoint would be
-# 100. TensorStore 0.1.86 itself keeps 3 to 6 MB in 100 checkpoints; without
-# checkpoints the memory does not grow.
+# The largest growth in 10,000 updates, by a straight line through the second
+# half of the run. If a kilobyte per update leaked, that would be 10 MB; if a
+# file or a thread per checkpoint leaked, that would be 100. TensorStore 0.1.86
+# itself keeps 3 to 6 MB in 100 checkpoints; without checkpoints the memory does
+# not grow.
 MOST = {"memory_mb": 8.0, "open_files": 20, "threads": 20, "disk_files": 20}
 CONFIG = """
 from diffdistill.configs import digits
@@ -43,7 +44,7 @@ def get_config():
 
 
 def sample(process: subprocess.Popen, workdir: pathlib.Path, update: int):
-  """The resources of the process now, as a row of OUT.json."""
+  """Reads the resources that the process uses now, as a row of OUT.json."""
   proc = pathlib.Path("/proc") / str(process.pid)
   lines = (proc / "status").read_text().splitlines()
   status = dict(line.split(":", 1) for line in lines)
@@ -52,13 +53,13 @@ def sample(process: subprocess.Popen, workdir: pathlib.Path, update: int):
     "memory_mb": int(status["VmRSS"].split()[0]) / 1024,
     "open_files": len(list((proc / "fd").iterdir())),
     "threads": int(status["Threads"]),
-    # A folder may be removed during the count.
+    # os.walk skips a folder that is removed during the count.
     "disk_files": sum(len(names) for _, _, names in os.walk(workdir)),
   }
 
 
 def last_update(workdir: pathlib.Path) -> int:
-  """The update of the newest complete record."""
+  """Returns the update of the newest complete record."""
   path = workdir / "metrics.jsonl"
   if not path.exists():
     return 0
@@ -90,7 +91,7 @@ def train(updates: int) -> list[dict[str, float]]:
 
 
 def growth(rows: list[dict[str, float]]) -> dict[str, float]:
-  """The growth of each quantity in 10,000 updates, in the second half."""
+  """Computes each quantity's growth in 10,000 updates, in the second half."""
   half = rows[len(rows) // 2 :]
   updates = [row["update"] / 10_000 for row in half]
   return {
@@ -100,7 +101,7 @@ def growth(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def grown(rows: list[dict[str, float]]) -> list[str]:
-  """Lines that name each quantity that grows too much."""
+  """Lists lines of text that name each quantity that grows too much."""
   slopes = growth(rows)
   return [name for name in MOST if slopes[name] >= MOST[name]]
 

@@ -1,4 +1,4 @@
-"""A run of 20,000 updates does not grow; see long_run.py."""
+"""Tests that memory and files of a long run do not grow; see long_run.py."""
 
 import pytest
 
@@ -6,7 +6,10 @@ from tests import long_run
 
 
 def rows(**per_update):
-  """200 samples of a run of 20,000 updates with the given growth per update."""
+  """Makes 200 samples of a run of 20,000 updates that grows by these numbers.
+
+  The numbers are the growth per update.
+  """
   first = {"memory_mb": 500.0, "open_files": 20, "threads": 30, "disk_files": 9}
   return [
     {"update": n} | {k: v + n * per_update.get(k, 0) for k, v in first.items()}
@@ -16,7 +19,7 @@ def rows(**per_update):
 
 def test_a_growing_quantity_is_named():
   assert long_run.grown(rows()) == []
-  # The run grows by a kilobyte per update and a thread per checkpoint.
+  # In this run a kilobyte per update leaks, and a thread per checkpoint.
   leak = rows(memory_mb=1 / 1024, threads=1 / 100)
   assert long_run.grown(leak) == ["memory_mb", "threads"]
 

@@ -1,4 +1,4 @@
-"""Runs whose data has moved or changed, or has an unusable shape."""
+"""Tests runs whose data moved, changed or has an unusable shape."""
 
 import shutil
 
@@ -14,7 +14,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (50, 2, 2, 1), np.uint8)
 
 @pytest.fixture
 def without_data(finished_run, tmp_path):
-  """A finished workdir on a machine where its data is not."""
+  """Makes a finished workdir on a machine that lacks the data of the run."""
   workdir = tmp_path / "run"
   shutil.copytree(finished_run, workdir)
   config = read_json(workdir / "config.json")

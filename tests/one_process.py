@@ -20,7 +20,7 @@ ACTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}
 
 
 def kill_at(words, number, delay):
-  """Kills this process at an act on the disk, like the loss of a machine."""
+  """Kills this process at an operation on the disk, like a power failure."""
   left, lock = None, threading.RLock()
 
   def die():
@@ -54,14 +54,16 @@ os.dup2(log, 2)
 jax.config.update("jax_num_cpu_devices", given["devices"])
 jax.config.update("jax_compilation_cache_dir", given["cache"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-# Some processes wait until JAX notices a lost process; this shortens the wait.
+# Some processes wait until JAX notices that another process is lost. This
+# setting shortens the wait.
 hosts.HEARTBEAT_SECONDS = 20
 sys.argv = ["diffdistill", *given["arguments"]]
 if given["kill"]:
   kill_at(*given["kill"])
 status = __main__.main()
 hosts.leave()
-# JAX does this at the end of a normal process, but not of a forked one.
+# JAX shuts down at the end of a normal process, but not at the end of a forked
+# one, so do it here.
 jax.distributed.shutdown()
 sys.stdout.flush()
 sys.stderr.flush()

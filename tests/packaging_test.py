@@ -1,4 +1,4 @@
-"""The installed package has its templates and its recipes."""
+"""Tests that the installed package has its templates and its recipes."""
 
 import os
 import pathlib
@@ -43,7 +43,7 @@ def test_a_wheel_made_of_an_sdist_is_complete(children, tmp_path):
   with zipfile.ZipFile(wheel) as archive:
     names = {n for n in archive.namelist() if ".dist-info/" not in n}
     archive.extractall(site)
-  # rglob does not follow the link configs.
+  # The link configs is listed apart, because rglob does not follow links.
   files = [*PACKAGE.rglob("*"), *(PACKAGE / "configs").rglob("*")]
   assert names == {
     str(path.relative_to(ROOT))

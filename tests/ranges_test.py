@@ -1,4 +1,4 @@
-"""Every number of a config declares its range, and others are refused."""
+"""Tests that each number of a config declares its range and is checked."""
 
 import dataclasses
 import math
@@ -46,7 +46,7 @@ CLASSES = (
 )
 
 BUILDER = Builder(kinds={})
-# These numbers are given by code, never by a config.
+# These numbers have no range, because code gives them, never a config.
 GIVEN = {("LinenClassifier", "image_shape")}
 
 
@@ -86,7 +86,7 @@ OUTSIDE = [
   ("share", 1.0, "share is 1.0; pass a value in [0, 1)"),
   ("share", -0.1, "share is -0.1; pass a value in [0, 1)"),
   ("share", math.nan, "share is nan; pass a value in [0, 1)"),
-  # Float32 rounds this number to 1.
+  # This number is below 1, but float32 rounds it to 1.
   ("share", 1 - 1e-12, "it is 1 in float32, the computer's number; pass a val"),
   ("scale", 0.0, "scale is 0.0; pass more than 0"),
   ("scale", 1e-300, "scale is 1e-300; it is 0 in float32"),

@@ -1,4 +1,4 @@
-"""A small form of digits:all: every paper with few, fast updates."""
+"""A small form of the recipe digits:all: every paper with few, fast updates."""
 
 from diffdistill.configs import digits
 
@@ -6,7 +6,7 @@ UPDATES = 12
 
 
 def get_config():
-  """Each round has six checkpoints, a record for every update, and scores."""
+  """Gives each round six checkpoints, scores, and a record for every update."""
   config = digits.get_config("all")
   config.model.network = {"kind": "mlp", "width": 8, "depth": 1}
   config.classifier.update(channels=8)
@@ -29,7 +29,7 @@ def get_config():
       stage.select.every = 4
       if "num_images" in stage.select:
         stage.select.num_images = 60
-  # The classifier judges, so it must be better than chance.
+  # The classifier judges the models, so it must be better than chance.
   judge = config.stages.classifier
   judge.update(num_updates=60, batch_size=64)
   judge.optimizer.learning_rate = 1e-2

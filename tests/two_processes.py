@@ -20,7 +20,7 @@ from diffdistill.training.sharding import process_rows, shard_batch
 
 
 def refusal(act, *arguments):
-  """The error that a function raises, as text."""
+  """Calls a function, and returns the text of the error that it raises."""
   try:
     act(*arguments)
   except Exception as error:
@@ -37,7 +37,7 @@ def reset():
 
 
 def values(array):
-  """The values of a global array, on this process."""
+  """Returns the values of a global array that this process holds."""
   gather = jax.jit(
     lambda x: x,
     out_shardings=NamedSharding(array.sharding.mesh, PartitionSpec()),
@@ -46,7 +46,7 @@ def values(array):
 
 
 def leaves_at(mesh, told, lag):
-  """The boundary at which a process leaves if it is told at `told`."""
+  """Returns the boundary at which a process leaves if it is told at `told`."""
   with Preemption() as preemption:
     for boundary in range(12):
       if boundary == told:
@@ -59,7 +59,8 @@ def main(port, process):
   jax.config.update("jax_num_cpu_devices", 4)
   hosts.join(f"localhost:{port}", 2, process)
   first = process == 0
-  # As on a torus, the devices of a host are not side by side.
+  # Mix the devices of the processes: on a torus too, the devices of a host are
+  # not side by side.
   devices = np.array(jax.devices())[[0, 4, 1, 5, 6, 7, 2, 3]].reshape(4, 2)
   mesh = Mesh(devices, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
   rows = process_rows(16, mesh)
@@ -77,7 +78,7 @@ def main(port, process):
       refusal(hosts.on_first, no_space),
       refusal(hosts.on_first, lambda: hosts.check_devices(32)),
     ],
-    # JSON cannot hold the result of the last one.
+    # The second function returns an object, which JSON cannot hold.
     "faults": [refusal(hosts.on_first, act) for act in (reset, object)],
     "everywhere": [
       hosts.everywhere(first),
@@ -89,7 +90,8 @@ def main(port, process):
     "shard_batch": values(shard_batch({"x": batch[list(rows)]}, mesh)["x"]),
     "place": values(hosts.place(batch, by_row)),
     "key": values(jax.random.key_data(jax.random.split(key, 2))),
-    # Cases: one is told, both at different moments, too late, and none.
+    # The cases: one process is told, both are told at different moments, one is
+    # told without a lag, one is told too late, and none is told.
     "leaves": [
       leaves_at(mesh, None if first else 3, lag=2),
       leaves_at(mesh, 3 if first else 4, lag=2),
