@@ -36,9 +36,11 @@ SIZES = (
   *((2, channels) for channels in (128, 96, 64, 48)),
   *((4, channels) for channels in (128, 96, 64, 48, 32)),
 )
-# With fewer patches in a row, a network learns too little about positions.
+# The least number of patches in a row of an image. With fewer, a network
+# learns too little about positions.
 FEWEST_PATCHES = 6
-# Levels are added until an image has at most this many patches in a row.
+# A network gets more levels until the coarsest has at most this many patches in
+# a row.
 COARSEST = 8
 # The fewest updates of a teacher, if any network allows that many.
 UPDATES = {"cpu": 3000, "accelerator": 10_000}
@@ -163,7 +165,7 @@ def sizes(side: int, given: Mapping[str, Any]) -> list[Size]:
     while heights[-1] > COARSEST and heights[-1] % 2 == 0:
       heights.append(heights[-1] // 2)
     usual = (1, *(2 for _ in heights[1:]))
-    # On the finest level, attention would cost more than the convolutions.
+    # The finest level gets no attention: it costs more than the convolutions.
     below = tuple(h for h in heights[1:] if h <= 16)
     size = Size(
       patch=patch,

@@ -50,7 +50,7 @@ FILE = "environment.json"
 def pin() -> None:
   """Gives every pinned setting its value; reports each one that it changes."""
   for name, value in PINNED.items():
-    # A later JAX may not have this setting.
+    # Skip a setting that another version of JAX does not have.
     if not hasattr(jax.config, name):
       continue
     here = _plain(getattr(jax.config, name))

@@ -36,7 +36,7 @@ def located(recipe: str, source: str = "--config") -> str:
     ValueError: if a name without a folder is neither a file nor a recipe.
   """
   if recipe.startswith("~"):
-    # This import is slow.
+    # Import this only for a path with ~, because the import is slow.
     from diffdistill.system.places import place
 
     recipe = str(place(source, recipe))

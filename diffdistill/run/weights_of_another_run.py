@@ -66,7 +66,7 @@ def _with_second_time(run: Experiment, params: Params) -> Params:
   filled = add_second_time(run.denoiser.network, params, key)
   if filled is params:
     return params
-  # The other weights are already on their devices.
+  # Place only the new weights: the other ones are already on their devices.
   places = tree_shardings(filled, run.layout)["embed"]["gap"]
   gap = jax.tree.map(hosts.place, filled["embed"]["gap"], places)
   return {**filled, "embed": {**filled["embed"], "gap": gap}}

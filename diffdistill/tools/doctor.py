@@ -16,7 +16,7 @@ from diffdistill.system.files import in_bucket
 from diffdistill.tools.speaking import answer
 from diffdistill.version import VERSION
 
-# The packages of each extra of the installation.
+# The packages of each extra, as in pip install 'diffdistill[plan]'.
 EXTRAS = {
   "gcs": ("gcsfs",),
   "plan": ("libtpu",),

@@ -20,7 +20,7 @@ def plan(config: Any, topology: str, as_json: bool) -> None:
   Raises:
     ValueError: if a program does not fit; the cost is printed first.
   """
-  # The usual folder of a user's caches.
+  # Keep the results in the usual folder of a user's caches.
   caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
   made = planning.make_plan(config, topology, Path(caches) / "diffdistill", say)
   if as_json:

@@ -118,7 +118,7 @@ def run(
     device = children.device(cpu)
     children.finish("train", *config, f"--workdir={workdir}")
     children.finish("evaluate", f"--workdir={workdir}")
-    # Each kind of device is timed once.
+    # The benchmark runs only once for each kind of device.
     speeds = workdir / f"benchmark_{device}.json"
     if not speeds.exists():
       printed = children.finish("benchmark", *config, "--num_updates=10")
