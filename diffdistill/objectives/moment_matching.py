@@ -83,7 +83,7 @@ from diffdistill.objectives.sensitivity import check_sensitivity
 from diffdistill.sampling.sampler import Sampler
 
 PRECONDITIONERS = ("adam", "identity")
-ADAM_EPS = 1e-8  # the number in 1 / (sqrt(second moment) + eps)
+ADAM_EPS = 1e-8  # The eps in Lambda = 1 / (sqrt(second moment) + eps)
 
 # A function that computes the teacher's x0 from (weights, x_s, s).
 Teacher = Callable[[Params, Image, Time], Image]

@@ -121,8 +121,8 @@ class Optimizer:
       A tree like the trained one.
     """
     adam = _adam(opt_state)
-    # Before the first update, all moments and their correction are 0. Divide by
-    # 1 instead of 0.
+    # Before the first update, the moments and their bias correction are 0. Then
+    # divide by 1, because 0 divided by 0 would give NaN.
     count = jnp.asarray(adam.count)
     seen = jnp.where(count > 0, 1 - self.b2**count, 1.0)
     return jax.tree.map(lambda nu: nu / seen, adam.nu)

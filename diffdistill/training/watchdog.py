@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Protocol, runtime_checkable
 
-STALLED = 70  # EX_SOFTWARE of sysexits.h
+STALLED = 70  # The exit status EX_SOFTWARE of sysexits.h.
 # An update that first compiles or reads data may take this many times as long
 # as others.
 PATIENCE = 6

@@ -13,7 +13,7 @@ from diffdistill.arrays import Condition
 from diffdistill.run.teacher_pairs import pair_store
 from diffdistill.training.sharding import replicated, shard_batch
 
-TEACHER, STUDENT = 6, 18  # updates
+TEACHER, STUDENT = 6, 18  # Updates of each round.
 PAIRS, HELD_OUT, SHARD = 32, 16, 8
 
 

@@ -99,7 +99,7 @@ def run(tiny_config, run_of):
 
 @pytest.fixture
 def select(run):
-  """The function select(...) makes stages; the student has a selection."""
+  """select(...) makes stages whose best student is selected by a distance."""
 
   def make(patience=0):
     *others, halve = run.built.stages
@@ -124,7 +124,7 @@ def assert_trees_are_same(a, b):
   jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-BEFORE_THE_STUDENT = 1 + 2  # updates
+BEFORE_THE_STUDENT = 1 + 2  # Updates of the classifier and of the teacher.
 SCORES = 0.5, 0.2, 0.4, 0.2, 0.3
 
 

@@ -13,7 +13,7 @@ NAN = float("nan")
 
 @pytest.fixture
 def selector(tmp_path, mesh_of):
-  """The function selector(...) makes a selector; weights are their score."""
+  """selector(...) makes a selector that takes the weights as their score."""
 
   def make(**fields):
     return Selector(
