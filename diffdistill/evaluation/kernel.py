@@ -75,6 +75,6 @@ def _lifted(x: Float[np.ndarray, "s d"]) -> Float[np.ndarray, "s d_plus_1"]:
 def _sum_of_kernels(
   x: Float[np.ndarray, "s d"], y: Float[np.ndarray, "s d"]
 ) -> float:
-  """The sum of (1) over all pairs of lifted rows."""
+  """The sum of the kernel over all pairs of rows with a constant appended."""
   base = x @ y.T
   return float(np.vdot(base * base, base))

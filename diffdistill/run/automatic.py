@@ -65,7 +65,7 @@ def resolved_automatic(
     said = (f"chosen before: the automatic fields in {workdir}/config.json",)
   if any(automatic_paths(fields)):
     found = _look(fields)
-    # The first process decides, because clocks differ.
+    # The first process chooses for all, since each may measure another speed.
     choice = hosts.on_first(lambda: _choices(fields, found, devices))
     for path, value in choice["values"]:
       fields = put(fields, tuple(path), plain(value))

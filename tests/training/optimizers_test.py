@@ -173,7 +173,7 @@ def test_gradients_that_are_not_finite_are_skipped_and_counted(
   bad = images()
   bad[3, 0, 1, 2] = np.nan
   state, counts = setting.state, []
-  # The first rows have finite gradients, so that the average already differs
+  # The first updates have finite gradients, so that the average already differs
   # from the weights.
   for rows in (images(1), bad, bad, images(2), bad):
     before = jax.device_get(state)
