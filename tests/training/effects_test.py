@@ -115,7 +115,7 @@ STUDENT = {"by": "held_out_loss", "every": 4}
       "stages.judge.objective.crop is 2, but images are 2 pixels wide",
     ),
     ("stages.judge.objective.crop", 10**9, "crop is 1000000000, but images"),
-    ("model.network.width", 10**9, "width is 1000000000; pass 1 or more, at"),
+    ("model.network.width", 10**9, "width is 1000000000; pass 4 or more, at"),
     ("model.network.depth", 10**9, "depth is 1000000000; pass 1 or more, at"),
     ("evaluation", {"num_images": 10**15}, "pass 20 or more, at most 10000000"),
     ("evaluation", {"num_steps": (4, 4)}, "num_steps is (4, 4); pass each"),
