@@ -44,6 +44,7 @@ def config(edited, folder):
   return config
 
 
+@pytest.mark.slow
 def test_students_have_the_model_of_the_imported_teacher(
   config, folder, model, tmp_path
 ):

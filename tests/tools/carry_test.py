@@ -117,6 +117,7 @@ def test_a_carried_run_makes_the_same_weights_and_rows(
   assert rows[0] == rows[1]
 
 
+@pytest.mark.slow
 def test_of_a_judged_run_only_the_judge_is_carried(whole, tmp_path):
   evaluate.evaluate(whole, None, None)
   small = epath.Path(tmp_path) / "small"
