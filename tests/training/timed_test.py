@@ -147,6 +147,7 @@ def test_the_time_of_scores_and_pictures_does_not_count(run, tmp_path):
   assert lengths(tmp_path) == {"teacher": 48}
 
 
+@pytest.mark.slow
 def test_as_many_shards_of_pairs_are_made_as_fit(
   pairs_config, run_of, tmp_path, crash_error
 ):
@@ -182,6 +183,7 @@ def test_as_many_shards_of_pairs_are_made_as_fit(
   assert made == ["00000.npz", "00001.npz", "00004.npz", "00005.npz"]
 
 
+@pytest.mark.slow
 def test_the_time_of_making_lost_pairs_again_does_not_count(
   pairs_config, run_of, records_of, tmp_path
 ):
