@@ -14,7 +14,7 @@ import pytest
 from etils import epath
 
 from diffdistill.objectives.objective import Objective, Passes, Tree
-from diffdistill.training import best, checkpoint, selection
+from diffdistill.training import best, checkpoint, selection_by_score
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.running import Checkpoints
 from diffdistill.training.selection_by_score import Selection
@@ -196,16 +196,16 @@ def test_a_crash_around_the_writing_of_a_best_changes_nothing(
   # The run saves best weights after 4 and 8 updates, and checkpoints after 5,
   # 10 and 15 updates.
   for place, name, broken, step in (
-    (selection, "save_best", crash, None),
-    (selection, "save_best", crash_after_best, 4),
+    (selection_by_score, "save_best", crash, None),
+    (selection_by_score, "save_best", crash_after_best, 4),
     # After this crash the disk has best weights, but no checkpoint.
     (Checkpoints, "save", crash, 4),
     (Checkpoints, "save", crash_after_save, 4),
-    (selection, "save_best", crash, 4),
-    (selection, "save_best", crash_after_best, 8),
+    (selection_by_score, "save_best", crash, 4),
+    (selection_by_score, "save_best", crash_after_best, 8),
     # After this crash the best weights are newer than the newest checkpoint.
     (Checkpoints, "save", crash, 8),
-    (selection, "load_best", crash, 8),
+    (selection_by_score, "load_best", crash, 8),
     (checkpoint, "save_final", crash, 8),
     (checkpoint, "discard", crash, 8),
   ):
