@@ -45,7 +45,7 @@ INTERRUPTED = "halve/001"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-  """What a reader of files did: its result, its messages or its refusal.
+  """The result, the messages or the refusal of a reader of files.
 
   Args:
     result: the content that was read, to be compared.

@@ -37,7 +37,7 @@ EXPORTED_AT_A_TIME = 500
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wish:
-  """Which images to draw.
+  """The images that a caller wants to be drawn.
 
   Args:
     num_images: the number of images, or of rows if `interpolate` is set.

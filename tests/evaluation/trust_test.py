@@ -1,4 +1,4 @@
-"""Which classifiers are trusted to judge, for a number of images."""
+"""A classifier is trusted to judge if enough held-out images are right."""
 
 import math
 

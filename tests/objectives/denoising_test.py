@@ -141,8 +141,8 @@ def test_the_share_of_hidden_labels_is_label_dropout():
   # The tolerance is four standard errors of the measured share, which should be
   # 0.2.
   assert hidden.mean() == pytest.approx(0.2, abs=4 * 0.4 / np.sqrt(n))
-  # Which labels are hidden must not depend on the class, on the time, or on the
-  # labels that another update hides.
+  # The choice of hidden labels must not depend on the class, on the time, or on
+  # the labels that another update hides.
   by_class = [hidden[k::3].mean() for k in range(3)]
   np.testing.assert_allclose(by_class, 0.2, atol=4 * 0.4 / np.sqrt(n / 3))
   for what in (heard[0]["t"], other == 3):

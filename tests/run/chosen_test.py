@@ -1,4 +1,4 @@
-"""What "auto" becomes, as a table of images and devices."""
+"""A table of images and devices gives the values that replace "auto"."""
 
 import dataclasses
 

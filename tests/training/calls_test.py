@@ -184,7 +184,7 @@ def test_only_floats_change_their_dtype():
   assert cast["count"].dtype == jnp.int32
 
 
-# Of the preconditioners, only "adam" needs the second moments as a frozen tree.
+# Only the preconditioner "adam" needs the second moments as a frozen tree.
 @pytest.mark.parametrize("preconditioner", ["adam", "identity"])
 def test_a_differentiated_teacher_stays_in_float32(edited, preconditioner):
   config = edited("stages.halve.teacher_dtype", "bfloat16")
