@@ -25,9 +25,7 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
   """The config of one recipe."""
   recipes.choose(recipe, RECIPES)
   config = ConfigDict(recipes.shared())
-  # All stages together get 60 minutes on a CPU, or 30 on an accelerator; the
-  # recipe `all` gets more.
-  config.minutes = auto()
+  config.minutes = auto()  # the time of all stages together
   config.data = {
     "source": {"kind": "folder", "path": "photos", "split": "train"},
     "flip": True,  # write False for letters, or if left and right differ
@@ -35,8 +33,7 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
   }
   config.data.source.image_size = auto()  # 16, 32 or 64 pixels
   config.data.source.channels = auto()  # 3 for RGB, 1 for grey
-  # Pictures are cut to a square; "none" would squeeze wide pictures instead.
-  config.data.source.crop = "center"
+  config.data.source.crop = "center"  # "none" squeezes wide pictures instead
   config.evaluation.num_steps = (1, 2, 4, 8, 16, 32)
   config.model = {
     "network": recipes.automatic_network(dropout=0.1),
@@ -53,8 +50,7 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
   )
   config.stages.teacher.optimizer.decay = "cosine"
   config.stages.teacher.optimizer.ema_decay = 0.999
-  # Random shifts of the images help a classifier of few images.
-  config.stages.classifier.objective.crop = 2
+  config.stages.classifier.objective.crop = 2  # shifts by up to 2 pixels
   recipes.progressive(config, learning_rate=5e-4, start_steps=32, **settings)
   if recipe == "all":
     recipes.compared_by_the_clock(config)
