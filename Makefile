@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Small networks on a CPU compile longer than they gain from full optimisation.
 export XLA_FLAGS ?= --xla_backend_optimization_level=1
 
-.PHONY: demo compare test test-slow test-long check check-plan check-diffusers format clean
+.PHONY: demo compare test test-slow test-long check check-plan check-diffusers dist format clean
 
 demo: $(VENV)/installed  ## Train, distil and judge on the embedded digits.
 	$(BIN)/diffdistill train --config=digits:progressive --workdir=runs/digits
@@ -36,12 +36,16 @@ check-plan: $(VENV)/installed-plan  ## Plans, by the TPU compiler.
 check-diffusers: $(VENV)/installed-diffusers  ## Models, with diffusers itself.
 	PYTHONPATH=$(VENV)/diffusers $(BIN)/python -m pytest -q -m torch tests/interop
 
+dist: $(VENV)/installed-dev  ## A wheel and its source archive, in dist/.
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .cache build *.egg-info
+	rm -rf $(VENV) .cache build dist *.egg-info
 
 $(VENV)/installed: requirements.txt setup.py
 	$(PYTHON) -m venv $(VENV)

@@ -29,14 +29,7 @@ def test_a_wheel_made_of_an_sdist_is_complete(children, tmp_path):
       ignore=shutil.ignore_patterns("__pycache__"),
     )
   children.run(
-    *(sys.executable, "setup.py", "-q", "sdist", "-d", tmp_path),
-    cwd=source,
-    check=True,
-  )
-  (sdist,) = tmp_path.glob("*.tar.gz")
-  children.run(
-    *(sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation"),
-    *("--no-index", "--no-deps", "-w", tmp_path, sdist),
+    *(sys.executable, "-m", "build", "--no-isolation", "-o", tmp_path, source),
     check=True,
   )
   (wheel,) = tmp_path.glob("*.whl")
