@@ -8,6 +8,7 @@ import shutil
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
@@ -146,6 +147,12 @@ def test_evaluate_keeps_its_rows_and_agrees_with_the_command(judged, capsys):
   assert (run.folder / "evaluation.png").read_bytes() == evaluation.curve().png
   assert (run.folder / "samples" / "compared.png").exists()
   assert size(evaluation.sheet())[1] == 6 * (48 + 2) + 2
+  table = pandas.DataFrame(evaluation.records())
+  assert list(table["sampler"][:4]) == ["ddim", "ddim", "ddim", None]
+  assert list(table["FD-classifier"]) == [
+    row["FD-classifier"] for row in evaluation.rows
+  ]
+  assert set(table["run"]) == {run.folder.name}
 
 
 def test_an_exported_model_is_judged_again_when_it_changes(

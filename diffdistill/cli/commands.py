@@ -180,7 +180,8 @@ COMMANDS = {
       Flag(
         "out",
         "place",
-        "The file to write, an .html page or a .json of its numbers.",
+        "The file to write: an .html page, a .json of its numbers, or a .csv"
+        " of the rows of the evaluations.",
         default="report.html",
       ),
     ),

@@ -21,6 +21,7 @@ from diffdistill.judging.summaries import (
   SHEET,
   keep_summary,
 )
+from diffdistill.judging.tidy_rows import tidy_rows
 from diffdistill.run.experiment import Experiment
 
 
@@ -33,12 +34,16 @@ class Evaluation:
     summary: the judge and the settings, by name.
     rows: for each model and number of steps a dict: column -> value.
     images: float32 `n h w c` in [-1, 1] by the row's title, from one noise.
+    run: the name of the run.
+    config: the config of the run, as plain values.
   """
 
   metric: str
   summary: Mapping[str, Any]
   rows: Sequence[dict[str, Any]]
   images: Mapping[str, np.ndarray]
+  run: str = ""
+  config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
   def warning(self) -> str | None:
@@ -52,6 +57,13 @@ class Evaluation:
   def written(self) -> dict[str, Any]:
     """The content of evaluation.json."""
     return {**self.summary, "metric": self.metric, "rows": list(self.rows)}
+
+  def records(self) -> list[dict[str, Any]]:
+    """The rows with the settings in each, for `pandas.DataFrame(...)`.
+
+    They have the columns that `diffdistill report --out=rows.csv` writes.
+    """
+    return tidy_rows(self.written, self.run, self.config)
 
   def sheet(self) -> Picture:
     """A picture with the images of each row; a column begins from one noise."""
@@ -137,7 +149,12 @@ def evaluate(
   if beside:
     summary["exported"] = ", ".join(model.name for model in beside)
   return Evaluation(
-    metric=judge.metric, summary=summary, rows=rows, images=images
+    metric=judge.metric,
+    summary=summary,
+    rows=rows,
+    images=images,
+    run=workdir.name,
+    config=run.config,
   )
 
 

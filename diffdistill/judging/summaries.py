@@ -125,7 +125,7 @@ def keep_summary(
   for ending in COPIES:
     _write(_picture(new, ending), pictures.get(ending))
   say(f"this evaluation ({new.words}) is in {new.path}")
-  largest = max(_others(workdir, new, say), key=lambda o: o.size, default=new)
+  largest = max(read_all(workdir, say, new), key=lambda o: o.size, default=new)
   if largest.size <= new.size:
     largest = new
   place = workdir / FILE
@@ -147,13 +147,20 @@ def _stem(summary: Mapping[str, Any]) -> str:
   return f"{PREFIX}{summary.get('num_images')}_{digest_of(settings)[:8]}"
 
 
-def _others(
-  workdir: epath.Path, new: Kept, say: Callable[[str], None]
+def read_all(
+  workdir: epath.Path,
+  say: Callable[[str], None],
+  new: Kept | None = None,
 ) -> list[Kept]:
-  """Reads the other evaluations on disk; skips those that are damaged.
+  """Reads every evaluation on disk; skips those that are damaged.
 
   evaluation.json is in the list only if no file in the folder has the same
   settings: somebody may have copied it here without the folder.
+
+  Args:
+    workdir: the workdir of the run.
+    say: receives one line for each damaged file.
+    new: an evaluation that is known, and not read again or returned.
   """
   result: list[Kept] = []
   paths = matching(workdir / FOLDER, f"{PREFIX}*.json")
@@ -161,16 +168,15 @@ def _others(
   if place.exists():
     paths.append(place)
   for path in paths:
-    if path == new.path:
+    if new is not None and path == new.path:
       continue
     try:
       summary = read_summary(path)
     except ValueError as error:
       say(f"warning: {error}, or remove it; it is skipped")
       continue
-    if path != place or f"{_stem(summary)}.json" not in (
-      other.path.name for other in (new, *result)
-    ):
+    known = [other.path.name for other in (*result, *([new] if new else []))]
+    if path != place or f"{_stem(summary)}.json" not in known:
       result.append(Kept(path=path, summary=summary))
   return result
 

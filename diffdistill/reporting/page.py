@@ -8,6 +8,7 @@ from etils import epath
 from diffdistill.reporting.costs import Cost, costs
 from diffdistill.reporting.gather import Run, gather
 from diffdistill.reporting.numbers import numbers
+from diffdistill.reporting.table import csv_table
 from diffdistill.system.files import write_atomically
 
 
@@ -20,17 +21,18 @@ def write_report(
 
   Args:
     workdirs: the workdirs of the runs, finished or not.
-    out: the file to write: .html for a page, .json for only the numbers. Its
-      folder is made if needed.
+    out: the file to write: .html for a page, .json for only the numbers, .csv
+      for only the rows of the evaluations. Its folder is made if needed.
     say: receives a line for each slow step.
 
   Raises:
     ValueError: if no workdir is given, a workdir holds no run, `out` has
-      another ending, or a page is asked for and Jinja2 is not installed.
+      another ending, a page is asked for and Jinja2 is not installed, or rows
+      are asked for and there is no evaluation.
   """
-  if out.suffix not in (".html", ".json"):
+  if out.suffix not in (".html", ".json", ".csv"):
     raise ValueError(
-      f"out is {str(out)!r}; pass a name that ends in .html or .json"
+      f"out is {str(out)!r}; pass a name that ends in .html, .json or .csv"
     )
   if not workdirs:
     raise ValueError("no workdir is given; pass --workdir=A, or A,B for two")
@@ -41,6 +43,10 @@ def write_report(
   names = [workdir.name for workdir in workdirs]
   if len(set(names)) < len(names):
     names = places
+  if out.suffix == ".csv":
+    named = dict(zip(names, workdirs, strict=True))
+    write_atomically(out, csv_table(named, say))
+    return
   runs = []
   for workdir, name in zip(workdirs, names, strict=True):
     say(f"reading {workdir}")

@@ -15,7 +15,8 @@ def report(workdirs: Sequence[epath.Path], out: epath.Path) -> None:
 
   Args:
     workdirs: the folders of the runs, finished or not.
-    out: an .html file for a page, or a .json file for only the numbers.
+    out: an .html file for a page, a .json file for only the numbers, or a .csv
+      file for only the rows of the evaluations.
 
   Raises:
     ValueError: if a workdir holds no run, or `out` has another ending.

@@ -256,7 +256,7 @@ def test_wrong_arguments_are_refused_in_one_line(write_run, tmp_path):
     (
       [workdir],
       out.with_suffix(".pdf"),
-      r"report\.pdf'; pass a name that ends in .html or .json",
+      r"report\.pdf'; pass a name that ends in .html, .json or .csv",
     ),
     ([workdir, workdir], out, r"is given twice; pass it once"),
     ([workdir, workdir / "samples"], out, r"samples holds no run"),
