@@ -37,7 +37,8 @@ COMMANDS = {
   ),
   "sample": Command(
     about="Draw images from the teacher or a student of a run. They are written"
-    " as one sheet (.png), or as bytes in an array named images (.npz).",
+    " as one sheet (.png), or as arrays (.npz): bytes in arr_0, and the labels"
+    " of the images in arr_1 if the model has classes.",
     function="diffdistill.tools.sample:sample",
     flags=(
       WORKDIR,

@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
+import io
 from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from diffdistill.arrays import Params
 from diffdistill.diffusion.guidance import Guidance
@@ -85,12 +86,28 @@ class Drawn:
     model: the name of the model.
     num_steps: the number of sampler steps.
     wish: the request for these images.
+    labels: the class that the model was given for each image; None if the model
+      has no classes.
   """
 
   images: UInt8[np.ndarray, "n h w c"]
   model: str
   num_steps: int
   wish: Wish
+  labels: Int[np.ndarray, " n"] | None
+
+  def npz(self) -> bytes:
+    """An .npz of arr_0, the images, and arr_1, the labels if there are any.
+
+    These are the names in the files of Dhariwal & Nichol 2021
+    (guided-diffusion), whose evaluator reads arr_0.
+    """
+    arrays = [self.images]
+    if self.labels is not None:
+      arrays.append(self.labels.astype(np.int64))
+    data = io.BytesIO()
+    np.savez_compressed(data, *arrays)
+    return data.getvalue()
 
   def sheet(self) -> Picture:
     """A picture of the images side by side.
@@ -169,8 +186,7 @@ class RunArtist:
       guidance = dataclasses.replace(run.guidance, weight=wish.guidance)
     size = min(run.evaluation.batch_size, wish.num_images)
     generator = self._generator(sampler, size, wish.label, guidance)
-    images = _draw(generator, self._params(round_.name), wish, steps)
-    return Drawn(images=images, model=round_.name, num_steps=steps, wish=wish)
+    return _draw(generator, self._params(round_.name), wish, round_.name, steps)
 
 
 class ExportArtist:
@@ -231,17 +247,26 @@ class ExportArtist:
     check_images(wish.count, model.image_shape)
     size = min(EXPORTED_AT_A_TIME, wish.num_images)
     generator = self._generator(size, wish.label)
-    images = _draw(generator, self._params, wish, steps)
-    return Drawn(images=images, model=model.name, num_steps=steps, wish=wish)
+    return _draw(generator, self._params, wish, model.name, steps)
 
 
 def _draw(
-  generator: Generator, params: Params, wish: Wish, num_steps: int
-) -> UInt8[np.ndarray, "n h w c"]:
+  generator: Generator,
+  params: Params,
+  wish: Wish,
+  model: str,
+  num_steps: int,
+) -> Drawn:
   """Draws images of a model and rounds them to bytes."""
   seed, count, between = wish.seed, wish.num_images, wish.interpolate
-  if between is not None:
-    images = interpolated(generator, params, seed, count, between, num_steps)
-    return to_uint8(images)
-  batches = generator.batches(params, seed, count, num_steps)
-  return np.concatenate([to_uint8(batch) for batch in batches])
+  labels = generator.labels_of(0, count)
+  if between is None:
+    batches = generator.batches(params, seed, count, num_steps)
+    images = np.concatenate([to_uint8(batch) for batch in batches])
+  else:
+    ways = interpolated(generator, params, seed, count, between, num_steps)
+    images = to_uint8(ways)
+    labels = None if labels is None else np.repeat(labels, between)
+  return Drawn(
+    images=images, model=model, num_steps=num_steps, wish=wish, labels=labels
+  )

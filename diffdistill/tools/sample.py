@@ -1,8 +1,5 @@
 """The command that draws images from a finished model."""
 
-import io
-
-import numpy as np
 from etils import epath
 
 from diffdistill.run.kept_names import check_out
@@ -23,7 +20,7 @@ def sample(
   interpolate: int | None,
   out: epath.Path,
 ) -> None:
-  """Writes images of one model: a .png sheet, or an .npz with "images".
+  """Writes images of one model: a .png sheet, or an .npz, see `Drawn.npz`.
 
   Args:
     workdir: the folder of the run.
@@ -51,9 +48,7 @@ def sample(
   replaced = check_out(out, [workdir], artist.run.config["stages"])
   drawn = artist.draw(round_name, wish)
   if out.suffix == ".npz":
-    data = io.BytesIO()
-    np.savez_compressed(data, images=drawn.images)
-    hosts.on_first(lambda: write_atomically(out, data.getvalue()))
+    hosts.on_first(lambda: write_atomically(out, drawn.npz()))
   else:
     sheet = drawn.sheet()
     hosts.on_first(lambda: sheet.save(out))

@@ -58,8 +58,12 @@ def test_samples_are_a_png_sheet_or_an_npz_of_bytes(
   with Image.open(sheet) as opened:
     assert opened.size[0] >= 2 * 2
   assert run_cli(*common, "--round=teacher", f"--out={archive}") == 0
-  images = np.load(archive)["images"]
+  arrays = np.load(archive)
+  assert arrays.files == ["arr_0", "arr_1"]
+  images, labels = arrays["arr_0"], arrays["arr_1"]
   assert (images.shape, images.dtype) == ((5, 2, 2, 1), np.uint8)
+  assert (labels.shape, labels.dtype) == ((5,), np.int64)
+  assert len(set(labels)) > 1
   assert "5 images of teacher in 2 steps" in capsys.readouterr().out
 
 
@@ -68,7 +72,9 @@ def test_a_seed_and_a_label_make_other_images(finished_run, tmp_path, run_cli):
   for flags in ((), ("--seed=0",), ("--seed=1",), ("--label=2",)):
     out = tmp_path / "images.npz"
     run_cli("sample", f"--workdir={finished_run}", f"--out={out}", *flags)
-    images[flags] = np.load(out)["images"]
+    arrays = np.load(out)
+    images[flags] = arrays["arr_0"]
+  assert set(arrays["arr_1"]) == {2}
   default, *others = images.values()
   same = [np.array_equal(default, other) for other in others]
   # A label changes this student's images only a little, but by more than a grey
@@ -84,9 +90,14 @@ def test_interpolated_samples_are_one_row_per_pair_of_noises(
   # two of them round to the same bytes.
   common = ("sample", f"--workdir={finished_run}", f"--out={out}", "--seed=2")
   assert run_cli(*common, "--num_images=4") == 0
-  plain = np.load(out)["images"]
+  arrays = np.load(out)
+  plain, of_plain = arrays["arr_0"], arrays["arr_1"]
   assert run_cli(*common, "--num_images=2", "--interpolate=3") == 0
-  ways = np.load(out)["images"].reshape(2, 3, 2, 2, 1)
+  arrays = np.load(out)
+  ways = arrays["arr_0"].reshape(2, 3, 2, 2, 1)
+  # All images of a row have one label.
+  of_ways = arrays["arr_1"].reshape(2, 3)
+  assert of_ways.tolist() == [[label] * 3 for label in of_plain[:2]]
   # The first row begins with the noise and the label of image 0.
   np.testing.assert_array_equal(ways[0, 0], plain[0])
   assert len(np.unique(ways.reshape(6, -1), axis=0)) == 6
@@ -251,7 +262,7 @@ def test_a_teacher_of_another_run_makes_the_same_student(
     arguments = (f"--workdir={run}", "--round=halve/001", f"--out={out}")
     assert run_cli("sample", *arguments, "--num_images=8") == 0
   ours, theirs = (
-    np.load(tmp_path / f"{name}.npz")["images"] for name in ("run", "tiny")
+    np.load(tmp_path / f"{name}.npz")["arr_0"] for name in ("run", "tiny")
   )
   np.testing.assert_array_equal(ours, theirs)
 

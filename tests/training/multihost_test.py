@@ -426,7 +426,7 @@ def test_two_processes_make_the_same_results_as_one(
     ours, theirs = (np.load(w / "pairs" / "pairs" / name) for w in (one, two))
     for field in ours.files:
       np.testing.assert_array_equal(ours[field], theirs[field])
-  ours, theirs = (np.load(w / "images.npz")["images"] for w in (one, two))
+  ours, theirs = (np.load(w / "images.npz")["arr_0"] for w in (one, two))
   np.testing.assert_array_equal(ours, theirs)
   ours, theirs = (
     json.loads((w / "evaluation.json").read_text()) for w in (one, two)
