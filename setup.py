@@ -46,6 +46,7 @@ setup(
     "plan": ["libtpu>=0.0.42"],
     "tensorboard": ["clu>=0.0.12", "tensorflow-cpu", "tensorboard"],
     "tfds": ["tensorflow-datasets", "array-record"],
+    "wandb": ["wandb>=0.22"],
   },
   entry_points={"console_scripts": ["diffdistill = diffdistill.__main__:main"]},
 )

@@ -40,6 +40,7 @@ def shared(
   return {
     "seed": 0,
     "mesh": {"data": -1, "fsdp": 1, "overrides": ()},
+    "writer": "if_installed",  # or tensorboard, wandb, none
     "cadence": {
       "log": log,
       "checkpoint": checkpoint,

@@ -48,6 +48,7 @@ class Experiment:
   layout: Layout
   cadence: Cadence
   evaluation: Settings
+  writer: str
   chosen: tuple[str, ...] = ()
 
   @functools.cached_property

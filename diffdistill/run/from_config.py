@@ -142,6 +142,7 @@ def _build(
     layout=_layout(config.mesh, devices, networks),
     cadence=config.cadence,
     evaluation=config.evaluation,
+    writer=config.writer,
   )
 
 

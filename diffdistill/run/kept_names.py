@@ -2,8 +2,8 @@
 
 Each stage is a folder of the workdir. Other folders are:
 
-  samples, evaluated, tensorboard     folders of the whole run
-  checkpoints, best, final            folders in the folder of each round
+  samples, evaluated, tensorboard, wandb    folders of the whole run
+  checkpoints, best, final                  folders in the folder of each round
 """
 
 import os
@@ -15,8 +15,8 @@ from etils import epath
 from diffdistill.system.files import in_bucket
 
 # Folders that tools/train.py, judging/comparison.py, judging/judged_rows.py and
-# training/report.py make.
-FOLDERS = ("samples", "evaluated", "tensorboard")
+# training/writers.py make.
+FOLDERS = ("samples", "evaluated", "tensorboard", "wandb")
 # Folders that training/checkpoint.py makes in a round's folder. A workdir with
 # such a folder would look like a round.
 PARTS_OF_ROUNDS = ("checkpoints", "best", "final")
@@ -26,6 +26,7 @@ FILES = (
   "data.json",
   "environment.json",
   "metrics.jsonl",
+  "wandb.json",
   "evaluation.json",
   "evaluation.png",
 )

@@ -38,6 +38,7 @@ from diffdistill.sampling.sampler import Sampler
 from diffdistill.training.cadence import Cadence
 from diffdistill.training.pairs_stage import Pairs
 from diffdistill.training.training_stage import Training
+from diffdistill.training.writers import DEFAULT, check_writer
 
 # The names that `kind` may have in a section, and the class that each means.
 SCHEDULES = {
@@ -167,6 +168,7 @@ class Config:
     seed: the seed of all random numbers.
     minutes: the minutes of the whole run; each stage's `minutes` is a share of
       it. Infinite if stages end after a number of updates.
+    writer: the writer that gets the metrics too; see training/writers.py.
   """
 
   run: tuple[str, ...] = ()
@@ -181,6 +183,10 @@ class Config:
   evaluation: Settings
   seed: Seed = 0
   minutes: Annotated[float, Range(0, 10**6, "least")] = math.inf
+  writer: str = DEFAULT
+
+  def __post_init__(self):
+    check_writer(self.writer)
 
   @property
   def ends_by_the_clock(self) -> bool:

@@ -11,7 +11,7 @@ from diffdistill.system.files import read_json, write_json
 
 # These sections do not change what is trained. The total `minutes` may change
 # because each stage keeps its own share of it in minutes.
-FREE_SECTIONS = ("cadence", "evaluation", "mesh", "minutes")
+FREE_SECTIONS = ("cadence", "evaluation", "mesh", "minutes", "writer")
 FREE_FIELDS = ("path", "data_dir", "num_threads")
 # The sections of a stored config that are read before it is built.
 REQUIRED = {"run": list, "stages": dict, "data": dict, "model": dict}

@@ -29,6 +29,7 @@ from diffdistill.training.stage import SECOND_MOMENTS
 RECORDS = (
   "environment.json",
   "metrics.jsonl",
+  "wandb.json",
   "benchmark*.json",
   "data.json",
   "config.json",

@@ -22,6 +22,7 @@ EXTRAS = {
   "plan": ("libtpu",),
   "tensorboard": ("clu", "tensorflow", "tensorboard"),
   "tfds": ("tensorflow_datasets", "array_record"),
+  "wandb": ("wandb",),
 }
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 # Seconds to wait for JAX to list its devices. A pod may take minutes, and a

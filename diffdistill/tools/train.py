@@ -37,6 +37,7 @@ from diffdistill.training.stage import OUTSIDE, Round
 from diffdistill.training.trainer import Trainer
 from diffdistill.training.training_stage import Training
 from diffdistill.training.watchdog import Watchdog
+from diffdistill.training.writers import check_installed, open_writer
 
 SHEET_IMAGES = 64
 
@@ -110,6 +111,7 @@ def _trainer(
     begins=score.begins,
     preemption=preemption,
     watchdog=watchdog,
+    writer=functools.partial(open_writer, run.writer, workdir, run.config, say),
   )
 
 
@@ -140,6 +142,8 @@ def _check(
   run: Experiment, workdir: epath.Path, finished: Mapping[str, bool]
 ) -> None:
   """Checks, before the first update, all inputs that later stages need."""
+  # Only the first process writes, so only its host needs the packages.
+  hosts.on_first(lambda: check_installed(run.writer))
   if run.evaluation.inception:
     check_inception(run)
   to_do = {

@@ -1,6 +1,5 @@
-"""Reports how a run goes: metrics.jsonl, a progress line, TensorBoard."""
+"""Reports how a run goes: metrics.jsonl, a progress line, another writer."""
 
-import contextlib
 import resource
 import sys
 import time
@@ -17,6 +16,7 @@ from diffdistill.training.records import (
   keep_records,
   read_records,
 )
+from diffdistill.training.writers import NoWriter, Writer
 
 SECONDS_BETWEEN_LINES = 30.0
 # These fields of a record hold seconds without training: compiling, scoring,
@@ -44,17 +44,26 @@ class Report:
 
   Args:
     workdir: the folder of `metrics.jsonl`, which has one record for each
-      report. It also holds TensorBoard's event files, if clu and TensorFlow can
-      be imported.
+      report.
     total: the work of the whole run.
+    writer: opens one more writer of the numbers.
   """
 
-  def __init__(self, workdir: epath.Path, total: Work):
+  def __init__(
+    self,
+    workdir: epath.Path,
+    total: Work,
+    writer: Callable[[], Writer] = NoWriter,
+  ):
     self._active = hosts.is_first()
     self._workdir = workdir
-    self._writer = _tensorboard(workdir) if self._active else None
+    self._writer: Writer = NoWriter()
+    hosts.on_first(lambda: self._open(writer))
     self._total = total
     self._last_line = 0.0
+
+  def _open(self, writer: Callable[[], Writer]) -> None:
+    self._writer = writer()
 
   def start_round(self, name: str, step: int) -> None:
     """Removes the records of this round after update `step`.
@@ -77,16 +86,8 @@ class Report:
   def _append(self, name: str, step: int, values: Mapping[str, Any]) -> None:
     record = {"round": name, "step": step, **values, **_machine()}
     append_record(self._workdir, record)
-    if self._writer is not None:
-      scalars = {k: v for k, v in values.items() if isinstance(v, int | float)}
-      try:
-        self._writer.write_scalars(
-          step, {f"{name}/{k}": v for k, v in scalars.items()}
-        )
-      except Exception as error:
-        # TensorFlow raises errors of its own classes if the disk refuses a
-        # write.
-        raise OSError(_about_events(self._workdir, error)) from error
+    scalars = {k: v for k, v in values.items() if isinstance(v, int | float)}
+    self._writer.write(name, step, scalars)
 
   def progress(
     self,
@@ -130,12 +131,7 @@ class Report:
       print(message, file=sys.stderr, flush=True)
 
   def close(self) -> None:
-    if self._writer is None:
-      return
-    try:
-      self._writer.close()
-    except Exception as error:
-      raise OSError(_about_events(self._workdir, error)) from error
+    hosts.on_first(self._writer.close)
 
 
 def costs(
@@ -258,24 +254,3 @@ def _machine() -> dict[str, Any]:
     "peak_host_bytes": usage.ru_maxrss * unit,
     **({"peak_device_bytes": max(known)} if known else {}),
   }
-
-
-def _tensorboard(workdir: epath.Path):
-  """Makes clu's writer of event files; None if clu cannot be imported."""
-  with contextlib.suppress(ImportError):
-    from clu import metric_writers
-
-    try:
-      return metric_writers.SummaryWriter(str(workdir / "tensorboard"))
-    except Exception as error:
-      raise OSError(_about_events(workdir, error)) from error
-  return None
-
-
-def _about_events(workdir: epath.Path, error: Exception) -> str:
-  """Makes the message for an error of the writer of event files."""
-  reason = " ".join(str(error).split())[:200] or type(error).__name__
-  return (
-    f"{workdir / 'tensorboard'} cannot be written ({reason}); make room there,"
-    " or let it be written, and the same command goes on"
-  )

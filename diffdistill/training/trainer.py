@@ -27,6 +27,7 @@ from diffdistill.training.shared import Distance, Observe, Shared
 from diffdistill.training.stage import Round, Stage
 from diffdistill.training.training_stage import Training
 from diffdistill.training.watchdog import Watchdog
+from diffdistill.training.writers import NoWriter, Writer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,7 @@ class Trainer:
     watchdog: ends a run that hangs; by default a run that hangs is not ended.
     now: returns the seconds of the clock that ends rounds, as time.monotonic
       does.
+    writer: opens one more writer of the numbers of the run.
   """
 
   stages: tuple[Stage, ...]
@@ -68,6 +70,7 @@ class Trainer:
   preemption: Preemption = dataclasses.field(default_factory=Preemption)
   watchdog: Watchdog = dataclasses.field(default_factory=Watchdog)
   now: Callable[[], float] = time.monotonic
+  writer: Callable[[], Writer] = NoWriter
 
   def __post_init__(self):
     check_batches(self.stages, self.mesh)
@@ -109,7 +112,7 @@ class Trainer:
     """
     rounds = curriculum(self.stages)
     works = [_work(stage, round_) for stage, round_ in rounds]
-    report = Report(self.workdir, _sum(works))
+    report = Report(self.workdir, _sum(works), self.writer)
     compiled: dict[str, StageFunctions] = {}
     for i, (stage, round_) in enumerate(rounds):
       self.watchdog.patience()

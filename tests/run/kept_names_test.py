@@ -45,6 +45,7 @@ def test_a_stage_name_may_have_letters_and_digits(name):
     "Samples",
     "evaluated",
     "tensorboard",
+    "wandb",
     "checkpoints",
     "final",
     "best",
