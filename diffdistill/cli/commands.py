@@ -341,4 +341,20 @@ COMMANDS = {
     example="--bibtex",
     computes=False,
   ),
+  "completion": Command(
+    about="Print a script that lets a shell complete commands and flags. It"
+    " completes the names of recipes too. Its first lines say where to put it.",
+    function="diffdistill.cli.completion:completion",
+    flags=(
+      Flag(
+        "shell",
+        "text",
+        "The shell that you use.",
+        required=True,
+        choices=("bash", "fish", "zsh"),
+      ),
+    ),
+    example="--shell=bash",
+    computes=False,
+  ),
 }
