@@ -80,3 +80,17 @@ def test_a_run_that_goes_on_is_one_run_of_weights_and_biases(
     for part in (b"halve/004/student/loss", loss, b"halve/004/step", step):
       assert part in data
     assert name.encode() in data
+
+
+def test_a_training_without_its_writer_is_refused_before_it_begins(
+  refuse, write_config, small_config, tmp_path, monkeypatch
+):
+  monkeypatch.setitem(sys.modules, "wandb", None)
+  config = write_config({**small_config, "writer": "wandb"})
+  workdir = tmp_path / "new"
+  line = refuse(1, "train", f"--config={config}", f"--workdir={workdir}")
+  assert line == (
+    "writer is 'wandb', but wandb cannot be imported; pip install"
+    " 'diffdistill[wandb]', or pass writer=none"
+  )
+  assert not workdir.exists()
