@@ -19,7 +19,7 @@ def main() -> int:
       print(text)
       return 0
     name, *words = sys.argv[1:]
-    command = usage.find(name)
+    command = usage.find(name, words)
     # Imported here, so that the help does not load the libraries for flags.
     from diffdistill.cli import reading
 

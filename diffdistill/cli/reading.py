@@ -5,6 +5,7 @@ commands says which values are allowed. This file does not import JAX, so that
 wrong flags are refused at once.
 """
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -144,7 +145,7 @@ def _parsed(
     # A config file is a Python program, which can raise any error.
     raise UsageError(_problem(error, words)) from error
   if rest:
-    raise UsageError(f"{brief(rest[0])} is no flag; pass --name=value")
+    raise UsageError(_stray(name, rest[0], others))
   # Without this call, absl's logging warns that its own flags are not parsed.
   absl_flags.FLAGS.mark_as_parsed()
   return {flag: values[flag].value for flag in values}
@@ -233,6 +234,31 @@ def _number(flag: Flag, text: str) -> int | float | tuple[int, ...]:
 def _whole(text: str) -> bool:
   # int() raises an error for more than 4,300 digits.
   return bool(re.fullmatch(r"[+-]?[0-9]{1,1000}", text))
+
+
+def _stray(name: str, word: str, words: Sequence[str]) -> str:
+  """The message about a word that is neither a flag nor the value of one."""
+  own = {flag.name: flag for flag in COMMANDS[name].flags}
+  given = [each for each in words if _FLAG.match(each)]
+  named = {each.lstrip("-").partition("=")[0] for each in given}
+  # The word may be one of several values that a flag before it has.
+  before = words[: words.index(word)]
+  last = next((each for each in reversed(before) if _FLAG.match(each)), "")
+  flag = own.get(last.lstrip("-").partition("=")[0])
+  if flag and flag.kind in ("ints", "places"):
+    rest = itertools.takewhile(
+      lambda each: not _FLAG.match(each), words[words.index(last) + 1 :]
+    )
+    values = ",".join([last.partition("=")[2], *rest])
+    joined = ",".join(filter(None, values.split(",")))
+    return (
+      f"{brief(word)} comes after a space; did you mean --{flag.name}={joined}?"
+    )
+  for flag in own.values():
+    place = flag.required and flag.kind.startswith("place")
+    if place and flag.name not in named:
+      return f"{brief(word)} is no flag; did you mean --{flag.name}={word}?"
+  return f"{brief(word)} is no flag; pass --name=value"
 
 
 def _unknown(name: str, flag: str) -> str:

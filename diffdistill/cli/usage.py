@@ -52,14 +52,24 @@ def answer(words: Sequence[str]) -> str | None:
   return explanation(first) if set(HELP) & set(others) else None
 
 
-def find(name: str) -> Command:
+def find(name: str, words: Sequence[str] = ()) -> Command:
   """The command of this name.
+
+  Args:
+    name: the first word of the command line.
+    words: the other words of the command line.
 
   Raises:
     UsageError: if no command has this name.
   """
   if name in COMMANDS:
     return COMMANDS[name]
+  if name.startswith("-"):
+    first = next((word for word in words if word in COMMANDS), "COMMAND")
+    others = " ".join(word for word in (name, *words) if word != first)
+    raise UsageError(
+      f"{name} comes before the command; run diffdistill {first} {others}"
+    )
   close = similar(name, COMMANDS)
   every = ", ".join(COMMANDS)
   remedy = f"did you mean {close}?" if close else f"pass one of {every}"

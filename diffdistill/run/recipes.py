@@ -33,7 +33,7 @@ def located(recipe: str, source: str = "--config") -> str:
     source: the flag or the argument that named the recipe, for error messages.
 
   Raises:
-    ValueError: if a name without a folder is neither a file nor a recipe.
+    ValueError: if there is neither such a file nor such a recipe.
   """
   if recipe.startswith("~"):
     # Import this only for a path with ~, because the import is slow.
@@ -42,15 +42,20 @@ def located(recipe: str, source: str = "--config") -> str:
     recipe = str(place(source, recipe))
   file, colon, name = recipe.partition(":")
   path = re.fullmatch(r"configs/(\w+\.py)", file)
-  if os.path.isfile(file) or not (path or re.fullmatch(r"\w+", file)):
+  if os.path.isfile(file):
     return recipe
-  if path:
-    installed = FOLDER / path[1]
-    return f"{installed}{colon}{name}" if installed.is_file() else recipe
+  if path and (FOLDER / path[1]).is_file():
+    return f"{FOLDER / path[1]}{colon}{name}"
+  if not re.fullmatch(r"\w+", file):
+    raise ValueError(
+      f"{source} is {recipe!r}, but there is no file {os.path.abspath(file)};"
+      " `diffdistill list` names the recipes, which need no file"
+    )
   known = descriptions()
   if recipe in known or recipe in {name.partition(":")[0] for name in known}:
     return f"{FOLDER / file}.py{colon}{name}"
   close = difflib.get_close_matches(recipe, known)
+  close = [each for each in close if each.startswith(f"{file}:")] or close
   remedy = (
     f"did you mean {' or '.join(close)}?"
     if close
@@ -67,8 +72,10 @@ def load(recipe: str) -> Any:
   """
   file, _, name = located(recipe, "recipe").partition(":")
   spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-  if spec is None or spec.loader is None or not os.path.isfile(file):
-    raise ValueError(f"recipe is {recipe!r}, no file; pass FILE.py:RECIPE")
+  if spec is None or spec.loader is None:
+    raise ValueError(
+      f"recipe is {recipe!r}, no file of Python; pass FILE.py:RECIPE"
+    )
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module.get_config(*([name] if name else []))

@@ -31,7 +31,7 @@ def test_list_names_objectives_sources_networks_and_recipes(capsys, run_cli):
     (["train", "--x=3"], "--x is no flag of train; see diffdistill train --h"),
     (["train", "--work_dir=3"], "--work_dir is no flag of train; did you mean"),
     (["train", "--undefok=x", "--x"], "--undefok is no flag of train; see dif"),
-    (["train", "stray"], "'stray' is no flag; pass --name=value"),
+    (["train", "stray"], "'stray' is no flag; did you mean --workdir=stray?"),
     (["train"], "--config is missing; see diffdistill train --help"),
     (["train", "--config="], "--config cannot be read"),
     (["train", "--config.seed=3"], "--config is missing; see diffdistill tr"),

@@ -49,7 +49,18 @@ def test_an_unknown_name_is_refused_with_those_like_it(name, remedy):
 @pytest.mark.parametrize(
   "path", ["", "configs/nope.py:x", "nope.py", "a/digits:long"]
 )
-def test_a_path_is_never_taken_for_a_name(path):
-  assert recipes.located(path) == path
-  with pytest.raises(ValueError, match=r"no file; pass FILE\.py:RECIPE"):
+def test_a_file_that_is_missing_is_named_with_its_folder(
+  path, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  whole = tmp_path / path.partition(":")[0]
+  line = f"recipe is '{path}', but there is no file {whole}; `diffdistill list`"
+  with pytest.raises(ValueError, match=re.escape(line)):
     recipes.load(path)
+
+
+def test_a_file_of_another_language_is_refused(tmp_path):
+  path = tmp_path / "config.json"
+  path.touch()
+  with pytest.raises(ValueError, match=r"no file of Python; pass FILE\.py"):
+    recipes.load(str(path))
