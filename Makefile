@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Small networks on a CPU compile longer than they gain from full optimisation.
 export XLA_FLAGS ?= --xla_backend_optimization_level=1
 
-.PHONY: demo compare test test-slow test-long check check-plan check-diffusers dist format clean
+.PHONY: demo compare test test-slow test-long check check-plan check-diffusers dist docs format clean
 
 demo: $(VENV)/installed  ## Train, distil and judge on the embedded digits.
 	$(BIN)/diffdistill train --config=digits:progressive --workdir=runs/digits
@@ -40,6 +40,10 @@ dist: $(VENV)/installed-dev  ## A wheel and its source archive, in dist/.
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
 
+docs: $(VENV)/installed-docs  ## The site, in build/site; a broken link is an error.
+	PYTHONPATH=. $(BIN)/python docs/pages.py build/pages
+	PYTHONPATH=$(VENV)/docs NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -64,4 +68,8 @@ $(VENV)/installed-plan: $(VENV)/installed-dev requirements-plan.txt
 
 $(VENV)/installed-diffusers: $(VENV)/installed-dev requirements-diffusers.txt
 	$(BIN)/python -m pip install --quiet --upgrade --target $(VENV)/diffusers -r requirements-diffusers.txt
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed requirements-docs.txt
+	$(BIN)/python -m pip install --quiet --upgrade --target $(VENV)/docs -r requirements-docs.txt
 	touch $@
