@@ -61,5 +61,6 @@ def commands(page, programs):
     for line in token.content.replace("\\\n", " ").splitlines():
       if line.split(" ")[0] in programs:
         words = shlex.split(line, comments=True)
-        found.append(words[: words.index("|")] if "|" in words else words)
+        ends = (words.index(sign) for sign in ("|", ">") if sign in words)
+        found.append(words[: min(ends, default=None)])
   return found
