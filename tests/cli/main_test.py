@@ -36,10 +36,10 @@ def test_list_names_objectives_sources_networks_and_recipes(capsys, run_cli):
     (["train", "--config="], "--config cannot be read"),
     (["train", "--config.seed=3"], "--config is missing; see diffdistill tr"),
     (["train", "--config=a", "--config=b"], "--config is given 2 times; pass"),
-    (["train", "--config=configs/nope.py"], "'configs/nope.py'); pass a rec"),
+    (["train", "--config=configs/nope.py"], "configs/nope.py; `diffdistill"),
     (
       ["train", "--config=configs/nope.py", "--config.seed=3"],
-      "'configs/nope.py'); pass a recipe, such as digits:progressive, or FILE",
+      "--config is 'configs/nope.py', but there is no file /",
     ),
     (
       ["train", "--config=configs/digits.py:nope"],
