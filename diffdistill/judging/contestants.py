@@ -76,7 +76,7 @@ def contestants(
   Args:
     run: the recipe; its `evaluation` names the numbers of steps.
     workdir: the folder where the run was trained.
-    say: receives one line for each unfinished round.
+    say: receives a line for each unfinished round, and for unjudged students.
 
   Raises:
     ValueError: if the run has no finished teacher of its own.
@@ -89,8 +89,10 @@ def contestants(
     return run.generator(sampler, size, guidance=guidance)
 
   spent = costs(workdir, say)
-  result = []
-  for name, (stage, round_) in finished_models(run, workdir, say).items():
+  result: list[Contestant] = []
+  models = finished_models(run, workdir, say)
+  _say_absent(models, settings.num_steps, say)
+  for name, (stage, round_) in models.items():
     steps, chain = settings.num_steps, []
     if round_.num_steps:
       steps = tuple(n for n in steps if n == round_.num_steps)
@@ -121,6 +123,21 @@ def contestants(
       " the same run"
     )
   return result
+
+
+def _say_absent(
+  models: Mapping[str, tuple[Training, Round]],
+  num_steps: Sequence[int],
+  say: Callable[[str], None],
+) -> None:
+  """Names the students whose number of steps is not among `num_steps`."""
+  absent = [
+    name
+    for name, (_, round_) in models.items()
+    if round_.num_steps not in (0, *num_steps)
+  ]
+  if absent:
+    say(f"not judged, because num_steps lacks their steps: {', '.join(absent)}")
 
 
 def _versions(folder: epath.Path, stage: Training) -> list[tuple[bool, bool]]:

@@ -1,5 +1,7 @@
 """The models of a tiny run, and what each one cost."""
 
+import dataclasses
+
 import pytest
 from etils import epath
 
@@ -28,6 +30,16 @@ def test_the_teacher_is_judged_first_then_students_at_their_steps(run, workdir):
   ]
   best, last = judged[1].load(), judged[2].load()
   assert best.keys() == last.keys()
+
+
+def test_students_that_are_not_judged_are_named(run, workdir):
+  settings = dataclasses.replace(run.evaluation, num_steps=(2, 3))
+  run, said = dataclasses.replace(run, evaluation=settings), []
+  judged = contestants(run, workdir, said.append)
+  assert [c.name for c in judged] == ["teacher", "halve/002", "halve/002 last"]
+  assert said == [
+    "not judged, because num_steps lacks their steps: halve/001, student/001"
+  ]
 
 
 def test_passes_add_up_along_the_chain_of_students(evaluated):
