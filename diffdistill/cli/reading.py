@@ -154,8 +154,12 @@ def _parsed(
 def _located(word: str) -> str:
   """Replaces the name of a recipe in a config word by the path of its file."""
   flag, _, value = word.partition("=")
-  if flag != "--config" or not value:
+  if flag != "--config":
     return word
+  if not value:
+    raise UsageError(
+      "--config is empty; pass a recipe, such as digits:progressive"
+    )
   try:
     return f"{flag}={recipes.located(value)}"
   except ValueError as error:

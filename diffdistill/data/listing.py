@@ -20,7 +20,7 @@ from diffdistill.data.entries import (
 )
 from diffdistill.data.label_order import abbreviated
 from diffdistill.data.pictures import SUFFIXES
-from diffdistill.system.files import in_bucket
+from diffdistill.system.files import in_bucket, whole
 
 # The names of each split's folder; the first one that exists is used.
 TRAINING = ("train", "training")
@@ -77,11 +77,12 @@ def list_images(path: str, split: str, only: Sequence[str]) -> Listing:
   data = epath.Path(path)
   if not data.exists():
     raise FileNotFoundError(
-      f"{data} does not exist; pass a folder with one folder per class"
+      f"{whole(data)} does not exist; pass a folder of pictures as"
+      " data.source.path"
     )
   if not data.is_dir():
     raise ValueError(
-      f"{data} is a file; pass a folder with one folder per class"
+      f"{whole(data)} is a file; pass a folder of pictures as data.source.path"
     )
   top = [entry for entry in entries(data) if not entry.is_system]
   classes_at_top, splits = _split_folders(data, top)

@@ -1,6 +1,5 @@
 """The config of a workdir, and which fields of it may change later."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +7,7 @@ from etils import epath
 
 from diffdistill.fields import Fields
 from diffdistill.system import hosts
-from diffdistill.system.files import in_bucket, read_json, write_json
+from diffdistill.system.files import read_json, whole, write_json
 
 # These sections do not change what is trained. The total `minutes` may change
 # because each stage keeps its own share of it in minutes.
@@ -64,10 +63,9 @@ def stored_config(workdir: epath.Path) -> Fields:
   path = workdir / "config.json"
   if not path.exists():
     # The whole path shows a command that runs in another folder than meant.
-    whole = workdir if in_bucket(workdir) else os.path.abspath(workdir)
     raise ValueError(
-      f"{whole} holds no run (it has no config.json); pass the --workdir of a"
-      " training"
+      f"{whole(workdir)} holds no run (it has no config.json); pass the"
+      " --workdir of a training"
     )
   try:
     config = read_json(path)

@@ -22,6 +22,11 @@ def in_bucket(path: epath.PathLike) -> bool:
   return "://" in epath.Path(path).as_posix()
 
 
+def whole(path: epath.PathLike) -> str:
+  """The path from the root of the disk, for a message; a bucket as it is."""
+  return str(path) if in_bucket(path) else os.path.abspath(path)
+
+
 @contextlib.contextmanager
 def naming(path: epath.PathLike, writer: str = "") -> Iterator[None]:
   """Makes an OSError inside the `with` name the file that is being written.

@@ -33,7 +33,7 @@ def test_list_names_objectives_sources_networks_and_recipes(capsys, run_cli):
     (["train", "--undefok=x", "--x"], "--undefok is no flag of train; see dif"),
     (["train", "stray"], "'stray' is no flag; did you mean --workdir=stray?"),
     (["train"], "--config is missing; see diffdistill train --help"),
-    (["train", "--config="], "--config cannot be read"),
+    (["train", "--config="], "--config is empty; pass a recipe, such as"),
     (["train", "--config.seed=3"], "--config is missing; see diffdistill tr"),
     (["train", "--config=a", "--config=b"], "--config is given 2 times; pass"),
     (["train", "--config=configs/nope.py"], "configs/nope.py; `diffdistill"),
