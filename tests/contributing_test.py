@@ -266,6 +266,7 @@ def critic_stage(config):
   }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "add", "product", "passes", "words"),
   [

@@ -152,7 +152,12 @@ def traced_updates(built, states):
 
 # folder.py is left out: its stages are those of digits.py in other sizes.
 @pytest.mark.parametrize(
-  ("name", "recipe"), [each for each in RECIPES if each[0] != "folder"]
+  ("name", "recipe"),
+  [
+    pytest.param(*each, marks=pytest.mark.slow if each[0] != "digits" else ())
+    for each in RECIPES
+    if each[0] != "folder"
+  ],
 )
 def test_a_shrunken_recipe_has_consistent_shapes(
   name, recipe, with_random_data, mesh_of, states
@@ -167,6 +172,7 @@ def test_a_shrunken_recipe_has_consistent_shapes(
     assert f"{tree}/loss" in metrics
 
 
+@pytest.mark.slow
 def test_a_teacher_of_moments_can_be_guided(with_random_data, mesh_of, states):
   config, size = shrunken(MODULES["imagenet64"].get_config("moment_matching"))
   config.guidance.weight = 0.1

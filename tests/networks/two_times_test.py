@@ -91,7 +91,13 @@ def test_an_added_second_time_has_a_gradient_at_once(kind, trained):
   assert jnp.any(grad["dense2"]["kernel"] != 0)
 
 
-@every_network
+@pytest.mark.parametrize(
+  "kind",
+  [
+    pytest.param(kind, marks=pytest.mark.slow if kind == "song_unet" else ())
+    for kind in FIELDS
+  ],
+)
 def test_derivatives_of_an_exact_denoiser_agree_with_finite_differences(
   kind, trained
 ):

@@ -293,10 +293,8 @@ def test_students_with_the_negated_gradient_diverge(kind, fields):
   assert last > 10 * first
 
 
-@pytest.mark.parametrize(
-  "weighting",
-  ["snr", pytest.param("clipped_snr", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("weighting", ["snr", "clipped_snr"])
 @pytest.mark.parametrize("kind", [MomentMatching, ParameterMomentMatching])
 def test_students_converge_to_the_formula(kind, weighting):
   """An affine student cannot match the moments at all s.

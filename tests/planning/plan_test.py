@@ -136,6 +136,7 @@ def test_chip_hours_by_the_clock_are_at_most_its_minutes(plan, edited):
   assert row.chip_hours == pytest.approx(2 * row.roofline.seconds * 8 / 3600)
 
 
+@pytest.mark.slow
 def test_a_stage_that_does_not_fit_fits_with_its_remedy(plan, wide):
   roomy = plan(wide, memory=GIB)
   (row, _) = roomy.rows

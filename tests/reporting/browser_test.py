@@ -77,6 +77,7 @@ def look(children, tmp_path):
   return run
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")
 def test_a_phone_shows_the_page_without_a_network(write_run, tmp_path, look):
   def edit(config):

@@ -71,6 +71,7 @@ def test_a_config_with_a_reserved_stage_name_is_refused(tiny_config):
     from_config.build(config)
 
 
+@pytest.mark.slow
 def test_all_names_that_a_judged_run_makes_are_reserved(own_run, run_cli):
   assert run_cli("evaluate", f"--workdir={own_run}") == 0
   run = json.loads((own_run / "config.json").read_text())["run"]

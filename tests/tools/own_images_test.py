@@ -42,6 +42,7 @@ def get_config(recipe="progressive"):
   return path
 
 
+@pytest.mark.slow
 def test_one_command_trains_on_a_folder_of_pictures(
   photos, shrunken, tmp_path, run_cli, capsys, monkeypatch
 ):

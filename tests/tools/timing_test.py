@@ -56,6 +56,7 @@ def test_a_stage_that_trains_nothing_is_refused(run):
     measure(run, "pairs")
 
 
+@pytest.mark.slow
 def test_every_stage_is_timed_and_its_operations_are_counted(run):
   made = measure(run, None)
   assert [row["stage"] for row in made["stages"]] == ["teacher", "halve"]
@@ -82,6 +83,7 @@ def test_the_sampler_is_timed_at_each_number_of_steps(run):
     assert (row["timed_batches"], row["timed_batch_size"]) == (2, 504)
 
 
+@pytest.mark.slow
 def test_a_profile_is_written_for_each_stage(run, tmp_path):
   measure(run, "teacher", tmp_path)
   assert list((tmp_path / "teacher").rglob("*.xplane.pb"))

@@ -77,6 +77,7 @@ def test_both_trees_are_reported_and_counted(finished, records_of):
 
 # The run saves checkpoints after 5, 10 and 15 updates. So a run resumes after
 # turns of both trees.
+@pytest.mark.slow
 def test_kills_between_turns_change_nothing(finished, run, tmp_path):
   for life in (TEACHER + 6, 2, 6, 9, 3, 5, 1, 8):
     run.crash(tmp_path, life)

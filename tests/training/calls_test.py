@@ -154,6 +154,7 @@ def test_a_student_of_a_bfloat16_teacher_is_nearly_the_same(run, tmp_path):
     assert not np.array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_student_starts_from_the_float32_teacher(run, tmp_path):
   seen = []
 

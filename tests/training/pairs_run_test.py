@@ -117,6 +117,7 @@ def test_the_selected_student_has_the_best_held_out_loss(
   assert float(total / count) == pytest.approx(min(losses), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_killed_run_makes_the_same_weights_and_no_pair_twice(
   run, finished, tmp_path, pairs_until, capsys
 ):

@@ -166,6 +166,7 @@ def test_a_selection_does_not_change_the_training(finished, run, tmp_path):
   assert_trees_are_same(last, run.products(finished)["halve/001 last_student"])
 
 
+@pytest.mark.slow
 def test_an_interrupted_selection_has_the_same_result(
   finished, run, scores, select, tmp_path
 ):
@@ -177,6 +178,7 @@ def test_an_interrupted_selection_has_the_same_result(
   run.assert_same(tmp_path, finished)
 
 
+@pytest.mark.slow
 def test_a_crash_around_the_writing_of_a_best_changes_nothing(
   finished, run, scores, select, tmp_path, monkeypatch, crash_error
 ):

@@ -75,7 +75,9 @@ def test_timed_rounds_have_as_many_updates_as_fit(finished, records_of):
     assert last[name]["images"] == 8 * length
 
 
-@pytest.mark.parametrize("speed", [0.125, 0.01])
+@pytest.mark.parametrize(
+  "speed", [pytest.param(0.125, marks=pytest.mark.slow), 0.01]
+)
 def test_a_timed_run_killed_anywhere_makes_the_same_weights(
   finished, run, tmp_path, speed
 ):
@@ -97,6 +99,7 @@ def test_a_timed_run_killed_anywhere_makes_the_same_weights(
       assert str(made[name]) == str(wanted[name])
 
 
+@pytest.mark.slow
 def test_a_recorded_length_makes_the_same_weights_at_any_speed(
   finished, run, tmp_path
 ):

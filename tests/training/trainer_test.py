@@ -150,6 +150,7 @@ def test_a_run_continues_from_its_newest_checkpoint(run, tmp_path, capsys):
   assert "teacher: goes on from update 15\n" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_crash_at_a_round_s_end_changes_nothing(
   finished, run, tmp_path, monkeypatch, crash_error
 ):
@@ -190,6 +191,7 @@ def test_finished_rounds_are_not_made_again(run, tmp_path):
   }
 
 
+@pytest.mark.slow
 def test_a_run_continues_on_another_mesh(finished, run, tmp_path, mesh_of):
   run.crash(tmp_path, 12)
   other = dataclasses.replace(run.built, layout=Layout(mesh=mesh_of(2, 4)))
