@@ -202,7 +202,7 @@ class Checkpoints:
       # met no error.
       if hosts.is_first():
         self._remove(step)
-        stored.clean(self._folder)
+        stored.clean_failed(self._folder)
       raise
     if self._closing.is_set():
       return

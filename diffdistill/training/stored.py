@@ -6,8 +6,10 @@ bucket it writes in place and adds a mark last. The caller keeps the digests of
 the arrays (fingerprint.py), which show later whether the arrays have changed.
 """
 
+import contextlib
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
@@ -32,11 +34,9 @@ T = TypeVar("T")
 COMMITTED = "commit_success.txt"
 # The name of every folder that Orbax has not completed contains this text.
 UNFINISHED = ".orbax-checkpoint-tmp"
-# When arrays are read back from the disk, at most this many bytes are in memory
-# at a time.
+# Arrays are read back from the disk in parts of about this many bytes.
 BYTES_AT_ONCE = 2**28
-# Orbax numbers its operations, so two threads must not call it at the same
-# time.
+# Orbax numbers its operations, so two threads must not call it at once.
 _ONE_AT_A_TIME = threading.RLock()
 
 
@@ -61,7 +61,7 @@ def save(folder: epath.Path, trees: Mapping[str, Any]) -> dict[str, Any]:
     finish(folder, begin(folder, trees))
   except ValueError:
     if hosts.is_first():
-      clean(folder.parent)
+      clean_failed(folder.parent)
     raise
   try:
     read_back(folder, expected, shapes_of(trees))
@@ -218,6 +218,21 @@ def clean(folder: epath.Path) -> None:
   for pattern in (f"*{UNFINISHED}*", ".*.partial"):
     for path in matching(folder, pattern):
       remove(path)
+
+
+def clean_failed(folder: epath.Path) -> None:
+  """Removes from a folder the write that has just failed.
+
+  Orbax reports the first error while its other threads still write, which makes
+  the folder again. So this cleans until nothing has appeared for 0.1 s, but for
+  two seconds at most.
+  """
+  for _ in range(20):
+    with contextlib.suppress(OSError):
+      clean(folder)
+    time.sleep(0.1)
+    if not matching(folder, f"*{UNFINISHED}*"):
+      return
 
 
 def remove(path: epath.Path) -> None:

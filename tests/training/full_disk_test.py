@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill.training import checkpoint
+from diffdistill.training import checkpoint, stored
 from diffdistill.training.best import best_of, save_best
 from diffdistill.training.running import Checkpoints, steps_in
 from diffdistill.training.sharding import Layout
@@ -107,6 +108,26 @@ def test_a_run_continues_after_its_full_disk_has_room_again(
   np.testing.assert_array_equal(
     restored(round_dir).params["student"]["w"], weights(2)["w"]
   )
+
+
+def test_what_a_failed_write_adds_after_its_error_is_removed_too(
+  tmp_path, monkeypatch
+):
+  folder = epath.Path(tmp_path) / "checkpoints"
+  late = folder / f"2{stored.UNFINISHED}" / "array"
+
+  finish = stored.finish
+
+  def fails(path, saving):
+    finish(path, saving)
+    threading.Timer(0.05, lambda: late.mkdir(parents=True)).start()
+    raise ValueError("the disk is full")
+
+  checkpoints = Checkpoints(epath.Path(tmp_path))
+  monkeypatch.setattr(stored, "finish", fails)
+  with pytest.raises(ValueError, match="the disk is full"):
+    save(checkpoints, 2)
+  assert steps_in(folder) == unfinished(tmp_path) == []
 
 
 @pytest.mark.parametrize("room", [0, 200_000])
