@@ -42,7 +42,7 @@ dist: $(VENV)/installed-dev  ## A wheel and its source archive, in dist/.
 
 docs: $(VENV)/installed-docs  ## The site, in build/site; a broken link is an error.
 	PYTHONPATH=. $(BIN)/python docs/pages.py build/pages
-	PYTHONPATH=$(VENV)/docs NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	PYTHONPATH=$(VENV)/docs NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
