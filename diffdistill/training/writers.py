@@ -74,12 +74,22 @@ def check_installed(kind: str) -> None:
   Raises:
     ValueError: if a package is missing.
   """
-  missing = [p for p in WRITERS[kind] if importlib.util.find_spec(p) is None]
+  missing = [package for package in WRITERS[kind] if not _installed(package)]
   if missing:
     raise ValueError(
       f"writer is {kind!r}, but {' and '.join(missing)} cannot be imported; pip"
       f" install 'diffdistill[{kind}]', or pass writer=none"
     )
+
+
+def _installed(package: str) -> bool:
+  """Whether a package can be imported.
+
+  A folder of the same name, such as the folder wandb of other runs, is a
+  package without a file.
+  """
+  spec = importlib.util.find_spec(package)
+  return spec is not None and spec.origin is not None
 
 
 def open_writer(

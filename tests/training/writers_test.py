@@ -45,6 +45,13 @@ def test_a_writer_without_its_package_is_refused(kind, package, monkeypatch):
     check_installed(kind)
 
 
+def test_a_folder_of_runs_is_not_the_package(tmp_path, monkeypatch):
+  (tmp_path / "wandb").mkdir()
+  monkeypatch.setattr(sys, "path", [str(tmp_path)])
+  with pytest.raises(ValueError, match="wandb cannot be imported"):
+    check_installed("wandb")
+
+
 def test_no_writer_needs_no_package(monkeypatch, tmp_path):
   for packages in WRITERS.values():
     for package in packages:
