@@ -141,7 +141,8 @@ def left_in_classes(
     for suffix, n in sorted(several.items())
     if n
   ]
-  images = sum(_images_below(root / name) for name in nested)
+  seen = {_real(root), *(_real(root / folder) for folder in folders if folder)}
+  images = sum(_images_below(root / name, seen) for name in nested)
   holding = f", with {_counted(images, 'image')}" if images else ""
   return [
     *phrase_of(
@@ -165,11 +166,27 @@ def left_in_classes(
   ]
 
 
-def _images_below(folder: epath.Path) -> int:
-  """Counts the images in a folder and in all folders below it."""
+def _images_below(folder: epath.Path, seen: set[str]) -> int:
+  """Counts the images in a folder and in all folders below it.
+
+  Args:
+    folder: the folder.
+    seen: the real paths of the folders that are not entered, because a link may
+      lead upwards. The folders that are counted are added.
+  """
+  real = _real(folder)
+  if real in seen:
+    return 0
+  seen.add(real)
   found = entries(folder)
   return sum(entry.is_image for entry in found) + sum(
-    _images_below(folder / entry.name)
+    _images_below(folder / entry.name, seen)
     for entry in found
     if entry.kind == FOLDER and not entry.is_system
   )
+
+
+def _real(folder: epath.Path) -> str:
+  """The path of a folder without links."""
+  path = os.fspath(folder)
+  return path if in_bucket(folder) else os.path.realpath(path)

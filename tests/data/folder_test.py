@@ -105,7 +105,7 @@ def test_a_missing_folder_is_refused(tmp_path):
   _refused(
     _source(tmp_path / "no").check,
     str(tmp_path / "no"),
-    "one folder per class",
+    "pass a folder of pictures",
     error=FileNotFoundError,
   )
 
@@ -284,6 +284,18 @@ def test_files_that_are_not_read_are_named(tmp_path):
     "1 other file in a class (cat/a.json)",
     "of 1 .gif file every picture after the first",
   )
+
+
+def test_links_that_lead_upwards_are_not_followed(tmp_path):
+  for name in ("cat", "dog"):
+    _save(tmp_path / name / "0.png")
+    (tmp_path / name / "up").symlink_to("..")
+    (tmp_path / name / "here").symlink_to(".")
+  _save(tmp_path / "cat" / "old" / "1.png")
+  (tmp_path / "cat" / "old" / "up").symlink_to("../..")
+  (left,) = _source(tmp_path).left_out
+  assert left.startswith("5 folders in class folders (")
+  assert left.endswith(", with 1 image")
 
 
 def test_a_class_whose_images_lie_deeper_is_refused(tmp_path):
