@@ -130,4 +130,11 @@ def _eight_bits(
     raise ValueError(
       f"it has more than 8 bits a channel, mode {picture.mode}; convert it to 8"
     )
-  return PillowImage.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+  values = np.asarray(picture)
+  grey = PillowImage.fromarray((values >> 8).astype(np.uint8))
+  if "transparency" not in picture.info:
+    return grey
+  # The file names one value, whose pixels are transparent.
+  opaque = np.where(values == picture.info["transparency"], 0, 255)
+  alpha = PillowImage.fromarray(opaque.astype(np.uint8))
+  return PillowImage.merge("LA", (grey, alpha))

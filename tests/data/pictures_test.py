@@ -86,6 +86,14 @@ def test_a_transparent_colour_of_a_palette_shows_the_background():
     assert image.tolist() == [[[255, 255, 255], [0, 0, 255]]]
 
 
+def test_a_transparent_value_of_16_bits_shows_the_background():
+  values = np.array([[0, 40_000, 255]], np.uint16)
+  data = _encoded(PillowImage.fromarray(values), "PNG", transparency=0)
+  image = decode(data, 3, "white")
+  assert image.tolist() == [[[255] * 3, [156] * 3, [0] * 3]]
+  assert decode(data, 1, "white")[0, 0].tolist() == [255]
+
+
 def test_the_first_picture_of_an_animation_is_read():
   first, second = (PillowImage.new("RGB", (4, 4), c) for c in (GREEN, "red"))
   for form in ("GIF", "WEBP", "PNG", "TIFF"):
