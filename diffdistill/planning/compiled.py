@@ -15,7 +15,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +27,7 @@ from diffdistill.fields import Fields
 from diffdistill.planning import hlo
 from diffdistill.planning.hlo import Collective, read_program
 from diffdistill.planning.topology import Topology
-from diffdistill.system import signals
+from diffdistill.system import own_python, signals
 from diffdistill.system.files import read_json, write_json
 
 _POLL_SECONDS = 0.2
@@ -172,7 +171,8 @@ def _compiler(dump: Path) -> Iterator[subprocess.Popen[Any]]:
   """Starts the process that compiles, and stops it at the end."""
   with (dump / "errors.txt").open("w") as errors:
     process = subprocess.Popen(
-      [sys.executable, "-m", "diffdistill.planning.compiler", str(dump)],
+      [*own_python.command("diffdistill.planning.compiler"), str(dump)],
+      env=own_python.environment(),
       stdin=subprocess.DEVNULL,
       stdout=errors,
       stderr=errors,

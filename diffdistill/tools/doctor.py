@@ -78,7 +78,8 @@ def _devices() -> tuple[str, bool]:
     A text that names the devices or says why there is none; and whether there
     is a device.
   """
-  command = [sys.executable, "-c", LIST_DEVICES]
+  # With -P, Python does not import a user's jax.py from the current folder.
+  command = [sys.executable, "-P", "-c", LIST_DEVICES]
   try:
     done = subprocess.run(
       command, capture_output=True, text=True, timeout=PATIENCE, check=False

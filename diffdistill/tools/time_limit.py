@@ -24,12 +24,12 @@ from typing import IO
 
 from etils import epath
 
-from diffdistill.system import signals
+from diffdistill.system import own_python, signals
 from diffdistill.system.files import in_bucket, write_atomically
 from diffdistill.system.refusals import UsageError
 
-PROGRAM = (sys.executable, "-m", "diffdistill")
-CHECK = (sys.executable, "-m", "diffdistill.tools.device")
+PROGRAM = own_python.command("diffdistill")
+CHECK = own_python.command("diffdistill.tools.device")
 # The seconds after which a device's driver without an answer counts as hung.
 SECONDS_TO_CHECK = 300
 # The seconds to wait for a workdir, which a killed piece's child may hold.
@@ -155,7 +155,7 @@ class Children:
     self._environment = {
       "JAX_COMPILATION_CACHE_DIR": str(caches / "diffdistill" / "xla"),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-      **os.environ,
+      **own_python.environment(),
     }
 
   def device(self, cpu: bool) -> str:
