@@ -5,7 +5,7 @@ commands says which values are allowed. This file does not import JAX, so that
 wrong flags are refused at once.
 """
 
-import itertools
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,13 @@ from ml_collections import config_flags
 
 from diffdistill.cli.command import HOSTS, Command, Flag
 from diffdistill.cli.commands import COMMANDS
-from diffdistill.cli.usage import similar
+from diffdistill.cli.mistakes import (
+  FLAG,
+  problem,
+  stray,
+  unknown,
+  without_value,
+)
 from diffdistill.ranges import brief
 from diffdistill.run import recipes
 from diffdistill.system.places import place, places
@@ -23,15 +29,9 @@ from diffdistill.system.refusals import UsageError
 
 # Matches --config, --config.FIELD, and --noconfig.FIELD, which means False.
 _CONFIG = re.compile(r"--?((?:no)?config(?:\.[^=]*)?)(?:=(.*))?", re.DOTALL)
-_FLAG = re.compile(r"--?[A-Za-z]")
+_FIELD = re.compile(r"(?:no)?config(?:\.\w+(?:\[\d+\])?)+")
 # absl adds these flags to every program.
 _OF_ABSL = ("flagfile", "undefok")
-# Pairs: a part of a library's error message, and the remedy to print instead.
-_UNREADABLE = (
-  ("invalid literal for int", "pass a whole number"),
-  ("could not convert string to float", "pass a number"),
-  ("Non-boolean argument", "pass True or False"),
-)
 
 
 def read(name: str, words: Sequence[str]) -> dict[str, Any]:
@@ -95,7 +95,8 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
   --config comes first, because ml_collections reads the fields from it.
   """
   config: list[str] = []
-  fields, others = [], []
+  fields: dict[str, str] = {}
+  others = []
   rest = list(words)
   while rest:
     word = rest.pop(0)
@@ -104,17 +105,21 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
       others.append(word)
       continue
     name, value = found.groups()
-    if value is None and rest and not _FLAG.match(rest[0]):
+    if value is None and rest and not FLAG.match(rest[0]):
       value = rest.pop(0)
-    if value is not None and name == "config":
+    if name in fields or (name == "config" and config):
+      raise UsageError(f"--{name} is given 2 times; pass it once")
+    if name == "config":
+      if value is None:
+        raise UsageError("--config has no value; pass --config=RECIPE")
       config.append(f"--config={value}")
-    elif value is None:
-      fields.append(f"--{name}")
+    elif not _FIELD.fullmatch(name):
+      raise UsageError(
+        f"--{name} is no field of the config; pass --config.FIELD=VALUE"
+      )
     else:
-      fields.append(f"--{name}={value}")
-  if len(config) > 1:
-    raise UsageError(f"--config is given {len(config)} times; pass it once")
-  return config + fields, others
+      fields[name] = f"--{name}" if value is None else f"--{name}={value}"
+  return [*config, *fields.values()], others
 
 
 def _parsed(
@@ -126,26 +131,40 @@ def _parsed(
     UsageError: if a word is no flag of the command, or if the config cannot be
       read.
   """
-  words = [name, *map(_located, config), *others]
+  # absl would take the word after a field without a value for its value.
+  bare = [word for word in config if word.startswith("--c") and "=" not in word]
+  given = [f"{word}=true" if word in bare else word for word in config]
+  words = [name, *map(_located, given), *others]
   for word in others:
     flag = word.lstrip("-").partition("=")[0]
     if word.startswith("-") and flag in _OF_ABSL:
-      raise UsageError(_unknown(name, flag))
+      raise UsageError(unknown(name, flag))
   values = absl_flags.FlagValues()
   try:
     for flag in COMMANDS[name].flags:
       _define(flag, values, words)
     _, *rest = values(words)
-    if "config" in values:
-      # This reads the config file now, so that its errors are raised here.
-      hasattr(values["config"].value, "items")
+    # This reads the config file now, so that its errors are raised here.
+    read = values["config"].value if "config" in values else None
   except absl_flags.UnrecognizedFlagError as error:
-    raise UsageError(_unknown(name, error.flagname)) from error
+    raise UsageError(unknown(name, error.flagname)) from error
   except Exception as error:
     # A config file is a Python program, which can raise any error.
-    raise UsageError(_problem(error, words)) from error
+    said = problem(error, words)
+    for word in bare:
+      if said.startswith(f"{word}=true cannot be read"):
+        said = without_value(word)
+    raise UsageError(said) from error
   if rest:
-    raise UsageError(_stray(name, rest[0], others))
+    raise UsageError(stray(name, rest[0], others))
+  if config and config[0].startswith("--config=") and read is None:
+    raise UsageError(
+      f"{config[0]} has no config; let its get_config(recipe) return a"
+      " ConfigDict"
+    )
+  for word in bare:
+    if operator.attrgetter(word.partition(".")[2])(read) is not True:
+      raise UsageError(without_value(word))
   # Without this call, absl's logging warns that its own flags are not parsed.
   absl_flags.FLAGS.mark_as_parsed()
   return {flag: values[flag].value for flag in values}
@@ -238,74 +257,3 @@ def _number(flag: Flag, text: str) -> int | float | tuple[int, ...]:
 def _whole(text: str) -> bool:
   # int() raises an error for more than 4,300 digits.
   return bool(re.fullmatch(r"[+-]?[0-9]{1,1000}", text))
-
-
-def _stray(name: str, word: str, words: Sequence[str]) -> str:
-  """The message about a word that is neither a flag nor the value of one."""
-  own = {flag.name: flag for flag in COMMANDS[name].flags}
-  given = [each for each in words if _FLAG.match(each)]
-  named = {each.lstrip("-").partition("=")[0] for each in given}
-  # The word may be one of several values that a flag before it has.
-  before = words[: words.index(word)]
-  last = next((each for each in reversed(before) if _FLAG.match(each)), "")
-  flag = own.get(last.lstrip("-").partition("=")[0])
-  if flag and flag.kind in ("ints", "places"):
-    rest = itertools.takewhile(
-      lambda each: not _FLAG.match(each), words[words.index(last) + 1 :]
-    )
-    values = ",".join([last.partition("=")[2], *rest])
-    joined = ",".join(filter(None, values.split(",")))
-    return (
-      f"{brief(word)} comes after a space; did you mean --{flag.name}={joined}?"
-    )
-  for flag in own.values():
-    place = flag.required and flag.kind.startswith("place")
-    if place and flag.name not in named:
-      return f"{brief(word)} is no flag; did you mean --{flag.name}={word}?"
-  return f"{brief(word)} is no flag; pass --name=value"
-
-
-def _unknown(name: str, flag: str) -> str:
-  """The message about a flag that a command does not have."""
-  known = flag.split(".")[0]
-  own = [each.name for each in COMMANDS[name].flags]
-  if known == "config" and known in own:
-    # Without --config, ml_collections does not know the fields of the config.
-    return f"--config is missing; see diffdistill {name} --help"
-  if any(known == e.name for each in COMMANDS.values() for e in each.flags):
-    reads = ", ".join(f"--{each}" for each in own) or "no flag"
-    return f"{name} does not read --{known}; pass {reads}"
-  close = similar(flag, own)
-  help_ = f"see diffdistill {name} --help"
-  remedy = f"did you mean --{close}?" if close else help_
-  return f"--{flag} is no flag of {name}; {remedy}"
-
-
-def _problem(error: Exception, words: Sequence[str]) -> str:
-  """The error of absl, ml_collections or a config file, in one plain line."""
-  # An error may hold another error, and str() quotes the text of a KeyError.
-  while error.args and isinstance(error.args[0], Exception):
-    error = error.args[0]
-  message = str(error.args[0] if isinstance(error, KeyError) else error)
-  lines = message.strip().splitlines() or [""]
-  for flag in (word.split("=")[0] for word in words):
-    if "config." in flag and lines[0].strip("'\"") in flag.split("."):
-      close = re.search(r'Did you mean "(.+?)"', lines[-1])
-      remedy = f"did you mean {close[1]}?" if close else "add it to its file"
-      return f"{flag} is no field of the config; {remedy}"
-  if missing := re.match(r"Missing value for flag (\S+)", message):
-    return f"{missing[1]} has no value; pass {missing[1]}=VALUE"
-  # The value in the message may have several lines.
-  flag, _, problem = " ".join(lines).removeprefix("flag ").partition(": ")
-  for unreadable, remedy in _UNREADABLE:
-    if unreadable in problem:
-      return f"{flag} cannot be read; {remedy}"
-  if problem.startswith("Error whilst parsing config file"):
-    # A traceback follows; its last line is "ValueError: what is wrong".
-    return f"{flag}: {lines[-1].partition(': ')[2]}"
-  if isinstance(error, absl_flags.Error):
-    return message
-  return (
-    f"--config cannot be read ({type(error).__name__}: {lines[-1].strip()});"
-    " pass a recipe, such as digits:progressive, or FILE.py:RECIPE"
-  )

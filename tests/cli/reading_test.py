@@ -7,6 +7,7 @@ from etils import epath
 
 from diffdistill.cli import reading
 from diffdistill.cli.commands import COMMANDS
+from diffdistill.system.refusals import UsageError
 
 CONFIG = "digits:progressive"
 # ml_collections loads a config file by a method that Python deprecates.
@@ -65,7 +66,7 @@ def test_each_kind_of_flag_gives_its_type():
   [
     ("--config.seed=5", "--workdir=x", f"--config={CONFIG}"),
     ("-config", CONFIG, "--workdir", "x", "--config.seed", "5"),
-    ("--config.seed=4", f"-config={CONFIG}", "--config.seed=5", "--workdir=x"),
+    ("--config.seed=5", f"-config={CONFIG}", "--workdir=x"),
   ],
 )
 def test_config_fields_may_come_before_or_after_the_config(words):
@@ -94,3 +95,55 @@ def test_the_run_command_gets_the_config_as_words():
     "--config.data.flip",
   ]
   assert given["cpu"] is True
+
+
+@pytest.mark.parametrize(
+  ("words", "message"),
+  [
+    ("--config", "--config has no value; pass --config=RECIPE"),
+    (
+      "--config.data.source.split --config.seed=1",
+      "--config.data.source.split has no value; pass"
+      " --config.data.source.split=VALUE",
+    ),
+    ("--config.seed", "--config.seed has no value; pass --config.seed=VALUE"),
+    (
+      "--config.stages.teacher",
+      "--config.stages.teacher has no value; pass"
+      " --config.stages.teacher=VALUE",
+    ),
+    (
+      "--config.seed=1 --config.seed=2",
+      "--config.seed is given 2 times; pass it once",
+    ),
+    (
+      "--config.stages.teacher=x",
+      "--config.stages.teacher=x cannot be read; set its fields, each as"
+      " --config.SECTION.FIELD=VALUE",
+    ),
+    (
+      "--config..seed=1",
+      "--config..seed is no field of the config; pass --config.FIELD=VALUE",
+    ),
+    (
+      "--config.evaluation.num_steps=(1,2",
+      "--config.evaluation.num_steps=(1,2 cannot be read; pass values with"
+      " commas between them, such as 1,2,4",
+    ),
+  ],
+)
+def test_a_config_field_that_cannot_be_set_is_refused(words, message):
+  given = words.split()
+  if given != ["--config"]:
+    given.append(f"--config={CONFIG}")
+  with pytest.raises(UsageError) as refused:
+    reading.read("train", [*given, "--workdir=x"])
+  assert str(refused.value) == message
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_whose_function_returns_no_config_is_refused(tmp_path):
+  file = tmp_path / "returns_nothing.py"
+  file.write_text("def get_config():\n  pass\n")
+  with pytest.raises(UsageError, match=r"has no config; let its get_config"):
+    reading.read("train", [f"--config={file}", "--workdir=x"])
