@@ -6,6 +6,7 @@ Each stage is a folder of the workdir. Other folders are:
   checkpoints, best, final                  folders in the folder of each round
 """
 
+import fnmatch
 import os
 import re
 from collections.abc import Collection, Sequence
@@ -20,11 +21,14 @@ FOLDERS = ("samples", "evaluated", "tensorboard", "wandb")
 # Folders that training/checkpoint.py makes in a round's folder. A workdir with
 # such a folder would look like a round.
 PARTS_OF_ROUNDS = ("checkpoints", "best", "final")
-# Files that a run writes into its workdir.
+# Patterns of the files that a run, `benchmark` and the lock write into a
+# workdir.
 FILES = (
+  "benchmark*.json",
   "config.json",
   "data.json",
   "environment.json",
+  "lock.json",
   "metrics.jsonl",
   "wandb.json",
   "evaluation.json",
@@ -107,7 +111,8 @@ def check_out(
   for workdir in workdirs:
     inside = _inside(out, workdir)
     first = inside[0] if inside else ""
-    is_own = first in FILES or first in FOLDERS or first in stages
+    is_file = any(fnmatch.fnmatchcase(first, name) for name in FILES)
+    is_own = is_file or first in FOLDERS or first in stages
     if is_own or (folder and inside == ()):
       raise ValueError(
         f"out is {out}, where the run in {workdir} keeps its own files; pass"

@@ -59,8 +59,11 @@ def whole_folder(folder: epath.Path) -> Iterator[epath.Path]:
   removed if writing fails.
 
   Args:
-    folder: the path of the folder, which does not exist or is empty.
+    folder: the path of the folder, which does not exist or is empty. It may be
+      a link to an empty folder.
   """
+  if not in_bucket(folder):
+    folder = epath.Path(os.path.realpath(folder))
   beside = folder if in_bucket(folder) else _beside(folder)
   remove = functools.partial(beside.rmtree, missing_ok=True)
   if beside != folder:

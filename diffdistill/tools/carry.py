@@ -19,6 +19,7 @@ from diffdistill.judging.judge import identity_of
 from diffdistill.judging.judged_rows import FOLDER, judged_rows
 from diffdistill.run import from_config
 from diffdistill.run.experiment import Experiment
+from diffdistill.run.kept_names import check_out
 from diffdistill.system.files import in_bucket, matching, whole_folder
 from diffdistill.system.lock import idle
 from diffdistill.tools.speaking import answer, say
@@ -44,8 +45,9 @@ def carry(workdir: epath.Path, out: epath.Path) -> None:
     out: a folder that does not exist yet.
 
   Raises:
-    ValueError: if `out` exists, a folder is in a bucket, a training runs in the
-      workdir, or an earlier `carry` left needed weights behind.
+    ValueError: if `out` exists or is a folder of the run, a folder is in a
+      bucket, a training runs in the workdir, or an earlier `carry` left needed
+      weights behind.
   """
   for place in (workdir, out):
     if in_bucket(place):
@@ -56,6 +58,7 @@ def carry(workdir: epath.Path, out: epath.Path) -> None:
   run = from_config.reopen(workdir)
   if out.exists():
     raise ValueError(f"out is {out}, which is there already; pass a new folder")
+  check_out(out, [workdir], run.config["stages"], folder=True)
   with whole_folder(out) as new, idle(workdir, say):
     wanted = _wanted(run, workdir)
     for name in run.rounds:

@@ -1,6 +1,7 @@
 """The command that writes a finished model in the format of another program."""
 
 import dataclasses
+import os
 from typing import Any
 
 import jax
@@ -104,8 +105,14 @@ def check_empty(out: epath.Path) -> None:
   """Refuses a folder that is not empty.
 
   Raises:
-    ValueError: if `out` is a file, or a folder that is not empty.
+    ValueError: if `out` is a file, the current folder, or a folder that is not
+      empty.
   """
+  if os.path.realpath(out) == os.getcwd():
+    raise ValueError(
+      f"out is {out}, the current folder, which cannot be replaced; pass a new"
+      " folder"
+    )
   if out.exists() and not (out.is_dir() and not any(out.iterdir())):
     raise ValueError(
       f"out is {out}, where something is already; pass a new or empty folder"

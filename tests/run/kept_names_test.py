@@ -83,6 +83,9 @@ def test_all_names_that_a_judged_run_makes_are_reserved(own_run, run_cli):
   "place",
   [
     "config.json",
+    "benchmark.json",
+    "benchmark_cpu.json",
+    "lock.json",
     "evaluation.json",
     "samples/mine.png",
     "teacher/final/x.npz",

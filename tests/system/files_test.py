@@ -68,6 +68,16 @@ def test_a_folder_appears_only_when_it_is_whole(tmp_path, there):
   ]
 
 
+def test_a_folder_can_be_written_through_a_link_to_an_empty_folder(tmp_path):
+  (tmp_path / "model").mkdir()
+  (tmp_path / "link").symlink_to(tmp_path / "model")
+  with whole_folder(epath.Path(tmp_path) / "link") as new:
+    write_atomically(new / "weights", "all")
+  assert (tmp_path / "link").is_symlink()
+  assert (tmp_path / "model" / "weights").read_text() == "all"
+  assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_failed_folder_leaves_nothing_and_is_named(tmp_path):
   folder = epath.Path(tmp_path) / "model"
 

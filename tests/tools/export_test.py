@@ -193,7 +193,7 @@ def test_files_in_the_output_folder_are_not_overwritten(
 @pytest.mark.parametrize(
   ("flags", "match"),
   [
-    ("--round=halve/064", "round is 'halve/064'"),
+    ("--round=halve/064", "the model is 'halve/064'"),
     ("--format=diffusers", "the model is a mlp"),
   ],
 )
@@ -203,6 +203,15 @@ def test_unknown_rounds_and_unfit_formats_are_refused(
   arguments = (f"--workdir={workdir}", flags, f"--out={out}")
   assert match in refuse(1, "export", *arguments)
   assert not out.exists()
+
+
+def test_a_model_in_place_of_the_current_folder_is_refused(
+  tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  for out in (".", tmp_path):
+    with pytest.raises(ValueError, match="the current folder, which cannot be"):
+      export.check_empty(epath.Path(out))
 
 
 def test_an_unknown_format_is_refused(workdir, out):
