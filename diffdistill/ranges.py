@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import math
 import numbers
+import operator
 import struct
 import typing
 from typing import Annotated, Any, Literal
@@ -91,6 +92,11 @@ Updates = Annotated[int, Range(1, 10**9)]
 STEP = Range(0, 10**15)
 SEED = Range(0, 2**32 - 1)
 Seed = Annotated[int, SEED]
+# Ranges of what `sample` draws.
+SAMPLES = Range(1, 10**6)
+LABEL = Range(0, 10**6)
+GUIDANCE = Range(0, 1000)
+IN_A_ROW = Range(2, 1000)
 # Ranges of the fields of networks.
 Channels = Annotated[int, Range(1, 2**16)]
 # The number of channels of a sinusoid, which must also be even.
@@ -148,6 +154,27 @@ def check_number(name: str, value: int | float, allowed: Range) -> None:
   refusal = allowed.refusal(value)
   if refusal:
     raise ValueError(f"{name} is {brief(value)}; {refusal}")
+
+
+def whole_number(name: str, value: Any, allowed: Range) -> int:
+  """Returns an argument of a function as an int.
+
+  Args:
+    name: the name of the argument, for the message.
+    value: the value of the argument; it may be an integer of numpy.
+    allowed: the range.
+
+  Raises:
+    ValueError: if the value is no whole number, or outside the range.
+  """
+  try:
+    number = operator.index(value)
+  except TypeError as error:
+    raise ValueError(
+      f"{name} is {brief(value)}; pass a whole number"
+    ) from error
+  check_number(name, number, allowed)
+  return number
 
 
 @functools.cache

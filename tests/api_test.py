@@ -243,7 +243,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 
 def test_impossible_arguments_of_a_run_are_refused(run, judged, tmp_path):
-  with refused("round is 'halve/004', which is not finished"):
+  with refused("the model is 'halve/004', which is not finished"):
     run.sample("halve/004")
   with refused("num_images is 0; pass 1 or more"):
     run.sample(num_images=0)

@@ -5,6 +5,7 @@ import math
 import typing
 from typing import Annotated
 
+import numpy as np
 import pytest
 
 from diffdistill.data import SOURCES
@@ -15,7 +16,13 @@ from diffdistill.fields.builder import Builder
 from diffdistill.networks import CLASSIFIERS, NETWORKS
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.objectives import OBJECTIVES
-from diffdistill.ranges import Range, brief, check_ranges, ranged
+from diffdistill.ranges import (
+  Range,
+  brief,
+  check_ranges,
+  ranged,
+  whole_number,
+)
 from diffdistill.run import sections
 from diffdistill.sampling import SAMPLERS
 from diffdistill.training.cadence import Cadence
@@ -143,3 +150,26 @@ def test_a_long_value_is_shown_in_part():
   assert brief("x" * 1000).endswith("x...")
   assert brief(10**5000) == "a whole number of more than 60 digits"
   assert brief((1, 2)) == "(1, 2)"
+
+
+def test_an_argument_may_be_any_kind_of_whole_number():
+  for value in (3, np.int64(3), np.uint8(3)):
+    number = whole_number("seed", value, Range(0, 5))
+    assert type(number) is int
+    assert number == 3
+
+
+@pytest.mark.parametrize(
+  ("value", "remedy"),
+  [
+    (1.7, "a whole number"),
+    (2.0, "a whole number"),
+    ("1", "a whole number"),
+    (None, "a whole number"),
+    (-1, "0 or more"),
+    (6, "0 or more, at most 5"),
+  ],
+)
+def test_other_values_than_whole_numbers_in_range_are_refused(value, remedy):
+  with pytest.raises(ValueError, match=f"^seed is {value!r}; pass {remedy}$"):
+    whole_number("seed", value, Range(0, 5))

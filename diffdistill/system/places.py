@@ -23,9 +23,11 @@ def place(name: str, text: str) -> epath.Path:
     text: the value of the flag or field.
 
   Raises:
-    ValueError: if the path is in a store that cannot be reached, in the home
-      folder of an unknown user, or not valid UTF-8.
+    ValueError: if the path is empty, in a store that cannot be reached, in the
+      home folder of an unknown user, or not valid UTF-8.
   """
+  if not text:
+    raise ValueError(f"{name} is empty; pass a path")
   return epath.Path(_place(name, text))
 
 

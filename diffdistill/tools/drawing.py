@@ -17,6 +17,16 @@ from diffdistill.evaluation.interpolated import interpolated
 from diffdistill.evaluation.shown import Picture, Table
 from diffdistill.images import from_uint8, to_uint8
 from diffdistill.judging.exported import read_exported
+from diffdistill.ranges import (
+  GUIDANCE,
+  IN_A_ROW,
+  LABEL,
+  SAMPLES,
+  SEED,
+  STEPS,
+  check_number,
+  whole_number,
+)
 from diffdistill.run import environment, from_config
 from diffdistill.run.experiment import Experiment
 from diffdistill.sampling.sampler import Sampler
@@ -36,6 +46,16 @@ from diffdistill.training.sharding import make_mesh, replicated
 EXPORTED_AT_A_TIME = 500
 
 
+# The ranges of the whole numbers of a wish.
+WHOLE = {
+  "num_images": SAMPLES,
+  "num_steps": STEPS,
+  "seed": SEED,
+  "label": LABEL,
+  "interpolate": IN_A_ROW,
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wish:
   """The images that a caller wants to be drawn.
@@ -53,7 +73,7 @@ class Wish:
       another (Luhman & Luhman 2021 show 11). None draws independent images.
 
   Raises:
-    ValueError: if `num_images` is below 1, or `interpolate` below 2.
+    ValueError: if a number is out of its range, or not whole where it must be.
   """
 
   num_images: int
@@ -64,12 +84,13 @@ class Wish:
   interpolate: int | None = None
 
   def __post_init__(self):
-    if self.num_images < 1:
-      raise ValueError(f"num_images is {self.num_images}; pass 1 or more")
-    if self.interpolate is not None and self.interpolate < 2:
-      raise ValueError(
-        f"interpolate is {self.interpolate}; pass 2 images or more"
-      )
+    for name, allowed in WHOLE.items():
+      value = getattr(self, name)
+      if value is not None:
+        # The dataclass is frozen, so that nothing else changes a wish.
+        object.__setattr__(self, name, whole_number(name, value, allowed))
+    if self.guidance is not None:
+      check_number("guidance", self.guidance, GUIDANCE)
 
   @property
   def count(self) -> int:

@@ -7,6 +7,7 @@ from etils import epath
 
 from diffdistill.evaluation.shown import Table
 from diffdistill.judging.contestants import finished_models
+from diffdistill.ranges import STEPS, whole_number
 from diffdistill.run.experiment import Experiment
 from diffdistill.sampling.one_step import OneStep
 from diffdistill.tools.speaking import say
@@ -68,15 +69,20 @@ def finished_model(
     The stage and the round that made the model, and its number of steps.
 
   Raises:
-    ValueError: if the model is not finished, or if it is a one-step model and
-      `num_steps` is not 1.
+    ValueError: if the model is not finished, if `num_steps` is out of its range
+      or if it is not 1 for a one-step model.
   """
+  if num_steps is not None:
+    num_steps = whole_number("num_steps", num_steps, STEPS)
   models = finished_models(run, workdir, say)
-  name = round_name or list(models)[-1]
+  name = list(models)[-1] if round_name is None else round_name
   if name not in models:
+    is_finished = name in {model.name for model in finished(run, workdir)}
+    problem = (
+      "makes no images" if is_finished else "is not finished or does not exist"
+    )
     raise ValueError(
-      f"round is {name!r}, which is not finished or does not exist; pass one of"
-      f" {', '.join(models)}"
+      f"the model is {name!r}, which {problem}; pass one of {', '.join(models)}"
     )
   stage, round_ = models[name]
   if isinstance(stage.objective.sampler, OneStep) and num_steps not in (
@@ -87,7 +93,7 @@ def finished_model(
       f"num_steps is {num_steps}, but {name} makes its images in one; leave it"
       " out"
     )
-  steps = num_steps or run.usual_steps(round_)
+  steps = run.usual_steps(round_) if num_steps is None else num_steps
   if round_.num_steps not in (0, steps):
     say(
       f"{name} was made for {round_.num_steps} steps and is sampled in {steps};"

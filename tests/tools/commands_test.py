@@ -190,8 +190,8 @@ def test_a_round_that_does_not_exist_is_refused(refuse, finished_run, tmp_path):
     f"--out={tmp_path}/x.png",
   )
   assert line == (
-    "round is 'halve/016', which is not finished or does not exist; pass one of"
-    " teacher, halve/001"
+    "the model is 'halve/016', which is not finished or does not exist; pass"
+    " one of teacher, halve/001"
   )
   assert list(tmp_path.iterdir()) == []
 
