@@ -15,7 +15,8 @@ from PIL import Image
 
 import diffdistill
 from diffdistill import api
-from diffdistill.tools import evaluate
+from diffdistill.judging import evaluate as judging
+from diffdistill.tools import drawing, evaluate
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
@@ -101,14 +102,59 @@ def test_an_exported_model_makes_the_images_of_its_run(run, exports):
   assert [m.kind for m in teacher.models] == ["teacher"]
 
 
-def test_sheets_show_one_model_or_all_of_them(run, exports):
-  one, rows = run.sheet("halve/001", num_images=4), run.sheet(num_images=4)
+def test_plain_sheets_show_the_images_alone(run, exports):
+  one = run.sheet("halve/001", num_images=4, plain=True)
   assert size(one) == (2 * (48 + 2) + 2,) * 2
-  assert size(rows)[1] == 2 * (48 + 2) + 2
-  assert size(rows)[0] > 4 * (48 + 2)
-  ways = run.sheet("halve/001", num_images=2, interpolate=3)
+  rows = run.sheet(num_images=4, plain=True)
+  assert size(rows) == (4 * (48 + 2) + 2, 2 * (48 + 2) + 2)
+  ways = run.sheet("halve/001", num_images=2, interpolate=3, plain=True)
   assert size(ways) == (3 * 50 + 2, 2 * 50 + 2)
-  assert size(exports[0].sheet(num_images=4))[1] == 48 + 4
+  assert size(exports[0].sheet(num_images=4, plain=True))[1] == 48 + 4
+
+
+def labels_of(monkeypatch):
+  """Records the labels of each sheet that is drawn."""
+  labels = []
+
+  def spy(function):
+    def draw(images, texts, *rest):
+      labels.append(texts)
+      return function(images, texts, *rest)
+
+    return draw
+
+  for module, name in (
+    (drawing, "labelled_sheet"),
+    (drawing, "labelled_rows"),
+    (judging, "labelled_rows"),
+  ):
+    monkeypatch.setattr(module, name, spy(getattr(module, name)))
+  return labels
+
+
+def test_sheets_say_what_they_show(run, exports, judged, monkeypatch):
+  labels = labels_of(monkeypatch)
+  run.sheet("halve/001", num_images=2, seed=3, label=2)
+  assert labels[-1].title == "student halve/001, 1 step, seed 3"
+  assert labels[-1].images == ("class 2", "class 2")
+  run.sheet("teacher", num_images=1, num_steps=2, interpolate=3, label=1)
+  assert labels[-1].title.startswith("teacher, 2 steps, seed 0, each row from")
+  assert labels[-1].rows == ("class 1",)
+  assert labels[-1].columns == ["0 %", "50 %", "100 %"]
+  run.sheet(num_images=2, label=3)
+  assert labels[-1].columns == ["class 3", "class 3"]
+  exports[0].sheet(num_images=1, label=0)
+  assert labels[-1].title == "student, 1 step, seed 0"
+  _, evaluation = judged
+  # The exported model is named "student" too, so the run's has its full name.
+  assert list(evaluation.images) == [
+    *("teacher, 2 steps", "teacher, 1 step"),
+    *("halve/001, 1 step", "student, 1 step"),
+    *("weights, 2 steps", "weights, 1 step"),
+  ]
+  assert size(evaluation.sheet())[1] > 6 * (48 + 2) + 2
+  assert len(labels[-1].columns) == len(evaluation.images["teacher, 1 step"])
+  assert re.fullmatch(r"class \d", labels[-1].columns[0])
 
 
 def test_evaluate_keeps_its_rows_and_agrees_with_the_command(judged, capsys):
@@ -146,7 +192,6 @@ def test_evaluate_keeps_its_rows_and_agrees_with_the_command(judged, capsys):
   assert written["rows"] == evaluation.rows
   assert (run.folder / "evaluation.png").read_bytes() == evaluation.curve().png
   assert (run.folder / "samples" / "compared.png").exists()
-  assert size(evaluation.sheet())[1] == 6 * (48 + 2) + 2
   records = evaluation.records()
   samplers = [row["sampler"] for row in records]
   assert samplers == [*["ddim"] * 3, *[None] * 3]

@@ -74,6 +74,12 @@ COMMANDS = {
         range=Range(2, 1000),
       ),
       Flag(
+        "plain",
+        "switch",
+        "Draw the images of a .png alone, without a title and classes.",
+        default=False,
+      ),
+      Flag(
         "out",
         "place",
         "The file to write, a .png or an .npz.",

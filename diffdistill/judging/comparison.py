@@ -8,6 +8,7 @@ import numpy as np
 
 from diffdistill.evaluation.settings import Settings
 from diffdistill.evaluation.speeds import BATCH, SPEED_UP, ratio, rounded
+from diffdistill.evaluation.titles import row_titles
 from diffdistill.images import from_uint8, to_uint8
 from diffdistill.judging.contestants import Contestant
 from diffdistill.judging.judge import Judge
@@ -50,7 +51,7 @@ def compare(
     ValueError: if the teacher's row at its most steps is missing and its
       weights were left behind.
   """
-  rows, images = [], {}
+  rows, titled, images = [], [], []
 
   def make(turn: _Turn) -> JudgedRow:
     row = _judged(turn, judge, settings, kept.devices)
@@ -72,10 +73,12 @@ def compare(
     words = {"model": model.name, "steps": steps}
     rows.append({**words, **row.columns, **model.facts, "devices": row.devices})
     if model.shown:
-      images[f"{model.name}, {steps} steps"] = from_uint8(row.shown)
+      titled.append((model.name, steps))
+      images.append(from_uint8(row.shown))
     before = "" if made else "  (judged before)"
     say(f"{name}  {judge.metric} {row.columns[judge.metric]:.3f}{before}")
-  return _with_speed_up(rows), images
+  sheet = dict(zip(row_titles(titled), images, strict=True))
+  return _with_speed_up(rows), sheet
 
 
 def _judged(

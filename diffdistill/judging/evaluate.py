@@ -9,9 +9,15 @@ import numpy as np
 from etils import epath
 
 from diffdistill.evaluation import grids
+from diffdistill.evaluation.labelled import Labels, labelled_rows
 from diffdistill.evaluation.shown import Picture, Table
+from diffdistill.evaluation.titles import (
+  SAME_NOISE,
+  class_titles,
+  column_titles,
+)
 from diffdistill.evaluation.trust import distrust
-from diffdistill.judging.comparison import compare
+from diffdistill.judging.comparison import SHEET_COLUMNS, compare
 from diffdistill.judging.contestants import Contestant, contestants
 from diffdistill.judging.judge import judge_of, nothing
 from diffdistill.judging.judged_rows import judged_rows
@@ -36,6 +42,7 @@ class Evaluation:
     images: float32 `n h w c` in [-1, 1] by the row's title, from one noise.
     run: the name of the run.
     config: the config of the run, as plain values.
+    columns: the title of each image of a row, such as its class.
   """
 
   metric: str
@@ -44,6 +51,7 @@ class Evaluation:
   images: Mapping[str, np.ndarray]
   run: str = ""
   config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  columns: Sequence[str] = ()
 
   @property
   def warning(self) -> str | None:
@@ -67,7 +75,9 @@ class Evaluation:
 
   def sheet(self) -> Picture:
     """A picture with the images of each row; a column begins from one noise."""
-    return Picture(grids.as_png(grids.labelled_rows(self.images)))
+    count = min(map(len, self.images.values()), default=0)
+    labels = Labels(title=SAME_NOISE, columns=self.columns[:count])
+    return Picture(grids.as_png(labelled_rows(self.images, labels)))
 
   def curve(self) -> Picture:
     """A chart of the distances against sampler steps.
@@ -148,6 +158,13 @@ def evaluate(
   }
   if beside:
     summary["exported"] = ", ".join(model.name for model in beside)
+  classes = [
+    class_titles(
+      model.generator.labels_of(0, SHEET_COLUMNS), run.source.class_names
+    )
+    for model in models
+    if model.shown
+  ]
   return Evaluation(
     metric=judge.metric,
     summary=summary,
@@ -155,6 +172,7 @@ def evaluate(
     images=images,
     run=workdir.name,
     config=run.config,
+    columns=column_titles(classes, SHEET_COLUMNS),
   )
 
 

@@ -11,9 +11,14 @@ from jaxtyping import Int, UInt8
 
 from diffdistill.arrays import Params
 from diffdistill.diffusion.guidance import Guidance
-from diffdistill.evaluation import grids
+from diffdistill.evaluation import grids, titles
 from diffdistill.evaluation.generator import Generator
 from diffdistill.evaluation.interpolated import interpolated
+from diffdistill.evaluation.labelled import (
+  Labels,
+  labelled_rows,
+  labelled_sheet,
+)
 from diffdistill.evaluation.shown import Picture, Table
 from diffdistill.images import from_uint8, to_uint8
 from diffdistill.judging.exported import read_exported
@@ -109,6 +114,7 @@ class Drawn:
     wish: the request for these images.
     labels: the class that the model was given for each image; None if the model
       has no classes.
+    class_names: the names of the classes; empty if they have only numbers.
   """
 
   images: UInt8[np.ndarray, "n h w c"]
@@ -116,6 +122,7 @@ class Drawn:
   num_steps: int
   wish: Wish
   labels: Int[np.ndarray, " n"] | None
+  class_names: tuple[str, ...] = ()
 
   def npz(self) -> bytes:
     """An .npz of arr_0, the images, and arr_1, the labels if there are any.
@@ -130,22 +137,59 @@ class Drawn:
     np.savez_compressed(data, *arrays)
     return data.getvalue()
 
-  def sheet(self) -> Picture:
-    """A picture of the images side by side.
+  @property
+  def classes(self) -> tuple[str, ...]:
+    """The class of each image in words; empty for a model without classes."""
+    return titles.class_titles(self.labels, self.class_names)
+
+  def sheet(self, *, plain: bool = False) -> Picture:
+    """A picture of the images side by side, with a title and their classes.
 
     If the images are interpolated, each row leads from one noise to another.
+
+    Args:
+      plain: whether to draw the images alone, without any text.
     """
-    sheet = grids.sheet(from_uint8(self.images), self.wish.interpolate)
+    wish, images = self.wish, from_uint8(self.images)
+    if plain:
+      return Picture(grids.as_png(grids.sheet(images, wish.interpolate)))
+    facts = [f"seed {wish.seed}"]
+    if wish.guidance is not None:
+      facts.append(f"guidance {wish.guidance:g}")
+    rows, columns, below = (), (), self.classes
+    if wish.interpolate is not None:
+      facts.append("each row from one noise to another")
+      rows, below = below[:: wish.interpolate], ()
+      ends = wish.interpolate - 1
+      columns = [f"{round(100 * i / ends)} %" for i in range(ends + 1)]
+    labels = Labels(
+      title=titles.sheet_title(self.model, self.num_steps, *facts),
+      rows=rows,
+      columns=columns,
+      images=below,
+    )
+    sheet = labelled_sheet(images, labels, wish.interpolate)
     return Picture(grids.as_png(sheet))
 
 
-def labelled_sheet(drawn: Sequence[Drawn]) -> Picture:
-  """A picture with a row of images per model, labelled by name and steps."""
-  images = {
-    f"{one.model}, {one.num_steps} steps": from_uint8(one.images)
-    for one in drawn
-  }
-  return Picture(grids.as_png(grids.labelled_rows(images)))
+def compared_sheet(drawn: Sequence[Drawn], *, plain: bool = False) -> Picture:
+  """A picture with a row of images for each model; all rows of one wish.
+
+  Args:
+    drawn: the images of each model.
+    plain: whether to draw the images alone, without any text.
+  """
+  images = [from_uint8(one.images) for one in drawn]
+  count = len(images[0])
+  if plain:
+    return Picture(grids.as_png(grids.sheet(np.concatenate(images), count)))
+  names = titles.row_titles([(one.model, one.num_steps) for one in drawn])
+  columns = titles.column_titles([one.classes for one in drawn], count)
+  if drawn[0].wish.interpolate is not None:
+    columns = []  # most images are between two noises
+  labels = Labels(title=titles.SAME_NOISE, columns=columns)
+  rows = dict(zip(names, images, strict=True))
+  return Picture(grids.as_png(labelled_rows(rows, labels)))
 
 
 class RunArtist:
@@ -207,7 +251,10 @@ class RunArtist:
       guidance = dataclasses.replace(run.guidance, weight=wish.guidance)
     size = min(run.evaluation.batch_size, wish.num_images)
     generator = self._generator(sampler, size, wish.label, guidance)
-    return _draw(generator, self._params(round_.name), wish, round_.name, steps)
+    drawn = _draw(
+      generator, self._params(round_.name), wish, round_.name, steps
+    )
+    return dataclasses.replace(drawn, class_names=run.source.class_names)
 
 
 class ExportArtist:

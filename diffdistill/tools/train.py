@@ -14,6 +14,8 @@ from diffdistill.data.record import Recorded, admit, keep
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.evaluation import grids
 from diffdistill.evaluation.generator import Generator
+from diffdistill.evaluation.labelled import Labels, labelled_sheet
+from diffdistill.evaluation.titles import class_titles, sheet_title
 from diffdistill.judging.held_out import check_judge
 from diffdistill.judging.judge import check_inception
 from diffdistill.judging.scorer import Scorer
@@ -128,11 +130,16 @@ def _sheets(run: Experiment, workdir: epath.Path) -> Observe:
     sampler = stage.objective.sampler
     if sampler is None:
       return
-    images = generator(sampler, run.usual_guidance(round_)).batches(
-      params, run.evaluation.seed, SHEET_IMAGES, run.usual_steps(round_)
-    )
+    drawing = generator(sampler, run.usual_guidance(round_))
+    steps = run.usual_steps(round_)
+    images = drawing.batches(params, run.evaluation.seed, SHEET_IMAGES, steps)
     path = workdir / "samples" / f"{round_.name.replace('/', '_')}.png"
-    sheet = grids.sheet(next(images))
+    labels = drawing.labels_of(0, SHEET_IMAGES)
+    texts = Labels(
+      title=sheet_title(round_.name, steps, f"update {step}"),
+      images=class_titles(labels, run.source.class_names),
+    )
+    sheet = labelled_sheet(next(images), texts)
     hosts.on_first(lambda: grids.save_png(sheet, path))
 
   return observe

@@ -28,6 +28,7 @@ def test_a_flag_that_is_not_given_has_its_default():
     "label": None,
     "guidance": None,
     "interpolate": None,
+    "plain": False,
     "out": epath.Path("samples.png"),
   }
   assert arguments("benchmark", f"--config={CONFIG}")["num_steps"] == (

@@ -1,4 +1,4 @@
-"""Sheets of images as files, and tables as text."""
+"""Sheets of images without text, as pixels and as files."""
 
 import numpy as np
 import pytest
@@ -41,29 +41,6 @@ def test_enlarging_repeats_pixels():
   inside = np.asarray(grids.sheet(images, scale=3))[2:-2, 2:-2]
   expected = np.kron([[0, 255], [255, 0]], np.ones((3, 3)))
   np.testing.assert_array_equal(inside, expected)
-
-
-def test_rows_have_their_names_at_the_left():
-  rows = {"teacher": ramp(3), "a student of 4 steps": -ramp(3)}
-  picture = np.asarray(grids.labelled_rows(rows))
-  body = 3 * 50 + 2
-  margin = picture.shape[1] - body
-  assert picture.shape[0] == 2 * 50 + 2
-  names = picture[:, :margin]
-  assert (names[:51] < 128).any()
-  assert (names[51:] < 128).any()
-  # The longer name fills its margin without touching the images.
-  assert (names[:, -2:] == 255).all()
-  assert (names[51:, margin - 20 :] < 128).any()
-  assert picture[10, margin + 10] == 0
-  assert picture[60, margin + 10] == 255
-
-
-def test_rows_of_different_shapes_are_refused():
-  with pytest.raises(ValueError, match="one shape"):
-    grids.labelled_rows({"a": ramp(3), "b": ramp(2)})
-  with pytest.raises(ValueError, match="one shape"):
-    grids.labelled_rows({})
 
 
 def test_arrays_that_are_no_images_are_refused():

@@ -1,13 +1,7 @@
-"""The public API: `diffdistill.open`, `train`, `recipe`, and the class `Run`.
-
-An error that the caller can correct is a ValueError of one line. The line names
-the problem, the value and the remedy. Slow functions print their progress on
-the standard error, like the commands.
-"""
+"""A run or an exported model, as a program or a notebook uses it."""
 
 import dataclasses
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,84 +9,19 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 
+from diffdistill.api.paths import Path, place_of
 from diffdistill.evaluation.shown import Picture, Table
 from diffdistill.judging.evaluate import Evaluation
-from diffdistill.judging.exported import is_exported
 from diffdistill.reporting import charts, costs
 from diffdistill.reporting.gather import gather
-from diffdistill.run import recipes
-from diffdistill.run.workdir import stored_config
-from diffdistill.system.places import place
 from diffdistill.tools import evaluate, export
-from diffdistill.tools import train as training
 from diffdistill.tools.drawing import (
   ExportArtist,
   RunArtist,
   Wish,
-  labelled_sheet,
+  compared_sheet,
 )
 from diffdistill.tools.finished import CLASSIFIER, Model
-
-Path = str | os.PathLike[str]
-
-
-def open(path: Path) -> "Run":
-  """Opens a run or an exported model.
-
-  Args:
-    path: the workdir of a run, or a folder of safetensors or StableHLO that
-      `diffdistill export` wrote. The folder may be in a bucket (gs://...).
-
-  Raises:
-    ValueError: if the folder holds no run and no model, or is damaged.
-  """
-  folder = _place("path", path)
-  if is_exported(folder):
-    return Run(folder=folder, exported=True)
-  if not (folder / "config.json").exists():
-    raise ValueError(
-      f"{folder} holds neither a run nor an exported model (safetensors or"
-      " stablehlo); pass the workdir of a training, or the folder of an export"
-    )
-  stored_config(folder)
-  return Run(folder=folder)
-
-
-def recipe(name: str) -> Any:
-  """The config of a recipe; all its fields can be changed.
-
-  Args:
-    name: a name in `diffdistill list`, or FILE.py:RECIPE.
-
-  Returns:
-    A ConfigDict, for example with `config.stages.halve.num_updates = 200`.
-
-  Raises:
-    ValueError: if no recipe has this name.
-  """
-  return recipes.load(name)
-
-
-def train(config: Any, workdir: Path) -> "Run":
-  """Trains every round of a recipe that is not finished yet.
-
-  After an interruption, the same call continues from the newest checkpoint.
-
-  Args:
-    config: the ConfigDict that `recipe` returns, or the same fields as nested
-      mappings, or the name of a recipe.
-    workdir: the folder of the run, on a disk or in a bucket.
-
-  Returns:
-    The trained run.
-
-  Raises:
-    ValueError: if a field is out of its range, if the workdir holds a run of
-      another config, or if another training is running in the workdir.
-  """
-  folder = _place("workdir", workdir)
-  training.train(recipe(config) if isinstance(config, str) else config, folder)
-  return Run(folder=folder)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,6 +97,7 @@ class Run:
     label: int | None = None,
     guidance: float | None = None,
     interpolate: int | None = None,
+    plain: bool = False,
   ) -> Picture:
     """Draws a picture of one model's images, or with a row for each model.
 
@@ -175,6 +105,7 @@ class Run:
       model: the name of one model. By default the picture has a labelled row
         for each model, and the images of a column begin with the same noise.
       num_images: the number of images of the model, or in each row.
+      plain: whether to draw the images alone, without titles and classes.
       num_steps, seed, label, guidance, interpolate: see `sample`.
 
     Raises:
@@ -189,11 +120,12 @@ class Run:
       interpolate=interpolate,
     )
     if model is not None:
-      return self._artist.draw(model, wish).sheet()
+      return self._artist.draw(model, wish).sheet(plain=plain)
     drawing = [m.name for m in self.models if m.kind != CLASSIFIER]
     # If no model is finished, drawing a model None raises the right error.
     names = drawing or [None]
-    return labelled_sheet([self._artist.draw(name, wish) for name in names])
+    drawn = [self._artist.draw(name, wish) for name in names]
+    return compared_sheet(drawn, plain=plain)
 
   def evaluate(
     self,
@@ -238,7 +170,7 @@ class Run:
       batch_size=batch_size,
       inception=_text("inception", inception),
       reference=_text("reference", reference),
-      exported=[_place("exported", path) for path in exported],
+      exported=[place_of("exported", path) for path in exported],
     )
 
   def curve(self) -> Picture:
@@ -298,7 +230,7 @@ class Run:
         finished.
     """
     self._check_is_run("exported")
-    export.export(self.folder, model, num_steps, kind, _place("out", out))
+    export.export(self.folder, model, num_steps, kind, place_of("out", out))
 
   def _check_is_run(self, what: str) -> None:
     if self.exported:
@@ -312,9 +244,5 @@ class Run:
     return (ExportArtist if self.exported else RunArtist)(self.folder)
 
 
-def _place(name: str, path: Path) -> epath.Path:
-  return place(name, os.fspath(path))
-
-
 def _text(name: str, path: Path | None) -> str | None:
-  return None if path is None else str(_place(name, path))
+  return None if path is None else str(place_of(name, path))
