@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
+from diffdistill.evaluation.palette import MARKERS
 from diffdistill.evaluation.speeds import LEAST, MOST
 
 Number = int | float
@@ -33,16 +34,16 @@ class Curve:
   Args:
     name: the text of the legend.
     lines: the lines; the points of each are in the order of x.
-    colour: an index into the colours of drawing.py, or INK.
-    dash: an index into the dashes of drawing.py.
-    marker: an index into the markers of drawing.py; None for no markers.
+    colour: an index into the colours of palette.py, or INK.
+    marker: an index into the markers of palette.py.
+    dash: an index into the dashes of palette.py.
   """
 
   name: str
   lines: tuple[tuple[Point, ...], ...]
   colour: int
+  marker: int = 0
   dash: int = 0
-  marker: int | None = None
 
 
 def families(
@@ -86,18 +87,28 @@ def families(
 def curves(
   points: Mapping[str, tuple[Point, ...]], teacher: str
 ) -> list[Curve]:
-  """One curve per family; the teacher's is dashed, in the colour of text."""
-  students = [name for name in points if name != teacher]
-  return [
-    Curve(
-      name=name,
-      lines=(line,),
-      colour=INK if name == teacher else students.index(name),
-      dash=int(name == teacher),
-      marker=0 if name == teacher else students.index(name) + 1,
-    )
-    for name, line in points.items()
-  ]
+  """One curve per family; no two look alike, even without their colours.
+
+  The teacher's curve is dashed, in the colour of text, with round markers.
+  """
+  # Markers for students, and dashes that follow if there are more students.
+  markers, dashes = range(1, len(MARKERS)), (0, 2, 3)
+  result, students = [], 0
+  for name, line in points.items():
+    if name == teacher:
+      curve = Curve(name=name, lines=(line,), colour=INK, dash=1, marker=0)
+    else:
+      again, marker = divmod(students, len(markers))
+      curve = Curve(
+        name=name,
+        lines=(line,),
+        colour=students,
+        marker=markers[marker],
+        dash=dashes[again % len(dashes)],
+      )
+      students += 1
+    result.append(curve)
+  return result
 
 
 def is_last(row: Mapping[str, Any]) -> bool:

@@ -32,27 +32,24 @@ from diffdistill.evaluation.curves import (
   families,
   is_measured,
 )
+from diffdistill.evaluation.palette import (
+  COLOURS,
+  DASHES,
+  GRID,
+  MARKERS,
+  MUTED,
+  TEXT,
+  VARIABLES,
+)
 from diffdistill.evaluation.shown import Picture
 from diffdistill.evaluation.trust import distrust
 
-# Okabe and Ito's colours, which colour-blind people can distinguish. They are
-# darkened for a white page, and yellow is replaced by olive.
-COLOURS = (
-  *("#0072b2", "#d55e00", "#008560", "#b0528c"),
-  *("#b07c00", "#2a95d0", "#7a7000", "#7d4a2e"),
-)
-TEXT, MUTED, GRID = "#1c1e21", "#5c6066", "#dcdcd6"
-# In an SVG, each colour is a CSS variable of the page, with a dark variant.
-VARIABLES = {
-  **{colour: f"var(--c{i})" for i, colour in enumerate(COLOURS)},
-  **{TEXT: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)"},
-}
-DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (8, 2, 2, 2)))
-MARKERS = "osDv^PX*"
 # Sizes in points of 1/72 inch. A chart is as wide as a phone, so that its text
 # is as large as the page's text on a phone.
 WIDTH, HEIGHT, PANEL, LINE = 380, 230, 125, 15
 LETTERS = 52
+# A line with more points has a marker at some of them only.
+MARKED = 12
 # An axis is logarithmic if its largest value is this many times the smallest.
 DECADES = 30
 STYLE = {
@@ -269,23 +266,27 @@ def _plot(
 
 
 def _line(axes: Axes, curve: Curve, points: Sequence[Point]) -> None:
+  """Draws a line; a spread is an error bar and, between points, a band."""
   look = _look(curve)
-  if len(points) == 1 and curve.marker is None:
-    look["marker"] = "o"
+  if len(points) > MARKED:
+    # Mark a long line at even distances along it.
+    look["markevery"] = 0.2
   x, y = [p.x for p in points], [p.y for p in points]
   spread = [[p.y - p.least for p in points], [p.most - p.y for p in points]]
   if any(map(any, spread)):
     axes.errorbar(x, y, yerr=spread, **look)
+    least, most = [p.least for p in points], [p.most for p in points]
+    axes.fill_between(x, least, most, color=look["color"], alpha=0.15, lw=0)
   else:
     axes.plot(x, y, **look)
 
 
 def _look(curve: Curve) -> dict[str, Any]:
-  ink, marker = curve.colour == INK, curve.marker
+  ink = curve.colour == INK
   return {
     "color": TEXT if ink else COLOURS[curve.colour % len(COLOURS)],
     "linestyle": DASHES[curve.dash % len(DASHES)],
-    "marker": "" if marker is None else MARKERS[marker % len(MARKERS)],
+    "marker": MARKERS[curve.marker % len(MARKERS)],
   }
 
 

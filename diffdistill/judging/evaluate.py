@@ -21,6 +21,7 @@ from diffdistill.judging.comparison import SHEET_COLUMNS, compare
 from diffdistill.judging.contestants import Contestant, contestants
 from diffdistill.judging.judge import judge_of, nothing
 from diffdistill.judging.judged_rows import judged_rows
+from diffdistill.judging.repeats import Spreads, spreads
 from diffdistill.judging.summaries import (
   COPIES,
   CURVES,
@@ -43,6 +44,7 @@ class Evaluation:
     run: the name of the run.
     config: the config of the run, as plain values.
     columns: the title of each image of a row, such as its class.
+    spreads: the least and the most distance over evaluations with other seeds.
   """
 
   metric: str
@@ -52,6 +54,7 @@ class Evaluation:
   run: str = ""
   config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   columns: Sequence[str] = ()
+  spreads: Spreads = dataclasses.field(default_factory=dict)
 
   @property
   def warning(self) -> str | None:
@@ -90,7 +93,7 @@ class Evaluation:
     """
     from diffdistill.evaluation.drawing import distances, picture
 
-    return picture(distances(self.written))
+    return picture(distances(self.written, self.spreads))
 
   def __repr__(self) -> str:
     return "\n".join(
@@ -165,6 +168,7 @@ def evaluate(
     for model in models
     if model.shown
   ]
+  written = {**summary, "metric": judge.metric, "rows": rows}
   return Evaluation(
     metric=judge.metric,
     summary=summary,
@@ -173,6 +177,8 @@ def evaluate(
     run=workdir.name,
     config=run.config,
     columns=column_titles(classes, SHEET_COLUMNS),
+    # Damaged files are named when this evaluation is written.
+    spreads=spreads(workdir, written, lambda _: None),
   )
 
 

@@ -12,6 +12,7 @@ from diffdistill.evaluation.shown import Picture
 from diffdistill.reporting.formats import number
 from diffdistill.reporting.gather import RoundLog, Run, gather
 from diffdistill.reporting.judged import largest_evaluation
+from diffdistill.reporting.repeated_runs import merged, repeats
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -96,7 +97,10 @@ def stage_curves(workdir: epath.Path, stage: str) -> Picture:
 
 
 def joint(runs: Sequence[Run]) -> list[Markup]:
-  """A chart for each metric, with all runs that were judged by it."""
+  """A chart for each metric, with all runs that were judged by it.
+
+  Runs that differ only in a seed are one curve, with their spread.
+  """
   judged = {run.name: run.judged for run in runs if run.judged is not None}
   if not can_draw():
     return []
@@ -111,10 +115,16 @@ def joint(runs: Sequence[Run]) -> list[Markup]:
       for family, points in one.points(metric).items()
     }
     if lines:
-      figure = over_steps(_of_runs(lines), f"{metric} (lower is better)")
+      shown = _of_runs(merged(lines, repeated(runs)))
+      figure = over_steps(shown, f"{metric} (lower is better)")
       name = f"{metric} of every run against sampler steps; see the table"
       charts.append(_svg(figure, name))
   return charts
+
+
+def repeated(runs: Sequence[Run]) -> dict[str, list[str]]:
+  """The names of the runs of each curve of a joint chart, by its name."""
+  return repeats({run.name: run.config for run in runs})
 
 
 def stage(run: Run, logs: Sequence[RoundLog]) -> Markup | None:
@@ -175,10 +185,15 @@ def _of_runs(
   for (run, family), points in lines.items():
     i, j = runs.index(run), kinds.index(family)
     colour, dash = (i, j) if few else (j, i)
-    name = f"{run}: {family}"
-    result.append(
-      Curve(name=name, lines=(points,), colour=colour, dash=dash, marker=j)
+    curve = Curve(
+      name=f"{run}: {family}",
+      lines=(points,),
+      colour=colour,
+      dash=dash,
+      # Each curve has its own marker, as long as there are enough.
+      marker=len(result),
     )
+    result.append(curve)
   return result
 
 
@@ -193,7 +208,7 @@ def _recorded(
         points = tuple(Point(start + x, y, y, y) for x, y in line)
         found.setdefault(name or ending, []).append(points)
   return [
-    Curve(name=name, lines=tuple(lines), colour=i, dash=i)
+    Curve(name=name, lines=tuple(lines), colour=i, marker=i, dash=i)
     for i, (name, lines) in enumerate(found.items())
   ]
 

@@ -1,7 +1,6 @@
 """Reads an evaluation for a report."""
 
 import dataclasses
-from collections.abc import Mapping
 
 from etils import epath
 
@@ -14,14 +13,8 @@ from diffdistill.evaluation.curves import (
 )
 from diffdistill.evaluation.trust import distrust
 from diffdistill.fields import Fields
-from diffdistill.judging.judged_rows import FOLDER
-from diffdistill.judging.summaries import (
-  FILE,
-  PREFIX,
-  SETTINGS,
-  read_summary,
-)
-from diffdistill.system.files import matching
+from diffdistill.judging.repeats import Spreads, spreads
+from diffdistill.judging.summaries import FILE, read_summary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,9 +28,7 @@ class Judged:
   """
 
   summary: Fields
-  spreads: Mapping[tuple[str, int], tuple[Number, Number]] = dataclasses.field(
-    default_factory=dict
-  )
+  spreads: Spreads = dataclasses.field(default_factory=dict)
 
   @property
   def metric(self) -> str:
@@ -128,26 +119,7 @@ def read_judged(path: epath.Path, notes: list[str]) -> Judged | None:
   except ValueError as error:
     notes.append(f"{error}.")
     return None
-  distances: dict[tuple[str, int], list[Number]] = {}
-  for other in matching(path.parent / FOLDER, f"{PREFIX}*.json"):
-    try:
-      repeat = read_summary(other)
-    except ValueError as error:
-      notes.append(f"{error}.")
-      continue
-    if all(
-      repeat.get(name) == summary.get(name)
-      for name in SETTINGS
-      if name != "seed"
-    ):
-      for row in repeat["rows"]:
-        value = row.get(summary["metric"])
-        if is_measured(value):
-          key = (row["model"], row["steps"])
-          distances.setdefault(key, []).append(value)
-  spreads = {
-    key: (min(each), max(each))
-    for key, each in distances.items()
-    if len(each) > 1
-  }
-  return Judged(summary=summary, spreads=spreads)
+  found = spreads(
+    path.parent, summary, lambda problem: notes.append(f"{problem}.")
+  )
+  return Judged(summary=summary, spreads=found)

@@ -127,15 +127,17 @@ def test_a_figure_gives_the_same_svg_each_time_with_unique_names():
   assert not names(draw("one")) & names(draw("two"))
 
 
-def test_a_spread_is_an_error_bar():
+def test_a_spread_is_an_error_bar_and_a_band():
   exactly = (exact(1.0, 2.0), exact(4.0, 4.0))
   spread = (Point(1.0, 2.0, 1.0, 3.0), exact(4.0, 4.0))
-  bars = [
-    len(over_steps([Curve(name="a", lines=(line,), colour=0)], "FD")
-        .axes[0].containers)
+  exactly, spread = (
+    over_steps([Curve(name="a", lines=(line,), colour=0)], "FD").axes[0]
     for line in (exactly, spread)
-  ]  # fmt: skip
-  assert bars == [0, 1]
+  )
+  assert (len(exactly.containers), len(exactly.collections)) == (0, 0)
+  assert len(spread.containers) == 1
+  band = spread.collections[-1].get_paths()[0]
+  assert {(1.0, 1.0), (1.0, 3.0), (4.0, 4.0)} <= set(map(tuple, band.vertices))
 
 
 def test_labels_of_steps_do_not_overlap():
