@@ -309,6 +309,7 @@ def test_an_exported_model_refuses_what_needs_its_run(exports):
     student.curve,
     student.cost,
     student.evaluate,
+    student.steps,
     lambda: student.losses("halve"),
     lambda: student.export(None, "nowhere"),
   ):

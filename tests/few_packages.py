@@ -75,9 +75,8 @@ def main(folder):
 
   workdir = epath.Path(folder) / "run"
   train.train(config, workdir)
-  sample.sample(
-    workdir, None, 4, None, 0, None, None, None, False, workdir / "samples.npz"
-  )
+  wish = (None, 4, None, 0, None, None, None, False, False)
+  sample.sample(workdir, *wish, workdir / "samples.npz")
   evaluate.evaluate(workdir, None, None)
   report.report([workdir], workdir / "report.html")
 

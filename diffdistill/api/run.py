@@ -15,13 +15,10 @@ from diffdistill.judging.evaluate import Evaluation
 from diffdistill.reporting import charts, costs
 from diffdistill.reporting.gather import gather
 from diffdistill.tools import evaluate, export
-from diffdistill.tools.drawing import (
-  ExportArtist,
-  RunArtist,
-  Wish,
-  compared_sheet,
-)
+from diffdistill.tools.drawing import ExportArtist, RunArtist
+from diffdistill.tools.drawn import Wish, compared_sheet
 from diffdistill.tools.finished import CLASSIFIER, Model
+from diffdistill.tools.step_by_step import step_by_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,6 +123,40 @@ class Run:
     names = drawing or [None]
     drawn = [self._artist.draw(name, wish) for name in names]
     return compared_sheet(drawn, plain=plain)
+
+  def steps(
+    self,
+    model: str | None = None,
+    *,
+    num_images: int = 4,
+    num_steps: int | None = None,
+    seed: int = 0,
+    label: int | None = None,
+    plain: bool = False,
+  ) -> Picture:
+    """Draws each step of a student beside its teacher's, from the same noise.
+
+    A row has the clean images that a model predicts at the times of the
+    student's steps; its last image is the result.
+
+    Args:
+      model: such as "halve/004"; by default the last student.
+      num_images: the number of noises; each has a row of the teacher and a row
+        of the student.
+      num_steps, seed, label: see `sample`.
+      plain: whether to draw the images alone, without titles and classes.
+
+    Raises:
+      ValueError: if the teacher is not a model of this run, or for the reasons
+        of `sample`.
+    """
+    artist = self._artist
+    self._check_is_run("drawn step by step")
+    assert isinstance(artist, RunArtist)  # because it is a run
+    wish = Wish(
+      num_images=num_images, num_steps=num_steps, seed=seed, label=label
+    )
+    return step_by_step(artist, model, wish).sheet(plain=plain)
 
   def evaluate(
     self,

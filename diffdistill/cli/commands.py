@@ -47,7 +47,7 @@ COMMANDS = {
         "num_images",
         "int",
         "The number of images. With --interpolate, the number of rows.",
-        default=64,
+        unset="64, or 4 with --show_steps",
         range=IMAGES,
       ),
       NUM_STEPS,
@@ -72,6 +72,12 @@ COMMANDS = {
         "Draw rows of so many images, each row from one noise to another.",
         unset="each image has its own noise",
         range=Range(2, 1000),
+      ),
+      Flag(
+        "show_steps",
+        "switch",
+        "Draw each step of a student beside its teacher's, from one noise.",
+        default=False,
       ),
       Flag(
         "plain",

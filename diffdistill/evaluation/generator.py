@@ -27,6 +27,9 @@ from diffdistill.system import hosts
 # labels, a key and the traced number of steps. The samplers scale the noise to
 # their prior.
 Sample = Callable[[Params, Image, Label | None, Key, Array], Image]
+# A function that predicts the clean images after some of the steps; it also has
+# the traced number of steps that are done.
+Predict = Callable[[Params, Image, Label | None, Key, Array, Array], Image]
 COUNT = Range(1, 2**32 - 1)
 
 
@@ -44,6 +47,8 @@ class Generator:
 
   Args:
     sample: makes images from weights, noise and labels; see `Sample`.
+    predict: predicts images during sampling; None for a model whose steps
+      cannot be seen, such as an exported program.
     image_shape: (h, w, c).
     num_classes: the number of classes that the model is given; 0 for an
       unconditional model.
@@ -61,6 +66,7 @@ class Generator:
   """
 
   sample: Sample
+  predict: Predict | None = None
   image_shape: tuple[int, int, int]
   num_classes: Classes = 0
   label_counts: Callable[[], Sequence[int]] | None = None
@@ -132,6 +138,23 @@ class Generator:
     check_number("num_steps", num_steps, COUNT)
     return self._batches(params, seed, num_images, num_steps, first)
 
+  def predictions(
+    self,
+    params: Params,
+    seed: int,
+    num_images: int,
+    num_steps: int,
+    done: int,
+  ) -> Iterator[Image]:
+    """Predicted clean images of the samplings of `batches`, batch by batch.
+
+    Args:
+      params, seed, num_images, num_steps: see `batches`.
+      done: how many of the steps are done, from 0 to num_steps - 1.
+    """
+    check_number("done", done, Range(0, num_steps - 1))
+    return self._batches(params, seed, num_images, num_steps, 0, done)
+
   def images_of(
     self, params: Params, noise: Image, label: Label | None, num_steps: int
   ) -> Image:
@@ -160,13 +183,17 @@ class Generator:
       )
     return self._run.trace(params, noise, labels, key, scalar)
 
-  def _batches(self, params, seed, num_images, num_steps, first):
-    for done in range(0, num_images, self.batch_size):
-      noise, key = self._draw(*self._scalars(seed, first + done))
-      labels = self.labels(first + done)
-      (steps,) = self._scalars(num_steps)
-      images = self._run(params, noise, labels, key, steps)
-      rows = min(self.batch_size, num_images - done)
+  def _batches(self, params, seed, num_images, num_steps, first, done=None):
+    for start in range(0, num_images, self.batch_size):
+      noise, key = self._draw(*self._scalars(seed, first + start))
+      labels = self.labels(first + start)
+      if done is None:
+        steps = self._scalars(num_steps)
+        images = self._run(params, noise, labels, key, *steps)
+      else:
+        steps = self._scalars(num_steps, done)
+        images = self._predict(params, noise, labels, key, *steps)
+      rows = min(self.batch_size, num_images - start)
       if rows < self.batch_size:
         images = jax.lax.slice_in_dim(images, 0, rows)
       yield images
@@ -226,5 +253,17 @@ class Generator:
       steps = num_steps.astype(jnp.int32)
       noise = noise.astype(jnp.float32)
       return self.sample(params, noise, labels, key, steps)
+
+    return jax.jit(run, out_shardings=self._by_row)
+
+  @functools.cached_property
+  def _predict(self):
+    predict = self.predict
+    assert predict is not None  # exported programs have no predictions
+
+    def run(params, noise, labels, key, num_steps, done):
+      steps, done = num_steps.astype(jnp.int32), done.astype(jnp.int32)
+      noise = noise.astype(jnp.float32)
+      return predict(params, noise, labels, key, steps, done)
 
     return jax.jit(run, out_shardings=self._by_row)

@@ -16,7 +16,7 @@ from diffdistill.data.pipeline import Pipeline
 from diffdistill.data.sources import Source
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
-from diffdistill.evaluation.generator import Generator, Sample
+from diffdistill.evaluation.generator import Generator, Predict, Sample
 from diffdistill.evaluation.settings import Settings
 from diffdistill.fields import Fields
 from diffdistill.networks.classifier import LinenClassifier
@@ -176,6 +176,7 @@ class Experiment:
 
     return Generator(
       sample=sample_of(self.denoiser, sampler, guidance),
+      predict=predict_of(self.denoiser, sampler, guidance),
       image_shape=self.source.image_shape,
       num_classes=self.num_classes,
       label_counts=lambda: self.source.label_counts,
@@ -218,3 +219,23 @@ def sample_of(
     return sampler(model, x, key, num_steps)
 
   return sample
+
+
+def predict_of(
+  denoiser: Denoiser, sampler: Sampler, guidance: Guidance | None = None
+) -> Predict:
+  """The function that predicts images during sampling, for `Generator`."""
+
+  def predict(
+    params: Params,
+    noise: Image,
+    label: Label | None,
+    key: Key,
+    num_steps: Int[Array, ""],
+    done: Int[Array, ""],
+  ) -> Image:
+    x = sampler.start(noise, num_steps)
+    model = denoiser.bind(params, Condition(label=label), guidance)
+    return sampler.predicted(model, x, key, num_steps, done)
+
+  return predict

@@ -1,6 +1,7 @@
 """DDIM: the deterministic sampler (Song et al. 2021, Eq. 12 with eta = 0)."""
 
 import dataclasses
+from typing import ClassVar
 
 from jaxtyping import Array, Int
 
@@ -12,6 +13,8 @@ from diffdistill.sampling.sampler import Memory, Sampler
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DDIM(Sampler):
   """Makes x_s from the predicted x0 and eps; the last step returns x0."""
+
+  aims: ClassVar[bool] = True
 
   def step(
     self,

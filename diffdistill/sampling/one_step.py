@@ -59,3 +59,14 @@ class OneStep(Sampler):
     stop: int | Int[Array, ""] | None = None,
   ) -> Image:
     return super().__call__(model, x, key, 1, stop)
+
+  def predicted(
+    self,
+    model: Model,
+    x: Image,
+    key: Key,
+    num_steps: int | Int[Array, ""] = 1,
+    done: int | Int[Array, ""] = 0,
+  ) -> Image:
+    """The image, because the first prediction is the result."""
+    return self(model, x, key)

@@ -49,6 +49,8 @@ class Sampler(abc.ABC):
 
   # How many passes of the denoiser one step takes.
   evaluations: ClassVar[int] = 1
+  # Whether the denoiser is told the time at which the step ends.
+  aims: ClassVar[bool] = False
 
   def __post_init__(self):
     grids = (*GRIDS, *INDEX_GRIDS)
@@ -176,3 +178,23 @@ class Sampler(abc.ABC):
 
     last = num_steps if stop is None else stop
     return jax.lax.fori_loop(0, last, body, (x, self.memory(x)))[0]
+
+  def predicted(
+    self,
+    model: Model,
+    x: Image,
+    key: Key,
+    num_steps: int | Int[Array, ""],
+    done: int | Int[Array, ""],
+  ) -> Image:
+    """Predicts the clean image after some of the steps from the noise x.
+
+    Args:
+      model, x, key, num_steps: see `__call__`.
+      done: how many of the steps are done, less than `num_steps`; may be
+        traced. For 0 the prediction is of the noise itself.
+    """
+    x_t = self(model, x, key, num_steps, stop=done)
+    left = num_steps - done
+    t, s = (per_example(self.time(j, num_steps), x) for j in (left, left - 1))
+    return self.predict(model, x_t, t, s if self.aims else None).x0

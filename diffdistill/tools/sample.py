@@ -5,19 +5,25 @@ from etils import epath
 from diffdistill.run.kept_names import check_out
 from diffdistill.system import hosts
 from diffdistill.system.files import write_atomically
-from diffdistill.tools.drawing import RunArtist, Wish
+from diffdistill.tools.drawing import RunArtist
+from diffdistill.tools.drawn import Wish
 from diffdistill.tools.speaking import answer
+from diffdistill.tools.step_by_step import step_by_step
+
+# The number of images, or of noises with `show_steps`, if none is given.
+MANY, FEW = 64, 4
 
 
 def sample(
   workdir: epath.Path,
   round_name: str | None,
-  num_images: int,
+  num_images: int | None,
   num_steps: int | None,
   seed: int,
   label: int | None,
   guidance: float | None,
   interpolate: int | None,
+  show_steps: bool,
   plain: bool,
   out: epath.Path,
 ) -> None:
@@ -26,25 +32,34 @@ def sample(
   Args:
     workdir: the folder of the run.
     round_name: the round of the model; None means the last finished model.
-    num_images, num_steps, seed, label, guidance, interpolate: see `Wish`.
+    num_images: the number of images; None means 64, or 4 with `show_steps`.
+    num_steps, seed, label, guidance, interpolate: see `Wish`.
+    show_steps: whether to draw each step of a student beside its teacher's.
     plain: whether a sheet has the images alone, without any text.
     out: the file to write, which ends in .png or .npz.
 
   Raises:
     ValueError: if the model is not finished or cannot draw such images, if
-      `out` has another ending, or if `plain` has no effect.
+      `out` has another ending, or if a flag has no effect.
   """
   if out.suffix not in (".png", ".npz"):
     raise ValueError(
       f"out is {str(out)!r}; pass a name that ends in .png or .npz"
     )
-  if plain and out.suffix == ".npz":
-    raise ValueError(
-      "plain is set, but an .npz holds no text; leave it out, or pass a name"
-      " that ends in .png"
-    )
+  for flag, given in (("plain", plain), ("show_steps", show_steps)):
+    if given and out.suffix == ".npz":
+      raise ValueError(
+        f"{flag} is set, but an .npz holds the images alone; leave it out, or"
+        " pass a name that ends in .png"
+      )
+  for flag, given in (("guidance", guidance), ("interpolate", interpolate)):
+    if show_steps and given is not None:
+      raise ValueError(
+        f"{flag} is {given}, which has no effect with show_steps; leave one of"
+        " the two out"
+      )
   wish = Wish(
-    num_images=num_images,
+    num_images=num_images or (FEW if show_steps else MANY),
     num_steps=num_steps,
     seed=seed,
     label=label,
@@ -53,6 +68,15 @@ def sample(
   )
   artist = RunArtist(workdir)
   replaced = check_out(out, [workdir], artist.run.config["stages"])
+  if show_steps:
+    steps = step_by_step(artist, round_name, wish)
+    picture = steps.sheet(plain=plain)
+    hosts.on_first(lambda: picture.save(out))
+    answer(
+      f"the steps of {steps.student.model} beside those of"
+      f" {steps.teacher.model}: {out}{replaced}"
+    )
+    return
   drawn = artist.draw(round_name, wish)
   if out.suffix == ".npz":
     hosts.on_first(lambda: write_atomically(out, drawn.npz()))

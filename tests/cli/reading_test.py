@@ -22,12 +22,13 @@ def test_a_flag_that_is_not_given_has_its_default():
   assert arguments("sample", "--workdir=runs/x") == {
     "workdir": epath.Path("runs/x"),
     "round_name": None,
-    "num_images": 64,
+    "num_images": None,
     "num_steps": None,
     "seed": 0,
     "label": None,
     "guidance": None,
     "interpolate": None,
+    "show_steps": False,
     "plain": False,
     "out": epath.Path("samples.png"),
   }

@@ -77,3 +77,41 @@ def test_a_stopped_rollout_can_be_continued_to_the_same_end(toys):
   np.testing.assert_allclose(
     last, sampler(toy.denoise, x, key, 4), rtol=1e-5, atol=1e-6
   )
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_the_prediction_of_the_last_step_is_the_image(toys, kind):
+  toy, num_steps = toys("cosine"), 4
+  sampler = SAMPLERS[kind](process=toy.process)
+  noise = jax.random.normal(jax.random.key(1), (3, 1, 1, toy.means.shape[1]))
+  key = jax.random.key(0)
+  count = 1 if kind == "one_step" else num_steps
+  x = sampler.start(noise, count)
+  images = sampler(toy.denoise, x, key, count)
+  last = sampler.predicted(toy.denoise, x, key, count, count - 1)
+  np.testing.assert_array_equal(last, images)
+
+
+def test_the_predictions_of_an_exact_denoiser_are_those_on_its_path(toys):
+  toy, num_steps = toys("cosine"), 4
+  sampler = DDIM(process=toy.process, clip=False)
+  x = jax.random.normal(jax.random.key(1), (3, 1, 1, toy.means.shape[1]))
+  x = sampler.start(x, num_steps)
+  x_t = x
+  for done in range(num_steps):
+    t, s = (jnp.full(3, (num_steps - done - k) / num_steps) for k in (0, 1))
+    prediction = toy.denoise(x_t, t, s)
+    found = sampler.predicted(
+      toy.denoise, x, jax.random.key(0), num_steps, done
+    )
+    np.testing.assert_allclose(found, prediction.x0, rtol=1e-5, atol=1e-6)
+    x_t = toy.process.ddim(x_t, prediction, t, s)
+
+
+def test_the_first_prediction_is_not_yet_the_image(toys):
+  toy = toys("cosine")
+  sampler = DDIM(process=toy.process, clip=False)
+  x = sampler.start(jnp.ones((1, 1, 1, toy.means.shape[1])), 4)
+  key = jax.random.key(0)
+  first = sampler.predicted(toy.denoise, x, key, 4, 0)
+  assert not np.allclose(first, sampler(toy.denoise, x, key, 4))
