@@ -1,6 +1,8 @@
 """The page's table of an evaluation: the distance of each model to the data."""
 
+from diffdistill.evaluation.curves import is_last
 from diffdistill.evaluation.speeds import readable
+from diffdistill.evaluation.titles import row_titles
 from diffdistill.reporting.formats import breakable, cell, strong
 from diffdistill.reporting.gather import Run
 from diffdistill.reporting.judged import Judged
@@ -37,3 +39,9 @@ def not_judged(run: Run, judged: Judged) -> list[str]:
     log.name for log in run.rounds if log.finished and log.makes_images
   }
   return sorted(finished - {row["model"] for row in judged.rows})
+
+
+def rows_of_sheet(judged: Judged) -> list[str]:
+  """The titles of the rows of the sheet that compares the models."""
+  shown = [row for row in judged.rows if not is_last(row)]
+  return row_titles([(row["model"], row["steps"]) for row in shown])

@@ -13,7 +13,7 @@ from diffdistill.reporting.page import write_report
 BROWSER = next(
   filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None
 )
-PHONE, DESK = 390, 1280
+PHONE, SMALL, DESK = 390, 400, 1280
 # A window cannot be as narrow as a phone, so the page is in a frame.
 FRAMES = """<!doctype html>
 {frames}
@@ -33,7 +33,10 @@ addEventListener("load", () => {{
       loaded: frame.contentWindow.performance.getEntriesByType("resource")
         .map((e) => e.name.slice(0, 60)),
       broken: [...page.images].filter((i) => !i.naturalWidth).length,
-      images: page.images.length,
+      images: [...page.images].map((e) => [e.clientWidth, e.clientHeight,
+        e.naturalWidth / e.naturalHeight]),
+      colours: [getComputedStyle(page.body).color,
+        getComputedStyle(page.body).backgroundColor],
       type: [...page.querySelectorAll("svg text")].map((e) =>
         e.getBoundingClientRect().height).filter((h) => h > 0),
     }};
@@ -47,9 +50,12 @@ addEventListener("load", () => {{
 
 @pytest.fixture
 def look(children, tmp_path):
-  """Measures pages in a browser; each page has a path and a width in pixels."""
+  """Measures pages in a browser; each page has a path and a width in pixels.
 
-  def run(*pages):
+  The browser may get more flags.
+  """
+
+  def run(*pages, flags=()):
     frames = "\n".join(
       f'<iframe width="{width}" height="900" style="border: 0"'
       f' srcdoc="{html.escape(page.read_text())}"></iframe>'
@@ -64,6 +70,7 @@ def look(children, tmp_path):
       "--disable-gpu",
       "--disable-dev-shm-usage",
       "--disable-background-networking",
+      *flags,
       f"--user-data-dir={tmp_path / 'profile'}",
       "--virtual-time-budget=5000",
       "--dump-dom",
@@ -98,9 +105,30 @@ def test_a_phone_shows_the_page_without_a_network(write_run, tmp_path, look):
     # A scroll bar may take up to 20 pixels of the window's width.
     assert width - 20 <= page["scrolls"] <= page["width"] == width
     assert all(name.startswith("data:") for name in page["loaded"])
-    assert page["images"] > 0
+    assert page["images"]
     assert page["broken"] == 0
     assert min(page["type"]) >= 10
     # Tables and sheets that are too wide scroll inside their own box.
     assert all(inside <= width for inside, _ in page["boxes"])
   assert any(whole > inside for inside, whole in seen[0]["boxes"])
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")
+def test_a_small_dark_window_shows_whole_pictures(write_run, tmp_path, look):
+  out = epath.Path(tmp_path) / "page.html"
+  write_report([write_run()], out, lambda line: None)
+  # Blink's number of the dark colour scheme is 0.
+  dark = "--blink-settings=preferredColorScheme=0"
+  (page,) = look((out, SMALL), flags=(dark,))
+  assert page["out"] == []
+  assert page["scrolls"] <= SMALL
+  for width, height, ratio in page["images"]:
+    # The wide sheet is shown whole, and no picture is distorted.
+    assert 0 < width <= SMALL
+    assert width / height == pytest.approx(ratio, rel=0.05)
+  ink, ground = (
+    sum(int(part) for part in re.findall(r"\d+", colour)[:3])
+    for colour in page["colours"]
+  )
+  assert ink > 600
+  assert ground < 100
