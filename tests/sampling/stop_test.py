@@ -89,7 +89,9 @@ def test_the_prediction_of_the_last_step_is_the_image(toys, kind):
   x = sampler.start(noise, count)
   images = sampler(toy.denoise, x, key, count)
   last = sampler.predicted(toy.denoise, x, key, count, count - 1)
-  np.testing.assert_array_equal(last, images)
+  # The loop is one program and the prediction another, so a float32 may differ
+  # in its last bit.
+  np.testing.assert_allclose(last, images, rtol=2e-7)
 
 
 def test_the_predictions_of_an_exact_denoiser_are_those_on_its_path(toys):
