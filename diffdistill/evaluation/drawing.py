@@ -287,6 +287,8 @@ def _look(curve: Curve) -> dict[str, Any]:
     "color": TEXT if ink else COLOURS[curve.colour % len(COLOURS)],
     "linestyle": DASHES[curve.dash % len(DASHES)],
     "marker": MARKERS[curve.marker % len(MARKERS)],
+    # A marker at the end of an axis is shown whole.
+    "clip_on": False,
   }
 
 
