@@ -16,7 +16,7 @@ from PIL import Image
 import diffdistill
 from diffdistill import api
 from diffdistill.judging import evaluate as judging
-from diffdistill.tools import drawing, evaluate
+from diffdistill.tools import drawn, evaluate
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
@@ -124,8 +124,8 @@ def labels_of(monkeypatch):
     return draw
 
   for module, name in (
-    (drawing, "labelled_sheet"),
-    (drawing, "labelled_rows"),
+    (drawn, "labelled_sheet"),
+    (drawn, "labelled_rows"),
     (judging, "labelled_rows"),
   ):
     monkeypatch.setattr(module, name, spy(getattr(module, name)))

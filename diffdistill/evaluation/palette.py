@@ -1,9 +1,8 @@
 """The colours, dashes and markers of charts.
 
 Any two colours differ clearly also for readers with deuteranopia, protanopia or
-tritanopia: tests/evaluation/palette_test.py simulates these. Each colour of a
-curve has a contrast of 3 or more to the page. A curve also has a marker, so no
-reader depends on colours.
+tritanopia: tests/evaluation/palette_test.py simulates these. A curve also has a
+marker, so no reader depends on colours.
 """
 
 # The colours of students' curves on a white page: navy, amber, green, pink,

@@ -9,7 +9,7 @@ import pytest
 
 from diffdistill.evaluation.curves import Point, curves
 from diffdistill.evaluation.drawing import over_steps
-from diffdistill.evaluation.palette import COLOURS, GRID, MUTED, TEXT
+from diffdistill.evaluation.palette import COLOURS
 from diffdistill.reporting import charts
 
 # Machado, Oliveira and Fernandes 2009, "A Physiologically-based Model for
@@ -44,8 +44,6 @@ XYZ = np.array(
 # A distance of 2.3 is just noticeable (Mahy et al. 1994); thin lines and small
 # markers need much more.
 LEAST_DISTANCE = 20
-# WCAG 2.2, criterion 1.4.11: the least contrast of a graphical object.
-LEAST_CONTRAST = 3
 CSS = pathlib.Path(charts.__file__).parent / "templates" / "page.css"
 
 
@@ -65,12 +63,6 @@ def lab(rgb):
 
 def seen(colour, vision):
   return lab(VISIONS[vision] @ linear(colour))
-
-
-def contrast(a, b):
-  """The contrast ratio of WCAG."""
-  light = sorted(float(XYZ[1] @ linear(c)) + 0.05 for c in (a, b))
-  return light[1] / light[0]
 
 
 def themes():
@@ -98,15 +90,6 @@ def test_the_simulation_agrees_with_known_colours():
   assert near < LEAST_DISTANCE < far
 
 
-def test_the_light_page_has_the_colours_of_the_pictures():
-  light, dark = themes()
-  named = {f"c{i}": colour for i, colour in enumerate(COLOURS)}
-  assert {**named, "ink": TEXT, "muted": MUTED, "line": GRID}.items() <= (
-    light.items()
-  )
-  assert light.keys() - {"strong", "mark"} <= dark.keys()
-
-
 @pytest.mark.parametrize("vision", VISIONS)
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_every_reader_can_tell_two_series_apart(theme, vision):
@@ -117,15 +100,6 @@ def test_every_reader_can_tell_two_series_apart(theme, vision):
     for a, b in itertools.combinations(series, 2)
   )
   assert nearest >= LEAST_DISTANCE
-
-
-@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
-def test_every_series_stands_out_from_its_page(theme):
-  found = themes()[theme]
-  for name, ground in itertools.product(
-    [f"c{i}" for i in range(len(COLOURS))], ("ground", "card")
-  ):
-    assert contrast(found[name], found[ground]) >= LEAST_CONTRAST, name
 
 
 def test_no_two_of_twenty_series_look_alike_without_colour():

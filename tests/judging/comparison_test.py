@@ -77,9 +77,9 @@ def test_a_model_that_is_not_shown_is_in_no_picture(
   rows, images = compared
   assert list(images) == [
     "teacher, 4 steps",
-    "teacher, 1 steps",
-    "halve/002, 2 steps",
-    "moments/002, 2 steps",
+    "teacher, 1 step",
+    "student of halve, 2 steps",
+    "student of moments, 2 steps",
   ]
   assert {len(shown) for shown in images.values()} == {12}
   drawn, draw = [], drawing.over_steps
