@@ -58,8 +58,10 @@ def sample(
         f"{flag} is {given}, which has no effect with show_steps; leave one of"
         " the two out"
       )
+  if num_images is None:
+    num_images = FEW if show_steps else MANY
   wish = Wish(
-    num_images=num_images or (FEW if show_steps else MANY),
+    num_images=num_images,
     num_steps=num_steps,
     seed=seed,
     label=label,

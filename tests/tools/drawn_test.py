@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffdistill.tools.drawing import Wish
+from diffdistill.tools.drawn import Wish
 
 
 @pytest.mark.parametrize(
