@@ -46,7 +46,7 @@ class Report:
     workdir: the folder of `metrics.jsonl`, which has one record for each
       report.
     total: the work of the whole run.
-    writer: opens one more writer of the numbers.
+    writer: opens one more writer of the numbers, when the first round starts.
   """
 
   def __init__(
@@ -57,13 +57,10 @@ class Report:
   ):
     self._active = hosts.is_first()
     self._workdir = workdir
-    self._writer: Writer = NoWriter()
-    hosts.on_first(lambda: self._open(writer))
+    self._open = writer
+    self._writer: Writer | None = None
     self._total = total
     self._last_line = 0.0
-
-  def _open(self, writer: Callable[[], Writer]) -> None:
-    self._writer = writer()
 
   def start_round(self, name: str, step: int) -> None:
     """Removes the records of this round after update `step`.
@@ -73,7 +70,15 @@ class Report:
     """
     hosts.on_first(lambda: self._forget(name, step))
 
+  def _opened(self) -> Writer:
+    """The writer. It is opened once, and only if the run has a round to do."""
+    if self._writer is None:
+      self._writer = self._open()
+    return self._writer
+
   def _forget(self, name: str, step: int) -> None:
+    self._opened()
+
     def wanted(record: Mapping[str, Any]) -> bool:
       return record["round"] != name or record["step"] <= step
 
@@ -87,7 +92,7 @@ class Report:
     record = {"round": name, "step": step, **values, **_machine()}
     append_record(self._workdir, record)
     scalars = {k: v for k, v in values.items() if isinstance(v, int | float)}
-    self._writer.write(name, step, scalars)
+    self._opened().write(name, step, scalars)
 
   def progress(
     self,
@@ -131,7 +136,11 @@ class Report:
       print(message, file=sys.stderr, flush=True)
 
   def close(self) -> None:
-    hosts.on_first(self._writer.close)
+    hosts.on_first(self._close)
+
+  def _close(self) -> None:
+    if self._writer is not None:
+      self._writer.close()
 
 
 def costs(

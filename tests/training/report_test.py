@@ -20,7 +20,7 @@ from diffdistill.training.report import (
   duration,
   means,
 )
-from diffdistill.training.writers import open_writer
+from diffdistill.training.writers import NoWriter, open_writer
 
 
 @pytest.fixture
@@ -302,3 +302,21 @@ def test_tensorboard_gets_all_numbers_of_a_record(workdir, monkeypatch):
     "closed",
   ]
   assert len(records(workdir)) == 1
+
+
+def test_a_writer_is_opened_when_the_first_round_starts(workdir):
+  opened = []
+
+  def writer():
+    opened.append(NoWriter())
+    return opened[-1]
+
+  # A finished run starts no round.
+  Report(workdir, Work(100), writer).close()
+  assert opened == []
+  log = Report(workdir, Work(100), writer)
+  log.start_round("teacher", 0)
+  log.write("teacher", 10, {"a": 1.0})
+  log.start_round("halve/004", 0)
+  log.close()
+  assert len(opened) == 1
