@@ -3,6 +3,7 @@
 import io
 import json
 import pathlib
+import pickle
 import re
 import shutil
 from xml.etree import ElementTree
@@ -15,6 +16,7 @@ from PIL import Image
 
 import diffdistill
 from diffdistill import api
+from diffdistill.api.paths import several
 from diffdistill.judging import evaluate as judging
 from diffdistill.tools import drawn, evaluate
 
@@ -265,6 +267,8 @@ def test_the_code_in_the_readme_works(
 
 def test_a_recipe_is_found_by_its_name():
   config = diffdistill.recipe("digits:progressive")
+  file = pathlib.Path(diffdistill.__file__).parent / "configs" / "digits.py"
+  assert diffdistill.recipe(file) == config
   assert config.run[-1] == "halve"
   with refused("^recipe is 'digits:progresive', no file and no recipe; did"):
     diffdistill.recipe("digits:progresive")
@@ -301,6 +305,27 @@ def test_impossible_arguments_of_a_run_are_refused(run, judged, tmp_path):
   run.export("teacher", tmp_path / "teacher")
   with refused("teacher is the name of two models; rename the folder of the"):
     judged[0].evaluate((1,), exported=[tmp_path / "teacher"])
+
+
+def test_a_run_that_was_used_can_be_pickled(run):
+  assert run.models
+  copy = pickle.loads(pickle.dumps(run))
+  assert copy == run
+  assert "_artist" in vars(run)
+  assert "_artist" not in vars(copy)
+
+
+def test_a_text_or_one_number_is_no_list():
+  assert several("num_steps", [1, 2]) == several("num_steps", (1, 2)) == (1, 2)
+  for value in ("12", 4, pathlib.Path("model")):
+    with refused("num_steps is .*; pass a list of such values"):
+      several("num_steps", value)
+
+
+def test_an_empty_path_is_refused():
+  for call in (diffdistill.open, lambda path: diffdistill.train({}, path)):
+    with refused(" is empty; pass a path"):
+      call("")
 
 
 def test_an_exported_model_refuses_what_needs_its_run(exports):

@@ -2,9 +2,11 @@
 
 An error that the caller can correct is a ValueError of one line. The line names
 the problem, the value and the remedy. Slow functions print their progress on
-the standard error, like the commands.
+the standard error, like the commands. The first use of a run sets JAX's
+generator of random numbers, and 32 bits, for the whole Python process.
 """
 
+import os
 from typing import Any
 
 from diffdistill.api.paths import Path, place_of
@@ -39,7 +41,7 @@ def open(path: Path) -> Run:
   return Run(folder=folder)
 
 
-def recipe(name: str) -> Any:
+def recipe(name: Path) -> Any:
   """The config of a recipe; all its fields can be changed.
 
   Args:
@@ -51,7 +53,7 @@ def recipe(name: str) -> Any:
   Raises:
     ValueError: if no recipe has this name.
   """
-  return recipes.load(name)
+  return recipes.load(os.fspath(name))
 
 
 def train(config: Any, workdir: Path) -> Run:

@@ -9,9 +9,10 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 
-from diffdistill.api.paths import Path, place_of
+from diffdistill.api.paths import Path, place_of, several
 from diffdistill.evaluation.shown import Picture, Table
 from diffdistill.judging.evaluate import Evaluation
+from diffdistill.ranges import BATCH_SIZE, SEED, STEPS, Range, whole_number
 from diffdistill.reporting import charts, costs
 from diffdistill.reporting.gather import gather
 from diffdistill.tools import evaluate, export
@@ -193,15 +194,19 @@ class Run:
         no distance can be measured with one of these values.
     """
     self._check_is_run("judged")
+    steps = None if num_steps is None else several("num_steps", num_steps)
     return evaluate.judge(
       self.folder,
-      num_images=num_images,
-      num_steps=None if num_steps is None else tuple(num_steps),
-      seed=seed,
-      batch_size=batch_size,
+      num_images=_whole("num_images", num_images, Range(1, 10**7)),
+      num_steps=steps
+      and tuple(whole_number("num_steps", n, STEPS) for n in steps),
+      seed=_whole("seed", seed, SEED),
+      batch_size=_whole("batch_size", batch_size, BATCH_SIZE),
       inception=_text("inception", inception),
       reference=_text("reference", reference),
-      exported=[place_of("exported", path) for path in exported],
+      exported=[
+        place_of("exported", path) for path in several("exported", exported)
+      ],
     )
 
   def curve(self) -> Picture:
@@ -270,9 +275,17 @@ class Run:
         f" be {what}; open the workdir of the run"
       )
 
+  def __getstate__(self) -> dict[str, Any]:
+    """The fields alone; a copy loads weights and compiles samplers anew."""
+    return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
   @functools.cached_property
   def _artist(self) -> RunArtist | ExportArtist:
     return (ExportArtist if self.exported else RunArtist)(self.folder)
+
+
+def _whole(name: str, value: int | None, allowed: Range) -> int | None:
+  return None if value is None else whole_number(name, value, allowed)
 
 
 def _text(name: str, path: Path | None) -> str | None:
