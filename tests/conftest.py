@@ -28,7 +28,8 @@ from tests.children import Children, hear_all_signals
 hear_all_signals()
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", ".cache/jax")
+# The path is whole, because a test may change the current folder.
+jax.config.update("jax_compilation_cache_dir", os.path.abspath(".cache/jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 # A slow example of hypothesis is no failure, because the machine may be busy.
