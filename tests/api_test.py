@@ -143,9 +143,9 @@ def test_sheets_say_what_they_show(run, exports, judged, monkeypatch):
   assert labels[-1].title.startswith("teacher, 2 steps, seed 0, each row from")
   assert labels[-1].rows == ("class 1",)
   assert labels[-1].columns == ["0 %", "50 %", "100 %"]
-  run.sheet(num_images=2, label=3)
-  assert labels[-1].columns == ["class 3", "class 3"]
-  exports[0].sheet(num_images=1, label=0)
+  run.sheet(num_images=2, label=2)
+  assert labels[-1].columns == ["class 2", "class 2"]
+  exports[0].sheet("student", num_images=1, label=0)
   assert labels[-1].title == "student, 1 step, seed 0"
   _, evaluation = judged
   # The exported model is named "student" too, so the run's has its full name.
