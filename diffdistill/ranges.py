@@ -92,8 +92,8 @@ Updates = Annotated[int, Range(1, 10**9)]
 STEP = Range(0, 10**15)
 SEED = Range(0, 2**32 - 1)
 Seed = Annotated[int, SEED]
-# Ranges of what `sample` draws.
-SAMPLES = Range(1, 10**6)
+# Ranges of what `sample` draws; `evaluate` draws as many images at most.
+SAMPLES = Range(1, 10**7)
 LABEL = Range(0, 10**6)
 GUIDANCE = Range(0, 1000)
 IN_A_ROW = Range(2, 1000)

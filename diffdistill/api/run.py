@@ -12,7 +12,14 @@ from jaxtyping import UInt8
 from diffdistill.api.paths import Path, place_of, several
 from diffdistill.evaluation.shown import Picture, Table
 from diffdistill.judging.evaluate import Evaluation
-from diffdistill.ranges import BATCH_SIZE, SEED, STEPS, Range, whole_number
+from diffdistill.ranges import (
+  BATCH_SIZE,
+  SAMPLES,
+  SEED,
+  STEPS,
+  Range,
+  whole_number,
+)
 from diffdistill.reporting import charts, costs
 from diffdistill.reporting.gather import gather
 from diffdistill.tools import evaluate, export
@@ -197,7 +204,7 @@ class Run:
     steps = None if num_steps is None else several("num_steps", num_steps)
     return evaluate.judge(
       self.folder,
-      num_images=_whole("num_images", num_images, Range(1, 10**7)),
+      num_images=_whole("num_images", num_images, SAMPLES),
       num_steps=steps
       and tuple(whole_number("num_steps", n, STEPS) for n in steps),
       seed=_whole("seed", seed, SEED),

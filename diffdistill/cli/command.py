@@ -6,7 +6,7 @@ This file imports no slow library, because the help imports this file.
 import dataclasses
 from typing import Literal
 
-from diffdistill.ranges import Range
+from diffdistill.ranges import STEPS, Range
 
 Kind = Literal[
   "text",
@@ -82,7 +82,6 @@ class Command:
     return self.about.split(". ")[0].rstrip(".")
 
 
-IMAGES, STEPS = Range(1, 10**7), Range(1, 10**5)
 CONFIG = Flag(
   "config",
   "config",

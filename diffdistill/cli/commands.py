@@ -14,15 +14,21 @@ from diffdistill.cli.command import (
   CONFIG,
   FOLDER,
   HOSTS,
-  IMAGES,
   NUM_STEPS,
   ROUND,
-  STEPS,
   WORKDIR,
   Command,
   Flag,
 )
-from diffdistill.ranges import SEED, Range
+from diffdistill.ranges import (
+  GUIDANCE,
+  IN_A_ROW,
+  LABEL,
+  SAMPLES,
+  SEED,
+  STEPS,
+  Range,
+)
 
 COMMANDS = {
   "train": Command(
@@ -48,7 +54,7 @@ COMMANDS = {
         "int",
         "The number of images. With --interpolate, the number of rows.",
         unset="64, or 4 with --show_steps",
-        range=IMAGES,
+        range=SAMPLES,
       ),
       NUM_STEPS,
       Flag("seed", "int", "The seed of the noise.", default=0, range=SEED),
@@ -56,22 +62,22 @@ COMMANDS = {
         "label",
         "int",
         "The class of all images. The first class is 0.",
-        unset="the classes take turns",
-        range=Range(0, 10**6),
+        unset="classes are as frequent as in the data",
+        range=LABEL,
       ),
       Flag(
         "guidance",
         "float",
         "The weight of classifier-free guidance. 0 means none.",
         unset="the config's weight for a teacher, 0 for a student",
-        range=Range(0, 1000),
+        range=GUIDANCE,
       ),
       Flag(
         "interpolate",
         "int",
         "Draw rows of so many images, each row from one noise to another.",
         unset="each image has its own noise",
-        range=Range(2, 1000),
+        range=IN_A_ROW,
       ),
       Flag(
         "show_steps",
@@ -109,7 +115,7 @@ COMMANDS = {
         "int",
         "The number of images of each model that are judged.",
         unset="the config's number",
-        range=IMAGES,
+        range=SAMPLES,
       ),
       Flag(
         "num_steps",
