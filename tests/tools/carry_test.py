@@ -177,7 +177,7 @@ def test_the_newest_undamaged_checkpoint_is_carried(half, tmp_path):
 def test_a_folder_that_is_copied_itself_is_refused(half):
   for place in ("samples/new", "evaluated/new"):
     with pytest.raises(ValueError, match="keeps its own files; pass"):
-      carry(half, half / place)
+      carry.carry(half, half / place)
 
 
 def test_a_folder_that_exists_is_refused(half, tmp_path):
