@@ -212,12 +212,12 @@ def test_a_run_killed_twice_continues_on_other_meshes(
 def long_run(tiny_config, pairs_config):
   """Makes the config of a run with images, pairs and halvings.
 
-  It has 300 updates and 6 shards, so that it is not finished after twenty
-  signals on a fast machine.
+  It has 500 updates and 6 shards, so that it is not finished after twenty
+  signals, even if a busy machine sends them late.
   """
   stages = pairs_config["stages"] | {"halve": tiny_config["stages"]["halve"]}
   stages |= {
-    name: {**stages[name], "num_updates": 60}
+    name: {**stages[name], "num_updates": 100}
     for name in ("teacher", "student", "halve")
   }
   return {
