@@ -228,7 +228,7 @@ def long_run(tiny_config, pairs_config):
   }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_leaves_twenty_times_makes_the_same_weights(
   job, long_run, write_config, tmp_path, mesh_of
 ):
