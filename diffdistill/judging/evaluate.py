@@ -161,13 +161,6 @@ def evaluate(
   }
   if beside:
     summary["exported"] = ", ".join(model.name for model in beside)
-  classes = [
-    class_titles(
-      model.generator.labels_of(0, SHEET_COLUMNS), run.source.class_names
-    )
-    for model in models
-    if model.shown
-  ]
   written = {**summary, "metric": judge.metric, "rows": rows}
   return Evaluation(
     metric=judge.metric,
@@ -176,10 +169,22 @@ def evaluate(
     images=images,
     run=workdir.name,
     config=run.config,
-    columns=column_titles(classes, SHEET_COLUMNS),
+    columns=_columns(models, run.source.class_names),
     # Damaged files are named when this evaluation is written.
     spreads=spreads(workdir, written, lambda _: None),
   )
+
+
+def _columns(
+  models: Sequence[Contestant], class_names: Sequence[str]
+) -> Sequence[str]:
+  """The titles of the columns of a sheet that compares the shown models."""
+  classes = [
+    class_titles(model.generator.labels_of(0, SHEET_COLUMNS), class_names)
+    for model in models
+    if model.shown
+  ]
+  return column_titles(classes, SHEET_COLUMNS)
 
 
 def write_evaluation(

@@ -42,16 +42,7 @@ def sample(
     ValueError: if the model is not finished or cannot draw such images, if
       `out` has another ending, or if a flag has no effect.
   """
-  if out.suffix not in (".png", ".npz"):
-    raise ValueError(
-      f"out is {str(out)!r}; pass a name that ends in .png or .npz"
-    )
-  for flag, given in (("plain", plain), ("show_steps", show_steps)):
-    if given and out.suffix == ".npz":
-      raise ValueError(
-        f"{flag} is set, but an .npz holds the images alone; leave it out, or"
-        " pass a name that ends in .png"
-      )
+  _check_out(out, plain=plain, show_steps=show_steps)
   for flag, given in (("guidance", guidance), ("interpolate", interpolate)):
     if show_steps and given is not None:
       raise ValueError(
@@ -89,3 +80,17 @@ def sample(
     f"{len(drawn.images)} images of {drawn.model} in {drawn.num_steps} steps:"
     f" {out}{replaced}"
   )
+
+
+def _check_out(out: epath.Path, **sheet_flags: bool) -> None:
+  """Refuses an unknown ending, and flags of a sheet for a file of arrays."""
+  if out.suffix not in (".png", ".npz"):
+    raise ValueError(
+      f"out is {str(out)!r}; pass a name that ends in .png or .npz"
+    )
+  for flag, given in sheet_flags.items():
+    if given and out.suffix == ".npz":
+      raise ValueError(
+        f"{flag} is set, but an .npz holds the images alone; leave it out, or"
+        " pass a name that ends in .png"
+      )

@@ -24,7 +24,7 @@ def test_the_last_column_is_the_sampled_image_bit_for_bit(artist):
   student = artist.draw("halve/001", wish)
   teacher = artist.draw("teacher", wish)
   assert teacher.num_steps == 2
-  # Of each noise there are two rows: a column for the one step, and the result.
+  # Each noise has two rows; each row has the one step and then the result.
   assert shown.images.shape == (3, 2, 2, *student.images.shape[1:])
   np.testing.assert_array_equal(shown.images[:, 1, -1], student.images)
   np.testing.assert_array_equal(shown.images[:, 0, -1], teacher.images)
