@@ -16,6 +16,10 @@ os.environ["XLA_FLAGS"] = " ".join(
   [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
 ).strip()
 
+# Commands that tests start as processes keep their files here, not in the home
+# folder of the user.
+os.environ["XDG_CACHE_HOME"] = os.path.abspath(".cache/commands")
+
 import hypothesis
 import jax
 import numpy as np

@@ -6,6 +6,8 @@ the current update ends within seconds.
 
 import pkgutil
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from diffdistill.cli import processes, usage
 from diffdistill.system.refusals import UsageError, is_refusal
@@ -33,8 +35,10 @@ def main() -> int:
       environment.pin()
     if "multihost" in values:
       processes.join(name, command, values)
-    function = pkgutil.resolve_name(command.function)
-    function(**reading.arguments(command, values))
+    arguments = reading.arguments(command, values)
+    if command.computes:
+      _keep_compilations(name, values.get("multihost"), arguments)
+    pkgutil.resolve_name(command.function)(**arguments)
   except KeyboardInterrupt:
     return processes.refuse(f"interrupted; {command.again}", 130)
   except Exception as error:
@@ -44,3 +48,15 @@ def main() -> int:
       raise
     processes.fail()
   return 0
+
+
+def _keep_compilations(
+  name: str, multihost: bool | None, arguments: Mapping[str, Any]
+) -> None:
+  """Keeps what is compiled where the next start of the command finds it."""
+  from diffdistill.run import compilations
+  from diffdistill.system.files import in_bucket
+
+  workdir = arguments.get("workdir")
+  moves = multihost or (name == "train" and in_bucket(workdir))
+  compilations.keep(workdir if moves else None)

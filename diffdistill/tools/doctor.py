@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from etils import epath
 
+from diffdistill.run import compilations
 from diffdistill.system.files import in_bucket
 from diffdistill.tools.speaking import answer
 from diffdistill.version import VERSION
@@ -56,7 +56,7 @@ def doctor(workdir: epath.Path | None) -> None:
     ("devices", devices),
     ("memory", _memory()),
     ("workdir", disk),
-    ("compilations", _compilations()),
+    ("compilations", compilations.described()),
     *((f"extra {name}", _extra(name)) for name in EXTRAS),
   ):
     answer(f"{what + ':':<18} {finding}")
@@ -133,15 +133,6 @@ def _disk(workdir: epath.Path) -> tuple[str, bool]:
     return f"{folder} cannot be written ({reason}); pass --workdir", False
   free = shutil.disk_usage(folder).free
   return f"{folder} can be written, {free / 2**30:.1f} GiB free", True
-
-
-def _compilations() -> str:
-  """A text that says whether compiled programs are kept between two runs."""
-  variable = "JAX_COMPILATION_CACHE_DIR"
-  folder = os.environ.get(variable)
-  if folder:
-    return f"kept in {folder}"
-  return f"not kept between runs; set {variable} to a folder to keep them"
 
 
 def _extra(name: str) -> str:

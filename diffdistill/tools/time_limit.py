@@ -150,13 +150,7 @@ class Children:
   def __init__(self, limit: TimeLimit, held: int | None):
     self._limit = limit
     self._held = () if held is None else (held,)
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    # All children share one cache of compiled programs.
-    self._environment = {
-      "JAX_COMPILATION_CACHE_DIR": str(caches / "diffdistill" / "xla"),
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-      **own_python.environment(),
-    }
+    self._environment = own_python.environment()
 
   def device(self, cpu: bool) -> str:
     """The device's name, fit for a file name.

@@ -78,10 +78,10 @@ def test_the_folder_of_kept_compilations_is_named(
   said, fake_python, tmp_path, monkeypatch
 ):
   python = fake_python("echo 0: cpu")
-  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-  assert "not kept" in said(tmp_path, python)["compilations"]
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/here")
-  assert said(tmp_path, python)["compilations"].strip() == "kept in /here"
+  monkeypatch.setattr(doctor.compilations, "_without", lambda: "")
+  monkeypatch.setenv("XDG_CACHE_HOME", "/here")
+  line = said(tmp_path, python)["compilations"]
+  assert line.strip() == "kept in /here/diffdistill/compilations"
 
 
 def test_the_extras_are_those_that_pip_can_install():

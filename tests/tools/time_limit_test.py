@@ -12,7 +12,6 @@ import time
 
 import pytest
 
-from diffdistill.tools import time_limit
 from tests.children import wait_until
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -128,27 +127,6 @@ def test_each_device_is_benchmarked_once(machine):
   assert machine.commands()[11:] == COMMANDS
   written = (machine.root / "runs" / "a").glob("benchmark_*.json")
   assert {path.stem for path in written} == {"benchmark_h100", "benchmark_h200"}
-
-
-@pytest.mark.parametrize(
-  ("given", "folder"),
-  [
-    ({}, "/nowhere/.cache/diffdistill/xla"),
-    ({"XDG_CACHE_HOME": "/c"}, "/c/diffdistill/xla"),
-    ({"JAX_COMPILATION_CACHE_DIR": "/mine"}, "/mine"),
-  ],
-)
-def test_commands_share_a_cache_of_compiled_programs(
-  monkeypatch, given, folder
-):
-  for name in ("XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
-    monkeypatch.delenv(name, raising=False)
-  for name, value in {"HOME": "/nowhere", **given}.items():
-    monkeypatch.setenv(name, value)
-  limit = time_limit.TimeLimit(minutes=0.0, reserve=1, begun=0.0)
-  environment = time_limit.Children(limit, None)._environment
-  assert environment["JAX_COMPILATION_CACHE_DIR"] == folder
-  assert "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" in environment
 
 
 def test_a_piece_ends_in_time_and_the_next_repeats_no_unit(machine):
