@@ -3,11 +3,12 @@
 import sys
 
 from diffdistill.cli.commands import COMMANDS
-from diffdistill.system import signals, streams
+from diffdistill.system import signals, started, streams
 
 
 def main() -> int:
   """Runs one command; returns the exit status."""
+  started.begin()
   streams.speak_utf8()
   streams.outlive_readers()
   command = COMMANDS.get(sys.argv[1] if len(sys.argv) > 1 else "")

@@ -12,8 +12,10 @@ from typing import Any
 from diffdistill.api.paths import Path, place_of
 from diffdistill.api.run import Run
 from diffdistill.judging.exported import is_exported
-from diffdistill.run import recipes
+from diffdistill.run import compilations, recipes
 from diffdistill.run.workdir import stored_config
+from diffdistill.system import started
+from diffdistill.system.files import in_bucket
 from diffdistill.tools import train as training
 
 __all__ = ["Run", "open", "recipe", "train"]
@@ -30,6 +32,7 @@ def open(path: Path) -> Run:
     ValueError: if the folder holds no run and no model, or is damaged.
   """
   folder = place_of("path", path)
+  compilations.keep()
   if is_exported(folder):
     return Run(folder=folder, exported=True)
   if not (folder / "config.json").exists():
@@ -73,6 +76,8 @@ def train(config: Any, workdir: Path) -> Run:
     ValueError: if a field is out of its range, if the workdir holds a run of
       another config, or if another training is running in the workdir.
   """
+  started.begin()
   folder = place_of("workdir", workdir)
+  compilations.keep(folder if in_bucket(folder) else None)
   training.train(recipe(config) if isinstance(config, str) else config, folder)
   return Run(folder=folder)

@@ -57,6 +57,6 @@ def _keep_compilations(
   from diffdistill.run import compilations
   from diffdistill.system.files import in_bucket
 
-  workdir = arguments.get("workdir")
+  workdir: Any = arguments.get("workdir")
   moves = multihost or (name == "train" and in_bucket(workdir))
   compilations.keep(workdir if moves else None)

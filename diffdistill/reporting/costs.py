@@ -12,7 +12,7 @@ from diffdistill.planning.programs import Program, programs
 from diffdistill.reporting.bare import Bare
 from diffdistill.reporting.gather import RoundLog, Run, is_number
 from diffdistill.run.experiment import Experiment
-from diffdistill.training.report import APART
+from diffdistill.training.report import APART, FIRST_UPDATE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,8 @@ class Cost:
       best.
     again_seconds: the part of `seconds` spent making pairs again on another
       machine.
+    first_updates: for each start of the run, the seconds from the start of the
+      command to the end of its first update.
     busy_seconds: the training seconds, without compiling, scoring and making
       pairs again; None for pairs.
   """
@@ -63,6 +65,7 @@ class Cost:
   compile_seconds: Number | None = None
   score_seconds: Number | None = None
   again_seconds: Number | None = None
+  first_updates: tuple[Number, ...] = ()
   busy_seconds: Number | None = None
 
   @property
@@ -160,7 +163,11 @@ def total(parts: Mapping[str, Cost]) -> Cost:
   for name in ("trees_bytes", "peak_device_bytes", "peak_host_bytes"):
     values[name] = _max(getattr(c, name) for c in each)
   devices = dict.fromkeys(d for c in each for d in c.devices)
-  return Cost(devices=tuple(devices), **values)
+  return Cost(
+    devices=tuple(devices),
+    first_updates=tuple(s for c in each for s in c.first_updates),
+    **values,
+  )
 
 
 def _cost(
@@ -212,6 +219,7 @@ def _cost(
     updates=updates,
     peak_flops=sum(peaks) if every and len(peaks) == len(timed) else None,
     bare_seconds=updates * bare[0].seconds if bare and updates else None,
+    first_updates=tuple(r[FIRST_UPDATE] for r in records if FIRST_UPDATE in r),
     busy_seconds=None if updates is None else _sum(map(_busy, timed)),
     **{name: _sum(r.get(name) for r in timed) for name in APART},
   )

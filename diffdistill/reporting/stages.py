@@ -88,6 +88,7 @@ def facts(cost: Cost, counts: str) -> list[tuple[str, str]]:
     ("images/s, median (middle half)", cell(speed)),
     ("share of peak FLOP/s", _share(cost.share_of_peak)),
     ("time not of updates", _share(cost.lost)),
+    ("first update after each start", _each(cost.first_updates)),
     # A classifier has no passes through the denoiser.
     ("passes", cell(cost.passes or None)),
   ]
@@ -117,6 +118,12 @@ def rounds(logs: Sequence[RoundLog]) -> tuple[list[str], list[list[str]]]:
   trees = list(dict.fromkeys(n for log in logs for n in log.lines("/loss")))
   last = f"last loss ({' / '.join(trees)})" if len(trees) > 1 else "last loss"
   return ["round", "state", logs[0].unit, last], rows
+
+
+def _each(seconds: Sequence[float]) -> str:
+  """The seconds of each start, in order; only the last ten of many."""
+  shown = [duration(s) for s in seconds[-10:]]
+  return ", ".join(["...", *shown] if len(seconds) > 10 else shown) or "-"
 
 
 def _share(value: Any) -> str:

@@ -22,6 +22,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 from etils import epath
@@ -123,7 +124,8 @@ def keep(workdir: epath.Path | None = None) -> None:
     return
   if workdir is None:
     trim(Path(folder), _most_bytes())
-  compilation_cache._cache = Compilations(folder, _say)
+  cache: Any = Compilations(folder, _say)
+  compilation_cache._cache = cache
   if _SECONDS not in os.environ:
     jax.config.update(_SECONDS.lower(), LEAST_SECONDS)
 
@@ -153,10 +155,10 @@ def trim(folder: Path, most: int) -> None:
 
 def _without() -> str:
   """A text that says why JAX's variables leave this cache out; "" if not."""
-  if not jax.config.jax_enable_compilation_cache:
+  if not _setting("jax_enable_compilation_cache"):
     return "not kept, as JAX_ENABLE_COMPILATION_CACHE says"
   # An empty name is how JAX's own variable turns its cache off.
-  theirs = jax.config.jax_compilation_cache_dir
+  theirs = _setting("jax_compilation_cache_dir")
   if theirs is not None:
     where = f"kept in {theirs}" if theirs else "not kept"
     return f"{where}, as {_FOLDER} says"
@@ -181,8 +183,12 @@ def _folder(workdir: epath.Path | None) -> epath.Path | None:
 
 
 def _most_bytes() -> int:
-  most = jax.config.jax_compilation_cache_max_size
+  most = _setting("jax_compilation_cache_max_size")
   return MOST_BYTES if most == -1 else most
+
+
+def _setting(name: str) -> Any:
+  return getattr(jax.config, name)
 
 
 def _say(message: str) -> None:

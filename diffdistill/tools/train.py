@@ -26,7 +26,7 @@ from diffdistill.run.teacher_pairs import check_disk, pair_store
 from diffdistill.run.weights_of_another_run import load_outside
 from diffdistill.run.workdir import claim
 from diffdistill.sampling.sampler import Sampler
-from diffdistill.system import hosts, lock
+from diffdistill.system import hosts, lock, started
 from diffdistill.tools.endings import already, beginning, ending
 from diffdistill.tools.speaking import say
 from diffdistill.training import checkpoint
@@ -114,6 +114,7 @@ def _trainer(
     preemption=preemption,
     watchdog=watchdog,
     writer=functools.partial(open_writer, run.writer, workdir, run.config, say),
+    began=started.began(),
   )
 
 

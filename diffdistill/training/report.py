@@ -22,6 +22,10 @@ SECONDS_BETWEEN_LINES = 30.0
 # These fields of a record hold seconds without training: compiling, scoring,
 # and remaking pairs. The record's field "seconds" includes them.
 APART = ("compile_seconds", "score_seconds", "again_seconds")
+# The seconds from the start of a command to the end of its first update.
+FIRST_UPDATE = "first_update_seconds"
+# A round that is left in its first updates records these fields.
+WAITED = ("compile_seconds", FIRST_UPDATE)
 
 
 class Work(NamedTuple):
@@ -47,6 +51,7 @@ class Report:
       report.
     total: the work of the whole run.
     writer: opens one more writer of the numbers, when the first round starts.
+    began: the time.monotonic at which the command began; by default now.
   """
 
   def __init__(
@@ -54,6 +59,7 @@ class Report:
     workdir: epath.Path,
     total: Work,
     writer: Callable[[], Writer] = NoWriter,
+    began: float | None = None,
   ):
     self._active = hosts.is_first()
     self._workdir = workdir
@@ -61,6 +67,17 @@ class Report:
     self._writer: Writer | None = None
     self._total = total
     self._last_line = 0.0
+    self._began = time.monotonic() if began is None else began
+    self._waits = True
+
+  def first_update(self) -> float | None:
+    """Returns the seconds from the start of the command to its first update.
+
+    Call it after each update that compiled, and after pairs were made. Only the
+    first call returns a number; the other calls return None.
+    """
+    first, self._waits = self._waits, False
+    return round(time.monotonic() - self._began, 3) if first else None
 
   def start_round(self, name: str, step: int) -> None:
     """Removes the records of this round after update `step`.
@@ -179,6 +196,7 @@ class Meter:
     self._updates = 0
     self._start = 0.0
     self._compiling = 0.0
+    self._first_update: float | None = None
     self._last_read = begun
 
   def add(self, metrics: Metrics, updates: int = 1) -> None:
@@ -186,12 +204,19 @@ class Meter:
     self._updates += updates
     self._records.append(metrics)
 
-  def compiled(self, seconds: float) -> None:
+  def compiled(self, seconds: float, first_update: float | None = None) -> None:
     """Notes that the last calls took these seconds because they compiled.
 
     The means of the metrics include these calls, but the speed does not.
+
+    Args:
+      seconds: the seconds that the calls took.
+      first_update: the seconds from the start of the command to its first
+        update; None if this update is a later one.
     """
     self._compiling += seconds
+    if first_update is not None:
+      self._first_update = first_update
     self._updates, self._start = 0, time.monotonic()
 
   def skip(self, seconds: float) -> None:
@@ -203,12 +228,16 @@ class Meter:
     """Returns (means, images per second, seconds since the last `read`).
 
     The seconds include compiling and saving. If anything compiled, the means
-    have an entry for its seconds.
+    have an entry for its seconds. If the first update of a command was among
+    the updates, they have an entry for the seconds until its end.
     """
     values = means(jax.device_get(self._records))
     if self._compiling:
       values["compile_seconds"] = round(self._compiling, 3)
       self._compiling = 0.0
+    if self._first_update is not None:
+      values[FIRST_UPDATE] = self._first_update
+      self._first_update = None
     now = time.monotonic()
     speed = self._updates * self._batch_size / max(now - self._start, 1e-9)
     seconds, self._last_read = now - self._last_read, now

@@ -18,7 +18,7 @@ from diffdistill.training.functions import StageFunctions
 from diffdistill.training.non_finite import check_metrics, check_product
 from diffdistill.training.passes import round_passes
 from diffdistill.training.preemption import PreemptedError
-from diffdistill.training.report import Meter, Work
+from diffdistill.training.report import WAITED, Meter, Work
 from diffdistill.training.running import Checkpoints
 from diffdistill.training.scores import distance_score, held_out_score
 from diffdistill.training.selection_by_score import Selector
@@ -195,7 +195,7 @@ class RoundLoop:
     # Write a record before leaving. The next process repeats these updates and
     # records their metrics, but the time spent on them here would be lost.
     values, _, seconds = self._meter.read()
-    spent = {k: v for k, v in values.items() if k == "compile_seconds"}
+    spent = {k: v for k, v in values.items() if k in WAITED}
     name = self._round.name
     self._shared.report.write(name, step, {**spent, "seconds": seconds})
     raise PreemptedError(
@@ -248,7 +248,8 @@ class RoundLoop:
     self._shared.watchdog.dispatched(jax.tree.leaves(metrics)[0])
     if compiling_since is not None:
       jax.block_until_ready(self._state.step)
-      self._meter.compiled(time.monotonic() - compiling_since)
+      first = self._shared.report.first_update()
+      self._meter.compiled(time.monotonic() - compiling_since, first)
       self._clock.start(done)
 
   def _report(self, done: int) -> None:

@@ -54,6 +54,8 @@ class Trainer:
     now: returns the seconds of the clock that ends rounds, as time.monotonic
       does.
     writer: opens one more writer of the numbers of the run.
+    began: the time.monotonic at which the command began; by default the call of
+      `run`.
   """
 
   stages: tuple[Stage, ...]
@@ -71,6 +73,7 @@ class Trainer:
   watchdog: Watchdog = dataclasses.field(default_factory=Watchdog)
   now: Callable[[], float] = time.monotonic
   writer: Callable[[], Writer] = NoWriter
+  began: float | None = None
 
   def __post_init__(self):
     check_batches(self.stages, self.mesh)
@@ -112,7 +115,7 @@ class Trainer:
     """
     rounds = curriculum(self.stages)
     works = [_work(stage, round_) for stage, round_ in rounds]
-    report = Report(self.workdir, _sum(works), self.writer)
+    report = Report(self.workdir, _sum(works), self.writer, self.began)
     compiled: dict[str, StageFunctions] = {}
     for i, (stage, round_) in enumerate(rounds):
       self.watchdog.patience()
@@ -186,6 +189,8 @@ class Trainer:
     """Makes a round of pairs."""
     teacher = self._inputs.frozen(stage, round_)["teacher"]
     self._pair_rounds.make(stage, round_, teacher, report)
+    # A later update is not the first work of this command.
+    report.first_update()
 
   def _take(self, round_: Round, report: Report, stage: Training) -> None:
     """Saves the weights of a stage that takes them from outside the run."""

@@ -8,6 +8,7 @@ from diffdistill.planning.programs import programs
 from diffdistill.reporting.bare import Bare
 from diffdistill.reporting.costs import Cost, _cost, costs, total
 from diffdistill.reporting.gather import RoundLog, gather
+from diffdistill.reporting.stages import facts
 from diffdistill.run import from_config
 from diffdistill.system.files import write_json
 
@@ -121,9 +122,9 @@ def test_compiling_and_scoring_count_neither_as_lost_nor_for_the_peak():
       most=10,
       records=(
         {**record, "compile_seconds": 7.0, "score_seconds": 2.0},
-        {**record, "again_seconds": 30.0},
+        {**record, "again_seconds": 30.0, "first_update_seconds": 61.0},
         # A record may lack a value; the sum is of the known values.
-        {**record, "compile_seconds": None},
+        {**record, "compile_seconds": None, "first_update_seconds": 9.0},
       ),
     )
   ]
@@ -132,6 +133,9 @@ def test_compiling_and_scoring_count_neither_as_lost_nor_for_the_peak():
   cost = _cost(logs, (), (other, bare))
   apart = (cost.compile_seconds, cost.score_seconds, cost.again_seconds)
   assert (cost.seconds, *apart) == (90, 7, 2, 30)
+  assert cost.first_updates == total({"teacher": cost}).first_updates == (61, 9)
+  shown = dict(facts(cost, "images"))
+  assert shown["first update after each start"] == "1m01s, 9s"
   assert cost.lost == pytest.approx(1 - 15 / 51)
   assert cost.peak_flops == pytest.approx(51 * 989e12)
 

@@ -105,12 +105,13 @@ def test_speed_leaves_out_the_compilation(clock):
   meter = Meter(10, begun)
   clock.now += 57
   meter.add({"a/loss": pair(2, 1)})
-  meter.compiled(57.0)
+  meter.compiled(57.0, first_update=60.0)
   clock.now += 1
   meter.add({"a/loss": pair(4, 1)})
   clock.now += 1
   values, speed, seconds = meter.read()
-  assert values == {"a/loss": 3.0, "compile_seconds": 57.0}
+  waited = {"compile_seconds": 57.0, "first_update_seconds": 60.0}
+  assert values == {"a/loss": 3.0, **waited}
   assert speed == 5.0
   # The seconds of a round must include the compilation.
   assert seconds == 62

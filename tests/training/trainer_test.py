@@ -84,6 +84,10 @@ def test_records_come_at_the_cadence_and_at_the_end(finished, records_of):
     # more passes.
     per_image = 3 if record["round"] == "teacher" else 5
     assert record["passes"] == per_image * record["images"]
+  # Only the first record of a start has the seconds to its first update.
+  waits = [r.get("first_update_seconds") for r in records]
+  assert waits[0] > records[0]["compile_seconds"] - 1
+  assert not any(waits[1:])
   last = records[-1]
   assert last["learning_rate"] == pytest.approx(1e-2 / UPDATES)
   assert {"student/loss", "student/grad_norm", "student/skipped"} <= set(last)
