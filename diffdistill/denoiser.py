@@ -170,7 +170,7 @@ class Denoiser:
   ) -> Model:
     """Returns this denoiser as a function of only x_t, t and s.
 
-    Samplers pass s to every model, and a network with one time ignores it.
+    Some samplers pass s to every model, and a network with one time ignores it.
 
     Args:
       params: the weights of the network.

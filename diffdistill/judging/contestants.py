@@ -71,7 +71,8 @@ def contestants(
 ) -> list[Contestant]:
   """The models to judge: the teacher, then the students.
 
-  A student is judged if its own number of steps is in the settings.
+  A student is judged at those of its own numbers of steps that the settings
+  have too.
 
   Args:
     run: the recipe; its `evaluation` names the numbers of steps.
@@ -95,7 +96,7 @@ def contestants(
   for name, (stage, round_) in models.items():
     steps, chain = settings.num_steps, []
     if round_.num_steps:
-      steps = tuple(n for n in steps if n == round_.num_steps)
+      steps = tuple(n for n in steps if n in round_.all_steps)
       chain = list(run.lineage(name, students=True))
     facts = _facts(stage, [spent[made] for made in chain if made in spent])
     sampler = stage.objective.sampler
@@ -134,7 +135,7 @@ def _say_absent(
   absent = [
     name
     for name, (_, round_) in models.items()
-    if round_.num_steps not in (0, *num_steps)
+    if not set(round_.all_steps) & {0, *num_steps}
   ]
   if absent:
     say(f"not judged, because num_steps lacks their steps: {', '.join(absent)}")

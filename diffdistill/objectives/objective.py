@@ -166,7 +166,8 @@ class Objective(abc.ABC):
   # How a stage is divided into rounds. "one": a single round without a number
   # of steps. "one_step": a single round of a one-step student. "halving": each
   # round halves the steps, and its teacher is the student of the round before.
-  # "each": one round for each number in the stage's num_steps.
+  # "each": one round for each number in the stage's num_steps. "any": a single
+  # round, whose student is judged at each number in the stage's num_steps.
   rounds: ClassVar[str]
   # The training data: "images", or "pairs", which are the teacher's images with
   # the "noise" that they were made from.

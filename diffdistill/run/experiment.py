@@ -108,7 +108,7 @@ class Experiment:
     yield name
 
   def usual_steps(self, round_: Round) -> int:
-    """A student's number of steps; for a teacher, the most evaluated steps."""
+    """A student's first number of steps; a teacher's most evaluated steps."""
     return round_.num_steps or max(self.evaluation.num_steps)
 
   def usual_guidance(self, round_: Round) -> Guidance | None:

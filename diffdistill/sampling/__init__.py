@@ -9,5 +9,6 @@ SAMPLERS = Kinds(
     "ancestral": "ancestral:Ancestral",
     "heun": "heun:Heun",
     "one_step": "one_step:OneStep",
+    "flow_map": "flow_map:FlowMap",
   },
 )

@@ -1,7 +1,6 @@
 """DDIM: the deterministic sampler (Song et al. 2021, Eq. 12 with eta = 0)."""
 
 import dataclasses
-from typing import ClassVar
 
 from jaxtyping import Array, Int
 
@@ -14,8 +13,6 @@ from diffdistill.sampling.sampler import Memory, Sampler
 class DDIM(Sampler):
   """Makes x_s from the predicted x0 and eps; the last step returns x0."""
 
-  aims: ClassVar[bool] = True
-
   def step(
     self,
     model: Model,
@@ -26,5 +23,5 @@ class DDIM(Sampler):
     key: Key,
     num_steps: Int[Array, ""],
   ) -> tuple[Image, Memory]:
-    prediction = self.predict(model, x_t, t, s)
+    prediction = self.predict(model, x_t, t)
     return self.process.ddim(x_t, prediction, t, s), memory

@@ -49,8 +49,6 @@ class Sampler(abc.ABC):
 
   # How many passes of the denoiser one step takes.
   evaluations: ClassVar[int] = 1
-  # Whether the denoiser is told the time at which the step ends.
-  aims: ClassVar[bool] = False
 
   def __post_init__(self):
     grids = (*GRIDS, *INDEX_GRIDS)
@@ -195,6 +193,5 @@ class Sampler(abc.ABC):
         traced. For 0 the prediction is of the noise itself.
     """
     x_t = self(model, x, key, num_steps, stop=done)
-    left = num_steps - done
-    t, s = (per_example(self.time(j, num_steps), x) for j in (left, left - 1))
-    return self.predict(model, x_t, t, s if self.aims else None).x0
+    t = per_example(self.time(num_steps - done, num_steps), x)
+    return self.predict(model, x_t, t).x0

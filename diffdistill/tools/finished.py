@@ -94,9 +94,10 @@ def finished_model(
       " out"
     )
   steps = run.usual_steps(round_) if num_steps is None else num_steps
-  if round_.num_steps not in (0, steps):
+  if not {0, steps} & set(round_.all_steps):
+    made = " or ".join(map(str, round_.all_steps))
     say(
-      f"{name} was made for {round_.num_steps} steps and is sampled in {steps};"
+      f"{name} was made for {made} steps and is sampled in {steps};"
       f" leave num_steps out for {round_.num_steps}"
     )
   return stage, round_, steps

@@ -34,6 +34,7 @@ class Round:
     num_updates: how many updates the round has; the largest possible number if
       the clock ends it; 0 if it makes pairs.
     num_steps: the student's sampler steps; 0 if it has no number of steps.
+    more_steps: other numbers of steps that the student is made for too.
     frozen: for each frozen tree of weights, the round that makes it, or the
       address of weights outside the run.
     guided: whether its teacher is guided. A student of this run is not guided
@@ -48,6 +49,12 @@ class Round:
   frozen: Mapping[str, str]
   guided: bool
   seconds: float = 0.0
+  more_steps: tuple[int, ...] = ()
+
+  @property
+  def all_steps(self) -> tuple[int, ...]:
+    """All numbers of steps that the student is made for; (0,) for a teacher."""
+    return (self.num_steps, *self.more_steps)
 
   @property
   def code(self) -> int:

@@ -42,7 +42,8 @@ class Training(Stage):
     start_steps: the teacher's steps before the first halving.
     end_steps: the steps of the last student.
     num_steps: the students' numbers of steps, if the stage trains each student
-      by itself.
+      by itself; or those of its only student, which is sampled in the first
+      number by default and judged at all of them.
     long_rounds: students with at most this many steps get twice the num_updates
       (Salimans & Ho 2022, section 5.2: the rounds of 2 steps and of 1 step); 0
       for none.
@@ -133,6 +134,10 @@ class Training(Stage):
       return (make(f"{self.name}/001", 1),)
     if kind == "each":
       return tuple(make(f"{self.name}/{n:03d}", n) for n in self.num_steps)
+    if kind == "any":
+      first, *more = self.num_steps
+      only = make(f"{self.name}/any", first)
+      return (dataclasses.replace(only, more_steps=tuple(more)),)
     result = []
     for num_steps in self._students():
       name = f"{self.name}/{num_steps:03d}"
@@ -141,10 +146,12 @@ class Training(Stage):
     return tuple(result)
 
   def _students(self) -> list[int]:
-    """The numbers of steps of the students; 0 for a round without a number."""
-    if self.objective.rounds != "halving":
-      return list(self.num_steps) or [0]
-    return halved(self.start_steps, self.end_steps)
+    """The number of steps of each round; 0 for a round without a number."""
+    if self.objective.rounds == "halving":
+      return halved(self.start_steps, self.end_steps)
+    if self.objective.rounds == "any":
+      return list(self.num_steps[:1])
+    return list(self.num_steps) or [0]
 
   def _parts(self, num_steps: int) -> int:
     """The length of a round, as a multiple of num_updates."""
@@ -233,7 +240,7 @@ class Training(Stage):
     kind = self.objective.rounds
     for field, value, wanted in (
       ("start_steps", self.start_steps, kind == "halving"),
-      ("num_steps", self.num_steps, kind == "each"),
+      ("num_steps", self.num_steps, kind in ("each", "any")),
       ("pairs", self.pairs, self.objective.consumes == "pairs"),
     ):
       if bool(value) != wanted:

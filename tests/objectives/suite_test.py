@@ -55,7 +55,7 @@ def test_an_objective_names_its_product_and_kind(name):
   assert product in ("teacher", "student", "classifier")
   assert (objective.sampler is None) == (product == "classifier")
   assert objective.consumes in ("images", "pairs")
-  assert objective.rounds in ("one", "one_step", "halving", "each")
+  assert objective.rounds in ("one", "one_step", "halving", "each", "any")
   # A model without a number of steps is sampled and guided as a teacher.
   assert (objective.rounds == "one") == (product != "student")
   # Every tree must learn in some turn of the cycle, and may start only from a

@@ -23,14 +23,16 @@ def listening(toy, heard):
 @pytest.mark.parametrize(
   ("kind", "aims"),
   [
-    ("ddim", [0.25]),
+    ("flow_map", [0.25]),
     ("one_step", [0.25]),
-    # ancestral and heun need the prediction at t only, so they pass no s.
+    # These samplers need the prediction at t only, so they pass no s. A network
+    # of two times then predicts as a network of one time does.
+    ("ddim", [None]),
     ("ancestral", [None]),
     ("heun", [None, None]),
   ],
 )
-def test_only_ddim_and_one_step_pass_the_target_time_to_the_model(
+def test_only_flow_map_and_one_step_pass_the_target_time_to_the_model(
   toys, kind, aims
 ):
   toy, heard = toys("cosine"), []

@@ -96,8 +96,11 @@ def test_rounds_of_other_kinds_have_the_same_length(stage, guided):
   frozen = {"teacher": "somewhere"}
   each = stage("moments", "each", num_steps=(8, 2, 1))
   one_step = stage("student", "one_step", consumes="pairs", pairs="pairs")
+  any_ = stage("maps", "any", num_steps=(2, 1, 4))
+  assert [r.all_steps for r in any_.rounds(frozen, guided)] == [(2, 1, 4)]
   for made, expected in (
     (stage("tune"), [("tune", 0)]),
+    (any_, [("maps/any", 2)]),
     (one_step, [("student/001", 1)]),
     (each, [("moments/008", 8), ("moments/002", 2), ("moments/001", 1)]),
   ):
@@ -146,6 +149,7 @@ def test_steps_that_do_not_halve_are_refused(halving, start, end):
     ({"pairs": "pairs"}, "pairs is 'pairs', but its objective has no use for"),
     ({"rounds": "halving"}, "start_steps is 0, but its objective needs it"),
     ({"rounds": "each"}, "num_steps is (), but its objective needs it; pass"),
+    ({"rounds": "any"}, "num_steps is (), but its objective needs it; pass"),
     ({"consumes": "pairs"}, "pairs is '', but its objective needs it; pass"),
     ({"rounds": "one_step", "num_steps": (1,)}, "has no use for it; remove it"),
     ({"rounds": "each", "num_steps": (4, 0)}, "num_steps is (4, 0); pass 1 or"),
