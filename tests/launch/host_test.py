@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import re
 import signal
 import subprocess
 
@@ -90,7 +89,7 @@ def test_skypilot_restarts_a_preempted_job_but_not_a_refused_one():
 
 @pytest.fixture
 def cluster(tmp_path):
-  """A folder with fake programs in place of those of a host and of Slurm.
+  """A folder with fake programs in place of those of a host and of a cloud.
 
   The fake `diffdistill train` ends with the status in the next line of `plan`.
   """
@@ -102,15 +101,6 @@ sed -i 1d $SIM/plan
 [ "$status" != 1 ] || echo "diffdistill: batch_size is 7" >&2
 [ "$status" != crash ] || { echo Traceback >&2; exit 1; }
 exit "$status"
-""",
-    "srun": """
-echo "srun $*" >> $SIM/calls
-while [[ $1 == --* ]]; do shift; done
-"$@"
-""",
-    "scontrol": """
-echo "scontrol $*" >> $SIM/calls
-[ "$1" != show ] || echo "   JobState=$JOB_STATE Reason=None"
 """,
     "gcloud": """
 echo "gcloud $*" >> $SIM/calls
@@ -182,67 +172,6 @@ def test_a_skypilot_job_trains_and_restarts(
   ]
   installed = (cluster / "uv.log").read_text()
   assert f"jax[tpu] diffdistill[tfds,gcs] @ {ROOT}" in installed
-
-
-SLURM = (
-  *("bash", "launch/slurm.sbatch", "--config=digits:all"),
-  "--workdir=/shared/run",
-)
-JOB = {
-  "SLURM_JOB_ID": "7",
-  "SLURM_JOB_NUM_NODES": "2",
-  "SLURM_NTASKS_PER_NODE": "1",
-  "JOB_STATE": "RUNNING",
-}
-
-
-def test_slurm_signals_the_tasks_and_not_srun():
-  """If srun gets SIGTERM, it kills its tasks before they can save."""
-  text = (ROOT / "launch" / "slurm.sbatch").read_text()
-  options = re.findall(r"^#SBATCH (\S+)$", text, re.MULTILINE)
-  assert {"--requeue", "--signal=TERM@120"} < set(options)
-  assert "kill -" not in text
-  # Slurm reads options only before the first command.
-  assert text.rindex("#SBATCH") < text.index("\nset ")
-
-
-def test_a_slurm_job_trains(cluster, run):
-  done = run(*SLURM, plan=[0], **JOB)
-  assert done.returncode == 0, done.stderr
-  assert lines(cluster / "trainings") == [
-    "train --config=digits:all --workdir=/shared/run --multihost"
-    " --expect_devices=2"
-  ]
-  (srun,) = lines(cluster / "calls")
-  assert srun.startswith("srun --kill-on-bad-exit=0 --wait=120 ")
-
-
-@pytest.mark.parametrize(
-  ("ended", "more", "requeued", "status"),
-  [
-    (75, {}, True, 0),
-    (70, {}, True, 0),
-    ("crash", {}, True, 0),
-    (75, {"JOB_STATE": "CANCELLED"}, False, 75),
-    (70, {"SLURM_RESTART_COUNT": "100"}, False, 1),
-    (1, {}, False, 1),
-  ],
-)
-def test_slurm_requeues_a_job_that_a_restart_can_mend(
-  cluster, run, ended, more, requeued, status
-):
-  done = run(*SLURM, plan=[ended], **{**JOB, **more})
-  assert done.returncode == status, done.stderr
-  assert ("scontrol requeue 7" in lines(cluster / "calls")) == requeued
-
-
-def test_a_slurm_job_without_a_config_is_refused(cluster, run):
-  done = run("bash", "launch/slurm.sbatch", "--workdir=/shared/run", **JOB)
-  assert done.returncode == 2
-  assert done.stderr == (
-    "slurm.sbatch: --config=... or --workdir=... is missing\n"
-  )
-  assert not lines(cluster / "calls")
 
 
 POD = (
