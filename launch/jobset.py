@@ -6,8 +6,10 @@
     --config=imagenet64:moment_matching \\
     --workdir=gs://bucket/runs/moments | kubectl apply --filename=-
 
-or with --gpu=nvidia-h100-80gb --hosts=4 --chips_per_host=8. The cluster needs
-JobSet (jobset.sigs.k8s.io/docs/installation), which restarts the training. To
+or with --gpu=nvidia-h200-141gb --hosts=4 --chips_per_host=8. The cluster needs
+JobSet (jobset.sigs.k8s.io/docs/installation), which restarts the training. A
+config that is a file of your own is copied to the hosts. Before anything is
+printed, admit.py checks the config here and says what its plan expects. To
 watch, and to delete it at the end:
 
   kubectl logs --follow --tail=-1 --selector=\\
@@ -15,8 +17,8 @@ watch, and to delete it at the end:
   kubectl delete jobset,configmap,role,rolebinding moments
 
 "Plan TPUs in GKE" (cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus)
-lists the names of TPUs, their topologies and the chips per host. This file
-needs only Python's standard library.
+lists the names of TPUs, their topologies and the chips per host; a host of
+tpu7x has four chips, and its topologies have three numbers, such as 2x2x2.
 """
 
 import argparse
@@ -29,7 +31,12 @@ import string
 import sys
 from typing import Any, NoReturn
 
-_HERE = pathlib.Path(__file__).parent
+import admit
+import gke_pod
+
+_HERE = pathlib.Path(__file__).resolve().parent
+# A chip of this kind is two devices of JAX.
+_TWO_DEVICES = "tpu7x"
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 # For each flag, the pattern of its values, and what a refusal asks for. The
 # patterns of names are those of Kubernetes ("Object Names and IDs",
@@ -43,9 +50,10 @@ _FORMS = {
   "namespace": (_LABEL, "lower-case letters, digits and hyphens"),
   "service_account": (rf"{_LABEL}(\.{_LABEL})*", "the name of an account"),
   "tpu": (_LABEL, "GKE's name of a TPU, such as tpu-v6e-slice"),
-  "gpu": (_LABEL, "GKE's name of a GPU, such as nvidia-h100-80gb"),
+  "gpu": (_LABEL, "GKE's name of a GPU, such as nvidia-h200-141gb"),
   "topology": (r"[1-9]\d{0,3}(x[1-9]\d{0,3}){1,2}", "a shape such as 16x16"),
   "image": (r"\w[\w./:@-]*", "REGISTRY/NAME:TAG"),
+  "network": ("rdma|none", "rdma or none"),
   "extras": (r"[a-z0-9_-]*(,[a-z0-9_-]+)*", "names with commas between them"),
   "package": (
     r"git\+(https|ssh)://\S+[^/\s]+@[\w./-]+",
@@ -79,7 +87,7 @@ def _parser() -> Parser:
   add("--tpu", help="GKE's name of a TPU, such as tpu-v5-lite-podslice")
   add("--topology", help="shape of each TPU slice, such as 16x16")
   add("--slices", type=int, default=1, help="number of TPU slices")
-  add("--gpu", help="GKE's name of a GPU, such as nvidia-h100-80gb")
+  add("--gpu", help="GKE's name of a GPU, such as nvidia-h200-141gb")
   add("--hosts", type=int, default=1, help="number of nodes with GPUs")
   add("--chips_per_host", type=int, required=True, help="TPUs or GPUs per host")
   add(
@@ -97,6 +105,16 @@ def _parser() -> Parser:
     metavar="NAME=VALUE",
     help="variable of the containers, such as TFDS_DATA_DIR=gs://bucket/tfds",
   )
+  add(
+    "--secret",
+    action="append",
+    default=[],
+    metavar="NAME=SECRET/KEY",
+    help="variable with a value of a Kubernetes Secret in the same namespace,"
+    " such as WANDB_API_KEY=wandb/key",
+  )
+  add("--network", help="of GPUs: rdma or none; default: by the GPU")
+  add("--cuda", type=int, default=13, help="12 if drivers are older than 580")
   add("--max_restarts", type=int, default=100, help="limit of restarts")
   return parser
 
@@ -119,10 +137,24 @@ def _complaint(flags: argparse.Namespace, overrides: list[str]) -> str:
   for pair in flags.env:
     if not re.fullmatch(r"[A-Za-z_]\w*=.*", pair, re.ASCII):
       return "--env has a variable without a name, or of several lines"
+    name = pair.partition("=")[0]
+    if re.search("KEY|TOKEN|SECRET|PASSW|CREDENTIAL", name, re.IGNORECASE):
+      return (
+        f"--env={name} may be secret, and anybody can read a manifest; pass"
+        f" --secret={name}=SECRET/KEY, and make it with `kubectl create secret"
+        " generic SECRET --from-literal=KEY=...`"
+      )
+  for pair in flags.secret:
+    if not re.fullmatch(r"[A-Za-z_]\w*=[a-z0-9.-]+/[\w.-]+", pair, re.ASCII):
+      return (
+        "--secret is not NAME=SECRET/KEY, the names of a Secret and its key"
+      )
   if (flags.tpu is None) == (flags.gpu is None):
     return f"--tpu is {flags.tpu} and --gpu {flags.gpu}; pass one"
   if (flags.tpu is None) != (flags.topology is None):
     return f"--topology is {flags.topology}; pass it with --tpu, and only then"
+  if flags.tpu and flags.network:
+    return f"--network is {flags.network}; pass it only with --gpu"
   if flags.tpu and _chips(flags) % flags.chips_per_host:
     return (
       f"--chips_per_host is {flags.chips_per_host}, which does not divide the"
@@ -138,42 +170,42 @@ def _chips(flags: argparse.Namespace) -> int:
   return math.prod(map(int, flags.topology.split("x")))
 
 
+def _devices(flags: argparse.Namespace) -> int:
+  """The number of devices that JAX will see in all."""
+  each = 2 if flags.tpu == _TWO_DEVICES else 1
+  return flags.slices * _chips(flags) * each
+
+
+def _rdma(flags: argparse.Namespace) -> bool:
+  """Whether the hosts' GPUs are connected by RDMA."""
+  usual = flags.hosts > 1 and flags.gpu in gke_pod.WITH_RDMA
+  return flags.network == "rdma" or (flags.network is None and usual)
+
+
+def _train(flags: argparse.Namespace, overrides: list[str]) -> list[str]:
+  """The flags of `diffdistill train` on a host."""
+  several = flags.slices * _chips(flags) > flags.chips_per_host
+  return [
+    f"--config={admit.carried(flags.config, '/launch')}",
+    f"--workdir={flags.workdir}",
+    *overrides,
+    f"--expect_devices={_devices(flags)}",
+    *(["--multihost"] if several else []),
+  ]
+
+
 def _script(flags: argparse.Namespace, overrides: list[str]) -> str:
   """The shell script that the container of each host runs."""
-  chips = flags.slices * _chips(flags)
-  several = ["--multihost"] if chips > flags.chips_per_host else []
-  run = shlex.join(
-    [
-      *("exec", "bash", "/launch/host.sh", "run", "diffdistill", "train"),
-      f"--config={flags.config}",
-      f"--workdir={flags.workdir}",
-      *overrides,
-      f"--expect_devices={chips}",
-      *several,
-    ]
-  )
-  if not flags.package:
-    return run
-  jax = "jax[tpu]" if flags.tpu else "jax[cuda12,k8s]"
-  extras = f"[{flags.extras}]" if flags.extras else ""
-  install = shlex.join(
-    [
-      *("bash", "/launch/host.sh", "install"),
-      *(jax, f"diffdistill{extras} @ {flags.package}"),
-    ]
-  )
-  # If the install fails, try again later: the package index may be down.
-  return f"{install} || exit 70; {run}"
-
-
-def _literal(text: str) -> str:
-  """Escapes a text so that Kubernetes does not change it.
-
-  In commands and variables, Kubernetes replaces $(NAME) by the value of NAME,
-  and $$ by $ ("Define a Command and Arguments for a Container",
-  kubernetes.io/docs/tasks/inject-data-application).
-  """
-  return text.replace("$", "$$")
+  host = ("bash", "/launch/host.sh")
+  train = ("run", "diffdistill", "train", *_train(flags, overrides))
+  lines = [gke_pod.SETUP] if _rdma(flags) else []
+  if flags.package:
+    jax = "jax[tpu]" if flags.tpu else f"jax[cuda{flags.cuda},k8s]"
+    extras = f"[{flags.extras}]" if flags.extras else ""
+    package = f"diffdistill{extras} @ {flags.package}"
+    # If the install fails, try again later: the package index may be down.
+    lines.append(f"{shlex.join([*host, 'install', jax, package])} || exit 70")
+  return "; ".join([*lines, shlex.join(["exec", *host, *train])])
 
 
 def manifest(flags: argparse.Namespace, overrides: list[str]) -> str:
@@ -188,18 +220,18 @@ def manifest(flags: argparse.Namespace, overrides: list[str]) -> str:
     # Each slice is a node pool, and runs one job.
     pool = "cloud.google.com/gke-nodepool"
     annotations = {"alpha.jobset.sigs.k8s.io/exclusive-topology": pool}
-    env = []
   else:
     selector = {"cloud.google.com/gke-accelerator": flags.gpu}
     annotations = {}
-    # GKE installs the driver of GPUs in this folder.
-    env = ["LD_LIBRARY_PATH=/usr/local/nvidia/lib64"]
-  files = (_HERE / "host.sh", _HERE.parent / "requirements.txt")
-  pairs = (pair.partition("=") for pair in (*env, *flags.env))
+  files = [_HERE / "host.sh", _HERE.parent / "requirements.txt"]
+  own = admit.own_file(flags.config)
+  # GKE installs the driver of GPUs in this folder.
+  driver = ["LD_LIBRARY_PATH=/usr/local/nvidia/lib64"] if flags.gpu else []
   values: dict[str, Any] = {
     **vars(flags),
+    **gke_pod.attached(flags.name, _rdma(flags)),
     "hosts": _chips(flags) // flags.chips_per_host,
-    "files": {path.name: path.read_text() for path in files},
+    "files": {p.name: p.read_text() for p in (*files, *([own] if own else []))},
     "annotations": annotations,
     "node_selector": {**selector, **spot},
     "tolerations": [
@@ -207,8 +239,8 @@ def manifest(flags: argparse.Namespace, overrides: list[str]) -> str:
       for taint in (resource, *spot)
     ],
     "limits": {resource: flags.chips_per_host},
-    "env": [{"name": n, "value": _literal(v)} for n, _, v in pairs],
-    "script": _literal(_script(flags, overrides)),
+    "environment": gke_pod.environment([*driver, *flags.env], flags.secret),
+    "script": gke_pod.literal(_script(flags, overrides)),
   }
   template = string.Template((_HERE / "jobset.yaml").read_text())
   written = {name: json.dumps(value) for name, value in values.items()}
@@ -221,6 +253,15 @@ def main() -> int:
   if complaint:
     print(f"jobset.py: {complaint}", file=sys.stderr)
     return 1
+  train = [f"--config={flags.config}", *_train(flags, overrides)[1:]]
+  if not admit.admitted(flags.tpu or flags.gpu, train):
+    return 1
+  if flags.gpu and flags.hosts > 1 and not _rdma(flags):
+    print(
+      "jobset.py: the hosts' GPUs talk over the pods' usual network, which is"
+      f" slow; --network is none for --gpu={flags.gpu}",
+      file=sys.stderr,
+    )
   print(manifest(flags, overrides), end="")
   return 0
 
