@@ -9,10 +9,11 @@
 #     --workdir=gs://bucket/runs/moments --expect_devices=256 --multihost
 #
 # The arguments are a name, the package to install, flags of `gcloud compute
-# tpus queued-resources create`, and flags of `diffdistill train`. Every host
-# installs and trains when it starts, and again after a failure; it gets
-# TFDS_DATA_DIR if this is set here. DRY_RUN=1 prints the command and the hosts'
-# script.
+# tpus queued-resources create`, and flags of `diffdistill train`. First admit.py
+# checks the config here. Every host installs and trains when it starts, and
+# again after a failure; it gets TFDS_DATA_DIR if this is set here, and a copy of
+# a config that is a file of your own, but no secrets: whoever may see the pod
+# may read its script. DRY_RUN=1 prints the command and the hosts' script.
 #
 # Google no longer develops this Cloud TPU API, which does not offer new chips:
 # GKE is the better way (jobset.py). This script does not wait, rent again or
@@ -38,8 +39,9 @@ shift 2
 [[ $package =~ ^git\+(https|ssh)://[^[:space:]]+@[A-Za-z0-9_./-]+$ ]] ||
   refuse "the package is '$package'; pass git+https://HOST/REPOSITORY@REF, so\
  that every restart trains the same code"
-flags=()
+flags=() chips=tpu
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
+  case $1 in --accelerator-type=*) chips=${1#*=} ;; esac
   flags+=("$1")
   shift
 done
@@ -48,6 +50,10 @@ shift
 [[ " $* " == *" --workdir=gs://"* ]] ||
   refuse "--workdir is no bucket; pass gs://bucket/runs/name, which outlives\
  the pod"
+found=$("${PYTHON:-python3}" "$here/admit.py" --carry=/root/launch "$chips" "$@")
+own=${found%%$'\n'*} train=${found#*$'\n'}
+[ -z "$own" ] ||
+  own="base64 -d > $(printf %q "${own##*/}") <<< $(base64 -w 0 "$own")"
 # One slice, unless the flags set another number.
 [[ " ${flags[*]-} " == *" --node-"* ]] || flags+=(--node-id="$name")
 
@@ -60,10 +66,11 @@ export HOME=/root
 mkdir -p /root/launch && cd /root/launch
 base64 -d > host.sh <<< $(base64 -w 0 "$here/host.sh")
 base64 -d > requirements.txt <<< $(base64 -w 0 "$here/../requirements.txt")
+$own
 ${TFDS_DATA_DIR:+export TFDS_DATA_DIR=$(printf %q "$TFDS_DATA_DIR")}
 for _ in {1..100}; do
   if bash host.sh install 'jax[tpu]' $(printf %q "$requirement"); then
-    bash host.sh run diffdistill train $(printf '%q ' "$@")
+    bash host.sh run diffdistill train $train
     case \$? in 0 | 1 | 2) break ;; esac
   fi
   sleep 30

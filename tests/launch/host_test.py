@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 
@@ -81,10 +82,7 @@ def test_skypilot_restarts_a_preempted_job_but_not_a_refused_one():
     "recover_on_exit_codes": [75],
     "max_restarts_on_errors": 0,
   }
-  assert [n for n, v in task["envs"].items() if v is None] == [
-    "CONFIG",
-    "WORKDIR",
-  ]
+  assert [n for n, v in task["envs"].items() if v is None] == ["TRAIN"]
 
 
 @pytest.fixture
@@ -107,6 +105,21 @@ echo "gcloud $*" >> $SIM/calls
 for word; do
   case $word in *startup-script=*) cp "${word##*=}" $SIM/script ;; esac
 done
+""",
+    "admit": """
+shift
+[[ $1 != --carry=* ]] || shift
+echo "admit $*" >> $SIM/calls
+[ -z "${REFUSED:-}" ] || { echo "diffdistill: no" >&2; exit 2; }
+echo ${OWN:-}
+printf '%q ' "${@:2}"
+""",
+    "sky": """
+printf '%q ' sky "$@" >> $SIM/calls
+cp "$3" $SIM/task.yaml
+""",
+    "sbatch": """
+echo "sbatch $*" >> $SIM/calls
 """,
     "uv": """
 echo "$*" >> $SIM/uv.log
@@ -133,6 +146,7 @@ def run(cluster, children):
         "HOME": str(cluster / "home"),
         "PATH": f"{cluster / 'bin'}:/usr/bin:/bin",
         "SIM": str(cluster),
+        "PYTHON": "admit",
         **environment,
       },
     )
@@ -158,17 +172,13 @@ def test_a_skypilot_job_trains_and_restarts(
   cluster, run, plan, status, trainings
 ):
   task = skypilot()
-  envs = {
-    **task["envs"],
-    "CONFIG": "configs/a.py",
-    "WORKDIR": "gs://bucket/run",
-  }
+  flags = ("--workdir=gs://bucket/run", "--config.x=it's $(HOME)")
+  envs = {**task["envs"], "TRAIN": shlex.join(flags)}
   script = f"set -e\n{task['setup']}\nset +e\n{task['run']}"
   done = run("bash", "-c", script, plan=plan, **envs)
   assert done.returncode == status, done.stderr
   assert lines(cluster / "trainings") == trainings * [
-    "train --config=configs/a.py --workdir=gs://bucket/run"
-    " --expect_devices=64 --multihost"
+    "train --workdir=gs://bucket/run --config.x=it's $(HOME)"
   ]
   installed = (cluster / "uv.log").read_text()
   assert f"jax[tpu] diffdistill[tfds,gcs] @ {ROOT}" in installed
@@ -179,13 +189,88 @@ POD = (
   *("--config=a.py", "--workdir=gs://bucket/run", "--config.x=it's $(HOME)"),
 )
 PACKAGE = "git+https://github.com/OWNER/diffdistill@v0.1.0"
+# The launchers' commands, without the flags of train.
+LAUNCHERS = {
+  "sky": ("launch/skypilot.sh", "moments", "--secret", "WANDB_API_KEY"),
+  "gcloud": ("launch/queued_resource.sh", "moments", PACKAGE, POD[0], POD[1]),
+  "sbatch": ("launch/slurm.sbatch", "--nodes=4"),
+}
+
+
+@pytest.mark.parametrize("program", LAUNCHERS)
+def test_a_launcher_checks_the_config_before_it_rents(cluster, run, program):
+  command = ("bash", *LAUNCHERS[program], *POD[2:])
+  done = run(*command)
+  assert done.returncode == 0, done.stderr
+  checked, rented = lines(cluster / "calls")
+  assert checked.startswith("admit ")
+  assert (
+    checked.split()[1]
+    == {
+      "sky": "tpu-v6e",
+      "gcloud": "v5litepod-8",
+      "sbatch": "gpu",
+    }[program]
+  )
+  assert "--config=a.py --workdir=gs://bucket/run" in checked
+  assert rented.startswith(program)
+  (cluster / "calls").unlink()
+  done = run(*command, REFUSED="1")
+  assert (done.returncode, done.stderr) == (2, "diffdistill: no\n")
+  assert all(line.startswith("admit ") for line in lines(cluster / "calls"))
+
+
+def test_skypilot_copies_a_config_of_the_user(cluster, run, tmp_path):
+  own = tmp_path / "my.py"
+  own.touch()
+  command = ("bash", *LAUNCHERS["sky"], *POD[2:])
+  done = run(*command, OWN=str(own))
+  assert done.returncode == 0, done.stderr
+  assert yaml.safe_load((cluster / "task.yaml").read_text()) == {
+    **skypilot(),
+    "file_mounts": {"/tmp/diffdistill/my.py": str(own)},
+  }
+  called = shlex.split(lines(cluster / "calls")[-1])
+  assert called[4:-1] == [
+    *("--name=moments", "--secret", "WANDB_API_KEY"),
+    "--env",
+  ]
+  name, _, train = called[-1].partition("=")
+  assert (name, shlex.split(train)) == ("TRAIN", list(POD[3:]))
+
+
+def test_a_pod_of_queued_resources_gets_a_config_of_the_user(
+  cluster, run, tmp_path
+):
+  own = tmp_path / "my.py"
+  own.write_text("def get_config(): ...")
+  done = run("bash", *LAUNCHERS["gcloud"], *POD[2:], OWN=str(own))
+  assert done.returncode == 0, done.stderr
+  script = (cluster / "script").read_text().replace("/root", str(cluster))
+  (cluster / "script").write_text(script)
+  run("bash", cluster / "script", plan=[0])
+  assert (cluster / "launch" / "my.py").read_text() == own.read_text()
+
+
+def test_a_slurm_job_is_checked_for_its_number_of_devices(cluster, run):
+  words = ("--nodes=4", "--ntasks-per-node=2", "--", "--config=a.py")
+  run("bash", "launch/slurm.sbatch", *words)
+  assert lines(cluster / "calls") == [
+    "admit gpu --config=a.py --expect_devices=8",
+    "sbatch --nodes=4 --ntasks-per-node=2 launch/slurm.sbatch --config=a.py",
+  ]
+  done = run("bash", "launch/slurm.sbatch", "--config=a.py")
+  assert done.returncode == 2
+  assert done.stderr == (
+    "slurm.sbatch: there is no -- before the flags of train\n"
+  )
 
 
 def test_a_queued_resource_trains_when_it_starts(cluster, run):
   command = ("bash", "launch/queued_resource.sh", "moments", PACKAGE, *POD)
   done = run(*command, TFDS_DATA_DIR="gs://bucket/my tfds")
   assert done.returncode == 0, done.stderr
-  (call,) = lines(cluster / "calls")
+  _, call = lines(cluster / "calls")
   assert call.startswith(
     "gcloud compute tpus queued-resources create moments --project=mine"
     " --accelerator-type=v5litepod-8 --node-id=moments --metadata-from-file="
@@ -211,7 +296,7 @@ def test_a_dry_run_of_a_queued_resource_sends_no_request(cluster, run):
   done = run(*command, DRY_RUN="1")
   assert done.stdout.startswith("gcloud compute tpus queued-resources create")
   assert "host.sh run diffdistill train" in done.stdout
-  assert not lines(cluster / "calls")
+  assert [line.split()[0] for line in lines(cluster / "calls")] == ["admit"]
 
 
 @pytest.mark.parametrize(
