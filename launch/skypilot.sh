@@ -24,7 +24,8 @@ refuse() {
 flags=(--name="$1") chips=tpu-v6e
 shift
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
-  case ${flags[-1]}=$1 in --gpus=* | *=--gpus=*) chips=${1#--gpus=} ;; esac
+  [ "${flags[-1]}" != --gpus ] || chips=$1
+  case $1 in --gpus=*) chips=${1#*=} ;; esac
   flags+=("$1")
   shift
 done

@@ -220,6 +220,14 @@ def test_a_launcher_checks_the_config_before_it_rents(cluster, run, program):
   assert all(line.startswith("admit ") for line in lines(cluster / "calls"))
 
 
+@pytest.mark.parametrize("gpus", [("--gpus", "H100:8"), ("--gpus=H100:8",)])
+def test_the_check_is_told_the_gpus_of_skypilot(cluster, run, gpus):
+  words = ("m", *gpus, "--env", "JAX_EXTRA=cuda13", "--", *POD[4:])
+  done = run("bash", "launch/skypilot.sh", *words)
+  assert done.returncode == 0, done.stderr
+  assert lines(cluster / "calls")[0].startswith("admit H100:8 --config=a.py ")
+
+
 def test_skypilot_copies_a_config_of_the_user(cluster, run, tmp_path):
   own = tmp_path / "my.py"
   own.touch()

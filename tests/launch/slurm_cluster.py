@@ -166,9 +166,11 @@ class Cluster:
     os.killpg(self._nodes[node].pid, signal.SIGKILL)
     self._nodes[node].wait()
 
-  def call(self, *command: object) -> str:
-    """Runs a command of Slurm and returns what it prints."""
-    done = self._children.run(*command, env=self._environment, check=True)
+  def call(self, *command: object, **options: object) -> str:
+    """Runs a command with Slurm's variables and returns what it prints."""
+    done = self._children.run(
+      *command, env=self._environment, check=True, **options
+    )
     return done.stdout.strip()
 
   def until(self, true) -> None:

@@ -34,6 +34,7 @@ def cluster(tmp_path_factory):
   environment = {
     **os.environ,
     "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
+    "PYTHON": sys.executable,
     "PYTHONPATH": str(ROOT),
     "HOME": str(folder),
     "JAX_PLATFORMS": "cpu",
@@ -48,18 +49,26 @@ def cluster(tmp_path_factory):
 class Job:
   """A job that trains in a folder, each batch in `pace` seconds."""
 
-  def __init__(self, cluster, folder, *flags, pace=SLOWLY, restarts=0):
+  def __init__(
+    self, cluster, folder, *flags, pace=SLOWLY, restarts=0, checked=False
+  ):
     self._cluster, self.folder = cluster, folder
     self.workdir, self._log = folder / "run", folder / "job.log"
     self._held = folder / "held"
     self.pace(pace)
-    self.id = cluster.call(
-      *("sbatch", "--parsable", f"--chdir={ROOT}", f"--output={self._log}"),
+    options = (
+      *("--parsable", f"--chdir={ROOT}", f"--output={self._log}"),
       *("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=0"),
       *("--cpus-per-task=1", "--time=10"),
       f"--export=ALL,HELD={self._held},SLURM_RESTART_COUNT={restarts}",
-      *("launch/slurm.sbatch", f"--workdir={self.workdir}", *flags),
     )
+    train = (f"--workdir={self.workdir}", *flags)
+    if checked:
+      # The script checks the config and submits itself.
+      command = ("bash", "launch/slurm.sbatch", *options, "--", *train)
+    else:
+      command = ("sbatch", *options, "launch/slurm.sbatch", *train)
+    self.id = cluster.call(*command, cwd=ROOT)
 
   def pace(self, seconds):
     """Sets the seconds that each batch takes, at once for all processes."""
@@ -74,19 +83,13 @@ class Job:
     self._cluster.until(true)
 
   def until_it_trains(self, starts=1):
-    """Waits until this start of the training has recorded updates.
-
-    By then the run has a checkpoint.
-    """
-    path = self.workdir / "metrics.jsonl"
+    """Waits until this start of the training runs and has a checkpoint."""
+    saved = self.workdir / "teacher" / "checkpoints"
 
     def trains():
       goes_on = len(re.findall("goes on from update", self.said()))
-      return (
-        goes_on == starts - 1
-        and path.exists()
-        and path.read_bytes().count(b"\n") > SAVED_EVERY + starts
-      )
+      steps = [path for path in saved.glob("*") if path.name.isdigit()]
+      return goes_on == starts - 1 and steps
 
     self.until(trains)
 
@@ -137,11 +140,13 @@ def jobs(cluster, submit):
   "free" is not interrupted, "warned" came near its time limit, and "hung" made
   no more updates and reached its time limit. The last two were requeued.
   """
-  free, warned, hung = submit(pace=AT_ONCE), submit(), submit()
+  warned, hung = submit(), submit()
+  free = submit(pace=AT_ONCE, checked=True)
   for job, pace, minutes in ((warned, SLOWLY, 1), (hung, NEVER, 0)):
     job.until_it_trains()
     job.pace(pace)
     job.limit(minutes)
+  free.until(lambda: free.state() != "PENDING 0")
   # No job may start before the limits are changed.
   cluster.call("scontrol", "update", "PartitionName=test", "State=DOWN")
   for job in (warned, hung):
