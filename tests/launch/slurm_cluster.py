@@ -66,7 +66,7 @@ def require() -> None:
   """Skips the tests where Slurm cannot run; fails if the tests must run."""
   missing = [p for p in PROGRAMS if not shutil.which(p, path=PATH)]
   if missing:
-    reason = f"{', '.join(missing)} are missing: apt-get install {PACKAGES}"
+    reason = f"{', '.join(missing)} not found; apt-get install {PACKAGES}"
   elif os.geteuid():
     reason = "only root can start the nodes of a cluster"
   else:
