@@ -37,6 +37,7 @@ def cluster(tmp_path_factory):
     "PYTHON": sys.executable,
     "PYTHONPATH": str(ROOT),
     "HOME": str(folder),
+    "TMPDIR": str(folder),
     "JAX_PLATFORMS": "cpu",
     "JAX_NUM_CPU_DEVICES": "1",
     "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
