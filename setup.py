@@ -42,10 +42,12 @@ setup(
     "typing_extensions>=4.12",
   ],
   extras_require={
+    "cuda": ["jax[cuda13]>=0.10"],
     "gcs": ["gcsfs>=2024.6"],
     "plan": ["libtpu>=0.0.42"],
     "tensorboard": ["clu>=0.0.12", "tensorflow-cpu", "tensorboard"],
     "tfds": ["tensorflow-datasets", "array-record"],
+    "tpu": ["jax[tpu]>=0.10"],
     "wandb": ["wandb>=0.22"],
   },
   entry_points={"console_scripts": ["diffdistill = diffdistill.__main__:main"]},

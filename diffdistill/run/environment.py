@@ -18,6 +18,7 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -45,6 +46,8 @@ VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 # Flags that only make the compiler write about its work, without other effects.
 HARMLESS = ("--xla_dump", "--xla_hlo_profile", "--vmodule", "--v=")
 FILE = "environment.json"
+# Linux lists each GPU that a process may open in this folder.
+DEVICES = Path("/dev")
 
 
 def pin() -> None:
@@ -60,6 +63,21 @@ def pin() -> None:
         f"diffdistill: {name.upper()} is {here!r} here and would change what"
         f" is computed; {value!r} is used\n"
       )
+
+
+def unused_gpus() -> str:
+  """A line about GPUs of this machine that JAX does not use; "" if none.
+
+  There is no line if JAX_PLATFORMS names the platforms, as that is a choice.
+  """
+  gpus = sorted(path.name for path in DEVICES.glob("nvidia[0-9]*"))
+  chosen = getattr(jax.config, "jax_platforms", None)
+  if chosen or not gpus or jax.default_backend() != "cpu":
+    return ""
+  return (
+    f"this machine has NVIDIA GPUs ({', '.join(gpus)}), but JAX uses the CPU;"
+    " install jax[cuda13], or set JAX_PLATFORMS=cpu if the CPU is meant"
+  )
 
 
 def described() -> dict[str, Any]:

@@ -18,10 +18,12 @@ from diffdistill.version import VERSION
 
 # The packages of each extra, as in pip install 'diffdistill[plan]'.
 EXTRAS = {
+  "cuda": ("jax_cuda13_plugin",),
   "gcs": ("gcsfs",),
   "plan": ("libtpu",),
   "tensorboard": ("clu", "tensorflow", "tensorboard"),
   "tfds": ("tensorflow_datasets", "array_record"),
+  "tpu": ("libtpu",),
   "wandb": ("wandb",),
 }
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")

@@ -89,6 +89,8 @@ def _admit_data(run: Experiment, workdir: epath.Path) -> Recorded:
     counted=run.denoiser.conditional,
   )
   say(data.facts.summary(run.devices))
+  if unused := environment.unused_gpus():
+    say(unused)
   for line in run.chosen:
     say(line)
   return data

@@ -151,3 +151,24 @@ def test_a_damaged_record_is_refused_with_a_remedy(record, tmp_path):
   path.write_text(path.read_text().replace("jaxlib", "jaxlub"))
   with pytest.raises(ValueError, match="digest does not match; restore it, or"):
     record()
+
+
+@pytest.mark.parametrize(
+  ("files", "backend", "platforms", "warned"),
+  [
+    (["nvidia0", "nvidia1", "nvidiactl"], "cpu", None, "nvidia0, nvidia1"),
+    (["nvidia0"], "gpu", None, None),
+    (["nvidia0"], "cpu", "cpu", None),
+    (["nvidiactl", "null"], "cpu", None, None),
+  ],
+)
+def test_gpus_that_jax_does_not_use_are_named(
+  tmp_path, monkeypatch, setting, files, backend, platforms, warned
+):
+  for name in files:
+    (tmp_path / name).touch()
+  monkeypatch.setattr(environment, "DEVICES", tmp_path)
+  monkeypatch.setattr(jax, "default_backend", lambda: backend)
+  setting("jax_platforms", platforms)
+  line = environment.unused_gpus()
+  assert (f"({warned})" in line) if warned else line == ""
