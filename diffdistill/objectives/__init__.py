@@ -13,5 +13,6 @@ OBJECTIVES = Kinds(
     "classifier_features": "classifier_features:ClassifierFeatures",
     "moment_matching": "moment_matching:MomentMatching",
     "parameter_moment_matching": "moment_matching:ParameterMomentMatching",
+    "flow_map": "flow_map:FlowMapDistillation",
   },
 )

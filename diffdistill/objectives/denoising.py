@@ -17,6 +17,7 @@ from diffdistill.arrays import Batch, Key
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.timesteps import TimeDraw, Uniform, draw_discrete
 from diffdistill.diffusion.weighting import weight
+from diffdistill.objectives.labels import check_label_dropout, hide_labels
 from diffdistill.objectives.objective import (
   Loss,
   Now,
@@ -29,6 +30,7 @@ from diffdistill.objectives.objective import (
   weighted_loss,
 )
 from diffdistill.ranges import Range, Share, check_ranges
+from diffdistill.sampling.flow_map import FlowMap
 from diffdistill.sampling.sampler import Sampler
 
 
@@ -66,10 +68,11 @@ class Denoising(Objective):
         f" {type(self.draw).__name__} is of continuous times; pass"
         " discrete_steps=0 or draw.kind=uniform"
       )
-    if (self.label_dropout > 0) != (self.denoiser.null_label is not None):
+    check_label_dropout(self.label_dropout, self.denoiser)
+    if isinstance(self.sampler, FlowMap):
       raise ValueError(
-        f"label_dropout is {self.label_dropout}, but the denoiser's null label"
-        f" is {self.denoiser.null_label}; pass both or neither"
+        "the sampler is flow_map, but a teacher predicts at one time; pass"
+        " sampler.kind=ddim, and flow_map to the stage of a student"
       )
 
   @property
@@ -86,14 +89,14 @@ class Denoising(Objective):
   def loss(
     self, turn: Turn, trees: Trees, batch: Batch, key: Key, now: Now
   ) -> Loss:
-    x0, condition = batch["image"], batch["condition"]
-    label = condition.label
+    x0, process = batch["image"], self.denoiser.process
     key_t, key_eps, key_label, key_dropout = jax.random.split(key, 4)
-    if label is not None and self.denoiser.null_label is not None:
-      hidden = jax.random.bernoulli(key_label, self.label_dropout, label.shape)
-      label = jnp.where(hidden, self.denoiser.null_label, label)
-      condition = condition._replace(label=label)
-    process = self.denoiser.process
+    condition, _ = hide_labels(
+      batch["condition"],
+      self.denoiser.null_label,
+      self.label_dropout,
+      key_label,
+    )
     if self.discrete_steps:
       t = draw_discrete(key_t, x0.shape[0], self.discrete_steps)
     else:

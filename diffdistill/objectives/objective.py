@@ -104,6 +104,8 @@ class Passes:
     input_gradient: passes of the denoiser, forward and backward to its input.
     input_tangent: passes of the denoiser, forward with a derivative along its
       input.
+    tangent_gradient: passes of the denoiser, forward with a derivative along
+      its input, and backward to its weights through both.
     trunk: passes of the trunk, the part of the denoiser up to a head's
       features.
     trunk_gradient: passes of the trunk, forward and backward to its input.
@@ -117,6 +119,7 @@ class Passes:
   tangent: int | float = 0
   input_gradient: int | float = 0
   input_tangent: int | float = 0
+  tangent_gradient: int | float = 0
   trunk: int | float = 0
   trunk_gradient: int | float = 0
   trunk_share: int | float = 1
@@ -130,12 +133,14 @@ class Passes:
     A layer y = W x computes one product. Its tangent W' x + W x' needs two more
     products, and its gradient too, so each costs 3 units. A derivative along
     the input alone, or a gradient to the input alone, needs one more product,
-    so it costs 2 units.
+    so it costs 2 units. The gradient of such a derivative needs both backward
+    products twice, so it costs 6.
     """
     return (
       self.forward
       + 3 * (self.gradient + self.tangent)
       + 2 * (self.input_gradient + self.input_tangent)
+      + 6 * self.tangent_gradient
       + self.trunk_share * (self.trunk + 2 * self.trunk_gradient)
     )
 

@@ -221,11 +221,13 @@ def _passes(
     _, features = denoiser.look(
       params, x, t, condition, names=objective.features
     )
-    parts = [jnp.mean(jnp.square(f)) for f in features.values()]
-    return jnp.sum(jnp.stack(parts))
+    return jnp.sum(jnp.stack([_mean_square(f) for f in features.values()]))
 
   def scalar(params: Params) -> jax.Array:
-    return jnp.mean(jnp.square(forward(params)))
+    return _mean_square(forward(params))
+
+  def tangent(params: Params) -> tuple[jax.Array, jax.Array]:
+    return jax.jvp(lambda x: forward(params, x), (x,), (x,))
 
   calls = {
     "forward": (forward, params),
@@ -237,13 +239,12 @@ def _passes(
       (params, other),
     ),
     "input_gradient": (
-      lambda params: jax.grad(
-        lambda x: jnp.mean(jnp.square(forward(params, x)))
-      )(x),
+      lambda params: jax.grad(lambda x: _mean_square(forward(params, x)))(x),
       params,
     ),
-    "input_tangent": (
-      lambda params: jax.jvp(lambda x: forward(params, x), (x,), (x,)),
+    "input_tangent": (tangent, params),
+    "tangent_gradient": (
+      jax.grad(lambda params: _mean_square(jnp.stack(tangent(params)))),
       params,
     ),
     "trunk": (lambda params: trunk(params, x), params),
@@ -269,7 +270,7 @@ def _classifier_passes(
   argument = 0 if makes_classifier(objective) else 1
 
   def features(weights: Params, x: jax.Array) -> jax.Array:
-    return jnp.mean(jnp.square(classifier.apply(weights, x).features))
+    return _mean_square(classifier.apply(weights, x).features)
 
   return {
     "classifier": _compiled(lambda w: features(w, x), weights),
@@ -277,6 +278,10 @@ def _classifier_passes(
       lambda w: jax.grad(features, argument)(w, x), weights
     ),
   }
+
+
+def _mean_square(x: jax.Array) -> jax.Array:
+  return jnp.mean(jnp.square(x))
 
 
 def _compiled(

@@ -10,11 +10,19 @@ V_t = alpha_t^2 w^2 + sigma_t^2, the exact flow map is
 Every test here computes in float64.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffdistill.diffusion.flow_maps import (
+  circle_velocity,
+  eulerian,
+  lagrangian,
+  semigroup,
+)
 from diffdistill.diffusion.prediction import Prediction, from_prediction
 from diffdistill.diffusion.process import GaussianProcess
 from diffdistill.diffusion.schedule import (
@@ -187,32 +195,101 @@ def test_to_circle_gives_cos_of_the_angle_times_x0_plus_sin_times_eps(name):
   np.testing.assert_allclose(x, jnp.cos(p) * x0 + jnp.sin(p) * eps, atol=1e-12)
 
 
+def sizes_of(process):
+  """The size of each identity's error for the exact flow map."""
+  x_t, t, s = (jnp.asarray(value) for value in (X, T, S))
+  model, middle = functools.partial(predicted, process), 0.6 * t + 0.4 * s
+
+  @jax.jit
+  def errors():
+    flow = denoised(process, x_t, t)
+    x_s, slope = lagrangian(process, model, x_t, t, s)
+    end = circle_velocity(process, denoised(process, x_s, s), s)
+    jump = semigroup(process, model, x_t, t, middle, s)
+    return {
+      "eulerian": eulerian(process, model, flow, x_t, t, s),
+      "flipped": eulerian(process, model, flow, x_t, t, s, share=-1.0),
+      "lagrangian": slope - end,
+      "end": x_s - flow_map(process, x_t, t, s),
+      "semigroup": jump - circle_velocity(process, model(x_t, t, s), t),
+    }
+
+  return {which: np.abs(side).max() for which, side in errors().items()}
+
+
 @every_schedule
-@pytest.mark.parametrize("sign", [1, -1])
-def test_the_exact_flow_map_satisfies_the_eulerian_identity(name, sign):
-  """The identity is cos(d) (v - vbar) - sin(d) (x + dvbar/dp_t) = 0."""
+def test_the_exact_flow_map_satisfies_the_three_identities(name):
+  sizes = sizes_of(GaussianProcess(schedule=ALL_SCHEDULES[name]))
+  # With the other sign of its second term, the Eulerian identity is false.
+  assert sizes.pop("flipped") > 0.02
+  assert max(sizes.values()) < 1e-12, sizes
+
+
+def test_each_identity_is_false_if_one_of_its_terms_is_changed(monkeypatch):
+  process = GaussianProcess(schedule=ALL_SCHEDULES["cosine"])
+  jvp = jax.jvp
+
+  def flipped(*arguments):
+    value, rate = jvp(*arguments)
+    return value, -rate
+
+  for place, name, wrong, touched in (
+    # Leave x out of the second term.
+    (
+      GaussianProcess,
+      "to_circle",
+      lambda _, x, t: (0 * x, t),
+      ("eulerian", "lagrangian", "semigroup"),
+    ),
+    # Do not move x by the first jump.
+    (GaussianProcess, "rotate", lambda _, x, *rest: x, ("semigroup",)),
+    # Flip the sign of the derivative.
+    (jax, "jvp", flipped, ("eulerian", "lagrangian")),
+  ):
+    with monkeypatch.context() as patch:
+      patch.setattr(place, name, wrong)
+      sizes = sizes_of(process)
+    assert min(sizes[which] for which in touched) > 0.02, (name, sizes)
+
+
+@pytest.mark.parametrize("name", ["cosine", "edm"])
+def test_at_equal_times_every_identity_compares_u_with_the_flow(name):
   process = GaussianProcess(schedule=ALL_SCHEDULES[name])
-  schedule = process.schedule
+  x_t, t = jnp.asarray(X), jnp.asarray(T)
+  given, other = denoised(process, x_t, t), Prediction(x0=x_t, eps=-x_t)
+
+  def model(x_t, t, s):
+    return other
+
+  v, u = (circle_velocity(process, p, t) for p in (given, other))
+  side = eulerian(process, model, given, x_t, t, t)
+  np.testing.assert_allclose(side, v - u, atol=1e-14)
+  x_s, slope = lagrangian(process, model, x_t, t, t)
+  np.testing.assert_allclose(x_s, x_t, atol=1e-14)
+  np.testing.assert_allclose(slope, u, atol=1e-14)
+  np.testing.assert_allclose(
+    semigroup(process, model, x_t, t, t, t), u, atol=1e-14
+  )
+
+
+def test_the_average_velocity_of_meanflow_is_ours_with_output_velocity():
+  process = GaussianProcess(schedule=RectifiedFlow())
   x_t, t, s = (jnp.asarray(value) for value in (X, T, S))
 
   def average(x_t, t):
-    prediction = predicted(process, x_t, t, s)
-    alpha, sigma = process.coefficients(t, x_t)
-    length = jnp.hypot(alpha, sigma)
-    return (alpha * prediction.eps - sigma * prediction.x0) / length
+    """MeanFlow's u: the mean of the velocity over the path from s to t."""
+    gap = (t - s).reshape(-1, 1, 1, 1)
+    return (x_t - flow_map(process, x_t, t, s)) / gap
 
-  prediction = denoised(process, x_t, t)
-  tangent_t = 1 / schedule.angle_rate(t)
-  tangent_x = process.velocity(prediction, x_t, t)
-  tangent_x = tangent_x * tangent_t.reshape(-1, 1, 1, 1)
-  vbar, rate = jax.jvp(average, (x_t, t), (tangent_x, tangent_t))
-  x, _ = process.to_circle(x_t, t)
-  alpha, sigma = process.coefficients(t, x_t)
-  v = (alpha * prediction.eps - sigma * prediction.x0) / jnp.hypot(alpha, sigma)
-  d = schedule.rotation(t, s).reshape(-1, 1, 1, 1)
-  residual = jnp.cos(d) * (v - vbar) - sign * jnp.sin(d) * (x + rate)
-  largest = float(jnp.abs(residual).max())
-  if sign == 1:
-    assert largest < 1e-9
-  else:
-    assert largest > 0.02
+  def ours(x_t, t):
+    prediction = predicted(process, x_t, t, s)
+    coefficients = process.coefficients(t, x_t)
+    return from_prediction("velocity", prediction, *coefficients)
+
+  v = process.velocity(denoised(process, x_t, t), x_t, t)
+  gap, one = (t - s).reshape(-1, 1, 1, 1), jnp.ones_like(t)
+  u, rate = jax.jvp(ours, (x_t, t), (v, one))
+  np.testing.assert_allclose(u, average(x_t, t), atol=1e-12)
+  # MeanFlow's identity holds for u: Geng et al. 2025, Eq. 6.
+  np.testing.assert_allclose(u, v - gap * rate, atol=1e-12)
+  assert jnp.abs(u - (v + gap * rate)).max() > 0.02

@@ -19,6 +19,7 @@ from diffdistill.objectives import OBJECTIVES
 from diffdistill.objectives.objective import turn_of
 from diffdistill.sampling.ancestral import Ancestral
 from diffdistill.sampling.ddim import DDIM
+from diffdistill.sampling.flow_map import FlowMap
 from diffdistill.sampling.one_step import OneStep
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.sharding import (
@@ -44,11 +45,19 @@ PAPERS: dict[str, dict[str, Any]] = {
   "classifier_features": {},
   "moment_matching": {"sampler": Ancestral},
   "parameter_moment_matching": {"sampler": Ancestral},
+  "flow_map": {"sampler": FlowMap},
   # These objectives belong to no paper. They test the interface of objectives;
   # see proving.py.
   **{name: {} for name in PROVING},
 }
 every_paper = pytest.mark.parametrize("name", PAPERS)
+# Other settings of some objectives, which cost other passes.
+VARIANTS: dict[str, dict[str, Any]] = {
+  "flow_map eulerian": {"sampler": FlowMap, "identity": "eulerian"},
+  "flow_map semigroup": {"sampler": FlowMap, "identity": "semigroup"},
+}
+# The objectives whose network has two times.
+TWO_TIMES = ("average_noise", "flow_map")
 
 IMAGE = (4, 4, 1)
 CLASSES = 3
@@ -61,6 +70,8 @@ OPTIMIZER = Optimizer(learning_rate=0.1, eps=1.0, ema_decay=0.9)
 
 def build(name, width=8, depth=1, channels=8):
   """Builds the objective of this name, as from_config.py builds it."""
+  fields = {"sampler": DDIM, **{**PAPERS, **VARIANTS}[name]}
+  name = name.split()[0]
   process = GaussianProcess(schedule=Cosine())
   # The network has one more class than the data, for the null label.
   mlp = MLP(
@@ -68,12 +79,11 @@ def build(name, width=8, depth=1, channels=8):
     depth=depth,
     out_channels=1,
     num_classes=CLASSES + 1,
-    two_times=name == "average_noise",
+    two_times=name in TWO_TIMES,
   )
   resnet = ResNet(
     channels=channels, multipliers=(1,), num_blocks=1, num_classes=CLASSES
   )
-  fields = {"sampler": DDIM, **PAPERS[name]}
   given = {
     "denoiser": Denoiser(
       network=LinenNetwork(

@@ -13,6 +13,7 @@ from diffdistill.networks.mlp import MLP
 from diffdistill.networks.network import LinenNetwork
 from diffdistill.objectives.denoising import Denoising
 from diffdistill.sampling.ddim import DDIM
+from diffdistill.sampling.flow_map import FlowMap
 from tests.objectives.given import (
   MIXTURE,
   Listener,
@@ -242,3 +243,11 @@ def test_times_come_from_the_draw_of_the_objective():
 def test_a_draw_of_continuous_times_is_refused_for_discrete_steps():
   with pytest.raises(ValueError, match="the draw LogitNormal is of continuous"):
     exact(draw=LogitNormal(), discrete_steps=4)
+
+
+def test_a_teacher_is_not_made_for_the_sampler_of_two_times():
+  with pytest.raises(ValueError, match="predicts at one time; pass sampler"):
+    Denoising(
+      denoiser=objective(Listener([])).denoiser,
+      sampler=FlowMap(process=GaussianProcess(schedule=Cosine())),
+    )

@@ -28,6 +28,8 @@ from diffdistill.training.state import (
 from tests.objectives.bench import (
   BATCH,
   PAPERS,
+  TWO_TIMES,
+  VARIANTS,
   bench,
   build,
   equal,
@@ -246,10 +248,13 @@ def flops(function, *arguments):
   return costs["flops"]
 
 
-@every_paper
+@pytest.mark.parametrize("name", [*PAPERS, *VARIANTS])
 def test_xla_counts_the_passes_of_an_objective(name, monkeypatch):
   """Above all, this count shows that no gradient is computed without need."""
-  objective = build(name, width=256, depth=5, channels=32)
+  # The embedding of t has no derivative in s. In a deep network this does not
+  # matter.
+  depth = 20 if name.split()[0] in TWO_TIMES else 5
+  objective = build(name, width=256, depth=depth, channels=32)
   key, t = jax.random.key(0), jnp.full(8, 0.5)
   batch = as_trained(jax.tree.map(jnp.asarray, rows(objective, 0, size=8)))
   condition = batch["condition"]

@@ -29,6 +29,8 @@ def test_a_gradient_and_a_tangent_each_count_as_three_passes():
   # A derivative by the input costs two units, for the whole network or for a
   # part of it.
   assert Passes(input_gradient=5, input_tangent=7).units == 24
+  # The gradient of such a derivative is of two values, so it costs six.
+  assert Passes(tangent_gradient=2).units == 12
   assert Passes(trunk=2, trunk_gradient=3, trunk_share=0.5).units == 4
   # Passes of a classifier cost no units, because units count passes of the
   # denoiser.
