@@ -38,7 +38,7 @@ class Forked:
       process.kill()
       process.join()
 
-  def __call__(self, log, devices, *arguments, kill=None):
+  def __call__(self, log, devices, *arguments, kill=None, environment=None):
     """Starts `diffdistill` with these arguments.
 
     Args:
@@ -48,6 +48,7 @@ class Forked:
       kill: None, or (words, number, delay): the process kills itself by SIGKILL
         `delay` seconds after its act on the disk with this number. Acts are
         counted from the first one whose path contains the words.
+      environment: environment variables to set.
     """
     given = {
       "arguments": list(map(str, arguments)),
@@ -55,6 +56,7 @@ class Forked:
       "log": str(log),
       "cache": str(pathlib.Path(".cache/jax").absolute()),
       "kill": kill,
+      "environment": environment or {},
     }
     process = self._context.Process(
       target=runpy.run_path, args=(str(SCRIPT), {"given": given}), daemon=True

@@ -2,7 +2,7 @@
 
 The script is run with a global `given`: the `arguments` of the command, the
 number of `devices`, the `log` for its output, the `cache` of compiled programs,
-and the moment at which to `kill` itself, or None.
+the moment at which to `kill` itself, or None, and the `environment` to set.
 """
 
 import os
@@ -48,6 +48,7 @@ def kill_at(words, number, delay):
   sys.addaudithook(hook)
 
 
+os.environ.update(given["environment"])
 log = os.open(given["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 os.dup2(log, 1)
 os.dup2(log, 2)

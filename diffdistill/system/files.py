@@ -7,12 +7,13 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+import pathlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from etils import epath
 
-from diffdistill.system import signals
+from diffdistill.system import buckets, signals
 
 DIGEST = "digest"
 
@@ -92,20 +93,30 @@ def matching(folder: epath.PathLike, pattern: str) -> list[epath.Path]:
   brackets in the folder's name as a pattern.
   """
   folder = epath.Path(folder)
-  if not folder.is_dir():
-    return []
   return sorted(
     path
-    for path in folder.iterdir()
+    for path in _entries(folder)
     if fnmatch.fnmatchcase(path.name, pattern)
     and (pattern.startswith(".") or not path.name.startswith("."))
   )
+
+
+def _entries(folder: epath.Path) -> Iterable[epath.Path]:
+  """Lists a folder, which need not exist; in a bucket, by one request."""
+  if not in_bucket(folder):
+    return folder.iterdir() if folder.is_dir() else ()
+  try:
+    return list(folder.iterdir())
+  except FileNotFoundError:
+    return ()
 
 
 def write_atomically(
   path: epath.PathLike, data: str | bytes, writer: str = ""
 ) -> None:
   """Writes a file beside its target, then renames it, so no reader sees half.
+
+  In a bucket, an upload appears whole or not at all, so nothing is renamed.
 
   Args:
     path: the path of the file, local or in a bucket; its folder is made if
@@ -123,6 +134,9 @@ def write_atomically(
     # UTF-8 cannot encode some characters of file names that are not valid
     # text, so escape them.
     data = data.encode(errors="backslashreplace")
+  if in_bucket(path):
+    buckets.write(path, data)
+    return
   beside = _beside(path, writer)
   remove = functools.partial(beside.unlink, missing_ok=True)
   with naming(path, writer):
@@ -137,6 +151,33 @@ def write_atomically(
       with contextlib.suppress(OSError):
         remove()
       raise
+
+
+def read_bytes(path: epath.PathLike) -> bytes:
+  """Reads a whole file, in a bucket by one request.
+
+  Raises:
+    OSError: if the file cannot be read.
+  """
+  path = epath.Path(path)
+  return buckets.read(path) if in_bucket(path) else path.read_bytes()
+
+
+def listing(folder: epath.Path) -> dict[str, tuple[int, str]]:
+  """Lists all files in a folder, by their path there, in order.
+
+  Returns:
+    The size of each file, and its MD5 if a bucket says it, or else "". If there
+    is no folder, there are no files.
+  """
+  if in_bucket(folder):
+    return buckets.listing(folder)
+  found = {
+    path.relative_to(folder).as_posix(): (path.stat().st_size, "")
+    for path in pathlib.Path(folder).rglob("*")
+    if not path.is_dir()
+  }
+  return dict(sorted(found.items()))
 
 
 def write_json(
@@ -175,7 +216,7 @@ def read_json(path: epath.PathLike) -> dict[str, Any]:
     OSError: if the file cannot be read.
   """
   try:
-    fields = json.loads(epath.Path(path).read_bytes())
+    fields = json.loads(read_bytes(path))
     if not isinstance(fields, dict):
       raise ValueError(f"{path} is damaged: it is not a JSON object")
     whole = fields.pop(DIGEST, None) == digest_of(fields)

@@ -20,7 +20,7 @@ import numpy as np
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
-from diffdistill.system import signals
+from diffdistill.system import bucket_faults, signals
 from diffdistill.system.links import Links
 from diffdistill.system.refusals import is_refusal
 from diffdistill.system.relay import relayed
@@ -254,6 +254,8 @@ def unanimous(words: str) -> bool:
 
 def _described(error: Exception) -> dict[str, Any]:
   """Returns an error as JSON values, for `_rebuilt`."""
+  if line := bucket_faults.fault(error):
+    return {"kind": "BucketError", "text": line}
   if not is_refusal(error):
     return {"kind": "fault", "text": f"{type(error).__name__}: {error}"}
   if not isinstance(error, OSError):
@@ -272,6 +274,8 @@ def _rebuilt(
   errno: int | None = None,
   filename: str | None = None,
 ) -> Exception:
+  if kind == "BucketError":
+    return bucket_faults.BucketError(text)
   if kind == "ValueError":
     return ValueError(text)
   if kind == "fault":

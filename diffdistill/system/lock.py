@@ -17,18 +17,23 @@ import errno
 import fcntl
 import os
 import secrets
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from etils import epath
 
-from diffdistill.system import hosts, signals
-from diffdistill.system.files import in_bucket, read_json, write_json
+from diffdistill.system import buckets, hosts, signals
+from diffdistill.system.files import (
+  in_bucket,
+  json_of,
+  read_bytes,
+  read_json,
+  write_json,
+)
+from diffdistill.system.holder import identity, is_dead, named
 
 NAME = "lock.json"
 RENEW_SECONDS = 10.0
@@ -36,8 +41,8 @@ STALE_SECONDS = 60.0
 # Seconds between two looks at a lock; and seconds between two messages of the
 # first process to the others, which wait for it.
 POLL_SECONDS, WORD_SECONDS = 1.0, 5.0
-# In a bucket, two processes may write the lock at the same time. After this
-# many seconds, the process that wrote last holds it.
+# In a bucket, two processes may take over an old lock at the same time. After
+# this many seconds, the process that wrote last holds it.
 SETTLE_SECONDS = 2.0
 
 Say = Callable[[str], None]
@@ -59,7 +64,7 @@ class Lock:
   ) -> None:
     self._workdir, self._path = workdir, workdir / NAME
     self._say, self._end = say, end or _end
-    self._fields = {**_identity(), "nonce": secrets.token_hex(8)}
+    self._fields = {**identity(), "nonce": secrets.token_hex(8)}
     self._count = 0
     self._seen: Signature | None = None
     self._since = 0.0
@@ -88,13 +93,11 @@ class Lock:
 
   def look(self) -> Signature | None:
     """Reads the lock file; None if there is no file."""
-    if not self._path.exists():
-      return None
     local = not in_bucket(self._path)
     try:
       # On a full disk, `_renew` changes only the file's time, so compare it.
       written = os.stat(self._path).st_mtime_ns if local else 0
-      return self._path.read_bytes(), written
+      return read_bytes(self._path), written
     except FileNotFoundError:
       return None
 
@@ -114,29 +117,37 @@ class Lock:
 
   def _is_free(self, seen: Signature | None) -> bool:
     """Returns whether no process holds the lock any more."""
-    if seen is None or _is_dead(holder := self._holder()):
+    if seen is None or is_dead(holder := self._holder()):
       return True
     now = time.monotonic()
     if self._seen is None:
       self._seen, self._since = seen, now
       self._say(
         f"waits up to {STALE_SECONDS:g} s: {self._workdir} is held by"
-        f" {_named(holder)}"
+        f" {named(holder)}"
       )
     if seen != self._seen:
       raise ValueError(
-        f"{self._workdir} is in use: {_named(holder)} trains there; wait until"
+        f"{self._workdir} is in use: {named(holder)} trains there; wait until"
         " it ends, or pass another --workdir"
       )
     return now - self._since >= STALE_SECONDS
 
   def _take(self, seen: Signature | None) -> bool:
     """Writes the lock if the file is unchanged; returns whether it is held."""
-    self._workdir.mkdir(parents=True, exist_ok=True)
+    bucket = in_bucket(self._path)
+    if not bucket:
+      self._workdir.mkdir(parents=True, exist_ok=True)
     with _alone(self._workdir) as alone:
       if self.look() != seen:
         return False
-      self._write()
+      if bucket and seen is None:
+        # A bucket creates an object for one process only.
+        alone = self._create()
+        if not alone:
+          return False
+      else:
+        self._write()
     if not alone:
       time.sleep(SETTLE_SECONDS)
       if self._holder().get("nonce") != self._fields["nonce"]:
@@ -176,7 +187,7 @@ class Lock:
     with _alone(self._workdir):
       holder = self._holder()
       if holder.get("nonce", self._fields["nonce"]) != self._fields["nonce"]:
-        return _named(holder)
+        return named(holder)
       if self._stop.is_set():
         return ""
       try:
@@ -188,10 +199,20 @@ class Lock:
         os.utime(self._path)
     return ""
 
+  def _create(self) -> bool:
+    """Writes a lock that is not there yet; returns whether this succeeds."""
+    created = buckets.create(self._path, json_of(self._next()).encode())
+    if not created:
+      self._count = 0
+    return created
+
   def _write(self) -> None:
+    write_json(self._path, self._next(), self._fields["nonce"])
+
+  def _next(self) -> dict[str, Any]:
+    """The fields of the lock, which are different each time."""
     self._count += 1
-    fields = {**self._fields, "renewed": self._count}
-    write_json(self._path, fields, self._fields["nonce"])
+    return {**self._fields, "renewed": self._count}
 
   def _holder(self) -> dict[str, Any]:
     """Reads the fields of the lock file; {} if it is missing or damaged."""
@@ -262,55 +283,6 @@ def _alone(folder: epath.Path) -> Iterator[bool]:
   finally:
     if descriptor is not None:
       os.close(descriptor)
-
-
-def _identity() -> dict[str, Any]:
-  """Fields that identify this process among all processes of all hosts."""
-  return {
-    "host": socket.gethostname(),
-    "boot": _boot(),
-    "process": os.getpid(),
-    "started": _started(os.getpid()),
-  }
-
-
-def _boot() -> str:
-  """Returns the boot and namespace within which process numbers are unique."""
-  try:
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-  except OSError:
-    return ""
-
-
-def _started(process: int) -> str:
-  """Returns the start time of a process of this host; "" if it has ended."""
-  try:
-    text = Path(f"/proc/{process}/stat").read_text()
-  except OSError:
-    return ""
-  # The name of the process is in brackets, and the fields follow; see proc(5).
-  state, *fields = text.rpartition(")")[2].split()
-  return "" if state in "ZX" else fields[18]
-
-
-def _is_dead(holder: dict[str, Any]) -> bool:
-  """Returns whether a holder was on this host and has certainly ended."""
-  here = _identity()
-  if not here["boot"] or any(
-    holder.get(name) != here[name] for name in ("host", "boot")
-  ):
-    return False
-  process = holder.get("process")
-  return isinstance(process, int) and (
-    _started(process) != holder.get("started")
-  )
-
-
-def _named(holder: dict[str, Any]) -> str:
-  if "process" not in holder:
-    return "an unknown process (its lock is damaged)"
-  return f"process {holder['process']} on {holder['host']}"
 
 
 def _end(line: str) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from etils import epath
 
+from diffdistill.system import buckets
+
 # The sections of a config that can hold paths in text fields.
 SECTIONS = ("data", "evaluation", "stages")
 # The prefixes of paths in fields that say where weights come from.
@@ -121,3 +123,8 @@ def _check_store(name: str, text: str, scheme: str) -> None:
     raise ValueError(
       f"{name} is {text}, which takes gcsfs; run `pip install diffdistill[gcs]`"
     )
+  if not text.split("/")[2]:
+    raise ValueError(
+      f"{name} is {text}, which names no bucket; pass gs://BUCKET/FOLDER"
+    )
+  buckets.prepare(text)

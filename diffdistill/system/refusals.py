@@ -4,6 +4,8 @@ import errno
 from pathlib import Path
 from types import TracebackType
 
+from diffdistill.system import bucket_faults
+
 LONGEST_LINE = 1000
 # The remedies for errors of the operating system, by their error number.
 REMEDIES = {
@@ -45,6 +47,8 @@ def is_refusal(error: Exception) -> bool:
   library raises inside our code is a fault of our code and keeps its traceback.
   The same holds for an error that Python raises, such as a TypeError.
   """
+  if bucket_faults.fault(error):
+    return True
   if isinstance(error, OSError):
     if isinstance(error, MENDABLE) or error.errno in REMEDIES:
       return True
@@ -64,6 +68,8 @@ def is_refusal(error: Exception) -> bool:
 
 def line_of(error: Exception | str) -> str:
   """Returns the line that says why a command was refused."""
+  if isinstance(error, Exception) and (line := bucket_faults.fault(error)):
+    return line
   if isinstance(error, OSError) and error.strerror and error.errno:
     remedy = REMEDIES.get(
       error.errno, "pass a place that can be read and written"

@@ -247,10 +247,10 @@ def products_of(round_dir: epath.Path) -> tuple[frozenset[str], frozenset[str]]:
 def _record(round_dir: epath.Path) -> dict[str, Any] | None:
   """Reads a round's `final.json`; None if the round is not finished."""
   path = round_dir / FINAL
-  if not path.exists():
-    return None
   try:
     return read_json(path)
+  except FileNotFoundError:
+    return None
   except ValueError as error:
     raise stored.refusal(error, round_dir) from error
 

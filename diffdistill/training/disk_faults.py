@@ -10,6 +10,10 @@ from typing import TypeVar
 
 from etils import epath
 
+from diffdistill.system import bucket_faults
+from diffdistill.system.bucket_faults import BucketError
+from diffdistill.system.files import in_bucket
+
 T = TypeVar("T")
 
 # Texts in the operating system's messages, and the remedy for each.
@@ -40,6 +44,8 @@ def mendable(folder: epath.Path, act: Callable[[], T]) -> T:
   try:
     return act()
   except Exception as error:
+    if in_bucket(folder) and (line := bucket_faults.fault(error)):
+      raise BucketError(f"{folder} cannot be written: {line}") from error
     said = _said(error)
     for words, remedy in MENDABLE.items():
       if words in said:

@@ -3,6 +3,9 @@
 A library that decodes a damaged file may print long messages, or return wrong
 values. The digests of arrays (fingerprint.py) detect wrong values, but do not
 tell which file is damaged.
+
+A bucket knows the MD5 of its objects, so no object is read for its digest. On a
+disk, a digest is a part of the SHA-256.
 """
 
 import hashlib
@@ -11,8 +14,13 @@ from typing import Any
 
 from etils import epath
 
+from diffdistill.system.files import listing
+
 # The size and the digest of each file, by its path in the folder.
 Files = dict[str, tuple[int, str]]
+
+# The first letters of a digest that is an MD5.
+MD5 = "md5:"
 
 
 class DamagedError(ValueError):
@@ -22,22 +30,20 @@ class DamagedError(ValueError):
   """
 
 
-def files_of(folder: epath.Path, under: str = "") -> Files:
+def files_of(folder: epath.Path) -> Files:
   """Computes the size and a digest of each file, by its path in the folder."""
-  files: Files = {}
-  for path in sorted(folder.iterdir()) if folder.exists() else ():
-    name = f"{under}{path.name}"
-    if path.is_dir():
-      files |= files_of(path, f"{name}/")
-    else:
-      files[name] = (path.stat().length, _digest(path))
-  return files
+  return {
+    name: (size, f"{MD5}{md5}" if md5 else _digest(folder / name))
+    for name, (size, md5) in listing(folder).items()
+  }
 
 
 def check_files(
   folder: epath.Path, files: Mapping[str, Sequence[Any]], whole: bool = True
 ) -> None:
   """Compares the files of a folder with the result of `files_of`.
+
+  The folder may have been copied from a disk to a bucket, or back.
 
   Args:
     folder: where the files are.
@@ -48,20 +54,27 @@ def check_files(
     DamagedError: if a file is missing or differs; the message names the first
       such file.
   """
+  found = listing(folder) if files else {}
   for name, (size, digest) in files.items():
     path = folder / name
-    if not path.exists():
+    if name not in found:
       raise DamagedError(f"{path} is missing")
-    here = path.stat().length
+    here, md5 = found[name]
     if here != size:
       raise DamagedError(f"{path} is damaged: it has {here} of {size} bytes")
-    if whole and _digest(path) != digest:
+    if not whole or digest == f"{MD5}{md5}":
+      continue
+    if digest != _digest(path, MD5 if digest.startswith(MD5) else ""):
       raise DamagedError(f"{path} is damaged: it differs from what was saved")
 
 
-def _digest(path: epath.Path) -> str:
-  digest = hashlib.sha256()
+def _digest(path: epath.Path, kind: str = "") -> str:
+  """Reads a file for its digest: an MD5, or the first part of a SHA-256."""
+  digest = (
+    hashlib.md5(usedforsecurity=False) if kind == MD5 else hashlib.sha256()
+  )
   with path.open("rb") as file:
     while block := file.read(2**22):
       digest.update(block)
-  return digest.hexdigest()[:16]
+  text = digest.hexdigest()
+  return f"{MD5}{text}" if kind == MD5 else text[:16]

@@ -87,6 +87,7 @@ class PairRounds:
     passes = pair_passes(stage, round_, store.num_pairs)
     values = {"passes": passes, **took}
     report.write(round_.name, store.num_pairs + stage.held_out, values)
+    report.flush()
     checkpoint.mark_final(self.workdir / round_.name, str(store.directory))
 
   def make_again(

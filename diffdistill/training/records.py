@@ -7,16 +7,26 @@ match their checksums, and names them in one warning.
 
 import dataclasses
 import json
+import math
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from diffdistill.system.files import finite, in_bucket, naming, write_atomically
+from diffdistill.system.files import (
+  finite,
+  in_bucket,
+  naming,
+  read_bytes,
+  write_atomically,
+)
 
 FILE = "metrics.jsonl"
 CHECKSUM = "crc"
+# The file of records in a bucket is written at most this often.
+SECONDS_BETWEEN_UPLOADS = 10.0
 # A warning names at most this many lines.
 NAMED = 5
 
@@ -58,10 +68,16 @@ def read_records(workdir: epath.Path) -> Records:
     OSError: if the file cannot be read.
   """
   path = workdir / FILE
-  if not path.exists():
+  try:
+    text = read_bytes(path)
+  except FileNotFoundError:
     return Records(path=path)
+  return _records(path, text)
+
+
+def _records(path: epath.Path, text: bytes) -> Records:
   good, damaged = [], []
-  for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+  for number, line in enumerate(text.split(b"\n"), start=1):
     if not line:
       continue  # The empty text after the last newline.
     record = _parsed(line)
@@ -86,15 +102,20 @@ def keep_records(
     wanted: returns whether to keep a record.
     say: is called with a text that names the damaged lines.
   """
-  records = read_records(workdir)
+  path = workdir / FILE
+  try:
+    text = read_bytes(path)
+  except FileNotFoundError:
+    return
+  records = _records(path, text)
   if records.warning:
     say(records.warning)
   kept = b"".join(
     line + b"\n" for line, record in records.good if wanted(record)
   )
   # If the last newline is missing, the next record would continue that line.
-  if records.path.exists() and records.path.read_bytes() != kept:
-    write_atomically(records.path, kept)
+  if text != kept:
+    write_atomically(path, kept)
 
 
 def append_record(workdir: epath.Path, fields: Mapping[str, Any]) -> None:
@@ -108,14 +129,7 @@ def append_record(workdir: epath.Path, fields: Mapping[str, Any]) -> None:
     OSError: if the record cannot be written, for example on a full disk.
   """
   path = workdir / FILE
-  record = finite(dict(fields))
-  line = json.dumps({**record, CHECKSUM: _checksum(record)}).encode() + b"\n"
-  if in_bucket(path):
-    # An object in a bucket cannot be appended to, so the whole file is written
-    # again.
-    before = path.read_bytes() if path.exists() else b""
-    write_atomically(path, before + line)
-    return
+  line = _line(fields)
   with naming(path), open(path, "ab", buffering=0) as file:
     size, written = file.tell(), 0
     try:
@@ -124,6 +138,70 @@ def append_record(workdir: epath.Path, fields: Mapping[str, Any]) -> None:
     except OSError:
       file.truncate(size)
       raise
+
+
+class Appended:
+  """The file of records of a run that goes on; only one process writes it.
+
+  On a disk, each record is appended at once. An object in a bucket cannot be
+  appended to, and may be written only once a second. So the file is written
+  again at most every SECONDS_BETWEEN_UPLOADS, and when `flush` is called, which
+  must happen before a checkpoint is saved.
+
+  Args:
+    workdir: the folder of the run.
+    now: returns the seconds of a clock that never goes back.
+  """
+
+  def __init__(
+    self, workdir: epath.Path, now: Callable[[], float] = time.monotonic
+  ):
+    self._workdir = workdir
+    self._now = now
+    self._text: bytes | None = None
+    self._waiting = False
+    self._written = -math.inf
+
+  def keep(
+    self,
+    wanted: Callable[[Mapping[str, Any]], bool],
+    say: Callable[[str], None],
+  ) -> None:
+    """Removes damaged lines and unwanted records; see `keep_records`."""
+    self.flush()
+    self._text = None
+    keep_records(self._workdir, wanted, say)
+
+  def append(self, fields: Mapping[str, Any]) -> None:
+    """Appends a record, or keeps it until the next upload.
+
+    Raises:
+      OSError: if the record cannot be written, for example on a full disk.
+    """
+    if not in_bucket(self._workdir):
+      append_record(self._workdir, fields)
+      return
+    if self._text is None:
+      try:
+        self._text = read_bytes(self._workdir / FILE)
+      except FileNotFoundError:
+        self._text = b""
+    self._text += _line(fields)
+    self._waiting = True
+    if self._now() - self._written >= SECONDS_BETWEEN_UPLOADS:
+      self.flush()
+
+  def flush(self) -> None:
+    """Writes the records that wait for the next upload, if there are any."""
+    if self._waiting:
+      write_atomically(self._workdir / FILE, self._text or b"")
+      self._waiting, self._written = False, self._now()
+
+
+def _line(fields: Mapping[str, Any]) -> bytes:
+  record = finite(dict(fields))
+  text = json.dumps({**record, CHECKSUM: _checksum(record)})
+  return text.encode() + b"\n"
 
 
 def _checksum(record: Mapping[str, Any]) -> str:

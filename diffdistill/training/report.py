@@ -1,5 +1,6 @@
 """Reports how a run goes: metrics.jsonl, a progress line, another writer."""
 
+import contextlib
 import resource
 import sys
 import time
@@ -11,11 +12,7 @@ from etils import epath
 
 from diffdistill.arrays import Metrics
 from diffdistill.system import hosts
-from diffdistill.training.records import (
-  append_record,
-  keep_records,
-  read_records,
-)
+from diffdistill.training.records import Appended, read_records
 from diffdistill.training.writers import NoWriter, Writer
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -62,7 +59,7 @@ class Report:
     began: float | None = None,
   ):
     self._active = hosts.is_first()
-    self._workdir = workdir
+    self._records = Appended(workdir, time.monotonic)
     self._open = writer
     self._writer: Writer | None = None
     self._total = total
@@ -99,7 +96,7 @@ class Report:
     def wanted(record: Mapping[str, Any]) -> bool:
       return record["round"] != name or record["step"] <= step
 
-    keep_records(self._workdir, wanted, self.say)
+    self._records.keep(wanted, self.say)
 
   def write(self, name: str, step: int, values: Mapping[str, Any]) -> None:
     """Appends one record: a round's name, its step and its values."""
@@ -107,7 +104,7 @@ class Report:
 
   def _append(self, name: str, step: int, values: Mapping[str, Any]) -> None:
     record = {"round": name, "step": step, **values, **_machine()}
-    append_record(self._workdir, record)
+    self._records.append(record)
     scalars = {k: v for k, v in values.items() if isinstance(v, int | float)}
     self._opened().write(name, step, scalars)
 
@@ -152,10 +149,28 @@ class Report:
     if self._active:
       print(message, file=sys.stderr, flush=True)
 
+  def flush(self) -> None:
+    """Writes the records that are not written yet."""
+    hosts.on_first(self._records.flush)
+
   def close(self) -> None:
+    """Writes all records, and closes the writer."""
     hosts.on_first(self._close)
 
+  def __enter__(self) -> "Report":
+    return self
+
+  def __exit__(self, kind, error, traceback) -> None:
+    if error is None:
+      self.close()
+    elif self._active:
+      # The first error matters more than an error of this write. The other
+      # processes may have ended, so do not wait for them.
+      with contextlib.suppress(Exception):
+        self._records.flush()
+
   def _close(self) -> None:
+    self._records.flush()
     if self._writer is not None:
       self._writer.close()
 

@@ -290,7 +290,7 @@ class RoundLoop:
       self._score()
     best = self._selector.best() if self._selector else None
     products = products_of(self._stage, self._state, best)
-    self._checkpoints.check_place()
+    self._checkpoints.prepare()
     # Save before showing, so that an error while drawing loses no work.
     with signals.writing():
       checkpoint.save_final(self._dir, products)

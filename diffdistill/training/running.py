@@ -3,7 +3,7 @@
 import concurrent.futures
 import dataclasses
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ from absl import logging
 from etils import epath
 
 from diffdistill.system import hosts
+from diffdistill.system.bucket_faults import BucketError
 from diffdistill.system.files import in_bucket, matching, read_json, write_json
 from diffdistill.training import stored
 from diffdistill.training.disk_faults import mendable
@@ -56,11 +57,18 @@ class Checkpoints:
     round_dir: the round's directory.
     keep: how many checkpoints to keep. With two or more, the round can go on
       even if the newest is damaged later.
+    flush: writes what must be on the disk before a checkpoint.
   """
 
-  def __init__(self, round_dir: epath.Path, keep: int = 2):
+  def __init__(
+    self,
+    round_dir: epath.Path,
+    keep: int = 2,
+    flush: Callable[[], None] = lambda: None,
+  ):
     self._folder = round_dir / "checkpoints"
     self._keep = keep
+    self._flush = flush
     self._sound: set[int] = set()
     self._pending: Pending | None = None
     self._ended: concurrent.futures.Future[None] | None = None
@@ -80,7 +88,7 @@ class Checkpoints:
       ValueError: if the disk refused one of the saves; the message is one line.
     """
     self._settle()
-    self.check_place()
+    self.prepare()
     tree = _as_tree(state)
     expected = by_name(digests(tree))
 
@@ -103,8 +111,8 @@ class Checkpoints:
         target=self._in_background, args=(pending, self._ended), daemon=True
       ).start()
 
-  def check_place(self) -> None:
-    """Refuses to write into a workdir that has vanished.
+  def prepare(self) -> None:
+    """Refuses to write into a workdir that has vanished; writes the records.
 
     Raises:
       ValueError: if the workdir has vanished.
@@ -118,6 +126,7 @@ class Checkpoints:
         )
 
     hosts.on_first(check)
+    self._flush()
 
   def restore(self, abstract: TrainState) -> TrainState | None:
     """Restores the newest undamaged state; returns None without checkpoints.
@@ -138,6 +147,8 @@ class Checkpoints:
         tree = stored.load(
           self._path(step), STATE, _as_tree(abstract), expected
         )
+      except BucketError:
+        raise
       except ValueError as error:
         logging.warning("skipped a checkpoint: %s", error)
       if hosts.everywhere(tree is not None):

@@ -7,10 +7,9 @@ the arrays (fingerprint.py), which show later whether the arrays have changed.
 """
 
 import contextlib
-import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
@@ -19,11 +18,13 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from diffdistill.arrays import Params
-from diffdistill.system import hosts
+from diffdistill.system import bucket_faults, buckets, hosts
+from diffdistill.system.bucket_faults import BucketError
 from diffdistill.system.files import in_bucket, matching
 from diffdistill.training.disk_faults import mendable
 from diffdistill.training.file_digests import DamagedError
 from diffdistill.training.fingerprint import by_name, described, digests
+from diffdistill.training.parts import parts
 from diffdistill.training.sharding import Layout
 from diffdistill.training.silence import silence
 from diffdistill.training.state import with_shardings
@@ -34,8 +35,6 @@ T = TypeVar("T")
 COMMITTED = "commit_success.txt"
 # The name of every folder that Orbax has not completed contains this text.
 UNFINISHED = ".orbax-checkpoint-tmp"
-# Arrays are read back from the disk in parts of about this many bytes.
-BYTES_AT_ONCE = 2**28
 # Orbax numbers its operations, so two threads must not call it at once.
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -166,7 +165,7 @@ def read_back(
     if jax.process_count() == 1:
       tree = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), tree)
     actual: dict[str, str] = {}
-    for part in _parts(tree):
+    for part in parts(tree):
       loaded = _read(
         folder,
         lambda name=name, part=part: ocp.load(
@@ -214,7 +213,12 @@ def is_whole(folder: epath.Path) -> bool:
 
 
 def clean(folder: epath.Path) -> None:
-  """Removes from a folder the unfinished writes of killed processes."""
+  """Removes from a folder the unfinished writes of killed processes.
+
+  In a bucket, such writes have no mark, and the next write removes them.
+  """
+  if in_bucket(folder):
+    return
   for pattern in (f"*{UNFINISHED}*", ".*.partial"):
     for path in matching(folder, pattern):
       remove(path)
@@ -227,6 +231,8 @@ def clean_failed(folder: epath.Path) -> None:
   the folder again. So this cleans until nothing has appeared for 0.1 s, but for
   two seconds at most.
   """
+  if in_bucket(folder):
+    return
   for _ in range(20):
     with contextlib.suppress(OSError):
       clean(folder)
@@ -237,7 +243,9 @@ def clean_failed(folder: epath.Path) -> None:
 
 def remove(path: epath.Path) -> None:
   """Removes a file or a folder, if there is one."""
-  if path.is_dir():
+  if in_bucket(path):
+    buckets.remove(path)
+  elif path.is_dir():
     path.rmtree(missing_ok=True)
   else:
     path.unlink(missing_ok=True)
@@ -286,8 +294,9 @@ def _read(folder: epath.Path, act: Callable[[], T]) -> T:
 
   Raises:
     DamagedError: if any process cannot read its data.
+    BucketError: if a bucket does not answer, or refuses.
   """
-  reason, result = "another process cannot", None
+  reason, result, away = "another process cannot", None, ""
   silence()
   try:
     with _ONE_AT_A_TIME:
@@ -295,26 +304,13 @@ def _read(folder: epath.Path, act: Callable[[], T]) -> T:
   except Exception as error:
     # Orbax and its storage libraries raise many classes of errors for damage.
     failed: Exception | None = error
-    reason = first_line(error)
+    reason, away = first_line(error), bucket_faults.fault(error)
   else:
     failed = None
   if not hosts.everywhere(failed is None):
+    # If a bucket does not answer, its data is not damaged.
+    if not hosts.everywhere(not away):
+      away = away or "another process cannot reach a bucket"
+      raise BucketError(f"{folder} cannot be read: {away}") from failed
     raise DamagedError(f"{folder} cannot be read ({reason})") from failed
   return cast(T, result)
-
-
-def _parts(shapes: Any) -> Iterator[Any]:
-  """Divides a tree into parts.
-
-  Each part has some leaves, and `...` for the others.
-  """
-  leaves, structure = jax.tree.flatten(shapes)
-  chosen: list[int] = []
-  size = 0
-  for i, leaf in enumerate(leaves):
-    chosen.append(i)
-    size += math.prod(leaf.shape) * leaf.dtype.itemsize
-    if size >= BYTES_AT_ONCE or i == len(leaves) - 1:
-      part = [x if j in chosen else ... for j, x in enumerate(leaves)]
-      yield jax.tree.unflatten(structure, part)
-      chosen, size = [], 0

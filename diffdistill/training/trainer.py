@@ -115,7 +115,16 @@ class Trainer:
     """
     rounds = curriculum(self.stages)
     works = [_work(stage, round_) for stage, round_ in rounds]
-    report = Report(self.workdir, _sum(works), self.writer, self.began)
+    total = _sum(works)
+    with Report(self.workdir, total, self.writer, self.began) as report:
+      self._run(rounds, works, report)
+
+  def _run(
+    self,
+    rounds: Sequence[tuple[Stage, Round]],
+    works: Sequence[Work],
+    report: Report,
+  ) -> None:
     compiled: dict[str, StageFunctions] = {}
     for i, (stage, round_) in enumerate(rounds):
       self.watchdog.patience()
@@ -130,7 +139,6 @@ class Trainer:
       # Do this for finished rounds too: an earlier process may have died after
       # it finished a round and just before this line.
       checkpoint.discard(round_dir)
-    report.close()
 
   def compile(
     self, stage: Training, frozen: Mapping[str, Params], report: Report
@@ -157,7 +165,8 @@ class Trainer:
       self.begins(stage)
       compiled[stage.name] = self.compile(stage, frozen, report)
     round_dir = self.workdir / round_.name
-    with Checkpoints(round_dir, self.cadence.keep) as checkpoints:
+    keep = self.cadence.keep
+    with Checkpoints(round_dir, keep, report.flush) as checkpoints:
       RoundLoop(
         self._shared(report),
         stage,

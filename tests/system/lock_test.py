@@ -13,7 +13,7 @@ import time
 import pytest
 from etils import epath
 
-from diffdistill.system import lock
+from diffdistill.system import holder, lock
 from diffdistill.system.files import read_json, write_json
 from diffdistill.tools import carry
 
@@ -50,7 +50,7 @@ def write_lock(workdir, **fields):
 
 def here(process):
   """Returns the fields of a lock that identify a process of this host."""
-  return {**lock._identity(), "process": process.pid, "started": "5"}
+  return {**holder.identity(), "process": process.pid, "started": "5"}
 
 
 def test_a_free_workdir_is_held_and_released_silently(workdir):
@@ -103,20 +103,20 @@ def test_the_lock_of_a_dead_process_is_taken_over_at_once(workdir):
     [sys.executable, "-c", "import time; time.sleep(60)"]
   )
   write_lock(
-    workdir, **{**here(process), "started": lock._started(process.pid)}
+    workdir, **{**here(process), "started": holder._started(process.pid)}
   )
   seen = lock.Lock(workdir, print)
   assert not seen.attempt(0.0)
   process.send_signal(signal.SIGKILL)
   # Wait until the process is a zombie, which has ended but whose status nobody
   # has read.
-  while lock._started(process.pid):
+  while holder._started(process.pid):
     time.sleep(0.01)
   said = []
   with lock.held(workdir, said.append):
     assert said == []
   process.wait()
-  assert lock._started(process.pid) == ""
+  assert holder._started(process.pid) == ""
 
 
 @pytest.mark.parametrize("field", ["host", "boot"])
@@ -129,7 +129,7 @@ def test_the_lock_of_a_process_on_another_host_is_waited_for(workdir, field):
 
 def test_the_lock_of_a_reused_process_number_is_taken_over_at_once(workdir):
   write_lock(
-    workdir, **{**lock._identity(), "process": os.getpid(), "started": "1"}
+    workdir, **{**holder.identity(), "process": os.getpid(), "started": "1"}
   )
   assert lock.Lock(workdir, print).attempt(0.0)
 

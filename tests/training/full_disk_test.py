@@ -167,7 +167,7 @@ def test_a_workdir_that_vanished_is_not_made_again(tmp_path):
   with pytest.raises(ValueError, match="checkpoints is gone; bring its disk"):
     checkpoints.save(state(1), 1)
   with pytest.raises(ValueError, match="checkpoints is gone; bring its disk"):
-    checkpoints.check_place()
+    checkpoints.prepare()
   assert list(tmp_path.iterdir()) == []
 
 

@@ -199,7 +199,9 @@ def test_numbers_that_are_not_finite_are_recorded_as_null(workdir, value):
   ]
 
 
-def test_a_bucket_gets_the_same_records_without_appending(workdir, monkeypatch):
+def test_a_bucket_gets_the_same_records_without_appending(
+  workdir, clock, monkeypatch
+):
   monkeypatch.setattr(training_records, "in_bucket", lambda path: True)
   # Act like an object store, which cannot append to a file.
   opened = type(workdir).open
@@ -212,8 +214,37 @@ def test_a_bucket_gets_the_same_records_without_appending(workdir, monkeypatch):
   log = Report(workdir, Work(100))
   log.write("teacher", 10, {"a": 1.0})
   log.write("teacher", 20, {"a": 2.0})
-  assert [record["step"] for record in records(workdir)] == [10, 20]
+  # The file is written again at most every ten seconds.
+  assert [record["step"] for record in records(workdir)] == [10]
+  clock.now += 10
+  log.write("teacher", 30, {"a": 2.0})
+  log.write("teacher", 40, {"a": 2.0})
+  assert [record["step"] for record in records(workdir)] == [10, 20, 30]
+  # A checkpoint follows, or the round ends.
+  log.flush()
+  assert [record["step"] for record in records(workdir)] == [10, 20, 30, 40]
+  # A run that goes on keeps the records up to its checkpoint.
+  log.write("teacher", 50, {"a": 2.0})
+  log.start_round("teacher", 40)
+  log.write("teacher", 50, {"a": 2.0})
+  log.close()
+  steps = [record["step"] for record in records(workdir)]
+  assert steps == [10, 20, 30, 40, 50]
   assert [path.name for path in workdir.iterdir()] == ["metrics.jsonl"]
+
+
+def test_an_error_loses_no_records_in_a_bucket(workdir, clock, monkeypatch):
+  monkeypatch.setattr(training_records, "in_bucket", lambda path: True)
+
+  def fail():
+    with Report(workdir, Work(100)) as log:
+      for step in (10, 20):
+        log.write("teacher", step, {"a": 1.0})
+      raise KeyError("an error of the training")
+
+  with pytest.raises(KeyError):
+    fail()
+  assert [record["step"] for record in records(workdir)] == [10, 20]
 
 
 def test_starting_the_first_round_writes_no_records(workdir):
