@@ -4,7 +4,12 @@
 
 `Identity` scales nothing and only chooses the unit in which the network reads
 the noise level. `EDMPrecondition` has the coefficients of Karras et al. 2022,
-Table 1; its `out` is x0.
+Table 1; its `out` is x0. For consistency models, Song et al. 2023 change them
+so that `out` is x_t / alpha at the clean end. With tau = sigma/alpha, the
+lowest level tau_0 = tau(0), and d = sigma_data:
+
+  c_skip   d^2 / ((tau - tau_0)^2 + d^2) / alpha
+  c_out    d (tau - tau_0) / sqrt(tau^2 + d^2)
 """
 
 import abc
@@ -93,11 +98,21 @@ class Identity(Precondition):
 class EDMPrecondition(Precondition):
   """The scaling of Karras et al. 2022, Table 1, applied to x_t / alpha.
 
-  Unlike the paper, c_noise is log(sigma)/4 divided by 1000, because our time
-  embeddings multiply by 1000.
+  Unlike the paper, c_noise is divided by 1000, because our time embeddings
+  multiply by 1000.
+
+  Args:
+    sigma_data: the standard deviation of the data.
+    boundary: whether `out` is exactly x_t / alpha at t = 0, by the scaling of
+      Song et al. 2023, appendix C. The scaling differs from that of Karras et
+      al. only near the lowest noise level.
+    noise_factor: c_noise is this number times log(sigma). The code of Song et
+      al. 2023 for ImageNet has 250.
   """
 
   sigma_data: Annotated[float, Range(1e-3, 1000)] = SIGMA_DATA
+  boundary: bool = False
+  noise_factor: Annotated[float, Range(1e-3, 10**4)] = 0.25
 
   def __post_init__(self):
     check_ranges(self)
@@ -106,19 +121,30 @@ class EDMPrecondition(Precondition):
     alpha = schedule.alpha(t)
     sigma = schedule.sigma(t) / alpha
     total = sigma**2 + self.sigma_data**2
+    lowest = self._lowest(schedule, t)
+    above = sigma - lowest
     return Scaling(
-      c_skip=self.sigma_data**2 / total / alpha,
-      c_out=sigma * self.sigma_data / jnp.sqrt(total),
+      c_skip=self.sigma_data**2 / (above**2 + self.sigma_data**2) / alpha,
+      c_out=above * self.sigma_data / jnp.sqrt(total),
       c_in=1 / jnp.sqrt(total) / alpha,
-      c_noise=jnp.log(sigma) / 4 / 1000,
+      c_noise=self.noise_factor * jnp.log(sigma) / 1000,
     )
+
+  def _lowest(
+    self, schedule: Schedule, t: Float[Array, " b"]
+  ) -> Float[Array, " b"]:
+    """The noise level at which `out` is x_t / alpha."""
+    zero = jnp.zeros_like(t)
+    if not self.boundary:
+      return zero
+    return schedule.sigma(zero) / schedule.alpha(zero)
 
   def aim(
     self, schedule: Schedule, t: Float[Array, " b"], s: Float[Array, " b"]
   ) -> Float[Array, " b"]:
     """Gives c_noise(t) - 2/pi rotation(t, s), where the gap t - s is an angle.
 
-    log(sigma)/4, the unit of t, has the slope 1/sigma near s = 0, which is
+    log(sigma), in the unit of t, has the slope 1/sigma near s = 0, which is
     infinite if sigma(0) = 0. The angle, by which a step from t to s rotates,
     has a finite slope everywhere.
     """

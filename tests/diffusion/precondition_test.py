@@ -64,3 +64,35 @@ def test_edm_on_the_edm_schedule_agrees_with_table_1():
     c_out, sigma * 0.5 / np.sqrt(sigma**2 + 0.25), rtol=1e-5
   )
   np.testing.assert_allclose(c_in, 1 / np.sqrt(sigma**2 + 0.25), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "schedule", [Cosine(), LinearBeta(), EDM(), RectifiedFlow()]
+)
+def test_edm_with_a_boundary_returns_the_clean_image_at_the_clean_end(schedule):
+  """Song et al. 2023, appendix C, for every schedule."""
+  plain, scaling = (
+    EDMPrecondition(boundary=boundary).scaling(schedule, T)
+    for boundary in (False, True)
+  )
+  alpha, sigma = (
+    np.asarray(f(T), np.float64) for f in (schedule.alpha, schedule.sigma)
+  )
+  assert float(scaling.c_skip[0]) == pytest.approx(1 / alpha[0], rel=1e-6)
+  assert float(scaling.c_out[0]) == 0
+  assert float(plain.c_out[0]) > 0
+  tau, lowest = sigma / alpha, sigma[0] / alpha[0]
+  skip = 0.25 / ((tau - lowest) ** 2 + 0.25) / alpha
+  out = 0.5 * (tau - lowest) / np.sqrt(tau**2 + 0.25)
+  np.testing.assert_allclose(scaling.c_skip, skip, rtol=1e-4)
+  np.testing.assert_allclose(scaling.c_out, out, rtol=1e-4)
+  np.testing.assert_array_equal(scaling.c_in, plain.c_in)
+
+
+def test_the_noise_may_be_given_as_250_times_its_logarithm():
+  """Embeddings multiply by 1000, so the network gets 250 log(sigma)."""
+  scaling = EDMPrecondition(noise_factor=250.0).scaling(EDM(), T)
+  sigma = np.asarray(EDM().sigma(T), np.float64)
+  np.testing.assert_allclose(
+    1000 * scaling.c_noise, 250 * np.log(sigma), rtol=1e-4, atol=1e-3
+  )
