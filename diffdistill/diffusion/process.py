@@ -49,6 +49,11 @@ class GaussianProcess:
     alpha, sigma = self.coefficients(t, x0)
     return alpha * x0 + sigma * eps
 
+  def arrive(self, prediction: Prediction, s: Time) -> Image:
+    """Makes x_s from x0 and eps by equation (1); gives x0 if s = 0."""
+    x_s = self.diffuse(prediction.x0, prediction.eps, s)
+    return jnp.where(expand_like(s, x_s) > 0, x_s, prediction.x0)
+
   def ddim(self, x_t: Image, prediction: Prediction, t: Time, s: Time) -> Image:
     """Steps from t to s by equation (2), without noise; gives x0 if s = 0."""
     x_s = self.rotate(x_t, prediction, t, s)

@@ -10,5 +10,6 @@ SAMPLERS = Kinds(
     "heun": "heun:Heun",
     "one_step": "one_step:OneStep",
     "flow_map": "flow_map:FlowMap",
+    "renoising": "renoising:Renoising",
   },
 )

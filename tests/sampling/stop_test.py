@@ -25,6 +25,8 @@ def listening(toy, heard):
   [
     ("flow_map", [0.25]),
     ("one_step", [0.25]),
+    # renoising always predicts the end of the trajectory.
+    ("renoising", [0.0]),
     # These samplers need the prediction at t only, so they pass no s. A network
     # of two times then predicts as a network of one time does.
     ("ddim", [None]),
@@ -32,7 +34,7 @@ def listening(toy, heard):
     ("heun", [None, None]),
   ],
 )
-def test_only_flow_map_and_one_step_pass_the_target_time_to_the_model(
+def test_samplers_tell_the_model_the_time_that_its_prediction_aims_at(
   toys, kind, aims
 ):
   toy, heard = toys("cosine"), []
