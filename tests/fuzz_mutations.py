@@ -20,6 +20,8 @@ RECIPES = (
   "digits:progressive",
   "digits:all",
   "cifar10:half_hour",
+  "cifar10:consistency_distillation",
+  "cifar10:easy_consistency",
   "imagenet64:moment_matching",
 )
 NUMBERS = (0, -1, 1, 3, 10**9, 10**15, 10**19, 10**400, 2**31 - 2)

@@ -10,6 +10,7 @@ import pytest
 
 from diffdistill.data import SOURCES
 from diffdistill.diffusion.guidance import Guidance
+from diffdistill.diffusion.neighbours import NEIGHBOURS
 from diffdistill.diffusion.timesteps import DRAWS
 from diffdistill.evaluation.settings import Settings
 from diffdistill.fields.builder import Builder
@@ -36,6 +37,7 @@ CLASSES = (
   *OBJECTIVES.values(),
   *SAMPLERS.values(),
   *DRAWS.values(),
+  *NEIGHBOURS.values(),
   *sections.SCHEDULES.values(),
   *sections.PRECONDITIONS.values(),
   *sections.STAGES.values(),

@@ -6,6 +6,11 @@ Every number has its source beside it:
   [PD code]  its released code, google-research/diffusion_distillation
   [DS code]  released code of Luhman & Luhman 2021, tcl9876/Denoising_Student
   [CFD code] released code of Sun et al. 2023, zju-SWJ/RCFD
+  [CM code]  released code of Song et al. 2023 for CIFAR-10,
+             openai/consistency_models_cifar10
+  [ECT code] released code of Geng et al. 2024, locuslab/ect
+  [EDM code] released code of Karras et al. 2022, NVlabs/edm
+  [FG]       NVlabs/FastGen, its configs
   [MM]       Salimans et al. 2024, its page on reproducibility
   [MSCM]     Heek et al. 2024, Multistep Consistency Models, appendix A.1: UViTs
              of the same group
@@ -22,6 +27,16 @@ from diffdistill.configs.recipes.automatic import (
 )
 from diffdistill.configs.recipes.classifier_features import classifier_features
 from diffdistill.configs.recipes.compared import compared
+from diffdistill.configs.recipes.consistency import (
+  PRECONDITION as CONSISTENCY_PRECONDITION,
+)
+from diffdistill.configs.recipes.consistency import (
+  SCHEDULE as CONSISTENCY_SCHEDULE,
+)
+from diffdistill.configs.recipes.consistency import (
+  consistency_distillation,
+  easy_consistency,
+)
 from diffdistill.configs.recipes.denoising_student import denoising_student
 from diffdistill.configs.recipes.half_hour import half_hour
 from diffdistill.configs.recipes.moment_matching import moment_matching
@@ -46,6 +61,8 @@ from diffdistill.configs.recipes.teachers import (
 )
 
 __all__ = [
+  "CONSISTENCY_PRECONDITION",
+  "CONSISTENCY_SCHEDULE",
   "COSINE",
   "auto",
   "automatic_classifier",
@@ -55,10 +72,12 @@ __all__ = [
   "classifier_features",
   "compared",
   "compared_by_the_clock",
+  "consistency_distillation",
   "ddpm_network",
   "ddpm_teacher",
   "denoising_student",
   "dit_network",
+  "easy_consistency",
   "expert",
   "film_network",
   "half_hour",

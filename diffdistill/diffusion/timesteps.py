@@ -47,6 +47,10 @@ class TimeDraw(abc.ABC):
   def quantile(self, u: Time, schedule: Schedule) -> Time:
     """The time below which a share u of the draws lies."""
 
+  @abc.abstractmethod
+  def share(self, t: Time, schedule: Schedule) -> Time:
+    """The share of the draws that lie below t; the inverse of `quantile`."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Uniform(TimeDraw):
@@ -54,6 +58,9 @@ class Uniform(TimeDraw):
 
   def quantile(self, u: Time, schedule: Schedule) -> Time:
     return u
+
+  def share(self, t: Time, schedule: Schedule) -> Time:
+    return t
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +71,9 @@ class Power(TimeDraw):
 
   def quantile(self, u: Time, schedule: Schedule) -> Time:
     return u**self.power
+
+  def share(self, t: Time, schedule: Schedule) -> Time:
+    return t ** (1 / self.power)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,6 +89,9 @@ class LogitNormal(TimeDraw):
   def quantile(self, u: Time, schedule: Schedule) -> Time:
     return jax.nn.sigmoid(_normal_quantile(u, self.mean, self.std))
 
+  def share(self, t: Time, schedule: Schedule) -> Time:
+    return _normal_share(jax.scipy.special.logit(t), self.mean, self.std)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lognormal(TimeDraw):
@@ -93,6 +106,9 @@ class Lognormal(TimeDraw):
 
   def quantile(self, u: Time, schedule: Schedule) -> Time:
     return schedule.time(-2 * _normal_quantile(u, self.mean, self.std))
+
+  def share(self, t: Time, schedule: Schedule) -> Time:
+    return _normal_share(-0.5 * schedule.logsnr(t), self.mean, self.std)
 
 
 DRAWS = {
@@ -135,6 +151,11 @@ def _normal_quantile(u: Time, mean: float, std: float) -> Time:
   tiny = jnp.finfo(u.dtype).tiny
   u = jnp.clip(u, tiny, 1 - jnp.finfo(u.dtype).epsneg)
   return mean + std * jax.scipy.special.ndtri(u)
+
+
+def _normal_share(x: Time, mean: float, std: float) -> Time:
+  """The share of a normal distribution below x."""
+  return jax.scipy.special.ndtr((x - mean) / std)
 
 
 def draw_continuous(key: Key, batch_size: int) -> Time:

@@ -12,6 +12,8 @@ OBJECTIVES = Kinds(
     "progressive": "progressive:Progressive",
     "classifier_features": "classifier_features:ClassifierFeatures",
     "moment_matching": "moment_matching:MomentMatching",
+    "consistency_distillation": "consistency:ConsistencyDistillation",
+    "consistency_training": "consistency:ConsistencyTraining",
     "parameter_moment_matching": "moment_matching:ParameterMomentMatching",
     "flow_map": "flow_map:FlowMapDistillation",
   },

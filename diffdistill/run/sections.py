@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from diffdistill.data import SOURCES
 from diffdistill.data.sources import Source
 from diffdistill.diffusion.guidance import Guidance
+from diffdistill.diffusion.neighbours import NEIGHBOURS, Neighbours
 from diffdistill.diffusion.precondition import (
   EDMPrecondition,
   Identity,
@@ -57,6 +58,7 @@ BUILDER = Builder(
     Precondition: PRECONDITIONS,
     Sampler: SAMPLERS,
     TimeDraw: DRAWS,
+    Neighbours: NEIGHBOURS,
     Objective: OBJECTIVES,
   }
 )

@@ -289,3 +289,42 @@ def test_moment_matching_is_as_published(
   assert isinstance(schedule, Shifted) == (name == "imagenet128")
   if name == "imagenet128":
     has(schedule, image_size=128, base_size=32)
+
+
+@pytest.mark.parametrize(
+  ("recipe", "stage", "rate", "batch_size", "updates"),
+  [
+    ("consistency_distillation", "consistency", 4e-4, 512, 800_000),
+    ("easy_consistency", "easy_consistency", 1e-4, 128, 200_000),
+  ],
+)
+def test_consistency_models_are_as_published(
+  recipe, stage, rate, batch_size, updates, built_as_it_is
+):
+  built = built_as_it_is("cifar10", recipe)
+  has(built.denoiser.precondition, boundary=True, sigma_data=0.5)
+  trained = stages_of(built)[stage]
+  has(trained, batch_size=batch_size)
+  has(
+    trained.optimizer,
+    kind="radam",
+    learning_rate=rate,
+    clip=0.0,
+    weight_decay=0.0,
+    ema_decay=0.9999,
+  )
+  neighbours = trained.objective.neighbours
+  if stage == "consistency":
+    has(trained.objective, solver="heun", weighting="constant", dropout=False)
+    has(neighbours, first=17, last=17, curve="karras")
+  else:
+    has(trained.objective, weighting="edm", huber=0.0, dropout=True)
+    has(neighbours, q=2.0, stages=8, k=8.0, b=1.0, least=0.0)
+    has(neighbours.draw, mean=-1.1, std=2.0)
+  (round_,) = rounds_of(built, stage)
+  assert round_.num_updates == updates
+  assert round_.all_steps == (1, 2)
+  # The second of two steps begins at the published noise level.
+  t = trained.objective.sampler.time(1, 2)
+  sigma = built.denoiser.process.schedule.sigma(t)
+  assert float(sigma) == pytest.approx(0.821, rel=1e-4)

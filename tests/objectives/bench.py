@@ -10,6 +10,7 @@ import pytest
 
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
+from diffdistill.diffusion.neighbours import EvenNeighbours
 from diffdistill.diffusion.process import GaussianProcess
 from diffdistill.diffusion.schedule import Cosine
 from diffdistill.networks.classifier import LinenClassifier, ResNet
@@ -21,6 +22,7 @@ from diffdistill.sampling.ancestral import Ancestral
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.sampling.flow_map import FlowMap
 from diffdistill.sampling.one_step import OneStep
+from diffdistill.sampling.renoising import Renoising
 from diffdistill.training.optimizers import Optimizer
 from diffdistill.training.sharding import (
   Layout,
@@ -36,6 +38,8 @@ from diffdistill.training.step import make_update
 from tests.objectives.given import now_of
 from tests.objectives.proving import PROVING
 
+# Renoising's usual grid begins at t = 1.
+UNIFORM = EvenNeighbours(curve="uniform")
 PAPERS: dict[str, dict[str, Any]] = {
   "denoising": {},
   "fine_tuning": {},
@@ -46,6 +50,12 @@ PAPERS: dict[str, dict[str, Any]] = {
   "moment_matching": {"sampler": Ancestral},
   "parameter_moment_matching": {"sampler": Ancestral},
   "flow_map": {"sampler": FlowMap},
+  "consistency_distillation": {
+    "sampler": Renoising,
+    "neighbours": UNIFORM,
+    "target_decay": 0.5,
+  },
+  "consistency_training": {"sampler": Renoising, "neighbours": UNIFORM},
   # These objectives belong to no paper. They test the interface of objectives;
   # see proving.py.
   **{name: {} for name in PROVING},
