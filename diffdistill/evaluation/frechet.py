@@ -13,6 +13,7 @@ comparable to any published FID, and the caller names it `FD-<classifier>`.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 from jaxtyping import Float
@@ -22,8 +23,23 @@ from jaxtyping import Float
 _CHUNK = 1024
 
 
+class _Covariance:
+  """A class with a covariance `cov`, whose factor is computed once."""
+
+  cov: Float[np.ndarray, "d d"]
+
+  @functools.cached_property
+  def factor(self) -> Float[np.ndarray, "d d"]:
+    """F with F F^T = cov, its columns sorted from the shortest to the longest.
+
+    Negative eigenvalues (from rounding) count as zero.
+    """
+    values, vectors = np.linalg.eigh(self.cov)
+    return vectors * np.sqrt(np.maximum(values, 0))[None]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Moments:
+class Moments(_Covariance):
   """Mean and covariance of the vectors of a stream that were seen so far.
 
   The update is pairwise (Chan, Golub & LeVeque 1983, Eq. 2.1). This update does
@@ -85,7 +101,7 @@ class Moments:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Gaussian:
+class Gaussian(_Covariance):
   """A mean and a covariance from a file.
 
   Attributes:
@@ -102,11 +118,19 @@ class Gaussian:
 def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
   """The squared Frechet distance (1) between two Gaussians; never negative.
 
-  The symmetric eigendecomposition gives F with F F^T = C. Then Tr (C_a
-  C_b)^(1/2) is the sum of the singular values of F_a^T F_b, which are the
-  square roots of the eigenvalues of C_a^(1/2) C_b C_a^(1/2). So a covariance of
-  low rank (fewer images than features) costs no accuracy, and no complex root
-  appears.
+  The symmetric eigendecomposition gives F with F F^T = C_a. Then Tr (C_a
+  C_b)^(1/2) is the sum of the square roots of the eigenvalues of F^T C_b F. A
+  covariance of low rank (fewer images than features) costs no accuracy, and no
+  complex root appears.
+
+  The columns of F are sorted, so the matrix F^T C_b F grows from its first to
+  its last row, often by many powers of ten. LAPACK begins with the large end if
+  it is told to read the upper half. Then small eigenvalues keep their digits;
+  otherwise they would be lost in the rounding of the large ones.
+
+  Args:
+    a: the side whose F is computed only once: the reference of many rows.
+    b: the other side.
 
   Raises:
     ValueError: if the numbers of features differ, if there are fewer than 2
@@ -122,17 +146,12 @@ def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
     raise ValueError(
       "features are NaN or infinite; check the feature network's weights"
     )
-  roots = np.linalg.svd(_factor(cov_a).T @ _factor(cov_b), compute_uv=False)
+  squares = np.linalg.eigvalsh(a.factor.T @ cov_b @ a.factor, UPLO="U")
+  roots = np.sqrt(np.maximum(squares, 0))
   gap = a.mean - b.mean
   distance = gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * roots.sum()
   # If both sides are equal, rounding can give -1e-15.
   return max(float(distance), 0.0)
-
-
-def _factor(cov: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
-  """F with F F^T = cov; negative eigenvalues (from rounding) count as zero."""
-  values, vectors = np.linalg.eigh(cov)
-  return vectors * np.sqrt(np.maximum(values, 0))[None]
 
 
 def inception_score(

@@ -58,6 +58,37 @@ def test_full_rank_gaussians_agree_with_sqrtm():
   assert frechet_distance(b, a) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("condition", [1e2, 1e6, 1e10])
+def test_small_eigenvalues_keep_their_digits(condition):
+  # With C_b = C_a C_a, both commute, so Tr (C_a C_b)^(1/2) = Tr C_a^(3/2).
+  rng = np.random.default_rng(10)
+  basis = np.linalg.qr(rng.normal(size=(60, 60)))[0]
+  values = condition ** -np.linspace(0, 1, 60)
+  a = gaussian(np.zeros(60), (basis * values[None]) @ basis.T)
+  b = gaussian(np.zeros(60), (basis * values[None] ** 2) @ basis.T)
+  expected = values.sum() + (values**2).sum() - 2 * (values**1.5).sum()
+  # The tolerance is for C_b, whose least entries are rounded to 1e-16.
+  assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-12)
+  singular = np.linalg.svd(a.factor.T @ b.factor, compute_uv=False).sum()
+  roots = (np.trace(a.cov + b.cov) - frechet_distance(a, b)) / 2
+  assert roots == pytest.approx(singular, rel=1e-13)
+
+
+def test_the_factor_of_a_reference_is_computed_once(monkeypatch):
+  calls, eigh = [], np.linalg.eigh
+  monkeypatch.setattr(
+    np.linalg, "eigh", lambda cov: calls.append(1) or eigh(cov)
+  )
+  rng = np.random.default_rng(11)
+  reference = gaussian(np.zeros(4), random_cov(rng, 4, 9))
+  for _ in range(3):
+    row = gaussian(np.ones(4), random_cov(rng, 4, 9))
+    assert frechet_distance(reference, row) > 0
+  assert len(calls) == 1
+  again = Gaussian(mean=reference.mean, cov=reference.cov)
+  assert frechet_distance(again, row) == frechet_distance(reference, row)
+
+
 def test_low_rank_gaussians_keep_full_accuracy():
   # Both covariances have rank one, so Tr (C_a C_b)^(1/2) = |u . v|.
   rng = np.random.default_rng(2)
