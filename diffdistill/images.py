@@ -4,11 +4,22 @@ The bytes are rounded, not truncated: uint8 = round(127.5 (x + 1)), clipped to
 0..255, ties to even. On average, truncation would make every pixel half a level
 darker, which is enough to change a Frechet distance. So real and generated
 images are both converted here before they are measured.
+
+Images on a device are converted there, in float32. To give the same bytes as
+float64, the device decides without rounding on which side of a half-way point a
+value lies: byte k begins where
+
+  (1)  127.5 x >= k - 128,   x = top + rest,
+
+top holds the first 12 binary digits of x, so that 127.5 top and 127.5 rest are
+exact, and so is their difference from a whole number nearby.
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, UInt8
@@ -22,7 +33,7 @@ AnyImages = Image | Float[np.ndarray, "b h w c"]
 ImageStream = Iterable[Array | np.ndarray]
 
 
-def to_host(images: AnyImages) -> np.ndarray:
+def to_host(images: Array | np.ndarray) -> np.ndarray:
   """Copies a whole batch to this host, with the parts of other processes."""
   if isinstance(images, np.ndarray):
     return images
@@ -37,14 +48,105 @@ def to_uint8(images: AnyImages) -> UInt8[np.ndarray, "b h w c"]:
   Raises:
     ValueError: if an image holds NaN or infinity.
   """
-  values = to_host(images).astype(np.float64)
-  if not np.isfinite(values).all():
-    bad = np.count_nonzero(~np.isfinite(values).all(axis=(1, 2, 3)))
+  if isinstance(images, np.ndarray):
+    values, bad = _bytes_on_host(images)
+  else:
+    values, bad = _bytes_on_device(images)
+  check_finite(int(jax.device_get(bad)), len(images))
+  return to_host(values)
+
+
+class Rounded(NamedTuple):
+  """Images that were rounded to bytes and back, and how many are not finite.
+
+  Attributes:
+    images: float32 in [-1, 1], on the device if the given images are there.
+    bad: the number of images that hold NaN or infinity; see `check_finite`.
+  """
+
+  images: Array | np.ndarray
+  bad: Array | int
+
+
+def rounded(images: AnyImages | UInt8[np.ndarray, "b h w c"]) -> Rounded:
+  """Rounds images in [-1, 1] to bytes and back; bytes are only converted.
+
+  Images on a device stay there, and this function does not wait for them.
+  """
+  if not isinstance(images, np.ndarray):
+    return Rounded(*_rounded_on_device(images))
+  if images.dtype == np.uint8:
+    return Rounded(from_uint8(images), 0)
+  values, bad = _bytes_on_host(images)
+  return Rounded(from_uint8(values), bad)
+
+
+def check_finite(bad: int, count: int) -> None:
+  """Refuses images of a model that has diverged.
+
+  Args:
+    bad: the number of images that hold NaN or infinity.
+    count: the number of images.
+
+  Raises:
+    ValueError: if `bad` is not 0.
+  """
+  if bad:
     raise ValueError(
-      f"{bad} of {len(values)} images hold NaN or infinity: the model has"
+      f"{bad} of {count} images hold NaN or infinity: the model has"
       " diverged; use an earlier checkpoint or a lower learning rate"
     )
-  return np.clip(np.rint((values + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def _bytes_on_host(
+  images: Float[np.ndarray, "b h w c"],
+) -> tuple[UInt8[np.ndarray, "b h w c"], int]:
+  """The bytes of images, and how many images are not finite."""
+  values = images.astype(np.float64)
+  bad = 0
+  if not np.isfinite(values).all():
+    bad = int(np.count_nonzero(~np.isfinite(values).all(axis=(1, 2, 3))))
+    values = np.nan_to_num(values)
+  whole = np.clip(np.rint((values + 1) * 127.5), 0, 255)
+  return whole.astype(np.uint8), bad
+
+
+def _levels(images: Image) -> tuple[Image, Array]:
+  """The bytes of images as float32, and how many images are not finite."""
+  x = images.astype(jnp.float32)
+  bad = jnp.sum(~jnp.isfinite(x).all(axis=(1, 2, 3)))
+  # x + 1 is 1 in float64 for these values, so they lie on the half-way point.
+  x = jnp.where(jnp.abs(x) <= 2.0**-54, 0.0, x)
+  digits = jax.lax.bitcast_convert_type(x, jnp.uint32) & np.uint32(0xFFFFF000)
+  top = jax.lax.bitcast_convert_type(digits, jnp.float32)
+  rest = x - top
+
+  def reaches(k: Image) -> Array:
+    """Whether the byte is at least k, by (1)."""
+    return (127.5 * top - (k - 128)) + 127.5 * rest >= 0
+
+  # This may be wrong by one.
+  near = jnp.clip(jnp.rint(127.5 * x + 127.5), 0, 255)
+  level = jnp.where(reaches(near), near, near - 1)
+  level = jnp.where(reaches(near + 1), near + 1, level)
+  return jnp.clip(level, 0, 255), bad
+
+
+@jax.jit
+def _bytes_on_device(images: Image) -> tuple[Array, Array]:
+  levels, bad = _levels(images)
+  return levels.astype(jnp.uint8), bad
+
+
+@jax.jit
+def _rounded_on_device(images: Image) -> tuple[Image, Array]:
+  """Rounds to bytes and back to the same float32 numbers as `from_uint8`."""
+  levels, bad = _levels(images)
+  # 1 / 255 is the sum of two numbers; the product with the first one is exact.
+  first = np.float32(2057 / 2**19)
+  rest = np.float32(1 / 255 - 2057 / 2**19)
+  odd = 2 * levels - 255
+  return odd * first + odd * rest, bad
 
 
 def from_uint8(

@@ -134,12 +134,31 @@ def once(source: Source, batch_size: int) -> Iterator[Examples]:
     ValueError: if batch_size is below 1, the source is empty, or its `check()`
       refuses the data; before the first batch.
   """
+  return map(_scale, _taken(source, batch_size))
+
+
+def images_once(source: Source, batch_size: int) -> Iterator[np.ndarray]:
+  """Yields all images once, in order, batch by batch, to measure them as bytes.
+
+  If all values of a batch are whole numbers, as in a folder whose pictures need
+  no resizing, the batch is bytes. Otherwise it is as `once` yields it.
+
+  Raises:
+    ValueError: in the same cases as `once`.
+  """
+  for examples in _taken(source, batch_size):
+    image = examples["image"]
+    whole = image.astype(np.uint8)
+    yield whole if (whole == image).all() else _scale(examples)["image"]
+
+
+def _taken(source: Source, batch_size: int) -> Iterator[Examples]:
+  """Yields the stored examples of a source, in order."""
   check_number("batch_size", batch_size, BATCH_SIZE)
   _check_source(source)
   starts = range(0, len(source), batch_size)
   return (
-    _scale(source.take(np.arange(i, min(i + batch_size, len(source)))))
-    for i in starts
+    source.take(np.arange(i, min(i + batch_size, len(source)))) for i in starts
   )
 
 

@@ -45,6 +45,8 @@ def fit(image: Pixels, size: int | None, method: str, crop: str) -> Fitted:
     return image
   if crop == "center":
     image = center_crop(image)
+  if image.shape[:2] == (size, size):
+    return image.astype(np.float32)
   resize = resize_area if method == "area" else resize_bilinear
   return np.clip(resize(image, size), 0, 255)
 

@@ -5,37 +5,39 @@ precision of accelerators (bfloat16 or TF32) would shift a Frechet distance.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from diffdistill.arrays import Image, Params
 from diffdistill.evaluation.frechet import Gaussian, Moments
-from diffdistill.images import ImageStream, from_uint8, to_uint8
+from diffdistill.images import ImageStream, check_finite, rounded
 from diffdistill.ranges import BATCH_SIZE, Range, check_number
 from diffdistill.system import hosts
 
 
 class Features(NamedTuple):
-  """The outputs of a feature network for a batch, float32 on the host.
+  """The outputs of a feature network for a batch, float32.
+
+  They may be on the device, and still being computed: jax.device_get waits.
 
   Attributes:
     pooled: features before the last layer, shape `b d`.
     probabilities: the probabilities of the classes, shape `b k`, rows sum to 1.
   """
 
-  pooled: np.ndarray
-  probabilities: np.ndarray
+  pooled: Any
+  probabilities: Any
 
 
-# A function that takes images `b h w c` in [-1, 1] on the host, and returns
-# the Features of each image.
-FeatureFn = Callable[[np.ndarray], Features]
+# A function that takes images `b h w c` in [-1, 1], on the host or a device,
+# and returns the Features of each image without waiting for them.
+FeatureFn = Callable[[np.ndarray | Array], Features]
 
 
 @runtime_checkable
@@ -74,21 +76,80 @@ def classifier_features(
   # Replicate the outputs, so that every process can read all of them.
   compiled = jax.jit(apply, out_shardings=replicated)
 
-  def features(images: np.ndarray) -> Features:
-    if len(images) == 0:
+  def padded(images: Any, start: int) -> Any:
+    """Rows from `start` on, and black ones after the last: batch_size rows."""
+    chunk = images[start : start + batch_size]
+    missing = batch_size - len(chunk)
+    pad = np.pad if isinstance(images, np.ndarray) else jnp.pad
+    return pad(chunk, ((0, missing), (0, 0), (0, 0), (0, 0)))
+
+  on_device = jax.jit(padded, static_argnums=1, out_shardings=by_row)
+
+  def features(images: np.ndarray | Array) -> Features:
+    count = len(images)
+    if count == 0:
       raise ValueError("cannot take the features of 0 images")
-    pooled, probabilities = [], []
-    for start in range(0, len(images), batch_size):
-      chunk = images[start : start + batch_size]
-      missing = batch_size - len(chunk)
-      padded = np.pad(chunk, ((0, missing), (0, 0), (0, 0), (0, 0)))
-      out = compiled(params, hosts.place(padded, by_row))
-      out = jax.device_get(out)
-      pooled.append(out[0][: len(chunk)])
-      probabilities.append(out[1][: len(chunk)])
-    return Features(np.concatenate(pooled), np.concatenate(probabilities))
+    parts = []
+    for start in range(0, count, batch_size):
+      if isinstance(images, np.ndarray):
+        chunk = hosts.place(padded(images, start), by_row)
+      else:
+        chunk = on_device(images, start)
+      parts.append(compiled(params, chunk))
+    # Join and cut without indices, which would have to travel to the device.
+    return Features(
+      *(
+        jax.lax.slice_in_dim(jnp.concatenate(part), 0, count)
+        for part in zip(*parts, strict=True)
+      )
+    )
 
   return features
+
+
+class Seen(NamedTuple):
+  """The features of one batch, on the host.
+
+  Attributes:
+    features: the features.
+    bad: the number of images that hold NaN or infinity.
+    count: the number of images.
+  """
+
+  features: Features
+  bad: int
+  count: int
+
+
+def seen(
+  images: ImageStream,
+  features: FeatureFn,
+  ahead: Callable[[], bool] = lambda: True,
+) -> Iterator[Seen]:
+  """Yields the features of each batch, rounded to bytes and back before.
+
+  The next batch is asked for before the features of the last one are read, so
+  devices compute while the host measures.
+
+  Args:
+    images: batches of images in [-1, 1], or of bytes.
+    features: the feature network.
+    ahead: whether the next batch may be asked for already; it is asked after
+      each batch.
+  """
+  begun: list[tuple[Features, Any, int]] = []
+  for batch in images:
+    images_, bad = rounded(batch)
+    begun.append((features(images_), bad, len(batch)))
+    while len(begun) > ahead():
+      yield _read(*begun.pop(0))
+  for rest in begun:
+    yield _read(*rest)
+
+
+def _read(found: Features, bad: Any, count: int) -> Seen:
+  found, bad = jax.device_get((found, bad))
+  return Seen(features=found, bad=int(bad), count=count)
 
 
 def round_up(batch_size: int, mesh: Mesh) -> int:
@@ -150,18 +211,19 @@ def reference_statistics(
   *,
   max_features: int = 10_000,
 ) -> Reference:
-  """Computes the reference of a data set from batches of images in [-1, 1].
+  """Computes the reference of a data set from its images, batch by batch.
 
   Args:
     batches: images of the training set, as in published FIDs, prepared as for
-      training but not flipped. They are rounded to bytes and back.
+      training but not flipped. They are bytes, or are rounded to bytes.
     features: the feature network of the metric.
     max_features: the number of images whose features are kept, see
       `Reference.pooled`.
   """
   moments, kept = None, RowSample(max_features)
-  for images in batches:
-    pooled = features(from_uint8(to_uint8(images))).pooled
+  for found, bad, count in seen(batches, features):
+    check_finite(bad, count)
+    pooled = np.asarray(found.pooled)
     moments = moments or Moments.empty(pooled.shape[1])
     moments = moments.update(pooled)
     kept.update(pooled)

@@ -23,23 +23,8 @@ from jaxtyping import Float
 _CHUNK = 1024
 
 
-class _Covariance:
-  """A class with a covariance `cov`, whose factor is computed once."""
-
-  cov: Float[np.ndarray, "d d"]
-
-  @functools.cached_property
-  def factor(self) -> Float[np.ndarray, "d d"]:
-    """F with F F^T = cov, its columns sorted from the shortest to the longest.
-
-    Negative eigenvalues (from rounding) count as zero.
-    """
-    values, vectors = np.linalg.eigh(self.cov)
-    return vectors * np.sqrt(np.maximum(values, 0))[None]
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Moments(_Covariance):
+class Moments:
   """Mean and covariance of the vectors of a stream that were seen so far.
 
   The update is pairwise (Chan, Golub & LeVeque 1983, Eq. 2.1). This update does
@@ -99,9 +84,14 @@ class Moments(_Covariance):
       )
     return self.scatter / (self.count - 1)
 
+  @functools.cached_property
+  def factor(self) -> Float[np.ndarray, "d d"]:
+    """F with F F^T = cov; it is computed once."""
+    return _factor(self.cov)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Gaussian(_Covariance):
+class Gaussian:
   """A mean and a covariance from a file.
 
   Attributes:
@@ -113,6 +103,11 @@ class Gaussian(_Covariance):
   mean: Float[np.ndarray, " d"]
   cov: Float[np.ndarray, "d d"]
   count: int | None = None
+
+  @functools.cached_property
+  def factor(self) -> Float[np.ndarray, "d d"]:
+    """F with F F^T = cov; it is computed once."""
+    return _factor(self.cov)
 
 
 def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
@@ -152,6 +147,15 @@ def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
   distance = gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * roots.sum()
   # If both sides are equal, rounding can give -1e-15.
   return max(float(distance), 0.0)
+
+
+def _factor(cov: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
+  """F with F F^T = cov, its columns sorted from the shortest to the longest.
+
+  Negative eigenvalues (from rounding) count as zero.
+  """
+  values, vectors = np.linalg.eigh(cov)
+  return vectors * np.sqrt(np.maximum(values, 0))[None]
 
 
 def inception_score(

@@ -1,5 +1,7 @@
 """Metrics of generated images, from their features and the data's features."""
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float
 
@@ -7,6 +9,7 @@ from diffdistill.evaluation.features import (
   FeatureFn,
   Reference,
   RowSample,
+  seen,
 )
 from diffdistill.evaluation.frechet import (
   Moments,
@@ -15,7 +18,7 @@ from diffdistill.evaluation.frechet import (
   precision_recall,
 )
 from diffdistill.evaluation.kernel import kernel_distance
-from diffdistill.images import ImageStream, from_uint8, to_host, to_uint8
+from diffdistill.images import ImageStream, check_finite
 
 
 def image_metrics(
@@ -27,6 +30,7 @@ def image_metrics(
   k: int = 3,
   kernel: bool = False,
   subset_size: int = 1000,
+  ahead: Callable[[], bool] = lambda: True,
 ) -> dict[str, float]:
   """The metrics of generated images against a data set.
 
@@ -42,6 +46,8 @@ def image_metrics(
     k: the number of neighbours for precision and recall.
     kernel: whether to measure the kernel distance too.
     subset_size: the largest subset of the kernel distance.
+    ahead: whether the next batch may be made while this one is measured; see
+      `seen`.
 
   Returns:
     `frechet_distance` (the caller names it after the feature network: FID for
@@ -55,8 +61,8 @@ def image_metrics(
   if reference.pooled is not None:
     kept = RowSample(len(reference.pooled))
   probabilities = []
-  for batch in images:
-    out = features(from_uint8(to_uint8(batch)))
+  for out, bad, count in seen(images, features, ahead):
+    check_finite(bad, count)
     moments = moments.update(out.pooled)
     if kept is not None:
       kept.update(out.pooled)
@@ -97,10 +103,10 @@ def distance(
   The distance is NaN if an image is not finite, because the model has diverged.
   """
   moments = Moments.empty(len(reference.moments.mean))
-  for batch in map(to_host, images):
-    if not np.isfinite(batch).all():
+  for out, bad, _ in seen(images, features):
+    if bad:
       return float("nan")
-    moments = moments.update(features(from_uint8(to_uint8(batch))).pooled)
+    moments = moments.update(out.pooled)
   return frechet_distance(reference.moments, moments)
 
 

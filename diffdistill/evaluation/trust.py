@@ -18,6 +18,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import numpy as np
 
 from diffdistill.evaluation.features import FeatureFn
@@ -135,7 +136,8 @@ def measure_trust(
   """
   right, labels = 0, []
   for rows in batches:
-    found = features(rows["image"]).probabilities.argmax(axis=-1)
+    odds = jax.device_get(features(rows["image"])).probabilities
+    found = odds.argmax(axis=-1)
     right += int((found == rows["label"]).sum())
     labels.append(rows["label"])
   if not labels:

@@ -12,7 +12,7 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from diffdistill.arrays import Params
-from diffdistill.data.pipeline import once
+from diffdistill.data.pipeline import images_once
 from diffdistill.evaluation.features import (
   Classifier,
   FeatureFn,
@@ -142,7 +142,7 @@ def judge_of(
     batch_size=settings.batch_size,
   )
 
-  def features(images: np.ndarray) -> Features:
+  def features(images: np.ndarray | jax.Array) -> Features:
     between()
     return compiled(images)
 
@@ -251,7 +251,7 @@ def _reference(
     workdir / FOLDER / network.file,
     identity,
     lambda: reference_statistics(
-      (row["image"] for row in once(run.source, settings.batch_size)),
+      images_once(run.source, settings.batch_size),
       features,
     ),
     detector=network.detector,

@@ -13,16 +13,20 @@ from diffdistill.evaluation.generator import Generator
 from diffdistill.evaluation.metrics import image_metrics
 from diffdistill.evaluation.speeds import BATCH, FEWEST, SPEED, TIMED, speeds
 from diffdistill.evaluation.teacher_gap import teacher_gap
-from diffdistill.images import to_host
+from diffdistill.images import AnyImages, to_host
 from diffdistill.judging.judge import Judge
+
+# After so many timed batches, a batch is made while the last one is measured.
+MOST_TIMED = 12
 
 
 class Timed:
-  """The images of one row, batch by batch, with the time of each batch.
+  """The images of one row, batch by batch, with the time of some batches.
 
   Neither the first batch nor a last batch that is smaller is timed. If this
   leaves fewer than three timed batches, more batches are made, only to be
-  timed.
+  timed. While `timing()` is true, ask for a batch only after all work on the
+  last batch has ended, because it would slow the timed batch down.
 
   Args:
     generator, params, num_steps: the model and its number of steps.
@@ -56,10 +60,14 @@ class Timed:
     # This compiles the sampler before the clock starts.
     jax.block_until_ready(next(generator.batches(params, seed, 1, 1)))
 
-  def __iter__(self) -> Iterator[np.ndarray]:
+  def timing(self) -> bool:
+    """Whether the next batch is timed."""
+    return len(self._seconds) < MOST_TIMED
+
+  def __iter__(self) -> Iterator[AnyImages]:
     for images in self._timed(self._batches):
       if sum(map(len, self._first)) < self._keep:
-        self._first.append(images)
+        self._first.append(to_host(images))
       yield images
     missing = FEWEST - len(self._seconds)
     if missing > 0:
@@ -67,16 +75,17 @@ class Timed:
       for _ in self._timed(self._more(num_images=size)):
         self._between()
 
-  def _timed(self, batches: Iterator[Any]) -> Iterator[np.ndarray]:
-    """Copies the batches to the host one by one, and times each whole batch."""
+  def _timed(self, batches: Iterator[Any]) -> Iterator[AnyImages]:
+    """Yields the batches, and times whole ones with their copy to the host."""
     start = time.monotonic()
     for batch in batches:
-      images = to_host(batch)
-      seconds = time.monotonic() - start
-      if self._warm and len(images) == self._generator.batch_size:
-        self._seconds.append(seconds)
-      self._warm = True
-      yield images
+      if self.timing():
+        to_host(batch)
+        seconds = time.monotonic() - start
+        if self._warm and len(batch) == self._generator.batch_size:
+          self._seconds.append(seconds)
+        self._warm = True
+      yield batch
       start = time.monotonic()
 
   @property
@@ -106,7 +115,11 @@ def measured(
   """
   kernel = judge.kernel
   judged = image_metrics(
-    stream, judge.features, judge.reference, kernel=bool(kernel)
+    stream,
+    judge.features,
+    judge.reference,
+    kernel=bool(kernel),
+    ahead=lambda: not stream.timing(),
   )
   target = stream.first if target is None else target
   return {

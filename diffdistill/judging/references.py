@@ -31,7 +31,6 @@ from diffdistill.evaluation.features import (
   reference_statistics,
 )
 from diffdistill.evaluation.frechet import Gaussian
-from diffdistill.images import from_uint8
 from diffdistill.system.archives import check_unpacked_size
 from diffdistill.system.files import write_atomically
 
@@ -78,7 +77,7 @@ def load_reference(
     images = _checked(path, found[0], arrays[found[0]], image_shape)
     starts = range(0, len(images), batch_size)
     seen = reference_statistics(
-      (from_uint8(images[i : i + batch_size]) for i in starts),
+      (images[i : i + batch_size] for i in starts),
       features,
       max_features=max_features,
     )

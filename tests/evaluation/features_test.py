@@ -11,6 +11,7 @@ from diffdistill.evaluation.features import (
   RowSample,
   classifier_features,
   reference_statistics,
+  seen,
 )
 from diffdistill.images import from_uint8, to_uint8
 
@@ -89,6 +90,42 @@ def test_features_need_no_implicit_transfers():
     assert features(random_images(3)).pooled.shape == (3, 3)
 
 
+@pytest.mark.parametrize("count", [3, 8, 19])
+def test_images_on_the_devices_have_the_same_features(count):
+  mesh = make_mesh(8)
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  params = jax.device_put(weights(), everywhere)
+  features = classifier_features(Linear(), params, mesh, batch_size=8)
+  images = random_images(count)
+  placed = jax.device_put(images, everywhere)
+  with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
+    found = jax.device_get(features(placed))
+  expected = jax.device_get(features(images))
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  assert len(found.pooled) == count
+
+
+def test_the_next_batch_begins_before_the_last_one_is_read():
+  said = []
+
+  def batches():
+    for number in range(3):
+      said.append(f"make {number}")
+      yield random_images(2)
+
+  features = classifier_features(Linear(), weights(), make_mesh(1))
+
+  def order(**arguments):
+    said.clear()
+    for number, found in enumerate(seen(batches(), features, **arguments)):
+      assert (found.count, found.bad) == (2, 0)
+      said.append(f"read {number}")
+    return [int(word.split()[1]) for word in said]
+
+  assert order() == [0, 1, 0, 2, 1, 2]
+  assert order(ahead=lambda: False) == [0, 0, 1, 1, 2, 2]
+
+
 def test_features_of_zero_images_are_refused():
   features = classifier_features(Linear(), weights(), make_mesh(1))
   with pytest.raises(ValueError, match="0 images"):
@@ -99,7 +136,7 @@ def test_the_reference_rounds_images_to_bytes():
   features = classifier_features(Linear(), weights(), make_mesh(1))
   images = random_images(10)
   reference = reference_statistics([images[:6], images[6:]], features)
-  pooled = features(from_uint8(to_uint8(images))).pooled
+  pooled = np.asarray(features(from_uint8(to_uint8(images))).pooled)
   assert reference.moments.count == 10
   np.testing.assert_allclose(
     reference.moments.cov, np.cov(pooled.astype(np.float64), rowvar=False)
@@ -107,7 +144,9 @@ def test_the_reference_rounds_images_to_bytes():
   np.testing.assert_allclose(
     np.sort(reference.pooled, axis=0), np.sort(pooled, axis=0)
   )
-  unrounded = features(images).pooled
+  again = reference_statistics([to_uint8(images)], features)
+  np.testing.assert_allclose(again.moments.mean, reference.moments.mean)
+  unrounded = np.asarray(features(images).pooled)
   assert np.abs(reference.moments.mean - unrounded.mean(axis=0)).max() > 1e-6
 
 

@@ -100,7 +100,9 @@ def test_the_kernel_distance_uses_the_kept_features(mesh_of):
   )
   # The subset holds all features, so the order does not matter.
   expected = kernel_distance(
-    *(features(from_uint8(to_uint8(x))).pooled for x in (real, fake)),
+    *(
+      np.asarray(features(from_uint8(to_uint8(x))).pooled) for x in (real, fake)
+    ),
     subset_size=40,
   )
   found = metrics["kernel_distance"], metrics["kernel_distance_std"]

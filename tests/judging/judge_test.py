@@ -56,8 +56,8 @@ def test_a_signal_stops_the_pass_over_the_data(copied, monkeypatch, capsys):
     os.kill(os.getpid(), signal.SIGTERM)
     yield from pipeline_once(source, batch_size)
 
-  pipeline_once = judging.once
-  monkeypatch.setattr(judging, "once", once)
+  pipeline_once = judging.images_once
+  monkeypatch.setattr(judging, "images_once", once)
   before = signal.getsignal(signal.SIGTERM)
   with pytest.raises(PreemptedError) as left:
     evaluate.evaluate(copied, None, None)
@@ -73,8 +73,8 @@ def test_the_data_is_read_only_once(copied, monkeypatch):
     looked.append(source)
     return pipeline_once(source, batch_size)
 
-  pipeline_once = judging.once
-  monkeypatch.setattr(judging, "once", once)
+  pipeline_once = judging.images_once
+  monkeypatch.setattr(judging, "images_once", once)
   run = from_config.reopen(copied)
   first, second = judge_of(run, copied), judge_of(run, copied)
   assert len(looked) == 1
