@@ -192,7 +192,13 @@ def _layout(
 ) -> Layout:
   """Makes the mesh, and checks that its overrides name parameters."""
   mesh = make_mesh(data=section.data, fsdp=section.fsdp, devices=devices)
-  layout = Layout(mesh=mesh, overrides=section.overrides)
+  layout = Layout(
+    mesh=mesh,
+    overrides=section.overrides,
+    frozen=section.frozen,
+    trained=section.trained,
+    optimizer=section.optimizer,
+  )
   if layout.overrides:
     key = jax.random.key(0)
     layout.check(

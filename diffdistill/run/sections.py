@@ -91,6 +91,9 @@ class ModelSection:
     precondition: how the input and the output of the network are scaled.
     label_dropout: share of training images whose label is left out; the model
       needs it for guidance.
+    dropout_bits: the generator of the random bits of dropout: "threefry2x32",
+      or "rbg" or "unsafe_rbg", which are cheaper on accelerators, but depend on
+      the kind and the number of devices.
     origin, license: the origin and license of an imported model, for the model
       cards of its students.
   """
@@ -100,6 +103,7 @@ class ModelSection:
   output: str = "x0"
   precondition: Precondition = dataclasses.field(default_factory=Identity)
   label_dropout: Share = 0.0
+  dropout_bits: str = "threefry2x32"
   origin: str = ""
   license: str = ""
 
@@ -124,11 +128,17 @@ class MeshSection:
       that are left.
     overrides: pairs of a regular expression and an axis, to split the
       parameters with such names along that axis.
+    frozen, trained, optimizer: over what the frozen weights, the trained
+      weights, and the optimizer with the moving averages are split: "none",
+      "fsdp", or "all" for all devices.
   """
 
   data: Devices = -1
   fsdp: Devices = 1
   overrides: tuple[Any, ...] = ()
+  frozen: str = "fsdp"
+  trained: str = "fsdp"
+  optimizer: str = "fsdp"
 
   def __post_init__(self):
     for override in self.overrides:

@@ -7,7 +7,7 @@ rounds of every length run the same executable.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +126,15 @@ class Optimizer:
     count = jnp.asarray(adam.count)
     seen = jnp.where(count > 0, 1 - self.b2**count, 1.0)
     return jax.tree.map(lambda nu: nu / seen, adam.nu)
+
+
+def like_params(opt_state: Any) -> Any:
+  """Returns a part of an optimizer's state that has the tree of the weights.
+
+  Args:
+    opt_state: the state, or the shardings of its arrays.
+  """
+  return _adam(opt_state).mu
 
 
 def applied(opt_state: optax.OptState) -> Int[Array, ""]:

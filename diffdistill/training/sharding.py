@@ -1,9 +1,16 @@
 """The mesh, and where each array lies on it.
 
-Batches are split over both axes of the mesh, data and fsdp. Parameters are
-split over fsdp, along the largest axis that fsdp divides. The layout can name
-another axis for a parameter, by the path of the parameter. The code of the
-networks does not say how its arrays are split.
+Batches are split over both axes of the mesh, data and fsdp. By default,
+parameters are split over fsdp, along the largest axis that fsdp divides. The
+layout can name another axis for a parameter, by the path of the parameter. The
+code of the networks does not say how its arrays are split.
+
+There are three kinds of trees: frozen weights, trained weights, and what only
+the optimizer reads and writes: its moments, the moving averages and the
+gradients. The layout says for each kind over which axes of the mesh it is
+split. If weights are whole and the optimizer is split over all devices (ZeRO,
+Rajbhandari et al. 2020, stages 1 and 2), a pass sends no weights; an update
+sums each gradient on the device that needs it, and sends the new weights once.
 """
 
 import dataclasses
@@ -21,6 +28,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from diffdistill.arrays import Batch
 
 AXES = ("data", "fsdp")
+FROZEN, TRAINED, OPTIMIZER = "frozen", "trained", "optimizer"
+# The axes of the mesh over which a kind of tree can be split, by name.
+SPLITS: Mapping[str, tuple[str, ...]] = {
+  "none": (),
+  "fsdp": ("fsdp",),
+  "all": AXES,
+}
 # An array with fewer elements is not split: updates are faster if every device
 # keeps the whole array.
 MIN_SIZE_TO_SPLIT = 2**16
@@ -102,12 +116,23 @@ class Layout:
       along the axis of the first expression that is found in its path, such as
       "conv_out/kernel"; axis -1 keeps it whole on every device. The moments and
       averages of a parameter are split in the same way.
+    frozen, trained, optimizer: over what each kind of tree is split: "none",
+      "fsdp", or "all" for all devices.
   """
 
   mesh: Mesh
   overrides: tuple[tuple[str, int], ...] = ()
+  frozen: str = "fsdp"
+  trained: str = "fsdp"
+  optimizer: str = "fsdp"
 
   def __post_init__(self):
+    for kind in (FROZEN, TRAINED, OPTIMIZER):
+      split = getattr(self, kind)
+      if split not in SPLITS:
+        raise ValueError(
+          f"mesh.{kind} is {split!r}; pass one of {', '.join(SPLITS)}"
+        )
     for expression, _ in self.overrides:
       try:
         re.compile(expression)
@@ -134,7 +159,8 @@ class Layout:
     """
     used = set()
     for tree in trees:
-      tree_shardings(tree, self)
+      for kind in (FROZEN, TRAINED, OPTIMIZER):
+        tree_shardings(tree, self, kind)
       for path, _ in jax.tree.leaves_with_path(tree):
         used.add(self.override(parameter_path(path)))
     for override in self.overrides:
@@ -165,12 +191,15 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(AXES))
 
 
-def tree_shardings(shapes: Any, layout: Layout) -> Any:
+def tree_shardings(shapes: Any, layout: Layout, kind: str = FROZEN) -> Any:
   """Returns the sharding of each array in a tree of parameters or moments.
+
+  An array that all devices cannot share equally is split over fsdp alone.
 
   Args:
     shapes: a tree of objects that have a `shape`.
     layout: the mesh and its overrides.
+    kind: the kind of the tree, a field of the layout.
 
   Returns:
     A tree of NamedSharding of the same structure.
@@ -178,27 +207,34 @@ def tree_shardings(shapes: Any, layout: Layout) -> Any:
   Raises:
     ValueError: if an override names an axis that cannot be split.
   """
-  size = layout.mesh.shape["fsdp"]
+  wanted = SPLITS[getattr(layout, kind)]
+  # Try the last axes alone if all of them together divide no axis.
+  tries = [wanted[i:] for i in range(len(wanted))]
 
   def rule(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
     shape = leaf.shape
     override = layout.override(parameter_path(path))
     if override is not None:
-      axis = override[1]
-      if not -1 <= axis < len(shape) or (axis >= 0 and shape[axis] % size):
+      axis, fsdp = override[1], layout.mesh.shape["fsdp"]
+      if not -1 <= axis < len(shape) or (axis >= 0 and shape[axis] % fsdp):
         raise ValueError(
           f"mesh.overrides has {override!r}, but {parameter_path(path)} is of"
-          f" shape {shape}; pass an axis that fsdp={size} divides, or -1 to"
+          f" shape {shape}; pass an axis that fsdp={fsdp} divides, or -1 to"
           " keep it whole"
         )
+      allowed = [axis] if axis >= 0 else []
     else:
-      axes = [i for i, n in enumerate(shape) if n % size == 0]
-      small = not axes or math.prod(shape) < MIN_SIZE_TO_SPLIT
-      axis = -1 if small else max(axes, key=lambda i: shape[i])
-    if size == 1 or axis == -1:
-      return replicated(layout.mesh)
-    spec = ["fsdp" if i == axis else None for i in range(len(shape))]
-    return NamedSharding(layout.mesh, PartitionSpec(*spec))
+      small = math.prod(shape) < MIN_SIZE_TO_SPLIT
+      allowed = [] if small else list(range(len(shape)))
+    for names in tries:
+      size = math.prod(layout.mesh.shape[name] for name in names)
+      axes = [i for i in allowed if shape[i] % size == 0]
+      if size > 1 and axes:
+        axis = max(axes, key=lambda i: shape[i])
+        over = names if len(names) > 1 else names[0]
+        spec = [over if i == axis else None for i in range(len(shape))]
+        return NamedSharding(layout.mesh, PartitionSpec(*spec))
+    return replicated(layout.mesh)
 
   return jax.tree.map_with_path(rule, shapes)
 

@@ -10,7 +10,13 @@ import jax.numpy as jnp
 from diffdistill.arrays import Key, Params
 from diffdistill.objectives.objective import Objective, product_tree
 from diffdistill.training.optimizers import Optimizer
-from diffdistill.training.sharding import Layout, tree_shardings
+from diffdistill.training.sharding import (
+  FROZEN,
+  OPTIMIZER,
+  TRAINED,
+  Layout,
+  tree_shardings,
+)
 
 
 @flax.struct.dataclass
@@ -86,21 +92,25 @@ def in_dtype(tree: Params, dtype: str) -> Params:
   return jax.tree.map(cast, tree)
 
 
-def with_shardings(shapes: Any, layout: Layout) -> Any:
+def with_shardings(shapes: Any, layout: Layout, kind: str = FROZEN) -> Any:
   """Gives each shape and dtype of a tree its sharding by the layout.
 
   Args:
-    shapes: a tree of parameters, or a TrainState. All trees of a TrainState are
-      split by the same rule.
-    layout: the mesh and its overrides.
+    shapes: a tree of parameters, or a TrainState.
+    layout: the mesh, and how each kind of tree is split.
+    kind: the kind of a tree of parameters. A TrainState has trees of the kinds
+      "trained" and "optimizer".
   """
   if isinstance(shapes, TrainState):
     params, opt_state = (
-      {name: with_shardings(tree, layout) for name, tree in trees.items()}
-      for trees in (shapes.params, shapes.opt_state)
+      {name: with_shardings(tree, layout, kind) for name, tree in trees.items()}
+      for trees, kind in (
+        (shapes.params, TRAINED),
+        (shapes.opt_state, OPTIMIZER),
+      )
     )
     averages = {
-      name: {n: with_shardings(t, layout) for n, t in trees.items()}
+      name: {n: with_shardings(t, layout, OPTIMIZER) for n, t in trees.items()}
       for name, trees in shapes.averages.items()
     }
     return TrainState(
@@ -114,5 +124,5 @@ def with_shardings(shapes: Any, layout: Layout) -> Any:
       leaf.shape, leaf.dtype, sharding=sharding
     ),
     shapes,
-    tree_shardings(shapes, layout),
+    tree_shardings(shapes, layout, kind),
   )

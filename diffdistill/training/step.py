@@ -19,7 +19,11 @@ from diffdistill.objectives.objective import (
 )
 from diffdistill.training.augment import as_trained
 from diffdistill.training.averaged_weights import averages_by_name, ema_update
-from diffdistill.training.optimizers import Optimizer, applied
+from diffdistill.training.optimizers import (
+  Optimizer,
+  applied,
+  like_params,
+)
 from diffdistill.training.sharding import replicated, unrolled
 from diffdistill.training.state import TrainState, decays_of
 
@@ -142,7 +146,8 @@ def _update(
 ) -> Update:
   """Does the update of one turn, not jitted; the arguments of `make_update`."""
   first = list(objective.trees).index(turn[0])
-  places = {name: shardings.params[name] for name in turn}
+  # A gradient lies where the optimizer needs it.
+  places = {name: like_params(shardings.opt_state[name]) for name in turn}
 
   def update(
     state: TrainState,
@@ -249,7 +254,7 @@ def _gradient(
 
   Of `parts` parts, part i has the groups of rows i, i + parts, i + 2 parts,
   ..., so that each part is spread over all devices. The gradient and its
-  partial sums are split over the devices as the trees are.
+  partial sums lie at `places`.
   """
 
   def gradient(trees: Params, rows: Batch, key: Key) -> tuple[Params, Metrics]:

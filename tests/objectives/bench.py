@@ -200,8 +200,11 @@ class Bench:
 
 
 @functools.cache
-def bench(name, mesh, accumulate=1):
-  """Compiles the objective on a mesh; a cache keeps it for all tests."""
+def bench(name, mesh, accumulate=1, **splits):
+  """Compiles the objective on a mesh; a cache keeps it for all tests.
+
+  `splits` says how trees of each kind are split, see `Layout`.
+  """
   objective = build(name)
   optimizers = dict.fromkeys(objective.trees, OPTIMIZER)
   frozen = frozen_of(objective)
@@ -213,12 +216,13 @@ def bench(name, mesh, accumulate=1):
     # This setting splits even small networks over fsdp.
     patch.setattr("diffdistill.training.sharding.MIN_SIZE_TO_SPLIT", 1)
     shapes = jax.eval_shape(init, jax.random.key(0), frozen)
-    abstract = with_shardings(shapes, Layout(mesh=mesh))
+    layout = Layout(mesh=mesh, **splits)
+    abstract = with_shardings(shapes, layout)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return Bench(
       objective=objective,
       mesh=mesh,
-      frozen=jax.device_put(frozen, tree_shardings(frozen, Layout(mesh=mesh))),
+      frozen=jax.device_put(frozen, tree_shardings(frozen, layout)),
       init=jax.jit(init, out_shardings=shardings),
       updates={
         turn: make_update(
