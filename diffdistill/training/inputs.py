@@ -1,20 +1,28 @@
 """The inputs of a round: frozen weights, and batches of images or pairs."""
 
+import collections
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
 from etils import epath
+from jax.sharding import Mesh
 
-from diffdistill.arrays import Params
+from diffdistill.arrays import Batch, Params
 from diffdistill.data.pair_pipeline import PairPipeline
 from diffdistill.data.pairs import PairStore
 from diffdistill.data.sources import Examples
 from diffdistill.training import checkpoint
 from diffdistill.training.curriculum import curriculum
 from diffdistill.training.pairs_stage import Pairs, pairs_stages
-from diffdistill.training.sharding import Layout, process_rows
+from diffdistill.training.sharding import (
+  Layout,
+  process_rows,
+  shard_batch,
+  shard_batches,
+)
 from diffdistill.training.stage import (
   OUTSIDE,
   SECOND_MOMENTS,
@@ -31,6 +39,52 @@ class Data(Protocol):
   def iterate(self, start: int) -> Iterator[Examples]:
     """Yields the batches of the updates start, start + 1, ..."""
     ...
+
+
+class Placed:
+  """The batches of a round on the mesh, placed before they are needed.
+
+  Args:
+    batches: the batches of the round, on the host.
+    mesh: the mesh.
+  """
+
+  def __init__(self, batches: Iterator[Examples], mesh: Mesh):
+    self._batches, self._mesh = batches, mesh
+    # The batches that are fetched, and those of them that are placed.
+    self._fetched: collections.deque[Examples] = collections.deque()
+    self._placed: tuple[int, Batch] | None = None
+    self._error: Exception | None = None
+
+  def place(self, count: int) -> None:
+    """Places the batches of the next call, if it will have `count` updates.
+
+    If reading fails, `take` raises the error: then the updates before it are
+    recorded and saved.
+    """
+    try:
+      self._placed = count, self._place(count)
+    except Exception as error:
+      self._error = error
+
+  def take(self, count: int) -> Batch:
+    """Returns the placed batches of the next call, of `count` updates."""
+    if self._error is not None:
+      raise self._error
+    ahead, self._placed = self._placed, None
+    if ahead is None or ahead[0] != count:
+      ahead = count, self._place(count)
+    for _ in range(count):
+      self._fetched.popleft()
+    return ahead[1]
+
+  def _place(self, count: int) -> Batch:
+    while len(self._fetched) < count:
+      self._fetched.append(next(self._batches))
+    if count == 1:
+      return shard_batch(self._fetched[0], self._mesh)
+    rows = list(itertools.islice(self._fetched, count))
+    return shard_batches(rows, self._mesh)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

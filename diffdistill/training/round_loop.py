@@ -2,12 +2,11 @@
 
 import functools
 import time
-from typing import Any
 
 import jax
 from etils import epath
 
-from diffdistill.arrays import Metrics, Params
+from diffdistill.arrays import Batch, Metrics, Params
 from diffdistill.objectives.objective import turn_of
 from diffdistill.system import signals
 from diffdistill.training import checkpoint
@@ -15,6 +14,7 @@ from diffdistill.training.averaged_weights import product_of, products_of
 from diffdistill.training.calls import calls, rates_at, scalars
 from diffdistill.training.clock import Clock
 from diffdistill.training.functions import StageFunctions
+from diffdistill.training.inputs import Placed
 from diffdistill.training.non_finite import check_metrics, check_product
 from diffdistill.training.passes import round_passes
 from diffdistill.training.preemption import PreemptedError
@@ -22,11 +22,7 @@ from diffdistill.training.report import WAITED, Meter, Work
 from diffdistill.training.running import Checkpoints
 from diffdistill.training.scores import distance_score, held_out_score
 from diffdistill.training.selection_by_score import Selector
-from diffdistill.training.sharding import (
-  shard_batch,
-  shard_batches,
-  tree_shardings,
-)
+from diffdistill.training.sharding import tree_shardings
 from diffdistill.training.shared import Shared
 from diffdistill.training.stage import Round
 from diffdistill.training.state import in_dtype
@@ -38,8 +34,8 @@ class RoundLoop:
   """The loop of one round.
 
   `run` repeats the same steps in the same order, and each step is a method:
-  evaluate the old state, save it, check the clock, fetch the batches, update,
-  count and report.
+  evaluate the old state, save it, check the clock, take the batches, update,
+  place the next batches, count and report.
 
   Args:
     shared: the objects that all rounds of the run share.
@@ -90,7 +86,7 @@ class RoundLoop:
       shared.now,
     )
     begun += self._make_missing_pairs()
-    self._batches = data.iterate(self._first)
+    self._batches = Placed(data.iterate(self._first), self._mesh)
     self._selector = self._make_selector()
     self._meter = Meter(stage.batch_size, begun)
     self._meter.compiled(compiling)
@@ -107,13 +103,16 @@ class RoundLoop:
       TrainingStoppedError: if the gradients stay non-finite.
     """
     for step, count in calls(self._stage, self._clock, self._first):
-      # Do not change this order.
+      # Do not change this order. The next batches are placed while the devices
+      # compute, before this process waits for them.
       if step > self._first and self._evaluate(step):
         break
       self._save(step)
       self._check_clock(step)
-      rows = self._fetch(count)
-      metrics, compiling_since = self._update(step, rows)
+      batch = self._batches.take(count)
+      metrics, compiling_since = self._update(step, count, batch)
+      if step + 2 * count <= self._clock.last:
+        self._batches.place(count)
       self._count(step + count, count, metrics, compiling_since)
       self._report(step + count)
     self._finish()
@@ -208,22 +207,17 @@ class RoundLoop:
     wait = functools.partial(jax.block_until_ready, self._state.step)
     self._clock.look(step, wait)
 
-  def _fetch(self, count: int) -> list[Any]:
-    """Returns the batches of the next updates."""
-    return [next(self._batches) for _ in range(count)]
-
-  def _update(self, step: int, rows: list[Any]) -> tuple[Metrics, float | None]:
-    """Does one update for each batch.
+  def _update(
+    self, step: int, count: int, batch: Batch
+  ) -> tuple[Metrics, float | None]:
+    """Does `count` updates in one call.
 
     Returns the metrics, and the time at which a call that compiles began.
     """
-    told = scalars(self._stage, self._round, self._clock, step, len(rows))
-    if len(rows) == 1:
+    told = scalars(self._stage, self._round, self._clock, step, count)
+    call = self._functions.several
+    if count == 1:
       call = self._functions.updates[turn_of(self._stage.objective, step)]
-      batch = shard_batch(rows[0], self._mesh)
-    else:
-      call = self._functions.several
-      batch = shard_batches(rows, self._mesh)
     placed = self._shared.on_device(told)
     since = None
     if call not in self._called:
