@@ -6,6 +6,7 @@ A denoiser is a network with its preconditioning and the meaning of its output.
 import dataclasses
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -135,6 +136,13 @@ class Denoiser:
       return self
     return dataclasses.replace(self, network=self.network.exact)
 
+  @property
+  def portable(self) -> "Denoiser":
+    """This denoiser with attention that every platform can compute."""
+    if not isinstance(self.network, LinenNetwork):
+      return self
+    return dataclasses.replace(self, network=self.network.portable)
+
   def _told(
     self, x_t: Image, t: Time, condition: Condition, s: Time | None
   ) -> tuple[Scaling, tuple[Image, Time, Condition], Time | None]:
@@ -199,7 +207,30 @@ class Denoiser:
     def untold(x_t: Image, t: Time, s: Time | None = None) -> Prediction:
       return tell(Condition(label=jnp.full(t.shape, null)), x_t, t, s)
 
-    return guidance(told, untold, scale)
+    def both(
+      x_t: Image, t: Time, s: Time | None = None
+    ) -> tuple[Prediction, Prediction]:
+      # The two rows of an image are neighbours, so they lie on one device.
+      def twice(a: Array) -> Array:
+        return jnp.repeat(a, 2, axis=0)
+
+      second = jnp.arange(2 * len(t)) % 2 == 1
+      label = jnp.where(second, null, twice(jnp.asarray(condition.label)))
+      pairs = jax.tree.map(
+        lambda a: a.reshape(-1, 2, *a.shape[1:]),
+        tell(
+          Condition(label=label),
+          twice(x_t),
+          twice(t),
+          None if s is None else twice(s),
+        ),
+      )
+      one, other = (
+        jax.tree.map(lambda a, i=i: a[:, i], pairs) for i in range(2)
+      )
+      return one, other
+
+    return guidance(told, untold, scale, both)
 
   def check_guidance(self, guidance: Guidance) -> int:
     """The label that means "no label".

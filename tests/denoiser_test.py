@@ -18,6 +18,8 @@ from diffdistill.diffusion.prediction import (
 from diffdistill.diffusion.process import GaussianProcess
 from diffdistill.diffusion.schedule import EDM, Cosine, RectifiedFlow
 from diffdistill.networks.analytic import GaussianMixture
+from diffdistill.networks.mlp import MLP
+from diffdistill.networks.network import LinenNetwork
 
 MIXTURE = {
   "means": jnp.array([[0.5, 0.3], [-0.6, 0.1]]).reshape(2, 1, 1, 2),
@@ -171,6 +173,39 @@ def test_a_guided_model_calls_the_network_with_and_without_labels():
   # - 0.25).
   np.testing.assert_allclose(
     guided.x0[:, 0, 0, 0], [1.75, -2.25, -2.25, 1.75], rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_guidance_in_one_pass_predicts_the_same(scale):
+  module = MLP(width=8, depth=1, out_channels=2, num_classes=3)
+  network = LinenNetwork(module=module, image_shape=(1, 1, 2), num_classes=3)
+  params = jax.tree.map(
+    lambda leaf: jnp.linspace(-1, 1, leaf.size).reshape(leaf.shape),
+    jax.eval_shape(network.init, jax.random.key(0)),
+  )
+  calls = []
+
+  class Counted(LinenNetwork):
+    def apply(self, params, x, *told, **more):
+      calls.append(len(x))
+      return super().apply(params, x, *told, **more)
+
+  denoiser = Denoiser(
+    network=Counted(module=module, image_shape=(1, 1, 2), num_classes=3),
+    process=GaussianProcess(schedule=Cosine()),
+    conditional=True,
+    null_label=2,
+  )
+  condition = Condition(label=jnp.array([0, 1, 1, 0]))
+  found = []
+  for together in (False, True):
+    guidance = Guidance(weight=1.5, interval=(0.3, 0.8), together=together)
+    model = denoiser.bind(params, condition, guidance, scale=scale)
+    found.append(jax.jit(model)(X, T))
+  assert calls == [4, 4, 8, 4]
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found
   )
 
 

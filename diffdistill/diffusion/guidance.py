@@ -10,6 +10,7 @@ cleanest times it has no effect.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Annotated
 
 import jax
@@ -32,10 +33,14 @@ class Guidance:
   Args:
     weight: w of equation (1); 0 for none.
     interval: the times (low, high) in [0, 1], both included, at which it acts.
+    together: whether one pass over twice the images makes both predictions. It
+      is faster on a device that one batch does not fill, and needs more memory.
   """
 
   weight: Annotated[float, Range(0, 1000)] = 0.0
   interval: tuple[Annotated[float, Range(0, 1)], ...] = (0.0, 1.0)
+  # It changes no image, so it is not in the text that names a guidance.
+  together: bool = dataclasses.field(default=False, repr=False)
 
   def __post_init__(self):
     if len(self.interval) != 2 or not (
@@ -56,6 +61,7 @@ class Guidance:
     conditional: Model,
     unconditional: Model,
     scale: float | Float[Array, ""] = 1.0,
+    both: Callable[..., tuple[Prediction, Prediction]] | None = None,
   ) -> Model:
     """Returns one model that predicts by equation (1).
 
@@ -64,18 +70,27 @@ class Guidance:
         condition.
       scale: a factor of the weight; may be traced. If it is 0, the
         unconditional model is not run.
+      both: both models in one pass, with the arguments of a model; it is used
+        if `together`.
     """
     low, high = self.interval
 
     def model(x_t: Image, t: Time, s: Time | None = None) -> Prediction:
-      told = conditional(x_t, t, s)
-
-      def guided() -> Prediction:
-        untold = unconditional(x_t, t, s)
+      def guided(told: Prediction, untold: Prediction) -> Prediction:
         inside = (low <= t) & (t <= high)
         w = expand_like(jnp.where(inside, self.weight * scale, 0.0), x_t)
         return jax.tree.map(lambda c, u: c + w * (c - u), told, untold)
 
-      return jax.lax.cond(jnp.asarray(scale) != 0, guided, lambda: told)
+      acts = jnp.asarray(scale) != 0
+      if self.together and both is not None:
+        return jax.lax.cond(
+          acts,
+          lambda: guided(*both(x_t, t, s)),
+          lambda: conditional(x_t, t, s),
+        )
+      told = conditional(x_t, t, s)
+      return jax.lax.cond(
+        acts, lambda: guided(told, unconditional(x_t, t, s)), lambda: told
+      )
 
     return model
