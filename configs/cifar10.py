@@ -22,6 +22,9 @@ measured none of them:
                         script
 
 Deviations, besides those that recipes/ states for each paper:
+  all                   Unlike the papers, networks compute in bfloat16 on GPUs
+                        and TPUs, with float32 weights, norms and outputs; for
+                        the papers' type: --config.model.network.dtype=float32.
   classifier_features   Unlike the paper, the schedule is cosine in angle with
                         logSNR in [-20, 20], not 1024 betas, so that time 0 is
                         clean; the classifier has ResNet18's shape but
@@ -135,8 +138,8 @@ def _google_teacher(config: ConfigDict) -> None:
       "embed_dim": 1024,
       # Only the teacher is trained with dropout, at this rate.
       "dropout": 0.2,
-      "remat": False,
-      "dtype": "float32",
+      "remat": "none",
+      "dtype": recipes.auto(),  # [ours]; [PD code] has float32
     },
     "schedule": recipes.COSINE,  # [PD code]
     "output": "x0",  # [PD code]
@@ -194,7 +197,9 @@ def _classifier_features(config: ConfigDict) -> None:
   """Adds halving rounds from 1024 to 8 steps, then three rounds on features."""
   config.model = {
     # Only the teacher is trained with this dropout [CFD code].
-    "network": recipes.ddpm_network((1, 2, 2, 2), dropout=0.1),
+    "network": recipes.ddpm_network(
+      (1, 2, 2, 2), dropout=0.1, dtype=recipes.auto()
+    ),
     "schedule": recipes.COSINE,
     "output": "x0",  # [CFD code]
     "label_dropout": 0.0,
@@ -233,6 +238,7 @@ def _denoising_student(config: ConfigDict) -> None:
     batch_size=128,  # [ours]
     dropout=0.1,  # [ours]
     judged=True,
+    dtype=recipes.auto(),
   )
   config.evaluation.num_steps = (1, 2, 4, 8, 16, 32, 64, 100)
   recipes.denoising_student(

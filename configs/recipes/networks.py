@@ -1,5 +1,7 @@
 """The published architectures of denoisers."""
 
+from typing import Any
+
 from diffdistill.configs.recipes.stages import Fields
 
 
@@ -7,8 +9,8 @@ def ddpm_network(
   multipliers: tuple[int, ...],
   *,
   dropout: float,
-  remat: bool = False,
-  dtype: str = "float32",
+  remat: str = "none",
+  dtype: Any = "float32",
 ) -> Fields:
   """The U-Net of Ho et al. 2020, as in [DS code] and [CFD code]."""
   return {
@@ -38,7 +40,7 @@ def film_network(channels: int, multipliers: tuple[int, ...]) -> Fields:
     "head_dim": 64,
     "embed_dim": 768,
     "dropout": 0.1,  # for the teacher; students are trained without dropout
-    "remat": True,
+    "remat": "all",
     "dtype": "bfloat16",  # [ours]; on TPUs their code multiplies in it too
   }
 
@@ -70,7 +72,7 @@ def dit_network(
   size: str,
   *,
   patch: int,
-  remat: bool = False,
+  remat: str = "none",
   dtype: str = "bfloat16",  # [ours]
 ) -> Fields:
   """A DiT of Peebles & Xie 2023: DiT-XL/2 has size "XL" and patch 2."""
@@ -116,6 +118,6 @@ def uvit_network(image_size: int) -> Fields:
     "head_dim": 128,  # [ours]
     "embed_dim": 1024,  # [ours]; gives the published parameter counts
     "attention": "xla",  # parameter_moment_matching needs its derivatives
-    "remat": True,  # [ours]
+    "remat": "all",  # [ours]
     "dtype": "bfloat16",  # [ours]
   }

@@ -93,8 +93,8 @@ def ddpm_teacher(
   batch_size: int,
   dropout: float,
   judged: bool,
-  remat: bool = False,
-  dtype: str = "float32",
+  remat: str = "none",
+  dtype: Any = "float32",
 ) -> None:
   """Adds the teacher of Luhman & Luhman 2021: a DDPM, sampled by DDIM.
 

@@ -17,7 +17,7 @@ from etils import epath
 from diffdistill.data.folder import Folder
 from diffdistill.data.sources import Source
 from diffdistill.fields import Fields, plain
-from diffdistill.run import speed
+from diffdistill.run import chosen, speed
 from diffdistill.run.at_path import at, automatic_paths, put
 from diffdistill.run.choosing import choose, without_judge
 from diffdistill.run.chosen import AUTO, Device, Found
@@ -25,6 +25,7 @@ from diffdistill.run.sections import BUILDER, raw_section
 from diffdistill.run.workdir import stored_config
 from diffdistill.system import hosts
 
+DTYPE = ("model", "network", "dtype")
 # The largest number of pictures whose size and colours are examined.
 MEASURED = 64
 
@@ -63,6 +64,14 @@ def resolved_automatic(
   if known is not None:
     fields = _as_recorded(fields, plain(known))
     said = (f"chosen before: the automatic fields in {workdir}/config.json",)
+  if set(automatic_paths(fields)) == {DTYPE}:
+    # This choice needs neither the images nor a measurement.
+    kind = speed.kind_of((jax.devices() if devices is None else devices)[0])
+    fields = put(fields, DTYPE, chosen.dtype(kind))
+    if kind != "cpu":
+      said = (
+        f"chosen for this device: networks compute in {chosen.dtype(kind)}",
+      )
   if any(automatic_paths(fields)):
     found = _look(fields)
     # The first process chooses for all, since each may measure another speed.

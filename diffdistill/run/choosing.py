@@ -63,7 +63,7 @@ def choose(
   size, batch = chosen.network(side, given, seconds, device)
   for name, value in dataclasses.asdict(size).items():
     pick(f"model.network.{name}", value)
-  pick("model.network.dtype", "float32" if kind == "cpu" else "bfloat16")
+  pick("model.network.dtype", chosen.dtype(kind))
   batch = pick(f"stages.{teacher}.batch_size", batch)
   update = chosen.seconds_of(size, side, batch, device)
   for name, every in chosen.cadence(update).items():

@@ -108,6 +108,12 @@ class Size:
     return f"a U-Net of {widths} channels{on}"
 
 
+def dtype(kind: str) -> str:
+  """The dtype in which a network computes on a kind of device."""
+  # CPUs have no fast instructions for bfloat16.
+  return "float32" if kind == "cpu" else "bfloat16"
+
+
 def image_size(sides: Sequence[int], kind: str) -> int:
   """The largest of SIDES that at least three quarters of the pictures reach.
 

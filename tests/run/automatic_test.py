@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from diffdistill.configs import folder
+from diffdistill.configs import cifar10, folder
 from diffdistill.fields import plain
 from diffdistill.run import from_config, speed
 from diffdistill.run.at_path import put
@@ -48,6 +48,20 @@ def fast(monkeypatch):
 
   say(1e10)
   return say
+
+
+@pytest.mark.parametrize(
+  "recipe", ["progressive", "classifier_features", "denoising_student"]
+)
+def test_an_automatic_dtype_needs_no_image(monkeypatch, recipe):
+  config = plain(cifar10.get_config(recipe))
+  for kind, dtype in (("cpu", "float32"), ("accelerator", "bfloat16")):
+    monkeypatch.setattr(speed, "kind_of", lambda device, kind=kind: kind)
+    found = resolved_automatic(config)
+    assert found.fields["model"]["network"]["dtype"] == dtype
+    assert len(found.said) == (kind != "cpu")
+  config["model"]["network"]["dtype"] = "float32"
+  assert resolved_automatic(config).fields == config
 
 
 def own(path, recipe="progressive", **fields):
