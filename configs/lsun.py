@@ -96,7 +96,7 @@ def _denoising_student(config: ConfigDict, num_updates: int) -> None:
     batch_size=64,  # [ours]
     dropout=0.0,  # [ours]
     judged=False,
-    remat=True,
+    remat="all",
     dtype="bfloat16",
   )
   config.evaluation.num_steps = (1, 2, 4, 8, 16, 32, 50)

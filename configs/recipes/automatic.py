@@ -62,7 +62,7 @@ def automatic_network(*, dropout: float) -> Fields:
     "patch": auto(),
     "attention": auto(),
     "dropout": dropout,
-    "remat": False,
+    "remat": "none",
     "dtype": auto(),
   }
 

@@ -74,7 +74,7 @@ def _describe(config: Any) -> None:
       "num_heads": 1,
       "embed_dim": 512,
       "dropout": 0.1,
-      "remat": False,
+      "remat": "none",
       "dtype": "bfloat16",
     },
     "schedule": COSINE,

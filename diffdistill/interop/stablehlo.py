@@ -95,8 +95,7 @@ def export_sampler(
 
   Args:
     sample: (params, noise of unit variance, label, key, num_steps) -> images.
-      Its network must compute attention by "xla", since "cudnn" runs only on
-      GPUs.
+      Its network must compute attention by "xla", see `Denoiser.portable`.
     params: the weights of the network, on any devices of this process.
     image_shape: (h, w, c).
     num_classes: 0 for a model without labels.

@@ -45,6 +45,7 @@ from diffdistill.networks.layers import (
   self_attention,
   unfold,
 )
+from diffdistill.networks.remat import policy_of
 from diffdistill.networks.require import (
   require,
   require_divisor,
@@ -102,11 +103,12 @@ class DiT(nn.Module, kw_only=True):
     depth: the number of blocks.
     num_heads: the number of heads of attention.
     patch: the side of the block of pixels that becomes a token.
-    attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs. The kernel
-      computes only in bfloat16, and has no forward-mode derivative, which
-      moment matching in parameter space needs.
-    remat: whether to save memory by recomputing each block in the backward
-      pass.
+    attention: "xla"; "cudnn" for the fused kernel of NVIDIA GPUs; or "fused"
+      for that kernel where it can run. The kernel computes only in bfloat16,
+      and has no forward-mode derivative, which moment matching in parameter
+      space needs.
+    remat: what the backward pass of each block computes again to save memory:
+      "none", "dots" or "all", see `networks/remat.py`.
     dtype: "float32" or "bfloat16", the dtype of the computation. Parameters,
       the statistics of norms, softmax, the embedding, the last layer and the
       output are always float32.
@@ -125,7 +127,7 @@ class DiT(nn.Module, kw_only=True):
   out_channels: Channels
   patch: Side = 2
   attention: str = "xla"
-  remat: bool = False
+  remat: bool | str = "none"
   dtype: str = "float32"
   num_classes: Classes = 0
   two_times: bool = False
@@ -133,6 +135,7 @@ class DiT(nn.Module, kw_only=True):
   def __post_init__(self):
     super().__post_init__()
     require_precision(self.dtype, self.attention)
+    policy_of(self.remat)
     check_ranges(self)
     require(self.width % 4 == 0, f"width is {self.width}; pass a multiple of 4")
     require_divisor("num_heads", self.num_heads, self.width)

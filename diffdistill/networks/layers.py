@@ -6,6 +6,7 @@ every dtype: they are cheap, and bfloat16 would make them too inexact.
 """
 
 import functools
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -97,6 +98,7 @@ class Attention(nn.Module, kw_only=True):
     head_dim: the channels of one head.
     normalise: whether to normalise the map first.
     groups, group_size, epsilon: the settings of this norm.
+    kernel: how attention is computed, see `self_attention`.
   """
 
   num_heads: int = 1
@@ -106,6 +108,7 @@ class Attention(nn.Module, kw_only=True):
   group_size: int = 2
   epsilon: float = EPSILON
   dtype: DTypeLike = jnp.float32
+  kernel: str = "xla"
 
   @nn.compact
   def __call__(self, x: Map) -> Map:
@@ -124,7 +127,9 @@ class Attention(nn.Module, kw_only=True):
         name="norm",
       )(x)
     h = h.reshape(batch, height * width, channels)
-    h = self_attention(h, heads, dtype=self.dtype, zero=True)
+    h = self_attention(
+      h, heads, dtype=self.dtype, attention=self.kernel, zero=True
+    )
     return x + h.reshape(x.shape)
 
 
@@ -145,8 +150,8 @@ def self_attention(
     h: the normalised tokens; the result is not added to them.
     heads: the number of heads, a divisor of the channels.
     dtype: the dtype of the computation.
-    attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs, which
-      has no forward-mode derivative.
+    attention: "xla"; "cudnn" for the fused kernel of NVIDIA GPUs, which has no
+      forward-mode derivative; or "fused" for that kernel where it can run.
     norm_qk: whether to normalise the queries and keys of each head, which
       bounds the logits.
     zero: whether the initial kernel of the last layer is zero.
@@ -163,12 +168,29 @@ def self_attention(
     q = norm(name="norm_q")(q)
     # Keys need no bias, because it would not change the softmax.
     k = norm(name="norm_k", use_bias=False)(k)
-  h = jax.nn.dot_product_attention(
-    q, k, v, implementation="cudnn" if attention == "cudnn" else "xla"
-  )
+  h = {"xla": _XLA, "cudnn": _CUDNN, "fused": _fused}[attention](q, k, v)
   return nn.Dense(channels, dtype=dtype, kernel_init=_init(zero), name="out")(
     h.reshape(batch, length, channels)
   )
+
+
+def _attend(
+  implementation: Literal["xla", "cudnn"], q: Array, k: Array, v: Array
+) -> Array:
+  return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+
+
+_XLA = functools.partial(_attend, "xla")
+_CUDNN = functools.partial(_attend, "cudnn")
+
+
+def _fused(q: Array, k: Array, v: Array) -> Array:
+  """Attention by cuDNN on NVIDIA GPUs, and by XLA on other platforms."""
+  try:
+    return jax.lax.platform_dependent(q, k, v, cuda=_CUDNN, default=_XLA)
+  except RuntimeError:
+    # JAX raises this without cuDNN, or for heads that its kernel does not take.
+    return _XLA(q, k, v)
 
 
 def upsample(x: Map) -> Float[Array, "b 2*h 2*w c"]:

@@ -23,7 +23,15 @@ from diffdistill.arrays import (
   Time,
 )
 from diffdistill.networks.features import COLLECTION, kept
+from diffdistill.networks.require import require_known
 
+# Generators of random bits. The last two use instructions of the device, which
+# are cheaper on accelerators. Their bits differ between kinds of devices, and
+# may depend on how a batch is split over the devices.
+THREEFRY = "threefry2x32"
+# The values of fields with which XLA computes the attention.
+_BY_XLA = {"attention": "xla", "attention_kernel": "xla"}
+DROPOUT_BITS = (THREEFRY, "rbg", "unsafe_rbg")
 # The output has the height and width of the input. A network whose output is
 # "both" (x0 and eps) has twice the channels of the input.
 Output = Float[Array, "b h w out"]
@@ -69,14 +77,18 @@ class LinenNetwork:
       `jax.default_matmul_precision`; None uses the setting of the process.
     image_shape: (h, w, c) of the input.
     num_classes: the number of classes; 0 for an unconditional network.
+    dropout_bits: the generator of the random bits of dropout; one of
+      DROPOUT_BITS.
   """
 
   module: nn.Module
   image_shape: tuple[int, int, int]
   num_classes: int = 0
   precision: str | None = None
+  dropout_bits: str = THREEFRY
 
   def __post_init__(self):
+    require_known("dropout_bits", self.dropout_bits, DROPOUT_BITS)
     expected = getattr(self.module, "num_classes", self.num_classes)
     if expected != self.num_classes:
       raise ValueError(
@@ -101,20 +113,24 @@ class LinenNetwork:
     derivative. The backward pass recomputes no block. Matrix products use the
     full float32 factors, which GPUs and TPUs round by default.
     """
-    wanted: dict[str, Any] = {
-      "dtype": "float32",
-      "attention": "xla",
-      "remat": False,
-    }
-    # The field "attention" of a U-Net is a list of heights, not a text.
-    fields = {
+    exact = self._changed(dtype="float32", remat="none", **_BY_XLA)
+    return dataclasses.replace(exact, precision="highest")
+
+  @property
+  def portable(self) -> "LinenNetwork":
+    """The same network with attention that every platform can compute."""
+    return self._changed(**_BY_XLA)
+
+  def _changed(self, **wanted: str) -> "LinenNetwork":
+    """This network with other values of those fields that its module has."""
+    # The field "attention" of a U-Net is a list of heights, not a text, and
+    # "remat" of an older config is a bool.
+    fields: dict[str, Any] = {
       name: value
       for name, value in wanted.items()
-      if isinstance(getattr(self.module, name, None), type(value))
+      if isinstance(getattr(self.module, name, None), str | bool)
     }
-    return dataclasses.replace(
-      self, module=self.module.clone(**fields), precision="highest"
-    )
+    return dataclasses.replace(self, module=self.module.clone(**fields))
 
   def init(self, key: Key) -> Params:
     x = jnp.zeros((1, *self.image_shape))
@@ -197,10 +213,19 @@ class LinenNetwork:
         {"params": params},
         *(x, t, label, key is not None),
         **more,
-        rngs=None if key is None else {"dropout": key},
+        rngs=None if key is None else {"dropout": self._dropout_key(key)},
         mutable=[COLLECTION],
       )
     return cast(Array, output), variables
+
+  def _dropout_key(self, key: Key) -> Key:
+    """The key of dropout, of the generator whose bits dropout uses."""
+    if self.dropout_bits == THREEFRY:
+      return key
+    # These generators have keys of four words, which JAX fills like this too.
+    half = jax.random.key_data(key)
+    data = jnp.concatenate([half, half])
+    return jax.random.wrap_key_data(data, impl=self.dropout_bits)
 
 
 def add_second_time(network: Network, params: Params, key: Key) -> Params:

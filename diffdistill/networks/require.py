@@ -8,8 +8,9 @@ from diffdistill.arrays import Label
 
 Map = Float[Array, "b h w c"]
 DTYPES = ("float32", "bfloat16")
-# Attention can be computed by XLA on any platform, or by NVIDIA's fused kernel.
-ATTENTIONS = ("xla", "cudnn")
+# Attention can be computed by XLA on any platform, or by NVIDIA's fused kernel;
+# "fused" means that kernel on NVIDIA GPUs, and XLA on other platforms.
+ATTENTIONS = ("xla", "cudnn", "fused")
 
 
 def require(condition: bool, message: str) -> None:
@@ -72,14 +73,22 @@ def require_levels(x: Map, levels: int, attention: tuple[int, ...]) -> None:
   )
 
 
-def require_precision(dtype: str, attention: str) -> None:
-  """Raises ValueError unless both values are known and can be combined."""
+def require_precision(
+  dtype: str, attention: str, name: str = "attention"
+) -> None:
+  """Raises ValueError unless both values are known and can be combined.
+
+  Args:
+    dtype: the dtype of the computation.
+    attention: how attention is computed.
+    name: the name of the field of `attention`.
+  """
   require_known("dtype", dtype, DTYPES)
-  require_known("attention", attention, ATTENTIONS)
+  require_known(name, attention, ATTENTIONS)
   require(
     attention == "xla" or dtype == "bfloat16",
-    f"attention is {attention!r}, which computes no {dtype}; pass"
-    " dtype='bfloat16' or attention='xla'",
+    f"{name} is {attention!r}, which computes no {dtype}; pass"
+    f" dtype='bfloat16' or {name}='xla'",
   )
 
 

@@ -7,6 +7,7 @@ import jax
 from jaxtyping import Array, Float
 
 from diffdistill.arrays import Params
+from diffdistill.networks.remat import checkpointed, rematerialised
 
 
 def scanned(
@@ -14,7 +15,7 @@ def scanned(
   length: int,
   *,
   in_axes: object,
-  remat: bool,
+  remat: bool | str,
   reverse: bool = False,
 ) -> type[nn.Module]:
   """Makes the class of a row of blocks, whose parameters are stacked on axis 0.
@@ -25,14 +26,13 @@ def scanned(
     length: the number of blocks, 1 or more.
     in_axes: one entry for each input: 0 if each block has its own entry,
       nn.broadcast if all blocks share the input.
-    remat: whether to save memory by recomputing each block in the backward
-      pass.
+    remat: what the backward pass of each block computes again to save memory:
+      "none", "dots" or "all", see `networks/remat.py`.
     reverse: whether to run from the last block to the first.
   """
-  if remat:
-    # prevent_cse stops the compiler from reusing results of the forward pass. A
-    # scan needs no such barrier, because the compiler cannot reuse them there.
-    block = nn.remat(block, prevent_cse=False)
+  # prevent_cse stops the compiler from reusing results of the forward pass. A
+  # scan needs no such barrier, because the compiler cannot reuse them there.
+  block = rematerialised(block, remat, prevent_cse=False)
   return nn.scan(
     block,
     variable_axes={"params": 0},
@@ -50,7 +50,7 @@ def in_pieces(
   shared: Array,
   asked: Sequence[int],
   *,
-  remat: bool,
+  remat: bool | str,
 ) -> tuple[Float[Array, "b ..."], dict[int, Float[Array, "b ..."]]]:
   """Runs a row without dropout; returns the outputs of row and asked blocks.
 
@@ -63,16 +63,15 @@ def in_pieces(
     h: the input of the first block.
     shared: an input of every block.
     asked: the indices of the wanted blocks, in rising order.
-    remat: whether to save memory by recomputing each block in the backward
-      pass.
+    remat: what the backward pass of each block computes again to save memory:
+      "none", "dots" or "all", see `networks/remat.py`.
   """
   length = jax.tree.leaves(weights)[0].shape[0]
 
   def step(h, own):
     return block.apply({"params": own}, h, shared)
 
-  if remat:
-    step = jax.checkpoint(step, prevent_cse=False)
+  step = checkpointed(step, remat)
   found, start = {}, 0
   for end in sorted({*(index + 1 for index in asked), length}):
     piece = jax.tree.map(lambda leaf, a=start, b=end: leaf[a:b], weights)

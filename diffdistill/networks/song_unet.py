@@ -41,13 +41,14 @@ from diffdistill.networks.layers import (
   Vector,
   conv,
 )
+from diffdistill.networks.remat import policy_of, rematerialised
 from diffdistill.networks.require import (
-  DTYPES,
   require,
   require_even,
   require_known,
   require_levels,
   require_multipliers,
+  require_precision,
 )
 from diffdistill.networks.song_block import (
   GROUP_SIZE,
@@ -73,10 +74,6 @@ ENCODERS = ("standard", "residual", "skip")
 DECODERS = ("standard", "skip")
 
 
-# Argument 3 of a block (after self) is `train`. It must remain a Python value,
-# so remat may not trace it.
-REMAT_BLOCK = nn.remat(SongBlock, static_argnums=(3,))
-REMAT_ATTENTION = nn.remat(Attention)
 # The arguments of every block: the embedding, and `train`.
 Told = tuple[Vector, bool]
 
@@ -95,6 +92,9 @@ class SongUNet(nn.Module, kw_only=True):
     attention: the image heights with attention of one head, which follows each
       block on the way down and the last block on the way up. The middle always
       has attention.
+    attention_kernel: "xla"; "cudnn" for the fused kernel of NVIDIA GPUs; or
+      "fused" for that kernel where it can run. The kernel computes only in
+      bfloat16, and has no forward-mode derivative.
     embed_dim: the size of the embedded noise level and class; None for
       4 * channels.
     embedding: "positional" or "fourier".
@@ -105,8 +105,8 @@ class SongUNet(nn.Module, kw_only=True):
     decoder: "standard"; or "skip" to sum an output of each resolution.
     taps: the taps of the filter that changes resolutions, an even number.
     dropout: the dropout rate in training, in [0, 1).
-    remat: whether to save memory by recomputing each block in the backward
-      pass.
+    remat: what the backward pass of each block computes again to save memory:
+      "none", "dots" or "all", see `networks/remat.py`.
     dtype: "float32" or "bfloat16", see `UNet`.
     out_channels: the channels of the output.
     num_classes: the number of classes; 0 for an unconditional network.
@@ -118,6 +118,7 @@ class SongUNet(nn.Module, kw_only=True):
   num_blocks: Blocks
   out_channels: Channels
   attention: tuple[Side, ...] = ()
+  attention_kernel: str = "xla"
   embed_dim: Channels | None = None
   embedding: str = "positional"
   num_waves: Waves | None = None
@@ -125,7 +126,7 @@ class SongUNet(nn.Module, kw_only=True):
   decoder: str = "standard"
   taps: tuple[Annotated[int, Range(-1000, 1000)], ...] = (1, 1)
   dropout: Share = 0.0
-  remat: bool = False
+  remat: bool | str = "none"
   dtype: str = "float32"
   num_classes: Classes = 0
   two_times: bool = False
@@ -136,9 +137,10 @@ class SongUNet(nn.Module, kw_only=True):
       ("embedding", EMBEDDINGS),
       ("encoder", ENCODERS),
       ("decoder", DECODERS),
-      ("dtype", DTYPES),
     ):
       require_known(name, getattr(self, name), known)
+    require_precision(self.dtype, self.attention_kernel, "attention_kernel")
+    policy_of(self.remat)
     check_ranges(self)
     require_even("num_waves", self.num_waves or self.channels)
     require_multipliers(self.multipliers)
@@ -243,7 +245,9 @@ class SongUNet(nn.Module, kw_only=True):
     features: int | None = None,
     resample: str | None = None,
   ) -> Float[Array, "b H W C"]:
-    kind = REMAT_BLOCK if self.remat else SongBlock
+    # Argument 3 of a block (after self) is `train`. It must remain a Python
+    # value, so remat may not trace it.
+    kind = rematerialised(SongBlock, self.remat, static_argnums=(3,))
     return kind(
       features=features,
       resample=resample,
@@ -254,8 +258,13 @@ class SongUNet(nn.Module, kw_only=True):
     )(h, *told)
 
   def _attend(self, h: Map, name: str) -> Map:
-    kind = REMAT_ATTENTION if self.remat else Attention
-    layer = kind(group_size=GROUP_SIZE, dtype=self.dtype, name=name)
+    kind = rematerialised(Attention, self.remat)
+    layer = kind(
+      group_size=GROUP_SIZE,
+      dtype=self.dtype,
+      kernel=self.attention_kernel,
+      name=name,
+    )
     return SCALE * layer(h)
 
   def _auxiliary(

@@ -40,12 +40,13 @@ from diffdistill.networks.layers import (
   fold,
   unfold,
 )
+from diffdistill.networks.remat import policy_of, rematerialised
 from diffdistill.networks.require import (
-  DTYPES,
   require_even,
   require_known,
   require_levels,
   require_multipliers,
+  require_precision,
 )
 from diffdistill.networks.unet_block import ResBlock
 from diffdistill.ranges import (
@@ -66,10 +67,6 @@ RESAMPLING = (None, "block", "conv")
 PADDING = ("same", "both")
 MIDDLE = ("attention", "bare_attention", "blocks")
 
-# Argument 3 of a block (after self) is `train`. It must remain a Python value,
-# so remat may not trace it.
-REMAT_BLOCK = nn.remat(ResBlock, static_argnums=(3,))
-REMAT_ATTENTION = nn.remat(Attention)
 # The arguments of every block: the embedding, and `train`.
 Told = tuple[Vector, bool]
 
@@ -89,14 +86,17 @@ class UNet(nn.Module, kw_only=True):
       in patches. 1 for none.
     attention: the image heights at which attention follows each block. The
       middle has attention too, unless `middle` says otherwise.
+    attention_kernel: "xla"; "cudnn" for the fused kernel of NVIDIA GPUs; or
+      "fused" for that kernel where it can run. The kernel computes only in
+      bfloat16, and has no forward-mode derivative.
     num_heads: the heads of attention; ignored if head_dim is given.
     head_dim: the channels of one head.
     embed_dim: the size of the embedded noise level and class; None for
       4 * channels.
     dropout: the dropout rate in training, in [0, 1).
     style: "film" or "ddpm", see the top of this file.
-    remat: whether to save memory by recomputing each block in the backward
-      pass.
+    remat: what the backward pass of each block computes again to save memory:
+      "none", "dots" or "all", see `networks/remat.py`.
     dtype: "float32" or "bfloat16", the dtype of the computation. Parameters,
       the statistics of norms, softmax, the embedding, the last convolution and
       the output are always float32.
@@ -131,12 +131,13 @@ class UNet(nn.Module, kw_only=True):
   out_channels: Channels
   patch: Side = 1
   attention: tuple[Side, ...] = ()
+  attention_kernel: str = "xla"
   num_heads: Channels = 1
   head_dim: Channels | None = None
   embed_dim: Channels | None = None
   dropout: Share = 0.0
   style: str = "film"
-  remat: bool = False
+  remat: bool | str = "none"
   dtype: str = "float32"
   groups: Channels = 32
   num_classes: Classes = 0
@@ -154,12 +155,13 @@ class UNet(nn.Module, kw_only=True):
     super().__post_init__()
     for name, known in (
       ("style", STYLES),
-      ("dtype", DTYPES),
       ("resampling", RESAMPLING),
       ("padding", PADDING),
       ("middle", MIDDLE),
     ):
       require_known(name, getattr(self, name), known)
+    require_precision(self.dtype, self.attention_kernel, "attention_kernel")
+    policy_of(self.remat)
     check_ranges(self)
     require_even("channels", self.channels)
     require_even("sinusoid_dim", self.sinusoid_dim or self.channels)
@@ -267,7 +269,9 @@ class UNet(nn.Module, kw_only=True):
     features: int | None = None,
     resample: str | None = None,
   ) -> Float[Array, "b H W C"]:
-    kind = REMAT_BLOCK if self.remat else ResBlock
+    # Argument 3 of a block (after self) is `train`. It must remain a Python
+    # value, so remat may not trace it.
+    kind = rematerialised(ResBlock, self.remat, static_argnums=(3,))
     return kind(
       features=features,
       resample=resample,
@@ -279,12 +283,13 @@ class UNet(nn.Module, kw_only=True):
     )(h, *told)
 
   def _attend(self, h: Map, name: str, normalise: bool = True) -> Map:
-    kind = REMAT_ATTENTION if self.remat else Attention
+    kind = rematerialised(Attention, self.remat)
     return kind(
       num_heads=self.num_heads,
       head_dim=self.head_dim,
       normalise=normalise,
       dtype=self.dtype,
+      kernel=self.attention_kernel,
       name=name,
       **self._norms,
     )(h)

@@ -55,6 +55,7 @@ from diffdistill.networks.layers import (
   unfold,
   upsample,
 )
+from diffdistill.networks.remat import policy_of
 from diffdistill.networks.require import (
   require,
   require_divisor,
@@ -92,11 +93,12 @@ class UViT(nn.Module, kw_only=True):
       4 * channels[0].
     dropout: the dropout rate of each stage in training, in [0, 1); () for no
       dropout.
-    attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs. The kernel
-      computes only in bfloat16, and has no forward-mode derivative, which
-      moment matching in parameter space needs.
-    remat: whether to save memory by recomputing each block in the backward
-      pass.
+    attention: "xla"; "cudnn" for the fused kernel of NVIDIA GPUs; or "fused"
+      for that kernel where it can run. The kernel computes only in bfloat16,
+      and has no forward-mode derivative, which moment matching in parameter
+      space needs.
+    remat: what the backward pass of each block computes again to save memory:
+      "none", "dots" or "all", see `networks/remat.py`.
     dtype: "float32" or "bfloat16", the dtype of the computation. Parameters,
       the statistics of norms, softmax, the embedding, the last convolution and
       the output are always float32.
@@ -119,7 +121,7 @@ class UViT(nn.Module, kw_only=True):
   embed_dim: Channels | None = None
   dropout: tuple[Share, ...] = ()
   attention: str = "xla"
-  remat: bool = False
+  remat: bool | str = "none"
   dtype: str = "float32"
   groups: Channels = 32
   num_classes: Classes = 0
@@ -128,6 +130,7 @@ class UViT(nn.Module, kw_only=True):
   def __post_init__(self):
     super().__post_init__()
     require_precision(self.dtype, self.attention)
+    policy_of(self.remat)
     check_ranges(self)
     stages = len(self.channels)
     require(

@@ -1,7 +1,7 @@
 """Plans what a recipe costs on a machine, without using that machine."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,13 @@ from diffdistill.planning.chips import GIB, Chip
 from diffdistill.planning.compiled import Compiled, compile_program
 from diffdistill.planning.flops import count_flops
 from diffdistill.planning.programs import Program, programs
-from diffdistill.planning.remedies import Remedy, applied, flags, remedies
+from diffdistill.planning.remedies import (
+  Remedy,
+  applied,
+  flags,
+  offer,
+  remedies,
+)
 from diffdistill.planning.roofline import Roofline, roofline
 from diffdistill.planning.topology import Topology, topology_of
 from diffdistill.run import from_config
@@ -77,6 +83,8 @@ class Plan:
     rows: one row for each program.
     remedies: for each stage that does not fit, the change that makes it fit;
       None if no tried change does.
+    offer: a change that is faster, if all programs take less than half of a
+      chip's memory; None if there is none.
   """
 
   topology: str
@@ -86,6 +94,7 @@ class Plan:
   compiler: str
   rows: tuple[Row, ...]
   remedies: dict[str, Remedy | None]
+  offer: Remedy | None = None
 
   @property
   def chip_hours(self) -> float | None:
@@ -125,6 +134,7 @@ def make_plan(
     compiler=devices.compiler,
     rows=tuple(rows),
     remedies=found,
+    offer=_offer(rows, run.config, devices.chip),
   )
 
 
@@ -166,6 +176,11 @@ def table(plan: Plan) -> str:
   if plan.chip_hours is not None:
     lines.append(
       f"chip-hours of the recipe, at the roofline: {plan.chip_hours:,.0f}"
+    )
+  if plan.offer is not None:
+    lines.append(
+      "all programs take less than half of a chip's memory; plan again with"
+      f" {flags(plan.offer)}, which is faster if it fits"
     )
   lines.append(
     "numbers are for one device, in GiB; a sampler's are for one step; memory"
@@ -252,6 +267,16 @@ def _row(
     chip_hours=hours,
     compile_seconds=compiled.seconds,
   )
+
+
+def _offer(
+  rows: Sequence[Row], config: Fields, chip: Chip | None
+) -> Remedy | None:
+  """Returns a faster change if every program leaves half of a chip free."""
+  if chip is None:
+    return None
+  most = max(row.memory_bytes for row in rows) + CODE_BYTES
+  return offer(config) if most < chip.memory / 2 else None
 
 
 def _over(compiled: Compiled, chip: Chip | None) -> float:

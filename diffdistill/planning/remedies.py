@@ -11,13 +11,15 @@ from diffdistill.fields import Fields
 # 8}.
 Remedy = dict[str, Any]
 
+REMAT = "model.network.remat"
 _PARTS = (2, 4, 8, 16, 32)
 
 
 def remedies(config: Fields, stage: str, num_devices: int) -> Iterator[Remedy]:
   """Yields remedies to try: first single changes, then several at once.
 
-  A larger fsdp costs messages; rematerialisation costs a forward pass;
+  A larger fsdp costs messages; rematerialisation costs a part of a forward pass
+  (dots) or all of it (all);
   accumulation costs only that products are smaller; and a teacher in bfloat16
   loses some accuracy.
 
@@ -44,9 +46,7 @@ def remedies(config: Fields, stage: str, num_devices: int) -> Iterator[Remedy]:
     yield from _joined(fsdp[-1:], smaller)
     return
   network = config["model"]["network"]
-  remat = (
-    [{"model.network.remat": True}] if network.get("remat") is False else []
-  )
+  remat = [{REMAT: policy} for policy in _more(network.get("remat"))]
   path, size = f"stages.{stage}.accumulate", fields["batch_size"]
   accumulate = [
     {path: parts}
@@ -57,10 +57,28 @@ def remedies(config: Fields, stage: str, num_devices: int) -> Iterator[Remedy]:
   if "teacher" in fields.get("frozen", {}):
     teacher = [{f"stages.{stage}.teacher_dtype": "bfloat16"}]
   yield from (*fsdp, *remat, *accumulate, *teacher)
-  most = _joined(fsdp[-1:], remat) if fsdp and remat else [*fsdp[-1:], *remat]
-  yield from most[:1] if fsdp and remat else ()
+  both = _joined(fsdp[-1:], remat)
+  yield from both
+  most = both[-1:] or [*fsdp[-1:], *remat[-1:]]
   yield from _joined(most, accumulate)
   yield from _joined(_joined(most, accumulate[-1:]) or most, teacher)
+
+
+def offer(config: Fields) -> Remedy | None:
+  """Returns a config's next milder rematerialisation; None if there is none.
+
+  It makes updates faster if the memory of the chips allows it.
+  """
+  remat = config["model"]["network"].get("remat")
+  milder = {"all": "dots", True: "dots", "dots": "none"}.get(remat)
+  return None if milder is None else {REMAT: milder}
+
+
+def _more(remat: bool | str | None) -> tuple[str, ...]:
+  """The policies that save more memory; none for a network without any."""
+  if remat in (False, "none"):
+    return "dots", "all"
+  return ("all",) if remat == "dots" else ()
 
 
 def applied(config: Fields, remedy: Remedy) -> Fields:

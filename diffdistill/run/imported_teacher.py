@@ -63,6 +63,7 @@ def _imported(place: epath.Path, recipe: Fields) -> tuple[Fields, bool]:
     "output": model.output,
     "precondition": model.precondition,
     "label_dropout": rate if model.null_label else 0.0,
+    **{name: recipe[name] for name in ("dropout_bits",) if name in recipe},
     "origin": model.origin,
     "license": model.license,
   }

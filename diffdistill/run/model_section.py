@@ -7,6 +7,7 @@ images.
 
 import functools
 import math
+from typing import Any
 
 import jax
 
@@ -20,7 +21,7 @@ from diffdistill.fields.builder import split
 from diffdistill.interop.model import Model
 from diffdistill.networks import CLASSIFIERS, NETWORKS
 from diffdistill.networks.classifier import LinenClassifier
-from diffdistill.networks.network import LinenNetwork, Network
+from diffdistill.networks.network import THREEFRY, LinenNetwork, Network
 from diffdistill.run.sections import BUILDER, ModelSection, ShiftSection
 from diffdistill.sampling.sampler import Sampler
 
@@ -80,9 +81,17 @@ def denoiser_of_section(
       "num_classes": known,
     },
   )
+  if model.dropout_bits != THREEFRY and not has_dropout(module):
+    raise ValueError(
+      f"model.dropout_bits is {model.dropout_bits!r}, but the network has no"
+      f" dropout; pass a model.network.dropout above 0, or {THREEFRY!r}"
+    )
   return Denoiser(
     network=LinenNetwork(
-      module=module, image_shape=image_shape, num_classes=known
+      module=module,
+      image_shape=image_shape,
+      num_classes=known,
+      dropout_bits=model.dropout_bits,
     ),
     process=GaussianProcess(schedule=_schedule(model.schedule, image_shape[0])),
     output=model.output,
@@ -90,6 +99,12 @@ def denoiser_of_section(
     null_label=num_classes if null_label else None,
     precondition=model.precondition,
   )
+
+
+def has_dropout(module: Any) -> bool:
+  """Whether a network drops anything in training."""
+  rates = getattr(module, "dropout", 0.0)
+  return any(rates) if isinstance(rates, tuple) else rates > 0
 
 
 def _schedule(fields: Fields, image_size: int) -> Schedule:

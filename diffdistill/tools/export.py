@@ -87,7 +87,9 @@ def _write(
   elif kind == "safetensors":
     model_folder.save(model, out)
   else:
-    generator = run.generator(sampler, 1, guidance=run.usual_guidance(round_))
+    portable = dataclasses.replace(run, denoiser=run.denoiser.portable)
+    guidance = run.usual_guidance(round_)
+    generator = portable.generator(sampler, 1, guidance=guidance)
     program = stablehlo.export_sampler(
       generator.sample,
       model.params,

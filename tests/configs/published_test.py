@@ -282,7 +282,7 @@ def test_moment_matching_is_as_published(
       built.denoiser.network.module,
       **UVITS[name],
       attention="xla",
-      remat=True,
+      remat="all",
       dtype="bfloat16",
     )
   schedule = built.denoiser.process.schedule

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,3 +151,44 @@ def test_fold_gathers_patches_and_unfold_restores_them():
   np.testing.assert_array_equal(layers.unfold(folded, 2), x)
   with pytest.raises(ValueError, match="patches of 4"):
     layers.fold(x, 4)
+
+
+def attend(kernel):
+  layer = layers.Attention(num_heads=2, dtype=jnp.bfloat16, kernel=kernel)
+  x = jnp.linspace(-1, 1, 2 * 4 * 4 * 8).reshape(2, 4, 4, 8)
+  params = jax.tree.map(
+    lambda leaf: jnp.linspace(-1, 1, leaf.size).reshape(leaf.shape),
+    jax.eval_shape(layer.init, jax.random.key(0), x),
+  )
+  return functools.partial(layer.apply, params), x
+
+
+def test_fused_attention_is_xla_s_where_cudnn_is_missing():
+  outputs = []
+  for kernel in ("xla", "fused"):
+    apply, x = attend(kernel)
+    outputs.append(jax.jit(apply)(x))
+  np.testing.assert_array_equal(*outputs)
+  assert np.abs(outputs[0] - x).max() > 0.1
+
+
+def test_fused_attention_asks_for_cudnn_on_nvidia_gpus(monkeypatch):
+  asked, xla = [], jax.nn.dot_product_attention
+
+  def recorded(q, k, v, *, implementation):
+    asked.append(implementation)
+    # The result tells which of the two was lowered.
+    return xla(q, k, v) + (implementation == "cudnn")
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", recorded)
+  apply, x = attend("fused")
+  traced = jax.jit(apply).trace(x)
+  assert set(asked) == {"xla", "cudnn"}
+  lowered = {
+    platform: traced.lower(lowering_platforms=(platform,)).as_text()
+    for platform in ("cpu", "cuda", "tpu")
+  }
+  ones = {
+    platform: text.count("1.000000e+00") for platform, text in lowered.items()
+  }
+  assert ones["cuda"] == ones["cpu"] + 1 == ones["tpu"] + 1

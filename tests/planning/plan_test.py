@@ -172,10 +172,11 @@ def test_a_stage_that_no_remedy_mends_is_reported(plan, edited):
 def test_the_milder_remedies_come_first(wide):
   config = applied(wide, {"model.network": {"kind": "unet", "remat": False}})
   found = list(remedies(config, "teacher", 64))
-  assert found[:4] == [
+  assert found[:5] == [
     {"mesh.data": -1, "mesh.fsdp": 8},
     {"mesh.data": -1, "mesh.fsdp": 64},
-    {"model.network.remat": True},
+    {"model.network.remat": "dots"},
+    {"model.network.remat": "all"},
     {"stages.teacher.accumulate": 2},
   ]
   assert all(found.count(remedy) == 1 for remedy in found)
