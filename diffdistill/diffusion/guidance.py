@@ -34,7 +34,8 @@ class Guidance:
     weight: w of equation (1); 0 for none.
     interval: the times (low, high) in [0, 1], both included, at which it acts.
     together: whether one pass over twice the images makes both predictions. It
-      is faster on a device that one batch does not fill, and needs more memory.
+      needs more memory, and may be faster on a device that one batch does not
+      fill; on a CPU it is not faster.
   """
 
   weight: Annotated[float, Range(0, 1000)] = 0.0
