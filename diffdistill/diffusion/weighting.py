@@ -14,6 +14,7 @@ is SNR times its x0-MSE, so the larger of both has the weight max(SNR, 1).
 e^20 or e^-20: with it, every time contributes and none dominates.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -39,3 +40,14 @@ def weight(name: str, logsnr: Float[Array, " b"]) -> Float[Array, " b"]:
   if name not in weights:
     raise ValueError(f"weighting is {name!r}; pass one of {', '.join(weights)}")
   return weights[name]
+
+
+def adaptive(
+  error: Float[Array, " b"], power: float, floor: float
+) -> Float[Array, " b"]:
+  """Divides each error by sg(error + floor)^power (Geng et al. 2025, code).
+
+  The divisor has no gradient. A power of 1 makes the gradients of all images
+  about equally large, whatever their error; a power of 0 changes nothing.
+  """
+  return error / jax.lax.stop_gradient(error + floor) ** power

@@ -16,5 +16,6 @@ OBJECTIVES = Kinds(
     "consistency_training": "consistency:ConsistencyTraining",
     "parameter_moment_matching": "moment_matching:ParameterMomentMatching",
     "flow_map": "flow_map:FlowMapDistillation",
+    "mean_flow": "mean_flow:MeanFlow",
   },
 )

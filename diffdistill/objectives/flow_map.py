@@ -22,8 +22,8 @@ diffusion model with the teacher's velocity as target. (In (4), u' does not
 depend on the teacher there, so v takes its place.)
 
 The student's network has two times; it starts as a copy of the teacher, whose
-branch of the second time is zero. No network has dropout. Unlike the papers,
-the coordinates are those of the circle for every schedule, and losses have no
+branch of the second time is zero. No network has dropout. Unlike the paper, the
+coordinates are those of the circle for every schedule, and losses have no
 weight beside these coordinates. Unlike the paper, the semigroup's target is the
 student itself and not its average, s = t learns from the teacher and not from
 data, and t and s are continuous.

@@ -56,6 +56,7 @@ PAPERS: dict[str, dict[str, Any]] = {
     "target_decay": 0.5,
   },
   "consistency_training": {"sampler": Renoising, "neighbours": UNIFORM},
+  "mean_flow": {"sampler": FlowMap},
   # These objectives belong to no paper. They test the interface of objectives;
   # see proving.py.
   **{name: {} for name in PROVING},
@@ -65,9 +66,14 @@ every_paper = pytest.mark.parametrize("name", PAPERS)
 VARIANTS: dict[str, dict[str, Any]] = {
   "flow_map eulerian": {"sampler": FlowMap, "identity": "eulerian"},
   "flow_map semigroup": {"sampler": FlowMap, "identity": "semigroup"},
+  "mean_flow student": {
+    "sampler": FlowMap,
+    "tangent": "student",
+    "own_share": 0.3,
+  },
 }
 # The objectives whose network has two times.
-TWO_TIMES = ("average_noise", "flow_map")
+TWO_TIMES = ("average_noise", "flow_map", "mean_flow")
 
 IMAGE = (4, 4, 1)
 CLASSES = 3
