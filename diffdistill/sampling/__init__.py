@@ -11,5 +11,6 @@ SAMPLERS = Kinds(
     "one_step": "one_step:OneStep",
     "flow_map": "flow_map:FlowMap",
     "renoising": "renoising:Renoising",
+    "dpm_solver": "dpm_solver:DPMSolver",
   },
 )

@@ -63,7 +63,7 @@ class Pairs(Stage):
       raise ValueError(
         f"sampler is {type(self.sampler).__name__}, which adds noise of its"
         " own; pairs need an image that is a function of its noise: pass ddim,"
-        " or heun with churn=0"
+        " dpm_solver, or heun with churn=0"
       )
     if self.num_pairs % self.shard_size:
       raise ValueError(

@@ -31,6 +31,7 @@ def listening(toy, heard):
     # of two times then predicts as a network of one time does.
     ("ddim", [None]),
     ("ancestral", [None]),
+    ("dpm_solver", [None]),
     ("heun", [None, None]),
   ],
 )
@@ -41,7 +42,8 @@ def test_samplers_tell_the_model_the_time_that_its_prediction_aims_at(
   sampler = SAMPLERS[kind](process=toy.process)
   x, t, s = jnp.ones((2, 1, 1, 1)), jnp.full(2, 0.5), jnp.full(2, 0.25)
   key, num_steps = jax.random.key(0), jnp.int32(4)
-  sampler.step(listening(toy, heard), x, (), t, s, key, num_steps)
+  memory = sampler.memory(x)
+  sampler.step(listening(toy, heard), x, memory, t, s, key, num_steps)
   assert heard == aims
 
 
