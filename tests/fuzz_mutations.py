@@ -22,7 +22,9 @@ RECIPES = (
   "cifar10:half_hour",
   "cifar10:consistency_distillation",
   "cifar10:easy_consistency",
+  "cifar10:reflow",
   "imagenet64:moment_matching",
+  "imagenet64:multistep_consistency",
 )
 NUMBERS = (0, -1, 1, 3, 10**9, 10**15, 10**19, 10**400, 2**31 - 2)
 FLOATS = (0.0, -1.0, 0.5, 1e-300, 1e-30, 1e300, math.nan, math.inf, -math.inf)

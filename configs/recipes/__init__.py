@@ -40,6 +40,9 @@ from diffdistill.configs.recipes.consistency import (
 from diffdistill.configs.recipes.denoising_student import denoising_student
 from diffdistill.configs.recipes.half_hour import half_hour
 from diffdistill.configs.recipes.moment_matching import moment_matching
+from diffdistill.configs.recipes.multistep_consistency import (
+  multistep_consistency,
+)
 from diffdistill.configs.recipes.networks import (
   ddpm_network,
   dit_network,
@@ -48,6 +51,7 @@ from diffdistill.configs.recipes.networks import (
   uvit_network,
 )
 from diffdistill.configs.recipes.progressive import progressive
+from diffdistill.configs.recipes.reflow import reflow
 from diffdistill.configs.recipes.stages import (
   choose,
   proportional_warmups,
@@ -82,8 +86,10 @@ __all__ = [
   "film_network",
   "half_hour",
   "moment_matching",
+  "multistep_consistency",
   "progressive",
   "proportional_warmups",
+  "reflow",
   "shared",
   "small_network",
   "teacher",

@@ -14,6 +14,8 @@ OBJECTIVES = Kinds(
     "moment_matching": "moment_matching:MomentMatching",
     "consistency_distillation": "consistency:ConsistencyDistillation",
     "consistency_training": "consistency:ConsistencyTraining",
+    "multistep_consistency": "multistep_consistency:MultistepConsistency",
+    "reflow": "reflow:Reflow",
     "parameter_moment_matching": "moment_matching:ParameterMomentMatching",
     "flow_map": "flow_map:FlowMapDistillation",
     "mean_flow": "mean_flow:MeanFlow",

@@ -97,8 +97,12 @@ def draw_two_steps(
   return TwoSteps(x_t=x_t, t=t, mid=mid, s=s)
 
 
-def check_sampler(sampler: Sampler) -> None:
+def check_sampler(sampler: Sampler, student: str = "progressive") -> None:
   """Refuses a sampler whose steps are not those of equation (1).
+
+  Args:
+    sampler: the sampler of the student.
+    student: the kind of the student, for the message.
 
   Raises:
     ValueError: if the sampler is not DDIM on the uniform grid from t = 1.
@@ -109,7 +113,7 @@ def check_sampler(sampler: Sampler) -> None:
     or sampler.first_time != 1
   ):
     raise ValueError(
-      f"a progressive student is made for ddim on a uniform grid from t = 1,"
+      f"a {student} student is made for ddim on a uniform grid from t = 1,"
       f" not {type(sampler).__name__} on {sampler.grid} from"
       f" {sampler.first_time}; pass sampler.kind=ddim, sampler.grid=uniform and"
       " sampler.first_time=1"

@@ -57,6 +57,8 @@ PAPERS: dict[str, dict[str, Any]] = {
   },
   "consistency_training": {"sampler": Renoising, "neighbours": UNIFORM},
   "mean_flow": {"sampler": FlowMap},
+  "multistep_consistency": {"dropout": True},
+  "reflow": {},
   # These objectives belong to no paper. They test the interface of objectives;
   # see proving.py.
   **{name: {} for name in PROVING},
