@@ -169,6 +169,33 @@ def test_a_stage_that_no_remedy_mends_is_reported(plan, edited):
   assert "pass a larger topology" in planning.refusal(tight)
 
 
+def test_less_is_computed_again_if_half_of_each_chip_is_free(
+  plan, small_config
+):
+  config = {**copy.deepcopy(small_config), "run": ("teacher",)}
+  made = plan(config, memory=GIB)
+  rows = [dataclasses.replace(row, memory_bytes=0.1 * GIB) for row in made.rows]
+  roomy, narrow = (
+    dataclasses.replace(NO_CPU, memory=2 * half * GIB) for half in (0.7, 0.3)
+  )
+  for remat, offered in (
+    ("all", "dots"),
+    (True, "dots"),
+    ("dots", "none"),
+    ("none", None),
+  ):
+    config["model"]["network"]["remat"] = remat
+    for chip in (roomy, narrow, None):
+      offer = planning._offer(rows, config, chip)
+      expected = None
+      if chip is roomy and offered:
+        expected = {"model.network.remat": offered}
+      assert offer == expected
+      text = planning.table(dataclasses.replace(made, offer=offer))
+      line = f"plan again with --config.model.network.remat={offered}, which"
+      assert (line in text) == (expected is not None)
+
+
 def test_the_milder_remedies_come_first(wide):
   config = applied(wide, {"model.network": {"kind": "unet", "remat": False}})
   found = list(remedies(config, "teacher", 64))
