@@ -6,8 +6,9 @@ Every number has its source beside it:
   [PD code]  its released code, google-research/diffusion_distillation
   [DS code]  released code of Luhman & Luhman 2021, tcl9876/Denoising_Student
   [CFD code] released code of Sun et al. 2023, zju-SWJ/RCFD
-  [CM code]  released code of Song et al. 2023 for CIFAR-10,
-             openai/consistency_models_cifar10
+  [CM code]  released code of Song et al. 2023:
+             openai/consistency_models_cifar10 for CIFAR-10, and
+             openai/consistency_models for ImageNet
   [ECT code] released code of Geng et al. 2024, locuslab/ect
   [EDM code] released code of Karras et al. 2022, NVlabs/edm
   [FG]       NVlabs/FastGen, its configs

@@ -41,6 +41,8 @@ def consistency_distillation(
   warmup: int = 19_531,  # 10 million images [CM code]
   ema_decay: float = 0.9999,  # [CM code]
   steps: int = 17,  # between 18 noise levels [CM code]
+  huber: float = 0.00054,  # [mem]: Song & Dhariwal 2023
+  target_decay: float = 0.0,  # [mem]
   num_steps: tuple[int, ...] = (1, 2),  # reported by the paper
   levels: tuple[float, ...] = (0.821,),  # [FG]
 ) -> None:
@@ -54,6 +56,8 @@ def consistency_distillation(
     learning_rate, batch_size, num_updates, warmup, ema_decay: settings of the
       student, whose defaults are those for CIFAR-10.
     steps: the number of steps of the grid of times.
+    huber: c / sqrt(d) of the error.
+    target_decay: the decay of the average that is the target; 0 for none.
     num_steps: the numbers of steps at which the student is judged.
     levels: see `renoising`.
   """
@@ -65,8 +69,8 @@ def consistency_distillation(
         "kind": "consistency_distillation",
         "solver": "heun",  # [CM code]
         "weighting": "constant",  # [CM code]
-        "huber": 0.00054,  # [mem]: Song & Dhariwal 2023
-        "target_decay": 0.0,  # [mem]
+        "huber": huber,
+        "target_decay": target_decay,
         "dropout": False,  # [CM code]
         "neighbours": {
           "kind": "even",  # all steps are equally likely [CM code]

@@ -171,7 +171,9 @@ class ConsistencyDistillation(Consistency):
   Args:
     denoiser, sampler, neighbours, huber, weighting, target_decay, dropout: see
       `Consistency`.
-    solver: the step of the teacher in equation (3): "heun" or "ddim".
+    solver: the step of the teacher in equation (3): "heun" or "ddim". On a
+      variance-preserving schedule heun needs neighbours on the karras curve,
+      whose noise ends at 80: see sampling/heun.py.
     guidance: the guidance of the teacher.
   """
 
