@@ -15,7 +15,8 @@ from diffdistill.diffusion.schedule import EDM
 from diffdistill.diffusion.timesteps import DRAWS
 from tests.diffusion.given import SCHEDULES
 
-every_schedule = pytest.mark.parametrize("name", SCHEDULES)
+# One schedule each that preserves the variance, explodes it, or is straight.
+every_schedule = pytest.mark.parametrize("name", ["cosine", "edm", "flow"])
 
 
 def test_the_steps_of_the_grid_double_in_equal_parts_of_the_training():
@@ -77,7 +78,7 @@ def test_without_a_draw_every_step_of_the_grid_is_equally_likely():
 
 
 @every_schedule
-@pytest.mark.parametrize("stage", [0, 4, 7])
+@pytest.mark.parametrize("stage", [0, 7])
 def test_the_ratio_of_noise_levels_is_that_of_ect(name, stage):
   schedule, neighbours = SCHEDULES[name], RatioNeighbours()
   t = schedule.time(-2 * jnp.log(jnp.array([0.05, 0.6, 3.0, 20.0])))
