@@ -73,6 +73,10 @@ def test_images_that_hold_nan_are_refused_and_counted():
     with pytest.raises(ValueError, match="1 of 3 images hold NaN"):
       to_uint8(given)
     assert int(rounded(given).bad) == 1
+  # Infinities of both signs do not cancel, and large finite numbers are finite.
+  large = jnp.full((3, 2, 2, 1), 3e38).at[0, 0].set(jnp.inf)
+  large = large.at[0, 1].set(-jnp.inf)
+  assert int(rounded(large).bad) == int(rounded(np.asarray(large)).bad) == 1
 
 
 def test_a_sharded_batch_comes_to_the_host_in_order():
