@@ -59,7 +59,7 @@ def recipe(name: Path) -> Any:
   return recipes.load(os.fspath(name))
 
 
-def train(config: Any, workdir: Path) -> Run:
+def train(config: Any, workdir: Path, redo: str | None = None) -> Run:
   """Trains every round of a recipe that is not finished yet.
 
   After an interruption, the same call continues from the newest checkpoint.
@@ -68,16 +68,20 @@ def train(config: Any, workdir: Path) -> Run:
     config: the ConfigDict that `recipe` returns, or the same fields as nested
       mappings, or the name of a recipe.
     workdir: the folder of the run, on a disk or in a bucket.
+    redo: a round to train again, such as "halve/004", with all later rounds
+      that begin from it; the old rounds are kept, as "halve-old1/004".
 
   Returns:
     The trained run.
 
   Raises:
     ValueError: if a field is out of its range, if the workdir holds a run of
-      another config, or if another training is running in the workdir.
+      another config, if another training is running in the workdir, or if the
+      round cannot be trained again.
   """
   started.begin()
   folder = place_of("workdir", workdir)
   compilations.keep(folder if in_bucket(folder) else None)
-  training.train(recipe(config) if isinstance(config, str) else config, folder)
+  fields = recipe(config) if isinstance(config, str) else config
+  training.train(fields, folder, redo)
   return Run(folder=folder)

@@ -103,6 +103,14 @@ ROUND = Flag(
   unset="the last student",
   parameter="round_name",
 )
+REDO = Flag(
+  "redo",
+  "text",
+  "A round to train again, such as halve/004, with all later rounds that begin"
+  " from it. Its stage may have other settings now. The old rounds are kept, as"
+  " halve-old1/004.",
+  unset="finished rounds are not trained again",
+)
 NUM_STEPS = Flag(
   "num_steps",
   "int",

@@ -15,6 +15,7 @@ from diffdistill.cli.command import (
   FOLDER,
   HOSTS,
   NUM_STEPS,
+  REDO,
   ROUND,
   WORKDIR,
   Command,
@@ -36,7 +37,7 @@ COMMANDS = {
     " metrics and sample sheets go into the workdir. After a stop, the same"
     " command goes on from the newest checkpoint.",
     function="diffdistill.tools.train:train",
-    flags=(CONFIG, WORKDIR, *HOSTS),
+    flags=(CONFIG, WORKDIR, REDO, *HOSTS),
     example="--config=digits:progressive --workdir=runs/digits"
     " --config.stages.halve.num_updates=200",
     again="the same command goes on from the newest checkpoint",

@@ -27,7 +27,7 @@ from diffdistill.arrays import Params
 from diffdistill.judging.sealed import seal, unseal
 from diffdistill.run.experiment import Experiment
 from diffdistill.system import hosts
-from diffdistill.system.files import write_atomically
+from diffdistill.system.files import matching, write_atomically
 from diffdistill.training.fingerprint import fingerprint
 
 # The folder in a workdir that keeps the finished rows of evaluations.
@@ -143,6 +143,24 @@ def judged_rows(
     fingerprint=fingerprint,
     say=say,
   )
+
+
+def rename_models(workdir: epath.Path, names: Mapping[str, str]) -> None:
+  """Gives the kept rows of some models the new names of these models.
+
+  Args:
+    workdir: the folder of the run.
+    names: the new name of each model, by its old name.
+  """
+  for old, new in names.items():
+    folder = workdir / FOLDER / old.replace(" ", ".")
+    for path in matching(folder, "*.npz"):
+      row = _read(path, lambda line: None)
+      if row is not None and row.made_with["model"] == old:
+        made_with = {**row.made_with, "model": new}
+        row = dataclasses.replace(row, made_with=made_with)
+        JudgedRows(folder=workdir / FOLDER).keep(row)
+        path.unlink()
 
 
 class Weights:

@@ -140,6 +140,26 @@ def keep_summary(
     _copy(workdir, largest)
 
 
+def rename_models(workdir: epath.Path, names: Mapping[str, str]) -> None:
+  """Gives the rows of some models the new names of these models.
+
+  Args:
+    workdir: the folder of the run.
+    names: the new name of each model, by its old name.
+  """
+  paths = matching(workdir / FOLDER, f"{PREFIX}*.json")
+  for path in (*paths, workdir / FILE):
+    try:
+      summary = read_summary(path)
+    except (FileNotFoundError, ValueError):
+      continue  # A damaged evaluation is named when it is read for a report.
+    rows = [
+      {**row, "model": names.get(row["model"], row["model"])}
+      for row in summary["rows"]
+    ]
+    _write(path, _text(Kept(path=path, summary={**summary, "rows": rows})))
+
+
 def _stem(summary: Mapping[str, Any]) -> str:
   """The file name of an evaluation, without its ending."""
   settings = {name: summary.get(name) for name in SETTINGS}

@@ -15,7 +15,7 @@ from diffdistill.judging.summaries import FILE
 from diffdistill.reporting.bare import Bare, read_bare
 from diffdistill.reporting.judged import Judged, read_judged
 from diffdistill.reporting.pictures import Picture, read_pictures
-from diffdistill.run import from_config
+from diffdistill.run import from_config, redone
 from diffdistill.run.experiment import Experiment
 from diffdistill.run.workdir import stored_config
 from diffdistill.training import checkpoint
@@ -125,9 +125,11 @@ def gather(workdir: epath.Path, name: str) -> Run:
   Raises:
     ValueError: if it holds no run, or its config is damaged.
   """
-  config = stored_config(workdir)
+  found = redone.entries(workdir)
+  stored = stored_config(workdir)
   notes: list[str] = []
-  experiment = _open(workdir, config, notes)
+  experiment = _open(workdir, stored, found, notes)
+  config = redone.with_old_stages(stored, found)
   rounds = _rounds(workdir, experiment, _records(workdir, notes), notes)
   compared, sheets = read_pictures(workdir, [log.name for log in rounds], notes)
   return Run(
@@ -169,14 +171,16 @@ def is_number(value: object) -> bool:
 
 
 def _open(
-  workdir: epath.Path, config: Fields, notes: list[str]
+  workdir: epath.Path,
+  config: Fields,
+  found: list[Fields],
+  notes: list[str],
 ) -> Experiment | None:
+  # One device is enough, because no number of a report depends on the devices.
+  one = jax.devices()[:1]
   try:
-    # One device is enough, because no number of a report depends on the
-    # devices.
-    return from_config.rebuild(
-      {**config, "mesh": {}}, jax.devices()[:1], read_facts(workdir)
-    )
+    run = from_config.rebuild({**config, "mesh": {}}, one, read_facts(workdir))
+    return from_config.with_old_rounds(run, found, one)
   except Exception as error:
     # A config of another version, or missing data, may raise any error. The
     # rest of the page does not need the experiment.

@@ -34,7 +34,8 @@ from diffdistill.training.training_stage import Training, trainings
 class Experiment:
   """The parts of a recipe, and the objects that are made from them.
 
-  `chosen` has lines about the fields that said "auto", and why.
+  `chosen` has lines about the fields that said "auto", and why. `old` has the
+  old rounds that were trained again (redone.py); `config` has their stages too.
   """
 
   config: Fields
@@ -50,16 +51,21 @@ class Experiment:
   evaluation: Settings
   writer: str
   chosen: tuple[str, ...] = ()
+  old: tuple[tuple[Stage, Round], ...] = ()
 
   @functools.cached_property
   def rounds(self) -> dict[str, tuple[Stage, Round]]:
-    """The stage and the round of each round name, in the order of the run."""
-    return {r.name: (stage, r) for stage, r in curriculum(self.stages)}
+    """The stage and the round of each round name, in the order of the run.
+
+    The old rounds that were trained again come last.
+    """
+    rounds = (*curriculum(self.stages), *self.old)
+    return {round_.name: (stage, round_) for stage, round_ in rounds}
 
   @functools.cached_property
   def models(self) -> dict[str, tuple[Training, Round]]:
     """The stage and the round of each round that makes a model of images."""
-    stages = trainings(self.stages)
+    stages = trainings(stage for stage, _ in self.rounds.values())
     return {
       name: (stages[stage.name], round_)
       for name, (stage, round_) in self.rounds.items()

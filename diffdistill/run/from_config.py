@@ -19,7 +19,7 @@ from diffdistill.denoiser import Denoiser
 from diffdistill.fields import Fields, plain
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.networks.network import Network
-from diffdistill.run import environment
+from diffdistill.run import environment, redone
 from diffdistill.run.automatic import resolved_automatic
 from diffdistill.run.experiment import Experiment
 from diffdistill.run.imported_teacher import with_imported
@@ -45,7 +45,7 @@ from diffdistill.training.effects import (
   check_memory,
 )
 from diffdistill.training.sharding import Layout, make_mesh
-from diffdistill.training.stage import Stage
+from diffdistill.training.stage import Round, Stage
 
 
 def reopen(workdir: epath.Path) -> Experiment:
@@ -55,7 +55,31 @@ def reopen(workdir: epath.Path) -> Experiment:
     ValueError: if no run has begun there, or its config is damaged.
   """
   config = {**stored_config(workdir), "mesh": {}}
-  return rebuild(config, facts=read_facts(workdir))
+  return with_old_rounds(
+    rebuild(config, facts=read_facts(workdir)), redone.entries(workdir)
+  )
+
+
+def with_old_rounds(
+  run: Experiment,
+  found: Sequence[Fields],
+  devices: Sequence[Any] | None = None,
+) -> Experiment:
+  """Adds the old rounds that were trained again, see redone.py.
+
+  Args:
+    run: the recipe of the new rounds.
+    found: the entries of redone.json.
+    devices: the devices of the mesh; by default all devices.
+  """
+  facts = run.source.facts if isinstance(run.source, Recorded) else None
+  old: list[tuple[Stage, Round]] = []
+  for i, entry in enumerate(found):
+    later = [other["old"] for other in found[i + 1 :]]
+    before = rebuild({**entry["config"], "mesh": {}}, devices, facts)
+    old += redone.old_rounds(before.rounds, entry["old"], later)
+  config = redone.with_old_stages(run.config, list(found))
+  return dataclasses.replace(run, config=config, old=tuple(old))
 
 
 def rebuild(

@@ -30,6 +30,7 @@ FILES = (
   "environment.json",
   "lock.json",
   "metrics.jsonl",
+  "redone.json",
   "wandb.json",
   "evaluation.json",
   "evaluation.png",

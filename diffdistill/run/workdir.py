@@ -1,6 +1,6 @@
 """The config of a workdir, and which fields of it may change later."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from etils import epath
@@ -17,7 +17,9 @@ FREE_FIELDS = ("path", "data_dir", "num_threads")
 REQUIRED = {"run": list, "stages": dict, "data": dict, "model": dict}
 
 
-def claim(workdir: epath.Path, config: Fields) -> None:
+def claim(
+  workdir: epath.Path, config: Fields, redone: Collection[str] = ()
+) -> None:
   """Writes the config of a new workdir, or checks that an old one continues it.
 
   Stages that have not begun may be changed, added or left out.
@@ -25,12 +27,14 @@ def claim(workdir: epath.Path, config: Fields) -> None:
   Args:
     workdir: the workdir of the run.
     config: the config of an Experiment; it is written to config.json.
+    redone: the stages of which a round is trained again; their fields may
+      change.
 
   Raises:
     ValueError: if the workdir was made with another config (the message names
       one field), or if this host sees another disk than the first.
   """
-  hosts.on_first(lambda: _claim(workdir, config))
+  hosts.on_first(lambda: _claim(workdir, config, redone))
   if not hosts.everywhere((workdir / "config.json").exists()):
     raise ValueError(
       f"{workdir} is not the same folder on every host; pass a bucket, or a"
@@ -38,20 +42,39 @@ def claim(workdir: epath.Path, config: Fields) -> None:
     )
 
 
-def _claim(workdir: epath.Path, config: Fields) -> None:
+def _claim(
+  workdir: epath.Path, config: Fields, redone: Collection[str]
+) -> None:
   path = workdir / "config.json"
   if path.exists():
-    stored = stored_config(workdir)
-    begun = [name for name in stored["run"] if (workdir / name).exists()]
-    theirs, ours = (dict(_binding(c, begun)) for c in (stored, config))
-    for key in sorted(theirs.keys() | ours.keys()):
-      if theirs.get(key) != ours.get(key):
-        raise ValueError(
-          f"{workdir} was made with another config: {key} is"
-          f" {theirs.get(key)!r} there and {ours.get(key)!r} here; pass a new"
-          " --workdir, or the config it was made with"
-        )
+    check_continues(workdir, config, redone)
   write_json(path, config)
+
+
+def check_continues(
+  workdir: epath.Path, config: Fields, redone: Collection[str] = ()
+) -> None:
+  """Checks that a config continues the run of a workdir; writes nothing.
+
+  Args:
+    workdir: the workdir of the run.
+    config: the config of an Experiment.
+    redone: the stages whose fields may change, although they have begun.
+
+  Raises:
+    ValueError: if the workdir was made with another config; the message names
+      one field.
+  """
+  stored = stored_config(workdir)
+  begun = [name for name in stored["run"] if (workdir / name).exists()]
+  theirs, ours = (dict(binding(c, begun, redone)) for c in (stored, config))
+  for key in sorted(theirs.keys() | ours.keys()):
+    if theirs.get(key) != ours.get(key):
+      raise ValueError(
+        f"{workdir} was made with another config: {key} is"
+        f" {theirs.get(key)!r} there and {ours.get(key)!r} here; pass a new"
+        " --workdir, or the config it was made with"
+      )
 
 
 def stored_config(workdir: epath.Path) -> Fields:
@@ -83,14 +106,22 @@ def stored_config(workdir: epath.Path) -> Fields:
   return config
 
 
-def _binding(config: Fields, begun: list[str]) -> Iterator[tuple[str, Any]]:
-  """The config fields that must not change once a workdir has contents."""
+def binding(
+  config: Fields, begun: Collection[str], redone: Collection[str] = ()
+) -> Iterator[tuple[str, Any]]:
+  """The config fields that must not change once a workdir has contents.
+
+  Args:
+    config: the config.
+    begun: the stages that have begun.
+    redone: the stages of which a round is trained again.
+  """
   yield "run", config["run"][: len(begun)]
   for path, value in _flat(config):
     section, *rest = path.split(".")
     if section in ("run", *FREE_SECTIONS):
       continue
-    if section == "stages" and rest[0] not in begun:
+    if section == "stages" and (rest[0] not in begun or rest[0] in redone):
       continue
     if section == "data" and rest[-1] in FREE_FIELDS:
       continue

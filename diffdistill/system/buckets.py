@@ -110,6 +110,21 @@ def remove(path: epath.Path) -> None:
     store(path).rm(names)
 
 
+def move(old: epath.Path, new: epath.Path) -> None:
+  """Gives an object, or all objects in a folder, another name.
+
+  All objects are copied before one is deleted, so a move that was interrupted
+  can be repeated.
+  """
+  files = store(old)
+  root = str(old).removeprefix("gs://")
+  names = files.find(root)
+  for name in names:
+    files.cp_file(name, f"{new}{name.removeprefix(root)}")
+  if names:
+    files.rm(names)
+
+
 def store(path: epath.PathLike) -> Any:
   """Returns the file system of fsspec that epath uses for this path too."""
   from etils.epath import backend

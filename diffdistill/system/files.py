@@ -101,6 +101,20 @@ def matching(folder: epath.PathLike, pattern: str) -> list[epath.Path]:
   )
 
 
+def move(old: epath.Path, new: epath.Path) -> None:
+  """Gives a file or a folder another name, if it is there.
+
+  A folder that becomes empty is removed.
+  """
+  if in_bucket(old):
+    buckets.move(old, new)
+  elif old.exists():
+    new.parent.mkdir(parents=True, exist_ok=True)
+    os.rename(old, new)
+    with contextlib.suppress(OSError):
+      os.rmdir(old.parent)
+
+
 def _entries(folder: epath.Path) -> Iterable[epath.Path]:
   """Lists a folder, which need not exist; in a bucket, by one request."""
   if not in_bucket(folder):

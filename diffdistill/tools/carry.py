@@ -33,6 +33,7 @@ RECORDS = (
   "wandb.json",
   "benchmark*.json",
   "data.json",
+  "redone.json",
   "config.json",
 )
 

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -28,6 +28,11 @@ from diffdistill.run.workdir import claim
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.system import hosts, lock, started
 from diffdistill.tools.endings import already, beginning, ending
+from diffdistill.tools.redo import (
+  check_no_redo_is_open,
+  plan,
+  rename_old_rounds,
+)
 from diffdistill.tools.speaking import say
 from diffdistill.training import checkpoint
 from diffdistill.training.curriculum import judging_stage
@@ -44,30 +49,40 @@ from diffdistill.training.writers import check_installed, open_writer
 SHEET_IMAGES = 64
 
 
-def train(config: Any, workdir: epath.Path) -> None:
+def train(config: Any, workdir: epath.Path, redo: str | None = None) -> None:
   """Trains every round of the recipe that is not finished yet.
 
   Args:
     config: the recipe, as plain values.
     workdir: the folder of the run; it is held until the training ends.
+    redo: a round to train again, with all later rounds that begin from it; the
+      old ones are kept, see redo.py.
 
   Raises:
     PreemptedError: after SIGTERM, once everything is saved.
-    ValueError: if another training is running in the workdir.
+    ValueError: if another training is running in the workdir, or if the round
+      cannot be trained again.
   """
   with Preemption() as preemption, contextlib.ExitStack() as holding:
     run = from_config.build(config, workdir=workdir)
     data = _admit_data(run, workdir)
     run = dataclasses.replace(run, source=data)
     trainer = _trainer(run, workdir, preemption)
+    again = plan(run, workdir, redo) if redo else None
+    if again is None:
+      check_no_redo_is_open(workdir)
     finished = {
-      name: checkpoint.has_final(workdir / name) for name in run.rounds
+      name: checkpoint.has_final(workdir / name)
+      and not (again and name in again.old)
+      for name in run.rounds
     }
     _check(run, workdir, finished)
     # Take the lock after all checks: it creates the workdir, and a refused
     # training must not leave a new workdir behind.
     holding.enter_context(lock.held(workdir, say))
-    _open_workdir(run, workdir, data.facts)
+    if again:
+      rename_old_rounds(again, workdir)
+    _open_workdir(run, workdir, data.facts, [again.stage] if again else [])
     if any(finished.values()):
       say(already(finished))
     for line in beginning(run, workdir, finished):
@@ -173,9 +188,11 @@ def _check(
     check_disk(run, pairs)
 
 
-def _open_workdir(run: Experiment, workdir: epath.Path, facts: Facts) -> None:
+def _open_workdir(
+  run: Experiment, workdir: epath.Path, facts: Facts, redone: Sequence[str]
+) -> None:
   """Records config, data and versions; prints which fields have no effect."""
-  claim(workdir, run.config)
+  claim(workdir, run.config, redone)
   keep(workdir, facts)
   environment.record(workdir, say)
   for note in notes(run.stages, run.cadence):

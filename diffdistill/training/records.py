@@ -140,6 +140,21 @@ def append_record(workdir: epath.Path, fields: Mapping[str, Any]) -> None:
       raise
 
 
+def rename_rounds(workdir: epath.Path, names: Mapping[str, str]) -> None:
+  """Gives the records of some rounds a new name.
+
+  Args:
+    workdir: the folder of the run.
+    names: the new name of each round, by its old name.
+  """
+  lines = []
+  for line, record in read_records(workdir).good:
+    new = names.get(record["round"])
+    lines.append(_line({**record, "round": new}) if new else line + b"\n")
+  if lines:
+    write_atomically(workdir / FILE, b"".join(lines))
+
+
 class Appended:
   """The file of records of a run that goes on; only one process writes it.
 
