@@ -139,6 +139,13 @@ COMMANDS = {
         "An .npz of what FID compares with: mu and sigma, or images.",
         unset="the config's file, or the data of the run",
       ),
+      Flag(
+        "follow",
+        "switch",
+        "Judge each model as soon as a training beside this command has"
+        " finished it, until the run is finished.",
+        default=False,
+      ),
       *HOSTS,
     ),
     example="--workdir=runs/digits --num_steps=1,2,4,8 --num_images=10000",

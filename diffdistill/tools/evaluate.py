@@ -16,6 +16,7 @@ from diffdistill.judging.exported import open_exported
 from diffdistill.run import environment, from_config
 from diffdistill.run.experiment import Experiment
 from diffdistill.system import hosts, places
+from diffdistill.tools import follow as following
 from diffdistill.tools.speaking import answer, say
 from diffdistill.training.preemption import PreemptedError, Preemption
 
@@ -29,18 +30,29 @@ def evaluate(
   num_steps: tuple[int, ...] | None,
   inception: str | epath.Path | None = None,
   reference: str | epath.Path | None = None,
+  follow: bool = False,
 ) -> None:
   """Judges the teacher and every finished student, and prints the table.
 
-  The arguments and errors are the same as in `judge`.
+  The other arguments and the errors are the same as in `judge`.
+
+  Args:
+    follow: whether to go on until the training of the run has finished, see
+      follow.py.
   """
-  evaluation = judge(
+  judge_now = functools.partial(
+    judge,
     workdir,
     num_images=num_images,
     num_steps=num_steps,
     inception=inception,
     reference=reference,
   )
+  if follow:
+    by_fid = bool(inception or os.environ.get(VARIABLE))
+    evaluation = following.follow(workdir, judge_now, by_fid=by_fid)
+  else:
+    evaluation = judge_now()
   answer(repr(evaluation))
   if evaluation.warning:
     say(f"warning: {evaluation.warning}")
