@@ -112,7 +112,8 @@ class Lock:
       with _alone(self._workdir):
         if self._holder().get("nonce") == self._fields["nonce"]:
           self._path.unlink(missing_ok=True)
-    except OSError as error:
+    except Exception as error:
+      # A bucket raises errors of many classes. None may hide the first error.
       self._say(f"{self._path} could not be removed ({error})")
 
   def _is_free(self, seen: Signature | None) -> bool:
