@@ -261,6 +261,9 @@ def _plot(
   for curve in shown:
     for line in curve.lines:
       kept = [p for p in line if is_measured(p.y) and (p.y > 0 or not log)]
+      if log:
+        # An error bar down to 0 would never end on this axis.
+        kept = [p if p.least > 0 else p._replace(least=p.y) for p in kept]
       _line(axes, curve, kept)
   return values
 

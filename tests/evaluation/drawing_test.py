@@ -140,6 +140,12 @@ def test_a_spread_is_an_error_bar_and_a_band():
   assert {(1.0, 1.0), (1.0, 3.0), (4.0, 4.0)} <= set(map(tuple, band.vertices))
 
 
+def test_a_spread_down_to_zero_is_drawn_on_a_logarithmic_axis():
+  spread = (Point(1.0, 2000.0, 0.0, 3000.0), Point(4.0, 40.0, 39.0, 57.0))
+  curve = Curve(name="speed", lines=(spread,), colour=0)
+  assert "<path" in as_svg(over_steps([curve], "images a second"), "speeds")
+
+
 def test_labels_of_steps_do_not_overlap():
   steps = (1.0, 2.0, 1000.0, 1010.0, 1024.0)
   line = tuple(exact(step, 70.0) for step in steps)
