@@ -19,5 +19,7 @@ OBJECTIVES = Kinds(
     "parameter_moment_matching": "moment_matching:ParameterMomentMatching",
     "flow_map": "flow_map:FlowMapDistillation",
     "mean_flow": "mean_flow:MeanFlow",
+    "scm_distillation": "scm:ContinuousDistillation",
+    "scm_training": "scm:ContinuousTraining",
   },
 )

@@ -110,6 +110,11 @@ class MeanFlow(Objective):
       raise ValueError(
         f"tangent is {self.tangent!r}; pass one of {', '.join(TANGENTS)}"
       )
+    if self.guidance.together:
+      raise ValueError(
+        "guidance.together is True, but a MeanFlow student needs no more than"
+        " one pass without a label; pass together=False"
+      )
     if self.own_share and self.guidance.weight == 0:
       raise ValueError(
         f"own_share is {self.own_share}, but guidance.weight is 0, so that it"

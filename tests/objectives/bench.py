@@ -59,6 +59,8 @@ PAPERS: dict[str, dict[str, Any]] = {
   "mean_flow": {"sampler": FlowMap},
   "multistep_consistency": {"dropout": True},
   "reflow": {},
+  "scm_distillation": {"sampler": OneStep, "warmup": 0},
+  "scm_training": {"sampler": Renoising},
   # These objectives belong to no paper. They test the interface of objectives;
   # see proving.py.
   **{name: {} for name in PROVING},

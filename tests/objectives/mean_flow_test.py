@@ -159,6 +159,10 @@ def test_settings_without_a_sense_are_refused_in_one_line():
     ({"own_share": 0.5}, "guidance.weight is 0, so that it has no effect"),
     ({"label_dropout": 0.1}, "null label is None; pass both or neither"),
     ({"power": 3.0}, "power is 3"),
+    (
+      {"guidance": Guidance(weight=1.0, together=True)},
+      "together is True, but",
+    ),
   ):
     with pytest.raises(ValueError, match=message) as refusal:
       dataclasses.replace(goal, **fields)
