@@ -145,7 +145,14 @@ def _license(run: Experiment) -> str:
   return run.config["model"].get("license", "")
 
 
+def learned_from_data(round_: Round) -> bool:
+  """Whether the model is a student that has no teacher."""
+  return bool(round_.num_steps) and "teacher" not in round_.frozen
+
+
 def _teacher(run: Experiment, workdir: epath.Path, round_: Round) -> str:
+  if learned_from_data(round_):
+    return "It has no teacher: it was trained from the data alone."
   origin = f"The teacher: {escaped(teacher_of(run, round_.name))}"
   outside = _outside(run, round_.name)
   if outside == "imported":

@@ -12,7 +12,11 @@ from etils import epath
 from diffdistill.fields import plain
 from diffdistill.interop import diffusers, model_folder, stablehlo
 from diffdistill.interop.model import Model
-from diffdistill.reporting.model_card import model_card, teacher_of
+from diffdistill.reporting.model_card import (
+  learned_from_data,
+  model_card,
+  teacher_of,
+)
 from diffdistill.run import environment, from_config
 from diffdistill.run.experiment import Experiment
 from diffdistill.run.kept_names import check_out
@@ -131,6 +135,11 @@ def model_of(
   """A finished model: its weights and everything needed to use them."""
   fields = plain(run.config["model"])
   teacher = teacher_of(run, round_.name)
+  origin = teacher
+  if round_.num_steps:
+    origin = f"{round_.name}, distilled from {teacher}"
+  if learned_from_data(round_):
+    origin = f"{round_.name}, trained from data alone"
   params = run.product(workdir, round_.name)
   return Model(
     network=dict(fields["network"]),
@@ -142,11 +151,7 @@ def model_of(
     label_counts=run.source.label_counts if run.num_classes else (),
     null_label=run.denoiser.null_label is not None,
     params=jax.device_get(params),
-    origin=(
-      f"{round_.name}, distilled from {teacher}"
-      if round_.num_steps
-      else teacher
-    ),
+    origin=origin,
     license=fields.get("license", ""),
     sampler=sampler_fields(sampler) if round_.num_steps else None,
     num_steps=num_steps if round_.num_steps else 0,
