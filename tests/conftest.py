@@ -14,10 +14,11 @@ import warnings
 # Tests spend more time on compiling than on running, so code without
 # optimisation is fastest. The emitters of fusions take two thirds of the time
 # to compile a small U-Net; jaxlib 0.12 has no such flag, and refuses it.
-FLAGS = ["--xla_backend_optimization_level=0"]
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-  FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
+os.environ["XLA_FLAGS"] = " ".join(
+  [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
+  + ["--xla_cpu_use_fusion_emitters=false"]
+  * importlib.metadata.version("jaxlib").startswith("0.10.")
+)
 
 # Commands that tests start as processes keep their files here, not in the home
 # folder of the user.
