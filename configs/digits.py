@@ -16,6 +16,7 @@ RECIPES = {
   "progressive": "Salimans & Ho 2022, 32 -> 1 steps, minutes on 2 CPU cores",
   "long": "Salimans & Ho 2022, 32 -> 1 steps, with more than twice the updates",
   "all": "every paper from one teacher, at one budget of network passes",
+  "flow_maps": "flow maps, MeanFlow and sCM from one teacher, 1 to 4 steps",
 }
 
 
@@ -25,18 +26,10 @@ def get_config(recipe: str = "progressive") -> ConfigDict:
   config = ConfigDict(recipes.shared(log=100, checkpoint=500))
   _describe(config)
   _teach(config)
-  recipes.progressive(
-    config,
-    learning_rate=1e-3,
-    batch_size=64,
-    start_steps=32,
-    num_updates=250,
-  )
-  stages = config.stages
-  if recipe == "long":
-    stages.teacher.num_updates = 8000
-    stages.teacher.optimizer.ema_decay = 0.998
-    stages.halve.num_updates = 600
+  if recipe == "flow_maps":
+    _jump(config)
+  else:
+    _halve(config, long=recipe == "long")
   if recipe == "all":
     _compare(config)
   recipes.proportional_warmups(config)
@@ -86,6 +79,20 @@ def _teach(config: ConfigDict) -> None:
   stages.teacher.optimizer.ema_decay = 0.995
 
 
+def _halve(config: ConfigDict, *, long: bool) -> None:
+  """Adds the rounds of progressive distillation."""
+  recipes.progressive(
+    config,
+    learning_rate=1e-3,
+    batch_size=64,
+    start_steps=32,
+    num_updates=600 if long else 250,
+  )
+  if long:
+    config.stages.teacher.num_updates = 8000
+    config.stages.teacher.optimizer.ema_decay = 0.998
+
+
 def _compare(config: ConfigDict) -> None:
   """Adds the stages of all other papers."""
   recipes.compared(
@@ -114,3 +121,26 @@ def _compare(config: ConfigDict) -> None:
   # distance of 2,000 images was 0.201 with them and 0.191 without.
   stages.expert.classifier = {**config.classifier.to_dict(), "channels": 64}
   stages.features.objective.dataset_weight = 0.0
+
+
+def _jump(config: ConfigDict) -> None:
+  """Adds the students of two times, and those of sCM."""
+  config.model.network["two_times"] = True
+  optimizer = {
+    "kind": "radam",
+    "learning_rate": 5e-4,
+    "warmup": 0,
+    "decay": "linear",
+    "clip": 1.0,
+    "ema_decay": 0.99,
+  }
+  stage = {"batch_size": 64, "num_steps": (1, 2, 4), "optimizer": optimizer}
+  # As many passes as the 1-step student of digits:progressive has, 560,000.
+  recipes.flow_map(config, identity="lagrangian", num_updates=1250, **stage)
+  recipes.mean_flow(config, num_updates=1750, **stage)
+  recipes.scm(
+    config, kind="scm_distillation", warmup=250, num_updates=1250, **stage
+  )
+  recipes.scm(
+    config, kind="scm_training", warmup=250, num_updates=1250, **stage
+  )

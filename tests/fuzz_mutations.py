@@ -19,6 +19,7 @@ from diffdistill.fields import plain
 RECIPES = (
   "digits:progressive",
   "digits:all",
+  "digits:flow_maps",
   "cifar10:half_hour",
   "cifar10:consistency_distillation",
   "cifar10:easy_consistency",

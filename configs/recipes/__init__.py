@@ -39,6 +39,7 @@ from diffdistill.configs.recipes.consistency import (
   easy_consistency,
 )
 from diffdistill.configs.recipes.denoising_student import denoising_student
+from diffdistill.configs.recipes.flow_maps import flow_map, mean_flow, scm
 from diffdistill.configs.recipes.half_hour import half_hour
 from diffdistill.configs.recipes.moment_matching import moment_matching
 from diffdistill.configs.recipes.multistep_consistency import (
@@ -85,12 +86,15 @@ __all__ = [
   "easy_consistency",
   "expert",
   "film_network",
+  "flow_map",
   "half_hour",
+  "mean_flow",
   "moment_matching",
   "multistep_consistency",
   "progressive",
   "proportional_warmups",
   "reflow",
+  "scm",
   "shared",
   "small_network",
   "teacher",

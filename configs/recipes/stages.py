@@ -39,7 +39,15 @@ def shared(
   """
   return {
     "seed": 0,
-    "mesh": {"data": -1, "fsdp": 1, "overrides": ()},
+    "mesh": {
+      "data": -1,
+      "fsdp": 1,
+      "overrides": (),
+      # What each kind of tree is split over: "none", "fsdp" or "all".
+      "frozen": "fsdp",
+      "trained": "fsdp",
+      "optimizer": "fsdp",
+    },
     "writer": "if_installed",  # or tensorboard, wandb, none
     "cadence": {
       "log": log,

@@ -36,7 +36,11 @@ def teacher(
   config.run, config.stages = (), {}
   # [PD code]
   config.sampler = {"kind": "ddim", "grid": "uniform", "clip": True}
-  config.guidance = {"weight": 0.0, "interval": (0.0, 1.0)}
+  config.guidance = {
+    "weight": 0.0,
+    "interval": (0.0, 1.0),
+    "together": False,  # True for one pass over twice the images
+  }
   if judged:
     add_stage(config, "classifier", classifier_stage())
   add_stage(
