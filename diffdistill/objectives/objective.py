@@ -16,15 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from diffdistill.arrays import (
-  Batch,
-  Condition,
-  Image,
-  Key,
-  Metrics,
-  Params,
-  Scalar,
-)
+from diffdistill.arrays import Batch, Condition, Image, Key, Metrics, Params
 from diffdistill.denoiser import Denoiser
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.diffusion.prediction import Model
@@ -36,7 +28,7 @@ Turn = tuple[str, ...]
 # Trees of weights by name, such as "student" and "teacher"; "student/target" is
 # a moving average of the student.
 Trees = Mapping[str, Params]
-Loss = tuple[Scalar, Metrics]
+Loss = tuple[Float[Array, ""], Metrics]
 
 
 @runtime_checkable
