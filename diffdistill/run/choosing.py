@@ -43,7 +43,7 @@ def choose(
 
   kind = device.kind
   side = pick("data.source.image_size", chosen.image_size(found.sides, kind))
-  pick("data.source.channels", 1 if found.grey else 3)
+  colours = pick("data.source.channels", 1 if found.grey else 3)
   classes = sum(count > 0 for count in found.counts)
   told = pick("data.conditional", classes > 1)
   pick("model.label_dropout", LABEL_DROPOUT if told else 0.0)
@@ -60,7 +60,7 @@ def choose(
   given = _network_of(fields)
   teacher = _teacher(shared)
   seconds = 60 * values.get(("stages", teacher, "minutes"), total)
-  size, batch = chosen.network(side, given, seconds, device)
+  size, batch = chosen.network(side, colours, given, seconds, device)
   for name, value in dataclasses.asdict(size).items():
     pick(f"model.network.{name}", value)
   pick("model.network.dtype", chosen.dtype(kind))

@@ -36,6 +36,10 @@ SIZES = (
   *((2, channels) for channels in (128, 96, 64, 48)),
   *((4, channels) for channels in (128, 96, 64, 48, 32)),
 )
+# The fewest channels for each value of a patch. The network must carry all the
+# noise of a patch through its channels, and the image beside it; with 32
+# channels for the 48 values of a 4x4 patch in colour, samples were noise.
+CHANNELS_PER_VALUE = 2
 # The least number of patches in a row of an image. With fewer, a network
 # learns too little about positions.
 FEWEST_PATCHES = 6
@@ -153,11 +157,12 @@ def _tested(found: Found) -> int:
   return sum(max(1, n // OF_EACH) for n in found.counts if n > 1)
 
 
-def sizes(side: int, given: Mapping[str, Any]) -> list[Size]:
+def sizes(side: int, colours: int, given: Mapping[str, Any]) -> list[Size]:
   """The networks for images of this side, from the largest to the smallest.
 
   Args:
     side: the side of the images.
+    colours: the channels of the images: 3 in colour, 1 in grey.
     given: the fields of the network that the config gives.
   """
   result = []
@@ -166,6 +171,9 @@ def sizes(side: int, given: Mapping[str, Any]) -> list[Size]:
     rows = side // patch
     fewest = 1 if "patch" in given else FEWEST_PATCHES
     if side % patch or rows < fewest:
+      continue
+    values = patch**2 * colours
+    if "channels" not in given and channels < CHANNELS_PER_VALUE * values:
       continue
     heights = [rows]
     while heights[-1] > COARSEST and heights[-1] % 2 == 0:
@@ -242,7 +250,11 @@ def seconds_of(size: Size, side: int, batch: int, device: Device) -> float:
 
 
 def network(
-  side: int, given: Mapping[str, Any], seconds: float, device: Device
+  side: int,
+  colours: int,
+  given: Mapping[str, Any],
+  seconds: float,
+  device: Device,
 ) -> tuple[Size, int]:
   """Chooses the network, and the batch size over all devices.
 
@@ -250,7 +262,7 @@ def network(
   `seconds`. If no network can with the usual batch size, half of that size is
   tried. If no network can with that either, the smallest network is used.
   """
-  options, batches = sizes(side, given), BATCH[device.kind]
+  options, batches = sizes(side, colours, given), BATCH[device.kind]
   for usual in (batches, batches // 2):
     for size in options:
       batch = _in_memory(usual, size, side, device)

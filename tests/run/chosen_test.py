@@ -53,23 +53,26 @@ def test_a_judge_is_tried_where_it_could_be_trusted(counts, held_out, expected):
 
 
 @pytest.mark.parametrize(
-  ("side", "minutes", "device", "expected"),
+  ("side", "colours", "minutes", "device", "expected"),
   [
     # A minute is too short, so the smallest network gets half of the batch.
-    (32, 1, CPU, (4, 32, (1,), 32)),
-    (32, 40, CPU, (4, 64, (1,), 64)),
-    (32, 1000, CPU, (2, 96, (1, 2), 64)),
-    (32, 20, GPU, (1, 64, (1, 2, 2), 256)),
-    (32, 1000, GPU, (1, 128, (1, 2, 2), 256)),
-    (64, 1000, GPU, (1, 128, (1, 2, 2, 2), 256)),
-    (16, 35, CPU, (2, 64, (1,), 64)),
-    (28, 1200, CPU, (1, 64, (1, 2, 2), 64)),
+    (32, 1, 1, CPU, (4, 32, (1,), 32)),
+    (32, 1, 40, CPU, (4, 64, (1,), 64)),
+    (32, 3, 1000, CPU, (2, 96, (1, 2), 64)),
+    (32, 3, 20, GPU, (1, 64, (1, 2, 2), 256)),
+    (32, 3, 1000, GPU, (1, 128, (1, 2, 2), 256)),
+    (64, 3, 1000, GPU, (1, 128, (1, 2, 2, 2), 256)),
+    (16, 3, 35, CPU, (2, 64, (1,), 64)),
+    (28, 3, 1200, CPU, (1, 64, (1, 2, 2), 64)),
+    # A 4x4 patch in colour has 48 values, too many for 64 channels or fewer.
+    (32, 3, 1, CPU, (4, 96, (1,), 32)),
+    (32, 3, 40, CPU, (4, 96, (1,), 32)),
   ],
 )
 def test_the_network_is_the_largest_that_has_enough_updates(
-  side, minutes, device, expected
+  side, colours, minutes, device, expected
 ):
-  size, batch = chosen.network(side, {}, 60.0 * minutes, device)
+  size, batch = chosen.network(side, colours, {}, 60.0 * minutes, device)
   assert (size.patch, size.channels, size.multipliers, batch) == expected
   seconds = chosen.seconds_of(size, side, batch, device)
   if minutes > 1:
@@ -77,26 +80,26 @@ def test_the_network_is_the_largest_that_has_enough_updates(
 
 
 def test_a_field_that_is_given_is_no_choice():
-  size, _ = chosen.network(32, {"channels": 8, "patch": 8}, 6e4, CPU)
+  size, _ = chosen.network(32, 3, {"channels": 8, "patch": 8}, 6e4, CPU)
   assert (size.patch, size.channels, size.multipliers) == (8, 8, (1,))
-  size, _ = chosen.network(32, {"attention": (4,)}, 6e4, CPU)
+  size, _ = chosen.network(32, 3, {"attention": (4,)}, 6e4, CPU)
   assert size.attention == (4,)
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_a_batch_fits_the_memory_and_the_devices(count):
   small = Device(kind="accelerator", count=count, speed=1e15, memory=8e9)
-  size, batch = chosen.network(64, {}, 6e4, small)
+  size, batch = chosen.network(64, 3, {}, 6e4, small)
   assert batch % count == 0
   held = 2 * chosen.cost(size, 64)[1] * batch / count
   assert held < small.memory
   roomy = Device(kind="accelerator", count=count, speed=1e15)
-  assert chosen.network(64, {}, 6e4, roomy)[1] >= max(batch, 256)
+  assert chosen.network(64, 3, {}, 6e4, roomy)[1] >= max(batch, 256)
 
 
 @pytest.mark.parametrize("patch", [2, 4])
 def test_the_operations_are_those_of_the_network(patch):
-  (size,) = chosen.sizes(32, {"channels": 32, "patch": patch})
+  (size,) = chosen.sizes(32, 3, {"channels": 32, "patch": patch})
   network = UNet(out_channels=3, num_blocks=2, **dataclasses.asdict(size))
   x, t = jnp.zeros((1, 32, 32, 3)), jnp.zeros(1)
   traced = jax.make_jaxpr(lambda key: network.init(key, x, t, None, False))(
