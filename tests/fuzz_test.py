@@ -63,7 +63,7 @@ def seen():
   draw = sampling.sample  # It refuses the name of a file first.
   recipe_of = str  # a workdir has the name of its run's recipe
 
-  def train(config, workdir):
+  def train(config, workdir, redo):
     calls.append((plain(config), shown(from_config.build(config))))
 
   def sample(workdir, **given):
@@ -78,11 +78,11 @@ def seen():
     generator.noise(given["seed"], 0)
     calls.append((given, told))
 
-  def evaluate(workdir, num_images, num_steps, inception, reference):
+  def evaluate(workdir, num_images, num_steps, inception, reference, follow):
     given = {"num_images": num_images, "num_steps": num_steps}
     given = {k: v for k, v in given.items() if v is not None}
     run = runs(recipe_of(workdir))
-    calls.append(dataclasses.replace(run.evaluation, **given))
+    calls.append((dataclasses.replace(run.evaluation, **given), follow))
 
   def plan(config, topology, as_json):
     calls.append(topology_of(topology).devices)
@@ -101,7 +101,9 @@ def seen():
 
 def shown(experiment):
   """Lists all parts of an experiment, but not the config behind it."""
-  return repr(dataclasses.replace(experiment, config={}))
+  # A guidance does not name the field `together`, which changes no image.
+  together = experiment.guidance.together
+  return repr((dataclasses.replace(experiment, config={}), together))
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,10 @@ def arguments(mutation, path):
 
 def has_no_effect(mutation, call, base):
   """Whether an accepted change of a config did not change the experiment."""
-  if mutation.command != "train" or mutation.path in ("expect_devices",):
+  if mutation.command != "train" or mutation.path in (
+    "expect_devices",
+    "redo",
+  ):
     return False
   if not isinstance(call[-1], str):  # the call of hosts.join
     return False

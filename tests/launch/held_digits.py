@@ -41,4 +41,6 @@ def held(take):
   return wait_and_take
 
 
-Digits.take = held(Digits.take)
+# The tests import this file for its numbers, and must not wait themselves.
+if "HELD" in os.environ:
+  Digits.take = held(Digits.take)
