@@ -227,10 +227,6 @@ class ConsistencyTraining(Consistency):
     return "teacher" if self.from_teacher else ""
 
   @property
-  def starts(self) -> tuple[str, ...]:
-    return ("teacher",) if self.from_teacher else ()
-
-  @property
   def needs(self) -> Mapping[str, str]:
     return {}
 

@@ -81,10 +81,6 @@ class DenoisingStudent(Objective):
       )
 
   @property
-  def starts(self) -> tuple[str, ...]:
-    return ("teacher",)
-
-  @property
   def needs(self) -> Mapping[str, str]:
     return {}
 

@@ -19,7 +19,3 @@ class FineTuning(Denoising):
   @property
   def trees(self) -> Mapping[str, Tree]:
     return {"teacher": Tree(start="teacher")}
-
-  @property
-  def starts(self) -> tuple[str, ...]:
-    return ("teacher",)

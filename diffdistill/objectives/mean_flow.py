@@ -126,10 +126,6 @@ class MeanFlow(Objective):
     return {"student": Tree(start="teacher" if self.from_teacher else "")}
 
   @property
-  def starts(self) -> tuple[str, ...]:
-    return ("teacher",) if self.from_teacher else ()
-
-  @property
   def needs(self) -> Mapping[str, str]:
     return {}
 

@@ -213,7 +213,8 @@ class Objective(abc.ABC):
   @property
   def starts(self) -> tuple[str, ...]:
     """Frozen denoisers that are needed only at the start, and then released."""
-    return ()
+    copied = dict.fromkeys(tree.start for tree in self.trees.values())
+    return tuple(name for name in copied if name and name not in self.needs)
 
   @property
   def needs(self) -> Mapping[str, str]:

@@ -60,10 +60,6 @@ class Reflow(Objective):
   rounds: ClassVar[str] = "any"
 
   @property
-  def starts(self) -> tuple[str, ...]:
-    return ("teacher",)
-
-  @property
   def needs(self) -> Mapping[str, str]:
     return {}
 

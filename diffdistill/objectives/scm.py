@@ -223,10 +223,6 @@ class ContinuousTraining(ContinuousConsistency):
     return "teacher" if self.from_teacher else ""
 
   @property
-  def starts(self) -> tuple[str, ...]:
-    return ("teacher",) if self.from_teacher else ()
-
-  @property
   def needs(self) -> Mapping[str, str]:
     return {}
 

@@ -130,7 +130,7 @@ class RoundLoop:
       report.say(f"{self._round.name}: goes on from update {int(state.step)}")
     self._state = state
     objective, dtype = self._stage.objective, self._stage.teacher_dtype
-    for name in set(objective.starts) - set(objective.needs):
+    for name in objective.starts:
       self._frozen.pop(name, None)
     if dtype != "float32":
       shardings = tree_shardings(self._frozen["teacher"], self._shared.layout)
