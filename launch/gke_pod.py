@@ -7,10 +7,11 @@ from typing import Any
 # GPUs whose hosts GKE connects by GPUDirect RDMA. The H100's networks need a
 # daemon whose version depends on the cluster, so they are left out.
 WITH_RDMA = ("nvidia-h200-141gb", "nvidia-b200")
-# What Google asks for RDMA, in "Create a custom AI-optimized GKE cluster which
-# uses A4 or A3 Ultra" (cloud.google.com/ai-hypercomputer/docs/create): a
-# network for each of a host's eight GPUs, two folders of the host, and NCCL's
-# variables. A cluster that is made as said there has networks of these names.
+# The settings of Google's guide for RDMA, "Create a custom AI-optimized GKE
+# cluster which uses A4 or A3 Ultra"
+# (cloud.google.com/ai-hypercomputer/docs/create): a network for each of a
+# host's eight GPUs, two folders of the host, and NCCL's variables. A cluster
+# that is made as said there has networks of these names.
 SETUP = "source /usr/local/gib/scripts/set_nccl_env.sh"
 _FACES = {"eth0": "default", **{f"eth{i + 2}": f"rdma-{i}" for i in range(8)}}
 _ANNOTATIONS = {

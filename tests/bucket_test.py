@@ -40,7 +40,7 @@ def get_config():
 """
 ROUNDS = ("classifier", "teacher", "halve/002", "halve/001")
 UPDATES = 4 * 60
-# What libraries print about credentials, which the test server does not need.
+# Lines of libraries about credentials, which the test server does not need.
 NOISE = ("google_auth_provider", "[Gloo]", "peer ranks")
 
 

@@ -131,7 +131,7 @@ class FakeBucket:
 
 
 def what(method, path, body=b""):
-  """What a request does, and the name of its object or folder."""
+  """Names the action of a request, and its object or folder."""
   address, _, query = path.partition("?")
   name = urllib.parse.unquote(address.partition("/o/")[2])
   asked = dict(re.findall(r"(\w+)=([^&]*)", query))

@@ -43,7 +43,7 @@ def shared(
       "data": -1,
       "fsdp": 1,
       "overrides": (),
-      # What each kind of tree is split over: "none", "fsdp" or "all".
+      # The devices that hold a tree in parts: "none", "fsdp" or "all".
       "frozen": "fsdp",
       "trained": "fsdp",
       "optimizer": "fsdp",

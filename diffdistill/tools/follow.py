@@ -28,7 +28,7 @@ SECONDS_TO_NOTICE = 1.0
 
 
 class Seen(NamedTuple):
-  """What a training has finished.
+  """The rounds that a training has finished, and its config.
 
   Args:
     config: a digest of the config; "" before the training has begun.

@@ -29,7 +29,7 @@ KUBERNETES = "1.34"
 
 @pytest.fixture
 def admissions(monkeypatch):
-  """What jobset.py asks admit.py, which admits everything."""
+  """Records the questions of jobset.py to admit.py, and admits everything."""
   monkeypatch.syspath_prepend(str(ROOT / "launch"))
   import admit
 
