@@ -211,19 +211,14 @@ class Denoiser:
       x_t: Image, t: Time, s: Time | None = None
     ) -> tuple[Prediction, Prediction]:
       # The two rows of an image are neighbours, so they lie on one device.
-      def twice(a: Array) -> Array:
-        return jnp.repeat(a, 2, axis=0)
-
-      second = jnp.arange(2 * len(t)) % 2 == 1
-      label = jnp.where(second, null, twice(jnp.asarray(condition.label)))
+      x_t, t, s, label = jax.tree.map(
+        lambda a: jnp.repeat(a, 2, axis=0),
+        (x_t, t, s, jnp.asarray(condition.label)),
+      )
+      label = jnp.where(jnp.arange(len(t)) % 2 == 1, null, label)
       pairs = jax.tree.map(
         lambda a: a.reshape(-1, 2, *a.shape[1:]),
-        tell(
-          Condition(label=label),
-          twice(x_t),
-          twice(t),
-          None if s is None else twice(s),
-        ),
+        tell(Condition(label=label), x_t, t, s),
       )
       one, other = (
         jax.tree.map(lambda a, i=i: a[:, i], pairs) for i in range(2)

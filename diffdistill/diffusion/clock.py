@@ -60,6 +60,10 @@ class Schedule(abc.ABC):
     """The logarithm of the signal-to-noise ratio, equation (1)."""
     return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
 
+  def tau(self, t: Floats) -> Floats:
+    """The noise level sigma/alpha."""
+    return jnp.exp(-0.5 * self.logsnr(t))
+
   def angle(self, t: Floats) -> Floats:
     """The angle of equation (2), in (0, pi/2)."""
     return jnp.arctan2(self.sigma(t), self.alpha(t))

@@ -45,8 +45,7 @@ RARE = 1e-4
 
 def noise_level(schedule: Schedule, t: Time) -> Time:
   """sigma/alpha at t; 0 at t = 0, which means the clean image here."""
-  tau = jnp.exp(-0.5 * schedule.logsnr(t))
-  return jnp.where(t > 0, tau, 0.0)
+  return jnp.where(t > 0, schedule.tau(t), 0.0)
 
 
 # log(sigma/alpha) ~ N(-1.1, 2.0^2): Song & Dhariwal 2023, section 3.5.
@@ -211,7 +210,7 @@ class RatioNeighbours(Neighbours):
     """The time s of equation (3)."""
     stage = jnp.floor(progress * self.stages)
     gap = jnp.maximum(self.q ** -(stage + 1), self.least)
-    tau = jnp.exp(-0.5 * schedule.logsnr(t))
+    tau = schedule.tau(t)
     ratio = 1 - gap * (1 + self.k * jax.nn.sigmoid(-self.b * tau))
     lower = tau * jnp.maximum(ratio, jnp.finfo(tau.dtype).tiny)
     s = schedule.time(-2 * jnp.log(lower))
@@ -230,7 +229,7 @@ NEIGHBOURS = {
 
 def _roots(schedule: Schedule) -> tuple[Scalar, Scalar]:
   """The ends of the karras grid within the schedule, to the power 1/rho."""
-  ends = jnp.exp(-0.5 * schedule.logsnr(jnp.array([0.0, 1.0])))
+  ends = schedule.tau(jnp.array([0.0, 1.0]))
   low = jnp.maximum(ends[0], KARRAS_SIGMAS[0])
   high = jnp.minimum(ends[1], KARRAS_SIGMAS[1])
   return low ** (1 / KARRAS_RHO), high ** (1 / KARRAS_RHO)

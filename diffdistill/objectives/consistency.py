@@ -160,8 +160,7 @@ class Consistency(Objective):
     if self.weighting != GAP:
       return weight(self.weighting, schedule.logsnr(t))
     # A drawn t = 0 has the lowest noise of the schedule.
-    tau = jnp.exp(-0.5 * schedule.logsnr(t))
-    return weight_of_gap(tau, noise_level(schedule, s))
+    return weight_of_gap(schedule.tau(t), noise_level(schedule, s))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

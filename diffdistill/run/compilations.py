@@ -31,7 +31,12 @@ from etils import epath
 from jax._src import compilation_cache
 
 from diffdistill.system import hosts
-from diffdistill.system.files import in_bucket, matching, write_atomically
+from diffdistill.system.files import (
+  in_bucket,
+  matching,
+  read_bytes,
+  write_atomically,
+)
 
 FOLDER = "compilations"
 # The most bytes in the user's folder; the programs used last are kept.
@@ -62,7 +67,7 @@ class Compilations:
     try:
       if key not in self._listed():
         return None
-      data = (self._folder / key).read_bytes()
+      data = read_bytes(self._folder / key)
     except FileNotFoundError:
       return None
     # A bucket's library raises errors of many kinds, and none may end a run.

@@ -88,7 +88,7 @@ class Heun(Sampler):
   ) -> tuple[Image, Time]:
     """Adds noise to x_t; returns it and the time of its new noise level."""
     schedule = self.process.schedule
-    tau = jnp.exp(-0.5 * schedule.logsnr(t))
+    tau = schedule.tau(t)
     gamma = jnp.minimum(self.churn / num_steps, jnp.sqrt(2.0) - 1)
     inside = (tau >= self.churn_min) & (tau <= self.churn_max)
     raised = schedule.time(-2 * jnp.log(tau * (1 + gamma)))
