@@ -12,6 +12,7 @@ import importlib.util
 import json
 import pathlib
 import re
+import select
 import socket
 import subprocess
 import threading
@@ -166,6 +167,9 @@ def _handler(bucket):
       answer = bucket.answer(kind, name)
       if isinstance(answer, float):
         time.sleep(answer)
+        if self._left():
+          self.close_connection = True
+          return
       if isinstance(answer, int):
         said = json.dumps({"error": {"code": answer, "message": "by a test"}})
         self._send(
@@ -178,6 +182,11 @@ def _handler(bucket):
         if name.lower() not in ("host", "transfer-encoding", "content-length")
       }
       self._send(*bucket.forward(self.command, self.path, body, headers))
+
+    def _left(self):
+      """Whether the program was killed; its request must then change nothing."""
+      readable, _, _ = select.select([self.connection], [], [], 0)
+      return readable and not self.connection.recv(1, socket.MSG_PEEK)
 
     def _body(self):
       if self.headers.get("Transfer-Encoding") == "chunked":
