@@ -15,7 +15,7 @@ import warnings
 # optimisation is fastest. The emitters of fusions take two thirds of the time
 # to compile a small U-Net; jaxlib 0.12 has no such flag, and refuses it.
 os.environ["XLA_FLAGS"] = " ".join(
-  [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
+  [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=1"]
   + ["--xla_cpu_use_fusion_emitters=false"]
   * importlib.metadata.version("jaxlib").startswith("0.10.")
 )
