@@ -15,6 +15,7 @@ compare: $(VENV)/installed  ## Every paper from one teacher, in one table.
 	$(BIN)/diffdistill train --config=digits:all --workdir=runs/compare
 	$(BIN)/diffdistill evaluate --workdir=runs/compare
 
+test: export XLA_FLAGS = --xla_backend_optimization_level=0
 test: $(VENV)/installed-dev  ## Tests that take seconds each.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not long"
 

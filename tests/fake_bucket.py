@@ -184,7 +184,7 @@ def _handler(bucket):
       self._send(*bucket.forward(self.command, self.path, body, headers))
 
     def _left(self):
-      """Whether the program was killed; its request must then change nothing."""
+      """Whether the program was killed, so that nothing may come of this."""
       readable, _, _ = select.select([self.connection], [], [], 0)
       return readable and not self.connection.recv(1, socket.MSG_PEEK)
 

@@ -46,6 +46,8 @@ def by_the_device(
           stage[field] = auto()
         continue
       stage.num_updates = MOST
+      if stage.objective.kind == "denoising":
+        stage.enough_updates = auto()
       select = stage.get("select", {})
       if select.get("by") == "distance" and select.every:
         select.every = auto()

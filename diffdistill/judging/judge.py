@@ -135,17 +135,7 @@ def judge_of(
   settings = run.evaluation
   identity = identity_of(run, workdir)
   network = _inception(run) if settings.inception else _own(run, workdir)
-  compiled = classifier_features(
-    network.classifier,
-    network.params,
-    run.mesh,
-    batch_size=settings.batch_size,
-  )
-
-  def features(images: np.ndarray | jax.Array) -> Features:
-    between()
-    return compiled(images)
-
+  features = _features(run, network, between)
   reference, said = _reference(run, workdir, network, identity, features, say)
   stage, trust = network.stage, None
   if stage is not None:
@@ -160,6 +150,23 @@ def judge_of(
     trust=trust,
     between=between,
   )
+
+
+def trust_of(
+  run: Experiment,
+  workdir: epath.Path,
+  between: Callable[[], None] = nothing,
+) -> Trust:
+  """Measures the run's own classifier, without statistics of the data.
+
+  Args:
+    run: the recipe.
+    workdir: the folder where the classifier was trained.
+    between: called before each batch of features; it may raise to stop.
+  """
+  network = _own(run, workdir)
+  assert network.stage is not None
+  return measure(run, network.stage, _features(run, network, between))
 
 
 def identity_of(run: Experiment, workdir: epath.Path) -> str:
@@ -178,29 +185,6 @@ def identity_of(run: Experiment, workdir: epath.Path) -> str:
   name = _classifier_stage(run, workdir).name
   weights = fingerprint(run.product(workdir, name))
   return f"FD-{name}: {weights} of {_data(run)}"
-
-
-def check_inception(run: Experiment) -> None:
-  """Checks before training that FID can be measured.
-
-  Raises:
-    ValueError: if the weights are not those of the FID network, or if there are
-      fewer images than features.
-  """
-  load_inception(run.evaluation.inception)
-  counts = {"evaluation.num_images": run.evaluation.num_images}
-  if not run.evaluation.reference:
-    counts["the number of training images"] = len(run.source)
-  for stage in run.stages:
-    if stage.select:
-      field = f"stages.{stage.name}.select.num_images"
-      counts[field] = stage.select.num_images
-  for field, count in counts.items():
-    if count <= FEATURES:
-      raise ValueError(
-        f"{field} is {count}, but FID has {FEATURES} features and needs more"
-        " images; pass 5000 or more, or leave evaluation.inception empty"
-      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -223,6 +207,24 @@ class _Network:
   said: Mapping[str, str]
   file: str
   stage: Stage | None = None
+
+
+def _features(
+  run: Experiment, network: _Network, between: Callable[[], None]
+) -> FeatureFn:
+  """The features of a network; calls `between` before each batch."""
+  compiled = classifier_features(
+    network.classifier,
+    network.params,
+    run.mesh,
+    batch_size=run.evaluation.batch_size,
+  )
+
+  def features(images: np.ndarray | jax.Array) -> Features:
+    between()
+    return compiled(images)
+
+  return features
 
 
 def _reference(

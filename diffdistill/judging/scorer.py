@@ -9,7 +9,7 @@ from diffdistill.arrays import Params
 from diffdistill.diffusion.guidance import Guidance
 from diffdistill.evaluation.generator import Generator
 from diffdistill.evaluation.metrics import distance
-from diffdistill.judging.judge import judge_of, nothing
+from diffdistill.judging.judge import judge_of, nothing, trust_of
 from diffdistill.run.experiment import Experiment
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.training.stage import Round
@@ -27,7 +27,7 @@ class Scorer:
     run: the recipe.
     workdir: the folder where the run is trained.
     between: called before each batch that the judge looks at.
-    say: receives one line for each damaged file.
+    say: receives a line for each damaged file, and one about the judge.
   """
 
   def __init__(
@@ -38,6 +38,9 @@ class Scorer:
     say: Callable[[str], None] = lambda line: None,
   ):
     self._run = run
+    self._workdir = workdir
+    self._between = between
+    self._say = say
     self._judge = functools.cache(lambda: judge_of(run, workdir, between, say))
 
     @functools.cache
@@ -58,6 +61,15 @@ class Scorer:
     if stage.select and stage.select.by == "distance":
       self._judge().require_trust(stage.name)
 
+  def ends(self, stage: Training) -> None:
+    """Says whether the run's classifier can judge, once it is trained."""
+    run = self._run
+    if run.evaluation.inception or stage is not run.judging_stage:
+      return
+    trust = trust_of(run, self._workdir, self._between)
+    remedy = "" if trust.trusted else f"; {_remedy(stage)}"
+    self._say(f"{stage.name} as a judge is {trust.verdict}{remedy}")
+
   def __call__(
     self, stage: Training, round_: Round, params: Params, num_images: int
   ) -> float:
@@ -71,3 +83,13 @@ class Scorer:
     seed = run.seed ^ round_.code
     images = maker.batches(params, seed, num_images, run.usual_steps(round_))
     return distance(images, judge.features, judge.reference)
+
+
+def _remedy(stage: Training) -> str:
+  """What helps if the classifier of a stage is not trusted."""
+  longer = "minutes" if stage.minutes else "num_updates"
+  return (
+    "distances will not measure the models; pass more"
+    f" --config.stages.{stage.name}.{longer} in a new --workdir, or more"
+    " images, or judge by --inception"
+  )

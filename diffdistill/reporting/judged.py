@@ -62,8 +62,13 @@ class Judged:
     return families(self.rows, column, spreads)
 
   def best(self) -> dict[int, Fields]:
-    """The row of the best student at each number of steps."""
+    """The row of the best student at each number of steps.
+
+    It has no rows if the judge is not trusted.
+    """
     result: dict[int, Fields] = {}
+    if self.distrust is not None:
+      return result
     for row in self.rows:
       if "/" in row["model"] and self._counts(row):
         steps = row["steps"]

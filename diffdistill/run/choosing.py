@@ -65,6 +65,7 @@ def choose(
     pick(f"model.network.{name}", value)
   pick("model.network.dtype", chosen.dtype(kind))
   batch = pick(f"stages.{teacher}.batch_size", batch)
+  pick(f"stages.{teacher}.enough_updates", chosen.UPDATES[kind])
   update = chosen.seconds_of(size, side, batch, device)
   for name, every in chosen.cadence(update).items():
     pick(f"cadence.{name}", every)
@@ -178,10 +179,11 @@ def without_judge(fields: Fields) -> Fields:
 def _said_of_images(
   side: int, found: Found, told: bool, values: dict[Path, Any], judged: bool
 ) -> str:
-  sides = sorted(found.sides)
+  least, most = min(found.sides), max(found.sides)
+  theirs = f"{least} to {most}" if least < most else f"{most}"
   line = (
-    f"chosen for these images: {side}x{side} pixels (the shorter sides of"
-    f" {len(sides)} of them are {sides[0]} to {sides[-1]}),"
+    f"chosen for these images: {side}x{side} pixels (of {len(found.sides)}"
+    f" that were examined, the shorter side has {theirs} pixels),"
     f" {'grey' if values['data', 'source', 'channels'] == 1 else 'colour'},"
     f" {'told' if told else 'not told'} their classes"
   )

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
@@ -56,6 +57,7 @@ def doctor(workdir: epath.Path | None) -> None:
     ("Python", f"{platform.python_version()}, {platform.platform()}"),
     ("packages", _versions()),
     ("devices", devices),
+    ("processor", _cores()),
     ("memory", _memory()),
     ("workdir", disk),
     ("compilations", compilations.described()),
@@ -95,6 +97,15 @@ def _devices() -> tuple[str, bool]:
     (*_, last) = done.stderr.strip().splitlines() or [""]
     return f"JAX finds none ({last}); see JAX_PLATFORMS and the driver", False
   return "; ".join(done.stdout.splitlines()), True
+
+
+def _cores() -> str:
+  """A text that states how many cores this process may use."""
+  total = os.cpu_count() or 1
+  usable = (
+    len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
+  )
+  return f"{usable} of {total} cores for this process"
 
 
 def _memory() -> str:

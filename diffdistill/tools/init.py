@@ -32,5 +32,5 @@ def init(out: epath.Path) -> None:
   answer(
     f"{out} is written; change what you like, then: `diffdistill train"
     f" --config={out}:progressive --config.data.source.path=FOLDER"
-    " --workdir=runs/photos`"
+    f" --workdir=runs/{out.stem}`"
   )

@@ -16,8 +16,7 @@ from diffdistill.evaluation import grids
 from diffdistill.evaluation.generator import Generator
 from diffdistill.evaluation.labelled import Labels, labelled_sheet
 from diffdistill.evaluation.titles import class_titles, sheet_title
-from diffdistill.judging.held_out import check_judge
-from diffdistill.judging.judge import check_inception
+from diffdistill.judging.before_training import check_inception, check_judge
 from diffdistill.judging.scorer import Scorer
 from diffdistill.run import environment, from_config
 from diffdistill.run.experiment import Experiment
@@ -128,6 +127,7 @@ def _trainer(
     observe=_sheets(run, workdir),
     distance=score,
     begins=score.begins,
+    ends=score.ends,
     preemption=preemption,
     watchdog=watchdog,
     writer=functools.partial(open_writer, run.writer, workdir, run.config, say),

@@ -92,9 +92,18 @@ class Clock:
     """
     return max(step - self.held, 0) / max(self.last - self.held, 1)
 
-  def left(self, step: int) -> float:
-    """An estimate of the seconds that the round still takes."""
-    return self._seconds * max(1 - step / min(self._fit, self.last), 0.0)
+  def left(self, step: int, speed: float) -> float:
+    """An estimate of the seconds that the round still takes.
+
+    Args:
+      step: how many updates are done.
+      speed: the updates per second of late; 0 if it is not known.
+    """
+    if self._length is None:
+      return self._seconds * max(1 - step / self._fit, 0.0)
+    if step >= self._length:
+      return 0.0
+    return (self._length - step) / speed if speed else self._seconds
 
   def start(self, step: int) -> None:
     """Starts the clock, or restarts it, after `step` updates."""
@@ -107,15 +116,18 @@ class Clock:
       step, then = self._from
       self._from = step, then + seconds
 
-  def look(self, step: int, wait: Callable[[], Any]) -> None:
+  def look(self, step: int, wait: Callable[[], Any]) -> int | None:
     """Fixes the length between two updates, once the speed is known.
 
     Args:
       step: how many updates came before.
       wait: a function that returns when the devices have done those updates.
+
+    Returns:
+      The length if it was fixed now; None otherwise.
     """
     if self._length is not None or step < min(self._next, self._latest):
-      return
+      return None
     wait()
     # A process that has just resumed the round has measured no time, so `here`,
     # its estimate of the length, is infinite.
@@ -130,11 +142,12 @@ class Clock:
       # devices idle.
       soon = min(SETTLED * fit, self._latest, first + 2 * (step - first))
       self._next = max(math.ceil(soon), step + 1)
-      return
+      return None
     length = max(fit, step / HELD)
     length = math.ceil(length / self._multiple) * self._multiple
     self._length = min(length, self._most)
     _record(self._round_dir, UPDATES, self._length)
+    return self._length
 
 
 def fitting_shards(

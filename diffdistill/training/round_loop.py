@@ -205,7 +205,19 @@ class RoundLoop:
   def _check_clock(self, step: int) -> None:
     """Fixes the length of a round that ends by the clock, when that is due."""
     wait = functools.partial(jax.block_until_ready, self._state.step)
-    self._clock.look(step, wait)
+    length = self._clock.look(step, wait)
+    if length is None:
+      return
+    name, minutes = self._round.name, self._round.seconds / 60
+    said = f"{name}: {length:,} updates fit into its {minutes:.3g} minutes"
+    enough = self._stage.enough_updates
+    if length < enough:
+      said += (
+        f", but good images need {enough:,} or more; pass"
+        f" {enough / length:.2g} times the minutes in a new --workdir, or give"
+        " the run more of this machine"
+      )
+    self._shared.report.say(said)
 
   def _update(
     self, step: int, count: int, batch: Batch
@@ -268,7 +280,7 @@ class RoundLoop:
     }
     report.write(name, done, values)
     if self._round.seconds:
-      rest = Work(0, self._clock.left(done))
+      rest = Work(0, self._clock.left(done, speed / stage.batch_size))
     else:
       rest = Work(stage.batch_size * (self._round.num_updates - done))
     todo = Work(

@@ -49,6 +49,7 @@ class Trainer:
       by a distance.
     begins: is called before a stage trains; it may raise an error to prevent
       it.
+    ends: is called after each round that a stage trained.
     preemption: says when to save and end; by default never.
     watchdog: ends a run that hangs; by default a run that hangs is not ended.
     now: returns the seconds of the clock that ends rounds, as time.monotonic
@@ -69,6 +70,7 @@ class Trainer:
   observe: Observe
   distance: Distance
   begins: Callable[[Training], None] = lambda stage: None
+  ends: Callable[[Training], None] = lambda stage: None
   preemption: Preemption = dataclasses.field(default_factory=Preemption)
   watchdog: Watchdog = dataclasses.field(default_factory=Watchdog)
   now: Callable[[], float] = time.monotonic
@@ -177,6 +179,8 @@ class Trainer:
         later,
         begun,
       ).run()
+    self.watchdog.patience()
+    self.ends(stage)
 
   def _shared(self, report: Report) -> Shared:
     return Shared(

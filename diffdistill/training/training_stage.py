@@ -37,6 +37,8 @@ class Training(Stage):
       the other.
     num_updates: the updates of each round, or the largest number if the clock
       ends it.
+    enough_updates: if the clock gives a round fewer updates than this, a line
+      says that its images will not be good; 0 for no such line.
     source: the address of weights outside the run, which become the result of
       this stage. Then nothing is trained.
     start_steps: the teacher's steps before the first halving.
@@ -61,6 +63,7 @@ class Training(Stage):
   objective: Objective
   optimizer: Optimizer
   num_updates: Updates
+  enough_updates: Annotated[int, Range(0, 10**9)] = 0
   source: str = ""
   start_steps: Annotated[int, Range(0, 10**5)] = 0
   end_steps: Steps = 1
@@ -179,6 +182,11 @@ class Training(Stage):
       raise ValueError(
         f"stages.{self.name}.frozen names {sorted(self.frozen)}; its objective"
         f" needs exactly {sorted(given)}; pass those"
+      )
+    if self.enough_updates and not self.minutes:
+      raise ValueError(
+        f"stages.{self.name}.enough_updates is {self.enough_updates}, which"
+        " only a stage of some minutes uses; set it to 0"
       )
     if self.source and (given or not self.source.startswith(OUTSIDE)):
       raise ValueError(

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffdistill.judging.held_out import check_judge
+from diffdistill.judging.before_training import check_judge
+from diffdistill.judging.scorer import Scorer
 from diffdistill.run import from_config
 from diffdistill.tools import evaluate, report, train
 from diffdistill.training import checkpoint
@@ -132,6 +133,21 @@ def test_no_student_is_selected_by_a_judge_that_is_not_trusted(
     assert words in str(met.value)
   assert not (here / "halve").exists()
   assert (here / "metrics.jsonl").read_text() == recorded
+
+
+def test_a_trained_classifier_is_said_to_be_a_judge_or_not(workdir, poor):
+  for folder, words in (
+    (workdir, "classifier as a judge is trusted: "),
+    (poor, "classifier as a judge is NOT TRUSTED: "),
+  ):
+    run = from_config.reopen(folder)
+    lines = []
+    Scorer(run, folder, say=lines.append).ends(run.stages[0])
+    Scorer(run, folder, say=lines.append).ends(run.stages[1])
+    (line,) = lines
+    assert line.startswith(words)
+    remedy = "pass more --config.stages.classifier.num_updates in a new"
+    assert (remedy in line) == (folder is poor)
 
 
 def test_an_evaluation_warns_that_its_judge_is_not_trusted(poor, capsys):

@@ -12,6 +12,7 @@ import pytest
 from diffdistill.evaluation.features import Reference
 from diffdistill.evaluation.frechet import Moments
 from diffdistill.evaluation.metrics import distance
+from diffdistill.judging import before_training
 from diffdistill.judging import judge as judging
 from diffdistill.judging.judge import identity_of, judge_of
 from diffdistill.judging.scorer import Scorer
@@ -126,7 +127,8 @@ def detector(monkeypatch, run, workdir):
   monkeypatch.setattr(judging, "inception", lambda shape: run.classifier)
   monkeypatch.setattr(judging, "FEATURES", run.classifier.module.channels)
   params = run.product(workdir, "classifier")
-  monkeypatch.setattr(judging, "load_inception", lambda path: params)
+  for module in (judging, before_training):
+    monkeypatch.setattr(module, "load_inception", lambda path: params)
 
 
 def judged_by(workdir, **settings):
@@ -201,21 +203,21 @@ def test_a_run_without_a_classifier_may_select_by_fid(config):
 def test_settings_without_a_possible_fid_are_refused_before_training(
   config, detector, monkeypatch
 ):
-  monkeypatch.setattr(judging, "FEATURES", 30)
+  monkeypatch.setattr(before_training, "FEATURES", 30)
   judged = copy.deepcopy(config)
   evaluation = {"num_images": 40, "batch_size": 8, "inception": "weights.pth"}
   judged["evaluation"] = evaluation
   with pytest.raises(
     ValueError, match=r"stages\.halve\.select\.num_images is 24"
   ):
-    judging.check_inception(from_config.build(judged))
+    before_training.check_inception(from_config.build(judged))
   judged["stages"]["halve"]["select"]["num_images"] = 31
   judged["stages"]["student"]["select"]["num_images"] = 31
-  judging.check_inception(from_config.build(judged))
+  before_training.check_inception(from_config.build(judged))
   judged["evaluation"] = {**evaluation, "num_images": 30}
   with pytest.raises(ValueError, match=r"evaluation\.num_images is 30"):
-    judging.check_inception(from_config.build(judged))
-  monkeypatch.setattr(judging, "FEATURES", 250)
+    before_training.check_inception(from_config.build(judged))
+  monkeypatch.setattr(before_training, "FEATURES", 250)
   judged["evaluation"] = {**evaluation, "num_images": 260}
   with pytest.raises(ValueError, match="number of training images is 240"):
-    judging.check_inception(from_config.build(judged))
+    before_training.check_inception(from_config.build(judged))

@@ -45,6 +45,11 @@ def test_the_best_student_of_each_number_of_steps_is_found():
   assert JUDGED.teacher == "teacher"
 
 
+def test_no_student_is_the_best_if_the_judge_is_not_trusted():
+  facts = {**JUDGED.summary, "judge_trusted": False}
+  assert Judged(summary=facts).best() == {}
+
+
 def test_a_value_that_is_not_finite_is_no_distance():
   judged = Judged(
     summary=written(

@@ -13,7 +13,7 @@ from diffdistill.run import from_config, speed
 from diffdistill.run.at_path import put
 from diffdistill.run.automatic import resolved_automatic
 from diffdistill.run.choosing import choose
-from diffdistill.run.chosen import Device, Found
+from diffdistill.run.chosen import UPDATES, Device, Found
 from diffdistill.run.workdir import claim
 
 CPU = Device(kind="cpu", speed=5e10)
@@ -94,6 +94,7 @@ def test_classes_are_told_and_judge():
   assert values["minutes"] == 60
   minutes = [values[f"stages.{n}.minutes"] for n in ("teacher", "halve")]
   assert minutes == [35, 20]
+  assert values["stages.teacher.enough_updates"] == UPDATES["cpu"]
 
 
 def test_one_class_is_neither_told_nor_judges():

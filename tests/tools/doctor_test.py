@@ -1,6 +1,7 @@
 """`doctor` names what a machine lacks, with the remedy."""
 
 import importlib.metadata
+import re
 import sys
 
 import pytest
@@ -42,6 +43,9 @@ def test_a_machine_that_can_train_has_a_line_for_each_thing(said, tmp_path):
   lines = said(tmp_path / "runs" / "new")
   assert lines["devices"].strip().startswith("0: cpu")
   assert "GiB free" in lines["memory"]
+  assert re.fullmatch(
+    r"\d+ of \d+ cores for this process", lines["processor"].strip()
+  )
   assert f"{tmp_path} can be written" in lines["workdir"]
   assert not (tmp_path / "runs").exists()
   extras = {name for name in lines if name.startswith("extra ")}

@@ -169,8 +169,9 @@ def test_skipped_seconds_do_not_shorten_a_round(tmp_path):
 
 def test_the_time_left_follows_from_the_speed(tmp_path):
   clock, _, _, _ = run(tmp_path, 10.0, lambda i: 0.01, crash=300)
-  assert clock.left(300) == pytest.approx(7.0, rel=0.01)
-  assert clock.left(2000) == 0
+  assert clock.left(300, 50.0) == pytest.approx(14.0, rel=0.01)
+  assert clock.left(300, 0.0) == 10.0
+  assert clock.left(2000, 50.0) == 0
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"num_updates": 5}', "[]"])

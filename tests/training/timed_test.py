@@ -75,6 +75,26 @@ def test_timed_rounds_have_as_many_updates_as_fit(finished, records_of):
     assert last[name]["images"] == 8 * length
 
 
+def test_a_round_says_how_many_updates_fit_and_whether_they_are_enough(
+  config, run_of, tmp_path, capfd
+):
+  config = copy.deepcopy(config)
+  config["stages"]["teacher"]["enough_updates"] = 100
+  config["stages"]["halve"]["enough_updates"] = 20
+  run = run_of(config)
+  run.train(tmp_path, clock=Clock(), stages=run.built.stages[:2])
+  said = [
+    line for line in capfd.readouterr().err.splitlines() if " fit " in line
+  ]
+  assert said[0] == (
+    "teacher: 48 updates fit into its 0.1 minutes, but good images need 100 or"
+    " more; pass 2.1 times the minutes in a new --workdir, or give the run more"
+    " of this machine"
+  )
+  assert said[1] == "halve/004: 20 updates fit into its 0.04 minutes"
+  assert len(said) == 4
+
+
 @pytest.mark.parametrize(
   "speed", [pytest.param(0.125, marks=pytest.mark.slow), 0.01]
 )
@@ -240,6 +260,11 @@ def test_the_time_of_making_lost_pairs_again_does_not_count(
   [
     ("teacher", {"minutes": -1.0}, "teacher.minutes is -1.0; pass 0 or more"),
     ("teacher", {"minutes": float("nan")}, "teacher.minutes is nan; pass 0"),
+    (
+      "teacher",
+      {"enough_updates": 5},
+      "teacher.enough_updates is 5, which only a stage of some minutes uses",
+    ),
     ("pairs", {"minutes": -1.0}, "minutes is -1.0; pass 0 or more"),
     ("pairs", {"minutes": float("inf")}, "minutes is inf; pass 0 or more"),
     (
