@@ -123,6 +123,12 @@ def write(model: Model, folder: epath.Path, grid: Grid | None) -> None:
       "the model's network is told a second time (two_times=True), which"
       " diffusers' networks are not; pass --format=safetensors or stablehlo"
     )
+  if model.network.get("told_guidance"):
+    raise ValueError(
+      "the model's network is told a guidance weight (told_guidance=True),"
+      " which diffusers' networks are not; pass --format=safetensors or"
+      " stablehlo"
+    )
   native = _is_native(model, grid)
   kind = model.network["kind"]
   name = {"dit": "transformer", "unet": "unet"}.get(kind)

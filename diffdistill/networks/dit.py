@@ -115,6 +115,7 @@ class DiT(nn.Module, kw_only=True):
     out_channels: the channels of the output.
     num_classes: the number of classes; 0 for an unconditional network.
     two_times: whether the network also reads s, the time a step aims at.
+    told_guidance: whether the network also reads w, a guidance weight.
 
   Raises:
     ValueError: if a field is out of its range; or, when called, if the patch
@@ -131,6 +132,7 @@ class DiT(nn.Module, kw_only=True):
   dtype: str = "float32"
   num_classes: Classes = 0
   two_times: bool = False
+  told_guidance: bool = False
 
   def __post_init__(self):
     super().__post_init__()
@@ -154,6 +156,7 @@ class DiT(nn.Module, kw_only=True):
     train: bool,
     s: Time | None = None,
     names: tuple[str, ...] = (),
+    guidance: Float[Array, " b"] | None = None,
   ) -> Float[Array, "b h w out"]:
     """Computes the raw output in float32; `train` has no effect."""
     x = fold(x, self.patch)
@@ -164,8 +167,9 @@ class DiT(nn.Module, kw_only=True):
       num_classes=self.num_classes,
       cos_first=True,
       two_times=self.two_times,
+      told_guidance=self.told_guidance,
       name="embed",
-    )(t, label, s)
+    )(t, label, s, guidance)
     dtype = jnp.dtype(self.dtype)
     h = x.reshape(batch, rows * columns, channels)
     h = _dense(dtype)(self.width, "patches")(h)

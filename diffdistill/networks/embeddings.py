@@ -1,15 +1,17 @@
 """Embeds the times and the label that a network reads in one vector.
 
-The vector encodes the noise level, the class and, for networks of two times,
-the time that a step aims at. It is always float32: this is cheap, and the
-derivatives in time that jax.jvp computes need this precision.
+The vector encodes the noise level, the class and, for networks that read them,
+the time that a step aims at and the guidance weight. It is always float32: this
+is cheap, and the derivatives in time that jax.jvp computes need this precision.
 """
 
+import functools
 import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from diffdistill.arrays import Label, Time
 from diffdistill.networks.layers import Vector
@@ -17,8 +19,8 @@ from diffdistill.networks.require import require_label
 
 # The standard deviation of NCSN++'s random frequencies (Song et al. 2021).
 FOURIER = 16.0
-# `Gap` multiplies t - s by this factor. The value is our own choice.
-GAP_SCALE = 10.0
+# `ZeroBranch` multiplies its number by this factor, which is our own choice.
+BRANCH_SCALE = 10.0
 
 
 def sinusoid(
@@ -43,14 +45,13 @@ def sinusoid(
   return jnp.concatenate(waves[::-1] if cos_first else waves, axis=-1)
 
 
-class Gap(nn.Module, kw_only=True):
-  """Embeds the gap t - s between two times in one float32 vector.
+class ZeroBranch(nn.Module, kw_only=True):
+  """Embeds one more number of each image in a float32 vector, 0 at first.
 
   The layers are sinusoid -> Dense -> swish -> Dense. The last layer starts at
-  zero, so that adding this part to a trained network of one time does not
-  change its output. [ours]: the scale of the sinusoid is 10; a scale of 1000
-  would make derivatives in time a hundred times larger and a hundred times less
-  exact.
+  zero, so that adding this part to a trained network does not change its
+  output. [ours]: the scale of the sinusoid is 10; a scale of 1000 would make
+  derivatives in time a hundred times larger and a hundred times less exact.
 
   Args:
     dim: the size of the sinusoid; even, 4 or more.
@@ -61,20 +62,25 @@ class Gap(nn.Module, kw_only=True):
   embed_dim: int
 
   @nn.compact
-  def __call__(self, t: Time, s: Time | None) -> Vector:
-    gap = jnp.zeros_like(t) if s is None else t - s
-    waves = sinusoid(gap, self.dim, scale=GAP_SCALE)
+  def __call__(self, value: Float[Array, " b"]) -> Vector:
+    waves = sinusoid(value, self.dim, scale=BRANCH_SCALE)
     h = nn.swish(nn.Dense(self.embed_dim, name="dense1")(waves))
     zeros = nn.initializers.zeros
     return nn.Dense(self.embed_dim, kernel_init=zeros, name="dense2")(h)
+
+
+def gap_of(t: Time, s: Time | None) -> Time:
+  """The gap t - s between both times; 0 if s is None, which means s = t."""
+  return jnp.zeros_like(t) if s is None else t - s
 
 
 class Embedding(nn.Module, kw_only=True):
   """Embeds the noise level and the class in one float32 vector.
 
   The vector is sinusoid -> Dense -> swish -> Dense, plus Dense(one-hot label),
-  plus, for networks of two times, the `Gap` to the time s. A label outside
-  [0, num_classes), such as -1, means no class: its one-hot vector is zero.
+  plus a `ZeroBranch` of t - s and one of the guidance weight, for networks that
+  read these. A label outside [0, num_classes), such as -1, means no class: its
+  one-hot vector is zero. Without a weight, nothing is added for it.
 
   Args:
     dim: the size of the sinusoid; even, 4 or more.
@@ -82,6 +88,7 @@ class Embedding(nn.Module, kw_only=True):
     num_classes: the number of classes; 0 for a network without labels.
     cos_first, shift: arguments of `sinusoid`.
     two_times: whether the vector depends on s, the time a step aims at.
+    told_guidance: whether the vector depends on the guidance weight.
   """
 
   dim: int
@@ -90,10 +97,15 @@ class Embedding(nn.Module, kw_only=True):
   cos_first: bool = False
   shift: int = 1
   two_times: bool = False
+  told_guidance: bool = False
 
   @nn.compact
   def __call__(
-    self, t: Time, label: Label | None, s: Time | None = None
+    self,
+    t: Time,
+    label: Label | None,
+    s: Time | None = None,
+    guidance: Float[Array, " b"] | None = None,
   ) -> Vector:
     require_label(label, self.num_classes)
     waves = sinusoid(t, self.dim, cos_first=self.cos_first, shift=self.shift)
@@ -102,17 +114,21 @@ class Embedding(nn.Module, kw_only=True):
     if label is not None:
       one_hot = jax.nn.one_hot(label, self.num_classes)
       embed = embed + nn.Dense(self.embed_dim, name="label")(one_hot)
+    branch = functools.partial(
+      ZeroBranch, dim=self.dim, embed_dim=self.embed_dim
+    )
     if self.two_times:
-      gap = Gap(dim=self.dim, embed_dim=self.embed_dim, name="gap")
-      embed = embed + gap(t, s)
+      embed = embed + branch(name="gap")(gap_of(t, s))
+    if self.told_guidance and guidance is not None:
+      embed = embed + branch(name="guidance")(guidance)
     return embed
 
 
 class SongEmbedding(nn.Module, kw_only=True):
   """Embeds the noise level and the class, for `SongUNet`, in a float32 vector.
 
-  The vector is swish(dense(swish(dense(waves + dense(one-hot label)))) + gap),
-  where only networks of two times have the `Gap`. A label outside
+  The vector is swish(dense(swish(dense(waves + dense(one-hot label)))) + more),
+  where `more` has the same branches as in `Embedding`. A label outside
   [0, num_classes), such as -1, means no class: its one-hot vector is zero.
 
   Args:
@@ -122,6 +138,7 @@ class SongEmbedding(nn.Module, kw_only=True):
     embed_dim: the size of the result.
     num_classes: the number of classes; 0 for a network without labels.
     two_times: whether the vector depends on s, the time a step aims at.
+    told_guidance: whether the vector depends on the guidance weight.
   """
 
   kind: str
@@ -129,10 +146,15 @@ class SongEmbedding(nn.Module, kw_only=True):
   embed_dim: int
   num_classes: int = 0
   two_times: bool = False
+  told_guidance: bool = False
 
   @nn.compact
   def __call__(
-    self, t: Time, label: Label | None, s: Time | None = None
+    self,
+    t: Time,
+    label: Label | None,
+    s: Time | None = None,
+    guidance: Float[Array, " b"] | None = None,
   ) -> Vector:
     require_label(label, self.num_classes)
     if self.kind == "positional":
@@ -149,7 +171,11 @@ class SongEmbedding(nn.Module, kw_only=True):
       embed = embed + nn.Dense(self.waves, name="label")(one_hot)
     embed = nn.swish(nn.Dense(self.embed_dim, name="dense1")(embed))
     embed = nn.Dense(self.embed_dim, name="dense2")(embed)
+    branch = functools.partial(
+      ZeroBranch, dim=self.waves, embed_dim=self.embed_dim
+    )
     if self.two_times:
-      gap = Gap(dim=self.waves, embed_dim=self.embed_dim, name="gap")
-      embed = embed + gap(t, s)
+      embed = embed + branch(name="gap")(gap_of(t, s))
+    if self.told_guidance and guidance is not None:
+      embed = embed + branch(name="guidance")(guidance)
     return nn.swish(embed)

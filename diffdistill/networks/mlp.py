@@ -23,6 +23,7 @@ class MLP(nn.Module, kw_only=True):
       the input.
     num_classes: the number of classes; 0 for an unconditional network.
     two_times: whether the network also reads s, the time a step aims at.
+    told_guidance: whether the network also reads w, a guidance weight.
   """
 
   width: Waves
@@ -30,6 +31,7 @@ class MLP(nn.Module, kw_only=True):
   out_channels: Channels
   num_classes: Classes = 0
   two_times: bool = False
+  told_guidance: bool = False
 
   def __post_init__(self):
     super().__post_init__()
@@ -50,6 +52,7 @@ class MLP(nn.Module, kw_only=True):
     train: bool,
     s: Time | None = None,
     names: tuple[str, ...] = (),
+    guidance: Float[Array, " b"] | None = None,
   ) -> Float[Array, "b h w out"]:
     """Computes the raw output in float32; `train` has no effect."""
     embed = nn.swish(
@@ -58,8 +61,9 @@ class MLP(nn.Module, kw_only=True):
         embed_dim=self.width,
         num_classes=self.num_classes,
         two_times=self.two_times,
+        told_guidance=self.told_guidance,
         name="embed",
-      )(t, label, s)
+      )(t, label, s, guidance)
     )
     batch, height, width, _ = x.shape
     h = x.reshape(batch, -1)

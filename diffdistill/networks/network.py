@@ -67,7 +67,8 @@ class Network(Protocol):
 class LinenNetwork:
   """A `Network` that calls a Linen module as `module(x, t, label, train)`.
 
-  A module with the field two_times=True is also given s. A module with a
+  A module with the field two_times=True is also given s, and one with
+  told_guidance=True the guidance weights of the condition. A module with a
   property `features` is also given `names`, which it passes to `features.keep`.
 
   Args:
@@ -99,6 +100,10 @@ class LinenNetwork:
   @property
   def two_times(self) -> bool:
     return getattr(self.module, "two_times", False)
+
+  @property
+  def told_guidance(self) -> bool:
+    return getattr(self.module, "told_guidance", False)
 
   @property
   def features(self) -> tuple[str, ...]:
@@ -135,7 +140,12 @@ class LinenNetwork:
   def init(self, key: Key) -> Params:
     x = jnp.zeros((1, *self.image_shape))
     label = jnp.zeros((1,), jnp.int32) if self.num_classes else None
-    return self.module.init(key, x, jnp.zeros((1,)), label, False)["params"]
+    # Without a guidance weight, the module would draw no branch for it.
+    more: dict[str, Any] = {}
+    if self.told_guidance:
+      more["guidance"] = jnp.zeros((1,))
+    inputs = (x, jnp.zeros((1,)), label, False)
+    return self.module.init(key, *inputs, **more)["params"]
 
   def apply(
     self,
@@ -195,15 +205,22 @@ class LinenNetwork:
       raise ValueError(
         f"{type(self.module).__name__} takes no target time s; pass s=None"
       )
+    if condition.guidance is not None and not self.told_guidance:
+      raise ValueError(
+        f"{type(self.module).__name__} takes no guidance weight; pass"
+        " guidance=None, or told_guidance=True to the network"
+      )
     label = condition.label
     if (label is None) != (self.num_classes == 0):
       raise ValueError(
         f"a network with num_classes={self.num_classes} needs"
         f" {'labels' if self.num_classes else 'no label'}"
       )
-    more: dict[str, Any] = ({"s": s} if self.two_times else {}) | (
-      {"names": names} if names else {}
-    )
+    more: dict[str, Any] = {"names": names} if names else {}
+    if self.two_times:
+      more["s"] = s
+    if self.told_guidance:
+      more["guidance"] = condition.guidance
     # A network without its own precision uses the setting of the process.
     exact = contextlib.nullcontext()
     if self.precision is not None:
@@ -228,21 +245,30 @@ class LinenNetwork:
     return jax.random.wrap_key_data(data, impl=self.dropout_bits)
 
 
-def add_second_time(network: Network, params: Params, key: Key) -> Params:
-  """Extends the weights of a one-time network to a network of two times.
+def add_branches(network: Network, params: Params, key: Key) -> Params:
+  """Extends weights by the branches of a second time and a guidance weight.
 
-  The branch of t - s is drawn in the same way as by `init`: its last layer is
-  zero, so the output is unchanged for every s. (If all its layers were zero,
-  the branch could not learn.) Weights that already have the branch, and weights
-  for a network of one time, are returned unchanged.
+  A branch is drawn in the same way as by `init`: its last layer is zero, so the
+  output is unchanged for every s and every guidance weight. (If all its layers
+  were zero, the branch could not learn.) Weights that have all branches of the
+  network are returned unchanged.
 
   Args:
     network: the network that the weights are for.
-    params: the weights of this network, or of the same network with
-      two_times=False.
-    key: draws the first layer of the branch.
+    params: the weights of this network, or of the same network without one of
+      its branches or both.
+    key: draws the first layer of each branch.
   """
-  if not network.two_times or "gap" in params.get("embed", {"gap": None}):
+  embed = params.get("embed", {})
+  missing = [name for name in branches_of(network) if name not in embed]
+  if not missing or not embed:
     return params
-  gap = jax.jit(lambda key: network.init(key)["embed"]["gap"])(key)
-  return {**params, "embed": {**params["embed"], "gap": gap}}
+  drawn = jax.jit(lambda key: network.init(key)["embed"])(key)
+  added = {name: drawn[name] for name in missing}
+  return {**params, "embed": {**embed, **added}}
+
+
+def branches_of(network: Network) -> tuple[str, ...]:
+  """The names, in the embedding, of the branches that are zero at first."""
+  told = isinstance(network, LinenNetwork) and network.told_guidance
+  return ("gap",) * network.two_times + ("guidance",) * told

@@ -111,6 +111,7 @@ class SongUNet(nn.Module, kw_only=True):
     out_channels: the channels of the output.
     num_classes: the number of classes; 0 for an unconditional network.
     two_times: whether the network also reads s, the time a step aims at.
+    told_guidance: whether the network also reads w, a guidance weight.
   """
 
   channels: Waves
@@ -130,6 +131,7 @@ class SongUNet(nn.Module, kw_only=True):
   dtype: str = "float32"
   num_classes: Classes = 0
   two_times: bool = False
+  told_guidance: bool = False
 
   def __post_init__(self):
     super().__post_init__()
@@ -163,6 +165,7 @@ class SongUNet(nn.Module, kw_only=True):
     train: bool,
     s: Time | None = None,
     names: tuple[str, ...] = (),
+    guidance: Float[Array, " b"] | None = None,
   ) -> Float[Array, "b h w out"]:
     """Computes the raw output in float32; 1000 t is the noise level."""
     require_levels(x, len(self.multipliers), self.attention)
@@ -172,8 +175,9 @@ class SongUNet(nn.Module, kw_only=True):
       embed_dim=self.embed_dim or 4 * self.channels,
       num_classes=self.num_classes,
       two_times=self.two_times,
+      told_guidance=self.told_guidance,
       name="embed",
-    )(t, label, s)
+    )(t, label, s, guidance)
     h = conv(self.channels, dtype=self.dtype, name="conv_in")(x)
     h, skips = self._down(h, x, (embed, train), names)
     h = self._block(h, (embed, train), "middle_block_1")

@@ -105,6 +105,7 @@ class UNet(nn.Module, kw_only=True):
     out_channels: the channels of the output.
     num_classes: the number of classes; 0 for an unconditional network.
     two_times: whether the network also reads s, the time a step aims at.
+    told_guidance: whether the network also reads w, a guidance weight.
     resampling: "block" for a residual block; "conv" for a strided convolution
       on the way down, and a convolution after nearest neighbours on the way up;
       None for the style's own.
@@ -142,6 +143,7 @@ class UNet(nn.Module, kw_only=True):
   groups: Channels = 32
   num_classes: Classes = 0
   two_times: bool = False
+  told_guidance: bool = False
   resampling: str | None = None
   padding: str = "same"
   middle: str = "attention"
@@ -181,6 +183,7 @@ class UNet(nn.Module, kw_only=True):
     train: bool,
     s: Time | None = None,
     names: tuple[str, ...] = (),
+    guidance: Float[Array, " b"] | None = None,
   ) -> Float[Array, "b h w out"]:
     """Computes the raw output in float32; t is the noise level in [0, 1]."""
     x = fold(x, self.patch)
@@ -192,8 +195,9 @@ class UNet(nn.Module, kw_only=True):
       cos_first=self.cos_first,
       shift=self.frequency_shift,
       two_times=self.two_times,
+      told_guidance=self.told_guidance,
       name="embed",
-    )(t, label, s)
+    )(t, label, s, guidance)
     h = conv(self.channels, dtype=self.dtype, name="conv_in")(x)
     h, skips = self._down(h, (embed, train), names)
     h = self._middle(h, (embed, train))

@@ -106,6 +106,7 @@ class UViT(nn.Module, kw_only=True):
     out_channels: the channels of the output.
     num_classes: the number of classes; 0 for an unconditional network.
     two_times: whether the network also reads s, the time a step aims at.
+    told_guidance: whether the network also reads w, a guidance weight.
 
   Raises:
     ValueError: if a field is out of its range; or, when called, if the
@@ -126,6 +127,7 @@ class UViT(nn.Module, kw_only=True):
   groups: Channels = 32
   num_classes: Classes = 0
   two_times: bool = False
+  told_guidance: bool = False
 
   def __post_init__(self):
     super().__post_init__()
@@ -170,6 +172,7 @@ class UViT(nn.Module, kw_only=True):
     train: bool,
     s: Time | None = None,
     names: tuple[str, ...] = (),
+    guidance: Float[Array, " b"] | None = None,
   ) -> Float[Array, "b h w out"]:
     """Computes the raw output in float32; t is the noise level in [0, 1]."""
     x = fold(x, self.patch)
@@ -179,8 +182,9 @@ class UViT(nn.Module, kw_only=True):
       embed_dim=self.embed_dim or 4 * self.channels[0],
       num_classes=self.num_classes,
       two_times=self.two_times,
+      told_guidance=self.told_guidance,
       name="embed",
-    )(t, label, s)
+    )(t, label, s, guidance)
     told = (embed, train)
     h = conv(self.channels[0], dtype=self.dtype, name="conv_in")(x)
     skips = []

@@ -10,7 +10,7 @@ from diffdistill.run.workdir import stored_config
 from diffdistill.training import checkpoint
 
 # The recipe decides these fields of the network, not the imported model.
-RECIPE_S_OWN = ("dropout", "dtype", "remat", "two_times")
+RECIPE_S_OWN = ("dropout", "dtype", "remat", "two_times", "told_guidance")
 
 
 def with_imported(fields: Fields, workdir: epath.Path | None) -> Fields:

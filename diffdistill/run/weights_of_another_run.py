@@ -10,7 +10,7 @@ from diffdistill.fields import plain
 from diffdistill.interop import model_folder
 from diffdistill.interop.model import Model, misfits
 from diffdistill.interop.torch_resnet import load_resnet
-from diffdistill.networks.network import add_second_time
+from diffdistill.networks.network import add_branches, branches_of
 from diffdistill.run.experiment import Experiment
 from diffdistill.run.workdir import stored_config
 from diffdistill.system import hosts
@@ -45,7 +45,7 @@ def load_outside(
   if name == "classifier":
     network = stage.classifier
   elif name != SECOND_MOMENTS:
-    params = _with_second_time(run, params)
+    params = _with_branches(run, params)
   wanted = jax.eval_shape(network.init, jax.random.key(0))
   for where, ours, theirs in misfits(wanted, params):
     raise ValueError(
@@ -56,20 +56,21 @@ def load_outside(
   return params
 
 
-def _with_second_time(run: Experiment, params: Params) -> Params:
-  """Adds new weights for the branch of t - s if this run's network has one.
+def _with_branches(run: Experiment, params: Params) -> Params:
+  """Adds new weights for branches that only this run's network has.
 
-  A network of two times may begin from weights of one time. Every start of a
-  run draws the same branch.
+  A network that reads a second time or a guidance weight may begin from weights
+  of a network that does not. Every start of a run draws the same branches.
   """
-  key = jax.random.key(run.seed)
-  filled = add_second_time(run.denoiser.network, params, key)
+  network, key = run.denoiser.network, jax.random.key(run.seed)
+  filled = add_branches(network, params, key)
   if filled is params:
     return params
   # Place only the new weights: the other ones are already on their devices.
-  places = tree_shardings(filled, run.layout)["embed"]["gap"]
-  gap = jax.tree.map(hosts.place, filled["embed"]["gap"], places)
-  return {**filled, "embed": {**filled["embed"], "gap": gap}}
+  places, embed = tree_shardings(filled, run.layout)["embed"], filled["embed"]
+  new = [name for name in branches_of(network) if name not in params["embed"]]
+  placed = {n: jax.tree.map(hosts.place, embed[n], places[n]) for n in new}
+  return {**filled, "embed": {**embed, **placed}}
 
 
 def _of_another_run(

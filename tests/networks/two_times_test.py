@@ -17,7 +17,7 @@ from diffdistill.diffusion.schedule import (
 )
 from diffdistill.networks import NETWORKS
 from diffdistill.networks.analytic import GaussianMixture
-from diffdistill.networks.network import LinenNetwork, add_second_time
+from diffdistill.networks.network import LinenNetwork, add_branches
 from diffdistill.planning.flops import count_flops
 
 UNET = {"channels": 8, "multipliers": (1, 1), "num_blocks": 1}
@@ -57,11 +57,11 @@ def test_adding_a_second_time_to_trained_weights_keeps_the_output(
   one, two = network_of(kind), network_of(kind, two_times=True)
   assert (one.two_times, two.two_times) == (False, True)
   params, x = trained(one), images()
-  filled = add_second_time(two, params, jax.random.key(0))
+  filled = add_branches(two, params, jax.random.key(0))
   shapes = jax.eval_shape(two.init, jax.random.key(0))
   assert jax.tree.structure(shapes) == jax.tree.structure(filled)
-  assert add_second_time(two, filled, jax.random.key(0)) is filled
-  assert add_second_time(one, params, jax.random.key(0)) is params
+  assert add_branches(two, filled, jax.random.key(0)) is filled
+  assert add_branches(one, params, jax.random.key(0)) is params
   apply = jax.jit(two.apply)
   expected = jax.jit(one.apply)(params, x, T)
   for s in (None, S):
@@ -80,9 +80,7 @@ def test_adding_a_second_time_to_trained_weights_keeps_the_output(
 @every_network
 def test_an_added_second_time_has_a_gradient_at_once(kind, trained):
   network, x = network_of(kind, two_times=True), images()
-  params = add_second_time(
-    network, trained(network_of(kind)), jax.random.key(0)
-  )
+  params = add_branches(network, trained(network_of(kind)), jax.random.key(0))
 
   def loss(params):
     return jnp.sum(jnp.sin(network.apply(params, x, T, s=S)))
