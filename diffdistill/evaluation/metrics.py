@@ -57,10 +57,8 @@ def image_metrics(
     `kernel_distance` and `kernel_distance_std` (KID on Inception).
   """
   moments = Moments.empty(len(reference.moments.mean))
-  kept = None
-  if reference.pooled is not None:
-    kept = RowSample(len(reference.pooled))
-  probabilities = []
+  pooled, probabilities = reference.pooled, []
+  kept = None if pooled is None else RowSample(len(pooled))
   for out, bad, count in seen(images, features, ahead):
     check_finite(bad, count)
     moments = moments.update(out.pooled)
@@ -76,14 +74,24 @@ def image_metrics(
     "inception_score_std": deviation,
     "num_images": float(moments.count),
   }
-  if kept is None or reference.pooled is None:
+  if kept is None or pooled is None:
     return result
-  count = min(len(kept.rows), len(reference.pooled))
-  real, generated = reference.pooled[:count], kept.rows[:count]
+  count = min(len(kept.rows), len(pooled))
+  real, generated = pooled[:count], kept.rows[:count]
+  size = min(subset_size, count) if kernel else 0
+  return result | _metrics_of_rows(real, generated, k, size)
+
+
+def _metrics_of_rows(
+  real: Float[np.ndarray, "n d"],
+  generated: Float[np.ndarray, "n d"],
+  k: int,
+  subset_size: int,
+) -> dict[str, float]:
+  """Precision and recall; the kernel distance too, if there is a subset."""
   precision, recall = precision_recall(real, generated, k)
-  result |= {"precision": precision, "recall": recall}
-  size = min(subset_size, count)
-  return result | (_kernel(real, generated, size) if kernel else {})
+  result = {"precision": precision, "recall": recall}
+  return result | (_kernel(real, generated, subset_size) if subset_size else {})
 
 
 def _kernel(

@@ -150,6 +150,24 @@ class Clock:
     return self._length
 
 
+def length_in_words(length: int, seconds: float, enough: int) -> str:
+  """A line about a length that was just fixed.
+
+  Args:
+    length: the number of updates of the round.
+    seconds: the time of the round.
+    enough: how many updates good images need; 0 if it is not known.
+  """
+  said = f"{length:,} updates fit into its {seconds / 60:.3g} minutes"
+  if length >= enough:
+    return said
+  return (
+    f"{said}, but good images need {enough:,} or more; pass"
+    f" {enough / length:.2g} times the minutes in a new --workdir, or give the"
+    " run more of this machine"
+  )
+
+
 def fitting_shards(
   store: PairStore,
   round_dir: epath.Path,

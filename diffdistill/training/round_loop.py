@@ -12,7 +12,7 @@ from diffdistill.system import signals
 from diffdistill.training import checkpoint
 from diffdistill.training.averaged_weights import product_of, products_of
 from diffdistill.training.calls import calls, rates_at, scalars
-from diffdistill.training.clock import Clock
+from diffdistill.training.clock import Clock, length_in_words
 from diffdistill.training.functions import StageFunctions
 from diffdistill.training.inputs import Placed
 from diffdistill.training.non_finite import check_metrics, check_product
@@ -206,18 +206,10 @@ class RoundLoop:
     """Fixes the length of a round that ends by the clock, when that is due."""
     wait = functools.partial(jax.block_until_ready, self._state.step)
     length = self._clock.look(step, wait)
-    if length is None:
-      return
-    name, minutes = self._round.name, self._round.seconds / 60
-    said = f"{name}: {length:,} updates fit into its {minutes:.3g} minutes"
-    enough = self._stage.enough_updates
-    if length < enough:
-      said += (
-        f", but good images need {enough:,} or more; pass"
-        f" {enough / length:.2g} times the minutes in a new --workdir, or give"
-        " the run more of this machine"
-      )
-    self._shared.report.say(said)
+    if length is not None:
+      enough = self._stage.enough_updates
+      said = length_in_words(length, self._round.seconds, enough)
+      self._shared.report.say(f"{self._round.name}: {said}")
 
   def _update(
     self, step: int, count: int, batch: Batch
