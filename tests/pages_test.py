@@ -97,7 +97,8 @@ def check_launcher(words):
   name = "run" if script.endswith("one_gpu.sh") else "train"
   own = {flag.name for flag in COMMANDS[name].flags}
   given = [w for w in words if re.split(r"[=.]", w)[0][2:] in own]
-  if name == "run":
+  # The script has a config of its own, unless it is given another one.
+  if name == "run" and not any(word.startswith("--config=") for word in given):
     given = ["--config=cifar10:half_hour", *given]
   check_diffdistill([name, *given])
 

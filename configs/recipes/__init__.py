@@ -53,6 +53,7 @@ from diffdistill.configs.recipes.networks import (
   uvit_network,
 )
 from diffdistill.configs.recipes.progressive import progressive
+from diffdistill.configs.recipes.quarter_hour import quarter_hour
 from diffdistill.configs.recipes.reflow import reflow
 from diffdistill.configs.recipes.stages import (
   choose,
@@ -93,6 +94,7 @@ __all__ = [
   "multistep_consistency",
   "progressive",
   "proportional_warmups",
+  "quarter_hour",
   "reflow",
   "scm",
   "shared",

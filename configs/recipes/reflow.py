@@ -8,7 +8,7 @@ from diffdistill.configs.recipes.stages import Fields, add_stage
 def reflow(
   config: Any,
   *,
-  pairs: Fields,
+  pairs: Fields | str,
   learning_rate: float = 2e-4,  # [mem]
   batch_size: int = 128,  # [mem]
   num_updates: int = 300_000,  # [mem]
@@ -16,22 +16,21 @@ def reflow(
   ema_decay: float = 0.9999,  # [ours]
   num_steps: tuple[int, ...] = (1, 2, 4, 8),  # [ours]
 ) -> None:
-  """Adds the stages "reflow_pairs" and "reflow": a straightened flow.
+  """Adds the stage "reflow", a straightened flow, and the stage of its pairs.
 
   Args:
     config: a config with a teacher.
     pairs: the fields num_steps, num_pairs, held_out, shard_size and batch_size
-      of the stage of pairs, and fields that differ from their defaults.
+      of the stage "reflow_pairs", and fields that differ from their defaults;
+      or the name of an earlier stage whose pairs are used.
     learning_rate, batch_size, num_updates, warmup, ema_decay: settings of the
       student.
     num_steps: the numbers of steps at which the student is judged.
   """
-  stored = {"store_noise": True, "max_gigabytes": 0.0, "path": ""}
-  add_stage(
-    config,
-    "reflow_pairs",
-    {"kind": "pairs", **stored, **pairs},
-  )
+  if not isinstance(pairs, str):
+    stored = {"store_noise": True, "max_gigabytes": 0.0, "path": ""}
+    add_stage(config, "reflow_pairs", {"kind": "pairs", **stored, **pairs})
+    pairs = "reflow_pairs"
   add_stage(
     config,
     "reflow",
@@ -48,7 +47,7 @@ def reflow(
       "num_updates": num_updates,
       "batch_size": batch_size,
       "frozen": {"teacher": "teacher"},
-      "pairs": "reflow_pairs",
+      "pairs": pairs,
       "num_steps": num_steps,
       "select": {"by": "held_out_loss", "every": 0, "patience": 0},
     },

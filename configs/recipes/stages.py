@@ -91,7 +91,11 @@ def proportional_warmups(config: Any) -> None:
 
 
 def by_the_clock(
-  config: Any, minutes: float, parts: dict[str, float], most: int
+  config: Any,
+  minutes: float,
+  parts: dict[str, float],
+  most: int,
+  rest: float = 1.0,
 ) -> None:
   """Ends every stage by the clock, after its share of the minutes.
 
@@ -104,11 +108,13 @@ def by_the_clock(
     minutes: the total time of training, without compiling.
     parts: the relative length of each stage.
     most: the largest number of updates of a round, at any speed.
+    rest: the relative length of each stage that `parts` does not name.
   """
   config.minutes = minutes
   total = config.get_ref("minutes")
-  for name in config.run:
+  shares = {name: parts.get(name, rest) for name in config.run}
+  for name, share in shares.items():
     stage = config.stages[name]
-    stage.minutes = total * (parts[name] / sum(parts.values()))
+    stage.minutes = total * (share / sum(shares.values()))
     if stage.get("kind") != "pairs":
       stage.num_updates = most
