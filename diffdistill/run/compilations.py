@@ -3,13 +3,17 @@
 JAX asks a cache for each program before it compiles it. This is the cache that
 JAX uses if nobody has set another: it writes each file whole or not at all,
 checks it by a digest when it is read, and never raises an error. A program that
-cannot be read or written is compiled as if there were no cache.
+cannot be read or written is compiled as if there were no cache. JAX has no
+public name for a cache of one's own. If a JAX lacks the name that this file
+uses, JAX's own cache keeps the programs in the same folder.
 
 JAX's own variables win: JAX_COMPILATION_CACHE_DIR names another cache,
 JAX_ENABLE_COMPILATION_CACHE=false turns this one off, and
 JAX_COMPILATION_CACHE_MAX_SIZE limits its bytes. JAX looks for a program by its
 operations, the flags and versions of the compiler, and the kind and features of
-the devices. So a kept program computes the same numbers as a new one.
+the devices. So a kept program computes the same numbers as a new one. If
+several processes train together, only the first one writes. On CPUs JAX looks
+for another program in each process, so only the first one finds its programs.
 
 A kept program is machine code that runs when it is loaded: whoever can write
 into the folder can run code. So commands use the folder of the user, and the
@@ -26,9 +30,6 @@ from typing import Any
 
 import jax
 from etils import epath
-
-# JAX has no public name for a cache of one's own.
-from jax._src import compilation_cache
 
 from diffdistill.system import hosts
 from diffdistill.system.files import (
@@ -124,13 +125,16 @@ def keep(workdir: epath.Path | None = None) -> None:
     workdir: the workdir whose machines come and go: programs are kept beside
       it. None means the user's own folder.
   """
-  folder = _folder(workdir)
-  if _without() or folder is None or compilation_cache._cache is not None:
+  folder, place = _folder(workdir), _place_in_jax()
+  if _without() or folder is None or getattr(place, "_cache", None) is not None:
     return
   if workdir is None:
     trim(Path(folder), _most_bytes())
-  cache: Any = Compilations(folder, _say)
-  compilation_cache._cache = cache
+  if place is None:
+    # From here on `_without` tells that programs are kept.
+    jax.config.update(_FOLDER.lower(), str(folder))
+  else:
+    place._cache = Compilations(folder, _say)
   if _SECONDS not in os.environ:
     jax.config.update(_SECONDS.lower(), LEAST_SECONDS)
 
@@ -140,6 +144,8 @@ def described() -> str:
   folder = _folder(None)
   if folder is None:
     return f"not kept, as this user has no home folder; set {_FOLDER}"
+  if _setting("jax_compilation_cache_dir") == str(folder):
+    return f"kept in {folder}"
   return _without() or f"kept in {folder}"
 
 
@@ -156,6 +162,15 @@ def trim(folder: Path, most: int) -> None:
     if total > most:
       with contextlib.suppress(OSError):
         path.unlink()
+
+
+def _place_in_jax() -> Any:
+  """The module in which JAX looks for a `_cache`; None if JAX has none."""
+  try:
+    from jax._src import compilation_cache
+  except ImportError:
+    return None
+  return compilation_cache if hasattr(compilation_cache, "_cache") else None
 
 
 def _without() -> str:

@@ -1,11 +1,13 @@
 """Compiled programs are kept on disk, and a bad disk never stops a run."""
 
 import os
+import socket
 import subprocess
 import sys
 
 import pytest
 from etils import epath
+from jax._src import compilation_cache
 
 from diffdistill.run import compilations
 from diffdistill.run.compilations import Compilations, trim
@@ -20,15 +22,19 @@ PROGRAM = """
 import hashlib, os, sys
 import jax, numpy as np
 from etils import epath
-from jax._src import compilation_cache
 from diffdistill.run import compilations
+from diffdistill.system import hosts
 
 hits = []
 jax.monitoring.register_event_listener(
   lambda name, **_: hits.append(name.endswith("cache_hits"))
 )
-place = epath.Path(sys.argv[1]) if sys.argv[1:] else None
-compilations.keep(place)
+port, process, place, without = [*sys.argv[1:], *[""] * 4][:4]
+if port:
+  hosts.join(f"localhost:{port}", 2, int(process))
+if without:
+  compilations._place_in_jax = lambda: None
+compilations.keep(epath.Path(place) if place else None)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 x = np.linspace(-1, 1, 4 * 6 * 6 * 3, dtype=np.float32).reshape(4, 6, 6, 3)
 w = np.linspace(-2, 1, 3 * 3 * 3 * 8, dtype=np.float32).reshape(3, 3, 3, 8)
@@ -39,8 +45,14 @@ def loss(w):
   )
   return (jax.nn.swish(y) ** 2).mean()
 
-gradient = np.asarray(jax.jit(jax.grad(loss))(w))
-print(hashlib.sha256(gradient.tobytes()).hexdigest(), sum(hits))
+# All devices of all processes compute together.
+mesh = jax.make_mesh((jax.device_count(),), ("data",))
+everywhere = jax.NamedSharding(mesh, jax.P())
+gradient = jax.jit(
+  jax.grad(loss), in_shardings=everywhere, out_shardings=everywhere
+)(hosts.place(w, everywhere))
+bits = np.asarray(gradient.addressable_data(0)).tobytes()
+print(hashlib.sha256(bits).hexdigest(), sum(hits), compilations.described())
 """
 
 
@@ -133,37 +145,82 @@ def test_the_programs_used_last_stay(kept, tmp_path):
 
 
 @pytest.fixture
-def start(tmp_path):
-  """Starts a process that keeps its programs; returns its two outputs."""
+def start(tmp_path, children):
+  """Starts a process that keeps its programs."""
 
-  def run(*arguments, **variables):
+  def run(*arguments):
     clean = {k: v for k, v in os.environ.items() if k not in VARIABLES}
-    cache = {"XDG_CACHE_HOME": str(tmp_path)}
-    return subprocess.run(
-      [sys.executable, "-W", "error", "-c", PROGRAM, *map(str, arguments)],
-      env={**clean, **cache, **variables},
-      capture_output=True,
+    return children.start(
+      *(sys.executable, "-W", "error", "-c", PROGRAM, *arguments),
+      env={**clean, "XDG_CACHE_HOME": str(tmp_path)},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
       text=True,
-      check=True,
     )
 
   return run
 
 
-def test_a_kept_program_computes_the_same_bits_in_silence(start, tmp_path):
+@pytest.fixture
+def ends(children):
+  """Waits for a process; gives its bits, its hits, its place and its errors."""
+
+  def wait(process):
+    done = children.finish(process)
+    assert done.returncode == 0, done.stderr
+    bits, hits, place = done.stdout.split(" ", 2)
+    return bits, int(hits), place.strip(), done.stderr
+
+  return wait
+
+
+def test_a_kept_program_computes_the_same_bits_in_silence(
+  start, ends, tmp_path
+):
   folder = tmp_path / "diffdistill" / "compilations"
-  first, second = start(), start()
+  bits, hits, place, said = ends(start())
+  assert (hits, place, said) == (0, f"kept in {folder}", "")
   assert any(path.name.startswith("jit_loss") for path in folder.iterdir())
-  bits, hits = first.stdout.split()
-  assert hits == "0"
-  assert second.stdout.split()[0] == bits
-  assert int(second.stdout.split()[1]) > 0
+  again, hits, _, said = ends(start())
+  assert (again, said) == (bits, "")
+  assert hits > 0
   for path in folder.iterdir():
     path.write_bytes(path.read_bytes()[:-1])
-  third = start()
-  assert third.stdout.split() == [bits, "0"]
-  assert first.stderr == second.stderr == ""
-  assert all("is damaged" in line for line in third.stderr.splitlines())
+  third, hits, _, said = ends(start())
+  assert (third, hits) == (bits, 0)
+  assert all("is damaged" in line for line in said.splitlines())
+
+
+def test_a_jax_without_the_private_name_keeps_programs_by_itself(
+  start, ends, tmp_path, monkeypatch
+):
+  folder = tmp_path / "diffdistill" / "compilations"
+  first, second = (ends(start("", "", "", "without")) for _ in range(2))
+  for bits, _, place, said in (first, second):
+    assert (bits, place, said) == (first[0], f"kept in {folder}", "")
+  assert first[1] == 0
+  assert second[1] > 0
+  monkeypatch.delattr(compilation_cache, "_cache")
+  assert compilations._place_in_jax() is None
+
+
+def test_two_processes_share_the_programs_beside_their_workdir(
+  start, ends, tmp_path
+):
+  def both():
+    with socket.socket() as sock:
+      sock.bind(("localhost", 0))
+      port = str(sock.getsockname()[1])
+    workdir = str(tmp_path / "run")
+    return [ends(p) for p in [start(port, str(i), workdir) for i in range(2)]]
+
+  first, second = both(), both()
+  assert (tmp_path / ".compilations").is_dir()
+  assert len({bits for bits, *_ in first + second}) == 1
+  assert [hits for _, hits, _, _ in first] == [0, 0]
+  # JAX's key of a program for CPUs differs between processes.
+  assert second[0][1] > 0
+  assert {said for *_, said in first + second} == {""}
 
 
 @pytest.mark.parametrize(
@@ -185,9 +242,9 @@ def test_the_variables_of_jax_win(monkeypatch, name, value, said):
   assert compilations.described() == "kept in /c/diffdistill/compilations"
   setattr(settings, name, value)
   assert compilations.described().startswith(said)
-  before = compilations.compilation_cache._cache
+  before = compilation_cache._cache
   compilations.keep()
-  assert compilations.compilation_cache._cache is before
+  assert compilation_cache._cache is before
 
 
 def test_a_user_without_a_home_folder_keeps_nothing(monkeypatch):
