@@ -42,7 +42,6 @@ def choose(
     return values[keys]
 
   kind = device.kind
-  side = pick("data.source.image_size", chosen.image_size(found.sides, kind))
   colours = pick("data.source.channels", 1 if found.grey else 3)
   classes = sum(count > 0 for count in found.counts)
   told = pick("data.conditional", classes > 1)
@@ -60,6 +59,9 @@ def choose(
   given = _network_of(fields)
   teacher = _teacher(shared)
   seconds = 60 * values.get(("stages", teacher, "minutes"), total)
+  sizes = chosen.image_sizes(found.sides, kind)
+  side = chosen.image_size(sizes, colours, given, seconds, device)
+  side = pick("data.source.image_size", side)
   size, batch = chosen.network(side, colours, given, seconds, device)
   for name, value in dataclasses.asdict(size).items():
     pick(f"model.network.{name}", value)

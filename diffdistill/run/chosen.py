@@ -40,6 +40,10 @@ SIZES = (
 # noise of a patch through its channels, and the image beside it; with 32
 # channels for the 48 values of a 4x4 patch in colour, samples were noise.
 CHANNELS_PER_VALUE = 2
+# The most values of a patch if the image size is chosen too. A teacher on 4x4
+# patches in colour was noise after 35 minutes of two CPU cores, so the images
+# become smaller before the patches become larger than this.
+VALUES = 16
 # The least number of patches in a row of an image. With fewer, a network
 # learns too little about positions.
 FEWEST_PATCHES = 6
@@ -118,14 +122,14 @@ def dtype(kind: str) -> str:
   return "float32" if kind == "cpu" else "bfloat16"
 
 
-def image_size(sides: Sequence[int], kind: str) -> int:
-  """The largest of SIDES that at least three quarters of the pictures reach.
+def image_sizes(sides: Sequence[int], kind: str) -> list[int]:
+  """Those of SIDES that three quarters of the pictures reach, largest first.
 
-  It is at least the smallest of SIDES, and on a CPU at most 32.
+  They include the smallest of SIDES, and on a CPU no side above 32.
   """
   enough = sorted(sides)[len(sides) // 4]
   most = LARGEST_ON_A_CPU if kind == "cpu" else SIDES[-1]
-  return max([s for s in SIDES if s <= min(enough, most)], default=SIDES[0])
+  return [s for s in reversed(SIDES) if s <= min(enough, most)] or [SIDES[0]]
 
 
 def can_be_judged(found: Found) -> bool:
@@ -270,6 +274,29 @@ def network(
       if needed <= seconds:
         return size, batch
   return options[-1], _in_memory(batches // 2, options[-1], side, device)
+
+
+def image_size(
+  sizes: Sequence[int],
+  colours: int,
+  given: Mapping[str, Any],
+  seconds: float,
+  device: Device,
+) -> int:
+  """The largest image size whose network makes good images in the time.
+
+  Args:
+    sizes: the possible sizes, the largest first; the last one is used if none
+      makes good images.
+    colours, given, seconds, device: see `network`.
+  """
+  for side in sizes:
+    size, batch = network(side, colours, given, seconds, device)
+    needed = UPDATES[device.kind] * seconds_of(size, side, batch, device)
+    fine = size.patch**2 * colours <= VALUES or "patch" in given
+    if fine and needed <= seconds:
+      return side
+  return sizes[-1]
 
 
 def _in_memory(batch: int, size: Size, side: int, device: Device) -> int:

@@ -18,20 +18,42 @@ GPU = Device(kind="accelerator", speed=5e13, memory=8e10)
 @pytest.mark.parametrize(
   ("sides", "kind", "expected"),
   [
-    ([8], "cpu", 16),  # images below the least size are enlarged
-    ([31] * 10, "cpu", 16),
-    ([32] * 10, "cpu", 32),
-    ([500] * 10, "cpu", 32),
-    ([500] * 10, "accelerator", 64),
-    ([63] * 10, "accelerator", 32),
-    ([20] * 2 + [500] * 8, "accelerator", 64),  # a few small ones are enlarged
-    ([20] * 3 + [500] * 7, "accelerator", 16),
+    ([8], "cpu", [16]),  # images below the least size are enlarged
+    ([31] * 10, "cpu", [16]),
+    ([32] * 10, "cpu", [32, 16]),
+    ([500] * 10, "cpu", [32, 16]),
+    ([500] * 10, "accelerator", [64, 32, 16]),
+    ([63] * 10, "accelerator", [32, 16]),
+    # A few small ones are enlarged.
+    ([20] * 2 + [500] * 8, "accelerator", [64, 32, 16]),
+    ([20] * 3 + [500] * 7, "accelerator", [16]),
   ],
 )
-def test_the_image_size_is_one_that_three_of_four_pictures_have(
+def test_an_image_size_is_one_that_three_of_four_pictures_have(
   sides, kind, expected
 ):
-  assert chosen.image_size(sides, kind) == expected
+  assert chosen.image_sizes(sides, kind) == expected
+
+
+@pytest.mark.parametrize(
+  ("colours", "minutes", "device", "given", "expected"),
+  [
+    (3, 35, CPU, {}, 16),
+    (3, 1000, CPU, {}, 32),
+    (1, 40, CPU, {}, 32),
+    (3, 40, CPU, {"patch": 4}, 32),
+    (3, 1, CPU, {}, 16),
+    (3, 1, GPU, {}, 16),
+    (3, 1000, GPU, {}, 64),
+  ],
+)
+def test_the_image_size_leaves_patches_small_enough_for_good_images(
+  colours, minutes, device, given, expected
+):
+  sizes = chosen.image_sizes([500], device.kind)
+  seconds = 60.0 * minutes
+  found = chosen.image_size(sizes, colours, given, seconds, device)
+  assert found == expected
 
 
 @pytest.mark.parametrize(
