@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import sys
 import zipfile
@@ -10,6 +11,13 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "diffdistill"
+
+
+def test_no_message_installs_the_project_from_a_package_index():
+  for path in (*PACKAGE.rglob("*.py"), *(ROOT / "launch").glob("*")):
+    if path.is_file():
+      text = path.read_text()
+      assert not re.search(r"install[ \"\n]+'?diffdistill\[", text), path
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from diffdistill.data.sources import Labels, Source
 from diffdistill.data.streamed import Decoded, Streamed, one_line
 from diffdistill.ranges import Channels
 from diffdistill.system import hosts
+from diffdistill.system.extras import installing
 from diffdistill.system.files import digest_of
 
 LABELS_AT_A_TIME = 4096
@@ -145,8 +146,8 @@ class Tfds(Streamed):
       tfds = importlib.import_module("tensorflow_datasets")
     except ImportError as error:
       raise ValueError(
-        f"{self.name} needs tensorflow-datasets, which is not installed; run"
-        " `pip install diffdistill[tfds]`"
+        f"{self.name} needs tensorflow-datasets, which is not installed;"
+        f" {installing('tfds')}"
       ) from error
     try:
       return tfds.data_source(

@@ -12,6 +12,7 @@ import jax
 from jax.experimental import topologies
 
 from diffdistill.planning.chips import CHIPS, Chip
+from diffdistill.system.extras import installing
 
 # Matches names such as v5e:8x8, v5p:4x4x4 and cpu:8; v5e:16x16*2 is two
 # slices.
@@ -72,8 +73,8 @@ def topology_of(name: str) -> Topology:
     return _cpu(name, int(shape) if re.fullmatch(r"\d{1,3}", shape) else 0)
   if importlib.util.find_spec("libtpu") is None:
     raise ValueError(
-      f"topology is {name!r}, but the TPU compiler is not installed; run"
-      " `pip install diffdistill[plan]`"
+      f"topology is {name!r}, but the TPU compiler is not installed;"
+      f" {installing('plan')}"
     )
   for variable, value in _ENVIRONMENT.items():
     os.environ.setdefault(variable, value)

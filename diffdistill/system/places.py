@@ -9,6 +9,7 @@ from typing import Any
 from etils import epath
 
 from diffdistill.system import buckets
+from diffdistill.system.extras import installing
 
 # The sections of a config that can hold paths in text fields.
 SECTIONS = ("data", "evaluation", "stages")
@@ -121,7 +122,7 @@ def _check_store(name: str, text: str, scheme: str) -> None:
     )
   if importlib.util.find_spec("gcsfs") is None:
     raise ValueError(
-      f"{name} is {text}, which takes gcsfs; run `pip install diffdistill[gcs]`"
+      f"{name} is {text}, which takes gcsfs; {installing('gcs')}"
     )
   if not text.split("/")[2]:
     raise ValueError(

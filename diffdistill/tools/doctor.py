@@ -13,11 +13,12 @@ from pathlib import Path
 from etils import epath
 
 from diffdistill.run import compilations
+from diffdistill.system.extras import installing
 from diffdistill.system.files import in_bucket
 from diffdistill.tools.speaking import answer
 from diffdistill.version import VERSION
 
-# The packages of each extra, as in pip install 'diffdistill[plan]'.
+# The packages of each extra, as in pip install '.[plan]'.
 EXTRAS = {
   "cuda": ("jax_cuda13_plugin",),
   "gcs": ("gcsfs",),
@@ -133,7 +134,7 @@ def _disk(workdir: epath.Path) -> tuple[str, bool]:
   """
   if in_bucket(workdir):
     installed = importlib.util.find_spec("gcsfs") is not None
-    rest = "" if installed else "; pip install 'diffdistill[gcs]'"
+    rest = "" if installed else f"; {installing('gcs')}"
     return f"{workdir} is in a bucket, which is not tried here{rest}", installed
   folder = Path(workdir).absolute()
   while not folder.exists():
@@ -154,4 +155,4 @@ def _extra(name: str) -> str:
   if not missing:
     return "installed"
   lacks = ", ".join(missing)
-  return f"not installed (no {lacks}); pip install 'diffdistill[{name}]'"
+  return f"not installed (no {lacks}); {installing(name)}"

@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from etils import epath
 
+from diffdistill.system.extras import installing
 from diffdistill.system.files import in_bucket, read_json, write_json
 
 # The packages that each writer needs.
@@ -77,8 +78,8 @@ def check_installed(kind: str) -> None:
   missing = [package for package in WRITERS[kind] if not _installed(package)]
   if missing:
     raise ValueError(
-      f"writer is {kind!r}, but {' and '.join(missing)} cannot be imported; pip"
-      f" install 'diffdistill[{kind}]', or pass writer=none"
+      f"writer is {kind!r}, but {' and '.join(missing)} cannot be imported;"
+      f" {installing(kind)}, or pass writer=none"
     )
 
 

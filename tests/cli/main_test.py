@@ -218,7 +218,7 @@ def test_a_bucket_without_its_package_is_refused(monkeypatch, refuse):
   monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
   assert refuse(1, "evaluate", "--workdir=gs://bucket/run") == (
     "--workdir is gs://bucket/run, which takes gcsfs; run"
-    " `pip install diffdistill[gcs]`"
+    " `pip install '.[gcs]'` in a checkout of diffdistill"
   )
 
 

@@ -157,4 +157,4 @@ def test_a_data_set_that_is_not_prepared_is_refused(library, error):
 def test_a_missing_library_is_refused_with_its_install_command(monkeypatch):
   monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
   source = Tfds(name="cifar10", split="train")
-  _refused(source.check, "cifar10", "pip install diffdistill[tfds]")
+  _refused(source.check, "cifar10", "pip install '.[tfds]'")

@@ -41,7 +41,7 @@ def test_an_unknown_writer_is_refused():
 )
 def test_a_writer_without_its_package_is_refused(kind, package, monkeypatch):
   monkeypatch.setitem(sys.modules, package, None)
-  with pytest.raises(ValueError, match=rf"{package}.*diffdistill\[{kind}\]'"):
+  with pytest.raises(ValueError, match=rf"{package}.*'\.\[{kind}\]'"):
     check_installed(kind)
 
 
@@ -97,7 +97,7 @@ def test_a_training_without_its_writer_is_refused_before_it_begins(
   workdir = tmp_path / "new"
   line = refuse(1, "train", f"--config={config}", f"--workdir={workdir}")
   assert line == (
-    "writer is 'wandb', but wandb cannot be imported; pip install"
-    " 'diffdistill[wandb]', or pass writer=none"
+    "writer is 'wandb', but wandb cannot be imported; run `pip install"
+    " '.[wandb]'` in a checkout of diffdistill, or pass writer=none"
   )
   assert not workdir.exists()
