@@ -57,6 +57,7 @@ own=${found%%$'\n'*} train=${found#*$'\n'}
 # One slice, unless the flags set another number.
 [[ " ${flags[*]-} " == *" --node-"* ]] || flags+=(--node-id="$name")
 
+# A startup script runs as root, and its HOME may be unset.
 requirement="diffdistill[tfds,gcs] @ $package"
 script=$(mktemp)
 trap 'rm -f "$script"' EXIT
