@@ -7,7 +7,8 @@ from typing import Any
 from diffdistill.fields import Fields
 from diffdistill.run import chosen
 from diffdistill.run.at_path import Path, at, automatic_paths, put
-from diffdistill.run.chosen import AUTO, Device, Found, Size
+from diffdistill.run.chosen import AUTO, Device, Found
+from diffdistill.run.network_size import Size
 from diffdistill.run.sections import raw_section, stages_of_run
 
 # The share of training images whose labels are left out, so that samples can

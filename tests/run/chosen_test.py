@@ -10,6 +10,7 @@ from diffdistill.networks.unet import UNet
 from diffdistill.planning.flops import count_flops
 from diffdistill.run import chosen
 from diffdistill.run.chosen import Device, Found
+from diffdistill.run.network_size import cost, sizes
 
 CPU = Device(kind="cpu", speed=5e10)
 GPU = Device(kind="accelerator", speed=5e13, memory=8e10)
@@ -113,7 +114,7 @@ def test_a_batch_fits_the_memory_and_the_devices(count):
   small = Device(kind="accelerator", count=count, speed=1e15, memory=8e9)
   size, batch = chosen.network(64, 3, {}, 6e4, small)
   assert batch % count == 0
-  held = 2 * chosen.cost(size, 64)[1] * batch / count
+  held = 2 * cost(size, 64)[1] * batch / count
   assert held < small.memory
   roomy = Device(kind="accelerator", count=count, speed=1e15)
   assert chosen.network(64, 3, {}, 6e4, roomy)[1] >= max(batch, 256)
@@ -121,14 +122,14 @@ def test_a_batch_fits_the_memory_and_the_devices(count):
 
 @pytest.mark.parametrize("patch", [2, 4])
 def test_the_operations_are_those_of_the_network(patch):
-  (size,) = chosen.sizes(32, 3, {"channels": 32, "patch": patch})
+  (size,) = sizes(32, 3, {"channels": 32, "patch": patch})
   network = UNet(out_channels=3, num_blocks=2, **dataclasses.asdict(size))
   x, t = jnp.zeros((1, 32, 32, 3)), jnp.zeros(1)
   traced = jax.make_jaxpr(lambda key: network.init(key, x, t, None, False))(
     jax.random.key(0)
   )
   counted = count_flops(traced)
-  assert chosen.cost(size, 32)[0] == pytest.approx(counted, rel=0.05)
+  assert cost(size, 32)[0] == pytest.approx(counted, rel=0.05)
 
 
 def test_a_run_takes_longer_with_more_students():
