@@ -136,10 +136,11 @@ class Report:
     # compiles.
     time_left = duration(left.time(speed)) if speed else "?"
     pace = speed or 1.0
-    share = 100 * (1 - left.time(pace) / max(self._total.time(pace), 1e-9))
+    # A round that became slower may have more left than was planned in all.
+    share = max(1 - left.time(pace) / max(self._total.time(pace), 1e-9), 0.0)
     line = (
       f"{name:<16} {step:>7}/{num_updates or '?'}  {speed:>8.0f} images/s"
-      f"  {time_left:>8} left  {share:3.0f} %"
+      f"  {time_left:>8} left  {100 * share:3.0f} %"
     )
     end = "\r" if terminal and not done else "\n"
     print(line, end=end, file=sys.stderr, flush=True)

@@ -278,6 +278,13 @@ def test_the_progress_line_of_a_timed_round_shows_seconds_left(workdir, capsys):
   assert " ".join(line.split()) == "teacher 20/? 10 images/s 1m20s left 50 %"
 
 
+def test_a_run_that_becomes_slower_shows_no_negative_share(workdir, capsys):
+  log = Report(workdir, Work(0, 60.0))
+  log.progress("teacher", 20, 50, 10.0, Work(0, 70.0))
+  line = capsys.readouterr().err
+  assert " ".join(line.split()) == "teacher 20/50 10 images/s 1m10s left 0 %"
+
+
 def test_on_a_terminal_a_round_rewrites_one_line(
   workdir, clock, capsys, monkeypatch
 ):
