@@ -48,8 +48,10 @@ def sinusoid(
 class ZeroBranch(nn.Module, kw_only=True):
   """Embeds one more number of each image in a float32 vector, 0 at first.
 
-  The layers are sinusoid -> Dense -> swish -> Dense. The last layer starts at
-  zero, so that adding this part to a trained network does not change its
+  The vector is Dense(h(value) - h(0)), h = swish(Dense(sinusoid)). It is zero
+  for the value 0, so a model that is only trained there does not change this
+  part: a teacher of two times is trained with t - s = 0. The last layer starts
+  at zero, so that adding this part to a trained network does not change its
   output. [ours]: the scale of the sinusoid is 10; a scale of 1000 would make
   derivatives in time a hundred times larger and a hundred times less exact.
 
@@ -63,10 +65,16 @@ class ZeroBranch(nn.Module, kw_only=True):
 
   @nn.compact
   def __call__(self, value: Float[Array, " b"]) -> Vector:
-    waves = sinusoid(value, self.dim, scale=BRANCH_SCALE)
-    h = nn.swish(nn.Dense(self.embed_dim, name="dense1")(waves))
+    dense1 = nn.Dense(self.embed_dim, name="dense1")
+
+    def hidden(value: Float[Array, " b"]) -> Vector:
+      return nn.swish(dense1(sinusoid(value, self.dim, scale=BRANCH_SCALE)))
+
     zeros = nn.initializers.zeros
-    return nn.Dense(self.embed_dim, kernel_init=zeros, name="dense2")(h)
+    dense2 = nn.Dense(
+      self.embed_dim, use_bias=False, kernel_init=zeros, name="dense2"
+    )
+    return dense2(hidden(value) - hidden(jnp.zeros_like(value)))
 
 
 def gap_of(t: Time, s: Time | None) -> Time:

@@ -82,11 +82,14 @@ def test_an_added_second_time_has_a_gradient_at_once(kind, trained):
   network, x = network_of(kind, two_times=True), images()
   params = add_branches(network, trained(network_of(kind)), jax.random.key(0))
 
-  def loss(params):
-    return jnp.sum(jnp.sin(network.apply(params, x, T, s=S)))
+  def loss(params, s):
+    return jnp.sum(jnp.sin(network.apply(params, x, T, s=s)))
 
-  grad = jax.jit(jax.grad(loss))(params)["embed"]["gap"]
-  assert jnp.any(grad["dense2"]["kernel"] != 0)
+  grad = jax.jit(jax.grad(loss))
+  assert jnp.any(grad(params, S)["embed"]["gap"]["dense2"]["kernel"] != 0)
+  # A teacher, whose times are equal, leaves the branch as it is: zero.
+  for gradient in jax.tree.leaves(grad(params, None)["embed"]["gap"]):
+    assert not jnp.any(gradient)
 
 
 @pytest.mark.parametrize(
