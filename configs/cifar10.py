@@ -1,6 +1,6 @@
 """CIFAR-10, 32x32, unconditional, as three of the papers distilled it.
 
-The recipe `half_hour` trains all papers' students from one teacher in thirty
+The recipe `half_hour` trains students of four papers from one teacher in thirty
 minutes on one accelerator. Its settings are [ours]: see recipes/half_hour.py.
 
   diffdistill train --workdir=runs/cifar10 \\
@@ -77,7 +77,7 @@ RECIPES = {
     "Geng et al. 2024 (ECT), 1 and 2 steps, EDM's network of 55.7M"
   ),
   "reflow": "Liu et al. 2022, 1 to 8 steps, EDM's network of 55.7M",
-  "half_hour": "every paper from one teacher in 30 minutes on one GPU [ours]",
+  "half_hour": "four papers from one teacher in 30 minutes on one GPU [ours]",
 }
 
 

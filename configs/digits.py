@@ -109,6 +109,13 @@ def _compare(config: ConfigDict) -> None:
       "batch_size": 512,
     },
   )
+  recipes.compared_jumps(
+    config,
+    budget=recipes.passes_of(config.stages.halve),
+    batch_size=64,
+    learning_rate=1e-3,
+    own_rate=5e-4,
+  )
   # The distance of 2,000 images is too noisy to compare papers.
   config.evaluation.num_images = 5000
   stages = config.stages
@@ -125,22 +132,12 @@ def _compare(config: ConfigDict) -> None:
 
 def _jump(config: ConfigDict) -> None:
   """Adds the students of two times, and those of sCM."""
-  config.model.network["two_times"] = True
-  optimizer = {
-    "kind": "radam",
-    "learning_rate": 5e-4,
-    "warmup": 0,
-    "decay": "linear",
-    "clip": 1.0,
-    "ema_decay": 0.99,
-  }
-  stage = {"batch_size": 64, "num_steps": (1, 2, 4), "optimizer": optimizer}
-  # As many passes as the 1-step student of digits:progressive has, 560,000.
-  recipes.flow_map(config, identity="lagrangian", num_updates=1250, **stage)
-  recipes.mean_flow(config, num_updates=1750, **stage)
-  recipes.scm(
-    config, kind="scm_distillation", warmup=250, num_updates=1250, **stage
-  )
-  recipes.scm(
-    config, kind="scm_training", warmup=250, num_updates=1250, **stage
+  recipes.compared_jumps(
+    config,
+    # The passes of the 1-step student of digits:progressive.
+    budget=560_000,
+    batch_size=64,
+    learning_rate=1e-3,
+    own_rate=5e-4,
+    names=("flow_map", "mean_flow", "scm_distillation", "scm_training"),
   )

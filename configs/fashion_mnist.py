@@ -106,5 +106,12 @@ def _compare(config: ConfigDict) -> None:
       "batch_size": 256,
     },
   )
+  recipes.compared_jumps(
+    config,
+    budget=recipes.passes_of(config.stages.halve),
+    batch_size=64,
+    learning_rate=5e-4,
+    own_rate=2.5e-4,
+  )
   config.stages.expert.num_updates = 1000
   config.stages.expert.batch_size = 64

@@ -17,7 +17,7 @@ from diffdistill.configs.recipes import auto
 
 RECIPES = {
   "progressive": "own images; Salimans & Ho 2022, 32 -> 1 steps, by the clock",
-  "all": "own images; every paper from one teacher, by the clock",
+  "all": "own images; four papers from one teacher, by the clock",
 }
 
 

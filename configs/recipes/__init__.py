@@ -11,6 +11,8 @@ Every number has its source beside it:
              openai/consistency_models for ImageNet
   [ECT code] released code of Geng et al. 2024, locuslab/ect
   [EDM code] released code of Karras et al. 2022, NVlabs/edm
+  [MF code]  released code of Geng et al. 2025 for CIFAR-10, with the settings
+             of the paper: Gsunshine/py-meanflow, cifar10_v0.sh
   [FG]       NVlabs/FastGen, its configs
   [MM]       Salimans et al. 2024, its page on reproducibility
   [MSCM]     Heek et al. 2024, Multistep Consistency Models, appendix A.1: UViTs
@@ -27,7 +29,8 @@ from diffdistill.configs.recipes.automatic import (
   compared_by_the_clock,
 )
 from diffdistill.configs.recipes.classifier_features import classifier_features
-from diffdistill.configs.recipes.compared import compared
+from diffdistill.configs.recipes.compared import compared, passes_of
+from diffdistill.configs.recipes.compared_jumps import compared_jumps
 from diffdistill.configs.recipes.consistency import (
   PRECONDITION as CONSISTENCY_PRECONDITION,
 )
@@ -39,7 +42,7 @@ from diffdistill.configs.recipes.consistency import (
   easy_consistency,
 )
 from diffdistill.configs.recipes.denoising_student import denoising_student
-from diffdistill.configs.recipes.flow_maps import flow_map, mean_flow, scm
+from diffdistill.configs.recipes.flow_maps import flow_map, mean_flow
 from diffdistill.configs.recipes.half_hour import half_hour
 from diffdistill.configs.recipes.moment_matching import moment_matching
 from diffdistill.configs.recipes.multistep_consistency import (
@@ -55,6 +58,7 @@ from diffdistill.configs.recipes.networks import (
 from diffdistill.configs.recipes.progressive import progressive
 from diffdistill.configs.recipes.quarter_hour import quarter_hour
 from diffdistill.configs.recipes.reflow import reflow
+from diffdistill.configs.recipes.scm import scm
 from diffdistill.configs.recipes.stages import (
   choose,
   proportional_warmups,
@@ -79,6 +83,7 @@ __all__ = [
   "classifier_features",
   "compared",
   "compared_by_the_clock",
+  "compared_jumps",
   "consistency_distillation",
   "ddpm_network",
   "ddpm_teacher",
@@ -92,6 +97,7 @@ __all__ = [
   "mean_flow",
   "moment_matching",
   "multistep_consistency",
+  "passes_of",
   "progressive",
   "proportional_warmups",
   "quarter_hour",

@@ -81,7 +81,7 @@ def automatic_classifier(*, dropout: float) -> Fields:
 
 
 def compared_by_the_clock(config: Any) -> None:
-  """Adds the stages of all other papers; call `by_the_device` after it.
+  """Adds the stages of three other papers; call `by_the_device` after it.
 
   In `compared`, all students have as many passes as the stage "halve". Here,
   each stage has its share of the minutes.

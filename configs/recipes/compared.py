@@ -1,4 +1,7 @@
-"""All papers with one teacher, and equally many network passes [ours]."""
+"""Three papers beside progressive distillation, at one budget [ours].
+
+The budget is a number of network passes. `compared_jumps` adds more students.
+"""
 
 from typing import Any
 
@@ -26,7 +29,7 @@ def compared(
   select_every: int,
   pairs: Fields,
 ) -> None:
-  """Adds all other papers, each with as many passes as the stage "halve".
+  """Adds three other papers, each with as many passes as the stage "halve".
 
   A pass is one image forward through the denoiser. A gradient counts as three
   passes, and so does a derivative along the weights. The classifiers, the
@@ -45,7 +48,7 @@ def compared(
       budget.
   """
   halve = config.stages.halve
-  batch_size, budget = halve.batch_size, _passes_of(halve)
+  batch_size, budget = halve.batch_size, passes_of(halve)
   expert(config)
   # The rounds of features begin from the 8-step student of `halve`.
   classifier_features(
@@ -121,8 +124,11 @@ def _student_of_pairs(
   )
 
 
-def _passes_of(halve: Any) -> int:
-  """Counts a stage's passes; its last two rounds have twice the updates."""
+def passes_of(halve: Any) -> int:
+  """Counts the passes of the stage "halve", which are the budget of others.
+
+  Its last two rounds have twice the updates.
+  """
   rounds = halve.start_steps.bit_length() - 1
   updates = halve.num_updates * (rounds + 2)
   return updates * halve.batch_size * PASSES["progressive"]

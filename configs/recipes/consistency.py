@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from diffdistill.configs.recipes.stages import Fields, add_stage
+from diffdistill.configs.recipes.stages import Fields, add_student
 
 # The preconditioning of EDM with the boundary of consistency models: at the
 # lowest noise level the output is the input [CM code].
@@ -29,6 +29,22 @@ def renoising(*levels: float) -> Fields:
     "grid": "karras",
     "levels": levels,
     "clip": True,  # [ours]
+  }
+
+
+def _radam(learning_rate: float, ema_decay: float, warmup: int = 0) -> Fields:
+  """RAdam at a constant rate, without weight decay or clipping.
+
+  For [ECT code] the constant rate without warm-up is [ours].
+  """
+  return {
+    "kind": "radam",
+    "learning_rate": learning_rate,
+    "warmup": warmup,
+    "decay": "constant",
+    "weight_decay": 0.0,
+    "clip": 0.0,
+    "ema_decay": ema_decay,
   }
 
 
@@ -61,41 +77,32 @@ def consistency_distillation(
     num_steps: the numbers of steps at which the student is judged.
     levels: see `renoising`.
   """
-  add_stage(
+  add_student(
     config,
     "consistency",
-    {
-      "objective": {
-        "kind": "consistency_distillation",
-        "solver": "heun",  # [CM code]
-        "weighting": "constant",  # [CM code]
-        "huber": huber,
-        "target_decay": target_decay,
-        "dropout": False,  # [CM code]
-        "neighbours": {
-          "kind": "even",  # all steps are equally likely [CM code]
-          "curve": "karras",  # [CM code]
-          "first": steps,
-          "last": steps,
-        },
+    objective={
+      "kind": "consistency_distillation",
+      "solver": "heun",  # [CM code]
+      "weighting": "constant",  # [CM code]
+      "huber": huber,
+      "target_decay": target_decay,
+      "dropout": False,  # [CM code]
+      "neighbours": {
+        "kind": "even",  # all steps are equally likely [CM code]
+        "curve": "karras",  # [CM code]
+        "first": steps,
+        "last": steps,
       },
-      "sampler": renoising(*levels),
-      "optimizer": {
-        "kind": "radam",  # [CM code]
-        "learning_rate": learning_rate,
-        "warmup": warmup,
-        "decay": "constant",  # [CM code]
-        "b1": 0.9,  # [CM code]
-        "eps": 1e-8,  # [CM code]
-        "weight_decay": 0.0,  # [CM code]
-        "clip": 0.0,  # [CM code]
-        "ema_decay": ema_decay,
-      },
-      "num_updates": num_updates,
-      "batch_size": batch_size,
-      "frozen": {"teacher": "teacher"},
-      "num_steps": num_steps,
     },
+    sampler=renoising(*levels),
+    optimizer={
+      **_radam(learning_rate, ema_decay, warmup),  # [CM code]
+      "b1": 0.9,  # [CM code]
+      "eps": 1e-8,  # [CM code]
+    },
+    num_updates=num_updates,
+    batch_size=batch_size,
+    num_steps=num_steps,
   )
 
 
@@ -126,39 +133,29 @@ def easy_consistency(
     num_steps: the numbers of steps at which the student is judged.
     levels: see `renoising`.
   """
-  add_stage(
+  add_student(
     config,
     "easy_consistency",
-    {
-      "objective": {
-        "kind": "consistency_training",
-        "from_teacher": True,  # [ECT code]
-        "weighting": "edm",  # [ECT code]
-        "huber": huber,
-        "target_decay": 0.0,  # [ECT code]
-        "dropout": True,  # [ECT code]
-        "neighbours": {
-          "kind": "ratio",
-          "q": q,
-          "stages": stages,
-          "k": 8.0,  # [ECT code]
-          "b": 1.0,  # [ECT code]
-          "least": 0.0,  # [ECT code]
-          "draw": {"kind": "lognormal", "mean": mean, "std": std},
-        },
+    objective={
+      "kind": "consistency_training",
+      "from_teacher": True,  # [ECT code]
+      "weighting": "edm",  # [ECT code]
+      "huber": huber,
+      "target_decay": 0.0,  # [ECT code]
+      "dropout": True,  # [ECT code]
+      "neighbours": {
+        "kind": "ratio",
+        "q": q,
+        "stages": stages,
+        "k": 8.0,  # [ECT code]
+        "b": 1.0,  # [ECT code]
+        "least": 0.0,  # [ECT code]
+        "draw": {"kind": "lognormal", "mean": mean, "std": std},
       },
-      "sampler": renoising(*levels),
-      "optimizer": {
-        "kind": "radam",  # [ECT code]
-        "learning_rate": learning_rate,
-        "warmup": 0,  # [ours]
-        "decay": "constant",  # [ours]
-        "clip": 0.0,  # [ours]
-        "ema_decay": ema_decay,
-      },
-      "num_updates": num_updates,
-      "batch_size": batch_size,
-      "frozen": {"teacher": "teacher"},
-      "num_steps": num_steps,
     },
+    sampler=renoising(*levels),
+    optimizer=_radam(learning_rate, ema_decay),  # [ECT code]
+    num_updates=num_updates,
+    batch_size=batch_size,
+    num_steps=num_steps,
   )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from diffdistill.configs.recipes.stages import add_stage
+from diffdistill.configs.recipes.stages import add_student
 
 
 def multistep_consistency(
@@ -29,29 +29,26 @@ def multistep_consistency(
     first, last: the teacher's steps over all segments, at first and from half
       of the training on.
   """
-  add_stage(
+  add_student(
     config,
     "multistep",
-    {
-      "objective": {
-        "kind": "multistep_consistency",
-        "weighting": "truncated_snr",  # [ours]
-        "first": first,
-        "last": last,
-        "anneal": 0.5,  # 100,000 of 200,000 updates [mem]
-        "dropout": False,  # [ours]
-      },
-      "sampler": {"kind": "ddim", "grid": "uniform", "clip": True},
-      "optimizer": {
-        "learning_rate": learning_rate,
-        "warmup": warmup,
-        "decay": "linear",  # [ours]
-        "clip": 1.0,  # [ours]
-        "ema_decay": ema_decay,
-      },
-      "num_updates": num_updates,
-      "batch_size": batch_size,
-      "frozen": {"teacher": "teacher"},
-      "num_steps": num_steps,
+    objective={
+      "kind": "multistep_consistency",
+      "weighting": "truncated_snr",  # [ours]
+      "first": first,
+      "last": last,
+      "anneal": 0.5,  # 100,000 of 200,000 updates [mem]
+      "dropout": False,  # [ours]
     },
+    sampler={"kind": "ddim", "grid": "uniform", "clip": True},
+    optimizer={
+      "learning_rate": learning_rate,
+      "warmup": warmup,
+      "decay": "linear",  # [ours]
+      "clip": 1.0,  # [ours]
+      "ema_decay": ema_decay,
+    },
+    num_updates=num_updates,
+    batch_size=batch_size,
+    num_steps=num_steps,
   )

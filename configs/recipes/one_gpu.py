@@ -1,21 +1,14 @@
 """Papers from one teacher on one GPU, where every stage ends by the clock."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from diffdistill.configs.recipes.classifier_features import classifier_features
-from diffdistill.configs.recipes.consistency import (
-  consistency_distillation,
-  easy_consistency,
-)
+from diffdistill.configs.recipes.compared_jumps import jump
 from diffdistill.configs.recipes.denoising_student import denoising_student
-from diffdistill.configs.recipes.flow_maps import flow_map, mean_flow, scm
 from diffdistill.configs.recipes.moment_matching import moment_matching
-from diffdistill.configs.recipes.multistep_consistency import (
-  multistep_consistency,
-)
 from diffdistill.configs.recipes.progressive import progressive
-from diffdistill.configs.recipes.reflow import reflow
 from diffdistill.configs.recipes.stages import Fields
 from diffdistill.configs.recipes.teachers import COSINE, expert, teacher
 
@@ -151,88 +144,33 @@ def _parameter_moments(config: Any, batch_size: int) -> None:
   moments(config, "parameter_moment_matching", (8,), batch_size, 500)
 
 
-def _consistency(config: Any, batch_size: int) -> None:
-  consistency_distillation(
-    config, num_updates=1, batch_size=batch_size, **_RATES
-  )
-  config.stages.consistency.optimizer.decay = "linear"
+def _student(name: str, config: Any, batch_size: int) -> None:
+  """Adds a student of `compared_jumps`."""
+  jump(config, name, learning_rate=2e-4, batch_size=batch_size, num_updates=1)
 
 
 def _easy_consistency(config: Any, batch_size: int) -> None:
+  _student("easy_consistency", config, batch_size)
   # With 4 stages, neighbouring noise levels come as close as 16 to 15. Nearer
   # ones need more updates than fit into a minute.
-  easy_consistency(
-    config,
-    num_updates=1,
-    batch_size=batch_size,
-    learning_rate=2e-4,
-    ema_decay=0.99,
-    stages=4,
-  )
-  config.stages.easy_consistency.optimizer.decay = "linear"
+  config.stages.easy_consistency.objective.neighbours.stages = 4
 
 
 def _multistep(config: Any, batch_size: int) -> None:
-  multistep_consistency(
-    config,
-    num_steps=(4, 2),
-    num_updates=1,
-    batch_size=batch_size,
-    first=16,
-    last=64,
-    **_RATES,
-  )
-
-
-def _reflow(config: Any, batch_size: int) -> None:
-  reflow(config, pairs="pairs", num_updates=1, batch_size=batch_size, **_RATES)
-  config.stages.reflow.optimizer.decay = "linear"
-
-
-def _flow_map(config: Any, batch_size: int) -> None:
-  flow_map(config, identity="lagrangian", **_jumps(batch_size))
-
-
-def _mean_flow(config: Any, batch_size: int) -> None:
-  mean_flow(config, **_jumps(batch_size))
-
-
-def _scm_distillation(config: Any, batch_size: int) -> None:
-  scm(config, kind="scm_distillation", warmup=200, **_jumps(batch_size))
-
-
-def _scm_training(config: Any, batch_size: int) -> None:
-  scm(config, kind="scm_training", warmup=200, **_jumps(batch_size))
-
-
-_RATES: Fields = {"learning_rate": 2e-4, "warmup": 100, "ema_decay": 0.99}
-
-
-def _jumps(batch_size: int) -> Fields:
-  """The fields of the students of `flow_maps`, as in digits:flow_maps."""
-  return {
-    "batch_size": batch_size,
-    "num_updates": 1,
-    "num_steps": (1, 2, 4),
-    "optimizer": {
-      "kind": "radam",
-      "decay": "linear",
-      "clip": 1.0,
-      **_RATES,
-    },
-  }
+  _student("multistep", config, batch_size)
+  config.stages.multistep.num_steps = (4, 2)
 
 
 # How each later paper joins: the kind of its objective, and the function that
 # adds its stage. A test compares the kinds with the table of the objectives.
 LATER: dict[str, Callable[[Any, int], None]] = {
   "parameter_moment_matching": _parameter_moments,
-  "consistency_distillation": _consistency,
+  "consistency_distillation": functools.partial(_student, "consistency"),
   "consistency_training": _easy_consistency,
   "multistep_consistency": _multistep,
-  "reflow": _reflow,
-  "flow_map": _flow_map,
-  "mean_flow": _mean_flow,
-  "scm_distillation": _scm_distillation,
-  "scm_training": _scm_training,
+  "reflow": functools.partial(_student, "reflow"),
+  "flow_map": functools.partial(_student, "flow_map"),
+  "mean_flow": functools.partial(_student, "mean_flow"),
+  "scm_distillation": functools.partial(_student, "scm_distillation"),
+  "scm_training": functools.partial(_student, "scm_training"),
 }

@@ -27,6 +27,35 @@ def add_stage(config: Any, name: str, stage: Fields) -> None:
   config.stages[name] = stage
 
 
+def add_student(
+  config: Any,
+  name: str,
+  *,
+  objective: Fields,
+  sampler: Fields,
+  optimizer: Fields,
+  teacher: str = "teacher",
+  **stage: Any,
+) -> None:
+  """Adds a stage whose student learns from a teacher or begins as its copy.
+
+  Args:
+    config: a config with a teacher.
+    name: the name of the stage.
+    objective, sampler, optimizer: the fields of these sections.
+    teacher: the stage of the teacher; empty for a student without one.
+    stage: the other fields of the stage, such as num_updates.
+  """
+  sections: Fields = {
+    "objective": objective,
+    "sampler": sampler,
+    "optimizer": optimizer,
+  }
+  if teacher:
+    sections["frozen"] = {"teacher": teacher}
+  add_stage(config, name, {**sections, **stage})
+
+
 def shared(
   *, log: int = 100, checkpoint: int = 5000, observe: int = 0
 ) -> Fields:
@@ -79,15 +108,17 @@ def choose(recipe: str, recipes: dict[str, str]) -> str:
 def proportional_warmups(config: Any) -> None:
   """Makes each warm-up change with num_updates on the command line.
 
-  Use it for small data sets, because people shorten their stages to try them.
-  Recipes of published settings keep the published warm-ups. Call it last,
-  because it changes only the stages that exist.
+  The optimizer has a warm-up, and so has the objective of sCM. Use it for small
+  data sets, because people shorten their stages to try them. Recipes of
+  published settings keep the published warm-ups. Call it last, because it
+  changes only the stages that exist.
   """
   for stage in config.stages.values():
-    warmup = stage.get("optimizer", {}).get("warmup", 0)
-    if warmup:
-      length = stage.get_ref("num_updates")
-      stage.optimizer.warmup = length * warmup // stage.num_updates
+    for name in ("optimizer", "objective"):
+      warmup = stage.get(name, {}).get("warmup", 0)
+      if warmup:
+        length = stage.get_ref("num_updates")
+        stage[name].warmup = length * warmup // stage.num_updates
 
 
 def by_the_clock(

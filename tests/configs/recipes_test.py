@@ -26,10 +26,14 @@ def test_a_recipe_builds_as_it_is(name, recipe, built_as_it_is):
 def test_a_warm_up_of_small_data_keeps_its_share_of_a_shortened_stage(name):
   config = MODULES[name].get_config("all")
   for stage in config.stages.values():
-    if "warmup" in stage.get("optimizer", {}):
-      length, warmup = stage.num_updates, stage.optimizer.warmup
+    sections = [stage.get(name, {}) for name in ("optimizer", "objective")]
+    warming = [section for section in sections if "warmup" in section]
+    warmups = [section.warmup for section in warming]
+    if warming:
+      length = stage.num_updates
       stage.num_updates = length // 10
-      assert stage.optimizer.warmup == length // 10 * warmup // length
+      for section, warmup in zip(warming, warmups, strict=True):
+        assert section.warmup == length // 10 * warmup // length
   # A warm-up that is set by hand is not changed.
   config.stages.teacher.optimizer.warmup = 7
   config.stages.teacher.num_updates = 50
