@@ -150,11 +150,17 @@ def traced_updates(built, states):
       products[round_.name] = states[what].params[product_tree(objective)]
 
 
+def marks(name, recipe):
+  """Tracing takes seconds for each stage, so most recipes are slow."""
+  quick = name == "digits" and recipe != "all"
+  return () if quick else pytest.mark.slow
+
+
 # folder.py is left out: its stages are those of digits.py in other sizes.
 @pytest.mark.parametrize(
   ("name", "recipe"),
   [
-    pytest.param(*each, marks=pytest.mark.slow if each[0] != "digits" else ())
+    pytest.param(*each, marks=marks(*each))
     for each in RECIPES
     if each[0] != "folder"
   ],
