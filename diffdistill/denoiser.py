@@ -18,7 +18,7 @@ from diffdistill.arrays import (
   Params,
   Time,
 )
-from diffdistill.diffusion.guidance import Guidance
+from diffdistill.diffusion.guidance import Guidance, Told
 from diffdistill.diffusion.precondition import (
   EDMPrecondition,
   Identity,
@@ -130,6 +130,11 @@ class Denoiser:
     return network.features if isinstance(network, LinenNetwork) else ()
 
   @property
+  def told_guidance(self) -> bool:
+    """Whether the network also reads a guidance weight."""
+    return getattr(self.network, "told_guidance", False)
+
+  @property
   def exact(self) -> "Denoiser":
     """This denoiser in float32, with the same weights; use it in jax.jvp."""
     if not isinstance(self.network, LinenNetwork):
@@ -171,9 +176,9 @@ class Denoiser:
     self,
     params: Params,
     condition: Condition = UNCONDITIONAL,
-    guidance: Guidance | None = None,
+    guidance: Guidance | Told | None = None,
     *,
-    scale: float | Float[Array, ""] = 1.0,
+    scale: float | Float[Array, ""] | Float[Array, " b"] = 1.0,
     key: Key | None = None,
   ) -> Model:
     """Returns this denoiser as a function of only x_t, t and s.
@@ -183,8 +188,10 @@ class Denoiser:
     Args:
       params: the weights of the network.
       condition: the condition of each image.
-      guidance: the guidance; None or a weight of 0 adds no network pass.
-      scale: a factor of the guidance's weight; may be traced.
+      guidance: the guidance, or the weight that the network is told; None, a
+        weight of 0 and a told weight add no network pass.
+      scale: a factor of the guidance's weight, or one for each image; may be
+        traced.
       key: the key of dropout, the same in every call; None means no dropout.
 
     Raises:
@@ -199,6 +206,15 @@ class Denoiser:
 
     def told(x_t: Image, t: Time, s: Time | None = None) -> Prediction:
       return tell(condition, x_t, t, s)
+
+    if isinstance(guidance, Told):
+      weight = guidance.weight
+
+      def told_weight(x_t: Image, t: Time, s: Time | None = None) -> Prediction:
+        weights = jnp.full(t.shape, weight, jnp.float32)
+        return tell(condition._replace(guidance=weights), x_t, t, s)
+
+      return told_weight
 
     if guidance is None or guidance.weight == 0:
       return told

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 PAGE = pathlib.Path(__file__).parent.parent / "CONTRIBUTING.md"
-GUIDANCE, CRITIC = "guidance_distillation", "distribution_matching"
+GUIDANCE, CRITIC = "one_guidance", "distribution_matching"
 TABLE = "diffdistill/objectives/__init__.py"
 RECIPE = f"configs/recipes/{GUIDANCE}.py"
 BENCH = "tests/objectives/bench.py"

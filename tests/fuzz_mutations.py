@@ -26,6 +26,7 @@ RECIPES = (
   "cifar10:reflow",
   "imagenet64:moment_matching",
   "imagenet64:multistep_consistency",
+  "imagenet64:guidance_distillation",
 )
 NUMBERS = (0, -1, 1, 3, 10**9, 10**15, 10**19, 10**400, 2**31 - 2)
 FLOATS = (0.0, -1.0, 0.5, 1e-300, 1e-30, 1e300, math.nan, math.inf, -math.inf)

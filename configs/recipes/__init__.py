@@ -43,6 +43,9 @@ from diffdistill.configs.recipes.consistency import (
 )
 from diffdistill.configs.recipes.denoising_student import denoising_student
 from diffdistill.configs.recipes.flow_maps import flow_map, mean_flow
+from diffdistill.configs.recipes.guidance_distillation import (
+  guidance_distillation,
+)
 from diffdistill.configs.recipes.half_hour import half_hour
 from diffdistill.configs.recipes.moment_matching import moment_matching
 from diffdistill.configs.recipes.multistep_consistency import (
@@ -93,6 +96,7 @@ __all__ = [
   "expert",
   "film_network",
   "flow_map",
+  "guidance_distillation",
   "half_hour",
   "mean_flow",
   "moment_matching",

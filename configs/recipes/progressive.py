@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from diffdistill.configs.recipes.stages import add_stage
+from diffdistill.configs.recipes.stages import Fields, add_stage
 
 
 def progressive(
@@ -14,6 +14,8 @@ def progressive(
   end_steps: int = 1,  # [PD], section 5.2
   num_updates: int = 50_000,  # [PD], section 5.2
   decay: str = "linear",  # learning rate falls to 0 in each round [PD], 5.2
+  teacher: str = "teacher",
+  told: tuple[float, ...] = (),
 ) -> None:
   """Adds the stage "halve": rounds of halving, Salimans & Ho 2022.
 
@@ -28,12 +30,17 @@ def progressive(
     end_steps: the steps of the last student.
     num_updates: the updates of each round.
     decay: how the learning rate falls in each round.
+    teacher: the stage of the first teacher.
+    told: the range of guidance weights that this teacher is told, if any.
   """
+  objective: Fields = {"kind": "progressive", "weighting": "truncated_snr"}
+  if told:
+    objective["told"] = told
   add_stage(
     config,
     "halve",
     {
-      "objective": {"kind": "progressive", "weighting": "truncated_snr"},
+      "objective": objective,
       "optimizer": {
         "learning_rate": learning_rate,
         "warmup": 0,  # [PD code]
@@ -46,7 +53,7 @@ def progressive(
       "num_updates": num_updates,
       "long_rounds": 2,
       "batch_size": batch_size,
-      "frozen": {"teacher": "teacher"},
+      "frozen": {"teacher": teacher},
       "start_steps": start_steps,
       "end_steps": end_steps,
     },

@@ -20,7 +20,44 @@ from jaxtyping import Array, Float
 from diffdistill.arrays import Image, Time
 from diffdistill.diffusion.prediction import Model, Prediction
 from diffdistill.diffusion.process import expand_like
-from diffdistill.ranges import Range, check_ranges
+from diffdistill.ranges import GUIDANCE, Range, check_ranges
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Told:
+  """A guidance weight that the network is told, so that one pass is enough.
+
+  The network has learned from guided teachers of many weights, see
+  objectives/guidance_distillation.py.
+
+  Args:
+    weight: w of equation (1).
+  """
+
+  weight: Annotated[float, GUIDANCE]
+
+  def __post_init__(self):
+    check_ranges(self, "guidance ")
+
+
+def told_in(told: tuple[float, ...], weight: float, name: str) -> Told:
+  """The guidance weight that a network is told, if it has learned it.
+
+  Args:
+    told: the lowest and the highest weight that it has learned.
+    weight: the wanted weight.
+    name: the name of the model, for the message.
+
+  Raises:
+    ValueError: if the weight is outside the range.
+  """
+  low, high = told
+  if not low <= weight <= high:
+    raise ValueError(
+      f"guidance is {weight:g}, but {name} has learned weights from {low:g} to"
+      f" {high:g}; pass one of these"
+    )
+  return Told(weight=weight)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +98,7 @@ class Guidance:
     self,
     conditional: Model,
     unconditional: Model,
-    scale: float | Float[Array, ""] = 1.0,
+    scale: float | Float[Array, ""] | Float[Array, " b"] = 1.0,
     both: Callable[..., tuple[Prediction, Prediction]] | None = None,
   ) -> Model:
     """Returns one model that predicts by equation (1).
@@ -69,8 +106,8 @@ class Guidance:
     Args:
       conditional, unconditional: the same model, with and without its
         condition.
-      scale: a factor of the weight; may be traced. If it is 0, the
-        unconditional model is not run.
+      scale: a factor of the weight, or one for each image; may be traced. If
+        all are 0, the unconditional model is not run.
       both: both models in one pass, with the arguments of a model; it is used
         if `together`.
     """
@@ -82,7 +119,7 @@ class Guidance:
         w = expand_like(jnp.where(inside, self.weight * scale, 0.0), x_t)
         return jax.tree.map(lambda c, u: c + w * (c - u), told, untold)
 
-      acts = jnp.asarray(scale) != 0
+      acts = jnp.any(jnp.asarray(scale) != 0)
       if self.together and both is not None:
         return jax.lax.cond(
           acts,

@@ -9,6 +9,7 @@ OBJECTIVES = Kinds(
     "fine_tuning": "fine_tuning:FineTuning",
     "classification": "classification:Classification",
     "denoising_student": "denoising_student:DenoisingStudent",
+    "guidance_distillation": "guidance_distillation:GuidanceDistillation",
     "progressive": "progressive:Progressive",
     "classifier_features": "classifier_features:ClassifierFeatures",
     "moment_matching": "moment_matching:MomentMatching",

@@ -56,9 +56,8 @@ class Tree:
   Args:
     start: the frozen tree whose weights this tree copies at first; empty to
       draw the weights at random.
-    network: the network whose weights the tree holds; None for the network of
-      the denoiser. A head or a weighting network is passed to the objective
-      from outside.
+    network: the network whose weights the tree holds; None for that of the
+      denoiser. A head or a weighting network is passed to the objective.
     averages: the decay of each moving average that the loss uses or the round
       hands on, by name. In "student", {"target": 0.95} makes "student/target".
   """
@@ -91,15 +90,12 @@ class Passes:
   Args:
     forward: passes of the denoiser, forward only.
     gradient: passes of the denoiser, forward and backward to its weights.
-    tangent: passes of the denoiser, forward with a derivative along its
-      weights.
+    tangent: passes of the denoiser with a derivative along its weights.
     input_gradient: passes of the denoiser, forward and backward to its input.
-    input_tangent: passes of the denoiser, forward with a derivative along its
-      input.
+    input_tangent: passes of the denoiser with a derivative along its input.
     tangent_gradient: passes of the denoiser, forward with a derivative along
       its input, and backward to its weights through both.
-    trunk: passes of the trunk, the part of the denoiser up to a head's
-      features.
+    trunk: passes of the trunk, the denoiser up to a head's features.
     trunk_gradient: passes of the trunk, forward and backward to its input.
     trunk_share: the cost of the trunk in whole passes, in (0, 1].
     classifier: passes of a classifier, forward only.
@@ -171,6 +167,8 @@ class Objective(abc.ABC):
   consumes: ClassVar[str] = "images"
   # How many adjacent examples of a batch must stay on one device.
   group: ClassVar[int] = 1
+  # Whether the teacher is told the weights `told`, in place of being guided.
+  teacher_told: ClassVar[bool] = False
 
   @abc.abstractmethod
   def passes(self, turn: Turn, num_steps: int, guided: bool) -> Passes:
@@ -224,6 +222,11 @@ class Objective(abc.ABC):
     denoiser's gradients, which its training estimated.
     """
     return {"teacher": "denoiser"}
+
+  @property
+  def told(self) -> tuple[float, ...]:
+    """(low, high) of guidance weights that the student is told; () for none."""
+    return ()
 
   @property
   def features(self) -> tuple[str, ...]:

@@ -18,6 +18,10 @@ predictions: a convex combination, which loses no digits in float32. At the last
 step (s = 0) the sampler returns x0 itself, so w = 1 there. Neither model is
 clipped, the student starts as a copy of the teacher, and no network has
 dropout.
+
+If the teacher is told a guidance weight, both networks are told the same one,
+drawn for each image (Meng et al. 2023, section 3.2, stage two, with the
+deterministic sampler).
 """
 
 import dataclasses
@@ -45,6 +49,12 @@ from diffdistill.objectives.objective import (
   summed,
   weighted_loss,
 )
+from diffdistill.objectives.told_weights import (
+  Weights,
+  check_told,
+  draw_weights,
+)
+from diffdistill.ranges import check_ranges
 from diffdistill.sampling.ddim import DDIM
 from diffdistill.sampling.sampler import Sampler
 
@@ -132,21 +142,30 @@ class Progressive(Objective):
     weighting: a name of `diffusion.weighting`, at logsnr(t).
     guidance: the guidance of the first round's teacher; students are not
       guided. (Meng et al. 2023 first distil the guided teacher into a student
-      of equally many steps; here the first halving distils the guidance too.)
+      of equally many steps, see guidance_distillation.py; without that stage,
+      the first halving distils the guidance of this one weight too.)
+    told: the lowest and the highest guidance weight that student and teacher
+      are told; empty if they are told none.
   """
 
   denoiser: Denoiser
   sampler: Sampler
   weighting: str = "truncated_snr"
   guidance: Guidance = dataclasses.field(default_factory=Guidance)
+  told: Weights = ()
 
   rounds: ClassVar[str] = "halving"
+  teacher_told: ClassVar[bool] = True
 
   def __post_init__(self):
     weight(self.weighting, jnp.zeros(1))
+    check_ranges(self)
     check_sampler(self.sampler)
+    if self.told:
+      check_told(self.told, self.denoiser)
 
   def passes(self, turn: Turn, num_steps: int, guided: bool) -> Passes:
+    guided = guided and not self.told
     return Passes(forward=2 * self.guidance.passes(guided), gradient=1)
 
   def loss(
@@ -155,8 +174,15 @@ class Progressive(Objective):
     x0, condition = batch["image"], batch["condition"]
     process = self.denoiser.process
     x_t, t, mid, s = draw_two_steps(process, x0, key, now.num_steps)
+    guidance = self.guidance
+    if self.told:
+      # Folding in 0 or 1 would give the keys of the draws above again.
+      key_w = jax.random.fold_in(key, 2)
+      weights = draw_weights(key_w, x0.shape[0], self.told)
+      condition = condition._replace(guidance=weights)
+      guidance = Guidance()
     teacher = bind_teacher(
-      self.denoiser, trees["teacher"], condition, self.guidance, now
+      self.denoiser, trees["teacher"], condition, guidance, now
     )
     target = jax.lax.stop_gradient(
       two_step_target(process, teacher, x_t, t, mid, s)

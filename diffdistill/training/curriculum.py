@@ -50,6 +50,8 @@ def curriculum(
       _check_pairs(stage, [earlier for earlier, _ in made.values()])
     if teacher is not None:
       _check_teacher(stage, teacher[1])
+    if "teacher" in frozen:
+      _check_told(stage, frozen["teacher"], teacher)
     for round_ in stage.rounds(frozen, guided):
       made[round_.name] = made[stage.name] = (stage, round_)
       result.append((stage, round_))
@@ -156,4 +158,37 @@ def _check_teacher(stage: Stage, teacher: Round) -> None:
       f"stages.{stage.name}.start_steps is {stage.start_steps}, but its teacher"
       f" {teacher.name} was made for {teacher.num_steps} steps; pass"
       f" start_steps={teacher.num_steps}"
+    )
+
+
+def _check_told(
+  stage: Stage, name: str, teacher: tuple[Stage, Round] | None
+) -> None:
+  """Refuses a teacher that is told other guidance weights than the stage says.
+
+  Args:
+    stage: the stage that learns from the teacher.
+    name: the round or the address of the teacher.
+    teacher: the stage and the round of the teacher; None if it is outside.
+  """
+  knows, wanted = teacher[0].told if teacher else (), stage.teacher_told
+  if wanted:
+    if knows and knows[0] <= wanted[0] and wanted[1] <= knows[1]:
+      return
+    learned = "no guidance weight" if not knows else f"weights in {knows}"
+    raise ValueError(
+      f"stages.{stage.name}.objective.told is {wanted}, but the teacher {name}"
+      f" is told {learned}; pass the stage of a guidance_distillation with such"
+      " weights as its teacher"
+    )
+  if knows:
+    raise ValueError(
+      f"stages.{stage.name} has the teacher {name}, which is told a guidance"
+      " weight, but this stage tells it none; pass another teacher, or"
+      f" objective.kind=progressive with objective.told={knows}"
+    )
+  if stage.told and teacher and teacher[1].num_steps:
+    raise ValueError(
+      f"stages.{stage.name} has the teacher {name}, which is a student and"
+      " cannot be guided; pass the stage of a teacher"
     )

@@ -168,6 +168,19 @@ class Stage(abc.ABC):
     return 1
 
   @property
+  def told(self) -> tuple[float, ...]:
+    """The lowest and the highest guidance weight that its student is told.
+
+    It is empty for a stage whose result is told none.
+    """
+    return ()
+
+  @property
+  def teacher_told(self) -> tuple[float, ...]:
+    """The range of guidance weights that its teacher is told, like `told`."""
+    return ()
+
+  @property
   def source(self) -> str:
     """The address of the weights outside the run; "" if there are none."""
     return ""

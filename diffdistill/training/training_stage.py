@@ -104,6 +104,14 @@ class Training(Stage):
     return self.objective.group
 
   @property
+  def told(self) -> tuple[float, ...]:
+    return self.objective.told
+
+  @property
+  def teacher_told(self) -> tuple[float, ...]:
+    return self.told if self.objective.teacher_told else ()
+
+  @property
   def all_optimizers(self) -> dict[str, Optimizer]:
     """The optimizer of every tree, by name."""
     return {

@@ -45,6 +45,7 @@ PAPERS: dict[str, dict[str, Any]] = {
   "fine_tuning": {},
   "classification": {"noise": 0.1, "label_smoothing": 0.1},
   "denoising_student": {"sampler": OneStep},
+  "guidance_distillation": {},
   "progressive": {},
   "classifier_features": {},
   "moment_matching": {"sampler": Ancestral},
@@ -75,9 +76,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tangent": "student",
     "own_share": 0.3,
   },
+  "progressive told": {"told": (0.0, 4.0)},
 }
 # The objectives whose network has two times.
 TWO_TIMES = ("average_noise", "flow_map", "mean_flow")
+# The objectives, or their variants, whose network is told a guidance weight.
+TOLD = ("guidance_distillation", "progressive told")
 
 IMAGE = (4, 4, 1)
 CLASSES = 3
@@ -91,6 +95,7 @@ OPTIMIZER = Optimizer(learning_rate=0.1, eps=1.0, ema_decay=0.9)
 def build(name, width=8, depth=1, channels=8):
   """Builds the objective of this name, as from_config.py builds it."""
   fields = {"sampler": DDIM, **{**PAPERS, **VARIANTS}[name]}
+  told = name in TOLD
   name = name.split()[0]
   process = GaussianProcess(schedule=Cosine())
   # The network has one more class than the data, for the null label.
@@ -100,6 +105,7 @@ def build(name, width=8, depth=1, channels=8):
     out_channels=1,
     num_classes=CLASSES + 1,
     two_times=name in TWO_TIMES,
+    told_guidance=told,
   )
   resnet = ResNet(
     channels=channels, multipliers=(1,), num_blocks=1, num_classes=CLASSES

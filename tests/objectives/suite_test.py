@@ -28,6 +28,7 @@ from diffdistill.training.state import (
 from tests.objectives.bench import (
   BATCH,
   PAPERS,
+  TOLD,
   TWO_TIMES,
   VARIANTS,
   bench,
@@ -251,13 +252,16 @@ def flops(function, *arguments):
 @pytest.mark.parametrize("name", [*PAPERS, *VARIANTS])
 def test_xla_counts_the_passes_of_an_objective(name, monkeypatch):
   """Above all, this count shows that no gradient is computed without need."""
-  # The embedding of t has no derivative in s. In a deep network this does not
-  # matter.
-  depth = 20 if name.split()[0] in TWO_TIMES else 5
+  # The embedding of t has no derivative in s, and only some passes are told a
+  # guidance weight. In a deep network this does not matter.
+  is_deep = name.split()[0] in TWO_TIMES or name in TOLD
+  depth = 20 if is_deep else 5
   objective = build(name, width=256, depth=depth, channels=32)
   key, t = jax.random.key(0), jnp.full(8, 0.5)
   batch = as_trained(jax.tree.map(jnp.asarray, rows(objective, 0, size=8)))
   condition = batch["condition"]
+  if objective.told:
+    condition = condition._replace(guidance=t)
   frozen = jax.eval_shape(lambda: frozen_of(objective))
   params = jax.eval_shape(objective.init, key, frozen)
   frozen = needed(objective, frozen)
