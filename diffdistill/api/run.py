@@ -72,7 +72,8 @@ class Run:
       label: the class of all images; by default classes are as frequent as in
         the data.
       guidance: the weight of the guidance, 0 or more; by default the config's
-        weight for a teacher, and 0 for other models.
+        weight for a teacher and for a student that is told one, and 0 for other
+        models.
       interpolate: the number of images in a row, 2 or more, from one noise to
         another; by default the noises of all images are independent.
 

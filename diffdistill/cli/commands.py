@@ -70,7 +70,7 @@ COMMANDS = {
         "guidance",
         "float",
         "The weight of classifier-free guidance. 0 means none.",
-        unset="the config's weight for a teacher, 0 for a student",
+        unset="the config's weight, but 0 for a student that is told none",
         range=GUIDANCE,
       ),
       Flag(

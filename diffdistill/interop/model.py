@@ -18,7 +18,7 @@ from diffdistill.fields import Fields
 from diffdistill.fields.field_type import check_type
 from diffdistill.networks import NETWORKS
 from diffdistill.networks.network import LinenNetwork
-from diffdistill.ranges import Classes, Range, Side, check_ranges
+from diffdistill.ranges import GUIDANCE, Classes, Range, Side, check_ranges
 
 # The pattern of a licence's short name, as used by SPDX and Hugging Face.
 LICENSE = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}"
@@ -49,6 +49,9 @@ class Model:
     sampler: the fields of a student's sampler section, with its kind; None for
       a teacher.
     num_steps: the steps that a student was made for; 0 for a teacher.
+    told: the lowest and the highest guidance weight that a student has learned
+      to be told; empty if it is told none.
+    guidance: the guidance weight that it is told if no other is asked for.
   """
 
   network: Fields
@@ -64,6 +67,8 @@ class Model:
   license: str = ""
   sampler: Fields | None = None
   num_steps: Annotated[int, Range(0, 10**5)] = 0
+  told: tuple[Annotated[float, GUIDANCE], ...] = ()
+  guidance: Annotated[float, GUIDANCE] = 0.0
 
   def __post_init__(self):
     for field, hint in typing.get_type_hints(Model).items():
@@ -78,6 +83,16 @@ class Model:
       raise ValueError(
         f"license is {self.license[:99]!r}; pass the short name of one, such"
         " as apache-2.0"
+      )
+    if self.told and not (
+      len(self.told) == 2
+      and self.told[0] <= self.guidance <= self.told[1]
+      and self.network.get("told_guidance")
+    ):
+      raise ValueError(
+        f"told is {self.told!r:.99} and guidance is {self.guidance}; pass"
+        " (low, high) with a guidance between these, and a network with"
+        " told_guidance=True"
       )
     counts = self.label_counts
     if counts and not (len(counts) == self.num_classes and any(counts)):

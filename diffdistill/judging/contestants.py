@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 
 from diffdistill.arrays import Params
-from diffdistill.diffusion.guidance import Guidance
+from diffdistill.diffusion.guidance import Guidance, Told
 from diffdistill.evaluation.generator import Generator
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.run.experiment import Experiment
@@ -85,7 +85,9 @@ def contestants(
   settings = run.evaluation
 
   @functools.cache
-  def generator(sampler: Sampler, guidance: Guidance | None) -> Generator:
+  def generator(
+    sampler: Sampler, guidance: Guidance | Told | None
+  ) -> Generator:
     size = min(settings.batch_size, settings.num_images)
     return run.generator(sampler, size, guidance=guidance)
 

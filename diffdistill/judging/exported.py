@@ -1,8 +1,9 @@
 """Opens an exported model without the run that made it."""
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from diffdistill.arrays import Image, Key, Label, Params
+from diffdistill.diffusion.guidance import Told, told_in
 from diffdistill.evaluation.generator import Generator, Sample
 from diffdistill.interop import model_folder, stablehlo
 from diffdistill.judging.contestants import Contestant
@@ -32,6 +34,9 @@ class Exported:
     label_counts: the number of images of each class in the data.
     num_steps: the number of steps that a student was made for; 0 for a teacher.
     sampled: text that names the sampler; see `Contestant`.
+    told: the lowest and the highest guidance weight that the model can be told;
+      empty if it is told none.
+    sample_at: makes a `sample` of a told guidance weight.
   """
 
   name: str
@@ -41,6 +46,24 @@ class Exported:
   label_counts: tuple[int, ...]
   num_steps: int
   sampled: str
+  told: tuple[float, ...] = ()
+  sample_at: Callable[[Told], Sample] | None = None
+
+  def guided(self, weight: float | None) -> "Exported":
+    """This model with another guidance weight; None for its own.
+
+    Raises:
+      ValueError: if the model cannot be told this weight.
+    """
+    if weight is None:
+      return self
+    if self.sample_at is None:
+      raise ValueError(
+        f"guidance is {weight}, but {self.name} has the guidance that it was"
+        " exported with; leave it out"
+      )
+    told = told_in(self.told, weight, self.name)
+    return dataclasses.replace(self, sample=self.sample_at(told))
 
   def steps(self, num_steps: tuple[int, ...]) -> tuple[int, ...]:
     """The numbers of steps to sample in: a student's own, or the given ones.
@@ -124,15 +147,19 @@ def _weights(folder: epath.Path) -> Exported:
   model = model_folder.load(folder)
   denoiser = denoiser_of(model)
   sampler = sampler_of(model, denoiser)
+  sample_at = functools.partial(sample_of, denoiser, sampler)
+  usual = Told(weight=model.guidance) if model.told else None
   return Exported(
     name=folder.name,
-    sample=sample_of(denoiser, sampler),
+    sample=sample_at(usual),
     params=model.params,
     image_shape=model.image_shape,
     # If the data set is unknown, all classes are equally frequent.
     label_counts=tuple(model.label_counts or (1,) * model.num_classes),
     num_steps=model.num_steps,
-    sampled=str(sampler),
+    sampled=f"{sampler} {usual}" if usual else str(sampler),
+    told=model.told,
+    sample_at=sample_at if usual else None,
   )
 
 

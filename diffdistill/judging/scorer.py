@@ -6,7 +6,7 @@ from collections.abc import Callable
 from etils import epath
 
 from diffdistill.arrays import Params
-from diffdistill.diffusion.guidance import Guidance
+from diffdistill.diffusion.guidance import Guidance, Told
 from diffdistill.evaluation.generator import Generator
 from diffdistill.evaluation.metrics import distance
 from diffdistill.judging.judge import judge_of, nothing, trust_of
@@ -45,7 +45,7 @@ class Scorer:
 
     @functools.cache
     def generator(
-      sampler: Sampler, guidance: Guidance | None, num_images: int
+      sampler: Sampler, guidance: Guidance | Told | None, num_images: int
     ) -> Generator:
       size = min(SCORED_AT_A_TIME, num_images)
       return run.generator(sampler, size, guidance=guidance)

@@ -79,6 +79,13 @@ def model_card(
     ValueError: if the evaluation of the run is damaged.
   """
   use = USES[kind].format(num_steps=num_steps)
+  if stage.told:
+    low, high = stage.told
+    use += (
+      f"\n\nThe model is told a guidance weight: {run.guidance.weight:g}, if"
+      f" none is given. It has learned weights from {low:g} to {high:g}; 0 is"
+      " no guidance."
+    )
   header = yaml.safe_dump(
     {
       "library_name": "diffdistill",

@@ -15,7 +15,7 @@ from diffdistill.data.label_order import RULE
 from diffdistill.data.pipeline import Pipeline
 from diffdistill.data.sources import Source
 from diffdistill.denoiser import Denoiser
-from diffdistill.diffusion.guidance import Guidance
+from diffdistill.diffusion.guidance import Guidance, Told, told_in
 from diffdistill.evaluation.generator import Generator, Predict, Sample
 from diffdistill.evaluation.settings import Settings
 from diffdistill.fields import Fields
@@ -117,9 +117,25 @@ class Experiment:
     """A student's first number of steps; a teacher's most evaluated steps."""
     return round_.num_steps or max(self.evaluation.num_steps)
 
-  def usual_guidance(self, round_: Round) -> Guidance | None:
-    """The guidance of a teacher; None for a student, whose weights hold it."""
+  def usual_guidance(self, round_: Round) -> Guidance | Told | None:
+    """The guidance of a model; None for a student whose weights hold it.
+
+    A student that is told a guidance weight is told the config's weight.
+    """
+    if self.rounds[round_.name][0].told:
+      return self.guidance_at(round_, self.guidance.weight)
     return None if round_.num_steps else self.guidance
+
+  def guidance_at(self, round_: Round, weight: float) -> Guidance | Told:
+    """The guidance of a model with a given weight.
+
+    Raises:
+      ValueError: if the model is told a weight, but has not learned this one.
+    """
+    told = self.rounds[round_.name][0].told
+    if not told:
+      return dataclasses.replace(self.guidance, weight=weight)
+    return told_in(told, weight, round_.name)
 
   @property
   def judging_stage(self) -> Stage | None:
@@ -160,7 +176,7 @@ class Experiment:
     sampler: Sampler,
     batch_size: int,
     label: int | None = None,
-    guidance: Guidance | None = None,
+    guidance: Guidance | Told | None = None,
     *,
     half: bool = False,
   ) -> Generator:
@@ -171,13 +187,14 @@ class Experiment:
       batch_size: images made at a time.
       label: the class of all images; by default classes are as frequent as in
         the data.
-      guidance: the guidance of the model; by default there is none.
+      guidance: the guidance of the model, or the weight that it is told; by
+        default there is none.
       half: whether the noise is rounded to float16, as pairs hold it.
 
     Raises:
       ValueError: if the model cannot be guided and `guidance` has a weight.
     """
-    if guidance is not None and guidance.weight > 0:
+    if isinstance(guidance, Guidance) and guidance.weight > 0:
       self.denoiser.check_guidance(guidance)
 
     return Generator(
@@ -209,7 +226,9 @@ class Experiment:
 
 
 def sample_of(
-  denoiser: Denoiser, sampler: Sampler, guidance: Guidance | None = None
+  denoiser: Denoiser,
+  sampler: Sampler,
+  guidance: Guidance | Told | None = None,
 ) -> Sample:
   """The function from weights and noise to images that `Generator` needs."""
 
@@ -228,7 +247,9 @@ def sample_of(
 
 
 def predict_of(
-  denoiser: Denoiser, sampler: Sampler, guidance: Guidance | None = None
+  denoiser: Denoiser,
+  sampler: Sampler,
+  guidance: Guidance | Told | None = None,
 ) -> Predict:
   """The function that predicts images during sampling, for `Generator`."""
 

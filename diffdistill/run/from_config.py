@@ -5,6 +5,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -200,6 +201,14 @@ def _check_stages(
   check_images(size, image_shape, "evaluation.batch_size")
   if not config.evaluation.inception:
     check_judges(tuple(stages))
+  for stage in stages:
+    low, high = stage.told or (0, math.inf)
+    if not low <= config.guidance.weight <= high:
+      raise ValueError(
+        f"guidance.weight is {config.guidance.weight:g}, with which the student"
+        f" of stages.{stage.name} is judged, but it is told weights from"
+        f" {low:g} to {high:g}; pass one of these"
+      )
   for stage in stages if config.ends_by_the_clock else ():
     if not (stage.minutes or stage.source):
       raise ValueError(

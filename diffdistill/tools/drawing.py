@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 
 from diffdistill.arrays import Params
-from diffdistill.diffusion.guidance import Guidance
+from diffdistill.diffusion.guidance import Guidance, Told
 from diffdistill.evaluation.generator import Generator
 from diffdistill.evaluation.interpolated import interpolated
 from diffdistill.evaluation.shown import Table
@@ -73,7 +73,7 @@ class RunArtist:
       sampler: Sampler,
       batch_size: int,
       label: int | None,
-      guidance: Guidance | None,
+      guidance: Guidance | Told | None,
     ) -> Generator:
       return self.run.generator(sampler, batch_size, label, guidance)
 
@@ -114,7 +114,7 @@ class RunArtist:
     check_images(wish.count, run.source.image_shape)
     guidance = run.usual_guidance(round_)
     if wish.guidance is not None:
-      guidance = dataclasses.replace(run.guidance, weight=wish.guidance)
+      guidance = run.guidance_at(round_, wish.guidance)
     size = min(run.evaluation.batch_size, wish.num_images)
     return Maker(
       model=round_.name,
@@ -142,7 +142,9 @@ class ExportArtist:
     mesh = make_mesh()
     self._params = hosts.place(model.params, replicated(mesh))
     self._generator = functools.cache(
-      lambda batch_size, label: model.generator(mesh, batch_size, label)
+      lambda batch_size, label, weight: model.guided(weight).generator(
+        mesh, batch_size, label
+      )
     )
 
   def models(self) -> Table[Model]:
@@ -159,20 +161,15 @@ class ExportArtist:
       wish: the images to draw; a teacher needs `num_steps`.
 
     Raises:
-      ValueError: if the folder has another name, if the wish has guidance, if
-        the student was made for another number of steps, or if the model is a
-        teacher and no number of steps is given.
+      ValueError: if the folder has another name, if the wish has guidance that
+        the model cannot be told, if the student was made for another number of
+        steps, or if the model is a teacher and no number of steps is given.
     """
     model, asked = self._model, wish.num_steps
     if name not in (None, model.name):
       raise ValueError(
         f"model is {name!r}, but the folder holds {model.name} alone; pass that"
         " or none"
-      )
-    if wish.guidance is not None:
-      raise ValueError(
-        f"guidance is {wish.guidance}, but {model.name} has the guidance that"
-        " it was exported with; leave it out"
       )
     (steps,) = model.steps(() if asked is None else (asked,))
     if asked not in (None, steps):
@@ -182,7 +179,7 @@ class ExportArtist:
       )
     check_images(wish.count, model.image_shape)
     size = min(EXPORTED_AT_A_TIME, wish.num_images)
-    generator = self._generator(size, wish.label)
+    generator = self._generator(size, wish.label, wish.guidance)
     return _draw(generator, self._params, wish, model.name, steps)
 
 

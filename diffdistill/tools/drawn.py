@@ -48,7 +48,7 @@ class Wish:
     label: the class of all images; None means that classes are as frequent as
       in the data.
     guidance: the weight of the guidance. None means the config's weight for a
-      teacher, and 0 for other models.
+      teacher and for a student that is told one, and 0 for other models.
     interpolate: the number of images in a row, 2 or more, from one noise to
       another (Luhman & Luhman 2021 show 11). None draws independent images.
 

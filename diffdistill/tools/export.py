@@ -141,6 +141,7 @@ def model_of(
   if learned_from_data(round_):
     origin = f"{round_.name}, trained from data alone"
   params = run.product(workdir, round_.name)
+  told = run.rounds[round_.name][0].told
   return Model(
     network=dict(fields["network"]),
     schedule=dict(fields["schedule"]),
@@ -155,6 +156,8 @@ def model_of(
     license=fields.get("license", ""),
     sampler=sampler_fields(sampler) if round_.num_steps else None,
     num_steps=num_steps if round_.num_steps else 0,
+    told=told,
+    guidance=run.guidance.weight if told else 0.0,
   )
 
 

@@ -11,7 +11,7 @@ from etils import epath
 from diffdistill.arrays import Params
 from diffdistill.data.facts import Facts
 from diffdistill.data.record import Recorded, admit, keep
-from diffdistill.diffusion.guidance import Guidance
+from diffdistill.diffusion.guidance import Guidance, Told
 from diffdistill.evaluation import grids
 from diffdistill.evaluation.generator import Generator
 from diffdistill.evaluation.labelled import Labels, labelled_sheet
@@ -139,7 +139,9 @@ def _sheets(run: Experiment, workdir: epath.Path) -> Observe:
   """A function that draws a round's samples into the workdir."""
 
   @functools.cache
-  def generator(sampler: Sampler, guidance: Guidance | None) -> Generator:
+  def generator(
+    sampler: Sampler, guidance: Guidance | Told | None
+  ) -> Generator:
     return run.generator(sampler, SHEET_IMAGES, guidance=guidance)
 
   def observe(
