@@ -32,16 +32,15 @@ from diffdistill.configs.recipes.classifier_features import classifier_features
 from diffdistill.configs.recipes.compared import compared, passes_of
 from diffdistill.configs.recipes.compared_jumps import compared_jumps
 from diffdistill.configs.recipes.consistency import (
-  PRECONDITION as CONSISTENCY_PRECONDITION,
-)
-from diffdistill.configs.recipes.consistency import (
-  SCHEDULE as CONSISTENCY_SCHEDULE,
-)
-from diffdistill.configs.recipes.consistency import (
   consistency_distillation,
   easy_consistency,
 )
 from diffdistill.configs.recipes.denoising_student import denoising_student
+from diffdistill.configs.recipes.edm import (
+  edm_cifar10,
+  edm_imagenet64,
+  rectified_cifar10,
+)
 from diffdistill.configs.recipes.flow_maps import flow_map, mean_flow
 from diffdistill.configs.recipes.guidance_distillation import (
   guidance_distillation,
@@ -75,8 +74,6 @@ from diffdistill.configs.recipes.teachers import (
 )
 
 __all__ = [
-  "CONSISTENCY_PRECONDITION",
-  "CONSISTENCY_SCHEDULE",
   "COSINE",
   "auto",
   "automatic_classifier",
@@ -93,6 +90,8 @@ __all__ = [
   "denoising_student",
   "dit_network",
   "easy_consistency",
+  "edm_cifar10",
+  "edm_imagenet64",
   "expert",
   "film_network",
   "flow_map",
@@ -105,6 +104,7 @@ __all__ = [
   "progressive",
   "proportional_warmups",
   "quarter_hour",
+  "rectified_cifar10",
   "reflow",
   "scm",
   "shared",

@@ -335,3 +335,70 @@ def test_consistency_models_are_as_published(
   t = trained.objective.sampler.time(1, 2)
   sigma = built.denoiser.process.schedule.sigma(t)
   assert float(sigma) == pytest.approx(0.821 if small else 1.383, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+  ("data", "kind", "rate", "batch_size", "updates", "std", "level"),
+  [
+    ("cifar10", "scm_distillation", 1e-4, 512, 500_000, 1.4, 0.821),
+    ("cifar10", "scm_training", 1e-4, 512, 350_000, 1.4, 0.821),
+    ("imagenet64", "scm_distillation", 7e-5, 1024, 600_000, 1.6, 1.1),
+  ],
+)
+def test_scm_is_as_published(
+  data, kind, rate, batch_size, updates, std, level, built_as_it_is
+):
+  built = built_as_it_is(data, kind)
+  stage = stages_of(built)[kind]
+  has(stage, batch_size=batch_size, num_updates=updates)
+  small = data == "cifar10"
+  has(
+    stage.optimizer,
+    kind="radam" if small else "adam",
+    learning_rate=rate,
+    b1=0.9,
+    b2=0.99,
+    warmup=0,
+    weight_decay=0.0,
+    clip=0.0 if small else 10.0,
+    eps=1e-8 if small else 1e-11,
+    ema_decay=0.9999,
+  )
+  has(stage.objective, warmup=10_000, floor=0.1, dropout=kind == "scm_training")
+  has(stage.objective.draw, mean=-1.0, std=std)
+  sigma = built.denoiser.process.schedule.sigma(
+    stage.objective.sampler.time(1, 2)
+  )
+  assert float(sigma) == pytest.approx(level, rel=1e-4)
+
+
+def test_mean_flow_is_as_published(built_as_it_is):
+  built = built_as_it_is("cifar10", "mean_flow")
+  stage = stages_of(built)["mean_flow"]
+  # 16,000 epochs of the whole batches of 1,024 in 50,000 images, and 200.
+  has(stage, batch_size=1024, num_updates=16_000 * 48)
+  has(
+    stage.optimizer,
+    kind="adam",
+    learning_rate=6e-4,
+    warmup=200 * 48,
+    decay="constant",
+    b1=0.9,
+    b2=0.999,
+    weight_decay=0.0,
+    clip=0.0,
+    ema_decay=0.9999,
+  )
+  has(
+    stage.objective,
+    tangent="data",
+    equal=0.25,
+    power=0.75,
+    floor=1e-3,
+    dropout=True,
+    from_teacher=False,
+    other_draw=None,
+  )
+  has(stage.objective.draw, mean=-2.0, std=2.0)
+  has(built.denoiser.network.module, dropout=0.2, two_times=True)
+  has(built.denoiser, output="velocity")
