@@ -143,7 +143,8 @@ COMMANDS = {
         "follow",
         "switch",
         "Judge each model as soon as a training beside this command has"
-        " finished it, until the run is finished.",
+        " finished it, and new checkpoints of students, until the run is"
+        " finished.",
         default=False,
       ),
       *HOSTS,

@@ -55,7 +55,8 @@ def families(
 
   The students halve/004, halve/002 and halve/001 are one family. If a round
   selected its best weights, its last weights are a model of their own, such as
-  "halve/004 last", which is left out.
+  "halve/004 last", which is left out. So is "halve/004 so far", a round that
+  still trains.
 
   Args:
     rows: the rows of an evaluation; the first one is the teacher's.
@@ -67,7 +68,7 @@ def families(
   found: dict[str, list[Point]] = {}
   for row in sorted(rows, key=lambda row: row["steps"]):
     value = row.get(column)
-    if not is_measured(value) or is_last(row):
+    if not is_measured(value) or is_aside(row):
       continue
     ends = (spreads or {}).get((row["model"], row["steps"]), (value, value))
     least, most = (
@@ -111,9 +112,13 @@ def curves(
   return result
 
 
-def is_last(row: Mapping[str, Any]) -> bool:
-  """Whether a row has the last weights of a round that kept its best ones."""
-  return row["model"].endswith(" last")
+def is_aside(row: Mapping[str, Any]) -> bool:
+  """Whether a row has other weights than those that a finished round hands on.
+
+  They are the last weights of a round that kept its best ones, or those of a
+  round that still trains.
+  """
+  return row["model"].endswith((" last", " so far"))
 
 
 def is_measured(value: object) -> TypeGuard[Number]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -13,10 +13,12 @@ from diffdistill.evaluation.generator import Generator
 from diffdistill.objectives import OBJECTIVES
 from diffdistill.run.experiment import Experiment
 from diffdistill.sampling.sampler import Sampler
+from diffdistill.system import hosts
 from diffdistill.training import checkpoint
 from diffdistill.training.report import costs
 from diffdistill.training.stage import Round
 from diffdistill.training.training_stage import Training
+from diffdistill.training.unfinished import newest_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class Contestant:
   name: str
   num_steps: tuple[int, ...]
   generator: Generator
-  load: Callable[[], Params]
+  load: Callable[..., Params]
   here: bool = True
   facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   shown: bool = True
@@ -68,6 +70,7 @@ def contestants(
   run: Experiment,
   workdir: epath.Path,
   say: Callable[[str], None],
+  so_far: bool = False,
 ) -> list[Contestant]:
   """The models to judge: the teacher, then the students.
 
@@ -78,6 +81,8 @@ def contestants(
     run: the recipe; its `evaluation` names the numbers of steps.
     workdir: the folder where the run was trained.
     say: receives a line for each unfinished round, and for unjudged students.
+    so_far: whether to add students that still train, with the weights of their
+      newest checkpoint.
 
   Raises:
     ValueError: if the run has no finished teacher of its own.
@@ -93,8 +98,13 @@ def contestants(
 
   spent = costs(workdir, say)
   result: list[Contestant] = []
-  models = finished_models(run, workdir, say)
+  # A student that still trains is not left out.
+  models = finished_models(run, workdir, _silent if so_far else say)
   _say_absent(models, settings.num_steps, say)
+  training: dict[str, int] = {}
+  if so_far:
+    training = hosts.on_first(lambda: unfinished_students(run, workdir, models))
+  models |= {name: run.models[name] for name in training}
   for name, (stage, round_) in models.items():
     steps, chain = settings.num_steps, []
     if round_.num_steps:
@@ -108,24 +118,28 @@ def contestants(
     sampled = f"{sampler} {guidance}"
     if not sampler.deterministic:
       sampled += f" in batches of {maker.batch_size}"
-    for last, here in _versions(workdir / name, stage) if steps else ():
-      contestant = Contestant(
-        name=f"{name} last" if last else name,
-        num_steps=steps,
-        generator=maker,
-        load=functools.partial(run.product, workdir, name, last=last),
-        here=here,
-        facts=facts,
-        shown=not last,
-        sampled=sampled,
-      )
-      result.append(contestant)
+    usual = Contestant(
+      name=name,
+      num_steps=steps,
+      generator=maker,
+      load=functools.partial(run.product, workdir, name),
+      facts=facts,
+      sampled=sampled,
+    )
+    if steps and name in training:
+      result.append(_so_far(usual, run, workdir, training[name]))
+    elif steps:
+      result += _versions(usual, workdir, stage)
   if not result or run.rounds[result[0].name][1].num_steps:
     raise ValueError(
       f"{workdir} has no teacher of its own to judge students by; train one in"
       " the same run"
     )
   return result
+
+
+def _silent(line: str) -> None:
+  """Says nothing."""
 
 
 def _say_absent(
@@ -143,22 +157,54 @@ def _say_absent(
     say(f"not judged, because num_steps lacks their steps: {', '.join(absent)}")
 
 
-def _versions(folder: epath.Path, stage: Training) -> list[tuple[bool, bool]]:
+def _versions(
+  usual: Contestant, workdir: epath.Path, stage: Training
+) -> list[Contestant]:
   """Lists the versions of its weights that a finished round kept.
 
   A round that selects its best weights may also have kept its last weights.
-
-  Returns:
-    For each kept version, whether it has the last weights, and whether its
-    weights are in this folder.
   """
-  product = stage.product
-  last = f"last_{product}"
-  here, left = checkpoint.products_of(folder)
-  versions = [(False, product in here)]
+  last = f"last_{stage.product}"
+  here, left = checkpoint.products_of(workdir / usual.name)
+  versions = [dataclasses.replace(usual, here=stage.product in here)]
   if last in here | left:
-    versions.append((True, last in here))
+    contestant = dataclasses.replace(
+      usual,
+      name=f"{usual.name} last",
+      load=functools.partial(usual.load, last=True),
+      here=last in here,
+      shown=False,
+    )
+    versions.append(contestant)
   return versions
+
+
+def unfinished_students(
+  run: Experiment, workdir: epath.Path, finished: Collection[str]
+) -> dict[str, int]:
+  """The updates of the newest checkpoint of each student that still trains.
+
+  Only the first process may call this.
+  """
+  steps = {
+    name: newest_step(workdir / name)
+    for name, (_, round_) in run.models.items()
+    if name not in finished and round_.num_steps
+  }
+  return {name: step for name, step in steps.items() if step}
+
+
+def _so_far(
+  usual: Contestant, run: Experiment, workdir: epath.Path, step: int
+) -> Contestant:
+  """A student that still trains, with the weights of a checkpoint."""
+  return dataclasses.replace(
+    usual,
+    name=f"{usual.name} so far",
+    load=functools.partial(run.product_so_far, workdir, usual.name, step),
+    facts={**usual.facts, "updates": step},
+    shown=False,
+  )
 
 
 def _facts(

@@ -125,6 +125,7 @@ def evaluate(
   say: Callable[[str], None],
   between: Callable[[], None] = nothing,
   beside: Sequence[Contestant] = (),
+  so_far: bool = False,
 ) -> Evaluation:
   """Judges the teacher and every finished student of a run.
 
@@ -136,6 +137,7 @@ def evaluate(
     say: receives one line for each finished row and each damaged file.
     between: called between batches; it may raise to stop the evaluation.
     beside: other models, which are judged like students of this run.
+    so_far: whether to judge students that still train too.
 
   Raises:
     ValueError: if the run has no classifier or no teacher to judge by, if a
@@ -143,7 +145,7 @@ def evaluate(
       another image shape or the name of a model of the run.
   """
   settings = run.evaluation
-  models = contestants(run, workdir, say)
+  models = contestants(run, workdir, say, so_far)
   for model in beside:
     _check_beside(model, run, [other.name for other in models])
     models.append(model)

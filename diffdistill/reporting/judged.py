@@ -8,7 +8,7 @@ from diffdistill.evaluation.curves import (
   Number,
   Point,
   families,
-  is_last,
+  is_aside,
   is_measured,
 )
 from diffdistill.evaluation.trust import distrust
@@ -92,7 +92,7 @@ class Judged:
     return (near[0], near[1][self.metric]) if near else (0, None)
 
   def _counts(self, row: Fields) -> bool:
-    return is_measured(row.get(self.metric)) and not is_last(row)
+    return is_measured(row.get(self.metric)) and not is_aside(row)
 
 
 def largest_evaluation(workdir: epath.Path) -> Judged:

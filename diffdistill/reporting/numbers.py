@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffdistill.evaluation.curves import is_last
+from diffdistill.evaluation.curves import is_aside
 from diffdistill.evaluation.speeds import LEAST, MOST, SPEED_UP, rounded
 from diffdistill.fields import Fields
 from diffdistill.reporting.costs import Cost, total
@@ -91,7 +91,7 @@ def _evaluation(judged: Judged) -> dict[str, Any]:
   # Compare no speeds of other devices, and no models of a round's last weights.
   by_steps: dict[int, list[dict[str, Any]]] = {}
   for row in rows:
-    if not is_last(row) and row.get("devices") == rows[0].get("devices"):
+    if not is_aside(row) and row.get("devices") == rows[0].get("devices"):
       by_steps.setdefault(row["steps"], []).append(row)
   return {
     "metric": judged.metric,

@@ -1,6 +1,6 @@
 """The page's table of an evaluation: the distance of each model to the data."""
 
-from diffdistill.evaluation.curves import is_last
+from diffdistill.evaluation.curves import is_aside
 from diffdistill.evaluation.speeds import readable
 from diffdistill.evaluation.titles import row_titles
 from diffdistill.reporting.formats import breakable, cell, strong
@@ -43,5 +43,5 @@ def not_judged(run: Run, judged: Judged) -> list[str]:
 
 def rows_of_sheet(judged: Judged) -> list[str]:
   """The titles of the rows of the sheet that compares the models."""
-  shown = [row for row in judged.rows if not is_last(row)]
+  shown = [row for row in judged.rows if not is_aside(row)]
   return row_titles([(row["model"], row["steps"]) for row in shown])

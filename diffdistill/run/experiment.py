@@ -22,7 +22,7 @@ from diffdistill.fields import Fields
 from diffdistill.networks.classifier import LinenClassifier
 from diffdistill.sampling.sampler import Sampler
 from diffdistill.system.files import digest_of
-from diffdistill.training import checkpoint
+from diffdistill.training import checkpoint, unfinished
 from diffdistill.training.cadence import Cadence
 from diffdistill.training.curriculum import curriculum, judging_stage
 from diffdistill.training.sharding import Layout, process_rows
@@ -223,6 +223,15 @@ class Experiment:
     stage, _ = self.rounds[round_name]
     name = f"last_{stage.product}" if last else stage.product
     return checkpoint.load_final(workdir / round_name, name, self.layout)
+
+  def product_so_far(
+    self, workdir: epath.Path, round_name: str, step: int
+  ) -> Params:
+    """Loads the weights of an unfinished round from a checkpoint."""
+    stage, _ = self.models[round_name]
+    return unfinished.load_product(
+      workdir / round_name, step, stage.objective, self.layout
+    )
 
 
 def sample_of(

@@ -47,6 +47,7 @@ def evaluate(
     num_steps=num_steps,
     inception=inception,
     reference=reference,
+    so_far=follow,
   )
   if follow:
     by_fid = bool(inception or os.environ.get(VARIABLE))
@@ -68,6 +69,7 @@ def judge(
   inception: str | epath.Path | None = None,
   reference: str | epath.Path | None = None,
   exported: Sequence[epath.Path] = (),
+  so_far: bool = False,
 ) -> evaluating.Evaluation:
   """Judges the teacher and every finished student; writes the evaluation.
 
@@ -87,6 +89,8 @@ def judge(
       nor the config names the file, DIFFDISTILL_INCEPTION may name it.
     reference: an .npz of the FID network's statistics of the data.
     exported: folders of exported students, which are judged too.
+    so_far: whether to judge students that still train too, by their newest
+      checkpoints.
 
   Raises:
     PreemptedError: if SIGTERM arrives.
@@ -110,7 +114,7 @@ def judge(
   beside = [open_exported(path, size, settings.num_steps) for path in exported]
   with Preemption() as preemption:
     between = functools.partial(_leave_if_asked, preemption, run)
-    evaluation = evaluating.evaluate(run, workdir, say, between, beside)
+    evaluation = evaluating.evaluate(run, workdir, say, between, beside, so_far)
   hosts.on_first(lambda: evaluating.write_evaluation(workdir, evaluation, say))
   return evaluation
 

@@ -1,16 +1,18 @@
 """Judges the models of a run that still trains, each as soon as it is finished.
 
-It only reads what the training has finished, so it needs no lock. The training
-may stop and start again meanwhile, on other machines too.
+A student that still trains is judged by its newest checkpoint, again and again.
+Nothing is written into the folder of a round, so no lock is needed. The
+training may stop and start again meanwhile, on other machines too.
 """
 
 import hashlib
 import time
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from etils import epath
 
+from diffdistill.judging.contestants import unfinished_students
 from diffdistill.run import from_config
 from diffdistill.run.experiment import Experiment
 from diffdistill.system import hosts
@@ -33,20 +35,22 @@ class Seen(NamedTuple):
   Args:
     config: a digest of the config; "" before the training has begun.
     finished: a digest of the result of each finished round, by name.
+    so_far: the updates of the newest checkpoint of each unfinished student.
   """
 
   config: str
   finished: dict[str, str]
+  so_far: dict[str, int]
 
 
 def follow(
   workdir: epath.Path, judge: Callable[[], T], *, by_fid: bool = False
 ) -> T:
-  """Judges a run each time that a round is finished, until all are.
+  """Judges a run each time that a model is new, until all rounds are finished.
 
   Args:
     workdir: the folder of the run, which need not exist yet.
-    judge: judges all finished models, and keeps the rows that it has made.
+    judge: judges all models that are there, and keeps the rows that it made.
     by_fid: whether the FID network judges, so that no classifier is needed.
 
   Returns:
@@ -75,7 +79,8 @@ def follow(
         try:
           result = judge()
         except ValueError:
-          # A redo may have moved a round while it was judged.
+          # While a model was judged, a redo may have moved its round, or the
+          # training may have removed its checkpoint.
           if _look(workdir, run, _config(workdir)) == seen:
             raise
         else:
@@ -136,13 +141,15 @@ def _config(workdir: epath.Path) -> str:
 
 
 def _look(workdir: epath.Path, run: Experiment, config: str) -> Seen:
-  """Looks at which rounds are finished, on the first process."""
+  """Looks at what the training has written, on the first process."""
 
-  def look() -> dict[str, str]:
+  def look() -> dict[str, dict[str, Any]]:
     found = {name: _digest(workdir / name / FINAL) for name in run.rounds}
-    return {name: digest for name, digest in found.items() if digest}
+    finished = {name: digest for name, digest in found.items() if digest}
+    steps = unfinished_students(run, workdir, finished)
+    return {"finished": finished, "so_far": steps}
 
-  return Seen(config, hosts.on_first(look))
+  return Seen(config, **hosts.on_first(look))
 
 
 def _digest(path: epath.Path) -> str:

@@ -142,7 +142,7 @@ class Checkpoints:
       tree: Any = None
       try:
         expected = hosts.on_first(
-          lambda step=step: _expected(self._folder, step)
+          lambda step=step: digests_of(self._folder, step)
         )
         tree = stored.load(
           self._path(step), STATE, _as_tree(abstract), expected
@@ -278,7 +278,7 @@ def newest_sound(folder: epath.Path) -> list[epath.Path]:
   for step in steps:
     path = folder / str(step)
     try:
-      stored.read_back(path, {STATE: _expected(folder, step)})
+      stored.read_back(path, {STATE: digests_of(folder, step)})
       return [path, folder / f"{step}.json"]
     except ValueError as error:
       logging.warning("skipped a checkpoint: %s", error)
@@ -290,7 +290,7 @@ def newest_sound(folder: epath.Path) -> list[epath.Path]:
   return []
 
 
-def _expected(folder: epath.Path, step: int) -> dict[str, str]:
+def digests_of(folder: epath.Path, step: int) -> dict[str, str]:
   """Reads the digests of a checkpoint's arrays, after checking its files.
 
   Raises:

@@ -99,23 +99,28 @@ def finish(folder: epath.Path, saving: Saving) -> None:
   mendable(folder, saving.result)
 
 
-def load(folder: epath.Path, name: str, shapes: Any, expected: Any) -> Any:
+def load(
+  folder: epath.Path, name: str, shapes: Any, expected: Any, whole: bool = True
+) -> Any:
   """Loads one tree of arrays to the devices.
 
   Args:
-    folder: the folder in which the tree is.
-    name: the name of the tree.
+    folder, name: the folder in which the tree is, and its name.
     shapes: the shapes, dtypes and shardings of the loaded arrays.
     expected: the digests of the arrays.
+    whole: whether `shapes` has all arrays of the tree, and not only some.
 
   Raises:
-    DamagedError: if the tree differs from what was saved; the message names the
-      first array that differs.
+    DamagedError: if the tree differs from what was saved; it names an array.
   """
-  tree = _read(
-    folder,
-    lambda: ocp.load(absolute(folder), shapes, checkpointable_name=name),
-  )
+  context = ocp.Context()
+  context.pytree.loading.partial_load = not whole
+
+  def act() -> Any:
+    with context:
+      return ocp.load(absolute(folder), shapes, checkpointable_name=name)
+
+  tree = _read(folder, act)
   compare(folder, name, by_name(expected), by_name(digests(tree)))
   return tree
 
@@ -152,11 +157,10 @@ def read_back(
     folder: the folder in which the trees are.
     expected: the digests of the arrays, by name of tree.
     shapes: the shapes, dtypes and shardings, by name of tree. A single process
-      may leave them out; then they are read from the disk.
+      may leave them out, to read them from the disk.
 
   Raises:
-    DamagedError: if an array differs from what was saved; the message names the
-      first such array.
+    DamagedError: if an array differs from what was saved; it names the first.
   """
   for name, wanted in expected.items():
     tree = None if shapes is None else shapes[name]

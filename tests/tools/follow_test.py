@@ -93,6 +93,26 @@ def test_a_new_config_and_new_weights_are_seen(finished_run, own_run):
   assert follow.follow(workdir, judge) == 2
 
 
+def test_new_checkpoints_of_a_student_are_seen(own_run):
+  workdir, looks = epath.Path(own_run), 0
+  round_dir = workdir / "halve" / "001"
+  (round_dir / "final.json").rename(round_dir / "later")
+  (round_dir / "checkpoints" / "1").mkdir(parents=True)
+
+  def judge():
+    nonlocal looks
+    looks += 1
+    if looks == 1:
+      (round_dir / "checkpoints" / "2").mkdir()
+    elif looks == 2:
+      # The checkpoint is removed while it is judged.
+      (round_dir / "later").rename(round_dir / "final.json")
+      raise ValueError("the checkpoint is not there")
+    return looks
+
+  assert follow.follow(workdir, judge) == 3
+
+
 def test_a_refusal_of_the_judge_ends_the_command(own_run):
   def judge():
     raise ValueError("num_images is 3; pass more")
