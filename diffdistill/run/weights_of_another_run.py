@@ -6,7 +6,7 @@ import jax
 from etils import epath
 
 from diffdistill.arrays import Params
-from diffdistill.fields import plain
+from diffdistill.fields import Fields, plain
 from diffdistill.interop import model_folder
 from diffdistill.interop.model import Model, misfits
 from diffdistill.interop.torch_resnet import load_resnet
@@ -82,7 +82,7 @@ def _of_another_run(
 
   Raises:
     ValueError: if the other run's weights have another schedule, output or
-      preconditioning.
+      preconditioning, or if they are of a student that is told its guidance.
   """
   product = name
   if name == "teacher" and checkpoint.has_final(round_dir):
@@ -92,7 +92,11 @@ def _of_another_run(
   for folder in (round_dir.parent, round_dir.parent.parent):
     if name == "classifier" or not (folder / "config.json").exists():
       continue
-    theirs, ours = stored_config(folder)["model"], run.config["model"]
+    config = stored_config(folder)
+    if product == "student":
+      made_by = round_dir.relative_to(folder).parts[0]
+      _check_untold(_field(stage, name), config["stages"].get(made_by, {}))
+    theirs, ours = config["model"], run.config["model"]
     for field in MEANING:
       if theirs.get(field) != ours.get(field):
         raise ValueError(
@@ -100,6 +104,16 @@ def _of_another_run(
           f" {theirs.get(field)}, not {ours.get(field)}; pass the same"
         )
   return params
+
+
+def _check_untold(field: str, made_by: Fields) -> None:
+  """Refuses a student that is told a guidance weight, by its stage's fields."""
+  objective = made_by.get("objective", {})
+  if objective.get("told") or objective.get("kind") == "guidance_distillation":
+    raise ValueError(
+      f"{field} is of a student that is told a guidance weight, which only a"
+      " later stage of its own run tells it; pass another teacher"
+    )
 
 
 def _imported(

@@ -41,6 +41,10 @@ def test_weights_of_one_time_begin_a_network_of_two(
   two_times = edited("model.network.two_times", True)
   params, again = (outside(two_times, "teacher", source) for _ in range(2))
   jax.tree.map(np.testing.assert_array_equal, params, again)
+  # The network may read a guidance weight too; each branch is placed alone.
+  two_times["model"]["network"]["told_guidance"] = True
+  both = outside(two_times, "teacher", source)
+  assert not jnp.any(both["embed"].pop("guidance")["dense2"]["kernel"])
   gap = params["embed"].pop("gap")
   assert jnp.any(gap["dense1"]["kernel"] != 0)
   assert not jnp.any(gap["dense2"]["kernel"])

@@ -10,6 +10,7 @@ from diffdistill.interop import model_folder, stablehlo
 from diffdistill.judging.contestants import contestants
 from diffdistill.judging.exported import read_exported
 from diffdistill.run import from_config
+from diffdistill.run.weights_of_another_run import load_outside
 from diffdistill.tools import export, train
 from diffdistill.tools.drawing import ExportArtist, RunArtist
 from diffdistill.tools.drawn import Wish
@@ -80,6 +81,17 @@ def test_a_told_student_is_judged_and_sampled_with_a_weight(workdir, refuse):
     f"guidance is 4.5, but {NAME} has learned weights from 0 to 4; pass one of"
     " these"
   )
+
+
+def test_no_other_run_learns_from_a_student_that_is_told_its_guidance(workdir):
+  run = from_config.reopen(workdir)
+  stage = run.rounds["guided/any"][0]
+  for name in ("guided/any", NAME):
+    with pytest.raises(ValueError, match="is of a student that is told a") as e:
+      load_outside(run, stage, "teacher", f"path:{workdir / name}")
+    assert str(e.value).startswith("stages.guided.frozen.teacher is of")
+    assert "\n" not in str(e.value)
+  assert load_outside(run, stage, "teacher", f"path:{workdir / 'teacher'}")
 
 
 def test_an_exported_student_is_told_its_weight(workdir, tmp_path):
