@@ -36,11 +36,14 @@ def test_every_paper_has_a_stage_that_ends_by_the_clock(config):
 
 
 @pytest.mark.slow
-def test_a_rehearsal_trains_and_judges_a_student_of_every_paper(
+def test_a_rehearsal_trains_and_judges_a_student_of_every_later_paper(
   config, learnable, tmp_path, monkeypatch
 ):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   config.minutes = 0.05
+  # half_hour_test.py trains the students of the first papers.
+  first = {"halve", "expert", "features", "moments", "denoising_student"}
+  config.run = tuple(name for name in config.run if name not in first)
   with config.unlocked():
     config.data.source = {"kind": "npz", "path": learnable, "split": "train"}
   config.model.network = {"kind": "mlp", "width": 8, "depth": 1}
@@ -59,11 +62,11 @@ def test_a_rehearsal_trains_and_judges_a_student_of_every_paper(
   judge.optimizer.update(learning_rate=2e-2, warmup=0)
   judge.update(minutes=5.0, num_updates=60)
   config.evaluation.update(num_images=24, batch_size=8, gap_images=8)
-  config.evaluation.num_steps = (1, 2, 4, 8)
+  config.evaluation.num_steps = (2, 8)
   workdir = epath.Path(tmp_path) / "run"
   train.train(config, workdir)
   evaluate.evaluate(workdir, None, None)
   rows = json.loads((workdir / "evaluation.json").read_text())["rows"]
   papers = {row["paper"] for row in rows}
-  assert papers == set(OBJECTIVES) - {"classification", "fine_tuning"}
+  assert papers == {"denoising", *LATER}
   assert all(row["FD-classifier"] >= 0 for row in rows)
