@@ -87,7 +87,8 @@ def cost(words: list[str], accelerator: str, devices: int) -> str:
       return (
         f"by its plan, {recipe}{' without overrides' if changed else ''} takes"
         f" at least {hours:,.0f} chip-hours on {plan['topology']}, or"
-        f" {hours / devices:,.1f} hours; a real run is slower"
+        f" {hours / devices:,.1f} hours, and probably"
+        f" {plan['probable_chip_hours']:,.0f} chip-hours"
       )
   return f"no plan of {recipe} for {devices} {chip} is stored: no cost is known"
 

@@ -17,7 +17,7 @@ from diffdistill.planning.remedies import (
   offer,
   remedies,
 )
-from diffdistill.planning.roofline import Roofline, roofline
+from diffdistill.planning.roofline import Roofline, roofline, total
 from diffdistill.planning.topology import Topology, topology_of
 from diffdistill.run import from_config
 
@@ -46,6 +46,7 @@ class Row:
     images_per_second: the images per second of all devices at the roofline.
     chip_hours: the chip-hours of all runs of the program at the roofline; at
       most its share of a stage that ends by the clock.
+    probable_chip_hours: the same, if the limits of the roofline add up.
     compile_seconds: the seconds of the compilation, when it was done.
   """
 
@@ -63,6 +64,7 @@ class Row:
   roofline: Roofline | None
   images_per_second: float | None
   chip_hours: float | None
+  probable_chip_hours: float | None
   compile_seconds: float
 
   @property
@@ -99,8 +101,12 @@ class Plan:
   @property
   def chip_hours(self) -> float | None:
     """The chip-hours of the recipe at the roofline; None if unknown."""
-    hours = [row.chip_hours for row in self.rows]
-    return None if None in hours else sum(h for h in hours if h is not None)
+    return total(row.chip_hours for row in self.rows)
+
+  @property
+  def probable_chip_hours(self) -> float | None:
+    """The chip-hours that a real run will probably take; None if unknown."""
+    return total(row.probable_chip_hours for row in self.rows)
 
 
 def make_plan(
@@ -175,7 +181,9 @@ def table(plan: Plan) -> str:
     )
   if plan.chip_hours is not None:
     lines.append(
-      f"chip-hours of the recipe, at the roofline: {plan.chip_hours:,.0f}"
+      f"chip-hours of the recipe, at the roofline: {plan.chip_hours:,.0f}; a"
+      f" real run will probably take {plan.probable_chip_hours:,.0f}, as if"
+      " compute, memory and messages never overlapped"
     )
   if plan.offer is not None:
     lines.append(
@@ -196,6 +204,7 @@ def as_json(plan: Plan) -> Fields:
     **dataclasses.asdict(plan),
     "fits": all(row.fits for row in plan.rows),
     "chip_hours": plan.chip_hours,
+    "probable_chip_hours": plan.probable_chip_hours,
   }
 
 
@@ -241,13 +250,13 @@ def _row(
     # The refusal counts only the bytes of temporaries, so add the state.
     memory = compiled.memory + program.state_bytes
     compiled = dataclasses.replace(compiled, memory=memory)
-  chip, speed, hours, limits = topology.chip, None, None, None
+  chip, limits = topology.chip, None
+  speed = hours = probable = None
   if chip is not None and not compiled.refused:
     limits = roofline(flops, compiled, chip)
-    speed = program.images / limits.seconds
-    chips = len(topology.devices)
-    seconds = program.runs * limits.seconds
-    hours = min(seconds, program.seconds or seconds) * chips / 3600
+    speed, count = program.images / limits.seconds, len(topology.devices)
+    hours = program.chip_hours(limits.seconds, count)
+    probable = program.chip_hours(limits.in_turn, count)
   return Row(
     program=program.name,
     stage=program.stage,
@@ -265,6 +274,7 @@ def _row(
     roofline=limits,
     images_per_second=speed,
     chip_hours=hours,
+    probable_chip_hours=probable,
     compile_seconds=compiled.seconds,
   )
 

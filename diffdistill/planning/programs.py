@@ -54,6 +54,11 @@ class Program:
   state_bytes: float
   seconds: float = 0.0
 
+  def chip_hours(self, seconds: float, chips: int) -> float:
+    """The chip-hours of all runs, if each takes so many seconds."""
+    total = self.runs * seconds
+    return min(total, self.seconds or total) * chips / 3600
+
 
 def programs(run: Experiment) -> Iterator[Program]:
   """Yields the updates of a recipe in order, then its last student's sampler.

@@ -1,6 +1,7 @@
 """Computes the shortest possible time of a program on a chip."""
 
 import dataclasses
+from collections.abc import Iterable
 
 from diffdistill.planning.chips import Chip
 from diffdistill.planning.compiled import Compiled
@@ -28,6 +29,15 @@ class Roofline:
     return max(self.compute, self.memory, self.network)
 
   @property
+  def in_turn(self) -> float:
+    """The sum of the three limits, as if nothing overlapped.
+
+    A real program overlaps some of its work, but reaches no limit, so this is
+    nearer to its time than `seconds`.
+    """
+    return self.compute + self.memory + self.network
+
+  @property
   def bound(self) -> str:
     """The name of the largest limit."""
     times = dataclasses.asdict(self)
@@ -42,3 +52,9 @@ def roofline(flops: float, compiled: Compiled, chip: Chip) -> Roofline:
     memory=compiled.traffic / chip.memory_bandwidth,
     network=sent / chip.network_bandwidth,
   )
+
+
+def total(hours: Iterable[float | None]) -> float | None:
+  """Adds up hours; None if some are unknown."""
+  known = list(hours)
+  return None if None in known else sum(h for h in known if h is not None)

@@ -115,8 +115,13 @@ def test_chip_hours_are_runs_times_the_roofline(plan, small_config):
     seconds = row.roofline.seconds
     assert row.images_per_second == row.images / seconds
     assert row.chip_hours == pytest.approx(row.runs * seconds * 8 / 3600)
+    limits = dataclasses.astuple(row.roofline)
+    probable = row.runs * sum(limits) * 8 / 3600
+    assert row.probable_chip_hours == pytest.approx(probable)
   assert made.chip_hours == sum(row.chip_hours for row in made.rows)
+  assert made.probable_chip_hours > made.chip_hours
   text = planning.table(made)
+  assert "a real run will probably take" in text
   assert "halve/student" in text
   assert "all-reduce" in text
   json.dumps(planning.as_json(made))

@@ -51,7 +51,8 @@ def table_row(name, recipe, topology):
   trained = max(row["trained"] for row in stages) / 1e6
   return (
     f"| `{name}:{recipe}` | {topology} | {trained:.0f}M | {largest:.1f} GiB"
-    f" | {speed:,.0f} | {plan['chip_hours']:,.0f} | {shares} |"
+    f" | {speed:,.0f} | {plan['chip_hours']:,.0f}"
+    f" | {plan['probable_chip_hours']:,.0f} | {shares} |"
   )
 
 
@@ -74,3 +75,15 @@ def test_messages_do_not_grow_with_the_size_of_the_pod():
     # Devices exchange few bytes for a classifier, so its time does not change.
     if not program.startswith("classifier"):
       assert large[program] == pytest.approx(sent, rel=0.1)
+
+
+@pytest.mark.parametrize(("name", "recipe", "topology"), PUBLISHED)
+def test_the_probable_cost_is_that_of_limits_that_add_up(
+  name, recipe, topology
+):
+  plan = stored(name, recipe, topology)
+  hours = [
+    row["runs"] * sum(row["roofline"].values()) * plan["num_devices"] / 3600
+    for row in plan["rows"]
+  ]
+  assert plan["probable_chip_hours"] == pytest.approx(sum(hours))
