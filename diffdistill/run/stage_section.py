@@ -82,7 +82,25 @@ def stage_of_section(
       )
     if taker is Classification:
       _check_classes(path, fields["objective"], given.classifier, source)
-  return BUILDER.choose(path, STAGES, fields, {"name": name, **vars(given)})
+  stage = BUILDER.choose(path, STAGES, fields, {"name": name, **vars(given)})
+  if stage.told and "guidance" in own:
+    _check_told(path, own["guidance"], stage)
+  return stage
+
+
+def _check_told(path: str, guidance: Fields, stage: Stage) -> None:
+  """Refuses a stage's own guidance where the told weights replace it."""
+  if stage.teacher_told:
+    raise ValueError(
+      f"{path}.guidance is given, but its teacher is told the weights of"
+      f" {path}.objective.told and is not guided; remove it"
+    )
+  if "weight" in guidance:
+    raise ValueError(
+      f"{path}.guidance.weight is {guidance['weight']}, but its student learns"
+      f" all weights of {path}.objective.told; remove it, and pass"
+      " guidance.weight for the one with which it is judged"
+    )
 
 
 def _with_own(

@@ -32,6 +32,7 @@ def told_config(tiny_config):
 def test_a_told_student_is_sampled_at_any_weight_that_it_has_learned(
   told_config,
 ):
+  told_config = copy.deepcopy(told_config)
   run = from_config.build(told_config)
   assert list(run.rounds) == [
     *("teacher", "guided/any", "halve/004", "halve/002", "halve/001"),
@@ -46,6 +47,9 @@ def test_a_told_student_is_sampled_at_any_weight_that_it_has_learned(
     assert run.usual_guidance(round_) == Told(weight=1.0)
     assert run.guidance_at(round_, 2.5) == Told(weight=2.5)
   assert run.guidance_at(guided, 0.0) == Told(weight=0.0)
+  told_config["stages"]["guided"]["guidance"] = {"interval": (0.2, 0.8)}
+  objective = from_config.build(told_config).stages[1].objective
+  assert objective.guidance.interval == (0.2, 0.8)
   with pytest.raises(ValueError, match="halve/002 has learned weights from"):
     run.guidance_at(halved, 0.2)
 
@@ -62,6 +66,10 @@ def test_a_told_student_is_sampled_at_any_weight_that_it_has_learned(
     ("stages.halve.frozen.teacher", "teacher", "but the teacher teacher is told"
      " no guidance weight; pass the stage of a guidance_distillation"),
     ("stages.halve.frozen.teacher", "path:elsewhere", "is told no guidance"),
+    ("stages.halve.guidance", {"interval": (0.2, 0.8)}, "halve.guidance is"
+     " given, but its teacher is told the weights of"),
+    ("stages.guided.guidance", {"weight": 2.0}, "guided.guidance.weight is 2.0,"
+     " but its student learns all weights of stages.guided.objective.told"),
     ("model.network.told_guidance", False, "the network reads no guidance"),
     ("model.label_dropout", 0.0, "was not trained without its labels; pass"),
   ],
