@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 
 from diffdistill.evaluation.speeds import rounded
@@ -72,6 +74,30 @@ def test_every_stage_is_timed_and_its_operations_are_counted(run):
   teacher, student = (row["flops_per_update"] for row in made["stages"])
   # A student's update has two passes of the teacher more: 5 passes, not 3.
   assert student == pytest.approx(teacher * 5 / 3, rel=0.15)
+
+
+@pytest.mark.slow
+def test_derivatives_along_the_input_are_timed_as_bare_passes(tiny_config):
+  config = copy.deepcopy(tiny_config)
+  config["model"]["network"]["two_times"] = True
+  # The sampler and the units of an update, as docs/papers.md has them.
+  students = {
+    "flow_map": ("flow_map", 7),
+    "mean_flow": ("flow_map", 5),
+    "scm_distillation": ("renoising", 6),
+  }
+  for kind, (sampler, _) in students.items():
+    stage = {**config["stages"]["halve"], "num_steps": (1,)}
+    del stage["start_steps"], stage["long_rounds"]
+    stage["objective"], stage["sampler"] = {"kind": kind}, {"kind": sampler}
+    config["stages"][kind] = stage
+  config["run"] = ("teacher", *students)
+  teacher, *rows = measure(from_config.build(config), None)["stages"]
+  for row, (_, units) in zip(rows, students.values(), strict=True):
+    assert row["passes_seconds_per_update"] > 0
+    assert row["update_over_passes_least"] > 0
+    ratio = row["flops_per_update"] / teacher["flops_per_update"]
+    assert ratio == pytest.approx(units / 3, rel=0.25)
 
 
 def test_the_sampler_is_timed_at_each_number_of_steps(run):
