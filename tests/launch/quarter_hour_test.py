@@ -35,7 +35,7 @@ def test_every_paper_has_a_stage_that_ends_by_the_clock(config):
   assert sum(stage.minutes for stage in stages) == pytest.approx(3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_rehearsal_trains_and_judges_a_student_of_every_later_paper(
   config, learnable, tmp_path, monkeypatch
 ):
