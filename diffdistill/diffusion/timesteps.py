@@ -6,7 +6,9 @@ With u ~ U[0, 1) and Phi the normal distribution function, the draws are
   power         t = u^power
   logit_normal  t = sigmoid(mean + std Phi^-1(u))
   lognormal     log(sigma/alpha) = mean + std Phi^-1(u)
+  karras        sigma/alpha = c(least + (most - least) u)
 
+where c is the curve of Karras et al. 2022, Eq. 5, from 0.002 to 80.
 A grid of num_steps steps visits grid(num_steps) > ... > grid(1) > grid(0) = 0.
 num_steps may be traced, so that one executable serves every number of steps.
 """
@@ -21,7 +23,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from diffdistill.arrays import Key, Scalar, Time
 from diffdistill.diffusion.schedule import Schedule
-from diffdistill.ranges import Range, check_ranges
+from diffdistill.ranges import Range, Share, check_ranges
 
 GRIDS = ("uniform", "quadratic", "karras")
 # These grids visit whole indices of a discrete schedule; index 0 is the
@@ -111,11 +113,43 @@ class Lognormal(TimeDraw):
     return _normal_share(-0.5 * schedule.logsnr(t), self.mean, self.std)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KarrasCurve(TimeDraw):
+  """sigma/alpha on the curve of Karras et al. 2022, uniform along the curve.
+
+  Noise levels outside the schedule are replaced by its ends.
+
+  Args:
+    least, most: the part of the curve that is drawn; 0 is its clean end, at
+      0.002, and 1 its noisy end, at 80.
+  """
+
+  least: Share = 0.0
+  most: Share = 1.0
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.least >= self.most:
+      raise ValueError(
+        f"least is {self.least}, but most is {self.most}; pass a larger most"
+      )
+
+  def quantile(self, u: Time, schedule: Schedule) -> Time:
+    sigma = _karras_curve(self.least + u * (self.most - self.least))
+    return schedule.time(-2 * jnp.log(sigma))
+
+  def share(self, t: Time, schedule: Schedule) -> Time:
+    low, high = (sigma ** (1 / KARRAS_RHO) for sigma in KARRAS_SIGMAS)
+    place = (schedule.tau(t) ** (1 / KARRAS_RHO) - low) / (high - low)
+    return jnp.clip((place - self.least) / (self.most - self.least), 0.0, 1.0)
+
+
 DRAWS = {
   "uniform": Uniform,
   "power": Power,
   "logit_normal": LogitNormal,
   "lognormal": Lognormal,
+  "karras": KarrasCurve,
 }
 
 
@@ -211,13 +245,18 @@ def grid_time(
     return part**2
   if grid != "karras":
     raise ValueError(f"grid is {grid!r}; pass one of {', '.join(GRIDS)}")
-  low, high = (sigma ** (1 / KARRAS_RHO) for sigma in KARRAS_SIGMAS)
   # A grid of a single step starts at the noisy end.
   u = jnp.where(num_steps > 1, (i - 1) / jnp.maximum(num_steps - 1, 1), 1.0)
-  sigma = (low + jnp.maximum(u, 0.0) * (high - low)) ** KARRAS_RHO
+  sigma = _karras_curve(jnp.maximum(u, 0.0))
   # Keep t above 0 for i > 0: a step to exactly 0 would return x0 too early.
   t = jnp.maximum(schedule.time(-2 * jnp.log(sigma)), KARRAS_T_MIN)
   return jnp.where(i > 0, t, 0.0)
+
+
+def _karras_curve(u: Float[Array, "..."]) -> Float[Array, "..."]:
+  """The noise level at the place u in [0, 1] of the curve of Karras et al."""
+  low, high = (sigma ** (1 / KARRAS_RHO) for sigma in KARRAS_SIGMAS)
+  return (low + u * (high - low)) ** KARRAS_RHO
 
 
 def index_time(

@@ -22,5 +22,6 @@ OBJECTIVES = Kinds(
     "mean_flow": "mean_flow:MeanFlow",
     "scm_distillation": "scm:ContinuousDistillation",
     "scm_training": "scm:ContinuousTraining",
+    "score_identity": "score_identity:ScoreIdentity",
   },
 )

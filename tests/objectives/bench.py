@@ -62,6 +62,7 @@ PAPERS: dict[str, dict[str, Any]] = {
   "reflow": {},
   "scm_distillation": {"sampler": OneStep, "warmup": 0},
   "scm_training": {"sampler": Renoising},
+  "score_identity": {"sampler": OneStep},
   # These objectives belong to no paper. They test the interface of objectives;
   # see proving.py.
   **{name: {} for name in PROVING},
