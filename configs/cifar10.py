@@ -27,6 +27,7 @@ measured none of them:
                         training has 3.23; 2: the abstract)
   flow_map              none here: the settings are [ours]
   mean_flow             2.92 at 1 (README of FastGen)
+  score_identity        1.923 at 1 (the authors' README)
 
 Deviations, besides those that recipes/ states for each paper:
   progressive, classifier_features, moment_matching, parameter_moment_matching,
@@ -47,6 +48,8 @@ Deviations, besides those that recipes/ states for each paper:
                         and the teacher is trained here, without EDM's
                         augmentation, or imported.
   easy_consistency      Unlike the paper, the teacher is trained here, without
+                        EDM's augmentation, or imported.
+  score_identity        Unlike the paper, the teacher is trained here, without
                         EDM's augmentation, or imported.
   reflow                Unlike the paper, the teacher's images are made by 128
                         steps of DDIM, and the network has EDM's shape. The
@@ -107,6 +110,7 @@ RECIPES = {
   ),
   "flow_map": "Boffi et al. 2024, 1 to 4 steps, a U-Net of 56.1M [ours]",
   "mean_flow": "Geng et al. 2025 (MeanFlow), 1 to 4 steps, a U-Net of 56.2M",
+  "score_identity": "Zhou et al. 2024 (SiD), 1 step, EDM's network of 55.7M",
   "half_hour": "four papers from one teacher in 30 minutes on one GPU [ours]",
 }
 

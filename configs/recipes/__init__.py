@@ -17,6 +17,7 @@ Every number has its source beside it:
   [MM]       Salimans et al. 2024, its page on reproducibility
   [MSCM]     Heek et al. 2024, Multistep Consistency Models, appendix A.1: UViTs
              of the same group
+  [SiD code] released code of Zhou et al. 2024 for CIFAR-10, mingyuanzhou/SiD
   [mem]      from memory, not looked up
   [ours]     our choice, where no source states one
 """
@@ -61,6 +62,7 @@ from diffdistill.configs.recipes.progressive import progressive
 from diffdistill.configs.recipes.quarter_hour import quarter_hour
 from diffdistill.configs.recipes.reflow import reflow
 from diffdistill.configs.recipes.scm import scm
+from diffdistill.configs.recipes.score_identity import score_identity
 from diffdistill.configs.recipes.stages import (
   choose,
   proportional_warmups,
@@ -107,6 +109,7 @@ __all__ = [
   "rectified_cifar10",
   "reflow",
   "scm",
+  "score_identity",
   "shared",
   "small_network",
   "teacher",

@@ -9,6 +9,7 @@ from diffdistill.configs.recipes.compared_jumps import jump
 from diffdistill.configs.recipes.denoising_student import denoising_student
 from diffdistill.configs.recipes.moment_matching import moment_matching
 from diffdistill.configs.recipes.progressive import progressive
+from diffdistill.configs.recipes.score_identity import score_identity
 from diffdistill.configs.recipes.stages import Fields
 from diffdistill.configs.recipes.teachers import COSINE, expert, teacher
 
@@ -161,6 +162,21 @@ def _multistep(config: Any, batch_size: int) -> None:
   config.stages.multistep.num_steps = (4, 2)
 
 
+def _score_identity(config: Any, batch_size: int) -> None:
+  score_identity(
+    config,
+    first_time=0.758,  # sigma/alpha is 2.5 on the cosine schedule
+    learning_rate=5e-5,
+    batch_size=batch_size,
+    num_updates=1,
+    warmup=100,
+    decay="linear",
+    clip=1.0,
+    ema_decay=0.998,
+    slack=1.0,
+  )
+
+
 # How each later paper joins: the kind of its objective, and the function that
 # adds its stage. A test compares the kinds with the table of the objectives.
 LATER: dict[str, Callable[[Any, int], None]] = {
@@ -173,4 +189,5 @@ LATER: dict[str, Callable[[Any, int], None]] = {
   "mean_flow": functools.partial(_student, "mean_flow"),
   "scm_distillation": functools.partial(_student, "scm_distillation"),
   "scm_training": functools.partial(_student, "scm_training"),
+  "score_identity": _score_identity,
 }
