@@ -271,8 +271,11 @@ def test_xla_counts_the_passes_of_an_objective(name, monkeypatch):
     for average in tree.averages
   }
 
-  def denoise(params):
-    return objective.denoiser(params, batch["image"], t, condition).x0
+  def denoise(params, image=batch["image"]):
+    return objective.denoiser(params, image, t, condition).x0
+
+  def denoised_sum(params, image):
+    return jnp.sum(denoise(params, image))
 
   def trunk(params, image):
     _, features = objective.denoiser.look(
@@ -305,14 +308,20 @@ def test_xla_counts_the_passes_of_an_objective(name, monkeypatch):
       # A gradient by the image costs a forward and a backward pass. A gradient
       # by the weights costs one pass more.
       backward = 2 if turn == ("classifier",) else 1
-      whole = dataclasses.replace(passes, trunk=0, trunk_gradient=0)
+      whole = dataclasses.replace(
+        passes, trunk=0, trunk_gradient=0, input_gradient=0
+      )
       expected = whole.units * pass_ + classifier_pass * (
         passes.classifier + (1 + backward) * passes.classifier_gradient
       )
       # XLA counts the operations of a pass up to the features. A gradient by
       # the image does not go through the embeddings of times and labels.
+      image = batch["image"]
+      if passes.input_gradient:
+        expected += passes.input_gradient * flops(
+          jax.grad(denoised_sum, argnums=1), product, image
+        )
       if passes.trunk or passes.trunk_gradient:
-        image = batch["image"]
         expected += passes.trunk * flops(trunk, product, image)
         expected += passes.trunk_gradient * flops(
           jax.grad(trunk, argnums=1), product, image
