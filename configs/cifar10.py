@@ -314,5 +314,6 @@ OWN_TEACHERS: dict[str, Callable[[ConfigDict], None]] = {
   "reflow": _reflow,
   "flow_map": _flow_map,
   "mean_flow": _mean_flow,
+  "score_identity": recipes.score_identity_cifar10,
   "half_hour": recipes.half_hour,
 }

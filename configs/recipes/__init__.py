@@ -62,7 +62,7 @@ from diffdistill.configs.recipes.progressive import progressive
 from diffdistill.configs.recipes.quarter_hour import quarter_hour
 from diffdistill.configs.recipes.reflow import reflow
 from diffdistill.configs.recipes.scm import scm
-from diffdistill.configs.recipes.score_identity import score_identity
+from diffdistill.configs.recipes.score_identity import score_identity_cifar10
 from diffdistill.configs.recipes.stages import (
   choose,
   proportional_warmups,
@@ -109,7 +109,7 @@ __all__ = [
   "rectified_cifar10",
   "reflow",
   "scm",
-  "score_identity",
+  "score_identity_cifar10",
   "shared",
   "small_network",
   "teacher",

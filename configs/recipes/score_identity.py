@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from diffdistill.configs.recipes.edm import edm_cifar10
 from diffdistill.configs.recipes.stages import add_student
 
 
@@ -62,3 +63,11 @@ def score_identity(
     num_updates=num_updates,
     batch_size=batch_size,
   )
+
+
+def score_identity_cifar10(config: Any) -> None:
+  """Adds EDM's teacher for CIFAR-10, and its student of one step."""
+  edm_cifar10(config, dropout=0.13)  # [EDM code]
+  config.model.precondition = {"kind": "edm", "sigma_data": 0.5}  # [EDM code]
+  # On EDM's schedule, sigma is 2.5 at this time.
+  score_identity(config, first_time=0.49932)
