@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from diffdistill.arrays import Key, Scalar, Time
 from diffdistill.diffusion.schedule import Schedule
-from diffdistill.ranges import Range, Share, check_ranges
+from diffdistill.ranges import Range, check_ranges
 
 GRIDS = ("uniform", "quadratic", "karras")
 # These grids visit whole indices of a discrete schedule; index 0 is the
@@ -124,8 +124,8 @@ class KarrasCurve(TimeDraw):
       0.002, and 1 its noisy end, at 80.
   """
 
-  least: Share = 0.0
-  most: Share = 1.0
+  least: Annotated[float, Range(0, 1)] = 0.0
+  most: Annotated[float, Range(0, 1)] = 1.0
 
   def __post_init__(self):
     super().__post_init__()
