@@ -44,8 +44,7 @@ def choose(
 
   kind = device.kind
   colours = pick("data.source.channels", 1 if found.grey else 3)
-  classes = sum(count > 0 for count in found.counts)
-  told = pick("data.conditional", classes > 1)
+  told = pick("data.conditional", sum(n > 0 for n in found.counts) > 1)
   pick("model.label_dropout", LABEL_DROPOUT if told else 0.0)
   can_judge = chosen.can_be_judged(found)
   if at(fields, ("classifier", "kind")) == AUTO:
@@ -60,8 +59,8 @@ def choose(
   given = _network_of(fields)
   teacher = _teacher(shared)
   seconds = 60 * values.get(("stages", teacher, "minutes"), total)
-  sizes = chosen.image_sizes(found.sides, kind)
-  side = chosen.image_size(sizes, colours, given, seconds, device)
+  sides = chosen.image_sizes(found.sides, kind)
+  side = chosen.image_size(sides, colours, given, seconds, device)
   side = pick("data.source.image_size", side)
   size, batch = chosen.network(side, colours, given, seconds, device)
   for name, value in dataclasses.asdict(size).items():

@@ -43,12 +43,8 @@ def sample(
       `out` has another ending, or if a flag has no effect.
   """
   _check_out(out, plain=plain, show_steps=show_steps)
-  for flag, given in (("guidance", guidance), ("interpolate", interpolate)):
-    if show_steps and given is not None:
-      raise ValueError(
-        f"{flag} is {given}, which has no effect with show_steps; leave one of"
-        " the two out"
-      )
+  if show_steps:
+    _check_absent(guidance=guidance, interpolate=interpolate)
   if num_images is None:
     num_images = FEW if show_steps else MANY
   wish = Wish(
@@ -80,6 +76,16 @@ def sample(
     f"{len(drawn.images)} images of {drawn.model} in {drawn.num_steps} steps:"
     f" {out}{replaced}"
   )
+
+
+def _check_absent(**flags: float | None) -> None:
+  """Refuses flags that have no effect on a picture of all steps."""
+  for flag, given in flags.items():
+    if given is not None:
+      raise ValueError(
+        f"{flag} is {given}, which has no effect with show_steps; leave one of"
+        " the two out"
+      )
 
 
 def _check_out(out: epath.Path, **sheet_flags: bool) -> None:
