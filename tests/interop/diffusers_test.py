@@ -266,6 +266,7 @@ def test_a_network_with_classes_is_written_without_a_pipeline(
     ),
     ({"network": {"kind": "mlp"}}, "the model is a mlp"),
     ({"network": {"kind": "unet", "two_times": True}}, "told a second time"),
+    ({"network": {"kind": "unet", "told_guidance": True}}, "told a guidance"),
   ],
 )
 def test_models_that_diffusers_cannot_represent_are_refused(
