@@ -24,7 +24,7 @@ from typing import Any
 import jax
 
 from diffdistill.fields import Fields
-from diffdistill.planning import hlo
+from diffdistill.planning import fusions, hlo, hlo_text
 from diffdistill.planning.hlo import Collective, read_program
 from diffdistill.planning.topology import Topology
 from diffdistill.system import own_python, signals
@@ -83,9 +83,11 @@ def compile_program(
     CompilerError: if the compiler fails for another reason than memory.
   """
   lowered = traced.lower()
-  # The cache holds numbers that hlo.py has computed, so its keys depend on the
-  # source of hlo.py.
-  key = hashlib.sha256(Path(hlo.__file__).read_bytes())
+  # The cache holds numbers that these files have computed, so its keys depend
+  # on their sources.
+  key = hashlib.sha256()
+  for module in (hlo, hlo_text, fusions):
+    key.update(Path(module.__file__).read_bytes())
   for part in (topology.name, topology.compiler, jax.__version__):
     key.update(part.encode() + b"\n")
   key.update(lowered.as_text().encode())

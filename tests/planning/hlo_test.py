@@ -84,6 +84,65 @@ def test_traffic_counts_slices_and_only_the_main_memory():
   assert read_program(TEXT, num_devices=16).traffic == expected
 
 
+def test_a_fusion_that_updates_two_arrays_counts_what_it_writes():
+  text = """HloModule m
+
+%both (p: f32[64,256], q: f32[64,256], r: f32[1,256], n: s32[]) -> \
+(f32[64,256], f32[64,256], f32[1,256]) {
+  %p = f32[64,256]{1,0} parameter(0)
+  %q = f32[64,256]{1,0} parameter(1)
+  %r = f32[1,256]{1,0} parameter(2)
+  %n = s32[] parameter(3)
+  %zero = s32[] constant(0)
+  %one = f32[64,256]{1,0} dynamic-update-slice(%p, %r, %n, %zero)
+  %two = f32[64,256]{1,0} dynamic-update-slice(%q, %r, %n, %zero)
+  %same = f32[64,256]{1,0} bitcast(%two)
+  %twice = f32[1,256]{1,0} add(%r, %r)
+  ROOT %all = (f32[64,256]{1,0}, f32[64,256]{1,0}, f32[1,256]{1,0}) \
+tuple(%one, %same, %twice)
+}
+
+ENTRY %main (a: f32[64,256], b: f32[64,256], c: f32[1,256], i: s32[]) -> \
+(f32[64,256], f32[64,256], f32[1,256]) {
+  %a = f32[64,256]{1,0} parameter(0)
+  %b = f32[64,256]{1,0} parameter(1)
+  %c = f32[1,256]{1,0} parameter(2)
+  %i = s32[] parameter(3)
+  ROOT %out = (f32[64,256]{1,0}, f32[64,256]{1,0}, f32[1,256]{1,0}) \
+fusion(%a, %b, %c, %i), kind=kLoop, calls=%both
+}
+"""
+  row, index = 256 * 4, 4
+  # It reads a row and an index, and writes a row three times.
+  assert read_program(text, num_devices=1).traffic == row + index + 3 * row
+
+
+def test_a_slice_in_a_fusion_of_a_fusion_counts_what_it_reads():
+  text = """HloModule m
+
+%inner (x: f32[64,256], k: s32[]) -> f32[1,256] {
+  %k = s32[] parameter(1)
+  %x = f32[64,256]{1,0} parameter(0)
+  %zero = s32[] constant(0)
+  ROOT %row = f32[1,256]{1,0} dynamic-slice(%x, %k, %zero)
+}
+
+%outer (p: s32[], q: f32[64,256]) -> f32[1,256] {
+  %p = s32[] parameter(0)
+  %q = f32[64,256]{1,0} parameter(1)
+  ROOT %again = f32[1,256]{1,0} fusion(%q, %p), kind=kLoop, calls=%inner
+}
+
+ENTRY %main (i: s32[], a: f32[64,256]) -> f32[1,256] {
+  %i = s32[] parameter(0)
+  %a = f32[64,256]{1,0} parameter(1)
+  ROOT %out = f32[1,256]{1,0} fusion(%i, %a), kind=kLoop, calls=%outer
+}
+"""
+  row, index = 256 * 4, 4
+  assert read_program(text, num_devices=1).traffic == row + index + row
+
+
 def test_a_loop_of_unknown_length_counts_once():
   text = TEXT.replace("known_trip_count", "unknown")
   found = read_program(text, num_devices=16).collectives
