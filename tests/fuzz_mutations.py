@@ -24,6 +24,7 @@ RECIPES = (
   "cifar10:consistency_distillation",
   "cifar10:easy_consistency",
   "cifar10:reflow",
+  "cifar10:score_identity",
   "imagenet64:moment_matching",
   "imagenet64:multistep_consistency",
   "imagenet64:guidance_distillation",
