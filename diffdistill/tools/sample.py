@@ -78,7 +78,7 @@ def sample(
   )
 
 
-def _check_absent(**flags: float | None) -> None:
+def _check_absent(**flags: int | float | None) -> None:
   """Refuses flags that have no effect on a picture of all steps."""
   for flag, given in flags.items():
     if given is not None:
