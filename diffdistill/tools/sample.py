@@ -2,6 +2,7 @@
 
 from etils import epath
 
+from diffdistill.evaluation.titles import in_steps
 from diffdistill.run.kept_names import check_out
 from diffdistill.system import hosts
 from diffdistill.system.files import write_atomically
@@ -73,8 +74,8 @@ def sample(
     sheet = drawn.sheet(plain=plain)
     hosts.on_first(lambda: sheet.save(out))
   answer(
-    f"{len(drawn.images)} images of {drawn.model} in {drawn.num_steps} steps:"
-    f" {out}{replaced}"
+    f"{len(drawn.images)} images of {drawn.model} in"
+    f" {in_steps(drawn.num_steps)}: {out}{replaced}"
   )
 
 

@@ -54,7 +54,7 @@ def test_samples_are_a_png_sheet_or_an_npz_of_bytes(
   sheet, archive = tmp_path / "grid.png", tmp_path / "images.npz"
   common = ("sample", f"--workdir={finished_run}", "--num_images=5")
   assert run_cli(*common, f"--out={sheet}") == 0
-  assert "5 images of halve/001 in 1 steps" in capsys.readouterr().out
+  assert "5 images of halve/001 in 1 step:" in capsys.readouterr().out
   with Image.open(sheet) as opened:
     assert opened.size[0] >= 2 * 2
   assert run_cli(*common, "--round=teacher", f"--out={archive}") == 0
