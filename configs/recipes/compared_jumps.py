@@ -155,8 +155,9 @@ def _mean_flow(config: Any, **common: Any) -> None:
   )
 
 
-# Of each student: the passes of one image through the denoiser in an update,
-# whether its target is mostly its own, and the function that adds it.
+# The table has, for each student, the passes of one image through the denoiser
+# in an update, whether its target is mostly its own, and the function that adds
+# its stage.
 STUDENTS: dict[str, tuple[int, bool, Callable[..., None]]] = {
   "consistency": (6, False, _consistency),
   "easy_consistency": (4, True, _easy_consistency),

@@ -86,7 +86,7 @@ class Scorer:
 
 
 def _remedy(stage: Training) -> str:
-  """What helps if the classifier of a stage is not trusted."""
+  """Names what a user can do if the classifier of a stage is not trusted."""
   longer = "minutes" if stage.minutes else "num_updates"
   return (
     "distances will not measure the models; pass more"

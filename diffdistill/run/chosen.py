@@ -91,7 +91,7 @@ def dtype(kind: str) -> str:
 
 
 def image_sizes(sides: Sequence[int], kind: str) -> list[int]:
-  """Those of SIDES that three quarters of the pictures reach, largest first.
+  """Lists the SIDES that three quarters of the pictures reach, largest first.
 
   They include the smallest of SIDES, and on a CPU no side above 32.
   """
@@ -151,8 +151,7 @@ def network(
   for usual in (batches, batches // 2):
     for size in options:
       batch = _in_memory(usual, size, side, device)
-      needed = UPDATES[device.kind] * seconds_of(size, side, batch, device)
-      if needed <= seconds:
+      if _enough(size, side, batch, seconds, device):
         return size, batch
   return options[-1], _in_memory(batches // 2, options[-1], side, device)
 
@@ -173,11 +172,18 @@ def image_size(
   """
   for side in sizes:
     size, batch = network(side, colours, given, seconds, device)
-    needed = UPDATES[device.kind] * seconds_of(size, side, batch, device)
     fine = size.patch**2 * colours <= VALUES or "patch" in given
-    if fine and needed <= seconds:
+    if fine and _enough(size, side, batch, seconds, device):
       return side
   return sizes[-1]
+
+
+def _enough(
+  size: Size, side: int, batch: int, seconds: float, device: Device
+) -> bool:
+  """Whether a teacher of this size does enough updates in its seconds."""
+  updates = seconds / seconds_of(size, side, batch, device)
+  return updates >= UPDATES[device.kind]
 
 
 def _in_memory(batch: int, size: Size, side: int, device: Device) -> int:
